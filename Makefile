@@ -1,0 +1,54 @@
+# What a newcomer types. A Debian machine needs Rust, Node and Python; the rest comes with `make setup`,
+# on which the others depend and which takes a second where nothing is missing.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo up test setup build lint fmt clean
+
+export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
+export CAUDAL_MODEL_DIR ?= $(CURDIR)/.caudal/models/all-minilm-l6-v2
+
+# Where `make up` keeps everything, and where it listens.
+DATA_DIR ?= .caudal/data
+LISTEN ?= 127.0.0.1:7410
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup build ## Start the embedded system, ingest docs/samples, show how each file ended
+	@infra/demo
+
+up: setup build ## Run the embedded system until Ctrl-C (DATA_DIR, LISTEN)
+	@exec target/debug/caudal up --data-dir "$(DATA_DIR)" --listen "$(LISTEN)"
+
+# Doc tests are left out: each would be linked on its own.
+test: setup lint ## Everything: lint, then all tests
+	@if command -v cargo-nextest >/dev/null; then \
+	  cargo nextest run --workspace --locked --no-fail-fast; \
+	else \
+	  cargo test --workspace --locked --lib --bins --tests --no-fail-fast; \
+	fi
+
+setup: ## Install what is missing: redis-server, the offline model, buf, cargo-deny
+	@infra/setup/machine
+	@infra/setup/model
+	@infra/setup/tools
+
+# With --workspace the dependencies get the features that the tests use too, so that both share one build.
+build: ## Build the caudal binary (dev profile)
+	cargo build --locked --workspace --bin caudal
+
+lint: ## Formatting, clippy, protos, dependencies
+	cargo fmt --all --check
+	buf lint proto
+	cargo deny --locked check bans licenses sources
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## Format the Rust code
+	cargo fmt --all
+
+clean: ## Delete build output and the demo's data; keep tools, model and the data of make up
+	cargo clean
+	rm -rf .caudal/demo .caudal/demo.log .caudal/demo.lock infra/tools/node_modules
