@@ -1,0 +1,45 @@
+//! What Caudal is about, with no I/O, no async, no clock and no randomness: ids, paths, state machines, the route,
+//! limits, keys, reasons and refusals. Every other crate knows this one; this one knows nobody.
+
+pub mod batch_state;
+pub mod catalogue;
+pub mod file_state;
+pub mod ids;
+pub mod keys;
+pub mod language;
+pub mod limits;
+pub mod names;
+pub mod outcome;
+pub mod path;
+pub mod reason;
+pub mod refusal;
+pub mod retry;
+pub mod route;
+pub mod stage;
+pub mod stage_version;
+pub mod trace;
+
+pub use batch_state::{
+    BatchFacts, BatchState, CountUnderflow, FileCounts, FolderCounts, FolderState, run_after,
+};
+pub use catalogue::catalogue_markdown;
+pub use file_state::{FileEvent, FileState, IllegalTransition};
+pub use ids::{BatchId, FileRef, Generation, InvalidId, Target, TenantId, Token};
+pub use keys::{
+    InvalidArtifactName, artifact_key, artifact_prefix, check_artifact_name, export_key, final_key,
+    landing_key, tenant_prefix, tus_tail_key,
+};
+pub use language::Language;
+pub use names::{
+    NameError, batch_name, file_name, folder_name, parse_batch_name, parse_file_name,
+    parse_folder_name,
+};
+pub use outcome::{Outcome, Warning, WarningCode};
+pub use path::{PathError, RelativePath};
+pub use reason::Reason;
+pub use refusal::{FieldViolation, QuotaViolation, Refusal, RefusalKind};
+pub use retry::{InvalidRetryPolicy, MAX_KILLS, RetryPolicy};
+pub use route::{Hop, MediaKind, Recorded, next_hop, route};
+pub use stage::{Stage, StageSet, UnknownStage};
+pub use stage_version::{InvalidStageVersion, StageVersion, idempotency_key};
+pub use trace::{file_trace_id, sampled};

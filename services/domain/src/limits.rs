@@ -1,0 +1,110 @@
+//! A lexicon of limits: each figure once, with where it comes from. Settings may lower most of them, none raises them.
+
+use std::time::Duration;
+
+const KIB: usize = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+// Pages and messages
+
+/// Entries in one page of `AddEntries`. A call costs 26 µs whatever is in it; beyond a thousand entries nothing is gained
+/// and the answer to a wrong page grows.
+pub const MAX_ENTRIES_PER_PAGE: usize = 1000;
+/// Confirmations in one page of `ConfirmUploads`; as [`MAX_ENTRIES_PER_PAGE`].
+pub const MAX_CONFIRMATIONS_PER_PAGE: usize = 1000;
+/// Upload targets issued at once: each is a signed URL of about half a kilobyte that begins to expire when it is made.
+pub const MAX_TARGETS_PER_PAGE: usize = 200;
+/// Parts of a multipart upload issued at once; expiring URLs too, and each may be a hundred megabytes of work.
+pub const MAX_PARTS_PER_PAGE: usize = 100;
+/// The largest `page_size` of any list.
+pub const MAX_PAGE_SIZE: usize = 1000;
+/// The page size where the request says 0.
+pub const DEFAULT_PAGE_SIZE: usize = 100;
+/// Files leased, renewed, released or reported in one call of a stage process; the upper end of what the write path was
+/// measured with.
+pub const MAX_FILES_PER_CALL: usize = 1000;
+/// Events in one message of `WatchEvents`.
+pub const MAX_EVENTS_PER_MESSAGE: usize = 500;
+/// Field violations told of one request: enough to mend a page, small enough for the headers that carry a status.
+pub const MAX_VIOLATIONS: usize = 100;
+/// The largest gRPC message in and out: what clients of every language accept unless told otherwise.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// The largest part of a snapshot: a quarter of [`MAX_MESSAGE_BYTES`], so that a slow line shows something early.
+pub const MAX_SNAPSHOT_PART_BYTES: usize = 1 << 20;
+/// Ordinals that one selector may list.
+pub const MAX_ORDINALS_PER_SELECTOR: usize = 1000;
+
+// Paths and names
+
+/// Bytes in one part of a path: what ext4, NTFS and APFS allow for a name.
+pub const MAX_PATH_PART_BYTES: usize = 255;
+/// Bytes in a whole path: S3's bound for a key, so that an export can keep the path as its key.
+pub const MAX_PATH_BYTES: usize = 1024;
+/// Parts in a path: a folder counter touches every folder above a file, so this bounds the cost of one transition.
+pub const MAX_PATH_DEPTH: usize = 64;
+/// Characters in the display name of a batch.
+pub const MAX_DISPLAY_NAME_CHARS: usize = 200;
+/// Bytes of JSON that a client may attach to a batch or a file.
+pub const MAX_METADATA_BYTES: usize = 16 * KIB;
+/// Bytes in any object key: above about 160 the embedded S3 store cannot name the file that holds the ETag.
+pub const MAX_KEY_BYTES: usize = 160;
+/// Letters and digits in the nonce of an execution: 8 hex digits tell 4 billion executions of one token apart.
+pub const MAX_NONCE_BYTES: usize = 8;
+/// Bytes in an artifact's name: what is left of [`MAX_KEY_BYTES`] when every number before it is at its largest.
+pub const MAX_ARTIFACT_NAME_BYTES: usize = 18;
+
+// Files and uploads
+
+/// The largest file: S3's largest object. Tenants have lower limits of their own.
+pub const MAX_FILE_BYTES: u64 = 5 * TIB;
+/// The most files of one batch; ordinals and counters are 32-bit, the bound keeps a recount to seconds.
+pub const MAX_FILES_PER_BATCH: u32 = 10_000_000;
+/// Files from this size on go up in parts: below it, one PUT that fails costs less than the extra calls.
+pub const MULTIPART_THRESHOLD_BYTES: u64 = 64 * MIB;
+/// The least size of a part but the last: S3's rule.
+pub const MIN_PART_BYTES: u64 = 5 * MIB;
+/// The most parts of one upload: S3's rule.
+pub const MAX_PARTS: u32 = 10_000;
+/// The largest object that one server-side copy moves: S3's rule; above it the copy goes in parts.
+pub const MAX_SINGLE_COPY_BYTES: u64 = 5 * GIB;
+/// How long an upload may rest: the deadline is the batch's last upload activity and this.
+pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.
+pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(60 * 60);
+/// An OPEN batch that nobody touched for so long is completed by the system.
+pub const BATCH_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+// Stages
+
+/// Dispatches packed into one stream entry: an entry costs Redis 6.8 µs, at 32 that is little beside the rest, and one
+/// process still does not take all the work (protocol 4.3).
+pub const MAX_DISPATCHES_PER_ENTRY: usize = 32;
+/// How long a lease holds without renewal (protocol 5.2). A process that pauses longer counts as lost.
+pub const LEASE: Duration = Duration::from_secs(12);
+/// How often everything held is renewed: a third of [`LEASE`], so that two renewals may fail.
+pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(4);
+/// The facts of one stage result as JSON: they travel with later leases; what is larger belongs in an artifact.
+pub const MAX_FACTS_BYTES: usize = 64 * KIB;
+/// Artifacts of one stage result.
+pub const MAX_ARTIFACTS_PER_RESULT: usize = 16;
+/// Warnings of one stage result.
+pub const MAX_WARNINGS_PER_RESULT: usize = 32;
+/// Characters of a failure's detail that are kept.
+pub const MAX_DETAIL_CHARS: usize = 500;
+/// Text kept of one document: about 5,000 printed pages, and what a stage process may hold once for each slot.
+pub const MAX_TEXT_BYTES: u64 = 16 * MIB;
+/// Pixels of an image before it is decoded: about 400 MB at four bytes a pixel, the largest that a parser's memory holds.
+pub const MAX_IMAGE_PIXELS: u64 = 100_000_000;
+
+// Calls and watching
+
+/// How long the answer to a request id is kept.
+pub const REQUEST_ID_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest life of a watch stream; it says goodbye and the client resumes.
+pub const MAX_WATCH_AGE: Duration = Duration::from_secs(60 * 60);
+/// The least time between two messages to one watcher: ten a second is what an eye can follow.
+pub const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// Dispatched rows younger than this are left alone by the reconciler: their dispatch may still be on its way.
+pub const RECONCILE_AGE: Duration = Duration::from_secs(5);
