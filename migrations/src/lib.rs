@@ -1,0 +1,20 @@
+//! The database schema, for SQLite and Postgres, as ordered migrations.
+//!
+//! Each migration is written once, in the SQL both databases share, with the few types that differ as words in
+//! braces (see [`dialect`]). A file is `(tenant_id, batch_id, ordinal)`: every table clusters by batch, so that
+//! snapshots, lists, recounts and erasure are range reads of the primary key.
+
+mod dialect;
+mod m0001_initial;
+
+use sea_orm_migration::prelude::*;
+
+/// Runs the migrations in order. Use [`MigratorTrait::up`] with a connection of either database.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_initial::Migration)]
+    }
+}

@@ -1,0 +1,364 @@
+//! The tables of a first installation.
+
+use sea_orm_migration::prelude::*;
+
+use crate::dialect::run_script;
+
+pub(crate) struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m0001_initial"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        run_script(manager, UP).await
+    }
+}
+
+/// Which query each index serves stands beside it. No index may name a column that a hop changes: on Postgres it
+/// would make every hop write all indexes anew (no HOT update). What waits is therefore indexed by `wait_stage`,
+/// a column of its own that is null while nothing waits.
+const UP: &str = r#"
+CREATE TABLE leadership (
+    id {int} NOT NULL PRIMARY KEY,
+    epoch {big} NOT NULL,
+    holder {text} NOT NULL,
+    address {text} NOT NULL,
+    until {time} NOT NULL
+) {strict};
+INSERT INTO leadership (id, epoch, holder, address, until) VALUES (1, 0, '', '', 0);
+
+CREATE TABLE tenants (
+    tenant_id {uuid} NOT NULL PRIMARY KEY,
+    name {exact} NOT NULL,
+    weight {int} NOT NULL,
+    limits {text} NOT NULL, -- JSON, absent members mean the default
+    paused_by {text},
+    used_bytes {big} NOT NULL,
+    used_files {big} NOT NULL,
+    revision {big} NOT NULL,
+    created_at {time} NOT NULL,
+    erased_at {time}
+) {fill 50};
+CREATE UNIQUE INDEX tenants_name ON tenants (name);
+
+CREATE TABLE api_keys (
+    id {exact} NOT NULL PRIMARY KEY, -- stands in the key's text
+    tenant_id {uuid}, -- null: an operator's
+    kind {text} NOT NULL, -- KEY or UPLOAD_TOKEN
+    role {text} NOT NULL,
+    batch_id {uuid},
+    secret_sha256 {bytes} NOT NULL,
+    name {text} NOT NULL,
+    created_at {time} NOT NULL,
+    expires_at {time},
+    revoked_at {time}
+) {clustered};
+CREATE INDEX api_keys_of_tenant ON api_keys (tenant_id); -- list
+CREATE INDEX api_keys_expiry ON api_keys (expires_at); -- sweep
+
+CREATE TABLE batches (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL, -- version 7: ListBatches reads the key backwards
+    name {text} NOT NULL,
+    options {text} NOT NULL, -- JSON
+    metadata {text}, -- JSON, the caller's
+    priority {int} NOT NULL,
+    created_by {text} NOT NULL,
+    created_at {time} NOT NULL,
+    completed_at {time},
+    ended_at {time},
+    retain_until {time},
+    deleted_at {time},
+    PRIMARY KEY (tenant_id, batch_id)
+) {clustered};
+CREATE INDEX batches_retention ON batches (retain_until) WHERE retain_until IS NOT NULL;
+
+CREATE TABLE batch_progress (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    state {int} NOT NULL,
+    manifest_complete {bool} NOT NULL,
+    cancel_requested {bool} NOT NULL,
+    missing_fails {bool} NOT NULL, -- completed with missing = FAIL: what has not arrived becomes FAILED
+    starts_when_completed {bool} NOT NULL,
+    stages {int} NOT NULL, -- bit set of the stages asked for
+    priority {int} NOT NULL,
+    run {int} NOT NULL,
+    pause_by {int} NOT NULL, -- 0: not paused
+    pause_who {text},
+    pause_note {text},
+    pause_at {time},
+    completed_by_system {bool} NOT NULL,
+    revision {big} NOT NULL,
+    next_ordinal {int} NOT NULL,
+    next_folder {int} NOT NULL, -- the root is 0
+    n_pending {int} NOT NULL,
+    n_uploading {int} NOT NULL,
+    n_uploaded {int} NOT NULL,
+    n_queued {int} NOT NULL,
+    n_processing {int} NOT NULL,
+    n_processed {int} NOT NULL,
+    n_retrying {int} NOT NULL,
+    n_failed {int} NOT NULL,
+    n_cancelled {int} NOT NULL,
+    n_complete {int} NOT NULL,
+    n_partial {int} NOT NULL,
+    n_stored_only {int} NOT NULL,
+    bytes_declared {big} NOT NULL,
+    bytes_uploaded {big} NOT NULL,
+    bytes_processed {big} NOT NULL,
+    changed_at {time} NOT NULL,
+    touched_at {time} NOT NULL, -- by a client; moves at most once a minute
+    upload_deadline {time} NOT NULL, -- moves at most once a minute
+    uploads_open {bool} NOT NULL,
+    PRIMARY KEY (tenant_id, batch_id)
+) {fill 50};
+CREATE INDEX batch_progress_idle ON batch_progress (touched_at) WHERE state = 1; -- idle OPEN batches
+CREATE INDEX batch_progress_late ON batch_progress (upload_deadline) WHERE uploads_open; -- late uploads
+CREATE INDEX batch_progress_live ON batch_progress (state) WHERE state IN (1, 2); -- start of the dispatcher
+
+CREATE TABLE folders (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    folder {int} NOT NULL,
+    ancestors {bytes} NOT NULL, -- little-endian u32 each, root first, without itself
+    path {exact} NOT NULL, -- '' for the root
+    total {int} NOT NULL,
+    processed {int} NOT NULL,
+    failed {int} NOT NULL,
+    cancelled {int} NOT NULL,
+    PRIMARY KEY (tenant_id, batch_id, folder)
+) {fill 60};
+CREATE UNIQUE INDEX folders_path ON folders (tenant_id, batch_id, path); -- AddEntries, subtree as a range
+
+CREATE TABLE files (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    ordinal {int} NOT NULL,
+    folder {int} NOT NULL,
+    name {exact} NOT NULL,
+    size {big} NOT NULL,
+    declared_sha256 {bytes},
+    media_type_hint {text},
+    metadata {text}, -- JSON, the caller's
+    modified_at {time},
+    created_at {time} NOT NULL,
+    deleted_at {time},
+    PRIMARY KEY (tenant_id, batch_id, ordinal)
+) {clustered};
+CREATE UNIQUE INDEX files_name ON files (tenant_id, batch_id, folder, name); -- duplicate path, list of a folder
+
+CREATE TABLE file_work (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    ordinal {int} NOT NULL,
+    state {int} NOT NULL,
+    stage {int} NOT NULL, -- it is in, waits for or failed in
+    token {big} NOT NULL, -- the only fence: rises in every write that changes who may act, never reset
+    generation {int} NOT NULL,
+    fails {int} NOT NULL,
+    kills {int} NOT NULL,
+    target {int} NOT NULL, -- number of the landing key, only rises
+    etag {text},
+    wait_stage {int}, -- null: not waiting
+    ready_at {time},
+    dispatched_at {time}, -- set: a dispatch with the current token is out
+    lease_until {time}, -- null until the first renewal
+    changed_at {time} NOT NULL,
+    outcome {int} NOT NULL, -- 0: none
+    reason {int} NOT NULL, -- 0: none
+    folder {int} NOT NULL,
+    size {big} NOT NULL,
+    PRIMARY KEY (tenant_id, batch_id, ordinal)
+) {fill 35};
+CREATE INDEX file_work_ready ON file_work (wait_stage, tenant_id, batch_id, ready_at) WHERE wait_stage IS NOT NULL; -- dispatcher
+
+CREATE TABLE uploads (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    upload {int} NOT NULL,
+    ordinal {int}, -- null: a tus partial
+    target {int} NOT NULL,
+    kind {text} NOT NULL,
+    s3_upload_id {text},
+    part_size {big},
+    parts {bytes},
+    length {big},
+    upload_offset {big} NOT NULL,
+    tail_key {text},
+    lock_holder {text},
+    lock_epoch {big} NOT NULL,
+    lock_until {time},
+    expires_at {time} NOT NULL,
+    PRIMARY KEY (tenant_id, batch_id, upload)
+) {clustered};
+CREATE UNIQUE INDEX uploads_of_file ON uploads (tenant_id, batch_id, ordinal, target) WHERE ordinal IS NOT NULL;
+CREATE INDEX uploads_expiry ON uploads (expires_at);
+
+CREATE TABLE stage_versions (
+    version_id {int} NOT NULL PRIMARY KEY,
+    stage {int} NOT NULL,
+    code {text} NOT NULL,
+    model {text} NOT NULL,
+    options {text} NOT NULL,
+    first_seen {time} NOT NULL
+) {strict};
+CREATE UNIQUE INDEX stage_versions_content ON stage_versions (stage, code, model, options);
+
+CREATE TABLE stage_results (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    ordinal {int} NOT NULL,
+    generation {int} NOT NULL,
+    stage {int} NOT NULL,
+    version_id {int}, -- null: skipped
+    content {bytes}, -- sha256; upload stage only
+    media_type {text}, -- upload stage only
+    token {big} NOT NULL,
+    nonce {text} NOT NULL,
+    artifacts {text} NOT NULL, -- JSON: names, sizes, media types
+    facts {text} NOT NULL, -- JSON; metadata stage: the final record
+    warnings {text} NOT NULL, -- JSON
+    used_bytes {big} NOT NULL,
+    used_pages {big} NOT NULL,
+    used_tokens {big} NOT NULL,
+    used_calls {big} NOT NULL,
+    source_batch {uuid}, -- set when reused: always the original maker
+    source_ordinal {int},
+    source_generation {int},
+    source_token {big},
+    source_nonce {text},
+    skipped {bool} NOT NULL,
+    at {time} NOT NULL,
+    PRIMARY KEY (tenant_id, batch_id, ordinal, generation, stage)
+) {clustered};
+CREATE INDEX stage_results_held ON stage_results (tenant_id, content) WHERE stage = 1; -- already held, shared artifacts
+
+CREATE TABLE attempts (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    ordinal {int} NOT NULL,
+    token {big} NOT NULL,
+    stage {int} NOT NULL,
+    reason {int} NOT NULL,
+    detail {text} NOT NULL,
+    trace_id {text} NOT NULL,
+    started_at {time},
+    ended_at {time} NOT NULL,
+    PRIMARY KEY (tenant_id, batch_id, ordinal, token)
+) {clustered};
+
+CREATE TABLE dead_letters (
+    tenant_id {uuid} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    ordinal {int} NOT NULL,
+    stage {int} NOT NULL,
+    reason {int} NOT NULL,
+    token {big} NOT NULL,
+    detail {text} NOT NULL,
+    at {time} NOT NULL,
+    dismissed_at {time},
+    PRIMARY KEY (tenant_id, batch_id, ordinal)
+) {clustered};
+CREATE INDEX dead_letters_groups ON dead_letters (tenant_id, reason, stage) WHERE dismissed_at IS NULL; -- a tenant's groups
+CREATE INDEX dead_letters_all ON dead_letters (reason, stage) WHERE dismissed_at IS NULL; -- the operator's groups
+
+CREATE TABLE changes (
+    tenant_id {uuid} NOT NULL,
+    revision {big} NOT NULL,
+    batch_id {uuid} NOT NULL,
+    batch_revision {big} NOT NULL,
+    at {time} NOT NULL,
+    n {int} NOT NULL,
+    body {bytes} NOT NULL,
+    PRIMARY KEY (tenant_id, revision)
+) {clustered};
+CREATE UNIQUE INDEX changes_of_batch ON changes (tenant_id, batch_id, batch_revision); -- ListChanges
+CREATE INDEX changes_age ON changes (at); -- pruning
+--postgres ALTER TABLE changes ALTER COLUMN body SET STORAGE EXTERNAL;
+
+CREATE TABLE outbox (
+    id {big} NOT NULL PRIMARY KEY, -- epoch and a counter: unique without asking the database back
+    stage {int} NOT NULL,
+    at {time} NOT NULL,
+    body {bytes} NOT NULL
+) {strict};
+--postgres ALTER TABLE outbox ALTER COLUMN body SET STORAGE EXTERNAL;
+--postgres ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+CREATE TABLE requests (
+    tenant_id {uuid} NOT NULL,
+    request_id {uuid} NOT NULL,
+    method {text} NOT NULL,
+    body_hash {bytes} NOT NULL,
+    answer {bytes} NOT NULL,
+    at {time} NOT NULL,
+    PRIMARY KEY (tenant_id, request_id)
+) {clustered};
+CREATE INDEX requests_age ON requests (at); -- pruning
+
+CREATE TABLE operations (
+    tenant_id {uuid} NOT NULL,
+    operation_id {uuid} NOT NULL,
+    kind {text} NOT NULL,
+    selector {text} NOT NULL,
+    state {text} NOT NULL,
+    cursor_batch {uuid},
+    cursor_ordinal {int},
+    matched {big} NOT NULL,
+    done {big} NOT NULL,
+    refused {text} NOT NULL,
+    receipt {text},
+    requested_by {text} NOT NULL,
+    next_at {time} NOT NULL,
+    created_at {time} NOT NULL,
+    PRIMARY KEY (tenant_id, operation_id)
+) {clustered};
+CREATE INDEX operations_due ON operations (next_at) WHERE state = 'RUNNING'; -- the slice runner
+
+CREATE TABLE webhooks (
+    tenant_id {uuid} NOT NULL,
+    webhook_id {uuid} NOT NULL,
+    url {text} NOT NULL,
+    secret_ref {text} NOT NULL,
+    events {text} NOT NULL,
+    paused {bool} NOT NULL,
+    cursor_revision {big} NOT NULL,
+    failures {int} NOT NULL,
+    next_at {time} NOT NULL,
+    PRIMARY KEY (tenant_id, webhook_id)
+) {clustered};
+CREATE INDEX webhooks_due ON webhooks (next_at) WHERE NOT paused;
+
+CREATE TABLE stages (
+    name {exact} NOT NULL PRIMARY KEY,
+    paused_by {text},
+    concurrency {int},
+    version_id {int}
+) {strict};
+
+CREATE TABLE providers (
+    name {exact} NOT NULL PRIMARY KEY,
+    requests_per_minute {int},
+    tokens_per_minute {int},
+    breaker {text} NOT NULL
+) {strict};
+
+CREATE TABLE audit (
+    id {uuid} NOT NULL PRIMARY KEY,
+    tenant_id {uuid},
+    actor {text} NOT NULL,
+    act {text} NOT NULL,
+    target {text} NOT NULL,
+    state_before {text},
+    state_after {text},
+    request_id {uuid},
+    at {time} NOT NULL
+) {clustered};
+CREATE INDEX audit_of_tenant ON audit (tenant_id, id);
+"#;
