@@ -1,0 +1,23 @@
+//! Dispatch streams on Redis: one stream and one consumer group for each stage. The database holds the truth; what
+//! stands here may be lost, doubled or late, and no file with it.
+//!
+//! [`Streams`] is the handle of a process: publish, acknowledge, inspect, remove, measure. [`Reader`] reads a stage's
+//! stream for one consumer on a connection of its own, because a blocking read holds everything behind it.
+
+mod codec;
+mod connection;
+mod entry;
+mod error;
+mod inspect;
+mod names;
+mod publish;
+mod reader;
+
+pub use codec::{DecodeError, Dispatch, decode, encode, from_columns, to_columns};
+pub use connection::Streams;
+pub use entry::Entry;
+pub use error::StreamsError;
+pub use inspect::{INSPECT_LIMIT, Pending, Standing, StreamView};
+pub use names::{DEFAULT_PREFIX, Names};
+pub use publish::Publisher;
+pub use reader::{Read, Reader};
