@@ -1,0 +1,239 @@
+//! An S3 server on a folder: the protocol and its signatures by s3s, the storage by our own [`store`].
+//!
+//! What holds, as far as Caudal relies on S3:
+//! - Every request must be signed with the configured keys; a presigned URL fixes key, length, type and expiry.
+//! - An object appears whole under its key, with its ETag, or not at all; a body that breaks off or differs from a declared
+//!   checksum leaves what was there. A reader gets the object it opened to its end, whatever is put meanwhile.
+//! - If-Match and If-None-Match are honoured on GetObject, HeadObject, PutObject, CompleteMultipartUpload, and as the copy
+//!   source's condition on CopyObject and UploadPartCopy; they are checked on the very bytes that are read or copied.
+//! - What was answered survives the loss of power with [`Durability::PowerLoss`]: file and folder are synced before the
+//!   answer. A delete is not synced: an object may come back, for which the collectors are made.
+//! - Keys are up to 1024 bytes long, their parts 1 to 255; a key cannot also be the folder of another key.
+
+mod listing;
+mod receive;
+mod service;
+mod store;
+mod uploads;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use s3s::auth::SimpleAuth;
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower_http::cors::{Any, CorsLayer};
+
+pub use store::{Durability, MAX_KEY_BYTES};
+
+use service::Service;
+use store::Store;
+
+/// How many connections are served at once; the others wait to be accepted.
+const MAX_CONNECTIONS: usize = 512;
+/// How long a client may take to send a request's head, and how long a connection may be idle.
+const HEAD_WITHIN: Duration = Duration::from_secs(90);
+/// How long requests in flight may take to end after the token is cancelled.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// The wait after a failed accept (too many open files), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The longest XML body: ten thousand parts of a CompleteMultipartUpload are about half of it.
+const MAX_XML_BYTES: usize = 4 * 1024 * 1024;
+/// How long a browser may remember the answer to a preflight.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+
+/// How to start the embedded S3 server.
+#[derive(Clone)]
+pub struct S3Settings {
+    /// Where the objects live; made where missing. One server per folder (see [`DataFolder`](crate::DataFolder)).
+    pub folder: PathBuf,
+    /// The only access key accepted.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+    /// The only bucket; three characters at least, by S3's rules of names.
+    pub bucket: String,
+    /// What an answered write survives.
+    pub durability: Durability,
+}
+
+impl S3Settings {
+    /// The settings of a server whose writes survive the loss of power.
+    pub fn new(
+        folder: impl Into<PathBuf>,
+        access_key: impl Into<String>,
+        secret_key: impl Into<String>,
+        bucket: impl Into<String>,
+    ) -> S3Settings {
+        S3Settings {
+            folder: folder.into(),
+            access_key: access_key.into(),
+            secret_key: secret_key.into(),
+            bucket: bucket.into(),
+            durability: Durability::default(),
+        }
+    }
+}
+
+/// A running S3 server. Dropping it breaks its connections off; cancel the token for an orderly end.
+#[derive(Debug)]
+pub struct S3Server {
+    address: SocketAddr,
+    serving: JoinSet<()>,
+}
+
+impl S3Server {
+    /// Serves the folder's one bucket on the listener until the token is cancelled.
+    ///
+    /// # Errors
+    /// A bucket name S3 does not allow, or a folder that cannot be used.
+    pub async fn start(
+        settings: S3Settings,
+        listen: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<S3Server, S3ServerError> {
+        if !s3s::path::check_bucket_name(&settings.bucket) {
+            return Err(S3ServerError::BucketName(settings.bucket));
+        }
+        let address = listen.local_addr()?;
+        let folder = settings.folder.clone();
+        let opened = tokio::task::spawn_blocking(move || -> io::Result<Store> {
+            std::fs::create_dir_all(&folder)?;
+            let store = Store::open(&folder, settings.durability)?;
+            store.clear_abandoned_uploads()?;
+            Ok(store)
+        });
+        let store = opened.await.map_err(io::Error::other)??;
+        let service = Service {
+            store: Arc::new(store),
+            bucket: settings.bucket,
+        };
+        let service = signed(service, settings.access_key, settings.secret_key);
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listen, service, shutdown));
+        Ok(S3Server { address, serving })
+    }
+
+    /// `http://ADDRESS:PORT`, as a client on this machine uses it; requests are path-style.
+    pub fn endpoint(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        format!("http://{address}")
+    }
+
+    /// Returns when the server has ended after its token was cancelled, at most some ten seconds later.
+    pub async fn stopped(mut self) {
+        while self.serving.join_next().await.is_some() {}
+    }
+}
+
+/// Why the server could not be started.
+#[derive(Debug, Error)]
+pub enum S3ServerError {
+    /// Bucket names are 3 to 63 characters: lower-case letters, digits, `.` and `-`.
+    #[error("{0:?} is not a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens")]
+    BucketName(String),
+    /// The folder or the listener failed.
+    #[error("cannot start the object store: {0}")]
+    Io(#[from] io::Error),
+}
+
+fn signed(service: Service, access_key: String, secret_key: String) -> S3Service {
+    let mut config = S3Config::default();
+    config.xml_max_body_size = MAX_XML_BYTES;
+    // Browser forms are collected in memory before their signature is checked: none are taken.
+    config.post_object_max_file_size = 0;
+    config.form_max_field_size = 0;
+    config.form_max_fields_size = 0;
+    let mut builder = S3ServiceBuilder::new(service);
+    builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+    builder.build()
+}
+
+/// Any page may ask: what it may do is decided by the signature in the URL it was given.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::PUT])
+        .allow_headers(Any)
+        .expose_headers([
+            http::header::ETAG,
+            http::header::CONTENT_RANGE,
+            http::header::CONTENT_DISPOSITION,
+            http::header::ACCEPT_RANGES,
+        ])
+        .max_age(PREFLIGHT_AGE)
+}
+
+async fn serve(listen: TcpListener, service: S3Service, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listen, &places) => accepted,
+        };
+        let (stream, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "the object store could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = tower::ServiceBuilder::new()
+            .layer(cors())
+            .service(service.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let connection = graceful.watch(connection);
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the object store broke off");
+            }
+            drop(place);
+        });
+    }
+    drop(listen);
+    if tokio::time::timeout(DRAIN_WITHIN, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("requests to the object store were broken off at its end");
+    }
+    connections.shutdown().await;
+}
+
+async fn accept(
+    listen: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, _) = listen.accept().await?;
+    // Without it an answer's last packet waits for the client's acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    Ok((stream, place))
+}

@@ -1,0 +1,167 @@
+//! Receiving a body: hashed as it arrives, written aside in bounded pieces, compared with every checksum that came with it.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use s3s::checksum::ChecksumHasher;
+use s3s::crypto::{Checksum as _, Md5};
+use s3s::dto::{Checksum, ChecksumAlgorithm, StreamingBlob};
+use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders, s3_error};
+
+use super::store::{Staged, Store};
+
+/// A client that sends nothing for so long has gone.
+const BODY_IDLE: Duration = Duration::from_secs(60);
+/// How much of a body is held in memory before it is written.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// The checksums a client declared for its body, each in base64.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    pub(super) md5: Option<String>,
+    pub(super) checksum: Checksum,
+    /// Names the algorithm of a checksum that follows the body.
+    pub(super) algorithm: Option<ChecksumAlgorithm>,
+    pub(super) trailers: Option<TrailingHeaders>,
+}
+
+/// A body that has arrived whole and unharmed.
+pub(super) struct Received {
+    pub(super) staged: Staged,
+    pub(super) md5: [u8; 16],
+}
+
+/// Runs file work off the runtime's own threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> S3Result<T> + Send + 'static,
+) -> S3Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(S3Error::internal_error(error)))
+}
+
+/// Writes the body to a staged file. Nothing of it is kept when it breaks off or a checksum differs.
+pub(super) async fn receive(
+    store: &Arc<Store>,
+    body: Option<StreamingBlob>,
+    declared: Declared,
+) -> S3Result<Received> {
+    let mut body = body.ok_or_else(|| s3_error!(IncompleteBody))?;
+    let mut hasher = hasher_for(&declared);
+    let mut md5 = Md5::new();
+    let mut piece = Vec::new();
+    let mut staged = None;
+    loop {
+        let next = tokio::time::timeout(BODY_IDLE, body.next())
+            .await
+            .map_err(|_| s3_error!(RequestTimeout))?;
+        let Some(next) = next else { break };
+        let bytes = next.map_err(|error| {
+            // Broken off, longer than declared, or not what its signature covers.
+            S3Error::with_source(S3ErrorCode::IncompleteBody, error)
+        })?;
+        md5.update(&bytes);
+        hasher.update(&bytes);
+        piece.extend_from_slice(&bytes);
+        if piece.len() >= PIECE_BYTES {
+            staged = Some(write(store, staged, mem::take(&mut piece)).await?);
+        }
+    }
+    let md5 = md5.finalize();
+    verify(&declared, &md5, &hasher.finalize())?;
+    let staged = write(store, staged, piece).await?;
+    Ok(Received { staged, md5 })
+}
+
+async fn write(store: &Arc<Store>, staged: Option<Staged>, piece: Vec<u8>) -> S3Result<Staged> {
+    let store = Arc::clone(store);
+    blocking(move || {
+        let mut staged = match staged {
+            Some(staged) => staged,
+            None => store.stage()?,
+        };
+        staged.append(&piece)?;
+        Ok(staged)
+    })
+    .await
+}
+
+fn hasher_for(declared: &Declared) -> ChecksumHasher {
+    let named = declared.algorithm.as_ref().map(ChecksumAlgorithm::as_str);
+    let is_named = |name: &str| named == Some(name);
+    let given = &declared.checksum;
+    ChecksumHasher {
+        crc32: (given.checksum_crc32.is_some() || is_named(ChecksumAlgorithm::CRC32))
+            .then(Default::default),
+        crc32c: (given.checksum_crc32c.is_some() || is_named(ChecksumAlgorithm::CRC32C))
+            .then(Default::default),
+        sha1: (given.checksum_sha1.is_some() || is_named(ChecksumAlgorithm::SHA1))
+            .then(Default::default),
+        sha256: (given.checksum_sha256.is_some() || is_named(ChecksumAlgorithm::SHA256))
+            .then(Default::default),
+        crc64nvme: (given.checksum_crc64nvme.is_some() || is_named(ChecksumAlgorithm::CRC64NVME))
+            .then(Default::default),
+    }
+}
+
+fn verify(declared: &Declared, md5: &[u8; 16], computed: &Checksum) -> S3Result<()> {
+    if let Some(declared) = &declared.md5 {
+        let is_same = base64_of(md5) == *declared;
+        if !is_same {
+            return Err(s3_error!(
+                BadDigest,
+                "the body does not have the declared Content-MD5"
+            ));
+        }
+    }
+    let trailers = declared.trailers.as_ref().and_then(TrailingHeaders::take);
+    let pairs = [
+        (
+            "x-amz-checksum-crc32",
+            &declared.checksum.checksum_crc32,
+            &computed.checksum_crc32,
+        ),
+        (
+            "x-amz-checksum-crc32c",
+            &declared.checksum.checksum_crc32c,
+            &computed.checksum_crc32c,
+        ),
+        (
+            "x-amz-checksum-sha1",
+            &declared.checksum.checksum_sha1,
+            &computed.checksum_sha1,
+        ),
+        (
+            "x-amz-checksum-sha256",
+            &declared.checksum.checksum_sha256,
+            &computed.checksum_sha256,
+        ),
+        (
+            "x-amz-checksum-crc64nvme",
+            &declared.checksum.checksum_crc64nvme,
+            &computed.checksum_crc64nvme,
+        ),
+    ];
+    for (name, given, computed) in pairs {
+        let trailing = trailers
+            .as_ref()
+            .and_then(|trailers| trailers.get(name)?.to_str().ok());
+        let (Some(given), Some(computed)) = (given.as_deref().or(trailing), computed) else {
+            continue;
+        };
+        if given != computed {
+            return Err(s3_error!(
+                BadDigest,
+                "the body does not have the declared {name}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn base64_of(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}

@@ -1,0 +1,634 @@
+//! The S3 operations Caudal and its clients use, on the store. One bucket; whatever is not here is answered NotImplemented.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use s3s::dto::*;
+use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+use tokio_util::io::ReaderStream;
+
+use super::listing::{ListQuery, Listed, list};
+use super::receive::{Declared, Received, blocking, receive};
+use super::store::{Description, Opened, Store, WriteCondition, is_met};
+use super::uploads::NamedPart;
+
+/// How much of an object is read at a time.
+const READ_BYTES: usize = 128 * 1024;
+/// S3's bounds of a page.
+const MAX_KEYS: i32 = 1000;
+const MAX_PARTS: i32 = 1000;
+/// S3's bound of one DeleteObjects.
+const MAX_DELETES: usize = 1000;
+
+pub(super) struct Service {
+    pub(super) store: Arc<Store>,
+    pub(super) bucket: String,
+}
+
+impl Service {
+    fn check_bucket(&self, bucket: &str) -> S3Result<()> {
+        if bucket == self.bucket {
+            return Ok(());
+        }
+        Err(s3_error!(NoSuchBucket))
+    }
+
+    fn source_of(&self, source: CopySource) -> S3Result<String> {
+        match source {
+            CopySource::Bucket {
+                bucket,
+                key,
+                version_id: None,
+            } => {
+                self.check_bucket(&bucket)?;
+                Ok(key.into_string())
+            }
+            _ => Err(s3_error!(
+                NotImplemented,
+                "a copy's source is bucket/key, without a version"
+            )),
+        }
+    }
+
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> S3Result<T> + Send + 'static,
+    ) -> S3Result<T> {
+        let store = Arc::clone(&self.store);
+        blocking(move || work(&store)).await
+    }
+}
+
+#[async_trait::async_trait]
+impl S3 for Service {
+    async fn create_bucket(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        if req.input.bucket == self.bucket {
+            return Err(s3_error!(BucketAlreadyOwnedByYou));
+        }
+        Err(s3_error!(
+            AccessDenied,
+            "this server has one bucket, made when it starts"
+        ))
+    }
+
+    async fn head_bucket(
+        &self,
+        req: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.check_bucket(&req.input.bucket)?;
+        Ok(S3Response::new(HeadBucketOutput::default()))
+    }
+
+    async fn get_bucket_location(
+        &self,
+        req: S3Request<GetBucketLocationInput>,
+    ) -> S3Result<S3Response<GetBucketLocationOutput>> {
+        self.check_bucket(&req.input.bucket)?;
+        Ok(S3Response::new(GetBucketLocationOutput::default()))
+    }
+
+    async fn list_buckets(
+        &self,
+        _: S3Request<ListBucketsInput>,
+    ) -> S3Result<S3Response<ListBucketsOutput>> {
+        let bucket = Bucket {
+            name: Some(self.bucket.clone()),
+            ..Bucket::default()
+        };
+        Ok(S3Response::new(ListBucketsOutput {
+            buckets: Some(vec![bucket]),
+            ..ListBucketsOutput::default()
+        }))
+    }
+
+    async fn put_object(
+        &self,
+        req: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let declared = Declared {
+            md5: input.content_md5,
+            checksum: Checksum {
+                checksum_crc32: input.checksum_crc32,
+                checksum_crc32c: input.checksum_crc32c,
+                checksum_crc64nvme: input.checksum_crc64nvme,
+                checksum_sha1: input.checksum_sha1,
+                checksum_sha256: input.checksum_sha256,
+                ..Checksum::default()
+            },
+            algorithm: input.checksum_algorithm,
+            trailers: req.trailing_headers,
+        };
+        let Received { staged, md5 } = receive(&self.store, input.body, declared).await?;
+        let etag = hex::encode(md5);
+        let description = Description {
+            etag: etag.clone(),
+            content_type: input.content_type,
+            content_encoding: input.content_encoding,
+            content_disposition: input.content_disposition,
+            content_language: input.content_language,
+            cache_control: input.cache_control,
+            metadata: input.metadata,
+        };
+        let condition = WriteCondition {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+        };
+        let key = input.key;
+        self.with_store(move |store| store.commit(staged, &description, &key, &condition))
+            .await?;
+        Ok(S3Response::new(PutObjectOutput {
+            e_tag: Some(ETag::Strong(etag)),
+            ..PutObjectOutput::default()
+        }))
+    }
+
+    async fn get_object(
+        &self,
+        req: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        if input.part_number.is_some() || input.version_id.is_some() {
+            return Err(s3_error!(NotImplemented));
+        }
+        let key = input.key;
+        let opened = self.with_store(move |store| store.get(&key)).await?;
+        check_read(
+            &opened,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
+        let range = match input.range {
+            Some(range) => range.check(opened.size)?,
+            None => 0..opened.size,
+        };
+        let content_range = input.range.map(|_| {
+            let last = range.end.saturating_sub(1);
+            format!("bytes {}-{last}/{}", range.start, opened.size)
+        });
+        let Opened {
+            file,
+            modified,
+            description,
+            ..
+        } = opened;
+        Ok(S3Response::new(GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: Some(length(range.end - range.start)?),
+            body: Some(body_of(file, range).await?),
+            content_range,
+            last_modified: Some(modified.into()),
+            e_tag: Some(ETag::Strong(description.etag)),
+            content_type: description.content_type,
+            content_encoding: description.content_encoding,
+            content_disposition: description.content_disposition,
+            content_language: description.content_language,
+            cache_control: description.cache_control,
+            metadata: description.metadata,
+            ..GetObjectOutput::default()
+        }))
+    }
+
+    async fn head_object(
+        &self,
+        req: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let key = input.key;
+        let opened = self.with_store(move |store| store.get(&key)).await?;
+        check_read(
+            &opened,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
+        let description = opened.description;
+        Ok(S3Response::new(HeadObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: Some(length(opened.size)?),
+            last_modified: Some(opened.modified.into()),
+            e_tag: Some(ETag::Strong(description.etag)),
+            content_type: description.content_type,
+            content_encoding: description.content_encoding,
+            content_disposition: description.content_disposition,
+            content_language: description.content_language,
+            cache_control: description.cache_control,
+            metadata: description.metadata,
+            ..HeadObjectOutput::default()
+        }))
+    }
+
+    async fn copy_object(
+        &self,
+        req: S3Request<CopyObjectInput>,
+    ) -> S3Result<S3Response<CopyObjectOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let source = self.source_of(input.copy_source)?;
+        let is_replacing = input
+            .metadata_directive
+            .is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
+        let replaced = is_replacing.then(|| Description {
+            etag: String::new(),
+            content_type: input.content_type,
+            content_encoding: input.content_encoding,
+            content_disposition: input.content_disposition,
+            content_language: input.content_language,
+            cache_control: input.cache_control,
+            metadata: input.metadata,
+        });
+        let (if_match, if_none_match) =
+            (input.copy_source_if_match, input.copy_source_if_none_match);
+        let key = input.key;
+        let etag = self
+            .with_store(move |store| {
+                let condition = |source: &Opened| {
+                    check_source(source, if_match.as_ref(), if_none_match.as_ref())
+                };
+                store.copy(&source, condition, replaced, &key)
+            })
+            .await?;
+        Ok(S3Response::new(CopyObjectOutput {
+            copy_object_result: Some(CopyObjectResult {
+                e_tag: Some(ETag::Strong(etag)),
+                last_modified: Some(std::time::SystemTime::now().into()),
+                ..CopyObjectResult::default()
+            }),
+            ..CopyObjectOutput::default()
+        }))
+    }
+
+    async fn delete_object(
+        &self,
+        req: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.check_bucket(&req.input.bucket)?;
+        let key = req.input.key;
+        self.with_store(move |store| store.delete(&key)).await?;
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn delete_objects(
+        &self,
+        req: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        self.check_bucket(&req.input.bucket)?;
+        let Delete { objects, quiet } = req.input.delete;
+        if objects.len() > MAX_DELETES {
+            return Err(s3_error!(MalformedXML));
+        }
+        let (deleted, errors) = self
+            .with_store(move |store| {
+                let mut deleted = Vec::new();
+                let mut errors = Vec::new();
+                for object in objects {
+                    match store.delete(&object.key) {
+                        Ok(()) => deleted.push(DeletedObject {
+                            key: Some(object.key),
+                            ..DeletedObject::default()
+                        }),
+                        Err(error) => errors.push(Error {
+                            code: Some(error.code().as_str().to_owned()),
+                            key: Some(object.key),
+                            message: error.message().map(str::to_owned),
+                            ..Error::default()
+                        }),
+                    }
+                }
+                Ok((deleted, errors))
+            })
+            .await?;
+        Ok(S3Response::new(DeleteObjectsOutput {
+            deleted: (quiet != Some(true)).then_some(deleted),
+            errors: (!errors.is_empty()).then_some(errors),
+            ..DeleteObjectsOutput::default()
+        }))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        req: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        if input
+            .delimiter
+            .as_deref()
+            .is_some_and(|delimiter| delimiter != "/")
+        {
+            return Err(s3_error!(NotImplemented, "the delimiter is / or none"));
+        }
+        let max_keys = input.max_keys.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS);
+        let max = usize::try_from(max_keys).map_err(S3Error::internal_error)?;
+        let is_folded = input.delimiter.is_some();
+        let prefix = input.prefix.clone().unwrap_or_default();
+        // The token is the last name of the page before.
+        let after = input
+            .continuation_token
+            .clone()
+            .or(input.start_after.clone())
+            .unwrap_or_default();
+        let (page, is_truncated) = self
+            .with_store(move |store| {
+                let query = ListQuery {
+                    prefix: &prefix,
+                    after: &after,
+                    is_folded,
+                    max,
+                };
+                list(store, &query)
+            })
+            .await?;
+        let next = page
+            .last()
+            .filter(|_| is_truncated)
+            .map(|last| last.name().to_owned());
+        let key_count = i32::try_from(page.len()).map_err(S3Error::internal_error)?;
+        let mut contents = Vec::new();
+        let mut common_prefixes = Vec::new();
+        for listed in page {
+            match listed {
+                Listed::Prefix(prefix) => common_prefixes.push(CommonPrefix {
+                    prefix: Some(prefix),
+                }),
+                Listed::Object {
+                    key,
+                    size,
+                    modified,
+                    etag,
+                } => contents.push(Object {
+                    key: Some(key),
+                    size: Some(length(size)?),
+                    last_modified: Some(modified.into()),
+                    e_tag: Some(ETag::Strong(etag)),
+                    ..Object::default()
+                }),
+            }
+        }
+        Ok(S3Response::new(ListObjectsV2Output {
+            name: Some(input.bucket),
+            prefix: input.prefix,
+            delimiter: input.delimiter,
+            encoding_type: input.encoding_type,
+            start_after: input.start_after,
+            continuation_token: input.continuation_token,
+            max_keys: Some(max_keys),
+            key_count: Some(key_count),
+            is_truncated: Some(is_truncated),
+            next_continuation_token: next,
+            contents: Some(contents),
+            common_prefixes: Some(common_prefixes),
+            ..ListObjectsV2Output::default()
+        }))
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        req: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let description = Description {
+            etag: String::new(),
+            content_type: input.content_type,
+            content_encoding: input.content_encoding,
+            content_disposition: input.content_disposition,
+            content_language: input.content_language,
+            cache_control: input.cache_control,
+            metadata: input.metadata,
+        };
+        let key = input.key.clone();
+        let id = self
+            .with_store(move |store| store.create_upload(&key, description))
+            .await?;
+        Ok(S3Response::new(CreateMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(id),
+            ..CreateMultipartUploadOutput::default()
+        }))
+    }
+
+    async fn upload_part(
+        &self,
+        req: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let declared = Declared {
+            md5: input.content_md5,
+            checksum: Checksum {
+                checksum_crc32: input.checksum_crc32,
+                checksum_crc32c: input.checksum_crc32c,
+                checksum_crc64nvme: input.checksum_crc64nvme,
+                checksum_sha1: input.checksum_sha1,
+                checksum_sha256: input.checksum_sha256,
+                ..Checksum::default()
+            },
+            algorithm: input.checksum_algorithm,
+            trailers: req.trailing_headers,
+        };
+        let Received { staged, md5 } = receive(&self.store, input.body, declared).await?;
+        let (id, key, number) = (input.upload_id, input.key, input.part_number);
+        let etag = self
+            .with_store(move |store| store.put_part(&id, &key, number, staged, md5))
+            .await?;
+        Ok(S3Response::new(UploadPartOutput {
+            e_tag: Some(ETag::Strong(etag)),
+            ..UploadPartOutput::default()
+        }))
+    }
+
+    async fn upload_part_copy(
+        &self,
+        req: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let source = self.source_of(input.copy_source)?;
+        let (if_match, if_none_match) =
+            (input.copy_source_if_match, input.copy_source_if_none_match);
+        let range = match input
+            .copy_source_range
+            .as_deref()
+            .map(s3s::dto::Range::parse)
+        {
+            None => None,
+            Some(Ok(range)) => Some(range),
+            Some(Err(_)) => {
+                return Err(s3_error!(
+                    InvalidArgument,
+                    "copy-source-range is bytes=FIRST-LAST"
+                ));
+            }
+        };
+        let (id, key, number) = (input.upload_id, input.key, input.part_number);
+        let etag = self
+            .with_store(move |store| {
+                let source = store.get(&source)?;
+                check_source(&source, if_match.as_ref(), if_none_match.as_ref())?;
+                let range = match range {
+                    Some(range) => range.check(source.size)?,
+                    None => 0..source.size,
+                };
+                store.copy_part(&id, &key, number, &source, range)
+            })
+            .await?;
+        Ok(S3Response::new(UploadPartCopyOutput {
+            copy_part_result: Some(CopyPartResult {
+                e_tag: Some(ETag::Strong(etag)),
+                last_modified: Some(std::time::SystemTime::now().into()),
+                ..CopyPartResult::default()
+            }),
+            ..UploadPartCopyOutput::default()
+        }))
+    }
+
+    async fn list_parts(
+        &self,
+        req: S3Request<ListPartsInput>,
+    ) -> S3Result<S3Response<ListPartsOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let max_parts = input.max_parts.unwrap_or(MAX_PARTS).clamp(1, MAX_PARTS);
+        let max = usize::try_from(max_parts).map_err(S3Error::internal_error)?;
+        let after = input.part_number_marker.unwrap_or(0);
+        let (id, key) = (input.upload_id.clone(), input.key.clone());
+        let mut stored = self.with_store(move |store| store.parts(&id, &key)).await?;
+        stored.retain(|part| part.number > after);
+        let is_truncated = stored.len() > max;
+        stored.truncate(max);
+        let next = stored
+            .last()
+            .filter(|_| is_truncated)
+            .map(|part| part.number);
+        let mut parts = Vec::new();
+        for part in stored {
+            parts.push(Part {
+                part_number: Some(part.number),
+                size: Some(length(part.size)?),
+                e_tag: Some(ETag::Strong(part.etag)),
+                last_modified: Some(part.modified.into()),
+                ..Part::default()
+            });
+        }
+        Ok(S3Response::new(ListPartsOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(input.upload_id),
+            max_parts: Some(max_parts),
+            part_number_marker: input.part_number_marker,
+            next_part_number_marker: next,
+            is_truncated: Some(is_truncated),
+            parts: Some(parts),
+            ..ListPartsOutput::default()
+        }))
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        req: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let completed = input
+            .multipart_upload
+            .and_then(|upload| upload.parts)
+            .unwrap_or_default();
+        let mut named = Vec::with_capacity(completed.len());
+        for part in completed {
+            let (Some(number), Some(etag)) = (part.part_number, part.e_tag) else {
+                return Err(s3_error!(
+                    MalformedXML,
+                    "a part is named by its number and its ETag"
+                ));
+            };
+            named.push(NamedPart {
+                number,
+                etag: etag.into_value(),
+            });
+        }
+        let condition = WriteCondition {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+        };
+        let (id, key) = (input.upload_id, input.key.clone());
+        let etag = self
+            .with_store(move |store| store.complete_upload(&id, &key, &named, &condition))
+            .await?;
+        Ok(S3Response::new(CompleteMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            e_tag: Some(ETag::Strong(etag)),
+            ..CompleteMultipartUploadOutput::default()
+        }))
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        req: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.check_bucket(&req.input.bucket)?;
+        let (id, key) = (req.input.upload_id, req.input.key);
+        self.with_store(move |store| store.abort_upload(&id, &key))
+            .await?;
+        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+    }
+}
+
+/// The conditions of a read: 412 when the ETag is not the asked one, 304 when the client has it already.
+fn check_read(
+    opened: &Opened,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
+    let etag = &opened.description.etag;
+    if if_match.is_some_and(|wanted| !is_met(wanted, etag)) {
+        return Err(s3_error!(PreconditionFailed));
+    }
+    if if_none_match.is_some_and(|held| is_met(held, etag)) {
+        return Err(s3_error!(NotModified));
+    }
+    Ok(())
+}
+
+fn check_source(
+    source: &Opened,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
+    let etag = &source.description.etag;
+    let is_refused = if_match.is_some_and(|wanted| !is_met(wanted, etag))
+        || if_none_match.is_some_and(|unwanted| is_met(unwanted, etag));
+    if is_refused {
+        return Err(s3_error!(PreconditionFailed));
+    }
+    Ok(())
+}
+
+async fn body_of(file: std::fs::File, range: Range<u64>) -> S3Result<StreamingBlob> {
+    use tokio::io::{AsyncReadExt, AsyncSeekExt};
+    let mut file = tokio::fs::File::from_std(file);
+    // One read of the file fills one piece.
+    file.set_max_buf_size(READ_BYTES);
+    if range.start > 0 {
+        file.seek(std::io::SeekFrom::Start(range.start))
+            .await
+            .map_err(super::store::from_io)?;
+    }
+    let length = range.end - range.start;
+    let piece = usize::try_from(length).map_or(READ_BYTES, |length| length.clamp(1, READ_BYTES));
+    Ok(StreamingBlob::wrap(ReaderStream::with_capacity(
+        file.take(length),
+        piece,
+    )))
+}
+
+fn length(bytes: u64) -> S3Result<i64> {
+    i64::try_from(bytes).map_err(S3Error::internal_error)
+}

@@ -1,0 +1,809 @@
+//! The embedded S3 server through the client that Caudal uses against every S3.
+#![expect(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::{BehaviorVersion, Region};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::presigning::PresigningConfig;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use caudal_embedded::{Durability, MAX_KEY_BYTES, S3Server, S3Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const BUCKET: &str = "caudal";
+const ACCESS: &str = "CAUDALTEST";
+const SECRET: &str = "secret-of-the-test";
+const MIN_PART: usize = 5 * 1024 * 1024;
+
+struct Running {
+    server: S3Server,
+    shutdown: CancellationToken,
+    folder: tempfile::TempDir,
+    s3: Client,
+}
+
+impl Running {
+    async fn start() -> Running {
+        Running::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(folder: tempfile::TempDir) -> Running {
+        let listen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = CancellationToken::new();
+        let mut settings = S3Settings::new(folder.path(), ACCESS, SECRET, BUCKET);
+        settings.durability = Durability::ProcessCrash;
+        let server = S3Server::start(settings, listen, shutdown.clone())
+            .await
+            .unwrap();
+        let s3 = client(&server.endpoint(), ACCESS, SECRET);
+        Running {
+            server,
+            shutdown,
+            folder,
+            s3,
+        }
+    }
+
+    async fn put(&self, key: &str, bytes: impl Into<Vec<u8>>) -> String {
+        let put = self.s3.put_object().bucket(BUCKET).key(key);
+        let put = put
+            .body(ByteStream::from(bytes.into()))
+            .send()
+            .await
+            .unwrap();
+        put.e_tag.unwrap()
+    }
+
+    async fn get(&self, key: &str) -> Vec<u8> {
+        let got = self
+            .s3
+            .get_object()
+            .bucket(BUCKET)
+            .key(key)
+            .send()
+            .await
+            .unwrap();
+        got.body.collect().await.unwrap().to_vec()
+    }
+
+    async fn presigned_put(&self, key: &str, length: i64) -> String {
+        let config = PresigningConfig::expires_in(Duration::from_secs(60)).unwrap();
+        let put = self
+            .s3
+            .put_object()
+            .bucket(BUCKET)
+            .key(key)
+            .content_length(length);
+        put.presigned(config).await.unwrap().uri().to_owned()
+    }
+
+    /// Sends a request as it is written and returns the answer as it came.
+    async fn raw(&self, request: &[u8]) -> String {
+        let address = self
+            .server
+            .endpoint()
+            .strip_prefix("http://")
+            .unwrap()
+            .to_owned();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        // A server that refuses early may reset the connection on the rest of the body.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn put_raw(&self, url: &str, headers: &str, body: &[u8]) -> String {
+        let rest = url.strip_prefix("http://").unwrap();
+        let (host, path) = rest.split_once('/').unwrap();
+        let head =
+            format!("PUT /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n");
+        self.raw(&[head.as_bytes(), body].concat()).await
+    }
+}
+
+fn client(endpoint: &str, access: &str, secret: &str) -> Client {
+    let http = aws_smithy_http_client::Builder::new().build_http();
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(endpoint)
+        .credentials_provider(Credentials::from_keys(access, secret, None))
+        .retry_config(RetryConfig::disabled())
+        .force_path_style(true)
+        .http_client(http)
+        .build();
+    Client::from_conf(config)
+}
+
+fn status<T, E>(result: Result<T, SdkError<E>>) -> u16 {
+    match result {
+        Ok(_) => 200,
+        Err(error) => error.raw_response().unwrap().status().as_u16(),
+    }
+}
+
+fn code<T, E: ProvideErrorMetadata>(result: Result<T, SdkError<E>>) -> String {
+    match result {
+        Ok(_) => "OK".to_owned(),
+        Err(error) => error
+            .as_service_error()
+            .unwrap()
+            .code()
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+/// protocol 12.4: what was confirmed by its ETag is what is read.
+#[tokio::test]
+async fn a_get_with_if_match_reads_the_object_of_that_etag_or_nothing() {
+    let running = Running::start().await;
+    let first = running.put("key", "first").await;
+    let get = |etag: &str| {
+        running
+            .s3
+            .get_object()
+            .bucket(BUCKET)
+            .key("key")
+            .if_match(etag)
+            .send()
+    };
+    assert_eq!(get(&first).await.unwrap().e_tag.unwrap(), first);
+    let second = running.put("key", "second").await;
+    assert_ne!(first, second);
+    assert_eq!(status(get(&first).await), 412);
+    assert_eq!(status(get(&second).await), 200);
+    let head = running
+        .s3
+        .head_object()
+        .bucket(BUCKET)
+        .key("key")
+        .if_match(&first);
+    assert_eq!(status(head.send().await), 412);
+    let held = running
+        .s3
+        .get_object()
+        .bucket(BUCKET)
+        .key("key")
+        .if_none_match(&second);
+    assert_eq!(status(held.send().await), 304);
+}
+
+#[tokio::test]
+async fn a_copy_and_a_part_copy_take_the_source_of_that_etag_or_nothing() {
+    let running = Running::start().await;
+    let stale = running.put("source", "first").await;
+    let current = running.put("source", "second").await;
+    let copy = |etag: &str| {
+        let copy = running.s3.copy_object().bucket(BUCKET).key("copy");
+        copy.copy_source("caudal/source")
+            .copy_source_if_match(etag)
+            .send()
+    };
+    assert_eq!(status(copy(&stale).await), 412);
+    assert_eq!(status(copy(&current).await), 200);
+    // A repetition copies onto another name of the same file.
+    assert_eq!(status(copy(&current).await), 200);
+    assert_eq!(running.get("copy").await, b"second");
+    let staged = std::fs::read_dir(running.folder.path().join("staging")).unwrap();
+    assert_eq!(staged.count(), 0);
+    running.put("source", "third").await;
+    assert_eq!(running.get("copy").await, b"second");
+
+    let upload = running
+        .s3
+        .create_multipart_upload()
+        .bucket(BUCKET)
+        .key("parts");
+    let id = upload.send().await.unwrap().upload_id.unwrap();
+    let part = |etag: &str| {
+        let part = running
+            .s3
+            .upload_part_copy()
+            .bucket(BUCKET)
+            .key("parts")
+            .upload_id(&id);
+        let part = part
+            .part_number(1)
+            .copy_source("caudal/source")
+            .copy_source_range("bytes=1-3");
+        part.copy_source_if_match(etag).send()
+    };
+    assert_eq!(status(part(&current).await), 412);
+    let third = running
+        .s3
+        .head_object()
+        .bucket(BUCKET)
+        .key("source")
+        .send()
+        .await
+        .unwrap();
+    let copied = part(&third.e_tag.unwrap())
+        .await
+        .unwrap()
+        .copy_part_result
+        .unwrap();
+    let completed = CompletedPart::builder()
+        .part_number(1)
+        .e_tag(copied.e_tag.unwrap())
+        .build();
+    let completed = CompletedMultipartUpload::builder().parts(completed).build();
+    let complete = running
+        .s3
+        .complete_multipart_upload()
+        .bucket(BUCKET)
+        .key("parts");
+    complete
+        .upload_id(&id)
+        .multipart_upload(completed)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(running.get("parts").await, b"hir");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_puts_and_copies_to_one_key_never_give_a_mixed_object() {
+    const SIZE: usize = 700 * 1024;
+    let running = Running::start().await;
+    let mut etags = std::collections::HashMap::new();
+    for letter in b'a'..b'e' {
+        let source = format!("source-{letter}");
+        let etag = running
+            .put(&source, vec![letter; SIZE + usize::from(letter)])
+            .await;
+        etags.insert(etag, letter);
+    }
+    running
+        .put("key", vec![b'a'; SIZE + usize::from(b'a')])
+        .await;
+    let mut tasks = JoinSet::new();
+    for letter in b'a'..b'e' {
+        let s3 = running.s3.clone();
+        tasks.spawn(async move {
+            for round in 0..8 {
+                if round % 2 == 0 {
+                    let body = ByteStream::from(vec![letter; SIZE + usize::from(letter)]);
+                    s3.put_object()
+                        .bucket(BUCKET)
+                        .key("key")
+                        .body(body)
+                        .send()
+                        .await
+                        .unwrap();
+                } else {
+                    let copy = s3.copy_object().bucket(BUCKET).key("key");
+                    copy.copy_source(format!("caudal/source-{letter}"))
+                        .send()
+                        .await
+                        .unwrap();
+                }
+            }
+        });
+        let (s3, etags) = (running.s3.clone(), etags.clone());
+        tasks.spawn(async move {
+            for _ in 0..16 {
+                let got = s3
+                    .get_object()
+                    .bucket(BUCKET)
+                    .key("key")
+                    .send()
+                    .await
+                    .unwrap();
+                let letter = etags[&got.e_tag.unwrap()];
+                let bytes = got.body.collect().await.unwrap().to_vec();
+                assert_eq!(bytes.len(), SIZE + usize::from(letter));
+                assert!(bytes.iter().all(|byte| *byte == letter));
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_gets_the_object_it_opened_to_its_end_though_it_is_replaced_and_deleted() {
+    let running = Running::start().await;
+    let old = vec![b'o'; 32 * 1024 * 1024];
+    running.put("key", old.clone()).await;
+    let mut got = running
+        .s3
+        .get_object()
+        .bucket(BUCKET)
+        .key("key")
+        .send()
+        .await
+        .unwrap();
+    let mut read = got.body.next().await.unwrap().unwrap().to_vec();
+    running.put("key", "new").await;
+    running
+        .s3
+        .delete_object()
+        .bucket(BUCKET)
+        .key("key")
+        .send()
+        .await
+        .unwrap();
+    while let Some(bytes) = got.body.next().await {
+        read.extend_from_slice(&bytes.unwrap());
+    }
+    assert!(read == old);
+    assert_eq!(
+        status(
+            running
+                .s3
+                .get_object()
+                .bucket(BUCKET)
+                .key("key")
+                .send()
+                .await
+        ),
+        404
+    );
+}
+
+#[tokio::test]
+async fn only_the_configured_credentials_are_accepted() {
+    let running = Running::start().await;
+    running.put("key", "bytes").await;
+    for (access, secret) in [("OTHER", SECRET), (ACCESS, "another-secret")] {
+        let stranger = client(&running.server.endpoint(), access, secret);
+        assert_eq!(
+            status(stranger.get_object().bucket(BUCKET).key("key").send().await),
+            403
+        );
+        let put = stranger.put_object().bucket(BUCKET).key("key");
+        assert_eq!(
+            status(put.body(ByteStream::from_static(b"theirs")).send().await),
+            403
+        );
+    }
+    let answer = running
+        .raw(b"GET /caudal/key HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let form = "--b\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nkey\r\n\
+         --b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\ntheirs\r\n--b--\r\n";
+    let head = format!(
+        "POST /caudal HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\
+         Content-Type: multipart/form-data; boundary=b\r\n\r\n",
+        form.len()
+    );
+    let answer = running.raw(format!("{head}{form}").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    assert_eq!(running.get("key").await, b"bytes");
+    let other = running
+        .s3
+        .get_object()
+        .bucket("another")
+        .key("key")
+        .send()
+        .await;
+    assert_eq!(code(other), "NoSuchBucket");
+}
+
+/// protocol 12.2, 12.4: a URL that is still valid cannot bring anything but what it was signed for.
+#[tokio::test]
+async fn a_presigned_put_of_another_length_is_refused() {
+    let running = Running::start().await;
+    let url = running.presigned_put("key", 5).await;
+    let shorter = running
+        .put_raw(&url, "Content-Length: 4\r\n", b"four")
+        .await;
+    assert!(shorter.starts_with("HTTP/1.1 403"), "{shorter}");
+    let longer = running
+        .put_raw(&url, "Content-Length: 6\r\n", b"sixsix")
+        .await;
+    assert!(longer.starts_with("HTTP/1.1 403"), "{longer}");
+    let unsaid = running
+        .put_raw(
+            &url,
+            "Transfer-Encoding: chunked\r\n",
+            b"5\r\nfiver\r\n0\r\n\r\n",
+        )
+        .await;
+    assert!(unsaid.starts_with("HTTP/1.1 403"), "{unsaid}");
+    let elsewhere = running
+        .put_raw(
+            &url.replace("/key", "/kez"),
+            "Content-Length: 5\r\n",
+            b"fiver",
+        )
+        .await;
+    assert!(elsewhere.starts_with("HTTP/1.1 403"), "{elsewhere}");
+    assert_eq!(
+        status(
+            running
+                .s3
+                .head_object()
+                .bucket(BUCKET)
+                .key("key")
+                .send()
+                .await
+        ),
+        404
+    );
+    let right = running
+        .put_raw(&url, "Content-Length: 5\r\n", b"fiver")
+        .await;
+    assert!(right.starts_with("HTTP/1.1 200"), "{right}");
+    assert_eq!(running.get("key").await, b"fiver");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_or_has_another_checksum_leaves_what_was_there() {
+    let running = Running::start().await;
+    let etag = running.put("key", "what was there").await;
+    let url = running.presigned_put("key", 1_000_000).await;
+    let rest = url.strip_prefix("http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let head = format!("PUT /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; 600_000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+
+    for put in [
+        running
+            .s3
+            .put_object()
+            .content_md5("AAAAAAAAAAAAAAAAAAAAAA=="),
+        running
+            .s3
+            .put_object()
+            .checksum_sha256("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    ] {
+        let put = put
+            .bucket(BUCKET)
+            .key("key")
+            .body(ByteStream::from_static(b"harmed"));
+        assert_eq!(code(put.send().await), "BadDigest");
+    }
+    for algorithm in [
+        ChecksumAlgorithm::Crc32,
+        ChecksumAlgorithm::Crc32C,
+        ChecksumAlgorithm::Sha256,
+    ] {
+        let put = running
+            .s3
+            .put_object()
+            .bucket(BUCKET)
+            .key("other")
+            .checksum_algorithm(algorithm);
+        put.body(ByteStream::from_static(b"unharmed"))
+            .send()
+            .await
+            .unwrap();
+    }
+    let head = running
+        .s3
+        .head_object()
+        .bucket(BUCKET)
+        .key("key")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(head.e_tag.unwrap(), etag);
+    assert_eq!(running.get("key").await, b"what was there");
+}
+
+#[tokio::test]
+async fn a_conditional_put_replaces_only_what_it_names() {
+    let running = Running::start().await;
+    let put = || {
+        let put = running.s3.put_object().bucket(BUCKET).key("key");
+        put.body(ByteStream::from_static(b"bytes"))
+    };
+    assert_eq!(status(put().if_none_match("*").send().await), 200);
+    assert_eq!(status(put().if_none_match("*").send().await), 412);
+    assert_eq!(status(put().if_match("\"0123\"").send().await), 412);
+    let etag = running.put("key", "bytes").await;
+    assert_eq!(status(put().if_match(etag).send().await), 200);
+}
+
+#[tokio::test]
+async fn keys_of_160_bytes_and_of_the_longest_length_work_and_unusable_ones_are_refused() {
+    let running = Running::start().await;
+    let of_160 = format!("{}/{}", "t".repeat(36), "k".repeat(123));
+    let part = "p".repeat(255);
+    let longest = [part.as_str(); 4].join("/");
+    assert_eq!(of_160.len(), 160);
+    assert!(longest.len() > MAX_KEY_BYTES - 2);
+    for key in [&of_160, &longest, &"näme with spaces+&%=#?.txt".to_owned()] {
+        let etag = running.put(key, "bytes").await;
+        let get = running
+            .s3
+            .get_object()
+            .bucket(BUCKET)
+            .key(key)
+            .if_match(etag)
+            .send()
+            .await;
+        assert_eq!(
+            get.unwrap().body.collect().await.unwrap().to_vec(),
+            b"bytes"
+        );
+    }
+    let too_long = "k".repeat(MAX_KEY_BYTES + 1);
+    for key in [
+        "a/../b",
+        "a//b",
+        "./a",
+        &too_long,
+        &format!("{}x", "p".repeat(255)),
+    ] {
+        let put = running
+            .s3
+            .put_object()
+            .bucket(BUCKET)
+            .key(key)
+            .body(ByteStream::from_static(b"x"));
+        let answered = status(put.send().await);
+        assert!((400..500).contains(&answered), "{key}: {answered}");
+    }
+    running.put("folder/object", "x").await;
+    let put = running
+        .s3
+        .put_object()
+        .bucket(BUCKET)
+        .key("folder")
+        .body(ByteStream::from_static(b"x"));
+    assert_eq!(code(put.send().await), "InvalidArgument");
+}
+
+#[tokio::test]
+async fn a_browser_of_any_origin_may_put_and_read_the_etag() {
+    let running = Running::start().await;
+    let preflight = "OPTIONS /caudal/key HTTP/1.1\r\nHost: x\r\nOrigin: https://page.example\r\nConnection: close\r\n\
+         Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: content-type\r\n\r\n";
+    let answer = running.raw(preflight.as_bytes()).await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 200"), "{answer}");
+    assert!(
+        answer.contains("access-control-allow-origin: *"),
+        "{answer}"
+    );
+    assert!(answer.contains("put"), "{answer}");
+    let url = running.presigned_put("key", 5).await;
+    let headers = "Content-Length: 5\r\nOrigin: https://page.example\r\n";
+    let answer = running
+        .put_raw(&url, headers, b"fiver")
+        .await
+        .to_lowercase();
+    assert!(
+        answer.contains("access-control-expose-headers: etag"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\netag: \""), "{answer}");
+}
+
+#[tokio::test]
+async fn a_multipart_upload_is_joined_from_the_parts_named_and_may_be_completed_again() {
+    let running = Running::start().await;
+    let create = running
+        .s3
+        .create_multipart_upload()
+        .bucket(BUCKET)
+        .key("big")
+        .content_type("text/plain");
+    let id = create.send().await.unwrap().upload_id.unwrap();
+    let upload = |number: i32, bytes: Vec<u8>| {
+        let part = running
+            .s3
+            .upload_part()
+            .bucket(BUCKET)
+            .key("big")
+            .upload_id(&id)
+            .part_number(number);
+        part.body(ByteStream::from(bytes)).send()
+    };
+    upload(1, vec![b'x'; MIN_PART]).await.unwrap();
+    let first = upload(1, vec![b'a'; MIN_PART])
+        .await
+        .unwrap()
+        .e_tag
+        .unwrap();
+    let second = upload(2, vec![b'b'; 3]).await.unwrap().e_tag.unwrap();
+    let list = running
+        .s3
+        .list_parts()
+        .bucket(BUCKET)
+        .key("big")
+        .upload_id(&id)
+        .max_parts(1);
+    let listed = list.send().await.unwrap();
+    assert_eq!(listed.is_truncated, Some(true));
+    assert_eq!(listed.parts()[0].e_tag.as_ref(), Some(&first));
+    assert_eq!(listed.parts()[0].size, Some(5 * 1024 * 1024));
+
+    let complete = |parts: &[(i32, &str)]| {
+        let mut completed = CompletedMultipartUpload::builder();
+        for (number, etag) in parts {
+            completed = completed.parts(
+                CompletedPart::builder()
+                    .part_number(*number)
+                    .e_tag(*etag)
+                    .build(),
+            );
+        }
+        let complete = running
+            .s3
+            .complete_multipart_upload()
+            .bucket(BUCKET)
+            .key("big")
+            .upload_id(&id);
+        complete.multipart_upload(completed.build()).send()
+    };
+    assert_eq!(
+        code(complete(&[(1, &second), (2, &second)]).await),
+        "InvalidPart"
+    );
+    assert_eq!(
+        code(complete(&[(2, &second), (1, &first)]).await),
+        "InvalidPartOrder"
+    );
+    let done = complete(&[(1, &first), (2, &second)])
+        .await
+        .unwrap()
+        .e_tag
+        .unwrap();
+    assert!(done.ends_with("-2\""), "{done}");
+    assert_eq!(
+        complete(&[(1, &first), (2, &second)])
+            .await
+            .unwrap()
+            .e_tag
+            .unwrap(),
+        done
+    );
+    let got = running
+        .s3
+        .get_object()
+        .bucket(BUCKET)
+        .key("big")
+        .if_match(&done)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(got.content_type.as_deref(), Some("text/plain"));
+    let bytes = got.body.collect().await.unwrap().to_vec();
+    assert!(bytes[..MIN_PART].iter().all(|byte| *byte == b'a') && bytes[MIN_PART..] == *b"bbb");
+    assert_eq!(code(upload(3, vec![b'c'; 3]).await), "NoSuchUpload");
+
+    let create = running
+        .s3
+        .create_multipart_upload()
+        .bucket(BUCKET)
+        .key("other");
+    let id = create.send().await.unwrap().upload_id.unwrap();
+    let abort = || {
+        running
+            .s3
+            .abort_multipart_upload()
+            .bucket(BUCKET)
+            .key("other")
+            .upload_id(&id)
+            .send()
+    };
+    assert_eq!(code(abort().await), "OK");
+    assert_eq!(code(abort().await), "NoSuchUpload");
+}
+
+#[tokio::test]
+async fn ranges_overrides_listings_and_deletes_are_as_s3_has_them() {
+    let running = Running::start().await;
+    for key in ["t/1/a", "t/1/b", "t/2"] {
+        running.put(key, key.as_bytes()).await;
+    }
+    let get = running
+        .s3
+        .get_object()
+        .bucket(BUCKET)
+        .key("t/1/a")
+        .range("bytes=2-3");
+    let got = get
+        .response_content_disposition("attachment")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(got.content_range.as_deref(), Some("bytes 2-3/5"));
+    assert_eq!(got.content_disposition.as_deref(), Some("attachment"));
+    assert_eq!(got.body.collect().await.unwrap().to_vec(), b"1/");
+    running.put("empty", "").await;
+    assert_eq!(running.get("empty").await, b"");
+
+    let listed = running
+        .s3
+        .list_objects_v2()
+        .bucket(BUCKET)
+        .prefix("t/1")
+        .max_keys(1)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(listed.contents()[0].key.as_deref(), Some("t/1/a"));
+    let token = listed.next_continuation_token.unwrap();
+    let list = running
+        .s3
+        .list_objects_v2()
+        .bucket(BUCKET)
+        .prefix("t/1")
+        .continuation_token(token);
+    let listed = list.send().await.unwrap();
+    assert_eq!(listed.contents()[0].key.as_deref(), Some("t/1/b"));
+    assert_eq!(listed.is_truncated, Some(false));
+
+    for _ in 0..2 {
+        running
+            .s3
+            .delete_object()
+            .bucket(BUCKET)
+            .key("t/1/a")
+            .send()
+            .await
+            .unwrap();
+    }
+    running
+        .s3
+        .delete_object()
+        .bucket(BUCKET)
+        .key("t/1/b")
+        .send()
+        .await
+        .unwrap();
+    assert!(!running.folder.path().join("objects/t/1").exists());
+    assert_eq!(running.get("t/2").await, b"t/2");
+}
+
+#[tokio::test]
+async fn objects_survive_a_restart_and_unfinished_writes_are_cleared_away() {
+    let running = Running::start().await;
+    let etag = running.put("key", "bytes").await;
+    running.shutdown.cancel();
+    let Running { server, folder, .. } = running;
+    server.stopped().await;
+    std::fs::write(folder.path().join("staging/left"), "over").unwrap();
+    let running = Running::start_in(folder).await;
+    assert!(!running.folder.path().join("staging/left").exists());
+    let head = running
+        .s3
+        .head_object()
+        .bucket(BUCKET)
+        .key("key")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(head.e_tag.unwrap(), etag);
+}
+
+#[tokio::test]
+async fn the_token_ends_the_server_though_clients_keep_connections_open() {
+    let running = Running::start().await;
+    running.put("key", "bytes").await;
+    running.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), running.server.stopped())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_bucket_name_s3_does_not_allow_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = S3Settings::new(folder.path(), ACCESS, SECRET, "no");
+    let error = S3Server::start(settings, listen, CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("3 to 63"), "{error}");
+}
