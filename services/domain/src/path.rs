@@ -433,7 +433,7 @@ mod tests {
             "Año 2026/Größe & Maß/день.txt",
             "...hidden/..name/.git",
             "日本語/😀.png",
-            "a:b/c:d",
+            "ab:c/c:d",
             " leading and trailing ",
         ] {
             assert_eq!(RelativePath::parse(text).unwrap().as_str(), text);
