@@ -1,0 +1,27 @@
+//! What makes a process a member of the mesh: its server (health, reflection, metrics, limits, drain), its channels to
+//! others, telemetry with W3C trace context, the signed scope of a caller, hints over Redis, and the limiter's client.
+#![allow(
+    clippy::result_large_err,
+    reason = "a refusal is made when a call is refused, and moved a few times"
+)]
+
+pub mod channels;
+pub mod health;
+pub mod hints;
+pub mod limits;
+pub mod metrics;
+pub mod permits;
+mod reflection;
+pub mod scope;
+pub mod server;
+pub mod slots;
+pub mod telemetry;
+pub mod trace;
+
+pub use channels::{Channels, with_deadline};
+pub use health::Health;
+pub use limits::{MAX_DECODE_BYTES, MAX_ENCODE_BYTES, ServerLimits};
+pub use metrics::Registry;
+pub use scope::{MeshChannel, MeshSecret, Role, Scope, ScopeGuard, ServiceIdentity};
+pub use server::{ServeError, Server, ServerParts, Settings};
+pub use trace::TraceContext;

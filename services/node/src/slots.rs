@@ -1,0 +1,212 @@
+//! Worker slots of a stage (tier 2): held from the limiter by a heartbeat, with a local share while it is away.
+
+use std::time::Duration;
+
+use caudal_domain::Stage;
+use caudal_proto::convert::duration_from_proto;
+use caudal_proto::mesh::v1::HoldSlotsRequest;
+use caudal_proto::mesh::v1::limiter_service_client::LimiterServiceClient;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::channels::with_deadline;
+use crate::scope::MeshChannel;
+
+/// How soon an unreachable limiter is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long one heartbeat may take.
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Bounds of the time between heartbeats, whatever the limiter says.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(50);
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// How long giving the slots back may take at the end.
+const RELEASE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// What a process of a stage holds slots with.
+#[derive(Debug, Clone)]
+pub struct SlotSettings {
+    /// Which stage.
+    pub stage: Stage,
+    /// UUID of the process in text.
+    pub process: String,
+    /// How many slots it could use.
+    pub want: u32,
+    /// How many it may use while the limiter is unreachable: its share, so that all processes together stay within
+    /// the stage's limit.
+    pub local_share: u32,
+}
+
+/// Holds slots until it is stopped or dropped. What may be used now is in [`SlotHolder::granted`].
+#[derive(Debug)]
+pub struct SlotHolder {
+    want: watch::Sender<u32>,
+    granted: watch::Receiver<u32>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Drop for SlotHolder {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl SlotHolder {
+    /// Begins the heartbeat. No slot is granted before the first answer, or the first failure to get one.
+    #[must_use]
+    pub fn start(
+        limiter: LimiterServiceClient<MeshChannel>,
+        settings: SlotSettings,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let (want, wanted) = watch::channel(settings.want);
+        let (grant, granted) = watch::channel(0);
+        let stop = shutdown.child_token();
+        let span = tracing::debug_span!("slots", stage = settings.stage.name());
+        let heartbeat = Heartbeat {
+            limiter,
+            settings,
+            wanted,
+            grant,
+            valid_until: None,
+        };
+        let task = tokio::spawn(heartbeat.run(stop.clone()).instrument(span));
+        Self {
+            want,
+            granted,
+            stop,
+            task,
+        }
+    }
+
+    /// How many slots may be used now; it changes with time.
+    #[must_use]
+    pub fn granted(&self) -> watch::Receiver<u32> {
+        self.granted.clone()
+    }
+
+    /// Asks for another number of slots from now on.
+    pub fn set_want(&self, want: u32) {
+        self.want.send_replace(want);
+    }
+
+    /// Gives the slots back. Call it when nothing runs in them any more.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Err(error) = (&mut self.task).await {
+            tracing::error!(%error, "the heartbeat for slots ended badly");
+        }
+    }
+}
+
+struct Heartbeat {
+    limiter: LimiterServiceClient<MeshChannel>,
+    settings: SlotSettings,
+    wanted: watch::Receiver<u32>,
+    grant: watch::Sender<u32>,
+    /// Until when the last grant of the limiter is good; none in the local share.
+    valid_until: Option<Instant>,
+}
+
+impl Heartbeat {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let pause = self.beat().await;
+            let changed = async {
+                // The sender lives as long as this task's owner.
+                if self.wanted.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+                () = changed => {}
+            }
+        }
+        self.release().await;
+    }
+
+    /// One heartbeat; answers when the next is due.
+    async fn beat(&mut self) -> Duration {
+        let want = *self.wanted.borrow_and_update();
+        let asked_at = Instant::now();
+        match self.ask(want).await {
+            Ok((slots, valid_for)) => {
+                if self.valid_until.is_none() {
+                    tracing::debug!(slots, "the limiter grants slots");
+                }
+                self.valid_until = Some(asked_at + valid_for);
+                self.set(slots.min(want));
+                (valid_for / 3).clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT)
+            }
+            Err(error) => {
+                self.fall_back(want, &error);
+                RETRY_INTERVAL.min(self.time_left().max(SHORTEST_HEARTBEAT))
+            }
+        }
+    }
+
+    async fn ask(&mut self, want: u32) -> Result<(u32, Duration), String> {
+        let request = HoldSlotsRequest {
+            stage: self.settings.stage.name().to_owned(),
+            process: self.settings.process.clone(),
+            want,
+            have: *self.grant.borrow(),
+        };
+        // Two limits: the deadline that the server learns, and our own for a server that hangs.
+        let call = self
+            .limiter
+            .hold_slots(with_deadline(request, CALL_DEADLINE));
+        let answer = tokio::time::timeout(CALL_DEADLINE, call)
+            .await
+            .map_err(|_| "no answer".to_owned())?
+            .map_err(|status| status.to_string())?
+            .into_inner();
+        let valid_for = answer.valid_for.as_ref().ok_or("no validity")?;
+        let valid_for = duration_from_proto(valid_for).map_err(|error| error.to_string())?;
+        Ok((answer.slots, valid_for))
+    }
+
+    /// A grant is good until its time is over; then the local share holds, slower and never stopped.
+    fn fall_back(&mut self, want: u32, error: &str) {
+        if !self.time_left().is_zero() {
+            return;
+        }
+        let share = self.settings.local_share.min(want);
+        if self.valid_until.take().is_some() || *self.grant.borrow() != share {
+            tracing::warn!(
+                error,
+                share,
+                "the limiter is unreachable, working with the local share"
+            );
+        }
+        self.set(share);
+    }
+
+    fn time_left(&self) -> Duration {
+        self.valid_until.map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(Instant::now())
+        })
+    }
+
+    fn set(&self, slots: u32) {
+        self.grant.send_if_modified(|granted| {
+            let changed = *granted != slots;
+            *granted = slots;
+            changed
+        });
+    }
+
+    async fn release(&mut self) {
+        self.set(0);
+        // Without it the limiter forgets us a little later.
+        let _ = tokio::time::timeout(RELEASE_DEADLINE, self.ask(0)).await;
+    }
+}
