@@ -1,0 +1,184 @@
+//! Multipart uploads: large files from browsers by presigned parts, and whatever arrives in pieces.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+
+use crate::error::ObjectError;
+use crate::store::{ObjectStore, etag_of, quoted, size_of};
+
+/// A part as an upload is completed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartTag {
+    /// 1 is the first.
+    pub number: u32,
+    /// As the store answered when the part was sent.
+    pub etag: String,
+}
+
+/// A part the store holds of an unfinished upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPart {
+    /// 1 is the first.
+    pub number: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its ETag, without quotes.
+    pub etag: String,
+}
+
+impl ObjectStore {
+    /// Begins an upload. Returns its id, which the caller must keep: the store does not list uploads everywhere.
+    ///
+    /// # Errors
+    /// As the store answers; see [`ObjectError`].
+    pub async fn create_multipart(
+        &self,
+        key: &str,
+        media_type: Option<&str>,
+    ) -> Result<String, ObjectError> {
+        let create = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.settings.bucket)
+            .key(key);
+        let create = create.set_content_type(media_type.map(str::to_owned));
+        let answer = create
+            .send()
+            .await
+            .map_err(|error| ObjectError::from_sdk(key, &error))?;
+        answer
+            .upload_id
+            .ok_or_else(|| ObjectError::unavailable(key, "the store named no upload id"))
+    }
+
+    /// Sends one part; an earlier one of that number is replaced. Returns its ETag.
+    ///
+    /// # Errors
+    /// [`ObjectError::NotFound`] when the upload is over.
+    pub async fn upload_part(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        bytes: Bytes,
+    ) -> Result<String, ObjectError> {
+        let part = self
+            .client
+            .upload_part()
+            .bucket(&self.settings.bucket)
+            .key(key)
+            .upload_id(upload);
+        let part = part
+            .part_number(part_number(key, number)?)
+            .body(ByteStream::from(bytes));
+        let answer = part
+            .send()
+            .await
+            .map_err(|error| ObjectError::from_sdk(key, &error))?;
+        etag_of(key, answer.e_tag)
+    }
+
+    /// Every part the store holds of the upload, by number: what a resumed upload need not send again.
+    ///
+    /// # Errors
+    /// [`ObjectError::NotFound`] when the upload is over.
+    pub async fn list_parts(
+        &self,
+        key: &str,
+        upload: &str,
+    ) -> Result<Vec<UploadedPart>, ObjectError> {
+        let mut parts = Vec::new();
+        let mut marker = None;
+        loop {
+            let list = self
+                .client
+                .list_parts()
+                .bucket(&self.settings.bucket)
+                .key(key)
+                .upload_id(upload);
+            let list = list.set_part_number_marker(marker);
+            let answer = list
+                .send()
+                .await
+                .map_err(|error| ObjectError::from_sdk(key, &error))?;
+            for part in answer.parts.unwrap_or_default() {
+                let number = part
+                    .part_number
+                    .and_then(|number| u32::try_from(number).ok());
+                parts.push(UploadedPart {
+                    number: number
+                        .ok_or_else(|| ObjectError::unavailable(key, "a part without a number"))?,
+                    size: size_of(key, part.size)?,
+                    etag: etag_of(key, part.e_tag)?,
+                });
+            }
+            marker = answer.next_part_number_marker;
+            if answer.is_truncated != Some(true) || marker.is_none() {
+                return Ok(parts);
+            }
+        }
+    }
+
+    /// Makes the parts one object. Returns its ETag.
+    ///
+    /// # Errors
+    /// [`ObjectError::Refused`] when a part is missing, too small or not the one named; [`ObjectError::NotFound`] when the
+    /// upload is over.
+    pub async fn complete_multipart(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[PartTag],
+    ) -> Result<String, ObjectError> {
+        let mut completed = CompletedMultipartUpload::builder();
+        for part in parts {
+            let number = part_number(key, part.number)?;
+            completed = completed.parts(
+                CompletedPart::builder()
+                    .part_number(number)
+                    .e_tag(quoted(&part.etag))
+                    .build(),
+            );
+        }
+        let complete = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.settings.bucket)
+            .key(key);
+        let complete = complete
+            .upload_id(upload)
+            .multipart_upload(completed.build());
+        let complete = complete.customize().config_override(crate::copy::patient());
+        let answer = complete
+            .send()
+            .await
+            .map_err(|error| ObjectError::from_sdk(key, &error))?;
+        etag_of(key, answer.e_tag)
+    }
+
+    /// Forgets an upload and its parts; one that is over already is no error.
+    ///
+    /// # Errors
+    /// As the store answers; see [`ObjectError`].
+    pub async fn abort_multipart(&self, key: &str, upload: &str) -> Result<(), ObjectError> {
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.settings.bucket)
+            .key(key);
+        match abort
+            .upload_id(upload)
+            .send()
+            .await
+            .map_err(|error| ObjectError::from_sdk(key, &error))
+        {
+            Ok(_) | Err(ObjectError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn part_number(key: &str, number: u32) -> Result<i32, ObjectError> {
+    i32::try_from(number).map_err(|error| ObjectError::invalid(key, error.to_string()))
+}

@@ -1,0 +1,65 @@
+//! Where the store is and who may use it.
+
+use std::fmt;
+
+/// The largest object S3 copies in one request; larger ones are copied in parts.
+const MAX_SINGLE_COPY_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+/// The size of a copied part: few enough requests, short enough to be repeated.
+const COPY_PART_BYTES: u64 = 512 * 1024 * 1024;
+
+/// How to reach an S3 store. `Debug` hides the keys.
+#[derive(Clone)]
+pub struct Settings {
+    /// `http(s)://HOST[:PORT]`, as our own services reach it.
+    pub endpoint: String,
+    /// The same store as browsers and other clients reach it, where that differs: presigned URLs name this one.
+    pub public_endpoint: Option<String>,
+    /// The region that signatures name (`us-east-1`; R2 wants `auto`).
+    pub region: String,
+    /// The bucket of everything.
+    pub bucket: String,
+    /// The access key.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+    /// Whether the bucket is in the path (`HOST/BUCKET/KEY`, everywhere but on AWS) or in the host name.
+    pub force_path_style: bool,
+    /// Objects larger than this many bytes are copied in parts (5 GiB, S3's bound). For tests.
+    pub copy_in_parts_above: u64,
+    /// The size of a copied part in bytes (512 MiB), 5 MiB at least.
+    pub copy_part_bytes: u64,
+}
+
+impl Settings {
+    /// A path-style store in region `us-east-1`, with the default sizes.
+    pub fn new(
+        endpoint: impl Into<String>,
+        bucket: impl Into<String>,
+        access_key: impl Into<String>,
+        secret_key: impl Into<String>,
+    ) -> Settings {
+        Settings {
+            endpoint: endpoint.into(),
+            public_endpoint: None,
+            region: "us-east-1".to_owned(),
+            bucket: bucket.into(),
+            access_key: access_key.into(),
+            secret_key: secret_key.into(),
+            force_path_style: true,
+            copy_in_parts_above: MAX_SINGLE_COPY_BYTES,
+            copy_part_bytes: COPY_PART_BYTES,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Settings")
+            .field("endpoint", &self.endpoint)
+            .field("public_endpoint", &self.public_endpoint)
+            .field("region", &self.region)
+            .field("bucket", &self.bucket)
+            .finish_non_exhaustive()
+    }
+}
