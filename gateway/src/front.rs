@@ -1,0 +1,213 @@
+//! The public services as clients meet them. What the ledger implements is forwarded with the caller's signed scope,
+//! language and deadline; presigning and watching are done here.
+
+use std::time::{Duration, SystemTime};
+
+use caudal_domain::limits::MAX_ENTRIES_PER_PAGE;
+use caudal_domain::{Refusal, TenantId, parse_batch_name, parse_file_name};
+use caudal_objects::ObjectStore;
+use caudal_proto::mesh::v1 as mesh;
+use caudal_proto::status::to_status;
+use caudal_proto::v1;
+use caudal_proto::v1::batch_service_server::BatchService;
+use caudal_proto::v1::file_service_server::FileService;
+use caudal_proto::v1::upload_service_server::UploadService;
+use tonic::{Request, Response, Status};
+
+use crate::auth::{Caller, needs_a_tenant};
+use crate::ledger::{Ledger, passed_on};
+use crate::rates::Rates;
+use crate::uploads::Uploads;
+use crate::watch::{WatchStream, Watches};
+
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Implements BatchService, FileService and UploadService.
+#[derive(Clone)]
+pub(crate) struct Front {
+    pub(crate) ledger: Ledger,
+    pub(crate) objects: ObjectStore,
+    pub(crate) uploads: Uploads,
+    pub(crate) watches: Watches,
+    pub(crate) rates: Rates,
+    pub(crate) download_validity: Duration,
+}
+
+/// Sends a unary call on to the ledger and its answer, or its refusal, back.
+macro_rules! forward {
+    ($front:expr, $service:ident . $call:ident, $request:expr) => {{
+        let (metadata, extensions, message) = $request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let onward = $front.ledger.onward(&caller.scope, &metadata, message);
+        match $front.ledger.$service().$call(onward).await {
+            Ok(answer) => Ok(Response::new(answer.into_inner())),
+            Err(status) => Err(passed_on(&status)),
+        }
+    }};
+}
+
+fn tenant_of(caller: &Caller) -> Result<TenantId, Status> {
+    needs_a_tenant(&caller.scope)?;
+    caller
+        .scope
+        .tenant
+        .ok_or_else(|| to_status(&Refusal::internal()))
+}
+
+#[tonic::async_trait]
+impl BatchService for Front {
+    type WatchBatchStream = WatchStream;
+
+    async fn create_batch(
+        &self,
+        request: Request<v1::CreateBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        forward!(self, batches.create_batch, request)
+    }
+
+    async fn get_batch(
+        &self,
+        request: Request<v1::GetBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        forward!(self, batches.get_batch, request)
+    }
+
+    async fn list_batches(
+        &self,
+        request: Request<v1::ListBatchesRequest>,
+    ) -> Result<Response<v1::ListBatchesResponse>, Status> {
+        forward!(self, batches.list_batches, request)
+    }
+
+    async fn add_entries(
+        &self,
+        request: Request<v1::AddEntriesRequest>,
+    ) -> Result<Response<v1::AddEntriesResponse>, Status> {
+        let entries = request.get_ref().entries.len();
+        if !(1..=MAX_ENTRIES_PER_PAGE).contains(&entries) {
+            let words = format!("1 to {MAX_ENTRIES_PER_PAGE} are taken at once, {entries} came");
+            return Err(to_status(&Refusal::invalid("entries", words)));
+        }
+        let tenant = tenant_of(&Caller::of(request.extensions())?)?;
+        self.rates
+            .entries(tenant, u32::try_from(entries).unwrap_or(u32::MAX))
+            .await?;
+        forward!(self, batches.add_entries, request)
+    }
+
+    async fn complete_batch(
+        &self,
+        request: Request<v1::CompleteBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        forward!(self, batches.complete_batch, request)
+    }
+
+    async fn watch_batch(
+        &self,
+        request: Request<v1::WatchBatchRequest>,
+    ) -> Result<Response<Self::WatchBatchStream>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let tenant = tenant_of(&caller)?;
+        let batch =
+            parse_batch_name(&message.name).map_err(|error| to_status(&error.refusal("name")))?;
+        if message.after_revision < 0 {
+            return Err(to_status(&Refusal::invalid(
+                "after_revision",
+                "must be 0 or a revision that you were told",
+            )));
+        }
+        Ok(Response::new(
+            self.watches
+                .open(caller, tenant, batch, message.after_revision)
+                .await?,
+        ))
+    }
+}
+
+#[tonic::async_trait]
+impl FileService for Front {
+    async fn get_file(
+        &self,
+        request: Request<v1::GetFileRequest>,
+    ) -> Result<Response<v1::File>, Status> {
+        forward!(self, files.get_file, request)
+    }
+
+    async fn list_files(
+        &self,
+        request: Request<v1::ListFilesRequest>,
+    ) -> Result<Response<v1::ListFilesResponse>, Status> {
+        forward!(self, files.list_files, request)
+    }
+
+    async fn get_artifact(
+        &self,
+        request: Request<v1::GetArtifactRequest>,
+    ) -> Result<Response<v1::GetArtifactResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let (batch, ordinal) =
+            parse_file_name(&message.name).map_err(|error| to_status(&error.refusal("name")))?;
+        if message.artifact.is_empty() {
+            let words = "name the artifact, as `artifacts` of the file lists it";
+            return Err(to_status(&Refusal::invalid("artifact", words)));
+        }
+        let facts = mesh::GetArtifactFactsRequest {
+            batch: batch.as_bytes().to_vec().into(),
+            ordinal,
+            artifact: message.artifact,
+        };
+        let facts = self.ledger.call(&caller.scope, facts);
+        let facts = self.ledger.mesh().get_artifact_facts(facts).await;
+        let facts = facts.map_err(|status| passed_on(&status))?.into_inner();
+
+        let expires = SystemTime::now() + self.download_validity;
+        let file_name = (!facts.file_name.is_empty()).then_some(facts.file_name.as_str());
+        let presigned = self
+            .objects
+            .presign_get(&facts.key, self.download_validity, file_name)
+            .await
+            .map_err(|error| {
+                tracing::error!(%error, "a download could not be presigned");
+                to_status(&Refusal::unavailable(
+                    "the download cannot be signed at the moment",
+                    TRY_AGAIN_AFTER,
+                ))
+            })?;
+        Ok(Response::new(v1::GetArtifactResponse {
+            url: presigned.url,
+            expire_time: Some(expires.into()),
+            size: facts.size,
+            media_type: facts.media_type,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl UploadService for Front {
+    async fn issue_uploads(
+        &self,
+        request: Request<v1::IssueUploadsRequest>,
+    ) -> Result<Response<v1::IssueUploadsResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        Ok(Response::new(
+            self.uploads.issue(&caller.scope, &message).await?,
+        ))
+    }
+
+    async fn confirm_uploads(
+        &self,
+        request: Request<v1::ConfirmUploadsRequest>,
+    ) -> Result<Response<v1::ConfirmUploadsResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let tenant = tenant_of(&caller)?;
+        Ok(Response::new(
+            self.uploads
+                .confirm(&caller.scope, tenant, &metadata, message)
+                .await?,
+        ))
+    }
+}

@@ -1,0 +1,256 @@
+//! The public door: authentication, presigning, forwarding and live progress. It holds no state that matters: the
+//! ledger answers, the store keeps the bytes, and a client that loses one gateway goes on with another.
+
+mod auth;
+mod fold;
+mod front;
+pub mod key;
+mod ledger;
+mod oversize;
+mod rates;
+mod uploads;
+mod wakeups;
+mod watch;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
+use caudal_node::scope::MeshSecret;
+use caudal_node::{ServeError, Server, ServerLimits};
+use caudal_objects::ObjectStore;
+use caudal_proto::FILE_DESCRIPTOR_SET;
+use caudal_proto::v1::batch_service_server::BatchServiceServer;
+use caudal_proto::v1::file_service_server::FileServiceServer;
+use caudal_proto::v1::upload_service_server::UploadServiceServer;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+
+pub use watch::WatchSettings;
+
+use crate::auth::{Authenticator, needs_a_tenant};
+use crate::front::Front;
+use crate::ledger::Ledger;
+use crate::rates::Rates;
+use crate::uploads::Uploads;
+use crate::wakeups::Wakeups;
+use crate::watch::Watches;
+
+/// How a gateway behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Signs the scopes of callers for the ledger.
+    pub mesh_secret: MeshSecret,
+    /// What the server bears.
+    pub limits: ServerLimits,
+    /// How long an answer about a credential is believed: a revoked key works on for this long at most.
+    pub credential_validity: Duration,
+    /// How long the ledger may take where the caller set no deadline.
+    pub call_timeout: Duration,
+    /// How long an upload URL works.
+    pub upload_url_validity: Duration,
+    /// How long a download URL works.
+    pub download_url_validity: Duration,
+    /// How watchers are served.
+    pub watch: WatchSettings,
+}
+
+impl Settings {
+    /// The defaults around the secret of the mesh.
+    #[must_use]
+    pub fn new(mesh_secret: MeshSecret) -> Self {
+        Self {
+            mesh_secret,
+            limits: ServerLimits::default(),
+            credential_validity: Duration::from_secs(1),
+            call_timeout: Duration::from_secs(30),
+            upload_url_validity: UPLOAD_URL_VALIDITY,
+            download_url_validity: Duration::from_secs(15 * 60),
+            watch: WatchSettings::default(),
+        }
+    }
+}
+
+/// What a gateway works with.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The ledger.
+    pub ledger: Channel,
+    /// The limiter, as this gateway calls it.
+    pub limiter: caudal_node::MeshChannel,
+    /// The object store that clients send to.
+    pub objects: ObjectStore,
+    /// Address of the Redis that carries hints. Without it watchers are served by asking the ledger each second.
+    pub redis_url: Option<String>,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The listener is of no use.
+    #[error("the gateway cannot listen: {0}")]
+    Listener(#[from] std::io::Error),
+    /// The address of Redis is none.
+    #[error("hints cannot be received: {0}")]
+    Hints(#[from] caudal_node::hints::HintError),
+}
+
+/// The public door.
+#[derive(Debug)]
+pub struct Gateway;
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub struct RunningGateway {
+    address: SocketAddr,
+    server: JoinHandle<Result<(), ServeError>>,
+}
+
+impl RunningGateway {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has drained; it begins to when the token it was started with is cancelled.
+    ///
+    /// # Errors
+    /// It could not serve.
+    pub async fn wait(self) -> Result<(), ServeError> {
+        match self.server.await {
+            Ok(ended) => ended,
+            Err(error) => Err(ServeError::Listener(std::io::Error::other(error))),
+        }
+    }
+}
+
+impl Gateway {
+    /// Serves on `listener` until `shutdown`; then watchers are told goodbye and calls in flight finish.
+    ///
+    /// # Errors
+    /// The listener or the address of Redis is of no use. Whether ledger, store or Redis answer is not asked here.
+    pub async fn start(
+        settings: Settings,
+        deps: Deps,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<RunningGateway, GatewayError> {
+        let address = listener.local_addr()?;
+        let ledger = Ledger::new(deps.ledger, settings.mesh_secret, settings.call_timeout);
+        let authenticator = Authenticator::new(ledger.clone(), settings.credential_validity);
+        let rates = Rates::new(deps.limiter);
+        let wakeups = Wakeups::default();
+        let hints = match &deps.redis_url {
+            Some(url) => Some(wakeups::receive_hints(
+                url,
+                wakeups.clone(),
+                shutdown.clone(),
+            )?),
+            None => None,
+        };
+        let front = Front {
+            uploads: Uploads::new(
+                ledger.clone(),
+                deps.objects.clone(),
+                settings.upload_url_validity,
+            ),
+            watches: Watches::new(
+                ledger.clone(),
+                authenticator.clone(),
+                wakeups,
+                settings.watch,
+                shutdown.clone(),
+            ),
+            objects: deps.objects,
+            rates: rates.clone(),
+            ledger,
+            download_validity: settings.download_url_validity,
+        };
+        let serving = Server::builder("gateway")
+            .routes(routes(
+                front,
+                Door {
+                    authenticator,
+                    rates,
+                },
+            ))
+            .file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .listen(listener)
+            .limits(settings.limits)
+            .shutdown(shutdown)
+            .serve();
+        let server = tokio::spawn(async move {
+            let ended = serving.await;
+            if let Some(hints) = hints {
+                // It ends by the same token.
+                let _joined = hints.await;
+            }
+            ended
+        });
+        Ok(RunningGateway { address, server })
+    }
+}
+
+fn routes(front: Front, door: Door) -> Routes {
+    let batches = BatchServiceServer::new(front.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let files = FileServiceServer::new(front.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let uploads = UploadServiceServer::new(front)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let routes = Routes::new(batches).add_service(files).add_service(uploads);
+    routes
+        .into_axum_router()
+        .route_layer(from_fn_with_state(door, admit))
+        .into()
+}
+
+/// Stands before every public call: nothing of a request is read before its caller is known and within its rate.
+#[derive(Clone)]
+struct Door {
+    authenticator: Authenticator,
+    rates: Rates,
+}
+
+async fn admit(
+    State(door): State<Door>,
+    mut request: axum::extract::Request,
+    next: Next,
+) -> Response {
+    let caller = match door.caller(request.headers()).await {
+        Ok(caller) => caller,
+        Err(status) => return status.into_http::<axum::body::Body>().into_response(),
+    };
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    match response
+        .extensions()
+        .get::<Status>()
+        .and_then(oversize::refusal)
+    {
+        Some(refusal) => refusal.into_http::<axum::body::Body>().into_response(),
+        None => response,
+    }
+}
+
+impl Door {
+    async fn caller(&self, headers: &http::HeaderMap) -> Result<auth::Caller, Status> {
+        let caller = self.authenticator.caller(headers).await?;
+        needs_a_tenant(&caller.scope)?;
+        if let Some(tenant) = caller.scope.tenant {
+            self.rates.call(tenant).await?;
+        }
+        Ok(caller)
+    }
+}

@@ -1,0 +1,61 @@
+//! Tier 1 at the door: how many calls and manifest entries a tenant may send a second. The limiter decides, in blocks;
+//! while it is away each gateway lets a local share through, so that nothing stops.
+
+use caudal_domain::TenantId;
+use caudal_domain::limits::MAX_ENTRIES_PER_PAGE;
+use caudal_node::MeshChannel;
+use caudal_node::permits::{PermitBlocks, PermitSettings};
+use caudal_proto::mesh::v1::PermitKind;
+use caudal_proto::mesh::v1::limiter_service_client::LimiterServiceClient;
+use caudal_proto::status::to_status;
+use tonic::Status;
+
+const CALLS_A_BLOCK: u32 = 100;
+const LOCAL_CALLS_PER_SECOND: u32 = 500;
+const ENTRIES_A_BLOCK: u32 = 5 * MAX_ENTRIES_PER_PAGE as u32;
+/// Never less than one page: a page is taken whole or not at all.
+const LOCAL_ENTRIES_PER_SECOND: u32 = 10 * MAX_ENTRIES_PER_PAGE as u32;
+
+/// Permits of tenants.
+#[derive(Clone)]
+pub(crate) struct Rates {
+    calls: PermitBlocks,
+    entries: PermitBlocks,
+}
+
+impl Rates {
+    pub(crate) fn new(limiter: MeshChannel) -> Self {
+        let limiter = LimiterServiceClient::new(limiter);
+        let calls = PermitSettings {
+            kind: PermitKind::Calls,
+            block: CALLS_A_BLOCK,
+            local_share_per_second: LOCAL_CALLS_PER_SECOND,
+        };
+        let entries = PermitSettings {
+            kind: PermitKind::Entries,
+            block: ENTRIES_A_BLOCK,
+            local_share_per_second: LOCAL_ENTRIES_PER_SECOND,
+        };
+        Self {
+            calls: PermitBlocks::new(limiter.clone(), calls),
+            entries: PermitBlocks::new(limiter, entries),
+        }
+    }
+
+    /// One call.
+    pub(crate) async fn call(&self, tenant: TenantId) -> Result<(), Status> {
+        self.calls
+            .require(&tenant.to_string(), 1, "calls")
+            .await
+            .map_err(|refusal| to_status(&refusal))
+    }
+
+    /// A page of entries.
+    pub(crate) async fn entries(&self, tenant: TenantId, count: u32) -> Result<(), Status> {
+        let granted = self
+            .entries
+            .require(&tenant.to_string(), count, "manifest entries")
+            .await;
+        granted.map_err(|refusal| to_status(&refusal))
+    }
+}

@@ -1,0 +1,450 @@
+//! Where bytes go: presigned PUTs for files of the manifest, and confirmations whose missing ETags the store tells.
+//! No byte of a file passes through here.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use caudal_domain::limits::{
+    MAX_CONFIRMATIONS_PER_PAGE, MAX_SINGLE_COPY_BYTES, MAX_TARGETS_PER_PAGE,
+};
+use caudal_domain::{
+    BatchId, FileRef, Reason, Refusal, Target, TenantId, file_name, landing_key, parse_batch_name,
+};
+use caudal_node::scope::Scope;
+use caudal_objects::{Head, ObjectStore, bare_etag};
+use caudal_proto::mesh::v1 as mesh;
+use caudal_proto::status::{status_parts, to_status};
+use caudal_proto::v1;
+use caudal_proto::v1::confirmation::Result as Confirmed;
+use caudal_proto::v1::issue_uploads_request::Files;
+use caudal_proto::v1::upload_target::How;
+use futures::StreamExt as _;
+use sha2::{Digest as _, Sha256};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use uuid::Uuid;
+
+use crate::ledger::{Ledger, passed_on};
+
+/// Questions to the store at once for one page of confirmations.
+const HEADS_AT_ONCE: usize = 16;
+const MAX_ETAG_BYTES: usize = 128;
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Issues targets and takes confirmations.
+#[derive(Clone)]
+pub(crate) struct Uploads {
+    ledger: Ledger,
+    objects: ObjectStore,
+    url_validity: Duration,
+}
+
+impl Uploads {
+    pub(crate) fn new(ledger: Ledger, objects: ObjectStore, url_validity: Duration) -> Self {
+        Self {
+            ledger,
+            objects,
+            url_validity,
+        }
+    }
+
+    pub(crate) async fn issue(
+        &self,
+        scope: &Scope,
+        request: &v1::IssueUploadsRequest,
+    ) -> Result<v1::IssueUploadsResponse, Status> {
+        let batch =
+            parse_batch_name(&request.batch).map_err(|error| to_status(&error.refusal("batch")))?;
+        let asked = asked_for(batch, request.files.as_ref())?;
+        let facts = self.facts(scope, asked).await?;
+        let mut targets = Vec::with_capacity(facts.len());
+        for one in &facts {
+            targets.push(self.target(batch, one).await);
+        }
+        Ok(v1::IssueUploadsResponse { targets })
+    }
+
+    async fn facts(
+        &self,
+        scope: &Scope,
+        request: mesh::GetIssueFactsRequest,
+    ) -> Result<Vec<mesh::IssueFacts>, Status> {
+        let request = self.ledger.call(scope, request);
+        let answer = self.ledger.mesh().get_issue_facts(request).await;
+        Ok(answer
+            .map_err(|status| passed_on(&status))?
+            .into_inner()
+            .files)
+    }
+
+    async fn target(&self, batch: BatchId, facts: &mesh::IssueFacts) -> v1::UploadTarget {
+        let how = match self.how(batch, facts).await {
+            Ok(how) => how,
+            Err(refusal) => How::Error(status_parts(&refusal)),
+        };
+        v1::UploadTarget {
+            ordinal: facts.ordinal,
+            target: facts.target,
+            how: Some(how),
+        }
+    }
+
+    async fn how(&self, batch: BatchId, facts: &mesh::IssueFacts) -> Result<How, Refusal> {
+        use v1::FileState as S;
+        let name = || file_name(batch, facts.ordinal);
+        if !facts.exists {
+            return Err(Refusal::not_found(&name()));
+        }
+        match facts.state() {
+            S::Pending | S::Uploading => {}
+            // The bytes are there, so there is nothing to send; the file goes its way by itself.
+            S::Uploaded | S::Queued | S::Processing | S::Processed | S::Retrying => {
+                return Ok(How::Held(v1::AlreadyHeld {}));
+            }
+            S::Failed => {
+                return Err(Refusal::failed_precondition(
+                    "FILE_FAILED",
+                    format!(
+                        "{} has failed: retry it before its bytes are sent again",
+                        name()
+                    ),
+                ));
+            }
+            S::Cancelled => {
+                return Err(Refusal::failed_precondition(
+                    "FILE_CANCELLED",
+                    format!("{} was cancelled", name()),
+                ));
+            }
+            S::Unspecified => return Err(Refusal::not_found(&name())),
+        }
+        let size = u64::try_from(facts.size).unwrap_or_default();
+        if size > MAX_SINGLE_COPY_BYTES {
+            return Err(Refusal::failed_precondition(
+                "FILE_TOO_LARGE_FOR_ONE_PUT",
+                format!(
+                    "{} has {size} bytes: one PUT carries at most {MAX_SINGLE_COPY_BYTES}",
+                    name()
+                ),
+            ));
+        }
+        let expires = SystemTime::now() + self.url_validity;
+        let presigned = self
+            .objects
+            .presign_put(&facts.landing_key, size, None, self.url_validity)
+            .await
+            .map_err(|error| {
+                tracing::error!(%error, "an upload could not be presigned");
+                Refusal::unavailable("the upload cannot be signed at the moment", TRY_AGAIN_AFTER)
+            })?;
+        let headers = presigned
+            .headers
+            .into_iter()
+            .map(|(name, value)| v1::Header {
+                name: name.to_ascii_lowercase(),
+                value,
+            })
+            .collect();
+        Ok(How::Put(v1::PutTarget {
+            url: presigned.url,
+            headers,
+            expire_time: Some(expires.into()),
+        }))
+    }
+
+    pub(crate) async fn confirm(
+        &self,
+        scope: &Scope,
+        tenant: TenantId,
+        metadata: &MetadataMap,
+        mut request: v1::ConfirmUploadsRequest,
+    ) -> Result<v1::ConfirmUploadsResponse, Status> {
+        let batch =
+            parse_batch_name(&request.batch).map_err(|error| to_status(&error.refusal("batch")))?;
+        check_page("uploads", request.uploads.len(), MAX_CONFIRMATIONS_PER_PAGE)?;
+        if request.request_id.parse::<Uuid>().is_err() {
+            return Err(to_status(&Refusal::invalid(
+                "request_id",
+                "must be a UUID that you made for this request",
+            )));
+        }
+
+        for (index, upload) in request.uploads.iter_mut().enumerate() {
+            check_etag(index, &upload.etag)?;
+            upload.etag = bare_etag(&upload.etag).to_owned();
+        }
+
+        let refused = self.fill_etags(scope, tenant, batch, &mut request).await?;
+        if refused.is_empty() {
+            return self.forward(scope, metadata, request).await;
+        }
+        // Some are answered here; the ledger answers the others, and the answers go back in the order asked.
+        let asked = std::mem::take(&mut request.uploads);
+        request.uploads = asked
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !refused.contains_key(i))
+            .map(|(_, u)| u.clone())
+            .collect();
+        let answered = match request.uploads.is_empty() {
+            true => v1::ConfirmUploadsResponse::default(),
+            false => self.forward(scope, metadata, request).await?,
+        };
+        let mut answered = answered.confirmations.into_iter();
+        let mut confirmations = Vec::with_capacity(asked.len());
+        for (index, upload) in asked.iter().enumerate() {
+            let confirmation = match refused.get(&index) {
+                Some(refusal) => v1::Confirmation {
+                    ordinal: upload.ordinal,
+                    result: Some(Confirmed::Error(status_parts(refusal))),
+                },
+                None => answered.next().ok_or_else(|| {
+                    tracing::error!("the ledger answered fewer confirmations than were sent");
+                    to_status(&Refusal::internal())
+                })?,
+            };
+            confirmations.push(confirmation);
+        }
+        Ok(v1::ConfirmUploadsResponse { confirmations })
+    }
+
+    async fn forward(
+        &self,
+        scope: &Scope,
+        metadata: &MetadataMap,
+        request: v1::ConfirmUploadsRequest,
+    ) -> Result<v1::ConfirmUploadsResponse, Status> {
+        let onward = self.ledger.onward(scope, metadata, request);
+        let answer = self.ledger.uploads().confirm_uploads(onward).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| passed_on(&status))
+    }
+
+    /// Asks the store for the ETags that the client did not tell. Answers the items that cannot be confirmed, by index.
+    async fn fill_etags(
+        &self,
+        scope: &Scope,
+        tenant: TenantId,
+        batch: BatchId,
+        request: &mut v1::ConfirmUploadsRequest,
+    ) -> Result<HashMap<usize, Refusal>, Status> {
+        let empty: Vec<usize> = request
+            .uploads
+            .iter()
+            .enumerate()
+            .filter(|(_, u)| u.etag.is_empty())
+            .map(|(index, _)| index)
+            .collect();
+        if empty.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut sizes: HashMap<u32, i64> = HashMap::with_capacity(empty.len());
+        for page in empty.chunks(MAX_TARGETS_PER_PAGE) {
+            let ordinals = page
+                .iter()
+                .map(|index| request.uploads[*index].ordinal)
+                .collect();
+            let asked = mesh::GetIssueFactsRequest {
+                ordinals,
+                ..facts_request(batch)
+            };
+            for facts in self.facts(scope, asked).await? {
+                if facts.exists {
+                    sizes.insert(facts.ordinal, facts.size);
+                }
+            }
+        }
+        let questions = empty.into_iter().map(|index| {
+            let upload = &request.uploads[index];
+            let file = FileRef {
+                tenant,
+                batch,
+                ordinal: upload.ordinal,
+            };
+            let size = sizes.get(&upload.ordinal).copied();
+            let target = upload.target;
+            async move { (index, self.landed(file, target, size).await) }
+        });
+        let answers: Vec<_> = futures::stream::iter(questions)
+            .buffer_unordered(HEADS_AT_ONCE)
+            .collect()
+            .await;
+
+        let mut refused = HashMap::new();
+        let mut filled = Sha256::new();
+        for (index, answer) in answers {
+            match answer {
+                Ok(etag) => request.uploads[index].etag = etag,
+                Err(refusal) => {
+                    refused.insert(index, refusal);
+                }
+            }
+        }
+        // A repeat may meet other ETags, and is another message then: it must not count as a reused request id. Nothing
+        // is lost by that, because confirming one landing twice changes nothing.
+        filled.update(request.request_id.as_bytes());
+        for (index, upload) in request.uploads.iter().enumerate() {
+            if !refused.contains_key(&index) {
+                filled.update(upload.ordinal.to_be_bytes());
+                filled.update(upload.etag.as_bytes());
+            }
+        }
+        let digest: [u8; 32] = filled.finalize().into();
+        let mut id = [0_u8; 16];
+        id.copy_from_slice(&digest[..16]);
+        request.request_id = uuid::Builder::from_custom_bytes(id).into_uuid().to_string();
+        Ok(refused)
+    }
+
+    /// The ETag of what landed, when it is what the manifest promised.
+    async fn landed(
+        &self,
+        file: FileRef,
+        target: u32,
+        size: Option<i64>,
+    ) -> Result<String, Refusal> {
+        let name = file_name(file.batch, file.ordinal);
+        let Some(size) = size else {
+            return Err(Refusal::not_found(&name));
+        };
+        let head = self
+            .objects
+            .head(&landing_key(file, Target(target)))
+            .await
+            .map_err(|error| {
+                tracing::warn!(%error, "the store did not answer a HEAD");
+                Refusal::unavailable(
+                    "the object store cannot be asked at the moment",
+                    TRY_AGAIN_AFTER,
+                )
+            })?;
+        let Some(Head {
+            size: landed, etag, ..
+        }) = head
+        else {
+            return Err(Refusal::failed_precondition(
+                "NOT_LANDED",
+                format!("nothing has landed at target {target} of {name}: send its bytes first"),
+            ));
+        };
+        if i64::try_from(landed) != Ok(size) {
+            return Err(Refusal::failed_precondition(
+                Reason::SizeMismatch.code(),
+                format!(
+                    "{landed} bytes landed for {name}, the manifest says {size}: send it again"
+                ),
+            ));
+        }
+        Ok(etag)
+    }
+}
+
+fn facts_request(batch: BatchId) -> mesh::GetIssueFactsRequest {
+    mesh::GetIssueFactsRequest {
+        batch: batch.as_bytes().to_vec().into(),
+        after_ordinal: -1,
+        ..Default::default()
+    }
+}
+
+fn asked_for(batch: BatchId, files: Option<&Files>) -> Result<mesh::GetIssueFactsRequest, Status> {
+    match files {
+        None => Err(invalid(
+            "files",
+            "name the files, by `ordinals` or by `after`",
+        )),
+        Some(Files::Ordinals(list)) => {
+            check_page(
+                "ordinals.ordinals",
+                list.ordinals.len(),
+                MAX_TARGETS_PER_PAGE,
+            )?;
+            Ok(mesh::GetIssueFactsRequest {
+                ordinals: list.ordinals.clone(),
+                ..facts_request(batch)
+            })
+        }
+        Some(Files::After(after)) => {
+            check_page("after.count", after.count as usize, MAX_TARGETS_PER_PAGE)?;
+            let after_ordinal = if after.from_start {
+                -1
+            } else {
+                i64::from(after.after_ordinal)
+            };
+            Ok(mesh::GetIssueFactsRequest {
+                after_ordinal,
+                count: after.count,
+                ..facts_request(batch)
+            })
+        }
+    }
+}
+
+fn check_etag(index: usize, etag: &str) -> Result<(), Status> {
+    if etag.len() <= MAX_ETAG_BYTES && etag.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let words = "is no ETag: send what the store answered your PUT with, or leave it empty";
+    Err(invalid(&format!("uploads[{index}].etag"), words))
+}
+
+fn check_page(field: &str, items: usize, most: usize) -> Result<(), Status> {
+    if (1..=most).contains(&items) {
+        return Ok(());
+    }
+    Err(invalid(
+        field,
+        &format!("1 to {most} are taken at once, {items} came"),
+    ))
+}
+
+fn invalid(field: &str, description: &str) -> Status {
+    to_status(&Refusal::invalid(field, description))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_proto::status::from_status;
+
+    fn batch() -> BatchId {
+        BatchId::from_uuid(Uuid::from_bytes([7; 16]))
+    }
+
+    #[test]
+    fn a_page_outside_its_bounds_names_its_field() {
+        let field = |files: Option<Files>| {
+            let refused = asked_for(batch(), files.as_ref()).err()?;
+            Some(from_status(&refused).violations.first()?.field.clone())
+        };
+        assert_eq!(field(None).as_deref(), Some("files"));
+        assert_eq!(
+            field(Some(Files::Ordinals(v1::Ordinals::default()))).as_deref(),
+            Some("ordinals.ordinals")
+        );
+        let many = Files::Ordinals(v1::Ordinals {
+            ordinals: vec![0; 201],
+        });
+        assert_eq!(field(Some(many)).as_deref(), Some("ordinals.ordinals"));
+        let after = |count| {
+            Files::After(v1::AfterOrdinal {
+                after_ordinal: 4,
+                from_start: false,
+                count,
+            })
+        };
+        assert_eq!(field(Some(after(0))).as_deref(), Some("after.count"));
+        assert_eq!(field(Some(after(200))), None);
+    }
+
+    #[test]
+    fn the_beginning_is_before_ordinal_0() {
+        let start = Files::After(v1::AfterOrdinal {
+            after_ordinal: 9,
+            from_start: true,
+            count: 5,
+        });
+        assert!(asked_for(batch(), Some(&start)).is_ok_and(|asked| asked.after_ordinal == -1));
+    }
+}

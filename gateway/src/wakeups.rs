@@ -1,0 +1,176 @@
+//! Who wants to hear of a batch: hints from Redis reach exactly the watchers of the batches they name. What is kept is
+//! bounded by the watchers: a hint of a batch that nobody watches is dropped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use caudal_domain::{BatchId, TenantId};
+use caudal_node::hints::{Heard, HintError, Subscriber};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+type Watched = HashMap<(TenantId, BatchId), watch::Sender<Hinted>>;
+
+/// What was hinted of a batch.
+#[derive(Clone, Copy, Default)]
+struct Hinted {
+    /// The highest revision.
+    revision: i64,
+    /// How often hints may have been missed.
+    gaps: u64,
+}
+
+/// The watched batches of this gateway.
+#[derive(Clone, Default)]
+pub(crate) struct Wakeups {
+    watched: Arc<Mutex<Watched>>,
+}
+
+/// One watcher's ear. Only the highest revision hinted is kept.
+pub(crate) struct Wakeup {
+    key: (TenantId, BatchId),
+    hinted: watch::Receiver<Hinted>,
+    gaps_seen: u64,
+    watched: Arc<Mutex<Watched>>,
+}
+
+impl Wakeups {
+    pub(crate) fn listen(&self, tenant: TenantId, batch: BatchId) -> Wakeup {
+        let key = (tenant, batch);
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let hinted = watched
+            .entry(key)
+            .or_insert_with(|| watch::Sender::new(Hinted::default()))
+            .subscribe();
+        let gaps_seen = hinted.borrow().gaps;
+        Wakeup {
+            key,
+            hinted,
+            gaps_seen,
+            watched: Arc::clone(&self.watched),
+        }
+    }
+
+    /// Hints may have been missed: everybody looks for themselves.
+    fn gap(&self) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        for sender in watched.values() {
+            sender.send_modify(|known| known.gaps += 1);
+        }
+    }
+
+    /// A batch has come to a revision.
+    pub(crate) fn hint(&self, tenant: TenantId, batch: BatchId, revision: i64) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = watched.get(&(tenant, batch)) {
+            sender.send_if_modified(|known| {
+                let is_news = revision > known.revision;
+                known.revision = revision.max(known.revision);
+                is_news
+            });
+        }
+    }
+}
+
+impl Wakeup {
+    /// Returns as soon as a revision above `known` was hinted, or hints were missed.
+    pub(crate) async fn beyond(&mut self, known: i64) {
+        let gaps_seen = self.gaps_seen;
+        let news = self
+            .hinted
+            .wait_for(|hinted| hinted.revision > known || hinted.gaps > gaps_seen)
+            .await;
+        let gaps = news.map(|hinted| hinted.gaps);
+        match gaps {
+            Ok(gaps) => self.gaps_seen = gaps,
+            // The sender lives in the map for as long as this listener does.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Wakeup {
+    fn drop(&mut self) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        // This receiver is still counted.
+        if watched
+            .get(&self.key)
+            .is_some_and(|sender| sender.receiver_count() <= 1)
+        {
+            watched.remove(&self.key);
+        }
+    }
+}
+
+/// Passes the hints of Redis on, until shutdown.
+pub(crate) fn receive_hints(
+    redis_url: &str,
+    wakeups: Wakeups,
+    shutdown: CancellationToken,
+) -> Result<JoinHandle<()>, HintError> {
+    let mut subscriber = Subscriber::start(redis_url, shutdown)?;
+    Ok(tokio::spawn(async move {
+        while let Some(heard) = subscriber.next().await {
+            let hint = match heard {
+                Heard::Changed(hint) => hint,
+                Heard::MayHaveMissed => {
+                    wakeups.gap();
+                    continue;
+                }
+            };
+            for changed in &hint.batches {
+                let ids = (
+                    TenantId::from_slice(&changed.tenant),
+                    BatchId::from_slice(&changed.batch),
+                );
+                if let (Ok(tenant), Ok(batch)) = ids {
+                    wakeups.hint(tenant, batch, changed.batch_revision);
+                }
+            }
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hint_wakes_its_batch_alone_and_nothing_is_left_behind() {
+        let wakeups = Wakeups::default();
+        let id = |last: u8| uuid::Uuid::from_bytes([last; 16]);
+        let (tenant, batch, other) = (
+            TenantId::from_uuid(id(1)),
+            BatchId::from_uuid(id(2)),
+            BatchId::from_uuid(id(3)),
+        );
+        let mut first = wakeups.listen(tenant, batch);
+        let mut second = wakeups.listen(tenant, batch);
+        wakeups.hint(tenant, other, 50);
+        wakeups.hint(tenant, batch, 7);
+        wakeups.hint(tenant, batch, 6);
+        first.beyond(6).await;
+        second.beyond(0).await;
+        let long_enough = std::time::Duration::from_millis(20);
+        assert!(
+            tokio::time::timeout(long_enough, first.beyond(7))
+                .await
+                .is_err()
+        );
+        wakeups.gap();
+        first.beyond(7).await;
+        assert!(
+            tokio::time::timeout(long_enough, first.beyond(7))
+                .await
+                .is_err()
+        );
+        drop((first, second));
+        assert!(
+            wakeups
+                .watched
+                .lock()
+                .is_ok_and(|watched| watched.is_empty())
+        );
+    }
+}

@@ -1,0 +1,639 @@
+//! The gateway's public face against a scripted ledger, an embedded S3 server and a limiter that may be away.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
+mod fake;
+
+use std::time::Duration;
+
+use caudal_domain::{FileRef, Refusal, Target, landing_key};
+use caudal_node::Role;
+use caudal_proto::mesh::v1 as mesh;
+use caudal_proto::status::{from_parts, from_status, to_status};
+use caudal_proto::v1;
+use caudal_proto::v1::batch_service_client::BatchServiceClient;
+use caudal_proto::v1::confirmation::Result as Confirmed;
+use caudal_proto::v1::file_service_client::FileServiceClient;
+use caudal_proto::v1::upload_service_client::UploadServiceClient;
+use caudal_proto::v1::upload_target::How;
+use caudal_proto::v1::watch_batch_response::Message;
+use fake::{BATCH, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_PROCESSED, ORDINAL_UNKNOWN, World};
+use tonic::{Code, Request};
+
+fn batch_name() -> String {
+    caudal_domain::batch_name(BATCH)
+}
+
+#[tokio::test]
+async fn without_a_good_key_nothing_reaches_the_ledger() {
+    let world = World::start().await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let ask = || Request::new(v1::GetBatchRequest { name: batch_name() });
+
+    let none = batches.get_batch(ask()).await.unwrap_err();
+    assert_eq!(from_status(&none).reason, "UNAUTHENTICATED");
+    assert!(
+        none.message().contains("send your API key"),
+        "{}",
+        none.message()
+    );
+
+    let mut torn = ask();
+    torn.metadata_mut()
+        .insert("authorization", "Bearer caudal_ab_cd".parse().unwrap());
+    let torn = batches.get_batch(torn).await.unwrap_err();
+    assert!(
+        torn.message().contains("copy it again"),
+        "{}",
+        torn.message()
+    );
+
+    let mut unknown = ask();
+    let other = caudal_gateway::key::ApiKey::generate();
+    unknown.metadata_mut().insert(
+        "authorization",
+        format!("Bearer {}", other.text()).parse().unwrap(),
+    );
+    let unknown = batches.get_batch(unknown).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::Unauthenticated);
+    assert!(
+        unknown.message().contains("ask your operator"),
+        "{}",
+        unknown.message()
+    );
+
+    assert!(world.ledger.forwarded().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_forwarded_call_carries_the_callers_scope_and_language_and_never_the_key() {
+    let world = World::start().await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let mut request = world.request(v1::GetBatchRequest { name: batch_name() });
+    request
+        .metadata_mut()
+        .insert("accept-language", "es".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("caudal-scope", "forged".parse().unwrap());
+    let batch = batches.get_batch(request).await.unwrap().into_inner();
+    assert_eq!(batch.name, batch_name());
+
+    let forwarded = world.ledger.forwarded();
+    let [call] = &forwarded[..] else {
+        panic!("{} calls were forwarded", forwarded.len())
+    };
+    assert_eq!(
+        (call.scope.tenant, call.scope.role),
+        (Some(fake::TENANT), Role::Member)
+    );
+    assert_eq!(call.language.as_deref(), Some("es"));
+    assert!(!call.has_authorization);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_ledgers_refusal_comes_back_with_every_detail() {
+    let world = World::start().await;
+    let refusal = Refusal::invalid("entries[3].path", "has a `..` part")
+        .with_violation("entries[9].path", "is empty");
+    world.ledger.refuse_entries(refusal.clone());
+    let entries = vec![v1::Entry {
+        path: "../x".into(),
+        kind: None,
+    }];
+    let request = v1::AddEntriesRequest {
+        batch: batch_name(),
+        entries,
+        request_id: String::new(),
+    };
+    let refused = BatchServiceClient::new(world.channel())
+        .add_entries(world.request(request))
+        .await
+        .unwrap_err();
+    let expected = to_status(&refusal);
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (expected.code(), expected.message())
+    );
+    assert_eq!(refused.details(), expected.details());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_page_names_its_field_and_an_oversized_message_its_limit() {
+    let world = World::start().await;
+    let field = |status: &tonic::Status| {
+        from_status(status)
+            .violations
+            .first()
+            .map(|one| one.field.clone())
+    };
+
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let none = v1::IssueUploadsRequest {
+        batch: batch_name(),
+        files: None,
+    };
+    let refused = uploads
+        .issue_uploads(world.request(none))
+        .await
+        .unwrap_err();
+    assert_eq!(field(&refused).as_deref(), Some("files"));
+
+    let nobody = v1::ConfirmUploadsRequest {
+        batch: "batches/x".into(),
+        ..Default::default()
+    };
+    let refused = uploads
+        .confirm_uploads(world.request(nobody))
+        .await
+        .unwrap_err();
+    assert_eq!(field(&refused).as_deref(), Some("batch"));
+
+    let uploaded = v1::Uploaded {
+        ordinal: 1,
+        target: 1,
+        etag: "e".into(),
+    };
+    let without_id = v1::ConfirmUploadsRequest {
+        batch: batch_name(),
+        uploads: vec![uploaded],
+        request_id: "7".into(),
+    };
+    let refused = uploads
+        .confirm_uploads(world.request(without_id))
+        .await
+        .unwrap_err();
+    assert_eq!(field(&refused).as_deref(), Some("request_id"));
+
+    let mut batches = BatchServiceClient::new(world.channel());
+    let empty = v1::AddEntriesRequest {
+        batch: batch_name(),
+        ..Default::default()
+    };
+    let refused = batches.add_entries(world.request(empty)).await.unwrap_err();
+    assert_eq!(field(&refused).as_deref(), Some("entries"));
+
+    let huge = v1::Entry {
+        path: "x".repeat(5 * 1024 * 1024),
+        kind: None,
+    };
+    let huge = v1::AddEntriesRequest {
+        batch: batch_name(),
+        entries: vec![huge],
+        ..Default::default()
+    };
+    let refused = batches.add_entries(world.request(huge)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(from_status(&refused).reason, "MESSAGE_TOO_LARGE");
+
+    assert!(world.ledger.forwarded().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_go_to_the_store_and_an_etag_that_was_not_told_is_asked_for() {
+    let world = World::start().await;
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let ordinals = vec![
+        ORDINAL_LANDING,
+        ORDINAL_PROCESSED,
+        ORDINAL_FAILED,
+        ORDINAL_UNKNOWN,
+    ];
+    let issue = v1::IssueUploadsRequest {
+        batch: batch_name(),
+        files: Some(v1::issue_uploads_request::Files::Ordinals(v1::Ordinals {
+            ordinals,
+        })),
+    };
+    let targets = uploads
+        .issue_uploads(world.request(issue))
+        .await
+        .unwrap()
+        .into_inner()
+        .targets;
+    let how: Vec<How> = targets
+        .iter()
+        .map(|target| target.how.clone().unwrap())
+        .collect();
+    let [
+        How::Put(put),
+        How::Held(_),
+        How::Error(failed),
+        How::Error(unknown),
+    ] = &how[..]
+    else {
+        panic!("{how:?}")
+    };
+    assert_eq!(from_parts(failed).reason, "FILE_FAILED");
+    assert_eq!(from_parts(unknown).code, Code::NotFound);
+
+    let uploaded = |ordinal, target, etag: &str| v1::Uploaded {
+        ordinal,
+        target,
+        etag: etag.into(),
+    };
+    let confirm = |items: Vec<v1::Uploaded>| v1::ConfirmUploadsRequest {
+        batch: batch_name(),
+        uploads: items,
+        request_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let early = confirm(vec![
+        uploaded(ORDINAL_LANDING, 1, ""),
+        uploaded(ORDINAL_PROCESSED, 1, "\"told\""),
+    ]);
+    let answers = uploads
+        .confirm_uploads(world.request(early))
+        .await
+        .unwrap()
+        .into_inner()
+        .confirmations;
+    let Some(Confirmed::Error(not_landed)) = &answers[0].result else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(from_parts(not_landed).reason, "NOT_LANDED");
+    assert_eq!(
+        answers[1].result,
+        Some(Confirmed::State(v1::FileState::Uploaded.into()))
+    );
+    assert_eq!(
+        world.ledger.confirmed(),
+        [(ORDINAL_PROCESSED, "told".to_owned())]
+    );
+
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let too_long = http.put(&put.url).body("five!!").send().await.unwrap();
+    assert!(
+        too_long.status().is_client_error(),
+        "the URL fixes the size"
+    );
+    let landed = http.put(&put.url).body("five!").send().await.unwrap();
+    assert!(landed.status().is_success(), "{}", landed.status());
+    let etag = landed.headers()["etag"]
+        .to_str()
+        .unwrap()
+        .trim_matches('"')
+        .to_owned();
+
+    let late = confirm(vec![uploaded(ORDINAL_LANDING, 1, "")]);
+    let answers = uploads
+        .confirm_uploads(world.request(late))
+        .await
+        .unwrap()
+        .into_inner()
+        .confirmations;
+    assert_eq!(
+        answers[0].result,
+        Some(Confirmed::State(v1::FileState::Uploaded.into()))
+    );
+    assert_eq!(
+        world.ledger.confirmed().last(),
+        Some(&(ORDINAL_LANDING, etag))
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_landed_with_another_size_is_not_confirmed() {
+    let world = World::start().await;
+    let file = FileRef {
+        tenant: fake::TENANT,
+        batch: BATCH,
+        ordinal: ORDINAL_LANDING,
+    };
+    world
+        .objects
+        .put(
+            &landing_key(file, Target(1)),
+            "text/plain",
+            "no five".into(),
+        )
+        .await
+        .unwrap();
+    let request = v1::ConfirmUploadsRequest {
+        batch: batch_name(),
+        uploads: vec![v1::Uploaded {
+            ordinal: ORDINAL_LANDING,
+            target: 1,
+            etag: String::new(),
+        }],
+        request_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let answers = uploads
+        .confirm_uploads(world.request(request))
+        .await
+        .unwrap()
+        .into_inner()
+        .confirmations;
+    let Some(Confirmed::Error(error)) = &answers[0].result else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(from_parts(error).reason, "SIZE_MISMATCH");
+    assert!(world.ledger.confirmed().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_artifact_is_fetched_from_the_store_under_its_name() {
+    let world = World::start().await;
+    world
+        .objects
+        .put("t/artifact", "text/plain", "words".into())
+        .await
+        .unwrap();
+    let mut files = FileServiceClient::new(world.channel());
+    let name = caudal_domain::file_name(BATCH, ORDINAL_PROCESSED);
+    let request = v1::GetArtifactRequest {
+        name: name.clone(),
+        artifact: "extract-text/text.txt".into(),
+    };
+    let artifact = files
+        .get_artifact(world.request(request))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (artifact.size, artifact.media_type.as_str()),
+        (5, "text/plain")
+    );
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let fetched = http.get(&artifact.url).send().await.unwrap();
+    assert!(
+        fetched.headers()["content-disposition"]
+            .to_str()
+            .unwrap()
+            .contains("a.txt")
+    );
+    assert_eq!(fetched.text().await.unwrap(), "words");
+
+    let nameless = v1::GetArtifactRequest {
+        name,
+        artifact: String::new(),
+    };
+    let refused = files
+        .get_artifact(world.request(nameless))
+        .await
+        .unwrap_err();
+    assert_eq!(from_status(&refused).violations[0].field, "artifact");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_gets_a_snapshot_then_changes_folded_to_their_latest() {
+    let world = World::start().await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let request = v1::WatchBatchRequest {
+        name: batch_name(),
+        after_revision: 0,
+    };
+    let mut stream = batches
+        .watch_batch(world.request(request))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(Message::Snapshot(first)) = stream.message().await.unwrap().unwrap().message else {
+        panic!()
+    };
+    assert!(first.batch.is_some() && !first.last);
+    let Some(Message::Snapshot(last)) = stream.message().await.unwrap().unwrap().message else {
+        panic!()
+    };
+    assert!(last.last);
+
+    const COMMITS: i64 = 300;
+    for revision in 2..=COMMITS {
+        world.ledger.commit(
+            revision,
+            u32::try_from(revision % 7).unwrap(),
+            v1::FileState::Queued,
+        );
+    }
+    world
+        .ledger
+        .commit(COMMITS + 1, 3, v1::FileState::Processed);
+    let mut messages = 0;
+    let mut state_of_3 = 0;
+    loop {
+        let Some(Message::Changes(changes)) = stream.message().await.unwrap().unwrap().message
+        else {
+            panic!()
+        };
+        messages += 1;
+        let columns = changes.files.unwrap();
+        let mut ordinal = columns.first_ordinal;
+        for (row, delta) in columns.ordinal_delta.iter().enumerate() {
+            ordinal += delta;
+            if ordinal == 3 {
+                state_of_3 = columns.state[row];
+            }
+        }
+        if changes.revision == COMMITS + 1 {
+            break;
+        }
+    }
+    assert_eq!(state_of_3, v1::FileState::Processed as i32);
+    assert!(
+        messages <= 3,
+        "{messages} messages for {COMMITS} commits in a row"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_resumes_after_its_revision_and_is_told_when_the_gateway_drains() {
+    let world = World::start().await;
+    for revision in 2..=5 {
+        world.ledger.commit(
+            revision,
+            u32::try_from(revision).unwrap(),
+            v1::FileState::Queued,
+        );
+    }
+    let mut batches = BatchServiceClient::new(world.channel());
+    let request = v1::WatchBatchRequest {
+        name: batch_name(),
+        after_revision: 3,
+    };
+    let mut stream = batches
+        .watch_batch(world.request(request))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(Message::Changes(changes)) = stream.message().await.unwrap().unwrap().message else {
+        panic!()
+    };
+    let columns = changes.files.unwrap();
+    assert_eq!(
+        (
+            changes.revision,
+            columns.first_ordinal,
+            columns.ordinal_delta
+        ),
+        (5, 4, vec![0, 1])
+    );
+
+    world.shutdown.cancel();
+    let Some(Message::Closing(closing)) = stream.message().await.unwrap().unwrap().message else {
+        panic!()
+    };
+    assert_eq!(
+        (closing.reason(), closing.after_revision),
+        (v1::ClosingReason::Draining, 5)
+    );
+    assert!(stream.message().await.unwrap().is_none());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_who_comes_back_too_late_gets_a_fresh_snapshot() {
+    let world = World::start().await;
+    world.ledger.forget_changes_before(50);
+    let mut batches = BatchServiceClient::new(world.channel());
+    let request = v1::WatchBatchRequest {
+        name: batch_name(),
+        after_revision: 3,
+    };
+    let mut stream = batches
+        .watch_batch(world.request(request))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = stream.message().await.unwrap().unwrap().message;
+    assert!(matches!(first, Some(Message::Snapshot(_))), "{first:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_when_its_key_is_revoked_or_its_batch_erased() {
+    for (act, reason) in [
+        (
+            fake::Ledger::revoke_keys as fn(&fake::Ledger),
+            v1::ClosingReason::Revoked,
+        ),
+        (fake::Ledger::erase_batch, v1::ClosingReason::Deleted),
+    ] {
+        let world = World::start().await;
+        let mut batches = BatchServiceClient::new(world.channel());
+        let request = v1::WatchBatchRequest {
+            name: batch_name(),
+            after_revision: 1,
+        };
+        let mut stream = batches
+            .watch_batch(world.request(request))
+            .await
+            .unwrap()
+            .into_inner();
+        act(&world.ledger);
+        let Some(Message::Closing(closing)) = stream.message().await.unwrap().unwrap().message
+        else {
+            panic!()
+        };
+        assert_eq!(closing.reason(), reason);
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_batch_is_refused_before_the_stream_begins() {
+    let world = World::start().await;
+    world.ledger.erase_batch();
+    let mut batches = BatchServiceClient::new(world.channel());
+    for after_revision in [0, 7] {
+        let request = v1::WatchBatchRequest {
+            name: batch_name(),
+            after_revision,
+        };
+        let refused = batches
+            .watch_batch(world.request(request))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_tenant_over_its_rate_is_told_when_to_come_again() {
+    let world = World::with_limiter(mesh::AcquireResponse {
+        granted: 0,
+        valid_for: None,
+        retry_after: Some(prost_types::Duration {
+            seconds: 2,
+            nanos: 0,
+        }),
+    })
+    .await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let request = world.request(v1::GetBatchRequest { name: batch_name() });
+    let refused = from_status(&batches.get_batch(request).await.unwrap_err());
+    assert_eq!(refused.code, Code::ResourceExhausted);
+    assert!(
+        refused
+            .retry_after
+            .is_some_and(|wait| wait > Duration::from_secs(1))
+    );
+    assert!(world.ledger.forwarded().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_operators_key_works_inside_no_tenant() {
+    let world = World::start().await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let mut request = Request::new(v1::GetBatchRequest { name: batch_name() });
+    request.metadata_mut().insert(
+        "authorization",
+        format!("Bearer {}", world.operator.text()).parse().unwrap(),
+    );
+    let refused = batches.get_batch(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_away_is_unavailable_and_not_a_fault_of_the_caller() {
+    let world = World::start().await;
+    // The credential is known now, so that the call itself is what fails.
+    let mut batches = BatchServiceClient::new(world.channel());
+    batches
+        .get_batch(world.request(v1::GetBatchRequest { name: batch_name() }))
+        .await
+        .unwrap();
+    world.stop_ledger().await;
+    let refused = batches
+        .get_batch(world.request(v1::GetBatchRequest { name: batch_name() }))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(from_status(&refused).retry_after.is_some());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn health_and_metrics_need_no_key() {
+    let world = World::start().await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(world.channel());
+    let asked = tonic_health::pb::HealthCheckRequest {
+        service: "caudal.v1.BatchService".into(),
+    };
+    let answer = health.check(asked).await.unwrap().into_inner();
+    assert_eq!(
+        answer.status(),
+        tonic_health::pb::health_check_response::ServingStatus::Serving
+    );
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let metrics = http
+        .get(format!("{}/metrics", world.gateway))
+        .send()
+        .await
+        .unwrap();
+    assert!(metrics.status().is_success());
+    world.stop().await;
+}

@@ -1,0 +1,457 @@
+//! Typed calls of the public API.
+
+use std::time::{Duration, Instant};
+
+use caudal_proto::v1;
+use caudal_proto::v1::batch_service_client::BatchServiceClient;
+use caudal_proto::v1::file_service_client::FileServiceClient;
+use caudal_proto::v1::upload_service_client::UploadServiceClient;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
+
+use crate::error::{ClientError, is_worth_repeating};
+use crate::retry::Backoff;
+
+/// Largest message that is sent or taken; the gateway's own limit.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// How long one attempt of a call may take.
+    pub attempt_timeout: Duration,
+    /// For how long a call is repeated when no answer comes.
+    pub patience: Duration,
+    /// Language of words in answers: `en` or `es`.
+    pub language: String,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            attempt_timeout: Duration::from_secs(30),
+            patience: Duration::from_secs(120),
+            language: "en".to_owned(),
+        }
+    }
+}
+
+/// A connection to a gateway with one credential. Cheap to clone; connects again by itself.
+#[derive(Debug, Clone)]
+pub struct Client {
+    gateway: String,
+    channel: Channel,
+    authorization: MetadataValue<Ascii>,
+    language: Option<MetadataValue<Ascii>>,
+    settings: ClientSettings,
+}
+
+impl Client {
+    /// Connects, so that a wrong address shows at once.
+    ///
+    /// # Errors
+    /// A bad address or key, or nobody answers there.
+    pub async fn connect(gateway: &str, api_key: &str) -> Result<Self, ClientError> {
+        Self::connect_with(gateway, api_key, ClientSettings::default()).await
+    }
+
+    /// Connects with settings.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_with(
+        gateway: &str,
+        api_key: &str,
+        settings: ClientSettings,
+    ) -> Result<Self, ClientError> {
+        let mut client = Self::lazy(gateway, api_key, settings)?;
+        client.channel =
+            endpoint(gateway)?
+                .connect()
+                .await
+                .map_err(|error| ClientError::Unreachable {
+                    gateway: gateway.to_owned(),
+                    detail: deepest(&error),
+                })?;
+        Ok(client)
+    }
+
+    /// Connects with the first call: for somebody who waits for a gateway that may be down now.
+    ///
+    /// # Errors
+    /// A bad address or key.
+    pub fn lazy(
+        gateway: &str,
+        api_key: &str,
+        settings: ClientSettings,
+    ) -> Result<Self, ClientError> {
+        let mut authorization: MetadataValue<Ascii> = format!("Bearer {}", api_key.trim())
+            .parse()
+            .map_err(|_| ClientError::BadKey)?;
+        authorization.set_sensitive(true);
+        Ok(Self {
+            gateway: gateway.to_owned(),
+            channel: endpoint(gateway)?.connect_lazy(),
+            authorization,
+            language: settings.language.parse().ok(),
+            settings,
+        })
+    }
+
+    /// Address of the gateway.
+    #[must_use]
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
+    /// Makes an empty batch; `display_name`, `priority`, `options` and `metadata` are read.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn create_batch(&self, batch: v1::Batch) -> Result<v1::Batch, ClientError> {
+        let request = v1::CreateBatchRequest {
+            batch: Some(batch),
+            request_id: new_request_id(),
+        };
+        let send = |mut client: BatchServiceClient<Channel>, request| async move {
+            client.create_batch(request).await
+        };
+        self.call(request, |request| send(self.batches(), request))
+            .await
+    }
+
+    /// Reads a batch.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn get_batch(&self, name: &str) -> Result<v1::Batch, ClientError> {
+        let request = v1::GetBatchRequest {
+            name: name.to_owned(),
+        };
+        let send = |mut client: BatchServiceClient<Channel>, request| async move {
+            client.get_batch(request).await
+        };
+        self.call(request, |request| send(self.batches(), request))
+            .await
+    }
+
+    /// Lists a page of batches, newest first.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn list_batches(
+        &self,
+        request: v1::ListBatchesRequest,
+    ) -> Result<v1::ListBatchesResponse, ClientError> {
+        let send = |mut client: BatchServiceClient<Channel>, request| async move {
+            client.list_batches(request).await
+        };
+        self.call(request, |request| send(self.batches(), request))
+            .await
+    }
+
+    /// Adds a page of the manifest: 1 to 1,000 entries, taken whole or not at all.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn add_entries(
+        &self,
+        batch: &str,
+        entries: Vec<v1::Entry>,
+    ) -> Result<v1::AddEntriesResponse, ClientError> {
+        let request = v1::AddEntriesRequest {
+            batch: batch.to_owned(),
+            entries,
+            request_id: new_request_id(),
+        };
+        let send = |mut client: BatchServiceClient<Channel>, request| async move {
+            client.add_entries(request).await
+        };
+        self.call(request, |request| send(self.batches(), request))
+            .await
+    }
+
+    /// Says that the manifest is whole; `expected_entries` is the number of files sent, 0 for unchecked.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn complete_batch(
+        &self,
+        name: &str,
+        missing: v1::MissingFiles,
+        expected_entries: u32,
+    ) -> Result<v1::Batch, ClientError> {
+        let request = v1::CompleteBatchRequest {
+            name: name.to_owned(),
+            missing: missing.into(),
+            expected_entries,
+            request_id: new_request_id(),
+        };
+        let send = |mut client: BatchServiceClient<Channel>, request| async move {
+            client.complete_batch(request).await
+        };
+        self.call(request, |request| send(self.batches(), request))
+            .await
+    }
+
+    /// Asks for upload targets of 1 to 200 files. They expire: ask just before they are needed.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer. One file's trouble is in its own target.
+    pub async fn issue_uploads(
+        &self,
+        batch: &str,
+        ordinals: Vec<u32>,
+    ) -> Result<Vec<v1::UploadTarget>, ClientError> {
+        let asked = ordinals.len();
+        let request = v1::IssueUploadsRequest {
+            batch: batch.to_owned(),
+            files: Some(v1::issue_uploads_request::Files::Ordinals(v1::Ordinals {
+                ordinals,
+            })),
+        };
+        let send = |mut client: UploadServiceClient<Channel>, request| async move {
+            client.issue_uploads(request).await
+        };
+        let targets = self
+            .call(request, |request| send(self.uploads(), request))
+            .await?
+            .targets;
+        if targets.len() != asked {
+            let why = format!("{} targets for {asked} files", targets.len());
+            return Err(ClientError::Nonsense {
+                call: "IssueUploads",
+                why,
+            });
+        }
+        Ok(targets)
+    }
+
+    /// Says that the bytes of 1 to 1,000 files have landed.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer. One file's trouble is in its own confirmation.
+    pub async fn confirm_uploads(
+        &self,
+        batch: &str,
+        uploads: Vec<v1::Uploaded>,
+    ) -> Result<Vec<v1::Confirmation>, ClientError> {
+        let asked = uploads.len();
+        let request = v1::ConfirmUploadsRequest {
+            batch: batch.to_owned(),
+            uploads,
+            request_id: new_request_id(),
+        };
+        let send = |mut client: UploadServiceClient<Channel>, request| async move {
+            client.confirm_uploads(request).await
+        };
+        let confirmations = self
+            .call(request, |request| send(self.uploads(), request))
+            .await?
+            .confirmations;
+        if confirmations.len() != asked {
+            let why = format!("{} confirmations for {asked} uploads", confirmations.len());
+            return Err(ClientError::Nonsense {
+                call: "ConfirmUploads",
+                why,
+            });
+        }
+        Ok(confirmations)
+    }
+
+    /// Reads a file with its results.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn get_file(&self, name: &str) -> Result<v1::File, ClientError> {
+        let request = v1::GetFileRequest {
+            name: name.to_owned(),
+        };
+        let send = |mut client: FileServiceClient<Channel>, request| async move {
+            client.get_file(request).await
+        };
+        self.call(request, |request| send(self.files(), request))
+            .await
+    }
+
+    /// Lists a page of files. A page may be short or empty and still have a next one.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn list_files(
+        &self,
+        request: v1::ListFilesRequest,
+    ) -> Result<v1::ListFilesResponse, ClientError> {
+        let send = |mut client: FileServiceClient<Channel>, request| async move {
+            client.list_files(request).await
+        };
+        self.call(request, |request| send(self.files(), request))
+            .await
+    }
+
+    /// Asks where to fetch an artifact.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn get_artifact(
+        &self,
+        file: &str,
+        artifact: &str,
+    ) -> Result<v1::GetArtifactResponse, ClientError> {
+        let request = v1::GetArtifactRequest {
+            name: file.to_owned(),
+            artifact: artifact.to_owned(),
+        };
+        let send = |mut client: FileServiceClient<Channel>, request| async move {
+            client.get_artifact(request).await
+        };
+        self.call(request, |request| send(self.files(), request))
+            .await
+    }
+
+    /// Opens one stream of a batch's progress; [`crate::watch::Watch`] keeps one open.
+    ///
+    /// # Errors
+    /// The status as it came: the caller decides whether to try again.
+    pub async fn open_watch(
+        &self,
+        batch: &str,
+        after_revision: i64,
+    ) -> Result<Streaming<v1::WatchBatchResponse>, Status> {
+        let request = v1::WatchBatchRequest {
+            name: batch.to_owned(),
+            after_revision,
+        };
+        let mut client = self.batches();
+        client
+            .watch_batch(self.with_headers(request))
+            .await
+            .map(Response::into_inner)
+    }
+
+    /// Sends the same body until an answer comes that repeating cannot better, or patience ends.
+    async fn call<Body, Answer, Sent>(
+        &self,
+        body: Body,
+        send: impl Fn(Request<Body>) -> Sent,
+    ) -> Result<Answer, ClientError>
+    where
+        Body: Clone,
+        Sent: Future<Output = Result<Response<Answer>, Status>>,
+    {
+        let give_up_at = Instant::now() + self.settings.patience;
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        loop {
+            let mut request = self.with_headers(body.clone());
+            request.set_timeout(self.settings.attempt_timeout);
+            let status = match send(request).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => status,
+            };
+            let Some(asked) = is_worth_repeating(&status) else {
+                return Err(ClientError::from_status(&status, &self.gateway));
+            };
+            let wait = backoff.next_wait().max(asked.unwrap_or_default());
+            if Instant::now() + wait > give_up_at {
+                return Err(ClientError::from_status(&status, &self.gateway));
+            }
+            tracing::debug!(code = ?status.code(), message = status.message(), ?wait, "call will be repeated");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn with_headers<Body>(&self, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        request
+            .metadata_mut()
+            .insert("authorization", self.authorization.clone());
+        if let Some(language) = &self.language {
+            request
+                .metadata_mut()
+                .insert("accept-language", language.clone());
+        }
+        request
+    }
+
+    fn batches(&self) -> BatchServiceClient<Channel> {
+        BatchServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    fn uploads(&self) -> UploadServiceClient<Channel> {
+        UploadServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    fn files(&self) -> FileServiceClient<Channel> {
+        FileServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+fn endpoint(gateway: &str) -> Result<Endpoint, ClientError> {
+    let bad = |why: &str| ClientError::BadAddress {
+        gateway: gateway.to_owned(),
+        why: why.to_owned(),
+    };
+    if gateway.starts_with("https://") {
+        return Err(bad(
+            "this client speaks http:// only; put a local TLS proxy between them",
+        ));
+    }
+    if !gateway.starts_with("http://") {
+        return Err(bad("it must begin with http://"));
+    }
+    let endpoint = Endpoint::from_shared(gateway.trim_end_matches('/').to_owned())
+        .map_err(|error| bad(&deepest(&error)))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut deepest = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        deepest = error.to_string();
+        source = error.source();
+    }
+    deepest
+}
+
+fn new_request_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_gateway_that_is_not_there_is_a_plain_sentence() {
+        let refused = Client::connect("http://127.0.0.1:1", "caudal_x").await;
+        let words = refused.map(|_| ()).map_err(|error| error.to_string());
+        assert!(words.is_err_and(|words| {
+            words.starts_with("cannot reach the gateway at http://127.0.0.1:1 (")
+        }));
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_scheme_says_what_one_looks_like() {
+        let refused = Client::connect("localhost:7070", "caudal_x").await;
+        assert!(matches!(refused, Err(ClientError::BadAddress { .. })));
+    }
+}

@@ -1,0 +1,79 @@
+//! Confirms what landed, in pages: while one call is in flight the next page gathers.
+
+use std::time::Duration;
+
+use caudal_proto::v1;
+use caudal_proto::v1::confirmation::Result as Answer;
+use tokio::sync::mpsc;
+use tonic::Code;
+
+use super::IngestError;
+use super::progress::Board;
+use crate::client::Client;
+use crate::retry::Backoff;
+use crate::walk::{NotTaken, Problem};
+
+const CONFIRMATIONS_A_PAGE: usize = 1_000;
+/// Rounds of asking again for items that were answered with a passing trouble.
+const ROUNDS: u32 = 8;
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A file whose bytes are in the store.
+#[derive(Debug, Clone)]
+pub(super) struct Landed {
+    pub(super) uploaded: v1::Uploaded,
+    pub(super) path: String,
+}
+
+/// Confirms until nothing lands any more.
+pub(super) async fn confirm(
+    client: &Client,
+    batch: &str,
+    mut landed: mpsc::Receiver<Landed>,
+    board: &Board,
+) -> Result<(), IngestError> {
+    let mut page = Vec::with_capacity(CONFIRMATIONS_A_PAGE);
+    while landed.recv_many(&mut page, CONFIRMATIONS_A_PAGE).await > 0 {
+        confirm_page(client, batch, std::mem::take(&mut page), board).await?;
+    }
+    Ok(())
+}
+
+async fn confirm_page(
+    client: &Client,
+    batch: &str,
+    mut page: Vec<Landed>,
+    board: &Board,
+) -> Result<(), IngestError> {
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    loop {
+        let uploads = page.iter().map(|one| one.uploaded.clone()).collect();
+        let confirmations = client.confirm_uploads(batch, uploads).await?;
+        let mut again = Vec::new();
+        let mut confirmed: u64 = 0;
+        for (one, confirmation) in page.into_iter().zip(confirmations) {
+            match confirmation.result {
+                Some(Answer::Error(error)) => {
+                    let passing =
+                        matches!(Code::from(error.code), Code::Unavailable | Code::Aborted);
+                    if passing && backoff.attempts() < ROUNDS {
+                        again.push(one);
+                    } else {
+                        board.give_up(Problem {
+                            path: one.path,
+                            why: NotTaken::Refused(error.message),
+                        });
+                    }
+                }
+                Some(Answer::State(_)) | None => confirmed += 1,
+            }
+        }
+        board.update(|progress| progress.confirmed_files += confirmed);
+        if again.is_empty() {
+            return Ok(());
+        }
+        page = again;
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}

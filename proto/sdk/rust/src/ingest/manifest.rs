@@ -1,0 +1,248 @@
+//! Sends the manifest in pages while the walk goes on.
+
+use std::time::Duration;
+
+use caudal_proto::v1;
+use tokio::sync::mpsc;
+use tonic::Code;
+
+use super::progress::Board;
+use super::{IngestError, Waiting};
+use crate::client::Client;
+use crate::error::{ClientError, RemoteRefusal};
+use crate::walk::{Found, FoundFile, NotTaken, Problem};
+
+const ENTRIES_A_PAGE: usize = 1_000;
+/// Encoded bytes of a page, well below the largest message.
+const BYTES_A_PAGE: usize = 3 * 1024 * 1024;
+/// How long a page that is not full waits for the walk.
+const GATHER_FOR: Duration = Duration::from_millis(50);
+
+/// Sends what the walk finds; hands each file with its ordinal to the uploads. Answers how many files were listed.
+pub(super) async fn send(
+    client: &Client,
+    batch: &str,
+    mut found: mpsc::Receiver<Found>,
+    waiting: mpsc::Sender<Waiting>,
+    board: &Board,
+) -> Result<u32, IngestError> {
+    let mut listed: u32 = 0;
+    while let Some(page) = next_page(&mut found).await {
+        let page_files = send_page(client, batch, page, board).await?;
+        listed = listed.saturating_add(u32::try_from(page_files.len()).unwrap_or(u32::MAX));
+        board.update(|progress| progress.listed_files = u64::from(listed));
+        for file in page_files {
+            if waiting.send(file).await.is_err() {
+                // The uploads ended with an error, which is the one to show.
+                return Ok(listed);
+            }
+        }
+    }
+    Ok(listed)
+}
+
+async fn next_page(found: &mut mpsc::Receiver<Found>) -> Option<Vec<Found>> {
+    let first = found.recv().await?;
+    let mut bytes = entry_bytes(&first);
+    let mut page = vec![first];
+    let full_at = tokio::time::Instant::now() + GATHER_FOR;
+    while page.len() < ENTRIES_A_PAGE && bytes < BYTES_A_PAGE {
+        match tokio::time::timeout_at(full_at, found.recv()).await {
+            Ok(Some(next)) => {
+                bytes += entry_bytes(&next);
+                page.push(next);
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Some(page)
+}
+
+fn entry_bytes(found: &Found) -> usize {
+    const ALL_BUT_THE_PATH: usize = 64;
+    match found {
+        Found::File(file) => file.path.as_str().len() + ALL_BUT_THE_PATH,
+        Found::EmptyFolder(path) => path.as_str().len() + ALL_BUT_THE_PATH,
+        Found::Problem(problem) => problem.path.len(),
+    }
+}
+
+/// Sends one page. Entries that the gateway refuses by name are reported and left out, and the rest is sent again:
+/// one bad path must not cost its neighbours.
+async fn send_page(
+    client: &Client,
+    batch: &str,
+    mut page: Vec<Found>,
+    board: &Board,
+) -> Result<Vec<Waiting>, IngestError> {
+    loop {
+        let entries: Vec<v1::Entry> = page.iter().filter_map(entry).collect();
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let refused = match client.add_entries(batch, entries).await {
+            Ok(answer) => return with_ordinals(page, &answer),
+            Err(ClientError::Refused(refused)) => refused,
+            Err(other) => return Err(other.into()),
+        };
+        let bad = entries_named_in(&refused, page.len());
+        if bad.is_empty() {
+            return Err(ClientError::Refused(refused).into());
+        }
+        for (index, description) in bad.into_iter().rev() {
+            let path = match page.remove(index) {
+                Found::File(file) => file.path.as_str().to_owned(),
+                Found::EmptyFolder(path) => path.as_str().to_owned(),
+                Found::Problem(problem) => problem.path,
+            };
+            board.report(Problem {
+                path,
+                why: NotTaken::Refused(description),
+            });
+        }
+    }
+}
+
+fn entry(found: &Found) -> Option<v1::Entry> {
+    let (path, kind) = match found {
+        Found::File(file) => (&file.path, v1::entry::Kind::File(file_entry(file))),
+        Found::EmptyFolder(path) => (path, v1::entry::Kind::Directory(v1::DirectoryEntry {})),
+        Found::Problem(_) => return None,
+    };
+    Some(v1::Entry {
+        path: path.as_str().to_owned(),
+        kind: Some(kind),
+    })
+}
+
+fn file_entry(file: &FoundFile) -> v1::FileEntry {
+    v1::FileEntry {
+        size: i64::try_from(file.size).unwrap_or(i64::MAX),
+        modified_time: file.modified.map(prost_types::Timestamp::from),
+        ..v1::FileEntry::default()
+    }
+}
+
+/// Indexes of the entries that a refusal names as `entries[i]…`, ascending and each once, with what is wrong.
+fn entries_named_in(refused: &RemoteRefusal, entries: usize) -> Vec<(usize, String)> {
+    if !matches!(refused.code, Code::InvalidArgument | Code::AlreadyExists) {
+        return Vec::new();
+    }
+    let mut named: Vec<(usize, String)> = refused
+        .violations
+        .iter()
+        .filter_map(|violation| {
+            let index = violation
+                .field
+                .strip_prefix("entries[")?
+                .split(']')
+                .next()?
+                .parse()
+                .ok()?;
+            (index < entries).then(|| (index, violation.description.clone()))
+        })
+        .collect();
+    named.sort_by_key(|(index, _)| *index);
+    named.dedup_by_key(|(index, _)| *index);
+    named
+}
+
+fn with_ordinals(
+    page: Vec<Found>,
+    answer: &v1::AddEntriesResponse,
+) -> Result<Vec<Waiting>, IngestError> {
+    let already_held: std::collections::HashSet<usize> = answer
+        .already_held
+        .iter()
+        .map(|index| *index as usize)
+        .collect();
+    let mut files = Vec::with_capacity(page.len());
+    let mut given = answer.ordinals.iter().copied();
+    let mut dense = answer.first_ordinal..;
+    for (index, found) in page.into_iter().enumerate() {
+        let Found::File(file) = found else { continue };
+        let ordinal = if answer.ordinals.is_empty() {
+            dense.next()
+        } else {
+            given.next()
+        };
+        let ordinal = ordinal.ok_or_else(|| ClientError::Nonsense {
+            call: "AddEntries",
+            why: "fewer ordinals than file entries".to_owned(),
+        })?;
+        if !already_held.contains(&index) {
+            files.push(Waiting { ordinal, file });
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
+    use super::*;
+    use caudal_domain::{Refusal, RelativePath};
+    use caudal_proto::status::{from_status, to_status};
+
+    fn file(path: &str) -> Found {
+        Found::File(FoundFile {
+            path: RelativePath::parse(path).unwrap(),
+            local: path.into(),
+            size: 1,
+            modified: None,
+        })
+    }
+
+    fn ordinals(files: &[Waiting]) -> Vec<(u32, &str)> {
+        files
+            .iter()
+            .map(|waiting| (waiting.ordinal, waiting.file.path.as_str()))
+            .collect()
+    }
+
+    #[test]
+    fn dense_ordinals_skip_folders() {
+        let page = vec![
+            file("a"),
+            Found::EmptyFolder(RelativePath::parse("b").unwrap()),
+            file("c"),
+        ];
+        let answer = v1::AddEntriesResponse {
+            first_ordinal: 7,
+            new_count: 2,
+            ..Default::default()
+        };
+        assert_eq!(
+            ordinals(&with_ordinals(page, &answer).unwrap()),
+            [(7, "a"), (8, "c")]
+        );
+    }
+
+    #[test]
+    fn held_files_are_not_uploaded() {
+        let answer = v1::AddEntriesResponse {
+            ordinals: vec![4, 9],
+            already_held: vec![0],
+            ..Default::default()
+        };
+        let files = with_ordinals(vec![file("a"), file("b")], &answer).unwrap();
+        assert_eq!(ordinals(&files), [(9, "b")]);
+    }
+
+    #[test]
+    fn a_refusal_names_each_bad_entry_once() {
+        let refusal = Refusal::invalid("entries[2].path", "twice")
+            .with_violation("entries[0].path", "bad")
+            .with_violation("entries[2].file", "again")
+            .with_violation("batch", "elsewhere")
+            .with_violation("entries[9].path", "beyond");
+        let refused = from_status(&to_status(&refusal));
+        assert_eq!(
+            entries_named_in(&refused, 3),
+            [(0, "bad".to_owned()), (2, "twice".to_owned())]
+        );
+    }
+}

@@ -1,0 +1,18 @@
+//! Rust client of Caudal: create a batch, upload a folder, watch it.
+//!
+//! [`Client`] makes typed calls and repeats them when no answer came; a mutation's `request_id` is made before the
+//! first send and kept, so a repeat is answered as the first time. [`ingest::Ingest`] takes a folder in,
+//! [`watch::Watch`] follows a batch across restarts of the gateway.
+
+pub mod client;
+pub mod error;
+pub mod ingest;
+pub mod retry;
+pub mod walk;
+pub mod watch;
+
+pub use caudal_proto::v1;
+pub use client::{Client, ClientSettings};
+pub use error::{ClientError, RemoteRefusal};
+pub use ingest::{Ingest, IngestSettings};
+pub use watch::{Update, Watch};
