@@ -1,0 +1,76 @@
+//! What can go wrong between a text and its vector, by what the caller should do next.
+
+use std::time::Duration;
+
+/// Why a provider gave no vectors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// There is no provider to ask, or the local model is not installed: not a failure, but the file's outcome says so.
+    #[error("{why}")]
+    NotConfigured {
+        /// What is missing and how to get it, in words for the person who runs the system.
+        why: String,
+    },
+    /// The provider could not be reached, failed, or does not know the address or model; the same request may succeed later.
+    #[error("embedding provider unavailable: {detail}")]
+    Unavailable {
+        /// What was seen.
+        detail: String,
+        /// When asking again makes sense, where that is known.
+        retry_after: Option<Duration>,
+    },
+    /// The provider does not accept the key: nothing succeeds until an operator renews it.
+    #[error("embedding provider refused the API key: {detail}")]
+    Unauthorized {
+        /// The status and the provider's own words, shortened.
+        detail: String,
+    },
+    /// The provider answered, and the answer is not one vector for each text.
+    #[error("embedding provider gave an unusable answer: {detail}")]
+    InvalidAnswer {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The provider, the shared permits or the queue in front of the local model ask to slow down.
+    #[error("embedding provider throttled, again in {} ms", retry_after.as_millis())]
+    Throttled {
+        /// How long to wait before asking again.
+        retry_after: Duration,
+    },
+    /// The provider refused this very request; repeating it unchanged cannot succeed.
+    #[error("embedding provider rejected the request with status {status}: {detail}")]
+    Rejected {
+        /// The HTTP status.
+        status: u16,
+        /// The provider's own words, shortened.
+        detail: String,
+    },
+}
+
+impl ProviderError {
+    /// An unavailable provider with no known time of recovery.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::Unavailable {
+            detail: detail.into(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn invalid_answer(detail: impl Into<String>) -> Self {
+        Self::InvalidAnswer {
+            detail: detail.into(),
+        }
+    }
+
+    /// How long the caller should wait, where the error knows.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after } => Some(*retry_after),
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::NotConfigured { .. }
+            | Self::Unauthorized { .. }
+            | Self::InvalidAnswer { .. }
+            | Self::Rejected { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Embedding providers: what turns a piece of text into a vector.
+//!
+//! [`EmbeddingProvider`] is the face: the local model (all-MiniLM-L6-v2 on this machine's own cores), any HTTP service that
+//! speaks OpenAI's embeddings API, or nothing at all, said aloud. Calls to a remote provider pass the shared permits
+//! ([`ProviderPermits`]) and a circuit [`breaker`] first, so that one sick or strict provider slows its stage and nothing else.
+
+mod batch;
+mod bert;
+pub mod breaker;
+mod error;
+mod http;
+mod local;
+mod openai;
+mod permits;
+mod provider;
+mod settings;
+mod tokens;
+
+pub use error::ProviderError;
+pub use local::{LocalModel, LocalSettings};
+pub use openai::{OpenAi, OpenAiSettings};
+pub use permits::{Permitted, ProviderPermits, Throttled, Unlimited};
+pub use provider::{EmbeddingProvider, Embeddings, ProviderState};
+pub use settings::{ApiKey, DEFAULT_MODEL_FOLDER, EmbeddingSettings, SettingsError};
+pub use tokens::TokenCounter;

@@ -1,0 +1,162 @@
+//! The face of all providers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::ProviderError;
+use crate::local::LocalModel;
+use crate::openai::OpenAi;
+use crate::permits::ProviderPermits;
+use crate::settings::{EmbeddingSettings, SettingsError};
+use crate::tokens::TokenCounter;
+
+/// The vectors of several texts, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// One vector a text, all of one length.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens that the provider read (counted, or as it says).
+    pub tokens: u64,
+    /// Requests that were sent, or batches that were computed.
+    pub calls: u32,
+}
+
+impl Embeddings {
+    /// Embeddings that keep what they promise: one vector a text, one length, all numbers finite.
+    pub(crate) fn checked(
+        vectors: Vec<Vec<f32>>,
+        texts: usize,
+        tokens: u64,
+        calls: u32,
+    ) -> Result<Self, ProviderError> {
+        let length = vectors.first().map_or(0, Vec::len);
+        let whole = vectors.len() == texts
+            && vectors
+                .iter()
+                .all(|vector| vector.len() == length && !vector.is_empty());
+        if !whole {
+            return Err(ProviderError::invalid_answer(
+                "answer has vectors of several lengths",
+            ));
+        }
+        if !vectors.iter().flatten().all(|number| number.is_finite()) {
+            return Err(ProviderError::invalid_answer(
+                "answer has numbers that are not finite",
+            ));
+        }
+        Ok(Self {
+            vectors,
+            tokens,
+            calls,
+        })
+    }
+}
+
+/// What to expect of a provider at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProviderState {
+    /// Calls pass.
+    Ready,
+    /// There is none; files go on without vectors, and say so.
+    NotConfigured {
+        /// What is missing and how to get it.
+        why: String,
+    },
+    /// It is configured and asks for, or needs, a pause.
+    Paused {
+        /// Until when, from now.
+        retry_after: Duration,
+        /// Why.
+        why: String,
+    },
+}
+
+/// An embedding provider. Cheap to clone; clones share everything.
+#[derive(Debug, Clone)]
+pub enum EmbeddingProvider {
+    /// The model on this machine.
+    Local(LocalModel),
+    /// A service that speaks OpenAI's embeddings API.
+    OpenAi(OpenAi),
+    /// None is configured.
+    Unavailable {
+        /// Why, in words for the person who runs the system.
+        why: String,
+    },
+}
+
+impl EmbeddingProvider {
+    /// The provider that `settings` ask for. `permits` are asked before each request to a remote one.
+    pub fn new(
+        settings: EmbeddingSettings,
+        permits: Arc<dyn ProviderPermits>,
+    ) -> Result<Self, SettingsError> {
+        match settings {
+            EmbeddingSettings::Local(settings) => Ok(Self::Local(LocalModel::new(settings))),
+            EmbeddingSettings::OpenAi(settings) => Ok(Self::OpenAi(OpenAi::new(settings, permits)?)),
+            EmbeddingSettings::None => Ok(Self::Unavailable {
+                why: "no embedding provider is configured: set CAUDAL_EMBEDDING_PROVIDER to local or openai"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// Embeds `texts`, in order. The same texts under the same `idempotency_key` may be answered from the provider's memory
+    /// of the first call. Dropping the future stops the work after the batch that is being computed.
+    pub async fn embed(
+        &self,
+        texts: &[String],
+        idempotency_key: &str,
+    ) -> Result<Embeddings, ProviderError> {
+        match self {
+            Self::Local(local) => local.embed(texts).await,
+            Self::OpenAi(openai) => openai.embed(texts, idempotency_key).await,
+            Self::Unavailable { why } => Err(ProviderError::NotConfigured { why: why.clone() }),
+        }
+    }
+
+    /// Counts tokens as the provider does, or nearly. Loads the local model.
+    pub async fn token_counter(&self) -> Result<TokenCounter, ProviderError> {
+        match self {
+            Self::Local(local) => local.token_counter().await,
+            Self::OpenAi(_) => Ok(TokenCounter::estimating()),
+            Self::Unavailable { why } => Err(ProviderError::NotConfigured { why: why.clone() }),
+        }
+    }
+
+    /// The model's name; `none` where there is none, so that a result without vectors never passes for one with.
+    pub fn model(&self) -> &str {
+        match self {
+            Self::Local(local) => local.model(),
+            Self::OpenAi(openai) => openai.model(),
+            Self::Unavailable { .. } => "none",
+        }
+    }
+
+    /// The length of a vector, where it is known beforehand.
+    pub fn dimensions(&self) -> Option<usize> {
+        match self {
+            Self::Local(local) => local.dimensions(),
+            Self::OpenAi(openai) => openai.dimensions(),
+            Self::Unavailable { .. } => None,
+        }
+    }
+
+    /// The most tokens of one text that the model reads; 0 where there is none.
+    pub fn max_tokens(&self) -> usize {
+        match self {
+            Self::Local(local) => local.max_tokens(),
+            Self::OpenAi(openai) => openai.max_tokens(),
+            Self::Unavailable { .. } => 0,
+        }
+    }
+
+    /// Whether a call would pass at this moment. Cheap; looks at the disk where a local model is not loaded yet.
+    pub fn state(&self) -> ProviderState {
+        match self {
+            Self::Local(local) => local.state(),
+            Self::OpenAi(openai) => openai.state(),
+            Self::Unavailable { why } => ProviderState::NotConfigured { why: why.clone() },
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Which provider, and its settings, from the process's variables.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use crate::breaker::BreakerPolicy;
+use crate::local::LocalSettings;
+use crate::openai::OpenAiSettings;
+
+/// Where the local model is looked for, from the folder the process was started in.
+pub const DEFAULT_MODEL_FOLDER: &str = ".caudal/models/all-minilm-l6-v2";
+
+/// Threads of the local model that are used without being asked for more.
+const DEFAULT_MAX_THREADS: usize = 4;
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} {problem}")]
+pub struct SettingsError {
+    /// The variable or setting.
+    pub setting: String,
+    /// What is wrong with it, in words.
+    pub problem: String,
+}
+
+impl SettingsError {
+    pub(crate) fn new(setting: &str, problem: impl Into<String>) -> Self {
+        Self {
+            setting: setting.to_owned(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// A provider's key. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// A key without the white space around it; an empty one is none.
+    pub fn new(text: &str) -> Option<Self> {
+        let key = text.trim();
+        (!key.is_empty()).then(|| Self(key.to_owned()))
+    }
+
+    /// Reads a key from a file, as secrets are mounted.
+    pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            SettingsError::new("API key file", format!("{}: {error}", path.display()))
+        })?;
+        Self::new(&text).ok_or_else(|| {
+            SettingsError::new("API key file", format!("{}: is empty", path.display()))
+        })
+    }
+
+    pub(crate) fn as_bearer(&self) -> Result<HeaderValue, SettingsError> {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.0)).map_err(|_| {
+            SettingsError::new("API key", "has characters that a header cannot carry")
+        })?;
+        bearer.set_sensitive(true);
+        Ok(bearer)
+    }
+
+    pub(crate) fn redact(&self, text: &str) -> String {
+        text.replace(&self.0, "[key]")
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("ApiKey(..)")
+    }
+}
+
+/// Which embedding provider to use.
+#[derive(Debug, Clone)]
+pub enum EmbeddingSettings {
+    /// The local model.
+    Local(LocalSettings),
+    /// An OpenAI-compatible service.
+    OpenAi(OpenAiSettings),
+    /// None: files go on without vectors, with a warning.
+    None,
+}
+
+impl EmbeddingSettings {
+    /// Reads the settings through `variable`, which gives a process variable's value:
+    ///
+    /// | variable | meaning | default |
+    /// |---|---|---|
+    /// | `CAUDAL_EMBEDDING_PROVIDER` | `local`, `openai` or `none` | `openai` where an address is set, else `local` |
+    /// | `CAUDAL_MODEL_DIR` | folder of the local model | [`DEFAULT_MODEL_FOLDER`] |
+    /// | `CAUDAL_EMBEDDING_THREADS` | threads of the local model | the machine's, at most 4 |
+    /// | `CAUDAL_EMBEDDING_URL` | address up to and without `/embeddings` | `https://api.openai.com/v1` |
+    /// | `CAUDAL_EMBEDDING_MODEL` | the provider's model | `text-embedding-3-small` |
+    /// | `CAUDAL_EMBEDDING_API_KEY`, `CAUDAL_EMBEDDING_API_KEY_FILE` | its key, or a file with it | none |
+    /// | `CAUDAL_EMBEDDING_DIMENSIONS` | vector length to ask for | what comes |
+    /// | `CAUDAL_EMBEDDING_MAX_TOKENS` | tokens of one text that it reads | 512 |
+    /// | `CAUDAL_EMBEDDING_BATCH` | texts in one request | 64 |
+    /// | `CAUDAL_EMBEDDING_TIMEOUT_SECONDS` | for one request | 60 |
+    pub fn from_variables(
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let provider = set("CAUDAL_EMBEDDING_PROVIDER").unwrap_or_else(|| {
+            let remote = set("CAUDAL_EMBEDDING_URL").is_some();
+            if remote { "openai" } else { "local" }.to_owned()
+        });
+        match provider.trim() {
+            "none" => Ok(Self::None),
+            "local" => Ok(Self::Local(LocalSettings {
+                folder: set("CAUDAL_MODEL_DIR")
+                    .map_or_else(|| PathBuf::from(DEFAULT_MODEL_FOLDER), PathBuf::from),
+                threads: number(&set, "CAUDAL_EMBEDDING_THREADS")?.unwrap_or_else(usual_threads),
+            })),
+            "openai" => Ok(Self::OpenAi(OpenAiSettings {
+                base_url: set("CAUDAL_EMBEDDING_URL")
+                    .unwrap_or_else(|| "https://api.openai.com/v1".to_owned()),
+                model: set("CAUDAL_EMBEDDING_MODEL")
+                    .unwrap_or_else(|| "text-embedding-3-small".to_owned()),
+                api_key: api_key(&set)?,
+                dimensions: number(&set, "CAUDAL_EMBEDDING_DIMENSIONS")?,
+                max_tokens: number(&set, "CAUDAL_EMBEDDING_MAX_TOKENS")?.unwrap_or(512),
+                batch: number(&set, "CAUDAL_EMBEDDING_BATCH")?.unwrap_or(64),
+                timeout: Duration::from_secs(
+                    number(&set, "CAUDAL_EMBEDDING_TIMEOUT_SECONDS")?.unwrap_or(60) as u64,
+                ),
+                breaker: BreakerPolicy::default(),
+            })),
+            other => Err(SettingsError::new(
+                "CAUDAL_EMBEDDING_PROVIDER",
+                format!("must be local, openai or none, not {other:?}"),
+            )),
+        }
+    }
+}
+
+fn api_key(set: &impl Fn(&str) -> Option<String>) -> Result<Option<ApiKey>, SettingsError> {
+    if let Some(key) = set("CAUDAL_EMBEDDING_API_KEY") {
+        return Ok(ApiKey::new(&key));
+    }
+    set("CAUDAL_EMBEDDING_API_KEY_FILE")
+        .map(|path| ApiKey::from_file(Path::new(&path)))
+        .transpose()
+}
+
+fn number(
+    set: &impl Fn(&str) -> Option<String>,
+    name: &str,
+) -> Result<Option<usize>, SettingsError> {
+    let Some(text) = set(name) else {
+        return Ok(None);
+    };
+    match text.trim().parse() {
+        Ok(number) if number > 0 => Ok(Some(number)),
+        _ => Err(SettingsError::new(
+            name,
+            format!("must be a whole number above zero, not {text:?}"),
+        )),
+    }
+}
+
+fn usual_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, std::num::NonZeroUsize::get)
+        .min(DEFAULT_MAX_THREADS)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<EmbeddingSettings, SettingsError> {
+        EmbeddingSettings::from_variables(|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn without_any_variable_the_local_model_is_used() {
+        let EmbeddingSettings::Local(local) = read(&[]).unwrap() else {
+            panic!("not local");
+        };
+        assert_eq!(local.folder, Path::new(DEFAULT_MODEL_FOLDER));
+        assert!((1..=DEFAULT_MAX_THREADS).contains(&local.threads));
+    }
+
+    #[test]
+    fn an_address_alone_chooses_the_remote_provider() {
+        let settings = read(&[("CAUDAL_EMBEDDING_URL", "http://127.0.0.1:11434/v1")]).unwrap();
+        assert!(matches!(settings, EmbeddingSettings::OpenAi(_)));
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_by_its_name() {
+        let error = read(&[("CAUDAL_EMBEDDING_PROVIDER", "magic")]).unwrap_err();
+        assert_eq!(error.setting, "CAUDAL_EMBEDDING_PROVIDER");
+        let error = read(&[("CAUDAL_EMBEDDING_THREADS", "0")]).unwrap_err();
+        assert_eq!(error.setting, "CAUDAL_EMBEDDING_THREADS");
+        assert!(error.to_string().contains("above zero"));
+    }
+
+    #[test]
+    fn a_key_is_read_from_a_file_and_never_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        std::fs::write(&file, "sk-very-secret\n").unwrap();
+        let settings = read(&[
+            ("CAUDAL_EMBEDDING_PROVIDER", "openai"),
+            ("CAUDAL_EMBEDDING_API_KEY_FILE", file.to_str().unwrap()),
+        ])
+        .unwrap();
+        assert!(!format!("{settings:?}").contains("secret"));
+        let EmbeddingSettings::OpenAi(openai) = settings else {
+            panic!("not remote");
+        };
+        assert_eq!(openai.api_key, ApiKey::new("sk-very-secret"));
+    }
+}

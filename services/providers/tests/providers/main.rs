@@ -1,0 +1,4 @@
+//! The public face of the providers: the local model where it is installed, and a remote one against a small server here.
+
+mod local;
+mod openai;

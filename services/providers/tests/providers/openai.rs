@@ -1,0 +1,402 @@
+#![expect(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use caudal_providers::breaker::BreakerPolicy;
+use caudal_providers::{
+    ApiKey, EmbeddingProvider, EmbeddingSettings, OpenAiSettings, Permitted, ProviderError,
+    ProviderPermits, ProviderState, Throttled, Unlimited,
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// What the server answers next; without a script it embeds each text as `[its length, 1]`, in reversed order.
+enum Scripted {
+    Status(StatusCode, Vec<(&'static str, &'static str)>, &'static str),
+    Never,
+}
+
+#[derive(Default)]
+struct Desk {
+    script: VecDeque<Scripted>,
+    seen: Vec<(HeaderMap, Value)>,
+}
+
+struct Server {
+    url: String,
+    desk: Arc<Mutex<Desk>>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Server {
+    async fn start(script: Vec<Scripted>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let desk = Arc::new(Mutex::new(Desk {
+            script: script.into(),
+            seen: Vec::new(),
+        }));
+        let router = Router::new()
+            .route("/v1/embeddings", post(answer))
+            .with_state(Arc::clone(&desk));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, desk, serving }
+    }
+
+    fn seen(&self) -> usize {
+        self.desk.lock().unwrap().seen.len()
+    }
+}
+
+async fn answer(State(desk): State<Arc<Mutex<Desk>>>, headers: HeaderMap, body: Bytes) -> Response {
+    let request: Value = serde_json::from_slice(&body).unwrap();
+    let scripted = {
+        let mut desk = desk.lock().unwrap();
+        desk.seen.push((headers, request.clone()));
+        desk.script.pop_front()
+    };
+    match scripted {
+        Some(Scripted::Status(status, headers, body)) => {
+            let mut response = (status, body).into_response();
+            for (name, value) in headers {
+                response.headers_mut().insert(name, value.parse().unwrap());
+            }
+            response
+        }
+        Some(Scripted::Never) => std::future::pending().await,
+        None => {
+            let input = request["input"].as_array().unwrap();
+            let mut data: Vec<Value> = input
+                .iter()
+                .enumerate()
+                .map(|(index, text)| {
+                    json!({"object": "embedding", "index": index, "embedding": [text.as_str().unwrap().len(), 1]})
+                })
+                .collect();
+            data.reverse();
+            axum::Json(json!({
+                "object": "list", "data": data, "model": request["model"],
+                "usage": {"prompt_tokens": input.len() * 3, "total_tokens": input.len() * 3},
+            }))
+            .into_response()
+        }
+    }
+}
+
+fn settings(url: &str) -> OpenAiSettings {
+    OpenAiSettings {
+        base_url: url.to_owned(),
+        model: "small".to_owned(),
+        api_key: ApiKey::new("sk-secret"),
+        dimensions: None,
+        max_tokens: 512,
+        batch: 3,
+        timeout: Duration::from_secs(20),
+        breaker: BreakerPolicy::try_new(2, Duration::from_millis(300), 1).unwrap(),
+    }
+}
+
+fn provider_with(settings: OpenAiSettings) -> EmbeddingProvider {
+    EmbeddingProvider::new(EmbeddingSettings::OpenAi(settings), Arc::new(Unlimited)).unwrap()
+}
+
+fn texts(count: usize) -> Vec<String> {
+    (1..=count).map(|length| "x".repeat(length)).collect()
+}
+
+fn status(code: u16, body: &'static str) -> Scripted {
+    Scripted::Status(StatusCode::from_u16(code).unwrap(), Vec::new(), body)
+}
+
+#[tokio::test]
+async fn texts_travel_in_batches_and_come_back_in_order() {
+    let server = Server::start(Vec::new()).await;
+    let provider = provider_with(settings(&format!("{}/", server.url)));
+    let found = provider.embed(&texts(8), "file-key").await.unwrap();
+
+    for (index, vector) in found.vectors.iter().enumerate() {
+        #[expect(clippy::cast_precision_loss)]
+        let length = (index + 1) as f32;
+        assert_eq!(vector, &vec![length, 1.0]);
+    }
+    assert_eq!((found.calls, found.tokens), (3, 24));
+    let desk = server.desk.lock().unwrap();
+    for (number, (headers, request)) in desk.seen.iter().enumerate() {
+        assert_eq!(headers["authorization"], "Bearer sk-secret");
+        assert_eq!(headers["idempotency-key"], format!("file-key-{number}"));
+        assert_eq!(headers["content-type"], "application/json");
+        assert_eq!(request["model"], "small");
+        assert_eq!(request["encoding_format"], "float");
+        assert!(request.get("dimensions").is_none());
+        assert!(request["input"].as_array().unwrap().len() <= 3);
+    }
+}
+
+#[tokio::test]
+async fn a_429_asks_everyone_to_wait_and_nothing_is_sent_before() {
+    let limited = Scripted::Status(
+        StatusCode::TOO_MANY_REQUESTS,
+        vec![("retry-after", "7")],
+        "slow down",
+    );
+    let server = Server::start(vec![limited]).await;
+    let provider = provider_with(settings(&server.url));
+
+    let first = provider.embed(&texts(1), "key").await.unwrap_err();
+    assert_eq!(
+        first,
+        ProviderError::Throttled {
+            retry_after: Duration::from_secs(7)
+        }
+    );
+    let second = provider.clone().embed(&texts(1), "key").await.unwrap_err();
+    assert!(
+        matches!(second, ProviderError::Throttled { retry_after } if retry_after > Duration::from_secs(5))
+    );
+    assert_eq!(server.seen(), 1);
+    assert!(matches!(provider.state(), ProviderState::Paused { .. }));
+}
+
+#[tokio::test]
+async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
+    let server = Server::start(vec![status(500, "oops"), status(503, "oops")]).await;
+    let provider = provider_with(settings(&server.url));
+    for _ in 0..2 {
+        let error = provider.embed(&texts(1), "key").await.unwrap_err();
+        assert!(
+            matches!(error, ProviderError::Unavailable { .. }),
+            "{error}"
+        );
+    }
+    let error = provider.embed(&texts(1), "key").await.unwrap_err();
+    let wait = error.retry_after().unwrap();
+    assert!(wait <= Duration::from_millis(300));
+    assert_eq!(server.seen(), 2, "an open breaker sends nothing");
+    assert!(matches!(provider.state(), ProviderState::Paused { .. }));
+
+    tokio::time::sleep(wait).await;
+    provider.embed(&texts(1), "key").await.unwrap();
+    assert_eq!(provider.state(), ProviderState::Ready);
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_for_its_content_is_rejected_and_opens_no_breaker() {
+    let words = r#"{"error": {"message": "too long, sk-secret", "type": "invalid_request_error"}}"#;
+    let server = Server::start((0..4).map(|_| status(400, words)).collect()).await;
+    let provider = provider_with(settings(&server.url));
+    for _ in 0..4 {
+        assert_eq!(
+            provider.embed(&texts(1), "key").await.unwrap_err(),
+            ProviderError::Rejected {
+                status: 400,
+                detail: "too long, [key]".to_owned()
+            }
+        );
+    }
+    assert_eq!(provider.state(), ProviderState::Ready);
+}
+
+#[tokio::test]
+async fn a_refused_key_or_unknown_model_is_the_configurations_fault_and_the_file_may_wait() {
+    for (code, unauthorized) in [(401, true), (403, true), (404, false), (405, false)] {
+        let server = Server::start(vec![status(code, r#"{"error": "no sk-secret"}"#)]).await;
+        let error = provider_with(settings(&server.url))
+            .embed(&texts(1), "key")
+            .await
+            .unwrap_err();
+        match &error {
+            ProviderError::Unauthorized { detail } => {
+                assert!(unauthorized);
+                assert_eq!(*detail, format!("status {code}: no [key]"));
+            }
+            ProviderError::Unavailable { detail, .. } => {
+                assert!(!unauthorized);
+                assert!(detail.contains("model's name"), "{detail}");
+            }
+            _ => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
+    let server = Server::start(vec![Scripted::Never]).await;
+    let mut impatient = settings(&server.url);
+    impatient.timeout = Duration::from_millis(100);
+    let error = provider_with(impatient)
+        .embed(&texts(1), "key")
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("gave no answer within 0.1 s"),
+        "{error}"
+    );
+
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nowhere = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let error = provider_with(settings(&nowhere))
+        .embed(&texts(1), "key")
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_what_was_asked_for_is_never_taken() {
+    for (body, hint) in [
+        ("<html>", "not what OpenAI's API gives"),
+        (r#"{"data": []}"#, "0 vectors for 2"),
+        (
+            r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [1]}]}"#,
+            "index 0",
+        ),
+        (
+            r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 9, "embedding": [1]}]}"#,
+            "index 9",
+        ),
+        (
+            r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1, 2]}]}"#,
+            "several lengths",
+        ),
+        (
+            r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1e39]}]}"#,
+            "",
+        ),
+    ] {
+        let server = Server::start(vec![status(200, body)]).await;
+        let error = provider_with(settings(&server.url))
+            .embed(&texts(2), "key")
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, ProviderError::InvalidAnswer { detail } if detail.contains(hint)),
+            "{body}: {error}"
+        );
+    }
+    let server = Server::start(Vec::new()).await;
+    let mut three = settings(&server.url);
+    three.dimensions = Some(3);
+    let error = provider_with(three)
+        .embed(&texts(1), "key")
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("2 dimensions instead of the 3"),
+        "{error}"
+    );
+    assert_eq!(server.desk.lock().unwrap().seen[0].1["dimensions"], 3);
+}
+
+struct NoPermits;
+
+impl ProviderPermits for NoPermits {
+    fn acquire(&self, _requests: u32, _tokens: u64) -> Permitted<'_> {
+        Box::pin(std::future::ready(Err(Throttled {
+            retry_after: Duration::from_secs(4),
+        })))
+    }
+}
+
+#[tokio::test]
+async fn without_a_permit_nothing_is_sent() {
+    let server = Server::start(Vec::new()).await;
+    let provider = EmbeddingProvider::new(
+        EmbeddingSettings::OpenAi(settings(&server.url)),
+        Arc::new(NoPermits),
+    )
+    .unwrap();
+    assert_eq!(
+        provider.embed(&texts(1), "key").await.unwrap_err(),
+        ProviderError::Throttled {
+            retry_after: Duration::from_secs(4)
+        }
+    );
+    assert_eq!(server.seen(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_half_way_leaves_the_probe_to_another() {
+    let server = Server::start(vec![status(500, ""), status(500, ""), Scripted::Never]).await;
+    let provider = provider_with(settings(&server.url));
+    for _ in 0..2 {
+        provider.embed(&texts(1), "key").await.unwrap_err();
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let one = texts(1);
+    let given_up = tokio::time::timeout(Duration::from_millis(100), provider.embed(&one, "key"));
+    assert!(given_up.await.is_err());
+    provider.embed(&texts(1), "key").await.unwrap();
+}
+
+#[test]
+fn wrong_settings_are_named_before_anything_is_sent() {
+    let wrong = |change: fn(&mut OpenAiSettings)| {
+        let mut changed = settings("http://127.0.0.1:1");
+        change(&mut changed);
+        EmbeddingProvider::new(EmbeddingSettings::OpenAi(changed), Arc::new(Unlimited))
+            .unwrap_err()
+            .setting
+    };
+    assert_eq!(
+        wrong(|settings| settings.base_url = "ftp://host".to_owned()),
+        "base_url"
+    );
+    assert_eq!(
+        wrong(|settings| settings.base_url = "no address".to_owned()),
+        "base_url"
+    );
+    assert_eq!(wrong(|settings| settings.model.clear()), "model");
+    assert_eq!(wrong(|settings| settings.batch = 0), "batch");
+    assert_eq!(
+        wrong(|settings| settings.api_key = ApiKey::new("a\nb")),
+        "API key"
+    );
+}
+
+#[tokio::test]
+async fn an_https_address_is_tried_with_tls() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap();
+    let plain = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut stream, _) = free.accept().await.unwrap();
+        let mut hello = [0; 1];
+        stream.read_exact(&mut hello).await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 no\r\n\r\n").await.unwrap();
+        hello[0]
+    });
+    // A machine without root certificates says so when the provider is built.
+    let Ok(provider) = EmbeddingProvider::new(
+        EmbeddingSettings::OpenAi(settings(&format!("https://{address}/v1"))),
+        Arc::new(Unlimited),
+    ) else {
+        eprintln!("skipped, no root certificates on this machine");
+        return;
+    };
+    let error = provider.embed(&texts(1), "key").await.unwrap_err();
+    assert!(
+        matches!(error, ProviderError::Unavailable { .. }),
+        "{error}"
+    );
+    assert_eq!(
+        plain.await.unwrap(),
+        0x16,
+        "the first byte of a TLS handshake"
+    );
+}
