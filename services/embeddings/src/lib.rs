@@ -1,0 +1,264 @@
+//! The embeddings stage: cuts a file's text into chunks and turns each into a vector.
+//!
+//! The text is what extract-text found, or an image's caption. Two artifacts come out: [`VECTORS_ARTIFACT`], one row of
+//! little-endian 32-bit floats a chunk, and [`CHUNKS_ARTIFACT`], which part of the text each row stands for. Without a
+//! provider the file goes on without them and says so; a provider that fails is a failure to be tried again.
+
+mod chunk;
+mod settings;
+mod text;
+mod vectors;
+
+use bytes::Bytes;
+use caudal_domain::{Reason, Stage, StageVersion, Warning, WarningCode};
+use caudal_providers::{EmbeddingProvider, Embeddings, ProviderError, ProviderState};
+use caudal_stage::{Done, Failure, Handler, Job, Usage};
+use serde_json::json;
+
+pub use crate::chunk::{Chunk, ChunkLimits, Chunked, InvalidChunkLimits, chunk};
+pub use crate::settings::{EmbeddingsSettings, InvalidEmbeddingsSettings};
+use crate::text::SourceText;
+use crate::vectors::VectorMatrix;
+
+/// The artifact with the vectors: as many rows as there are chunks, each `dimensions` little-endian 32-bit floats.
+pub const VECTORS_ARTIFACT: &str = "vectors.f32";
+
+/// The artifact with the chunks: a JSON array of `{"start", "end", "tokens"}`, where start and end are byte offsets into
+/// the UTF-8 text artifact that was embedded.
+pub const CHUNKS_ARTIFACT: &str = "chunks.json";
+
+/// Raised whenever the same text would give other results.
+const CODE_VERSION: &str = "1";
+
+/// The handler of the embeddings stage.
+#[derive(Debug, Clone)]
+pub struct EmbeddingsStage {
+    provider: EmbeddingProvider,
+    settings: EmbeddingsSettings,
+    absent: Option<String>,
+}
+
+/// What became of one text.
+#[derive(Debug)]
+struct Embedded {
+    chunks: Vec<Chunk>,
+    vectors: VectorMatrix,
+    tokens: u64,
+    calls: u64,
+    truncated: bool,
+}
+
+impl EmbeddingsStage {
+    /// A stage that embeds through `provider`.
+    ///
+    /// Whether there is a provider is decided here, once: the stage's version says so, and results with and without
+    /// vectors must never pass for one another. A provider that is installed later is found at the next start.
+    pub fn new(provider: EmbeddingProvider, settings: EmbeddingsSettings) -> Self {
+        let absent = match provider.state() {
+            ProviderState::NotConfigured { why } => Some(why),
+            ProviderState::Ready | ProviderState::Paused { .. } => None,
+        };
+        Self {
+            provider,
+            settings,
+            absent,
+        }
+    }
+
+    /// The model that results have: `none` where there is no provider.
+    fn model(&self) -> &str {
+        match self.absent {
+            Some(_) => "none",
+            None => self.provider.model(),
+        }
+    }
+
+    /// What of the settings changes results, always spelled the same.
+    fn version_options(&self) -> String {
+        let stage = self.settings.version_options();
+        match &self.provider {
+            EmbeddingProvider::OpenAi(remote) => format!(
+                "{stage},read={},dimensions={}",
+                remote.max_tokens(),
+                remote.dimensions().unwrap_or(0)
+            ),
+            EmbeddingProvider::Local(_) | EmbeddingProvider::Unavailable { .. } => stage,
+        }
+    }
+
+    async fn embed_text(
+        &self,
+        text: String,
+        idempotency_key: &str,
+    ) -> Result<Embedded, ProviderError> {
+        let counter = self.provider.token_counter().await?;
+        let limits = self.settings.chunk_limits(self.provider.max_tokens());
+        // A tokenizer takes its time with megabytes of text.
+        let cutting = tokio::task::spawn_blocking(move || {
+            let chunked = chunk(&text, limits, |part| counter.count(part));
+            (text, chunked)
+        });
+        let (text, chunked) = cutting.await.map_err(|error| {
+            ProviderError::unavailable(format!("text could not be cut: {error}"))
+        })?;
+
+        let mut embedded = Embedded {
+            vectors: VectorMatrix::with_rows(chunked.chunks.len()),
+            chunks: chunked.chunks,
+            tokens: 0,
+            calls: 0,
+            truncated: chunked.truncated,
+        };
+        for (number, page) in embedded
+            .chunks
+            .chunks(self.settings.chunks_a_call)
+            .enumerate()
+        {
+            let texts: Vec<String> = page
+                .iter()
+                .map(|chunk| text[chunk.start..chunk.end].to_owned())
+                .collect();
+            let Embeddings {
+                vectors,
+                tokens,
+                calls,
+            } = self
+                .provider
+                .embed(&texts, &format!("{idempotency_key}-{number}"))
+                .await?;
+            embedded
+                .vectors
+                .push(&vectors)
+                .map_err(|error| ProviderError::InvalidAnswer {
+                    detail: error.to_string(),
+                })?;
+            embedded.tokens += tokens;
+            embedded.calls += u64::from(calls);
+        }
+        Ok(embedded)
+    }
+
+    fn without_provider(&self, why: &str) -> Done {
+        Done {
+            facts: self.facts(None),
+            warnings: vec![Warning::new(
+                WarningCode::NoEmbeddingProvider,
+                Stage::Embeddings,
+                why,
+            )],
+            ..Done::default()
+        }
+    }
+
+    fn facts(&self, embedded: Option<&Embedded>) -> serde_json::Value {
+        json!({
+            "model": self.model(),
+            "dimensions": embedded.map_or(0, |embedded| embedded.vectors.dimensions()),
+            "chunks": embedded.map_or(0, |embedded| embedded.chunks.len()),
+            "tokens": embedded.map_or(0, |embedded| embedded.tokens),
+        })
+    }
+
+    async fn work(&self, mut job: Job) -> Result<Done, Failure> {
+        let Some(source) = SourceText::of(&job) else {
+            return Ok(Done {
+                facts: self.facts(None),
+                ..Done::default()
+            });
+        };
+        if let Some(why) = &self.absent {
+            return Ok(self.without_provider(why));
+        }
+        let read = source
+            .read(&job.objects, self.settings.max_text_bytes)
+            .await?;
+        let bytes = read.text.len() as u64;
+
+        let embedded = self
+            .embed_text(read.text, &job.idempotency_key)
+            .await
+            .map_err(|error| failure(&error))?;
+        let facts = self.facts(Some(&embedded));
+        let usage = Usage {
+            bytes,
+            tokens: embedded.tokens,
+            provider_calls: embedded.calls,
+            ..Usage::default()
+        };
+        let mut warnings = Vec::new();
+        if embedded.truncated || read.truncated {
+            warnings.push(truncation_warning(&embedded));
+        }
+        if !embedded.chunks.is_empty() {
+            let chunks = serde_json::to_vec(&embedded.chunks).map_err(|error| {
+                Failure::new(Reason::Internal, format!("chunks not encoded: {error}"))
+            })?;
+            job.artifacts
+                .put(CHUNKS_ARTIFACT, "application/json", Bytes::from(chunks))
+                .await?;
+            job.artifacts
+                .put(
+                    VECTORS_ARTIFACT,
+                    "application/octet-stream",
+                    embedded.vectors.into_bytes(),
+                )
+                .await?;
+        }
+        Ok(Done {
+            artifacts: job.artifacts.finish(),
+            facts,
+            warnings,
+            usage,
+            ..Done::default()
+        })
+    }
+}
+
+impl Handler for EmbeddingsStage {
+    fn version(&self) -> StageVersion {
+        StageVersion::new(Stage::Embeddings, CODE_VERSION)
+            .with_model(self.model())
+            .with_options(self.version_options())
+    }
+
+    async fn handle(&self, job: Job) -> Result<Done, Failure> {
+        let cancelled = job.cancelled.clone();
+        // Dropping the work stops it after the batch that is being computed.
+        cancelled
+            .run_until_cancelled(self.work(job))
+            .await
+            .unwrap_or_else(|| Err(Failure::new(Reason::Internal, "cancelled")))
+    }
+}
+
+fn truncation_warning(embedded: &Embedded) -> Warning {
+    let end = embedded.chunks.last().map_or(0, |chunk| chunk.end);
+    Warning::new(
+        WarningCode::EmbeddingsTruncated,
+        Stage::Embeddings,
+        format!(
+            "the text is longer than {} chunks can hold: only its first {end} bytes were embedded",
+            embedded.chunks.len()
+        ),
+    )
+}
+
+fn failure(error: &ProviderError) -> Failure {
+    let reason = match error {
+        ProviderError::NotConfigured { .. } | ProviderError::Unavailable { .. } => {
+            Reason::ProviderUnavailable
+        }
+        ProviderError::Throttled { .. } => Reason::ProviderThrottled,
+        ProviderError::Rejected { .. } => Reason::ProviderRejected,
+        ProviderError::Unauthorized { .. } => Reason::ProviderUnauthorized,
+        ProviderError::InvalidAnswer { .. } => Reason::ProviderAnswerInvalid,
+    };
+    Failure {
+        reason,
+        detail: error.to_string(),
+        retry_after: error.retry_after(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+#![expect(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use caudal_domain::MediaKind;
+use caudal_domain::Outcome;
+use caudal_providers::{EmbeddingSettings, LocalSettings, Unlimited};
+
+use super::*;
+
+fn stage(settings: EmbeddingSettings) -> EmbeddingsStage {
+    let provider = EmbeddingProvider::new(settings, Arc::new(Unlimited)).unwrap();
+    EmbeddingsStage::new(provider, EmbeddingsSettings::default())
+}
+
+fn local(folder: PathBuf) -> EmbeddingsStage {
+    stage(EmbeddingSettings::Local(LocalSettings {
+        folder,
+        threads: 2,
+    }))
+}
+
+/// The stage on the installed model, or `None` after saying so; with CAUDAL_REQUIRE_MODEL=1 its absence fails the test.
+fn installed() -> Option<EmbeddingsStage> {
+    let folder = std::env::var_os("CAUDAL_MODEL_DIR").map_or_else(
+        || {
+            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                .join("../..")
+                .join(caudal_providers::DEFAULT_MODEL_FOLDER)
+        },
+        PathBuf::from,
+    );
+    let stage = local(folder);
+    if let Some(why) = &stage.absent {
+        assert!(
+            std::env::var("CAUDAL_REQUIRE_MODEL").is_err(),
+            "CAUDAL_REQUIRE_MODEL is set: {why}"
+        );
+        eprintln!("skipped: {why}");
+        return None;
+    }
+    Some(stage)
+}
+
+#[test]
+fn without_a_provider_the_version_and_the_facts_say_none_and_the_file_is_partial() {
+    let empty = PathBuf::from("/nonexistent/model");
+    for stage in [stage(EmbeddingSettings::None), local(empty)] {
+        assert_eq!(stage.version().model, "none");
+        let done = stage.without_provider(stage.absent.as_ref().unwrap());
+        assert_eq!(done.facts["model"], "none");
+        assert_eq!(done.facts["chunks"], 0);
+        assert_eq!(done.warnings[0].code, WarningCode::NoEmbeddingProvider);
+        assert_eq!(
+            Outcome::judge(MediaKind::Document, &done.warnings),
+            Outcome::Partial
+        );
+        assert!(done.artifacts.is_empty());
+    }
+}
+
+#[test]
+fn each_failure_of_a_provider_has_its_reason_and_keeps_its_pause() {
+    let pause = std::time::Duration::from_secs(9);
+    let throttled = failure(&ProviderError::Throttled { retry_after: pause });
+    assert_eq!(throttled.reason, Reason::ProviderThrottled);
+    assert_eq!(throttled.retry_after, Some(pause));
+
+    let rejected = failure(&ProviderError::Rejected {
+        status: 400,
+        detail: "no".to_owned(),
+    });
+    assert_eq!(rejected.reason, Reason::ProviderRejected);
+    assert!(!rejected.reason.retryable());
+    assert!(
+        failure(&ProviderError::unavailable("away"))
+            .reason
+            .retryable()
+    );
+}
+
+#[tokio::test]
+async fn a_text_becomes_one_unit_vector_a_chunk() {
+    let Some(stage) = installed() else {
+        return;
+    };
+    let text =
+        "The river rises in spring. Its gauge is read every morning at seven.\n\n".repeat(20);
+    let embedded = stage.embed_text(text.clone(), "key").await.unwrap();
+    assert!(embedded.chunks.len() > 1 && !embedded.truncated);
+    assert_eq!(embedded.vectors.dimensions(), 384);
+    assert_eq!(stage.version().model, "all-minilm-l6-v2");
+    assert_eq!(stage.facts(Some(&embedded))["dimensions"], 384);
+    let counted: usize = embedded.chunks.iter().map(|chunk| chunk.tokens + 2).sum();
+    assert_eq!(
+        embedded.tokens, counted as u64,
+        "nothing of a chunk is left unread, and pieces count as the whole does"
+    );
+    let rows = embedded.chunks.len();
+    assert_eq!(embedded.vectors.into_bytes().len(), rows * 384 * 4);
+}
+
+#[tokio::test]
+async fn a_text_of_white_space_has_no_chunks_and_is_complete() {
+    let Some(stage) = installed() else {
+        return;
+    };
+    let embedded = stage.embed_text(" \n\n ".to_owned(), "key").await.unwrap();
+    assert!(embedded.chunks.is_empty() && !embedded.truncated);
+    assert_eq!((embedded.tokens, embedded.calls), (0, 0));
+}
+
+#[tokio::test]
+async fn a_text_beyond_the_limit_is_embedded_as_far_as_it_goes_and_says_so() {
+    let Some(stage) = installed() else {
+        return;
+    };
+    let settings = EmbeddingsSettings::try_new(20, 0, 3, 1_000_000).unwrap();
+    let stage = EmbeddingsStage::new(stage.provider, settings);
+    let embedded = stage
+        .embed_text("A sentence of seven words stands here. ".repeat(50), "key")
+        .await
+        .unwrap();
+    assert_eq!(embedded.chunks.len(), 3);
+    assert!(embedded.truncated);
+    let warning = truncation_warning(&embedded);
+    assert_eq!(warning.code, WarningCode::EmbeddingsTruncated);
+    assert!(warning.words.contains("3 chunks"), "{}", warning.words);
+}
