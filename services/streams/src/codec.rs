@@ -1,34 +1,24 @@
 //! The body of an entry: which files, under which tokens. No bytes of files, no inputs.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
-use caudal_domain::{BatchId, FileRef, TenantId, Token};
-use caudal_proto::mesh::v1::{BatchKey, Dispatches, FileTokens};
+use caudal_domain::{FileRef, Token};
+use caudal_proto::convert::{ConvertError, file_tokens_from_proto, file_tokens_to_proto};
+use caudal_proto::mesh::v1::Dispatches;
 use prost::Message;
 
+/// Dispatches that a reader takes from one entry. Far above what is packed, so that a change of packing never makes an
+/// entry unreadable for an older reader.
+const MAX_DISPATCHES_READ: usize = 2_048;
+
 /// A body that is no list of dispatches.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not an encoded message.
     #[error("not an encoded message: {0}")]
     Malformed(#[from] prost::DecodeError),
-    /// The columns differ in length.
-    #[error("columns of {batch_index}, {ordinal} and {token} items")]
-    Ragged {
-        /// Length of the column of batches.
-        batch_index: usize,
-        /// Length of the column of ordinals.
-        ordinal: usize,
-        /// Length of the column of tokens.
-        token: usize,
-    },
-    /// A file points outside the list of batches.
-    #[error("batch {0} is not listed")]
-    UnknownBatch(u32),
-    /// An id is not 16 bytes.
-    #[error("an id is not a uuid")]
-    InvalidId,
+    /// The columns of the message do not belong together.
+    #[error("columns: {0}")]
+    Columns(#[from] ConvertError),
 }
 
 /// The dispatches of one entry.
@@ -40,77 +30,10 @@ pub struct Dispatch {
     pub admitted_unix_ms: i64,
 }
 
-/// Puts files and tokens into columns, each batch named once.
-pub fn to_columns(files: &[(FileRef, Token)]) -> FileTokens {
-    let mut columns = FileTokens {
-        batches: Vec::new(),
-        batch_index: Vec::with_capacity(files.len()),
-        ordinal: Vec::with_capacity(files.len()),
-        token: Vec::with_capacity(files.len()),
-    };
-    let mut known: HashMap<(TenantId, BatchId), u32> = HashMap::new();
-    for (file, token) in files {
-        let index = *known.entry((file.tenant, file.batch)).or_insert_with(|| {
-            columns.batches.push(BatchKey {
-                tenant: Bytes::copy_from_slice(file.tenant.as_bytes()),
-                batch: Bytes::copy_from_slice(file.batch.as_bytes()),
-            });
-            // At most one batch for each file of a page, so the count fits.
-            u32::try_from(columns.batches.len() - 1).unwrap_or(u32::MAX)
-        });
-        columns.batch_index.push(index);
-        columns.ordinal.push(file.ordinal);
-        columns.token.push(token.get());
-    }
-    columns
-}
-
-/// Reads columns back into files and tokens, in order.
-///
-/// # Errors
-/// The columns differ in length, name an unlisted batch, or hold an id that is no uuid.
-pub fn from_columns(columns: &FileTokens) -> Result<Vec<(FileRef, Token)>, DecodeError> {
-    let length = columns.ordinal.len();
-    if columns.batch_index.len() != length || columns.token.len() != length {
-        return Err(DecodeError::Ragged {
-            batch_index: columns.batch_index.len(),
-            ordinal: length,
-            token: columns.token.len(),
-        });
-    }
-    let mut batches = Vec::with_capacity(columns.batches.len());
-    for key in &columns.batches {
-        let tenant = TenantId::from_slice(&key.tenant).map_err(|_| DecodeError::InvalidId)?;
-        let batch = BatchId::from_slice(&key.batch).map_err(|_| DecodeError::InvalidId)?;
-        batches.push((tenant, batch));
-    }
-    let mut files = Vec::with_capacity(length);
-    for ((index, ordinal), token) in columns
-        .batch_index
-        .iter()
-        .zip(&columns.ordinal)
-        .zip(&columns.token)
-    {
-        let Some((tenant, batch)) = usize::try_from(*index)
-            .ok()
-            .and_then(|index| batches.get(index))
-        else {
-            return Err(DecodeError::UnknownBatch(*index));
-        };
-        let file = FileRef {
-            tenant: *tenant,
-            batch: *batch,
-            ordinal: *ordinal,
-        };
-        files.push((file, Token(*token)));
-    }
-    Ok(files)
-}
-
 /// Encodes the body of an entry, which is also the body of an outbox row.
 pub fn encode(files: &[(FileRef, Token)], admitted_unix_ms: i64) -> Bytes {
     let message = Dispatches {
-        files: Some(to_columns(files)),
+        files: Some(file_tokens_to_proto(files.iter().copied())),
         admitted_unix_ms,
     };
     Bytes::from(message.encode_to_vec())
@@ -122,7 +45,7 @@ pub fn encode(files: &[(FileRef, Token)], admitted_unix_ms: i64) -> Bytes {
 /// The bytes are not such a body.
 pub fn decode(body: &[u8]) -> Result<Dispatch, DecodeError> {
     let message = Dispatches::decode(body)?;
-    let files = from_columns(&message.files.unwrap_or_default())?;
+    let files = file_tokens_from_proto(&message.files.unwrap_or_default(), MAX_DISPATCHES_READ)?;
     Ok(Dispatch {
         files,
         admitted_unix_ms: message.admitted_unix_ms,
@@ -133,6 +56,7 @@ pub fn decode(body: &[u8]) -> Result<Dispatch, DecodeError> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use caudal_domain::{BatchId, TenantId};
     use uuid::Uuid;
 
     fn file(tenant: u128, batch: u128, ordinal: u32) -> FileRef {
@@ -144,33 +68,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded_in_order_and_each_batch_is_named_once() {
+    fn what_is_encoded_is_decoded_in_order() {
         let files = vec![
             (file(1, 2, 0), Token(3)),
             (file(1, 9, 7), Token(1)),
-            (file(1, 2, 4), Token(u64::MAX)),
+            (file(1, 2, 4), Token(99)),
         ];
-        assert_eq!(to_columns(&files).batches.len(), 2);
         let read = decode(&encode(&files, 42)).unwrap();
-        assert_eq!(
-            read,
-            Dispatch {
-                files,
-                admitted_unix_ms: 42
-            }
-        );
+        assert_eq!(read.files, files);
+        assert_eq!(read.admitted_unix_ms, 42);
     }
 
     #[test]
-    fn ragged_columns_and_unlisted_batches_are_errors() {
-        let mut columns = to_columns(&[(file(1, 2, 0), Token(3))]);
-        columns.batch_index[0] = 1;
-        assert_eq!(from_columns(&columns), Err(DecodeError::UnknownBatch(1)));
-        columns.token.push(1);
-        assert!(matches!(
-            from_columns(&columns),
-            Err(DecodeError::Ragged { token: 2, .. })
-        ));
+    fn a_body_that_is_no_message_is_an_error() {
         assert!(decode(b"\xff\xff").is_err());
     }
 }

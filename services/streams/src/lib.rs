@@ -13,7 +13,7 @@ mod names;
 mod publish;
 mod reader;
 
-pub use codec::{DecodeError, Dispatch, decode, encode, from_columns, to_columns};
+pub use codec::{DecodeError, Dispatch, decode, encode};
 pub use connection::Streams;
 pub use entry::Entry;
 pub use error::StreamsError;

@@ -272,7 +272,7 @@ async fn an_inspection_tells_waiting_held_spent_and_orphaned_entries_apart() {
         panic!("not held")
     };
     assert_eq!(pending.consumer, "a");
-    assert_eq!(view.pending_without_entry, [orphan.clone()]);
+    assert_eq!(view.pending_without_entry, std::slice::from_ref(&orphan));
     assert_eq!(
         view.entries
             .iter()

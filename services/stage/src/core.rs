@@ -1,0 +1,124 @@
+//! What the tasks of one stage process share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use caudal_domain::limits::LEASE;
+use caudal_domain::{Stage, StageVersion};
+use caudal_objects::ObjectStore;
+use caudal_streams::Streams;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::book::Book;
+use crate::ledger::LedgerLink;
+use crate::metrics::StageMetrics;
+use crate::settings::StageSettings;
+
+pub(crate) struct Core {
+    pub(crate) stage: Stage,
+    pub(crate) version: StageVersion,
+    pub(crate) process: Uuid,
+    pub(crate) settings: StageSettings,
+    pub(crate) book: Book,
+    pub(crate) ledger: LedgerLink,
+    pub(crate) streams: Streams,
+    pub(crate) objects: ObjectStore,
+    pub(crate) metrics: StageMetrics,
+    /// Nothing is read while true.
+    pub(crate) paused: watch::Sender<bool>,
+    /// Handlers that this process is set to run at once.
+    pub(crate) wanted_slots: watch::Sender<usize>,
+    /// Of these, granted by the limiter.
+    pub(crate) granted_slots: watch::Sender<usize>,
+    /// The stream's group was missing: the ledger is to be asked for a reconcile pass.
+    pub(crate) reconcile_wanted: Notify,
+    /// Nothing new is begun once this is cancelled.
+    pub(crate) shutdown: CancellationToken,
+    /// Everything ends as it stands once this is cancelled.
+    pub(crate) deadline: CancellationToken,
+    lease_ms: AtomicU64,
+    last_error: Mutex<String>,
+}
+
+/// What a [`Core`] is made of.
+pub(crate) struct CoreParts {
+    pub(crate) version: StageVersion,
+    pub(crate) process: Uuid,
+    pub(crate) settings: StageSettings,
+    pub(crate) ledger: LedgerLink,
+    pub(crate) streams: Streams,
+    pub(crate) objects: ObjectStore,
+    pub(crate) metrics: StageMetrics,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts) -> Self {
+        let slots = parts.settings.slots;
+        Self {
+            stage: parts.version.stage,
+            version: parts.version,
+            process: parts.process,
+            book: Book::new(parts.settings.prefetch),
+            settings: parts.settings,
+            ledger: parts.ledger,
+            streams: parts.streams,
+            objects: parts.objects,
+            metrics: parts.metrics,
+            paused: watch::Sender::new(false),
+            wanted_slots: watch::Sender::new(slots),
+            granted_slots: watch::Sender::new(slots),
+            reconcile_wanted: Notify::new(),
+            shutdown: parts.shutdown,
+            deadline: CancellationToken::new(),
+            lease_ms: AtomicU64::new(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX)),
+            last_error: Mutex::default(),
+        }
+    }
+
+    /// Name of the consumer, new with each start of the process.
+    pub(crate) fn consumer(&self) -> String {
+        self.process.to_string()
+    }
+
+    /// Time between two renewals of one lease: a third of how long it lives.
+    pub(crate) fn renewal_interval(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.load(Ordering::Relaxed)) / 3
+    }
+
+    /// The ledger said how long a lease lives; 0 says nothing.
+    pub(crate) fn set_lease(&self, lease_ms: u32) {
+        if lease_ms > 0 {
+            self.lease_ms.store(u64::from(lease_ms), Ordering::Relaxed);
+        }
+    }
+
+    /// Handlers that may run at once now.
+    pub(crate) fn allowed_slots(&self) -> usize {
+        (*self.wanted_slots.borrow()).min(*self.granted_slots.borrow())
+    }
+
+    pub(crate) fn last_error(&self) -> String {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_last_error(&self, error: String) {
+        *self
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// A call got no answer: counted, and told to who asks for this process.
+    pub(crate) fn unanswered(&self, call: &'static str, error: &dyn std::fmt::Display) {
+        self.metrics.unanswered_calls.inc();
+        tracing::warn!(stage = %self.stage, call, %error, "no answer");
+        self.set_last_error(format!("{call}: {error}"));
+    }
+}

@@ -1,0 +1,165 @@
+//! The calls of the ledger that a stage makes.
+
+use std::time::Duration;
+
+use caudal_domain::{Stage, StageVersion};
+use caudal_node::{MAX_ENCODE_BYTES, MeshChannel, with_deadline};
+use caudal_proto::convert::{file_tokens_to_proto, stage_version_to_proto};
+use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
+use caudal_proto::mesh::v1::{
+    FileTokens, LeaseRequest, LeaseResponse, LeaseVerdict, ReleaseRequest, RenewRequest, Report,
+    ReportRequest, ReportVerdict, RequestReconcileRequest,
+};
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use crate::book::Key;
+
+/// Longest wait for an answer; the ledger's commit groups take far less, and a dead connection is noticed by it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The ledger as a stage sees it. Answers that do not fit their question count as none.
+#[derive(Debug, Clone)]
+pub(crate) struct LedgerLink {
+    client: LedgerServiceClient<MeshChannel>,
+}
+
+impl LedgerLink {
+    pub(crate) fn new(channel: MeshChannel) -> Self {
+        Self {
+            client: LedgerServiceClient::new(channel).max_decoding_message_size(MAX_ENCODE_BYTES),
+        }
+    }
+
+    /// Verdicts for all keys, and a work for each that is granted.
+    pub(crate) async fn lease(
+        &self,
+        version: &StageVersion,
+        process: Uuid,
+        keys: &[Key],
+    ) -> Result<LeaseResponse, Status> {
+        let request = LeaseRequest {
+            stage: version.stage.name().to_owned(),
+            process: process.to_string(),
+            stage_version: Some(stage_version_to_proto(version)),
+            files: Some(columns(keys)),
+        };
+        let response = self
+            .client
+            .clone()
+            .lease(with_deadline(request, CALL_TIMEOUT))
+            .await?
+            .into_inner();
+        check_length("verdicts of a lease", keys.len(), response.verdicts.len())?;
+        check_known(&response.verdicts, |verdict| {
+            LeaseVerdict::try_from(verdict).is_ok()
+        })?;
+        let granted = response
+            .verdicts
+            .iter()
+            .filter(|verdict| **verdict == LeaseVerdict::Granted as i32)
+            .count();
+        check_length("works of a lease", granted, response.works.len())?;
+        Ok(response)
+    }
+
+    /// Verdicts for all keys.
+    pub(crate) async fn renew(
+        &self,
+        process: Uuid,
+        keys: &[Key],
+        patience: Duration,
+    ) -> Result<Vec<i32>, Status> {
+        let request = RenewRequest {
+            process: process.to_string(),
+            files: Some(columns(keys)),
+        };
+        let response = self
+            .client
+            .clone()
+            .renew(with_deadline(request, patience))
+            .await?
+            .into_inner();
+        check_length("verdicts of a renewal", keys.len(), response.verdicts.len())?;
+        Ok(response.verdicts)
+    }
+
+    pub(crate) async fn release(&self, process: Uuid, keys: &[Key]) -> Result<(), Status> {
+        let request = ReleaseRequest {
+            process: process.to_string(),
+            files: Some(columns(keys)),
+        };
+        self.client
+            .clone()
+            .release(with_deadline(request, CALL_TIMEOUT))
+            .await?;
+        Ok(())
+    }
+
+    /// Verdicts for all keys, each of them final.
+    pub(crate) async fn report(
+        &self,
+        version: &StageVersion,
+        process: Uuid,
+        keys: &[Key],
+        reports: Vec<Report>,
+    ) -> Result<Vec<i32>, Status> {
+        let request = ReportRequest {
+            stage: version.stage.name().to_owned(),
+            process: process.to_string(),
+            stage_version: Some(stage_version_to_proto(version)),
+            files: Some(columns(keys)),
+            reports,
+        };
+        let response = self
+            .client
+            .clone()
+            .report(with_deadline(request, CALL_TIMEOUT))
+            .await?
+            .into_inner();
+        check_length("verdicts of a report", keys.len(), response.verdicts.len())?;
+        check_known(&response.verdicts, |verdict| {
+            ReportVerdict::try_from(verdict).is_ok()
+        })?;
+        Ok(response.verdicts)
+    }
+
+    pub(crate) async fn request_reconcile(&self, stage: Stage) -> Result<(), Status> {
+        let request = RequestReconcileRequest {
+            stage: stage.name().to_owned(),
+        };
+        self.client
+            .clone()
+            .request_reconcile(with_deadline(request, CALL_TIMEOUT))
+            .await?;
+        Ok(())
+    }
+}
+
+fn columns(keys: &[Key]) -> FileTokens {
+    file_tokens_to_proto(keys.iter().copied())
+}
+
+fn check_length(what: &str, expected: usize, got: usize) -> Result<(), Status> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Status::new(
+        Code::Internal,
+        format!("{got} {what}, expected {expected}"),
+    ))
+}
+
+/// An unknown verdict must not be taken for a final one: the message would be acknowledged and the file lost to its lease.
+fn check_known(verdicts: &[i32], is_known: impl Fn(i32) -> bool) -> Result<(), Status> {
+    match verdicts
+        .iter()
+        .find(|verdict| **verdict == 0 || !is_known(**verdict))
+    {
+        None => Ok(()),
+        Some(verdict) => Err(Status::new(
+            Code::Internal,
+            format!("verdict {verdict} is unknown"),
+        )),
+    }
+}

@@ -1,0 +1,38 @@
+//! The stage runtime. A stage service is one [`Handler`]; [`StageProcess`] does all the rest: it reads the stage's stream as
+//! far ahead as it has room, leases in bulk, runs handlers at once within its slots, renews while they work, reports in
+//! bulk, and acknowledges only what has a final answer. Untrusted bytes are parsed in a [`sandbox`], and a file that was
+//! at work when a process died is handled in a process of its own.
+//!
+//! The way of a dispatch through the files here: `read` -> `lease` -> `run` -> `report` -> `release`, with `renew` beside
+//! it and the `book` below.
+
+mod backoff;
+mod book;
+mod core;
+mod failure;
+mod handler;
+mod lease;
+mod ledger;
+mod metrics;
+mod process;
+mod read;
+mod release;
+mod renew;
+mod report;
+mod run;
+pub mod sandbox;
+mod service;
+mod settings;
+mod solo;
+mod wire;
+
+pub use failure::Failure;
+pub use handler::{
+    Artifact, ArtifactWriter, Done, Handler, Input, InputArtifact, Job, RecordedFile, Usage,
+};
+pub use process::{Dependencies, SlotSource, StageError, StageProcess};
+pub use settings::{
+    FAST_PREFETCH, InvalidSettings, MAX_PREFETCH, MAX_SLOTS, SLOW_READ_AHEAD, SoloSettings,
+    StageSettings,
+};
+pub use solo::{SOLO_ARGUMENT, Solo, SoloStage, SoloStart, run_solo_if_asked};

@@ -1,0 +1,326 @@
+//! Runs handlers, as many at once as there are slots.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use caudal_domain::{FileRef, Generation, Reason};
+use caudal_node::TraceContext;
+use caudal_proto::mesh::v1::report::Outcome;
+use caudal_proto::mesh::v1::{Report, Work};
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::book::{Key, Phase};
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::handler::{Done, Handler, RecordedFile};
+use crate::lease::Leased;
+use crate::report::Ended;
+use crate::solo;
+use crate::wire::{JobParts, done_to_proto, failure_to_proto, job_from_work};
+
+/// How long a cancelled handler may take to end by itself before it is dropped.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Recorded files told to the handler at once at most.
+const TELL_PAGE: usize = 1_000;
+
+/// What the runner keeps of a file while a handler has the rest.
+struct Running {
+    key: Key,
+    nonce: String,
+    generation: Generation,
+    tell: Option<RecordedFile>,
+}
+
+struct Runner<H> {
+    core: Arc<Core>,
+    handler: Arc<H>,
+    waiting: VecDeque<Leased>,
+    tasks: JoinSet<Result<Done, Failure>>,
+    running: HashMap<Id, Running>,
+    to_report: mpsc::Sender<Ended>,
+    to_release: mpsc::Sender<Key>,
+    /// Handlers were cancelled because the drain is over: what they did not finish is given back.
+    drain_is_over: bool,
+}
+
+/// Runs handlers until `leased` ends and the last of them has.
+pub(crate) async fn run<H: Handler>(
+    core: Arc<Core>,
+    handler: Arc<H>,
+    mut leased: mpsc::Receiver<Leased>,
+    to_report: mpsc::Sender<Ended>,
+    to_release: mpsc::Sender<Key>,
+) {
+    let mut wanted = core.wanted_slots.subscribe();
+    let mut granted = core.granted_slots.subscribe();
+    let shutdown = core.shutdown.clone();
+    let drain = core.settings.drain;
+    let mut runner = Runner {
+        core,
+        handler,
+        waiting: VecDeque::new(),
+        tasks: JoinSet::new(),
+        running: HashMap::new(),
+        to_report,
+        to_release,
+        drain_is_over: false,
+    };
+    let mut leased_is_open = true;
+    while leased_is_open && !shutdown.is_cancelled() {
+        runner.begin_what_fits();
+        tokio::select! {
+            next = leased.recv() => match next {
+                Some(next) => runner.waiting.push_back(next),
+                None => leased_is_open = false,
+            },
+            Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
+            _ = wanted.changed() => {}
+            _ = granted.changed() => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    // The drain: nothing is begun any more, what runs may end.
+    let drain_is_over = tokio::time::sleep(drain);
+    tokio::pin!(drain_is_over);
+    while leased_is_open || !runner.tasks.is_empty() {
+        runner.give_back_what_waits().await;
+        tokio::select! {
+            late = leased.recv(), if leased_is_open => match late {
+                Some(late) => runner.waiting.push_back(late),
+                None => leased_is_open = false,
+            },
+            Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
+            () = &mut drain_is_over, if !runner.drain_is_over => runner.cancel_all(),
+        }
+    }
+    runner.give_back_what_waits().await;
+}
+
+impl<H: Handler> Runner<H> {
+    fn begin_what_fits(&mut self) {
+        let allowed = self.core.allowed_slots();
+        self.core
+            .metrics
+            .slots
+            .set(i64::try_from(allowed).unwrap_or(i64::MAX));
+        while self.tasks.len() < allowed
+            && let Some(leased) = self.waiting.pop_front()
+        {
+            self.begin(leased);
+        }
+        self.core
+            .metrics
+            .running
+            .set(i64::try_from(self.tasks.len()).unwrap_or(i64::MAX));
+    }
+
+    fn begin(&mut self, leased: Leased) {
+        let Leased { key, work } = leased;
+        // A renewal may have found, while it waited, that nobody wants it any more.
+        let Some(cancelled) = self.core.book.advance(&key, Phase::Running) else {
+            self.core.metrics.stopped.add();
+            return;
+        };
+        let nonce = fresh_nonce();
+        let generation = Generation(work.generation);
+        let tell = self
+            .handler
+            .wants_recorded()
+            .then(|| recorded_file(key.0, &work));
+        let parts = JobParts {
+            file: key.0,
+            token: key.1,
+            nonce: nonce.clone(),
+            objects: self.core.objects.clone(),
+            cancelled,
+        };
+        let execution = execute(self.core.clone(), self.handler.clone(), work, parts);
+        let task = self.tasks.spawn(execution);
+        self.running.insert(
+            task.id(),
+            Running {
+                key,
+                nonce,
+                generation,
+                tell,
+            },
+        );
+    }
+
+    async fn take_end(&mut self, end: Result<(Id, Result<Done, Failure>), JoinError>) {
+        let (id, result) = match end {
+            Ok((id, result)) => (id, result),
+            Err(error) => (
+                error.id(),
+                Err(Failure::new(Reason::Internal, words_of_panic(error))),
+            ),
+        };
+        let Some(Running {
+            key,
+            nonce,
+            generation,
+            tell,
+        }) = self.running.remove(&id)
+        else {
+            return;
+        };
+        if self.core.book.is_stopped(&key) {
+            self.core.metrics.stopped.add();
+            self.core.book.settle(&key);
+            return;
+        }
+        let outcome = match result.and_then(|done| done_to_proto(done, nonce)) {
+            Ok(done) => Outcome::Done(done),
+            Err(_) if self.drain_is_over => {
+                let _ = self.to_release.send(key).await;
+                return;
+            }
+            Err(failure) => {
+                self.core.set_last_error(failure.to_string());
+                let trace = TraceContext::of_file(key.0, generation);
+                let trace_id = if trace.sampled {
+                    hex::encode(trace.trace_id)
+                } else {
+                    String::new()
+                };
+                Outcome::Failed(failure_to_proto(&failure, trace_id))
+            }
+        };
+        let tell = tell.filter(|_| matches!(outcome, Outcome::Done(_)));
+        self.core.book.advance(&key, Phase::Answering);
+        let ended = Ended {
+            key,
+            report: Report {
+                outcome: Some(outcome),
+            },
+            tell,
+            refused_once: false,
+        };
+        let _ = self.to_report.send(ended).await;
+    }
+
+    async fn give_back_what_waits(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            let _ = self.to_release.send(waiting.key).await;
+        }
+    }
+
+    fn cancel_all(&mut self) {
+        self.drain_is_over = true;
+        for running in self.running.values() {
+            if let Some(cancelled) = self.core.book.advance(&running.key, Phase::Running) {
+                cancelled.cancel();
+            }
+        }
+    }
+}
+
+fn recorded_file(file: FileRef, work: &Work) -> RecordedFile {
+    let some_text = |text: &String| {
+        if text.is_empty() {
+            None
+        } else {
+            Some(text.clone())
+        }
+    };
+    RecordedFile {
+        file,
+        source_key: some_text(&work.source_key),
+        final_key: some_text(&work.final_key),
+    }
+}
+
+/// Names an execution: new for each, so that two of one token never write to one key.
+fn fresh_nonce() -> String {
+    format!("{:08x}", rand::random::<u32>())
+}
+
+async fn execute<H: Handler>(
+    core: Arc<Core>,
+    handler: Arc<H>,
+    work: Work,
+    parts: JobParts,
+) -> Result<Done, Failure> {
+    let cancelled = parts.cancelled.clone();
+    let file = parts.file;
+    let trace = TraceContext::of_file(file, Generation(work.generation));
+    let began = Instant::now();
+    let execution = async {
+        // The whole handler of a suspect runs in a process of its own: its death is then a failure, not a kill of this one.
+        if work.suspect
+            && let Some(solo) = &core.settings.solo
+        {
+            return solo::run_alone(
+                solo,
+                &core.version,
+                &work,
+                &parts,
+                core.settings.handler_timeout,
+            )
+            .await;
+        }
+        let job = job_from_work(work, &core.version, parts)?;
+        handler.handle(job).await
+    };
+    let stage = core.stage;
+    let traced = trace.run(
+        || tracing::info_span!("handle", stage = stage.name(), %file),
+        execution,
+    );
+    let result = end_in_time(traced, &cancelled, core.settings.handler_timeout).await;
+    core.metrics
+        .handler_seconds
+        .observe(began.elapsed().as_secs_f64());
+    result
+}
+
+/// The result of a handler, unless it outlives its time or goes on although it was cancelled.
+pub(crate) async fn end_in_time(
+    work: impl Future<Output = Result<Done, Failure>>,
+    cancelled: &CancellationToken,
+    handler_timeout: Duration,
+) -> Result<Done, Failure> {
+    let outlives_its_cancellation = async {
+        cancelled.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = outlives_its_cancellation => Err(Failure::new(Reason::Internal, "cancelled")),
+        () = tokio::time::sleep(handler_timeout) => {
+            Err(Failure::new(Reason::StageTimeout, format!("no result after {} s", handler_timeout.as_secs_f32())))
+        }
+    }
+}
+
+fn words_of_panic(error: JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else {
+        return "the handler was aborted".to_owned();
+    };
+    let words = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(words), _) => (*words).to_owned(),
+        (None, Some(words)) => words.clone(),
+        (None, None) => "without words".to_owned(),
+    };
+    format!("the handler panicked: {words}")
+}
+
+/// Tells the handler what was recorded, several files at once, until `recorded` ends.
+pub(crate) async fn tell<H: Handler>(
+    core: Arc<Core>,
+    handler: Arc<H>,
+    mut recorded: mpsc::Receiver<RecordedFile>,
+) {
+    let mut page = Vec::new();
+    while recorded.recv_many(&mut page, TELL_PAGE).await > 0 {
+        let files = std::mem::take(&mut page);
+        tokio::select! {
+            () = handler.recorded(files) => {}
+            () = core.deadline.cancelled() => return,
+        }
+    }
+}

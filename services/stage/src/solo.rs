@@ -1,0 +1,276 @@
+//! Suspect files. A file that was being worked on when a process died may be what killed it, so its whole handler runs in
+//! a process of its own: the running executable starts itself again as `<executable> solo-handler`, reads one job from
+//! its standard input, and writes the end of it to its standard output. Should it die, the living worker reports that as
+//! a failure of this file, and nobody else's work is lost.
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::pin::Pin;
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use caudal_domain::{FileRef, Reason, Stage, StageVersion, Token};
+use caudal_objects::ObjectStore;
+use caudal_proto::mesh::v1::Work;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+use crate::handler::{Done, Handler, Job};
+use crate::run::end_in_time;
+use crate::settings::SoloSettings;
+use crate::wire::{JobParts, job_from_work};
+
+/// The first argument by which the executable knows that it is to handle one file alone.
+pub const SOLO_ARGUMENT: &str = "solo-handler";
+
+/// Longest answer of such a process: what a result may hold, and room for the rest of it.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
+/// Longest request: a lease's work in hexadecimal, and the configuration.
+const MAX_REQUEST_BYTES: u64 = 8 << 20;
+
+/// How an executable makes the handler of one stage.
+#[derive(Debug, Clone, Copy)]
+pub struct SoloStage {
+    /// Which stage.
+    pub stage: Stage,
+    /// Makes it, from [`SoloSettings::config`]. An error is in words.
+    pub start: fn(serde_json::Value) -> SoloStart,
+}
+
+/// A handler on its way.
+pub type SoloStart = Pin<Box<dyn Future<Output = Result<Solo, String>> + Send>>;
+
+/// A handler and what it works with, of any stage.
+pub struct Solo {
+    handler: Box<dyn AnyHandler>,
+    objects: ObjectStore,
+}
+
+impl std::fmt::Debug for Solo {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Solo")
+            .field("version", &self.handler.version())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Solo {
+    /// Of this handler.
+    pub fn new<H: Handler>(handler: H, objects: ObjectStore) -> Self {
+        Self {
+            handler: Box::new(handler),
+            objects,
+        }
+    }
+}
+
+/// [`Handler`] without a type of its own, for the one process that does not know its stage beforehand.
+trait AnyHandler: Send + Sync {
+    fn version(&self) -> StageVersion;
+    fn handle_one(
+        &self,
+        job: Job,
+    ) -> Pin<Box<dyn Future<Output = Result<Done, Failure>> + Send + '_>>;
+}
+
+impl<H: Handler> AnyHandler for H {
+    fn version(&self) -> StageVersion {
+        Handler::version(self)
+    }
+
+    fn handle_one(
+        &self,
+        job: Job,
+    ) -> Pin<Box<dyn Future<Output = Result<Done, Failure>> + Send + '_>> {
+        Box::pin(self.handle(job))
+    }
+}
+
+/// What the process is told.
+#[derive(Serialize, Deserialize)]
+struct Request {
+    stage: Stage,
+    file: FileRef,
+    token: Token,
+    nonce: String,
+    /// The lease's work, encoded, in hexadecimal.
+    work: String,
+    timeout: Duration,
+    parent: u32,
+    config: serde_json::Value,
+}
+
+/// What the process answers.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Done(Box<Done>),
+    Failure(Failure),
+}
+
+/// Runs the handler of a suspect file in a process of its own, and takes its end for the handler's.
+pub(crate) async fn run_alone(
+    settings: &SoloSettings,
+    version: &StageVersion,
+    work: &Work,
+    parts: &JobParts,
+    timeout: Duration,
+) -> Result<Done, Failure> {
+    let request = Request {
+        stage: version.stage,
+        file: parts.file,
+        token: parts.token,
+        nonce: parts.nonce.clone(),
+        work: hex::encode(work.encode_to_vec()),
+        timeout,
+        parent: std::process::id(),
+        config: settings.config.clone(),
+    };
+    let fault = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::new(
+            Reason::Internal,
+            format!("the process of a suspect file: {what}: {error}"),
+        )
+    };
+    let request = serde_json::to_vec(&request).map_err(|error| fault("request", &error))?;
+    let mut child = Command::new(&settings.executable)
+        .arg(SOLO_ARGUMENT)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        // Dropped with this future, when the handler is stopped or outlives its time.
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| fault("start", &error))?;
+    let answer = tokio::select! {
+        answer = talk(&mut child, &request) => answer,
+        () = parts.cancelled.cancelled() => return Err(Failure::new(Reason::Internal, "cancelled")),
+    };
+    let (status, answer) = answer.map_err(|error| fault("talk", &error))?;
+    judge(status, &answer)
+}
+
+async fn talk(child: &mut Child, request: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    if let Some(mut stdin) = child.stdin.take() {
+        // A process that died before it read everything is judged by its status.
+        let _ = stdin.write_all(request).await;
+    }
+    let mut answer = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout
+            .take(MAX_ANSWER_BYTES + 1)
+            .read_to_end(&mut answer)
+            .await?;
+    }
+    if answer.len() as u64 > MAX_ANSWER_BYTES {
+        child.start_kill()?;
+    }
+    Ok((child.wait().await?, answer))
+}
+
+fn judge(status: ExitStatus, answer: &[u8]) -> Result<Done, Failure> {
+    if answer.len() as u64 > MAX_ANSWER_BYTES {
+        return Err(Failure::new(
+            Reason::OutputTooLarge,
+            format!("the result has more than {MAX_ANSWER_BYTES} bytes"),
+        ));
+    }
+    if !status.success() {
+        return Err(Failure::new(
+            Reason::WorkerLost,
+            format!("the process of this file alone ended by itself: {status}"),
+        ));
+    }
+    match serde_json::from_slice(answer) {
+        Ok(Answer::Done(done)) => Ok(*done),
+        Ok(Answer::Failure(failure)) => Err(failure),
+        Err(error) => Err(Failure::new(
+            Reason::WorkerLost,
+            format!("the process of this file alone gave no readable answer: {error}"),
+        )),
+    }
+}
+
+/// When the first argument says so, handles the one file on standard input with the registry's handler, answers on
+/// standard output and ends the process; else does nothing. Call it at the beginning of `main`, after
+/// [`crate::sandbox::run_child_if_asked`] and before anything is started or written to standard output.
+pub fn run_solo_if_asked(registry: &[SoloStage]) {
+    if std::env::args_os()
+        .nth(1)
+        .is_none_or(|argument| argument != SOLO_ARGUMENT)
+    {
+        return;
+    }
+    let code = match serve_one(registry) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Lost with the process otherwise; the parent passes standard error on.
+            let _ = writeln!(std::io::stderr(), "solo-handler: {error}");
+            ExitCode::FAILURE
+        }
+    };
+    std::process::exit(if code == ExitCode::SUCCESS { 0 } else { 1 });
+}
+
+fn serve_one(registry: &[SoloStage]) -> Result<(), String> {
+    die_with_parent()?;
+    let mut bytes = Vec::new();
+    let read = std::io::stdin()
+        .lock()
+        .take(MAX_REQUEST_BYTES)
+        .read_to_end(&mut bytes);
+    read.map_err(|error| format!("the request cannot be read: {error}"))?;
+    let request: Request = serde_json::from_slice(&bytes)
+        .map_err(|error| format!("the request makes no sense: {error}"))?;
+    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+        != Some(request.parent)
+    {
+        return Err("the worker has ended".to_owned());
+    }
+    let Some(entry) = registry.iter().find(|entry| entry.stage == request.stage) else {
+        return Err(format!("this executable has no stage {}", request.stage));
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    let answer = match runtime.block_on(handle(entry, request)) {
+        Ok(done) => Answer::Done(Box::new(done)),
+        Err(failure) => Answer::Failure(failure),
+    };
+    let answer = serde_json::to_vec(&answer)
+        .map_err(|error| format!("the answer cannot be written: {error}"))?;
+    std::io::stdout()
+        .lock()
+        .write_all(&answer)
+        .map_err(|error| format!("the answer cannot be sent: {error}"))
+}
+
+async fn handle(entry: &SoloStage, request: Request) -> Result<Done, Failure> {
+    let fault = |detail: String| Failure::new(Reason::Internal, detail);
+    let solo = (entry.start)(request.config)
+        .await
+        .map_err(|error| fault(format!("the handler cannot start: {error}")))?;
+    let work = hex::decode(&request.work).map_err(|error| fault(format!("work: {error}")))?;
+    let work = Work::decode(work.as_slice()).map_err(|error| fault(format!("work: {error}")))?;
+    let cancelled = CancellationToken::new();
+    let parts = JobParts {
+        file: request.file,
+        token: request.token,
+        nonce: request.nonce,
+        objects: solo.objects.clone(),
+        cancelled: cancelled.clone(),
+    };
+    let job = job_from_work(work, &solo.handler.version(), parts)?;
+    end_in_time(solo.handler.handle_one(job), &cancelled, request.timeout).await
+}
+
+fn die_with_parent() -> Result<(), String> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| format!("no death signal: {error}"))
+}

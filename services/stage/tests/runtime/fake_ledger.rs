@@ -1,0 +1,231 @@
+//! A ledger that does what a test tells it, and remembers what it was asked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use caudal_domain::{FileRef, Token};
+use caudal_proto::convert::file_tokens_from_proto;
+use caudal_proto::mesh::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
+use caudal_proto::mesh::v1::report::Outcome;
+use caudal_proto::mesh::v1::*;
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status};
+
+pub(crate) type Key = (FileRef, Token);
+type Answer<T> = Result<Response<T>, Status>;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Call {
+    Leased(Key),
+    Refused(Key),
+    Renewed(Key),
+    Stopped(Key),
+    Released(Key),
+    Done(Key, Box<Done>),
+    Failed(Key, String, String),
+    Reconcile,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    /// The path of each file's work tells the handler what to do. A file that is not here is not granted.
+    pub(crate) paths: HashMap<Key, String>,
+    pub(crate) suspects: HashSet<Key>,
+    /// Renewals of these are answered with STOP.
+    pub(crate) stops: HashSet<Key>,
+    /// Calls of these names get no answer.
+    pub(crate) away: HashSet<&'static str>,
+    /// Reports of these are refused as nonsense while they are not failures.
+    pub(crate) refused_reports: HashSet<Key>,
+    /// Reports of these are answered SUPERSEDED.
+    pub(crate) superseded: HashSet<Key>,
+    pub(crate) lease_ms: u32,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) lease_pages: Vec<usize>,
+    pub(crate) report_pages: Vec<usize>,
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeLedger {
+    state: Arc<Mutex<State>>,
+    pub(crate) address: String,
+}
+
+impl FakeLedger {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let state = State {
+            lease_ms: 12_000,
+            ..State::default()
+        };
+        let ledger = Self {
+            state: Arc::new(Mutex::new(state)),
+            address,
+        };
+        let service = LedgerServiceServer::new(ledger.clone());
+        let incoming =
+            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming),
+        );
+        ledger
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    pub(crate) fn count(&self, matches: impl Fn(&Call) -> bool) -> usize {
+        self.state()
+            .calls
+            .iter()
+            .filter(|call| matches(call))
+            .count()
+    }
+
+    fn check(&self, call: &'static str) -> Result<MutexGuard<'_, State>, Status> {
+        let state = self.state();
+        if state.away.contains(call) {
+            return Err(Status::unavailable("the ledger is away"));
+        }
+        Ok(state)
+    }
+}
+
+fn keys(files: Option<FileTokens>) -> Vec<Key> {
+    file_tokens_from_proto(&files.unwrap(), 4_096).unwrap()
+}
+
+#[tonic::async_trait]
+impl LedgerService for FakeLedger {
+    async fn lease(&self, request: Request<LeaseRequest>) -> Answer<LeaseResponse> {
+        let mut state = self.check("lease")?;
+        let mut response = LeaseResponse {
+            lease_ms: state.lease_ms,
+            ..LeaseResponse::default()
+        };
+        let keys = keys(request.into_inner().files);
+        state.lease_pages.push(keys.len());
+        for (index, key) in keys.into_iter().enumerate() {
+            let Some(path) = state.paths.get(&key).cloned() else {
+                state.calls.push(Call::Refused(key));
+                response.verdicts.push(LeaseVerdict::Superseded.into());
+                continue;
+            };
+            state.calls.push(Call::Leased(key));
+            response.verdicts.push(LeaseVerdict::Granted.into());
+            response.works.push(Work {
+                index: index as u32,
+                generation: 1,
+                path,
+                source_key: format!("landing/{}", key.0.ordinal),
+                suspect: state.suspects.contains(&key),
+                ..Work::default()
+            });
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Answer<RenewResponse> {
+        let mut state = self.check("renew")?;
+        let mut verdicts = Vec::new();
+        for key in keys(request.into_inner().files) {
+            if state.stops.contains(&key) {
+                state.calls.push(Call::Stopped(key));
+                verdicts.push(RenewVerdict::Stop.into());
+            } else {
+                state.calls.push(Call::Renewed(key));
+                verdicts.push(RenewVerdict::Keep.into());
+            }
+        }
+        Ok(Response::new(RenewResponse { verdicts }))
+    }
+
+    async fn release(&self, request: Request<ReleaseRequest>) -> Answer<ReleaseResponse> {
+        let mut state = self.check("release")?;
+        let released = keys(request.into_inner().files)
+            .into_iter()
+            .map(Call::Released);
+        state.calls.extend(released);
+        Ok(Response::new(ReleaseResponse {}))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Answer<ReportResponse> {
+        let mut state = self.check("report")?;
+        let request = request.into_inner();
+        let keys = keys(request.files);
+        assert_eq!(keys.len(), request.reports.len());
+        let nonsense = keys.iter().zip(&request.reports).any(|(key, report)| {
+            matches!(report.outcome, Some(Outcome::Done(_))) && state.refused_reports.contains(key)
+        });
+        if nonsense {
+            return Err(Status::invalid_argument(
+                "one of these reports makes no sense",
+            ));
+        }
+        state.report_pages.push(keys.len());
+        let mut verdicts = Vec::new();
+        for (key, report) in keys.into_iter().zip(request.reports) {
+            let verdict = match state.superseded.contains(&key) {
+                true => ReportVerdict::Superseded,
+                false => ReportVerdict::Recorded,
+            };
+            verdicts.push(verdict.into());
+            state.calls.push(match report.outcome.unwrap() {
+                Outcome::Done(done) => Call::Done(key, Box::new(done)),
+                Outcome::Failed(failed) => Call::Failed(key, failed.reason, failed.detail),
+            });
+        }
+        Ok(Response::new(ReportResponse { verdicts }))
+    }
+
+    async fn request_reconcile(
+        &self,
+        request: Request<RequestReconcileRequest>,
+    ) -> Answer<RequestReconcileResponse> {
+        assert_eq!(request.into_inner().stage, "extract-text");
+        self.check("reconcile")?.calls.push(Call::Reconcile);
+        Ok(Response::new(RequestReconcileResponse {}))
+    }
+
+    async fn check_credential(
+        &self,
+        _: Request<CheckCredentialRequest>,
+    ) -> Answer<CheckCredentialResponse> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn get_issue_facts(
+        &self,
+        _: Request<GetIssueFactsRequest>,
+    ) -> Answer<GetIssueFactsResponse> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn get_artifact_facts(
+        &self,
+        _: Request<GetArtifactFactsRequest>,
+    ) -> Answer<GetArtifactFactsResponse> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn list_changes(&self, _: Request<ListChangesRequest>) -> Answer<ListChangesResponse> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    type GetSnapshotStream = tokio_stream::Empty<Result<GetSnapshotResponse, Status>>;
+
+    async fn get_snapshot(
+        &self,
+        _: Request<GetSnapshotRequest>,
+    ) -> Answer<Self::GetSnapshotStream> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+}

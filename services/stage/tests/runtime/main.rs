@@ -1,0 +1,630 @@
+//! The stage runtime against a real Redis and a ledger that does what the test says.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fake_ledger;
+mod stand;
+
+use std::time::Duration;
+
+use caudal_proto::mesh::v1::{GetStageRequest, PauseRequest, ResumeRequest, SetConcurrencyRequest};
+use caudal_stage::StageSettings;
+use libtest_mimic::{Arguments, Trial};
+
+use fake_ledger::Call;
+use stand::{STAGE, Stand, eventually, key};
+
+macro_rules! trials {
+    ($($name:ident),* $(,)?) => {
+        vec![$(Trial::test(stringify!($name), || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on($name());
+            Ok(())
+        })),*]
+    };
+}
+
+fn main() {
+    caudal_stage::run_solo_if_asked(&[stand::SOLO]);
+    let trials = trials![
+        a_dispatch_is_leased_worked_on_reported_and_only_then_acknowledged,
+        what_is_not_granted_is_acknowledged_without_work,
+        nothing_is_acknowledged_while_the_ledger_does_not_answer,
+        leases_are_asked_for_again_until_the_ledger_answers,
+        an_entry_is_acknowledged_when_the_last_of_its_dispatches_is_final,
+        a_doubled_message_is_worked_on_once_and_both_entries_go,
+        a_superseded_report_is_final_too,
+        a_stop_at_renewal_cancels_the_handler_and_nothing_is_reported,
+        what_waits_for_a_slot_is_renewed_as_well,
+        what_ends_within_a_third_of_the_lease_never_writes_one,
+        a_panic_costs_its_own_attempt_and_nothing_else,
+        a_handler_that_outlives_its_time_is_a_stage_timeout,
+        a_failure_is_reported_with_its_reason_and_time,
+        a_drain_lets_running_handlers_end_and_gives_the_rest_back,
+        a_drain_that_is_over_cancels_and_gives_back_what_still_runs,
+        a_lost_group_is_made_again_and_the_ledger_is_asked_to_reconcile,
+        a_suspect_runs_in_a_process_of_its_own,
+        a_suspect_that_kills_its_process_is_reported_by_the_living_worker,
+        outcomes_gather_while_a_report_is_on_its_way,
+        a_report_that_the_ledger_refuses_does_not_hold_up_the_others,
+        no_more_is_read_than_there_is_room_for,
+        no_more_handlers_run_than_there_are_slots_and_slots_change_at_run_time,
+        a_paused_process_reads_nothing_until_it_is_resumed,
+        the_handler_is_told_what_was_recorded,
+        a_process_tells_what_it_does_and_serves_metrics,
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn is_done(call: &Call) -> bool {
+    matches!(call, Call::Done(..))
+}
+
+async fn a_dispatch_is_leased_worked_on_reported_and_only_then_acknowledged() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.dispatch(&[(1, "hold")]).await;
+    eventually("it runs", async || {
+        stand.handler.seen.lock().unwrap().begun == [1]
+    })
+    .await;
+    assert!(stand.ledger.calls().contains(&Call::Leased(key(1))));
+    assert_eq!(stand.depth().await, 1);
+
+    stand.ledger.state().away.insert("report");
+    stand.handler.told.notify_one();
+    eventually("it ended", async || {
+        stand.handler.seen.lock().unwrap().running == 0
+    })
+    .await;
+    assert_eq!(stand.depth().await, 1);
+
+    stand.ledger.state().away.clear();
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_done), 1);
+    running.stop().await;
+}
+
+async fn what_is_not_granted_is_acknowledged_without_work() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.publish(&[key(1), key(2)]).await;
+    eventually("both are refused", async || {
+        stand.ledger.count(|call| matches!(call, Call::Refused(_))) == 2
+    })
+    .await;
+    stand.all_acknowledged().await;
+    assert!(stand.handler.seen.lock().unwrap().begun.is_empty());
+    running.stop().await;
+}
+
+async fn nothing_is_acknowledged_while_the_ledger_does_not_answer() {
+    // protocol 6.5: no answer, report again; acknowledge after a final answer only.
+    let stand = Stand::new().await;
+    stand.ledger.state().away.insert("report");
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.dispatch(&[(1, "quick")]).await;
+    let service = running.service.clone();
+    eventually("a report was tried", async || {
+        let stage = service
+            .clone()
+            .get_stage(GetStageRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        stage.last_error.starts_with("report: ")
+    })
+    .await;
+    assert_eq!(stand.depth().await, 1);
+    stand.ledger.state().away.clear();
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_done), 1);
+    running.stop().await;
+}
+
+async fn leases_are_asked_for_again_until_the_ledger_answers() {
+    // protocol 5.1: not granted is final, no answer is not.
+    let stand = Stand::new().await;
+    stand.ledger.state().away.insert("lease");
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.dispatch(&[(1, "quick"), (2, "quick")]).await;
+    let service = running.service.clone();
+    eventually("a lease was tried", async || {
+        let stage = service
+            .clone()
+            .get_stage(GetStageRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        stage.last_error.starts_with("lease: ")
+    })
+    .await;
+    assert_eq!(stand.depth().await, 1);
+    stand.ledger.state().away.clear();
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_done), 2);
+    running.stop().await;
+}
+
+async fn an_entry_is_acknowledged_when_the_last_of_its_dispatches_is_final() {
+    // protocol 4.3: acknowledging is per entry.
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.dispatch(&[(1, "quick"), (2, "hold")]).await;
+    eventually("the first is reported", async || {
+        stand.ledger.count(is_done) == 1
+    })
+    .await;
+    eventually("the second runs", async || {
+        stand.handler.seen.lock().unwrap().running == 1
+    })
+    .await;
+    assert_eq!(stand.depth().await, 1);
+    stand.handler.told.notify_one();
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_done), 2);
+    running.stop().await;
+}
+
+async fn a_doubled_message_is_worked_on_once_and_both_entries_go() {
+    let stand = Stand::new().await;
+    stand.dispatch(&[(1, "hold")]).await;
+    stand.dispatch(&[(1, "hold")]).await;
+    let running = stand.run(Stand::settings(4, 64)).await;
+    eventually("both are read", async || {
+        stand.streams.inspect(STAGE).await.unwrap().pending.len() == 2
+    })
+    .await;
+    stand.handler.told.notify_one();
+    stand.all_acknowledged().await;
+    assert_eq!(stand.handler.seen.lock().unwrap().begun, [1]);
+    running.stop().await;
+}
+
+async fn a_superseded_report_is_final_too() {
+    let stand = Stand::new().await;
+    stand.ledger.state().superseded.insert(key(1));
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.dispatch(&[(1, "quick")]).await;
+    eventually("it is reported", async || stand.ledger.count(is_done) == 1).await;
+    stand.all_acknowledged().await;
+    assert!(stand.handler.seen.lock().unwrap().recorded.is_empty());
+    running.stop().await;
+}
+
+async fn a_stop_at_renewal_cancels_the_handler_and_nothing_is_reported() {
+    // protocol 5.2: superseded or cancelled stops the handler.
+    let stand = Stand::new().await;
+    stand.ledger.state().lease_ms = 150;
+    let running = stand.run(Stand::settings(1, 16)).await;
+    stand.dispatch(&[(1, "wait"), (2, "quick")]).await;
+    eventually("it is renewed", async || {
+        stand.ledger.calls().contains(&Call::Renewed(key(1)))
+    })
+    .await;
+    {
+        let mut state = stand.ledger.state();
+        state.stops.insert(key(1));
+        state.stops.insert(key(2));
+    }
+    stand.all_acknowledged().await;
+    assert_eq!(stand.handler.seen.lock().unwrap().cancelled, [1]);
+    assert_eq!(stand.handler.seen.lock().unwrap().begun, [1]);
+    assert_eq!(
+        stand
+            .ledger
+            .count(|call| matches!(call, Call::Done(..) | Call::Failed(..))),
+        0
+    );
+    running.stop().await;
+}
+
+async fn what_waits_for_a_slot_is_renewed_as_well() {
+    // protocol 5.2: waiting or running, or a waiting file counts as a kill of its living worker.
+    let stand = Stand::new().await;
+    stand.ledger.state().lease_ms = 150;
+    let running = stand.run(Stand::settings(1, 16)).await;
+    stand.dispatch(&[(1, "hold"), (2, "quick")]).await;
+    for ordinal in [1, 2] {
+        eventually("renewed twice", async || {
+            stand
+                .ledger
+                .count(|call| *call == Call::Renewed(key(ordinal)))
+                >= 2
+        })
+        .await;
+    }
+    assert_eq!(stand.handler.seen.lock().unwrap().begun, [1]);
+    stand.handler.told.notify_one();
+    stand.all_acknowledged().await;
+    running.stop().await;
+}
+
+async fn what_ends_within_a_third_of_the_lease_never_writes_one() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    for ordinal in 0..50 {
+        stand.dispatch(&[(ordinal, "quick")]).await;
+    }
+    eventually("all are reported", async || {
+        stand.ledger.count(is_done) == 50
+    })
+    .await;
+    stand.all_acknowledged().await;
+    assert_eq!(
+        stand.ledger.count(|call| matches!(call, Call::Renewed(_))),
+        0
+    );
+    running.stop().await;
+}
+
+async fn a_panic_costs_its_own_attempt_and_nothing_else() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand
+        .dispatch(&[(1, "quick"), (2, "panic"), (3, "quick")])
+        .await;
+    stand.all_acknowledged().await;
+    let detail = "the handler panicked: a fault in the handler".to_owned();
+    assert!(
+        stand
+            .ledger
+            .calls()
+            .contains(&Call::Failed(key(2), "INTERNAL".to_owned(), detail))
+    );
+    assert_eq!(stand.ledger.count(is_done), 2);
+    running.stop().await;
+}
+
+async fn a_handler_that_outlives_its_time_is_a_stage_timeout() {
+    let stand = Stand::new().await;
+    let settings = StageSettings {
+        handler_timeout: Duration::from_millis(50),
+        ..Stand::settings(4, 16)
+    };
+    let running = stand.run(settings).await;
+    stand.dispatch(&[(1, "deaf")]).await;
+    stand.all_acknowledged().await;
+    let timed_out =
+        |call: &Call| matches!(call, Call::Failed(_, reason, _) if reason == "STAGE_TIMEOUT");
+    assert_eq!(stand.ledger.count(timed_out), 1);
+    running.stop().await;
+}
+
+async fn a_failure_is_reported_with_its_reason_and_time() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.dispatch(&[(1, "fail")]).await;
+    stand.all_acknowledged().await;
+    let failed = Call::Failed(
+        key(1),
+        "PROVIDER_THROTTLED".to_owned(),
+        "asks for less".to_owned(),
+    );
+    assert!(stand.ledger.calls().contains(&failed));
+    running.stop().await;
+}
+
+async fn a_drain_lets_running_handlers_end_and_gives_the_rest_back() {
+    // protocol 7.4: released, nothing charged.
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(1, 16)).await;
+    let consumer = running.process.process().to_string();
+    stand
+        .dispatch(&[(1, "hold"), (2, "quick"), (3, "quick")])
+        .await;
+    eventually("one runs", async || {
+        stand.handler.seen.lock().unwrap().running == 1
+    })
+    .await;
+    eventually("all are leased", async || {
+        stand.ledger.count(|call| matches!(call, Call::Leased(_))) == 3
+    })
+    .await;
+    running.shutdown.cancel();
+    eventually("two are given back", async || {
+        stand.ledger.count(|call| matches!(call, Call::Released(_))) == 2
+    })
+    .await;
+    assert_eq!(stand.depth().await, 1);
+    stand.dispatch(&[(4, "quick")]).await;
+    stand.handler.told.notify_one();
+    running.stop().await;
+
+    assert_eq!(stand.ledger.count(is_done), 1);
+    assert!(!stand.ledger.calls().contains(&Call::Leased(key(4))));
+    let view = stand.streams.inspect(STAGE).await.unwrap();
+    assert_eq!((view.entries.len(), view.pending.len()), (1, 0));
+    assert!(
+        stand
+            .streams
+            .delete_idle_consumer(STAGE, &consumer)
+            .await
+            .unwrap()
+    );
+}
+
+async fn a_drain_that_is_over_cancels_and_gives_back_what_still_runs() {
+    let stand = Stand::new().await;
+    let settings = StageSettings {
+        drain: Duration::from_millis(50),
+        ..Stand::settings(4, 16)
+    };
+    let running = stand.run(settings).await;
+    stand.dispatch(&[(1, "wait")]).await;
+    eventually("it runs", async || {
+        stand.handler.seen.lock().unwrap().running == 1
+    })
+    .await;
+    running.stop().await;
+    assert_eq!(stand.handler.seen.lock().unwrap().cancelled, [1]);
+    assert!(stand.ledger.calls().contains(&Call::Released(key(1))));
+    assert_eq!(stand.depth().await, 0);
+}
+
+async fn a_lost_group_is_made_again_and_the_ledger_is_asked_to_reconcile() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    let reconciles = async || stand.ledger.count(|call| *call == Call::Reconcile);
+    eventually("the first start asks", async || reconciles().await == 1).await;
+    stand.dispatch(&[(1, "hold")]).await;
+    eventually("it runs", async || {
+        stand.handler.seen.lock().unwrap().running == 1
+    })
+    .await;
+    stand.redis.flush();
+    eventually("the loss is told", async || reconciles().await == 2).await;
+
+    // protocol 8.3: what is held goes on untouched, what comes anew is delivered.
+    stand.handler.told.notify_one();
+    stand.dispatch(&[(2, "quick")]).await;
+    eventually("both are reported", async || {
+        stand.ledger.count(is_done) == 2
+    })
+    .await;
+    stand.all_acknowledged().await;
+    running.stop().await;
+}
+
+async fn a_suspect_runs_in_a_process_of_its_own() {
+    // protocol 5.4.
+    let stand = Stand::new().await;
+    stand.ledger.state().suspects.insert(key(1));
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand
+        .dispatch(&[(1, "quick"), (2, "quick"), (3, "quick")])
+        .await;
+    stand.all_acknowledged().await;
+    let here = u64::from(std::process::id());
+    for call in stand.ledger.calls() {
+        if let Call::Done(of, done) = call {
+            let facts: serde_json::Value = serde_json::from_slice(&done.facts).unwrap();
+            assert_eq!(facts["process"].as_u64().unwrap() == here, of != key(1));
+        }
+    }
+    assert_eq!(stand.ledger.count(is_done), 3);
+    running.stop().await;
+}
+
+async fn a_suspect_that_kills_its_process_is_reported_by_the_living_worker() {
+    // protocol 7.2: the death of a child is a failure, not a kill.
+    let stand = Stand::new().await;
+    stand.ledger.state().suspects.insert(key(1));
+    stand.ledger.state().suspects.insert(key(2));
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand
+        .dispatch(&[(1, "die"), (2, "fail"), (3, "quick")])
+        .await;
+    stand.all_acknowledged().await;
+    let lost = |call: &Call| matches!(call, Call::Failed(of, reason, _) if *of == key(1) && reason == "WORKER_LOST");
+    assert_eq!(stand.ledger.count(lost), 1);
+    let failed = Call::Failed(
+        key(2),
+        "PROVIDER_THROTTLED".to_owned(),
+        "asks for less".to_owned(),
+    );
+    assert!(stand.ledger.calls().contains(&failed));
+    assert_eq!(stand.ledger.count(is_done), 1);
+    running.stop().await;
+}
+
+async fn outcomes_gather_while_a_report_is_on_its_way() {
+    let stand = Stand::new().await;
+    stand.ledger.state().away.insert("report");
+    let running = stand.run(Stand::settings(64, 128)).await;
+    for first in [0_u32, 20, 40] {
+        let files: Vec<(u32, &str)> = (first..first + 20)
+            .map(|ordinal| (ordinal, "quick"))
+            .collect();
+        stand.dispatch(&files).await;
+    }
+    eventually("all have run", async || {
+        let seen = stand.handler.seen.lock().unwrap();
+        seen.begun.len() == 60 && seen.running == 0
+    })
+    .await;
+    stand.ledger.state().away.clear();
+    stand.all_acknowledged().await;
+    let pages = stand.ledger.state().report_pages.clone();
+    assert_eq!(pages.iter().sum::<usize>(), 60);
+    assert!(pages.len() <= 3, "{pages:?}");
+    running.stop().await;
+}
+
+async fn a_report_that_the_ledger_refuses_does_not_hold_up_the_others() {
+    let stand = Stand::new().await;
+    stand.ledger.state().refused_reports.insert(key(3));
+    let running = stand.run(Stand::settings(8, 16)).await;
+    let files: Vec<(u32, &str)> = (0..8).map(|ordinal| (ordinal, "quick")).collect();
+    stand.dispatch(&files).await;
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_done), 7);
+    let refused = |call: &Call| matches!(call, Call::Failed(of, reason, _) if *of == key(3) && reason == "INTERNAL");
+    assert_eq!(stand.ledger.count(refused), 1);
+    running.stop().await;
+}
+
+async fn no_more_is_read_than_there_is_room_for() {
+    // protocol 4.2.
+    let stand = Stand::new().await;
+    for ordinal in 0..20 {
+        stand.dispatch(&[(ordinal, "hold")]).await;
+    }
+    let running = stand.run(Stand::settings(2, 4)).await;
+    eventually("two run", async || {
+        stand.handler.seen.lock().unwrap().running == 2
+    })
+    .await;
+    eventually("four are held", async || {
+        stand.streams.inspect(STAGE).await.unwrap().pending.len() == 4
+    })
+    .await;
+    let mut most = 0;
+    for _ in 0..20 {
+        stand.handler.told.notify_one();
+        most = most.max(stand.streams.inspect(STAGE).await.unwrap().pending.len());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(most, 4);
+    eventually("all are reported", async || {
+        stand.handler.told.notify_one();
+        stand.ledger.count(is_done) == 20
+    })
+    .await;
+    stand.all_acknowledged().await;
+    running.stop().await;
+}
+
+async fn no_more_handlers_run_than_there_are_slots_and_slots_change_at_run_time() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(2, 64)).await;
+    let files: Vec<(u32, &str)> = (0..12).map(|ordinal| (ordinal, "hold")).collect();
+    stand.dispatch(&files).await;
+    eventually("two run", async || {
+        stand.handler.seen.lock().unwrap().running == 2
+    })
+    .await;
+    let mut service = running.service.clone();
+    let answer = service
+        .set_concurrency(SetConcurrencyRequest { slots: 5 })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(answer.slots, 5);
+    eventually("five run", async || {
+        stand.handler.seen.lock().unwrap().running == 5
+    })
+    .await;
+    assert!(
+        service
+            .set_concurrency(SetConcurrencyRequest { slots: 0 })
+            .await
+            .is_err()
+    );
+    eventually("all are reported", async || {
+        stand.handler.told.notify_one();
+        stand.ledger.count(is_done) == 12
+    })
+    .await;
+    assert_eq!(stand.handler.seen.lock().unwrap().most_running, 5);
+    running.stop().await;
+}
+
+async fn a_paused_process_reads_nothing_until_it_is_resumed() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(2, 64)).await;
+    let mut service = running.service.clone();
+    eventually("it reads", async || {
+        !stand.streams.inspect(STAGE).await.unwrap().group_missing
+    })
+    .await;
+    service.pause(PauseRequest {}).await.unwrap();
+    assert!(
+        service
+            .get_stage(GetStageRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .paused
+    );
+    stand.dispatch(&[(1, "quick")]).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(
+        stand.ledger.count(|call| matches!(call, Call::Leased(_))),
+        0
+    );
+    service.resume(ResumeRequest {}).await.unwrap();
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_done), 1);
+    running.stop().await;
+}
+
+async fn the_handler_is_told_what_was_recorded() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 16)).await;
+    stand.dispatch(&[(1, "quick"), (2, "fail")]).await;
+    eventually("it is told", async || {
+        stand.handler.seen.lock().unwrap().recorded.len() == 1
+    })
+    .await;
+    stand.all_acknowledged().await;
+    running.stop().await;
+    let seen = stand.handler.seen.lock().unwrap();
+    assert_eq!(seen.recorded.len(), 1);
+    assert_eq!(seen.recorded[0].source_key.as_deref(), Some("landing/1"));
+}
+
+async fn a_process_tells_what_it_does_and_serves_metrics() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(1, 16)).await;
+    stand.dispatch(&[(1, "hold"), (2, "quick")]).await;
+    eventually("both are leased", async || {
+        stand.ledger.count(|call| matches!(call, Call::Leased(_))) == 2
+    })
+    .await;
+    eventually("one runs", async || {
+        stand.handler.seen.lock().unwrap().running == 1
+    })
+    .await;
+    let mut service = running.service.clone();
+    let told = service
+        .get_stage(GetStageRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (
+            told.stage.as_str(),
+            told.slots,
+            told.granted,
+            told.in_flight.len()
+        ),
+        ("extract-text", 1, 1, 2)
+    );
+    assert_eq!(told.in_flight.iter().filter(|file| file.running).count(), 1);
+    stand.handler.told.notify_one();
+    stand.all_acknowledged().await;
+    assert_eq!(
+        service
+            .get_stage(GetStageRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .recorded,
+        2
+    );
+
+    let page = http_get(&running.address, "/metrics").await;
+    let line = "caudal_stage_files_total{service=\"extract-text\",stage=\"extract-text\",verdict=\"recorded\"} 2";
+    assert!(page.contains(line), "{page}");
+    running.stop().await;
+}
+
+async fn http_get(address: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    connection.read_to_string(&mut page).await.unwrap();
+    page
+}

@@ -1,0 +1,317 @@
+//! What a test stands on: a Redis, a ledger, a handler that does what a file's path says, and the stage process.
+
+use std::net::TcpListener as StdListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use caudal_domain::{BatchId, FileRef, Reason, Stage, StageVersion, TenantId, Token};
+use caudal_node::{
+    Channels, MeshChannel, MeshSecret, ServerLimits, ServerParts, ServiceIdentity, Settings,
+};
+use caudal_objects::ObjectStore;
+use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
+use caudal_stage::{
+    Dependencies, Done, Failure, Handler, Job, RecordedFile, Solo, SoloSettings, SoloStage,
+    StageProcess, StageSettings,
+};
+use caudal_streams::{Names, Streams, encode};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::fake_ledger::{FakeLedger, Key};
+
+pub(crate) const STAGE: Stage = Stage::ExtractText;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn key(ordinal: u32) -> Key {
+    let tenant = TenantId::from_uuid(Uuid::from_u128(1));
+    let batch = BatchId::from_uuid(Uuid::from_u128(2));
+    (
+        FileRef {
+            tenant,
+            batch,
+            ordinal,
+        },
+        Token(3),
+    )
+}
+
+/// Polls where nothing notifies.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(crate) struct Redis {
+    child: Child,
+    pub(crate) url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        let port = StdListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let folder = tempfile::tempdir().unwrap();
+        let child = Command::new("redis-server")
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
+            .arg("--dir")
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let redis = Self {
+            child,
+            url: format!("redis://127.0.0.1:{port}/"),
+            _folder: folder,
+        };
+        let streams = redis.streams();
+        eventually("redis is up", async || streams.depth(STAGE).await.is_ok()).await;
+        redis
+    }
+
+    pub(crate) fn streams(&self) -> Streams {
+        Streams::connect(&self.url, Names::default()).unwrap()
+    }
+
+    pub(crate) fn flush(&self) {
+        let port = self.url.trim_end_matches('/').rsplit(':').next().unwrap();
+        let status = Command::new("redis-cli")
+            .args(["-p", port, "FLUSHALL"])
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Does what the path says: `quick`, `hold` (until told), `wait` (until cancelled), `deaf` (for ever), `panic`, `fail`,
+/// `die`.
+#[derive(Clone, Default)]
+pub(crate) struct Scripted {
+    pub(crate) told: Arc<Notify>,
+    pub(crate) seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) begun: Vec<u32>,
+    pub(crate) running: usize,
+    pub(crate) most_running: usize,
+    pub(crate) cancelled: Vec<u32>,
+    pub(crate) recorded: Vec<RecordedFile>,
+}
+
+impl Handler for Scripted {
+    fn version(&self) -> StageVersion {
+        StageVersion::new(STAGE, "test-1")
+    }
+
+    async fn handle(&self, job: Job) -> Result<Done, Failure> {
+        let ordinal = job.file.ordinal;
+        {
+            let mut seen = self.seen.lock().unwrap();
+            seen.begun.push(ordinal);
+            seen.running += 1;
+            seen.most_running = seen.most_running.max(seen.running);
+        }
+        let seen = self.seen.clone();
+        let _ends = scopeguard(move || seen.lock().unwrap().running -= 1);
+        match job.path.as_str() {
+            "hold" => self.told.notified().await,
+            "wait" => {
+                job.cancelled.cancelled().await;
+                self.seen.lock().unwrap().cancelled.push(ordinal);
+                return Err(Failure::new(Reason::Internal, "was cancelled"));
+            }
+            "deaf" => std::future::pending().await,
+            "panic" => panic!("a fault in the handler"),
+            "die" => std::process::abort(),
+            "fail" => {
+                let mut failure = Failure::new(Reason::ProviderThrottled, "asks for less");
+                failure.retry_after = Some(Duration::from_millis(1_500));
+                return Err(failure);
+            }
+            _ => {}
+        }
+        let facts = serde_json::json!({ "path": job.path, "process": std::process::id() });
+        Ok(Done {
+            facts,
+            ..Done::default()
+        })
+    }
+
+    fn wants_recorded(&self) -> bool {
+        true
+    }
+
+    async fn recorded(&self, files: Vec<RecordedFile>) {
+        self.seen.lock().unwrap().recorded.extend(files);
+    }
+}
+
+struct ScopeGuard<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for ScopeGuard<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+fn scopeguard<F: FnMut()>(at_end: F) -> ScopeGuard<F> {
+    ScopeGuard(at_end)
+}
+
+/// For the processes of suspect files.
+pub(crate) const SOLO: SoloStage = SoloStage {
+    stage: STAGE,
+    start: |_| Box::pin(async { Ok(Solo::new(Scripted::default(), objects())) }),
+};
+
+/// A store nobody asks.
+fn objects() -> ObjectStore {
+    ObjectStore::connect(caudal_objects::Settings::new(
+        "http://127.0.0.1:9",
+        "bucket",
+        "key",
+        "secret",
+    ))
+    .unwrap()
+}
+
+pub(crate) struct Stand {
+    pub(crate) redis: Redis,
+    pub(crate) streams: Streams,
+    pub(crate) ledger: FakeLedger,
+    pub(crate) handler: Scripted,
+    secret: MeshSecret,
+}
+
+pub(crate) struct Running {
+    pub(crate) process: StageProcess,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) service: StageServiceClient<MeshChannel>,
+    pub(crate) address: String,
+}
+
+impl Stand {
+    pub(crate) async fn new() -> Self {
+        let redis = Redis::start().await;
+        Self {
+            streams: redis.streams(),
+            redis,
+            ledger: FakeLedger::start().await,
+            handler: Scripted::default(),
+            secret: MeshSecret::generate(),
+        }
+    }
+
+    pub(crate) fn settings(slots: usize, prefetch: usize) -> StageSettings {
+        StageSettings {
+            prefetch,
+            drain: Duration::from_secs(10),
+            solo: Some(SoloSettings {
+                executable: std::env::current_exe().unwrap(),
+                config: serde_json::Value::Null,
+            }),
+            ..StageSettings::fast(slots)
+        }
+    }
+
+    pub(crate) async fn run(&self, settings: StageSettings) -> Running {
+        let identity = ServiceIdentity::new("extract-text", &self.secret);
+        let channels = Channels::default();
+        let channel = |address: &str| identity.channel(channels.channel(address).unwrap());
+        let dependencies = Dependencies {
+            ledger: channel(&self.ledger.address),
+            objects: objects(),
+            streams: self.streams.clone(),
+            limiter: None,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let shutdown = CancellationToken::new();
+        let server = Settings {
+            name: "extract-text".to_owned(),
+            mesh_secret: self.secret.clone(),
+            limits: ServerLimits::default(),
+        };
+        let server = ServerParts::new(server, listener, shutdown.clone());
+        let process =
+            StageProcess::start(self.handler.clone(), settings, dependencies, server).unwrap();
+        let service = StageServiceClient::new(channel(&address));
+        Running {
+            process,
+            shutdown,
+            service,
+            address,
+        }
+    }
+
+    /// Publishes one entry with these files, and tells the ledger what they are.
+    pub(crate) async fn dispatch(&self, files: &[(u32, &str)]) {
+        let keys: Vec<Key> = files.iter().map(|(ordinal, _)| key(*ordinal)).collect();
+        for (key, (_, path)) in keys.iter().zip(files) {
+            self.ledger.state().paths.insert(*key, (*path).to_owned());
+        }
+        self.publish(&keys).await;
+    }
+
+    pub(crate) async fn publish(&self, keys: &[Key]) {
+        let answers = self
+            .streams
+            .publisher()
+            .publish(&[(STAGE, encode(keys, 0))])
+            .await
+            .unwrap();
+        assert!(answers.iter().all(Result::is_ok));
+    }
+
+    pub(crate) async fn depth(&self) -> u64 {
+        self.streams.depth(STAGE).await.unwrap()
+    }
+
+    /// Waits until the stream is empty and nothing is pending.
+    pub(crate) async fn all_acknowledged(&self) {
+        eventually("all is acknowledged", async || {
+            let view = self.streams.inspect(STAGE).await.unwrap();
+            view.entries.is_empty() && view.pending.is_empty()
+        })
+        .await;
+    }
+}
+
+impl Running {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.process.wait())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
