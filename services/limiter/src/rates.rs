@@ -1,0 +1,489 @@
+//! Tiers 1 and 3: permits by rate, on governor's GCRA. A demand gets as much as there is, up to its block.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use caudal_proto::mesh::v1::{PermitKind, RateStatus};
+use governor::clock::{Clock, DefaultClock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{InsufficientCapacity, NotUntil, RateLimiter};
+
+use crate::settings::{DefaultRates, Rate};
+
+/// Keys of one kind that may have a bucket which is not full. A key beyond waits until others are full again.
+const MAX_KEYS: usize = 100_000;
+
+/// Full buckets are forgotten every so many demands: they are no different from fresh ones.
+const DEMANDS_BETWEEN_PRUNES: u32 = 4096;
+
+/// Keys that the status tells about.
+const MAX_COUNTED_KEYS: usize = 1000;
+
+/// The longest penalty, whatever a provider says.
+pub(crate) const LONGEST_PENALTY: Duration = Duration::from_secs(3600);
+
+/// Providers under penalty at once.
+const MAX_PENALTIES: usize = 1000;
+
+/// Told when a kind has too many keys.
+const CROWDED_RETRY: Duration = Duration::from_secs(1);
+
+type Keyed<C> =
+    RateLimiter<String, DefaultKeyedStateStore<String>, C, NoOpMiddleware<<C as Clock>::Instant>>;
+type Direct<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
+type Checked<C> = Result<Result<(), NotUntil<<C as Clock>::Instant>>, InsufficientCapacity>;
+
+/// What a demand got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) granted: u32,
+    /// Zero when all that was wanted was granted.
+    pub(crate) retry_after: Duration,
+}
+
+pub(crate) struct Rates<C: Clock = DefaultClock> {
+    clock: C,
+    kinds: BTreeMap<PermitKind, Kind<C>>,
+    penalties: Mutex<HashMap<String, C::Instant>>,
+    counted: Mutex<HashMap<(PermitKind, String), Counted<C>>>,
+    demands: AtomicU32,
+}
+
+struct Kind<C: Clock> {
+    rate: Rate,
+    keyed: Keyed<C>,
+    own: HashMap<String, (Rate, Direct<C>)>,
+}
+
+struct Counted<C: Clock> {
+    granted: u64,
+    refused: u64,
+    last_used: C::Instant,
+}
+
+impl<C: Clock> std::fmt::Debug for Rates<C> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Rates").finish_non_exhaustive()
+    }
+}
+
+const KINDS: [PermitKind; 5] = [
+    PermitKind::Calls,
+    PermitKind::Entries,
+    PermitKind::Admissions,
+    PermitKind::ProviderRequests,
+    PermitKind::ProviderTokens,
+];
+
+impl<C: Clock + Clone> Rates<C> {
+    pub(crate) fn new(
+        defaults: &DefaultRates,
+        own: &BTreeMap<(PermitKind, String), Rate>,
+        clock: C,
+    ) -> Self {
+        let mut kinds = BTreeMap::new();
+        for kind in KINDS {
+            let Some(rate) = defaults.of(kind) else {
+                continue;
+            };
+            let keyed = RateLimiter::new(
+                rate.quota(),
+                DefaultKeyedStateStore::default(),
+                clock.clone(),
+            );
+            kinds.insert(
+                kind,
+                Kind {
+                    rate,
+                    keyed,
+                    own: HashMap::new(),
+                },
+            );
+        }
+        for ((kind, key), rate) in own {
+            let direct = RateLimiter::direct_with_clock(rate.quota(), clock.clone());
+            if let Some(kind) = kinds.get_mut(kind) {
+                kind.own.insert(key.clone(), (*rate, direct));
+            }
+        }
+        Self {
+            clock,
+            kinds,
+            penalties: Mutex::default(),
+            counted: Mutex::default(),
+            demands: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes up to `block` permits; with fewer than `want` it says when to ask again. None for an unknown kind.
+    pub(crate) fn acquire(
+        &self,
+        kind: PermitKind,
+        key: &str,
+        want: u32,
+        block: u32,
+    ) -> Option<Grant> {
+        let limits = self.kinds.get(&kind)?;
+        self.prune_now_and_then();
+        let grant = match self.penalty(kind, key) {
+            Some(left) => Grant {
+                granted: 0,
+                retry_after: left,
+            },
+            None => limits.acquire(&self.clock, key, want, block.max(want)),
+        };
+        self.count(kind, key, want, grant);
+        Some(grant)
+    }
+
+    /// Nothing is granted for a provider for this long; a penalty that ends later stays.
+    pub(crate) fn penalize(&self, provider: &str, retry_after: Duration) {
+        let now = self.clock.now();
+        let until = now + retry_after.min(LONGEST_PENALTY).into();
+        let mut penalties = self
+            .penalties
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        penalties.retain(|_, until| *until > now);
+        if let Some(present) = penalties.get_mut(provider) {
+            *present = (*present).max(until);
+            return;
+        }
+        if penalties.len() >= MAX_PENALTIES {
+            tracing::warn!(
+                provider,
+                "too many providers under penalty, this one is not slowed"
+            );
+            return;
+        }
+        penalties.insert(provider.to_owned(), until);
+    }
+
+    /// What was granted and refused, by kind and key.
+    pub(crate) fn status(&self) -> Vec<RateStatus> {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rates: Vec<RateStatus> = counted
+            .iter()
+            .filter_map(|((kind, key), counted)| {
+                let rate = self.kinds.get(kind)?.rate_of(key);
+                Some(RateStatus {
+                    kind: (*kind).into(),
+                    key: key.clone(),
+                    per_second: rate.per_second(),
+                    burst: rate.burst(),
+                    granted: counted.granted,
+                    refused: counted.refused,
+                })
+            })
+            .collect();
+        rates.sort_by(|left, right| (left.kind, &left.key).cmp(&(right.kind, &right.key)));
+        rates
+    }
+
+    fn penalty(&self, kind: PermitKind, key: &str) -> Option<Duration> {
+        if !matches!(
+            kind,
+            PermitKind::ProviderRequests | PermitKind::ProviderTokens
+        ) {
+            return None;
+        }
+        let now = self.clock.now();
+        let penalties = self
+            .penalties
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let until = penalties.get(key).filter(|until| **until > now)?;
+        Some(until.duration_since(now).into())
+    }
+
+    fn count(&self, kind: PermitKind, key: &str, want: u32, grant: Grant) {
+        let now = self.clock.now();
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = (kind, key.to_owned());
+        if counted.len() >= MAX_COUNTED_KEYS && !counted.contains_key(&name) {
+            let oldest = counted
+                .iter()
+                .min_by_key(|(_, counted)| counted.last_used)
+                .map(|(name, _)| name.clone());
+            if let Some(oldest) = oldest {
+                counted.remove(&oldest);
+            }
+        }
+        let entry = counted.entry(name).or_insert(Counted {
+            granted: 0,
+            refused: 0,
+            last_used: now,
+        });
+        entry.granted += u64::from(grant.granted);
+        entry.refused += u64::from(want.saturating_sub(grant.granted));
+        entry.last_used = now;
+    }
+
+    fn prune_now_and_then(&self) {
+        if self.demands.fetch_add(1, Ordering::Relaxed) % DEMANDS_BETWEEN_PRUNES
+            != DEMANDS_BETWEEN_PRUNES - 1
+        {
+            return;
+        }
+        for kind in self.kinds.values() {
+            kind.keyed.retain_recent();
+            kind.keyed.shrink_to_fit();
+        }
+    }
+}
+
+impl<C: Clock> Kind<C> {
+    fn rate_of(&self, key: &str) -> Rate {
+        self.own.get(key).map_or(self.rate, |(rate, _)| *rate)
+    }
+
+    fn acquire(&self, clock: &C, key: &str, want: u32, block: u32) -> Grant {
+        if let Some((rate, direct)) = self.own.get(key) {
+            return take(clock, want, block, rate.burst(), |count| {
+                direct.check_n(count)
+            });
+        }
+        if self.keyed.len() >= MAX_KEYS {
+            self.keyed.retain_recent();
+            if self.keyed.len() >= MAX_KEYS {
+                tracing::warn!(keys = MAX_KEYS, "too many keys at once, a demand waits");
+                return Grant {
+                    granted: 0,
+                    retry_after: CROWDED_RETRY,
+                };
+            }
+        }
+        let key = key.to_owned();
+        take(clock, want, block, self.rate.burst(), |count| {
+            self.keyed.check_key_n(&key, count)
+        })
+    }
+}
+
+/// The most that is there, up to the block. A check takes all of its count or nothing, so powers of two are taken from
+/// the largest down: their sum is exactly what is there.
+fn take<C: Clock>(
+    clock: &C,
+    want: u32,
+    block: u32,
+    burst: u32,
+    check: impl Fn(NonZeroU32) -> Checked<C>,
+) -> Grant {
+    let taken =
+        |count: u32| NonZeroU32::new(count).is_some_and(|count| matches!(check(count), Ok(Ok(()))));
+    // A bucket never holds more than its burst.
+    let most = block.min(burst);
+    if taken(most) {
+        return granted(clock, want, most, burst, &check);
+    }
+    let mut sum = 0;
+    let mut piece = 1 << (u32::BITS - 1 - most.max(1).leading_zeros());
+    while piece > 0 {
+        if sum + piece <= most && taken(piece) {
+            sum += piece;
+        }
+        piece /= 2;
+    }
+    granted(clock, want, sum, burst, &check)
+}
+
+fn granted<C: Clock>(
+    clock: &C,
+    want: u32,
+    granted: u32,
+    burst: u32,
+    check: impl Fn(NonZeroU32) -> Checked<C>,
+) -> Grant {
+    let missing = want.saturating_sub(granted).min(burst);
+    let Some(missing) = NonZeroU32::new(missing) else {
+        return Grant {
+            granted,
+            retry_after: Duration::ZERO,
+        };
+    };
+    match check(missing) {
+        // Some came free in between.
+        Ok(Ok(())) => Grant {
+            granted: granted + missing.get(),
+            retry_after: Duration::ZERO,
+        },
+        Ok(Err(not_until)) => Grant {
+            granted,
+            retry_after: not_until.wait_time_from(clock.now()),
+        },
+        Err(InsufficientCapacity(_)) => Grant {
+            granted,
+            retry_after: CROWDED_RETRY,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used)]
+    use governor::clock::FakeRelativeClock;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rate(per_second: f64, burst: u32) -> Rate {
+        Rate::try_new("test", per_second, burst).unwrap()
+    }
+
+    fn rates(clock: &FakeRelativeClock, each: Rate) -> Rates<FakeRelativeClock> {
+        let defaults = DefaultRates {
+            calls: each,
+            entries: each,
+            admissions: each,
+            provider_requests: each,
+            provider_tokens: each,
+        };
+        let own = BTreeMap::from([(
+            (PermitKind::ProviderTokens, "slow".to_owned()),
+            rate(1.0, 2),
+        )]);
+        Rates::new(&defaults, &own, clock.clone())
+    }
+
+    fn take_all(rates: &Rates<FakeRelativeClock>, kind: PermitKind, key: &str) -> u32 {
+        rates.acquire(kind, key, 1, u32::MAX).unwrap().granted
+    }
+
+    #[test]
+    fn a_demand_gets_what_is_there_and_is_told_when_the_rest_comes() {
+        let clock = FakeRelativeClock::default();
+        let rates = rates(&clock, rate(10.0, 37));
+        let first = rates.acquire(PermitKind::Calls, "a", 1, 20).unwrap();
+        assert_eq!(
+            first,
+            Grant {
+                granted: 20,
+                retry_after: Duration::ZERO
+            }
+        );
+        let second = rates.acquire(PermitKind::Calls, "a", 30, 30).unwrap();
+        assert_eq!(second.granted, 17);
+        assert_eq!(second.retry_after, Duration::from_millis(1300));
+        clock.advance(Duration::from_millis(1300));
+        assert_eq!(take_all(&rates, PermitKind::Calls, "a"), 13);
+        // Another key and another kind have buckets of their own.
+        assert_eq!(take_all(&rates, PermitKind::Calls, "b"), 37);
+        assert_eq!(take_all(&rates, PermitKind::Entries, "a"), 37);
+        assert_eq!(rates.acquire(PermitKind::Unspecified, "a", 1, 1), None);
+    }
+
+    #[test]
+    fn a_key_with_a_rate_of_its_own_has_it_in_its_kind_only() {
+        let clock = FakeRelativeClock::default();
+        let rates = rates(&clock, rate(10.0, 37));
+        assert_eq!(take_all(&rates, PermitKind::ProviderTokens, "slow"), 2);
+        assert_eq!(take_all(&rates, PermitKind::ProviderRequests, "slow"), 37);
+        let status = rates.status();
+        assert_eq!(status.len(), 2);
+        assert_eq!(
+            (status[1].per_second, status[1].burst, status[1].granted),
+            (1.0, 2, 2)
+        );
+    }
+
+    #[test]
+    fn a_penalty_stops_all_grants_of_a_provider_until_it_is_over() {
+        let clock = FakeRelativeClock::default();
+        let rates = rates(&clock, rate(10.0, 10));
+        rates.penalize("openai", Duration::from_secs(5));
+        rates.penalize("openai", Duration::from_secs(2));
+        for kind in [PermitKind::ProviderRequests, PermitKind::ProviderTokens] {
+            let grant = rates.acquire(kind, "openai", 1, 5).unwrap();
+            assert_eq!(
+                grant,
+                Grant {
+                    granted: 0,
+                    retry_after: Duration::from_secs(5)
+                }
+            );
+        }
+        assert_eq!(take_all(&rates, PermitKind::ProviderRequests, "other"), 10);
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(
+            rates
+                .acquire(PermitKind::ProviderTokens, "openai", 1, 5)
+                .unwrap()
+                .granted,
+            5
+        );
+    }
+
+    #[test]
+    fn buckets_that_are_full_again_are_forgotten() {
+        let clock = FakeRelativeClock::default();
+        let rates = rates(&clock, rate(10.0, 10));
+        for number in 0..2000 {
+            take_all(&rates, PermitKind::Calls, &number.to_string());
+        }
+        assert_eq!(rates.status().len(), MAX_COUNTED_KEYS);
+        clock.advance(Duration::from_secs(60));
+        for _ in 0..DEMANDS_BETWEEN_PRUNES {
+            take_all(&rates, PermitKind::Calls, "one");
+        }
+        assert!(rates.kinds[&PermitKind::Calls].keyed.len() <= 1);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_granted_in_a_window_is_at_most_rate_times_window_and_burst(
+            per_second in 1_u32..5000,
+            burst in 1_u32..3000,
+            demands in prop::collection::vec((1_u32..500, 1_u32..2000, 0_u64..400), 1..80),
+        ) {
+            let clock = FakeRelativeClock::default();
+            let each = rate(f64::from(per_second), burst);
+            let rates = rates(&clock, each);
+            // Granted so far, with the time of each demand in ms.
+            let mut log: Vec<(u64, u32)> = Vec::new();
+            let mut now = 0;
+            for (want, block, pause) in demands {
+                let grant = rates.acquire(PermitKind::Entries, "t", want, block).unwrap();
+                prop_assert!(grant.granted <= block.max(want));
+                prop_assert_eq!(grant.retry_after.is_zero(), grant.granted >= want);
+                log.push((now, grant.granted));
+                clock.advance(Duration::from_millis(pause));
+                now += pause;
+            }
+            let interval = each.quota().replenish_interval().as_secs_f64();
+            for (index, (begin, _)) in log.iter().enumerate() {
+                let mut sum = 0_u64;
+                for (end, granted) in &log[index..] {
+                    sum += u64::from(*granted);
+                    let window = Duration::from_millis(end - begin).as_secs_f64();
+                    let bound = f64::from(burst) + window / interval;
+                    prop_assert!(sum as f64 <= bound + 1e-6, "{} in {} s, at most {}", sum, window, bound);
+                }
+            }
+        }
+
+        #[test]
+        fn waiting_as_told_always_gets_something(
+            per_second in 1_u32..5000,
+            burst in 1_u32..300,
+            want in 1_u32..1000,
+        ) {
+            let clock = FakeRelativeClock::default();
+            let rates = rates(&clock, rate(f64::from(per_second), burst));
+            let mut left = want;
+            let mut rounds = 0;
+            while left > 0 {
+                let grant = rates.acquire(PermitKind::ProviderTokens, "p", left, left).unwrap();
+                prop_assert!(rounds == 0 || grant.granted > 0);
+                left -= grant.granted;
+                clock.advance(grant.retry_after);
+                rounds += 1;
+            }
+            prop_assert!(rounds <= want.div_ceil(burst) + 1);
+        }
+    }
+}
