@@ -65,7 +65,9 @@ fn fill_factors(text: &str, postgres: bool) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("{fill ") {
-        let Some(length) = rest[start..].find('}') else { break };
+        let Some(length) = rest[start..].find('}') else {
+            break;
+        };
         result.push_str(&rest[..start]);
         if postgres {
             let factor = &rest[start + "{fill ".len()..start + length];
@@ -90,6 +92,9 @@ mod tests {
             translate(script, true),
             "CREATE TABLE a (t uuid NOT NULL, PRIMARY KEY (t)) WITH (fillfactor = 35);\nALTER TABLE a SET (x = 1);"
         );
-        assert_eq!(translate(script, false), "CREATE TABLE a (t BLOB NOT NULL, PRIMARY KEY (t)) WITHOUT ROWID, STRICT;");
+        assert_eq!(
+            translate(script, false),
+            "CREATE TABLE a (t BLOB NOT NULL, PRIMARY KEY (t)) WITHOUT ROWID, STRICT;"
+        );
     }
 }

@@ -1,0 +1,268 @@
+//! `caudal.v1.BatchService`, but for WatchBatch, which is the gateway's.
+
+use caudal_domain::{BatchId, BatchState, Refusal, StageSet, limits, names};
+use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_from_timestamp};
+use caudal_proto::v1::batch_service_server::BatchService;
+use caudal_proto::v1::{
+    AddEntriesRequest, AddEntriesResponse, Batch, CompleteBatchRequest, CreateBatchRequest,
+    GetBatchRequest, ListBatchesRequest, ListBatchesResponse, MissingFiles, Priority, Start,
+    WatchBatchRequest, WatchBatchResponse,
+};
+use tokio_stream::Empty;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::messages::{self, StoredOptions};
+use super::{Ledger, TenantScope, entries, page_token, request_key, status, unreadable};
+use crate::store::reads;
+use crate::store::time::Micros;
+use crate::writer::acts::{Act, AddEntries, Answer, CompleteBatch, CreateBatch};
+
+const DEFAULT_BATCHES: usize = 50;
+
+#[tonic::async_trait]
+impl BatchService for Ledger {
+    async fn create_batch(
+        &self,
+        request: Request<CreateBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let act = new_batch(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
+        match self.writer.ask(Act::CreateBatch(Box::new(act))).await {
+            Ok(Answer::Batch(batch)) => Ok(Response::new(*batch)),
+            Ok(_) => Err(status(&Refusal::internal())),
+            Err(refusal) => Err(status(&refusal)),
+        }
+    }
+
+    async fn get_batch(
+        &self,
+        request: Request<GetBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let name = &request.get_ref().name;
+        let batch = scope
+            .batch("name", name)
+            .map_err(|refusal| status(&refusal))?;
+        let found = reads::batch(&self.store.reader(), scope.tenant, batch)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let (progress, cold) =
+            found.ok_or_else(|| status(&Refusal::not_found(&names::batch_name(batch))))?;
+        Ok(Response::new(messages::batch(&progress, &cold)))
+    }
+
+    async fn list_batches(
+        &self,
+        request: Request<ListBatchesRequest>,
+    ) -> Result<Response<ListBatchesResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let query = ListQuery::of(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
+        let limit = u32::try_from(query.size + 1).unwrap_or(u32::MAX);
+        let session = self.store.reader();
+        let mut rows = reads::batches(
+            &session,
+            scope.tenant,
+            query.before,
+            &query.states,
+            query.created_after,
+            limit,
+        )
+        .await
+        .map_err(|error| unreadable(&error))?;
+        let more = rows.len() > query.size;
+        rows.truncate(query.size);
+        let next_page_token = match rows.last() {
+            Some((last, _)) if more => page_token::encode(last.batch.as_bytes()),
+            _ => String::new(),
+        };
+        let batches = rows
+            .iter()
+            .map(|(progress, cold)| messages::batch(progress, cold))
+            .collect();
+        Ok(Response::new(ListBatchesResponse {
+            batches,
+            next_page_token,
+        }))
+    }
+
+    async fn add_entries(
+        &self,
+        request: Request<AddEntriesRequest>,
+    ) -> Result<Response<AddEntriesResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let act = new_entries(&scope, message).map_err(|refusal| status(&refusal))?;
+        match self.writer.ask(Act::AddEntries(Box::new(act))).await {
+            Ok(Answer::Added(added)) => Ok(Response::new(messages::added(&added))),
+            Ok(_) => Err(status(&Refusal::internal())),
+            Err(refusal) => Err(status(&refusal)),
+        }
+    }
+
+    async fn complete_batch(
+        &self,
+        request: Request<CompleteBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let act = completion(&scope, message).map_err(|refusal| status(&refusal))?;
+        let fails_missing = act.missing_fails;
+        match self.writer.ask(Act::CompleteBatch(Box::new(act))).await {
+            Ok(Answer::Batch(batch)) => {
+                if fails_missing {
+                    self.reconcile.notify_one();
+                }
+                Ok(Response::new(*batch))
+            }
+            Ok(_) => Err(status(&Refusal::internal())),
+            Err(refusal) => Err(status(&refusal)),
+        }
+    }
+
+    type WatchBatchStream = Empty<Result<WatchBatchResponse, Status>>;
+
+    async fn watch_batch(
+        &self,
+        _request: Request<WatchBatchRequest>,
+    ) -> Result<Response<Self::WatchBatchStream>, Status> {
+        Err(Status::unimplemented(
+            "the gateway serves WatchBatch; the ledger gives it snapshots and changes",
+        ))
+    }
+}
+
+fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<CreateBatch, Refusal> {
+    scope.require_whole_tenant()?;
+    let request = request_key("CreateBatch", &message.request_id, message)?;
+    let batch = message.batch.clone().unwrap_or_default();
+    if !batch.name.is_empty() {
+        return Err(Refusal::invalid(
+            "batch.name",
+            "is given by the system; leave it empty",
+        ));
+    }
+    if batch.display_name.chars().count() > limits::MAX_DISPLAY_NAME_CHARS {
+        let description = format!(
+            "has more than {} characters",
+            limits::MAX_DISPLAY_NAME_CHARS
+        );
+        return Err(Refusal::invalid("batch.display_name", description));
+    }
+    let options = batch.options.clone().unwrap_or_default();
+    let stages = StageSet::parse(&options.stages)
+        .map_err(|error| Refusal::invalid("batch.options.stages", error.to_string()))?;
+    let start = Start::try_from(options.start)
+        .map_err(|_| Refusal::invalid("batch.options.start", "is not a value of Start"))?;
+    let priority = match Priority::try_from(batch.priority) {
+        Ok(Priority::Unspecified) => Priority::Normal,
+        Ok(priority) => priority,
+        Err(_) => {
+            return Err(Refusal::invalid(
+                "batch.priority",
+                "is not a value of Priority",
+            ));
+        }
+    };
+    if options.retain_days < 0 {
+        return Err(Refusal::invalid(
+            "batch.options.retain_days",
+            "must not be negative; 0 keeps the batch for ever",
+        ));
+    }
+    let stored = StoredOptions {
+        stages: messages::stage_names(stages),
+        start: if start == Start::Unspecified {
+            Start::WhenUploaded.into()
+        } else {
+            start.into()
+        },
+        retain_days: options.retain_days,
+        tell_upload_tokens_what_is_held: options.tell_upload_tokens_what_is_held,
+    };
+    Ok(CreateBatch {
+        tenant: scope.tenant,
+        batch: BatchId::from_uuid(Uuid::now_v7()),
+        request,
+        name: batch.display_name,
+        options: serde_json::to_string(&stored).map_err(|_| Refusal::internal())?,
+        metadata: batch.metadata.as_ref().map(metadata_text).transpose()?,
+        priority: u32::try_from(i32::from(priority)).unwrap_or_default(),
+        stages,
+        starts_when_completed: start == Start::WhenCompleted,
+        created_by: scope.principal.clone(),
+    })
+}
+
+fn metadata_text(metadata: &prost_types::Struct) -> Result<String, Refusal> {
+    let object = json_from_struct(metadata)
+        .map_err(|error| Refusal::invalid("batch.metadata", error.to_string()))?;
+    let text = serde_json::Value::Object(object).to_string();
+    if text.len() > limits::MAX_METADATA_BYTES {
+        let description = format!(
+            "has {} bytes as JSON; at most {} are kept",
+            text.len(),
+            limits::MAX_METADATA_BYTES
+        );
+        return Err(Refusal::invalid("batch.metadata", description));
+    }
+    Ok(text)
+}
+
+fn new_entries(scope: &TenantScope, message: &AddEntriesRequest) -> Result<AddEntries, Refusal> {
+    let batch = scope.batch("batch", &message.batch)?;
+    Ok(AddEntries {
+        tenant: scope.tenant,
+        batch,
+        request: request_key("AddEntries", &message.request_id, message)?,
+        entries: entries::parse(&message.entries)?,
+    })
+}
+
+fn completion(
+    scope: &TenantScope,
+    message: &CompleteBatchRequest,
+) -> Result<CompleteBatch, Refusal> {
+    let batch = scope.batch("name", &message.name)?;
+    let missing = MissingFiles::try_from(message.missing)
+        .map_err(|_| Refusal::invalid("missing", "is not a value of MissingFiles"))?;
+    Ok(CompleteBatch {
+        tenant: scope.tenant,
+        batch,
+        request: request_key("CompleteBatch", &message.request_id, message)?,
+        missing_fails: missing == MissingFiles::Fail,
+        expected_entries: message.expected_entries,
+    })
+}
+
+struct ListQuery {
+    before: Option<BatchId>,
+    states: Vec<BatchState>,
+    created_after: Option<Micros>,
+    size: usize,
+}
+
+impl ListQuery {
+    fn of(scope: &TenantScope, message: &ListBatchesRequest) -> Result<Self, Refusal> {
+        scope.require_whole_tenant()?;
+        let position = page_token::decode::<16>(&message.page_token)?;
+        let mut states = Vec::new();
+        for (index, state) in message.states.iter().enumerate() {
+            let state = batch_state_from_proto(*state)
+                .map_err(|error| error.refusal(&format!("states[{index}]")))?;
+            states.push(state);
+        }
+        let created_after = match &message.created_after {
+            Some(time) => Some(Micros(
+                micros_from_timestamp(time).map_err(|error| error.refusal("created_after"))?,
+            )),
+            None => None,
+        };
+        Ok(Self {
+            before: position.map(|bytes| BatchId::from_uuid(Uuid::from_bytes(bytes))),
+            states,
+            created_after,
+            size: page_token::size(message.page_size, DEFAULT_BATCHES)?,
+        })
+    }
+}

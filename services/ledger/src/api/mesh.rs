@@ -1,0 +1,834 @@
+//! `caudal.mesh.v1.LedgerService`: what stages and gateways ask.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caudal_domain::{
+    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, TenantId, keys, limits, names,
+};
+use caudal_node::scope;
+use caudal_proto::convert::{
+    batch_from_bytes, file_state_to_proto, file_tokens_from_proto, outcome_from_proto,
+    reason_from_code, sha256_from_bytes, stage_version_from_proto, warning_from_proto,
+    warning_to_proto,
+};
+use caudal_proto::mesh::v1::ledger_service_server::LedgerService;
+use caudal_proto::mesh::v1::{
+    CheckCredentialRequest, CheckCredentialResponse, GetArtifactFactsRequest,
+    GetArtifactFactsResponse, GetIssueFactsRequest, GetIssueFactsResponse, GetSnapshotRequest,
+    GetSnapshotResponse, Input, InputArtifact, IssueFacts, LeaseRequest, LeaseResponse,
+    LeaseVerdict, ListChangesRequest, ListChangesResponse, PackedChanges, ReleaseRequest,
+    ReleaseResponse, RenewRequest, RenewResponse, RenewVerdict, Report as ReportMessage,
+    ReportRequest, ReportResponse, ReportVerdict, RequestReconcileRequest,
+    RequestReconcileResponse, Role, Scope as ScopeMessage, Work, report,
+};
+use caudal_proto::v1::{FileColumns, FolderColumns, Snapshot};
+use futures::stream::{self, Stream};
+use sea_orm::DbErr;
+use tonic::{Request, Response, Status};
+
+use super::{Ledger, TenantScope, messages, status, unreadable};
+use crate::store::reads::{self, FileView};
+use crate::store::results::{self, ResultRow, StoredArtifact, Used};
+use crate::store::{changes, credentials, work};
+use crate::writer::acts::{
+    Act, Answer, BadResult, GoodResult, Granted, Held, Report, StageOutcome,
+};
+
+/// Files of one call by a stage process.
+const MAX_HELD: usize = 4_096;
+/// Changes of one answer, and their bytes.
+const MAX_CHANGES: u32 = 256;
+const MAX_CHANGES_BYTES: usize = 1 << 20;
+/// Rows of one part of a snapshot: at 6 bytes each and 20 a folder, far below the 1 MiB of a part.
+const SNAPSHOT_FILES: u32 = 20_000;
+const SNAPSHOT_FOLDERS: u32 = 10_000;
+/// Bytes of a failure's detail.
+const MAX_DETAIL_BYTES: usize = 2 << 10;
+
+#[tonic::async_trait]
+impl LedgerService for Ledger {
+    async fn lease(
+        &self,
+        request: Request<LeaseRequest>,
+    ) -> Result<Response<LeaseResponse>, Status> {
+        require_service(&request)?;
+        let message = request.get_ref();
+        let stage = stage_of(&message.stage)?;
+        let held = held_of(message.files.as_ref())?;
+        let Answer::Leased(granted) = self.ask(Act::Lease { stage, held }).await? else {
+            return Err(status(&Refusal::internal()));
+        };
+        let works = self
+            .works(&granted)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let verdicts = granted
+            .iter()
+            .map(|granted| match granted {
+                Some(_) => LeaseVerdict::Granted.into(),
+                None => LeaseVerdict::Superseded.into(),
+            })
+            .collect();
+        let lease_ms = u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX);
+        Ok(Response::new(LeaseResponse {
+            verdicts,
+            works,
+            lease_ms,
+        }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<RenewResponse>, Status> {
+        require_service(&request)?;
+        let held = held_of(request.get_ref().files.as_ref())?;
+        let Answer::Kept(kept) = self.ask(Act::Renew { held }).await? else {
+            return Err(status(&Refusal::internal()));
+        };
+        let verdict = |kept: bool| {
+            if kept {
+                RenewVerdict::Keep
+            } else {
+                RenewVerdict::Stop
+            }
+        };
+        Ok(Response::new(RenewResponse {
+            verdicts: kept.into_iter().map(|kept| verdict(kept).into()).collect(),
+        }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseResponse>, Status> {
+        require_service(&request)?;
+        let held = held_of(request.get_ref().files.as_ref())?;
+        self.ask(Act::Release { held }).await?;
+        Ok(Response::new(ReleaseResponse {}))
+    }
+
+    async fn report(
+        &self,
+        request: Request<ReportRequest>,
+    ) -> Result<Response<ReportResponse>, Status> {
+        require_service(&request)?;
+        let report = report_of(request.into_inner())?;
+        let Answer::Recorded(recorded) = self.ask(Act::Report(Box::new(report))).await? else {
+            return Err(status(&Refusal::internal()));
+        };
+        let verdict = |recorded: bool| {
+            if recorded {
+                ReportVerdict::Recorded
+            } else {
+                ReportVerdict::Superseded
+            }
+        };
+        let verdicts = recorded
+            .into_iter()
+            .map(|recorded| verdict(recorded).into())
+            .collect();
+        Ok(Response::new(ReportResponse { verdicts }))
+    }
+
+    async fn request_reconcile(
+        &self,
+        request: Request<RequestReconcileRequest>,
+    ) -> Result<Response<RequestReconcileResponse>, Status> {
+        require_service(&request)?;
+        self.reconcile.notify_one();
+        Ok(Response::new(RequestReconcileResponse {}))
+    }
+
+    async fn check_credential(
+        &self,
+        request: Request<CheckCredentialRequest>,
+    ) -> Result<Response<CheckCredentialResponse>, Status> {
+        require_service(&request)?;
+        let message = request.get_ref();
+        let session = self.store.reader();
+        let key = credentials::key(&session, &message.key_id)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let now = session.now().await.map_err(|error| unreadable(&error))?;
+        // One answer for unknown, wrong, revoked and expired: nothing is learnt by guessing.
+        let valid = key.filter(|key| {
+            same(&key.secret_sha256, &message.secret_sha256)
+                && key.revoked_at.is_none()
+                && key.expires_at.is_none_or(|until| until > now)
+        });
+        let Some(key) = valid else {
+            let refusal = Refusal::unauthenticated(
+                "the API key is not valid; ask an operator for another one",
+            );
+            return Err(status(&refusal));
+        };
+        let role = if key.role == "OPERATOR" {
+            Role::Operator
+        } else {
+            Role::Member
+        };
+        const MICROS_PER_SECOND: i64 = 1_000_000;
+        let scope = ScopeMessage {
+            tenant: key
+                .tenant
+                .map(|tenant| Bytes::copy_from_slice(tenant.as_bytes()))
+                .unwrap_or_default(),
+            principal: key.name,
+            role: role.into(),
+            batch: key
+                .batch
+                .map(|batch| Bytes::copy_from_slice(batch.as_bytes()))
+                .unwrap_or_default(),
+            expires_at: key
+                .expires_at
+                .map(|at| at.0 / MICROS_PER_SECOND)
+                .unwrap_or_default(),
+        };
+        Ok(Response::new(CheckCredentialResponse {
+            scope: Some(scope),
+        }))
+    }
+
+    async fn get_issue_facts(
+        &self,
+        request: Request<GetIssueFactsRequest>,
+    ) -> Result<Response<GetIssueFactsResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let batch = batch_of(&scope, &message.batch)?;
+        let session = self.store.reader();
+        let known = reads::batch(&session, scope.tenant, batch)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        if known.is_none() {
+            return Err(status(&Refusal::not_found(&names::batch_name(batch))));
+        }
+        let files = if message.ordinals.is_empty() {
+            self.next_to_issue(scope.tenant, batch, message).await
+        } else {
+            self.issue_exactly(scope.tenant, batch, &message.ordinals)
+                .await
+        };
+        Ok(Response::new(GetIssueFactsResponse {
+            files: files.map_err(|error| unreadable(&error))?,
+        }))
+    }
+
+    async fn get_artifact_facts(
+        &self,
+        request: Request<GetArtifactFactsRequest>,
+    ) -> Result<Response<GetArtifactFactsResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let batch = batch_of(&scope, &message.batch)?;
+        let file = FileRef::new(scope.tenant, batch, message.ordinal);
+        let found = self
+            .artifact(file, &message.artifact)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let name = format!(
+            "{}: {}",
+            names::file_name(batch, message.ordinal),
+            message.artifact
+        );
+        found
+            .map(Response::new)
+            .ok_or_else(|| status(&Refusal::not_found(&name)))
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<ListChangesRequest>,
+    ) -> Result<Response<ListChangesResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let batch = batch_of(&scope, &message.batch)?;
+        let after = u64::try_from(message.after_revision).unwrap_or_default();
+        let listed = self
+            .changes_after(scope.tenant, batch, after)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        listed
+            .map(Response::new)
+            .ok_or_else(|| status(&Refusal::not_found(&names::batch_name(batch))))
+    }
+
+    type GetSnapshotStream =
+        Pin<Box<dyn Stream<Item = Result<GetSnapshotResponse, Status>> + Send>>;
+
+    async fn get_snapshot(
+        &self,
+        request: Request<GetSnapshotRequest>,
+    ) -> Result<Response<Self::GetSnapshotStream>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let batch = batch_of(&scope, &request.get_ref().batch)?;
+        let found = reads::batch(&self.store.reader(), scope.tenant, batch)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let Some((progress, cold)) = found else {
+            return Err(status(&Refusal::not_found(&names::batch_name(batch))));
+        };
+        // The revision is read first: rows that move meanwhile come again with the changes after it, which carry
+        // absolute values, so that a snapshot read while it moves converges.
+        let head = Snapshot {
+            revision: messages::signed(progress.revision),
+            batch: Some(messages::batch(&progress, &cold)),
+            ..Snapshot::default()
+        };
+        let reader = SnapshotReader {
+            ledger: self.clone(),
+            tenant: scope.tenant,
+            batch,
+            head: Some(head),
+            next: NextPart::Files(0),
+        };
+        let parts = stream::try_unfold(reader, |mut reader| async move {
+            let part = reader.part().await.map_err(|error| unreadable(&error))?;
+            Ok(part.map(|snapshot| {
+                (
+                    GetSnapshotResponse {
+                        snapshot: Some(snapshot),
+                    },
+                    reader,
+                )
+            }))
+        });
+        Ok(Response::new(Box::pin(parts)))
+    }
+}
+
+impl Ledger {
+    async fn ask(&self, act: Act) -> Result<Answer, Status> {
+        self.writer
+            .ask(act)
+            .await
+            .map_err(|refusal| status(&refusal))
+    }
+
+    /// What handlers need for the granted files, in two reads.
+    async fn works(&self, granted: &[Option<Box<Granted>>]) -> Result<Vec<Work>, DbErr> {
+        let session = self.store.reader();
+        let files: Vec<&Granted> = granted.iter().flatten().map(AsRef::as_ref).collect();
+        let generations: Vec<(FileRef, Generation)> = files
+            .iter()
+            .map(|granted| (granted.row.file, granted.row.generation))
+            .collect();
+        let rows = files.iter().map(|granted| granted.row.clone()).collect();
+        let views: HashMap<FileRef, FileView> = reads::views(&session, rows)
+            .await?
+            .into_iter()
+            .map(|view| (view.work.file, view))
+            .collect();
+        let needs_results = files
+            .iter()
+            .any(|granted| granted.row.stage != Stage::Upload);
+        let mut of_files = HashMap::new();
+        let mut versions = HashMap::new();
+        if needs_results {
+            of_files = results::of_generations(&session, &generations).await?;
+            versions = results::versions(&session).await?.into_iter().collect();
+        }
+        let mut works = Vec::with_capacity(files.len());
+        for (index, granted) in granted.iter().enumerate() {
+            let Some(granted) = granted else { continue };
+            let file = granted.row.file;
+            let Some(view) = views.get(&file) else {
+                return Err(DbErr::Custom(format!("{file} has no row in files")));
+            };
+            let results = of_files.get(&file).map_or(&[][..], Vec::as_slice);
+            let version_words = |number: u32| {
+                versions
+                    .get(&number)
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+            };
+            works.push(work_message(index, granted, view, results, &version_words));
+        }
+        Ok(works)
+    }
+
+    async fn issue_exactly(
+        &self,
+        tenant: TenantId,
+        batch: BatchId,
+        ordinals: &[u32],
+    ) -> Result<Vec<IssueFacts>, DbErr> {
+        let wanted = ordinals.iter().take(limits::MAX_TARGETS_PER_PAGE);
+        let files: Vec<FileRef> = wanted
+            .map(|ordinal| FileRef::new(tenant, batch, *ordinal))
+            .collect();
+        let rows = work::read(&self.store.reader(), &files).await?;
+        let rows: HashMap<FileRef, work::WorkRow> =
+            rows.into_iter().map(|row| (row.file, row)).collect();
+        let facts = |file: &FileRef| match rows.get(file) {
+            Some(row) => issue_facts(row),
+            None => IssueFacts {
+                ordinal: file.ordinal,
+                ..IssueFacts::default()
+            },
+        };
+        Ok(files.iter().map(facts).collect())
+    }
+
+    async fn next_to_issue(
+        &self,
+        tenant: TenantId,
+        batch: BatchId,
+        message: &GetIssueFactsRequest,
+    ) -> Result<Vec<IssueFacts>, DbErr> {
+        const ROWS_A_STATEMENT: u32 = 1_000;
+        const ROWS_READ: u32 = 20_000;
+        let wanted = usize::try_from(message.count)
+            .unwrap_or(0)
+            .min(limits::MAX_TARGETS_PER_PAGE);
+        let mut from = u32::try_from(message.after_ordinal + 1).unwrap_or(0);
+        let mut found = Vec::new();
+        let mut read = 0;
+        while found.len() < wanted && read < ROWS_READ {
+            let rows =
+                work::range(&self.store.reader(), tenant, batch, from, ROWS_A_STATEMENT).await?;
+            let last = rows.len() < ROWS_A_STATEMENT as usize;
+            for row in rows {
+                read += 1;
+                from = row.file.ordinal.saturating_add(1);
+                let needs_bytes = matches!(row.state, FileState::Pending | FileState::Uploading);
+                if needs_bytes && found.len() < wanted {
+                    found.push(issue_facts(&row));
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn artifact(
+        &self,
+        file: FileRef,
+        name: &str,
+    ) -> Result<Option<GetArtifactFactsResponse>, DbErr> {
+        let Some((stage, name)) = name.split_once('/') else {
+            return Ok(None);
+        };
+        let Ok(stage) = stage.parse::<Stage>() else {
+            return Ok(None);
+        };
+        let session = self.store.reader();
+        let rows = work::read(&session, &[file]).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let generation = row.generation;
+        let results = results::of_generations(&session, &[(file, generation)]).await?;
+        let views = reads::views(&session, rows).await?;
+        let Some(result) = results
+            .get(&file)
+            .and_then(|results| results.iter().find(|result| result.stage == stage))
+        else {
+            return Ok(None);
+        };
+        let Some(artifact) = result
+            .artifacts
+            .iter()
+            .find(|artifact| artifact.name == name)
+        else {
+            return Ok(None);
+        };
+        let base = views
+            .first()
+            .map_or("", |view| view.path.rsplit('/').next().unwrap_or_default());
+        let file_name = if stage == Stage::Upload {
+            base.to_owned()
+        } else {
+            format!("{base}.{}", artifact.name)
+        };
+        Ok(Some(GetArtifactFactsResponse {
+            key: artifact_key(result, artifact),
+            size: messages::signed(artifact.size),
+            media_type: artifact.media_type.clone(),
+            file_name,
+        }))
+    }
+
+    async fn changes_after(
+        &self,
+        tenant: TenantId,
+        batch: BatchId,
+        after: u64,
+    ) -> Result<Option<ListChangesResponse>, DbErr> {
+        let session = self.store.reader();
+        let rows = changes::changes_after(&session, (tenant, batch), after, MAX_CHANGES).await?;
+        let gap = rows.first().map(|(revision, _)| *revision != after + 1);
+        if gap == Some(true) {
+            return Ok(Some(ListChangesResponse {
+                too_old: true,
+                ..ListChangesResponse::default()
+            }));
+        }
+        if rows.is_empty() {
+            let Some((progress, _)) = reads::batch(&session, tenant, batch).await? else {
+                return Ok(None);
+            };
+            // Ahead of the database (a restored backup), or behind what is kept.
+            let caught_up = progress.revision == after
+                || !changes::changes_after(&session, (tenant, batch), after, 1)
+                    .await?
+                    .is_empty();
+            return Ok(Some(ListChangesResponse {
+                too_old: !caught_up,
+                ..ListChangesResponse::default()
+            }));
+        }
+        let full_page = rows.len() == MAX_CHANGES as usize;
+        let mut bytes = 0;
+        let mut listed = Vec::with_capacity(rows.len());
+        for (revision, body) in rows {
+            bytes += body.len();
+            if bytes > MAX_CHANGES_BYTES && !listed.is_empty() {
+                return Ok(Some(ListChangesResponse {
+                    changes: listed,
+                    too_old: false,
+                    more: true,
+                }));
+            }
+            listed.push(PackedChanges {
+                batch_revision: messages::signed(revision),
+                body: body.into(),
+            });
+        }
+        Ok(Some(ListChangesResponse {
+            changes: listed,
+            too_old: false,
+            more: full_page,
+        }))
+    }
+}
+
+/// Where a snapshot goes on.
+enum NextPart {
+    /// Files from this ordinal on.
+    Files(u32),
+    /// Folders from this number on.
+    Folders(u32),
+    End,
+}
+
+/// Reads a snapshot part by part, as its reader takes them: nothing waits in between.
+struct SnapshotReader {
+    ledger: Ledger,
+    tenant: TenantId,
+    batch: BatchId,
+    /// The first part, still without rows; what follows repeats only its revision.
+    head: Option<Snapshot>,
+    next: NextPart,
+}
+
+impl SnapshotReader {
+    async fn part(&mut self) -> Result<Option<Snapshot>, DbErr> {
+        let session = self.ledger.store.reader();
+        let mut part = self.head.take().unwrap_or_default();
+        self.head = Some(Snapshot {
+            revision: part.revision,
+            ..Snapshot::default()
+        });
+        match self.next {
+            NextPart::Files(from) => {
+                let rows =
+                    reads::snapshot_files(&session, self.tenant, self.batch, from, SNAPSHOT_FILES)
+                        .await?;
+                self.next = match rows.last() {
+                    Some(last) if rows.len() == SNAPSHOT_FILES as usize => {
+                        NextPart::Files(last.ordinal.saturating_add(1))
+                    }
+                    _ => NextPart::Folders(0),
+                };
+                part.files = file_columns(&rows);
+            }
+            NextPart::Folders(from) => {
+                let rows = reads::snapshot_folders(
+                    &session,
+                    self.tenant,
+                    self.batch,
+                    from,
+                    SNAPSHOT_FOLDERS,
+                )
+                .await?;
+                self.next = match rows.last() {
+                    Some(last) if rows.len() == SNAPSHOT_FOLDERS as usize => {
+                        NextPart::Folders(last[0].saturating_add(1))
+                    }
+                    _ => NextPart::End,
+                };
+                part.folders = Some(folder_columns(&rows));
+                part.last = matches!(self.next, NextPart::End);
+            }
+            NextPart::End => return Ok(None),
+        }
+        Ok(Some(part))
+    }
+}
+
+fn require_service<T>(request: &Request<T>) -> Result<(), Status> {
+    scope::require_service(request)
+        .map(|_| ())
+        .map_err(|refusal| status(&refusal))
+}
+
+fn stage_of(name: &str) -> Result<Stage, Status> {
+    name.parse().map_err(|error: caudal_domain::UnknownStage| {
+        status(&Refusal::invalid("stage", error.to_string()))
+    })
+}
+
+fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, Status> {
+    let files = files.ok_or_else(|| status(&Refusal::invalid("files", "names no files")))?;
+    file_tokens_from_proto(files, MAX_HELD).map_err(|error| status(&error.refusal("files")))
+}
+
+fn batch_of(scope: &TenantScope, bytes: &[u8]) -> Result<BatchId, Status> {
+    let batch = batch_from_bytes(bytes).map_err(|error| status(&error.refusal("batch")))?;
+    scope
+        .check(batch, &names::batch_name(batch))
+        .map_err(|refusal| status(&refusal))?;
+    Ok(batch)
+}
+
+/// Compares in a time that does not depend on where they differ.
+fn same(left: &[u8], right: &[u8]) -> bool {
+    left.len() == right.len()
+        && left
+            .iter()
+            .zip(right)
+            .fold(0, |differ, (left, right)| differ | (left ^ right))
+            == 0
+}
+
+fn issue_facts(row: &work::WorkRow) -> IssueFacts {
+    IssueFacts {
+        ordinal: row.file.ordinal,
+        exists: true,
+        state: file_state_to_proto(row.state).into(),
+        target: row.target.get(),
+        landing_key: keys::landing_key(row.file, row.target),
+        size: messages::signed(row.size),
+    }
+}
+
+/// The key of an artifact: a stage's own below its execution's prefix, the upload stage's original at its final key.
+fn artifact_key(result: &ResultRow, artifact: &StoredArtifact) -> String {
+    match (result.stage, result.content) {
+        (Stage::Upload, Some(content)) => keys::final_key(result.file, &content),
+        _ => keys::artifact_key(
+            result.file,
+            result.generation,
+            result.stage,
+            result.token,
+            &result.nonce,
+            &artifact.name,
+        ),
+    }
+}
+
+fn work_message(
+    index: usize,
+    granted: &Granted,
+    view: &FileView,
+    results: &[ResultRow],
+    version_words: &dyn Fn(u32) -> String,
+) -> Work {
+    let row = &granted.row;
+    let upload = results.iter().find(|result| result.stage == Stage::Upload);
+    let content = upload.and_then(|upload| upload.content);
+    let final_key = content
+        .map(|content| keys::final_key(row.file, &content))
+        .unwrap_or_default();
+    Work {
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+        generation: row.generation.get(),
+        source_key: match row.stage {
+            Stage::Upload => keys::landing_key(row.file, row.target),
+            _ => String::new(),
+        },
+        final_key,
+        etag: row.etag.clone().unwrap_or_default(),
+        declared_size: messages::signed(row.size),
+        declared_sha256: view
+            .declared_sha256
+            .clone()
+            .map(Bytes::from)
+            .unwrap_or_default(),
+        content_sha256: content
+            .map(|content| Bytes::copy_from_slice(&content))
+            .unwrap_or_default(),
+        path: view.path.clone(),
+        media_type: upload
+            .and_then(|upload| upload.media_type.clone())
+            .unwrap_or_default(),
+        suspect: row.kills > 0,
+        inputs: results
+            .iter()
+            .map(|result| input(result, version_words))
+            .collect(),
+        entry_metadata: view
+            .metadata
+            .clone()
+            .map(|text| Bytes::from(text.into_bytes()))
+            .unwrap_or_default(),
+        stages: messages::stage_names(granted.stages),
+    }
+}
+
+fn input(result: &ResultRow, version_words: &dyn Fn(u32) -> String) -> Input {
+    let artifact = |artifact: &StoredArtifact| InputArtifact {
+        name: artifact.name.clone(),
+        key: artifact_key(result, artifact),
+        size: messages::signed(artifact.size),
+        media_type: artifact.media_type.clone(),
+    };
+    Input {
+        stage: result.stage.name().to_owned(),
+        artifacts: result.artifacts.iter().map(artifact).collect(),
+        facts: Bytes::copy_from_slice(result.facts.as_bytes()),
+        warnings: result.warnings.iter().map(warning_to_proto).collect(),
+        version: result.version.map(version_words).unwrap_or_default(),
+        skipped: result.skipped,
+        usage: Some(messages::usage(result)),
+    }
+}
+
+fn report_of(message: ReportRequest) -> Result<Report, Status> {
+    let stage = stage_of(&message.stage)?;
+    let held = held_of(message.files.as_ref())?;
+    if held.len() != message.reports.len() {
+        let description = format!(
+            "has {} reports for {} files",
+            message.reports.len(),
+            held.len()
+        );
+        return Err(status(&Refusal::invalid("reports", description)));
+    }
+    let version = message.stage_version.unwrap_or_default();
+    let mut outcomes = Vec::with_capacity(held.len());
+    for (index, ((file, token), report)) in held.into_iter().zip(message.reports).enumerate() {
+        let outcome = outcome_of(stage, report)
+            .map_err(|refusal| status(&Refusal::invalid(format!("reports[{index}]"), refusal)))?;
+        outcomes.push((file, token, outcome));
+    }
+    Ok(Report {
+        stage,
+        version: stage_version_from_proto(stage, &version),
+        outcomes,
+    })
+}
+
+fn outcome_of(stage: Stage, message: ReportMessage) -> Result<StageOutcome, String> {
+    match message.outcome {
+        Some(report::Outcome::Done(done)) => {
+            let outcome = outcome_from_proto(done.outcome).map_err(|error| error.to_string())?;
+            let content =
+                sha256_from_bytes(&done.content_sha256).map_err(|error| error.to_string())?;
+            if stage == Stage::Upload && content.is_none() {
+                return Err("the upload stage must say the content's sha256".to_owned());
+            }
+            let outcome = match (stage, outcome) {
+                (Stage::Metadata, None) => {
+                    return Err("the metadata stage must say the outcome".to_owned());
+                }
+                (Stage::Metadata, outcome) => outcome,
+                _ => None::<Outcome>,
+            };
+            let facts = String::from_utf8(done.facts.to_vec())
+                .map_err(|_| "facts are not UTF-8".to_owned())?;
+            let usage = done.usage.unwrap_or_default();
+            let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+            let artifact = |artifact: caudal_proto::mesh::v1::WrittenArtifact| StoredArtifact {
+                name: artifact.name,
+                size: unsigned(artifact.size),
+                media_type: artifact.media_type,
+            };
+            let warnings: Result<Vec<_>, _> =
+                done.warnings.iter().map(warning_from_proto).collect();
+            Ok(Ok(GoodResult {
+                artifacts: done.artifacts.into_iter().map(artifact).collect(),
+                nonce: done.nonce,
+                facts: if facts.is_empty() {
+                    "{}".to_owned()
+                } else {
+                    facts
+                },
+                content,
+                media_type: (!done.media_type.is_empty()).then_some(done.media_type),
+                has_text: done.has_text,
+                warnings: warnings.map_err(|error| error.to_string())?,
+                used: Used {
+                    bytes: unsigned(usage.bytes),
+                    pages: unsigned(usage.pages),
+                    tokens: unsigned(usage.tokens),
+                    calls: unsigned(usage.provider_calls),
+                },
+                outcome,
+            }))
+        }
+        Some(report::Outcome::Failed(failed)) => Ok(Err(BadResult {
+            reason: reason_from_code(&failed.reason).map_err(|error| error.to_string())?,
+            detail: cut(failed.detail),
+            trace_id: failed.trace_id,
+            retry_after: (failed.retry_after_ms > 0)
+                .then(|| Duration::from_millis(u64::from(failed.retry_after_ms))),
+        })),
+        None => Err("says neither done nor failed".to_owned()),
+    }
+}
+
+fn cut(mut detail: String) -> String {
+    if detail.len() > MAX_DETAIL_BYTES {
+        let end = (0..=MAX_DETAIL_BYTES)
+            .rev()
+            .find(|end| detail.is_char_boundary(*end))
+            .unwrap_or(0);
+        detail.truncate(end);
+    }
+    detail
+}
+
+/// Dense columns as long as no file was erased, deltas otherwise.
+fn file_columns(rows: &[reads::SnapshotRow]) -> Option<FileColumns> {
+    let first = rows.first()?.ordinal;
+    let dense = rows
+        .iter()
+        .zip(first..)
+        .all(|(row, expected)| row.ordinal == expected);
+    let mut columns = FileColumns {
+        first_ordinal: first,
+        ..FileColumns::default()
+    };
+    let mut before = first;
+    for row in rows {
+        if !dense {
+            columns.ordinal_delta.push(row.ordinal - before);
+            before = row.ordinal;
+        }
+        columns.state.push(file_state_to_proto(row.state).into());
+        columns.detail.push(row.detail);
+    }
+    Some(columns)
+}
+
+fn folder_columns(rows: &[[u32; 5]]) -> FolderColumns {
+    let mut columns = FolderColumns::default();
+    let mut before = 0;
+    for [folder, total, processed, failed, cancelled] in rows {
+        columns.ordinal_delta.push(folder - before);
+        before = *folder;
+        columns.total.push(*total);
+        columns.processed.push(*processed);
+        columns.failed.push(*failed);
+        columns.cancelled.push(*cancelled);
+    }
+    columns
+}

@@ -1,0 +1,107 @@
+//! The faces of the ledger: handlers translate, they do not think.
+
+pub(crate) mod batches;
+pub(crate) mod entries;
+pub(crate) mod files;
+pub(crate) mod mesh;
+pub(crate) mod messages;
+pub(crate) mod page_token;
+pub(crate) mod uploads;
+
+use std::sync::Arc;
+
+use caudal_domain::{BatchId, FieldViolation, Refusal, TenantId, names};
+use caudal_node::scope::{self, Scope};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+use crate::store::Store;
+use crate::writer::WriterHandle;
+use crate::writer::acts::RequestKey;
+
+/// What every face shares.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    pub(crate) store: Arc<Store>,
+    pub(crate) writer: WriterHandle,
+    pub(crate) reconcile: Arc<tokio::sync::Notify>,
+    pub(crate) lease: std::time::Duration,
+}
+
+/// A caller who works inside one tenant: every query of the public services takes it, so that none can forget it.
+#[derive(Clone, Debug)]
+pub(crate) struct TenantScope {
+    pub(crate) tenant: TenantId,
+    pub(crate) principal: String,
+    only: Option<BatchId>,
+}
+
+impl TenantScope {
+    pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let scope: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
+        let tenant = scope.require_tenant().map_err(|refusal| status(&refusal))?;
+        Ok(Self {
+            tenant,
+            principal: scope.principal.clone(),
+            only: scope.batch,
+        })
+    }
+
+    /// The batch of a name, if this caller may see it: a foreign name and an unknown one answer alike.
+    pub(crate) fn batch(&self, field: &str, name: &str) -> Result<BatchId, Refusal> {
+        let batch = names::parse_batch_name(name).map_err(|error| error.refusal(field))?;
+        self.check(batch, name)?;
+        Ok(batch)
+    }
+
+    pub(crate) fn check(&self, batch: BatchId, name: &str) -> Result<(), Refusal> {
+        if self.only.is_some_and(|only| only != batch) {
+            return Err(Refusal::not_found(name));
+        }
+        Ok(())
+    }
+
+    /// A credential for one batch makes and lists none.
+    pub(crate) fn require_whole_tenant(&self) -> Result<(), Refusal> {
+        if self.only.is_some() {
+            return Err(Refusal::permission_denied(
+                "this credential is good for one batch only",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A refusal on the wire.
+pub(crate) fn status(refusal: &Refusal) -> Status {
+    caudal_proto::status::to_status(refusal)
+}
+
+/// The database did not answer a read.
+pub(crate) fn unreadable(error: &sea_orm::DbErr) -> Status {
+    tracing::error!(%error, "a read failed");
+    status(&Refusal::unavailable(
+        "the database did not answer; try again",
+        std::time::Duration::from_millis(500),
+    ))
+}
+
+/// The key under which a mutation's answer is kept.
+pub(crate) fn request_key(
+    method: &'static str,
+    request_id: &str,
+    body: &impl Message,
+) -> Result<RequestKey, Refusal> {
+    let id = Uuid::try_parse(request_id).map_err(|_| {
+        let description =
+            "must be a UUID made by the client before the first send, e.g. from `uuidgen`";
+        Refusal::invalid_fields(vec![FieldViolation::new("request_id", description)])
+    })?;
+    Ok(RequestKey {
+        id,
+        method,
+        body_hash: Sha256::digest(body.encode_to_vec()).into(),
+    })
+}

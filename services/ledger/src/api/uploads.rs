@@ -1,0 +1,91 @@
+//! `caudal.v1.UploadService`: confirmations. Targets are issued by the gateway, which presigns.
+
+use std::collections::HashSet;
+
+use caudal_domain::{FieldViolation, Refusal, Target, limits};
+use caudal_proto::v1::upload_service_server::UploadService;
+use caudal_proto::v1::{
+    ConfirmUploadsRequest, ConfirmUploadsResponse, IssueUploadsRequest, IssueUploadsResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::{Ledger, TenantScope, request_key, status};
+use crate::writer::acts::{Act, Answer, ConfirmUploads, ConfirmedUpload};
+
+/// Characters of an ETag.
+const MAX_ETAG_CHARS: usize = 256;
+
+#[tonic::async_trait]
+impl UploadService for Ledger {
+    async fn issue_uploads(
+        &self,
+        _request: Request<IssueUploadsRequest>,
+    ) -> Result<Response<IssueUploadsResponse>, Status> {
+        Err(Status::unimplemented(
+            "the gateway serves IssueUploads; the ledger gives it the facts to presign with",
+        ))
+    }
+
+    async fn confirm_uploads(
+        &self,
+        request: Request<ConfirmUploadsRequest>,
+    ) -> Result<Response<ConfirmUploadsResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let act = confirmations(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
+        match self.writer.ask(Act::ConfirmUploads(Box::new(act))).await {
+            Ok(Answer::Confirmed(response)) => Ok(Response::new(*response)),
+            Ok(_) => Err(status(&Refusal::internal())),
+            Err(refusal) => Err(status(&refusal)),
+        }
+    }
+}
+
+fn confirmations(
+    scope: &TenantScope,
+    message: &ConfirmUploadsRequest,
+) -> Result<ConfirmUploads, Refusal> {
+    let batch = scope.batch("batch", &message.batch)?;
+    let request = request_key("ConfirmUploads", &message.request_id, message)?;
+    let count = message.uploads.len();
+    if count == 0 || count > limits::MAX_CONFIRMATIONS_PER_PAGE {
+        let description = format!(
+            "has {count} uploads; send 1 to {} in a page",
+            limits::MAX_CONFIRMATIONS_PER_PAGE
+        );
+        return Err(Refusal::invalid("uploads", description));
+    }
+    let mut violations = Vec::new();
+    let mut seen = HashSet::new();
+    let mut uploads = Vec::with_capacity(count);
+    for (index, upload) in message.uploads.iter().enumerate() {
+        if upload.etag.is_empty() || upload.etag.chars().count() > MAX_ETAG_CHARS {
+            let description = "must be the ETag that the store answered the upload with";
+            violations.push(FieldViolation::new(
+                format!("uploads[{index}].etag"),
+                description,
+            ));
+        }
+        if !seen.insert(upload.ordinal) {
+            let description = format!("ordinal {} stands twice in this page", upload.ordinal);
+            violations.push(FieldViolation::new(
+                format!("uploads[{index}].ordinal"),
+                description,
+            ));
+        }
+        uploads.push(ConfirmedUpload {
+            ordinal: upload.ordinal,
+            target: Target::new(upload.target),
+            etag: upload.etag.clone(),
+        });
+    }
+    if !violations.is_empty() {
+        violations.truncate(limits::MAX_VIOLATIONS);
+        return Err(Refusal::invalid_fields(violations));
+    }
+    Ok(ConfirmUploads {
+        tenant: scope.tenant,
+        batch,
+        request,
+        uploads,
+    })
+}

@@ -1,0 +1,321 @@
+//! Who may go out to a stage next. The writer owns it: it is plain memory with no lock and no I/O.
+//!
+//! **Places** are not a counter but the set of outstanding (file, token): a pair enters before COMMIT is sent and
+//! leaves only when an outcome or a look at the row shows that its token moved on (protocol 2.1). It is rebuilt by one
+//! scan when a ledger begins and compared with the rows at every reconcile pass, so that neither a crash nor a lost
+//! hint can leak a place or hand one out twice.
+//!
+//! **Fairness** is deficit round robin at each stage, first over tenants, then over a tenant's batches by priority. The
+//! quantum is estimated cost in bytes, with a floor: one 2,000-page document is not one thumbnail.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Instant;
+
+use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token};
+
+use crate::store::progress::BatchKey;
+use crate::store::time::Micros;
+use crate::store::work::WorkRow;
+
+/// What a small file counts at least: below it the work of a file does not depend on its size.
+pub(crate) const COST_FLOOR: u64 = 64 << 10;
+/// What a turn may cost: 32 small files, so that many small batches still fill pages.
+pub(crate) const QUANTUM: i64 = 32 * (COST_FLOOR as i64);
+/// The most a tenant saves up or owes, in quanta: a huge file is paid for over this many turns.
+const MAX_SAVED_QUANTA: i64 = 64;
+
+/// How many files may be out at once, at each stage and for each tenant.
+#[derive(Clone, Debug)]
+pub(crate) struct Windows {
+    pub(crate) of_stage: HashMap<Stage, u32>,
+    pub(crate) of_tenant: u32,
+}
+
+struct Outstanding {
+    stage: Stage,
+    entered: Instant,
+}
+
+#[derive(Default)]
+struct TenantQueue {
+    deficit: i64,
+    /// By weight, the heaviest last: batches that have files ready.
+    batches: BTreeMap<u32, VecDeque<BatchId>>,
+}
+
+#[derive(Default)]
+struct StageQueue {
+    used: u32,
+    ring: VecDeque<TenantId>,
+    tenants: HashMap<TenantId, TenantQueue>,
+    queued: HashSet<BatchKey>,
+}
+
+/// A turn of one batch at a stage: how many files and how much cost it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) stage: Stage,
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    /// Files at most.
+    pub(crate) files: u32,
+    /// Cost at most, but for the first files up to a page's floor.
+    pub(crate) cost: i64,
+}
+
+/// Places and queues.
+pub(crate) struct Dispatcher {
+    windows: Windows,
+    outstanding: HashMap<(FileRef, Token), Outstanding>,
+    tenants: HashMap<TenantId, u32>,
+    /// Rows of files that are out, exactly as committed: an outcome needs no read. Never more than the places.
+    rows: HashMap<FileRef, WorkRow>,
+    stages: HashMap<Stage, StageQueue>,
+    /// Batches whose earliest waiting file is not ready yet.
+    later: BTreeMap<Micros, Vec<(Stage, TenantId, BatchId, u32)>>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(windows: Windows) -> Self {
+        let stages = Stage::ALL
+            .into_iter()
+            .map(|stage| (stage, StageQueue::default()))
+            .collect();
+        Self {
+            windows,
+            outstanding: HashMap::new(),
+            tenants: HashMap::new(),
+            rows: HashMap::new(),
+            stages,
+            later: BTreeMap::new(),
+        }
+    }
+
+    fn stage(&mut self, stage: Stage) -> &mut StageQueue {
+        self.stages.entry(stage).or_default()
+    }
+
+    /// How many more of a tenant's files may go out to a stage.
+    pub(crate) fn room(&self, stage: Stage, tenant: TenantId) -> u32 {
+        let used = self.stages.get(&stage).map_or(0, |queue| queue.used);
+        let of_stage = self
+            .windows
+            .of_stage
+            .get(&stage)
+            .copied()
+            .unwrap_or(0)
+            .saturating_sub(used);
+        let of_tenant = self
+            .windows
+            .of_tenant
+            .saturating_sub(self.tenants.get(&tenant).copied().unwrap_or(0));
+        of_stage.min(of_tenant)
+    }
+
+    /// Whether anyone waits for a stage: then nobody may pass by.
+    pub(crate) fn anyone_waits(&self, stage: Stage) -> bool {
+        self.stages
+            .get(&stage)
+            .is_some_and(|queue| !queue.queued.is_empty())
+    }
+
+    /// A dispatch is about to be committed.
+    pub(crate) fn enter(&mut self, stage: Stage, file: FileRef, token: Token) {
+        let entered = Outstanding {
+            stage,
+            entered: Instant::now(),
+        };
+        if self.outstanding.insert((file, token), entered).is_none() {
+            self.stage(stage).used += 1;
+            *self.tenants.entry(file.tenant).or_default() += 1;
+        }
+    }
+
+    /// The token of this pair has moved on, for certain.
+    pub(crate) fn leave(&mut self, file: FileRef, token: Token) {
+        let Some(left) = self.outstanding.remove(&(file, token)) else {
+            return;
+        };
+        let queue = self.stage(left.stage);
+        queue.used = queue.used.saturating_sub(1);
+        if let Some(used) = self.tenants.get_mut(&file.tenant) {
+            *used = used.saturating_sub(1);
+            if *used == 0 {
+                self.tenants.remove(&file.tenant);
+            }
+        }
+    }
+
+    /// Whether this pair holds a place.
+    pub(crate) fn holds(&self, file: FileRef, token: Token) -> bool {
+        self.outstanding.contains_key(&(file, token))
+    }
+
+    /// Pairs that have been out since before `before`, at most `limit`.
+    pub(crate) fn out_since_before(&self, before: Instant, limit: usize) -> Vec<(FileRef, Token)> {
+        let old = self
+            .outstanding
+            .iter()
+            .filter(|(_, outstanding)| outstanding.entered < before);
+        old.map(|(pair, _)| *pair).take(limit).collect()
+    }
+
+    /// The row of a file that is out, as committed.
+    pub(crate) fn row(&self, file: FileRef) -> Option<&WorkRow> {
+        self.rows.get(&file)
+    }
+
+    /// Remembers a committed row while it is out, and forgets it otherwise.
+    pub(crate) fn remember(&mut self, row: WorkRow) {
+        if row.dispatched_at.is_some() && self.holds(row.file, row.token) {
+            self.rows.insert(row.file, row);
+        } else {
+            self.rows.remove(&row.file);
+        }
+    }
+
+    /// The row may no longer be what is remembered.
+    pub(crate) fn forget(&mut self, file: FileRef) {
+        self.rows.remove(&file);
+    }
+
+    /// Files of a batch wait for a stage, the earliest from `ready_at` on. `weight` orders a tenant's batches.
+    pub(crate) fn wait(
+        &mut self,
+        stage: Stage,
+        (tenant, batch): BatchKey,
+        weight: u32,
+        ready_at: Micros,
+        now: Micros,
+    ) {
+        if ready_at > now {
+            self.later
+                .entry(ready_at)
+                .or_default()
+                .push((stage, tenant, batch, weight));
+            return;
+        }
+        let queue = self.stage(stage);
+        if !queue.queued.insert((tenant, batch)) {
+            return;
+        }
+        let tenant_queue = queue.tenants.entry(tenant).or_default();
+        if tenant_queue.batches.is_empty() {
+            queue.ring.push_back(tenant);
+        }
+        tenant_queue
+            .batches
+            .entry(weight)
+            .or_default()
+            .push_back(batch);
+    }
+
+    /// Batches whose time has come join their queues.
+    pub(crate) fn promote(&mut self, now: Micros) {
+        while let Some(entry) = self.later.first_entry() {
+            if *entry.key() > now {
+                return;
+            }
+            for (stage, tenant, batch, weight) in entry.remove() {
+                self.wait(stage, (tenant, batch), weight, now, now);
+            }
+        }
+    }
+
+    /// When the next batch becomes ready.
+    pub(crate) fn next_promotion(&self) -> Option<Micros> {
+        self.later.first_key_value().map(|(at, _)| *at)
+    }
+
+    /// Whether a turn could be taken now.
+    pub(crate) fn can_admit(&self) -> bool {
+        Stage::ALL.into_iter().any(|stage| {
+            self.stages.get(&stage).is_some_and(|queue| {
+                queue
+                    .ring
+                    .iter()
+                    .any(|tenant| self.room(stage, *tenant) > 0)
+            })
+        })
+    }
+
+    /// The next turn at a stage: the tenant at the head of the ring that has room, and its next batch.
+    pub(crate) fn next_turn(&mut self, stage: Stage, largest_page: u32) -> Option<Turn> {
+        let tenants_to_ask = self.stage(stage).ring.len();
+        for _ in 0..tenants_to_ask {
+            let tenant = *self.stage(stage).ring.front()?;
+            let room = self.room(stage, tenant);
+            let queue = self.stage(stage);
+            queue.ring.rotate_left(1);
+            if room == 0 {
+                continue;
+            }
+            let alone = queue.ring.len() == 1;
+            let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
+                continue;
+            };
+            tenant_queue.deficit = (tenant_queue.deficit + QUANTUM).min(QUANTUM * MAX_SAVED_QUANTA);
+            // Alone in the ring a tenant owes nobody anything: it may fill the stage.
+            let cost = if alone {
+                i64::MAX
+            } else {
+                tenant_queue.deficit
+            };
+            if cost <= 0 {
+                continue;
+            }
+            let Some((_, batches)) = tenant_queue.batches.iter_mut().next_back() else {
+                continue;
+            };
+            let Some(batch) = batches.front().copied() else {
+                continue;
+            };
+            batches.rotate_left(1);
+            return Some(Turn {
+                stage,
+                tenant,
+                batch,
+                files: room.min(largest_page),
+                cost,
+            });
+        }
+        None
+    }
+
+    /// A turn was taken: what it cost, and whether the batch has nothing more that is ready.
+    pub(crate) fn turn_taken(&mut self, turn: Turn, cost: i64, ran_dry: bool) {
+        let queue = self.stage(turn.stage);
+        let alone = queue.ring.len() == 1;
+        let Some(tenant_queue) = queue.tenants.get_mut(&turn.tenant) else {
+            return;
+        };
+        tenant_queue.deficit = if alone {
+            0
+        } else {
+            (tenant_queue.deficit - cost).max(-QUANTUM * MAX_SAVED_QUANTA)
+        };
+        if ran_dry {
+            for batches in tenant_queue.batches.values_mut() {
+                batches.retain(|batch| *batch != turn.batch);
+            }
+            tenant_queue
+                .batches
+                .retain(|_, batches| !batches.is_empty());
+            queue.queued.remove(&(turn.tenant, turn.batch));
+        }
+        if tenant_queue.batches.is_empty() {
+            queue.tenants.remove(&turn.tenant);
+            queue.ring.retain(|tenant| *tenant != turn.tenant);
+        }
+    }
+
+    /// Files out at a stage.
+    pub(crate) fn used(&self, stage: Stage) -> u32 {
+        self.stages.get(&stage).map_or(0, |queue| queue.used)
+    }
+}
+
+/// What a file of this size counts in a turn.
+pub(crate) fn cost_of(size: u64) -> i64 {
+    i64::try_from(size.max(COST_FLOOR)).unwrap_or(i64::MAX)
+}

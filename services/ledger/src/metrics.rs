@@ -1,0 +1,51 @@
+//! What the ledger counts.
+
+use caudal_node::metrics::{Counter, Gauge, Histogram, Labelled, Registry};
+
+/// Metrics of the writer, the dispatcher, the relay and the reconciler.
+#[derive(Clone)]
+pub(crate) struct LedgerMetrics {
+    pub(crate) groups: Counter,
+    pub(crate) group_acts: Counter,
+    pub(crate) group_failures: Counter,
+    pub(crate) group_seconds: Histogram,
+    pub(crate) illegal_transitions: Counter,
+    pub(crate) late_reports: Counter,
+    pub(crate) redispatches: Counter,
+    pub(crate) kills: Counter,
+    pub(crate) relay_failures: Counter,
+    pub(crate) relayed: Counter,
+    pub(crate) reconcile_failures: Counter,
+    pub(crate) outstanding: Labelled<Gauge, 1>,
+}
+
+impl LedgerMetrics {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        Self {
+            groups: registry.counter("writer_groups", "Groups committed"),
+            group_acts: registry.counter("writer_acts", "Acts committed, in groups"),
+            group_failures: registry
+                .counter("writer_group_failures", "Groups that were not committed"),
+            group_seconds: registry.durations(
+                "writer_group_seconds",
+                "Time of a group, from begin to commit",
+            ),
+            illegal_transitions: registry.counter(
+                "illegal_transitions",
+                "Transitions the state machine refused",
+            ),
+            late_reports: registry
+                .counter("late_reports", "Reports whose token was no longer current"),
+            redispatches: registry.counter("redispatches", "Lost dispatches sent again"),
+            kills: registry.counter("kills", "Workers lost while they held a file"),
+            relay_failures: registry.counter(
+                "relay_failures",
+                "Attempts to publish that Redis did not take",
+            ),
+            relayed: registry.counter("relayed", "Dispatches published"),
+            reconcile_failures: registry
+                .counter("reconcile_failures", "Reconcile passes that failed"),
+            outstanding: registry.gauges("outstanding_files", "Files that are out", ["stage"]),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What a ledger is started with.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use caudal_domain::{Stage, limits};
+use serde::{Deserialize, Serialize};
+
+/// Configuration of a ledger.
+#[derive(Clone, Debug)]
+pub struct LedgerSettings {
+    /// `sqlite:FILE` or `postgres://…`.
+    pub database_url: String,
+    /// `redis://…`
+    pub redis_url: String,
+    /// Prefix of every name in Redis.
+    pub redis_prefix: String,
+    /// Address under which callers reach this ledger; stands in the leadership row.
+    pub address: String,
+    /// Shared by the services of the mesh: signs and checks scopes.
+    pub mesh_secret: caudal_node::scope::MeshSecret,
+    /// Makes the first tenant and keys, when given.
+    pub bootstrap: Option<Bootstrap>,
+    /// How many files may be out at once.
+    pub windows: DispatchWindows,
+    /// Limits of tenants that have none of their own.
+    pub tenant_limits: TenantLimits,
+    /// How long a lease lives without renewal; processes renew after a third of it.
+    pub lease: Duration,
+    /// How often the reconciler compares rows with streams.
+    pub reconcile_every: Duration,
+    /// How long a dispatch may be out before the reconciler looks after it.
+    pub reconcile_age: Duration,
+    /// How long changes are kept for watchers that come back.
+    pub keep_changes: Duration,
+    /// Rows that one group of the writer takes at most.
+    pub group_rows: usize,
+    /// Acts that may wait for the writer; beyond it callers wait.
+    pub writer_queue: usize,
+}
+
+impl LedgerSettings {
+    /// The defaults around what cannot be defaulted.
+    #[must_use]
+    pub fn new(
+        database_url: impl Into<String>,
+        redis_url: impl Into<String>,
+        mesh_secret: caudal_node::scope::MeshSecret,
+    ) -> Self {
+        Self {
+            database_url: database_url.into(),
+            redis_url: redis_url.into(),
+            redis_prefix: caudal_streams::DEFAULT_PREFIX.to_owned(),
+            address: String::new(),
+            mesh_secret,
+            bootstrap: None,
+            windows: DispatchWindows::default(),
+            tenant_limits: TenantLimits::default(),
+            lease: limits::LEASE,
+            reconcile_every: Duration::from_secs(1),
+            reconcile_age: limits::RECONCILE_AGE,
+            keep_changes: Duration::from_secs(7 * 24 * 60 * 60),
+            group_rows: 2_000,
+            writer_queue: 4_096,
+        }
+    }
+}
+
+/// The first tenant and the first keys: what a new installation needs to be used at all.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Name of the tenant.
+    pub tenant_name: String,
+    /// A member's key for that tenant.
+    pub api_key: KeyRecord,
+    /// An operator's key.
+    pub operator_key: KeyRecord,
+}
+
+/// What is kept of a key: never its secret.
+#[derive(Clone, Debug)]
+pub struct KeyRecord {
+    /// Stands in the key's text.
+    pub id: String,
+    /// sha256 of the secret part.
+    pub secret_sha256: [u8; 32],
+}
+
+/// How many files may be out at once: about two seconds of a stage's work, so that its stream stays short whatever the
+/// backlog.
+#[derive(Clone, Debug)]
+pub struct DispatchWindows {
+    /// By stage.
+    pub of_stage: HashMap<Stage, u32>,
+    /// Of one tenant, over all stages.
+    pub of_tenant: u32,
+}
+
+impl Default for DispatchWindows {
+    fn default() -> Self {
+        let of_stage = HashMap::from([
+            (Stage::Upload, 2_048),
+            (Stage::ExtractText, 1_024),
+            (Stage::Embeddings, 256),
+            (Stage::ImageProcessing, 256),
+            (Stage::Metadata, 2_048),
+        ]);
+        let of_tenant = of_stage.values().sum();
+        Self {
+            of_stage,
+            of_tenant,
+        }
+    }
+}
+
+/// What a tenant may keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantLimits {
+    /// Bytes, over all batches.
+    pub stored_bytes: u64,
+    /// Files, over all batches.
+    pub files: u64,
+    /// Files of one batch.
+    pub files_per_batch: u64,
+    /// Bytes of one file.
+    pub file_bytes: u64,
+}
+
+impl Default for TenantLimits {
+    fn default() -> Self {
+        Self {
+            stored_bytes: 1 << 50,
+            files: 1 << 40,
+            files_per_batch: u64::from(limits::MAX_FILES_PER_BATCH),
+            file_bytes: limits::MAX_FILE_BYTES,
+        }
+    }
+}
+
+/// The members of a tenant's own limits; absent ones mean the default.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OwnLimits {
+    stored_bytes: Option<u64>,
+    files: Option<u64>,
+    files_per_batch: Option<u64>,
+    file_bytes: Option<u64>,
+}
+
+impl TenantLimits {
+    /// A tenant's own limits, as they stand in its row, over the defaults.
+    pub(crate) fn from_json(text: &str, defaults: &Self) -> Self {
+        let own: OwnLimits = serde_json::from_str(text).unwrap_or_default();
+        Self {
+            stored_bytes: own.stored_bytes.unwrap_or(defaults.stored_bytes),
+            files: own.files.unwrap_or(defaults.files),
+            files_per_batch: own.files_per_batch.unwrap_or(defaults.files_per_batch),
+            file_bytes: own.file_bytes.unwrap_or(defaults.file_bytes),
+        }
+    }
+}

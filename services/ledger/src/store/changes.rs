@@ -1,0 +1,274 @@
+//! `leadership`, `changes`, `outbox` and `requests`: what a group of the writer leaves behind beside the files.
+
+use std::collections::HashMap;
+
+use caudal_domain::{Stage, TenantId};
+use sea_orm::{ConnectionTrait, DbErr, Value};
+use uuid::Uuid;
+
+use super::page::Page;
+use super::progress::BatchKey;
+use super::time::Micros;
+use super::{Session, code_of, u64_of, uuid_of};
+
+/// Takes the leadership: the epoch that every group of this ledger then stands under.
+pub(crate) async fn take_leadership<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    holder: &str,
+    address: &str,
+) -> Result<u64, DbErr> {
+    let now = session.dialect.now();
+    let sql = format!(
+        "UPDATE leadership SET epoch = epoch + 1, holder = $1, address = $2, until = {now} WHERE id = 1"
+    );
+    session
+        .execute(sql, vec![holder.into(), address.into()])
+        .await?;
+    let row = session
+        .row("SELECT epoch FROM leadership WHERE id = 1", Vec::new())
+        .await?;
+    let row = row
+        .ok_or_else(|| DbErr::Custom("the leadership row is missing: run the migrations".into()))?;
+    u64_of(&row, "epoch")
+}
+
+/// Begins a group: the database's time, if `epoch` still leads (protocol 1.1); `None` when another ledger does.
+/// The row stays locked, shared, until the transaction ends.
+pub(crate) async fn hold_leadership<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    epoch: u64,
+) -> Result<Option<Micros>, DbErr> {
+    let sql = format!(
+        "SELECT {} AS now FROM leadership WHERE id = 1 AND epoch = $1{}",
+        session.dialect.now(),
+        session.dialect.for_share()
+    );
+    let row = session
+        .row(sql, vec![i64::try_from(epoch).unwrap_or(i64::MAX).into()])
+        .await?;
+    row.map(|row| row.try_get("", "now").map(Micros))
+        .transpose()
+}
+
+/// One row of `changes`.
+pub(crate) struct ChangeRow {
+    pub(crate) key: BatchKey,
+    pub(crate) revision: u64,
+    pub(crate) batch_revision: u64,
+    pub(crate) count: u32,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Inserts changes.
+pub(crate) async fn insert_changes<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    rows: &[ChangeRow],
+    now: Micros,
+) -> Result<(), DbErr> {
+    for row in rows {
+        let sql = "INSERT INTO changes (tenant_id, revision, batch_id, batch_revision, at, n, body) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let values = vec![
+            row.key.0.as_uuid().into(),
+            i64::try_from(row.revision).unwrap_or(i64::MAX).into(),
+            row.key.1.as_uuid().into(),
+            i64::try_from(row.batch_revision).unwrap_or(i64::MAX).into(),
+            now.0.into(),
+            i32::try_from(row.count).unwrap_or(i32::MAX).into(),
+            row.body.clone().into(),
+        ];
+        session.execute(sql, values).await?;
+    }
+    Ok(())
+}
+
+/// The changes of one batch after a revision, by index `changes_of_batch`: (batch revision, body).
+pub(crate) async fn changes_after<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, batch): BatchKey,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<(u64, Vec<u8>)>, DbErr> {
+    let sql = format!(
+        "SELECT c.batch_revision, c.body FROM changes AS c WHERE c.tenant_id = $1 AND c.batch_id = $2 \
+         AND c.batch_revision > $3 ORDER BY c.batch_revision LIMIT {limit}"
+    );
+    let values = vec![
+        tenant.as_uuid().into(),
+        batch.as_uuid().into(),
+        i64::try_from(after).unwrap_or(i64::MAX).into(),
+    ];
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        found.push((u64_of(&row, "batch_revision")?, row.try_get("", "body")?));
+    }
+    Ok(found)
+}
+
+/// Deletes what is older than `before` from `changes` or `requests`, at most `limit` rows.
+pub(crate) async fn prune<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    before_changes: Micros,
+    before_requests: Micros,
+    limit: u32,
+) -> Result<(), DbErr> {
+    let sql = format!(
+        "DELETE FROM changes WHERE (tenant_id, revision) IN \
+         (SELECT tenant_id, revision FROM changes WHERE at < $1 ORDER BY at LIMIT {limit})"
+    );
+    session.execute(sql, vec![before_changes.0.into()]).await?;
+    let sql = format!(
+        "DELETE FROM requests WHERE (tenant_id, request_id) IN \
+         (SELECT tenant_id, request_id FROM requests WHERE at < $1 ORDER BY at LIMIT {limit})"
+    );
+    session.execute(sql, vec![before_requests.0.into()]).await?;
+    Ok(())
+}
+
+/// One row of `outbox`.
+#[derive(Clone, Debug)]
+pub(crate) struct OutboxRow {
+    pub(crate) id: u64,
+    pub(crate) stage: Stage,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Inserts dispatches that are to be published.
+pub(crate) async fn insert_outbox<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    rows: &[OutboxRow],
+    now: Micros,
+) -> Result<(), DbErr> {
+    for row in rows {
+        let values = vec![
+            i64::try_from(row.id).unwrap_or(i64::MAX).into(),
+            i32::from(row.stage.code()).into(),
+            now.0.into(),
+            row.body.clone().into(),
+        ];
+        session
+            .execute(
+                "INSERT INTO outbox (id, stage, at, body) VALUES ($1, $2, $3, $4)",
+                values,
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// Deletes rows that Redis accepted, by their ids: a cursor would skip rows whose commit came late (protocol 3.3).
+pub(crate) async fn delete_outbox<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    ids: &[u64],
+) -> Result<(), DbErr> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let page = Page::new().numbers(
+        "id",
+        ids.iter().map(|id| i64::try_from(*id).unwrap_or(i64::MAX)),
+    );
+    let (page, values) = page.bind(session.dialect, 1);
+    session
+        .execute(
+            format!("WITH {page} DELETE FROM outbox WHERE id IN (SELECT u.id FROM u)"),
+            values,
+        )
+        .await?;
+    Ok(())
+}
+
+/// Rows older than `before`: left by a dead ledger, or by a relay that had no room.
+pub(crate) async fn old_outbox<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    before: Micros,
+    limit: u32,
+) -> Result<Vec<OutboxRow>, DbErr> {
+    let sql = format!(
+        "SELECT o.id, o.stage, o.body FROM outbox AS o WHERE o.at <= $1 ORDER BY o.id LIMIT {limit}"
+    );
+    let mut found = Vec::new();
+    for row in session.rows(sql, vec![before.0.into()]).await? {
+        found.push(OutboxRow {
+            id: u64_of(&row, "id")?,
+            stage: code_of(&row, "stage", Stage::from_code)?,
+            body: row.try_get("", "body")?,
+        });
+    }
+    Ok(found)
+}
+
+/// When the oldest unpublished dispatch of each stage was written (protocol 8.1).
+pub(crate) async fn oldest_outbox<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<HashMap<Stage, Micros>, DbErr> {
+    let mut found = HashMap::new();
+    for row in session
+        .rows(
+            "SELECT o.stage, min(o.at) AS at FROM outbox AS o GROUP BY o.stage",
+            Vec::new(),
+        )
+        .await?
+    {
+        found.insert(
+            code_of(&row, "stage", Stage::from_code)?,
+            Micros(row.try_get("", "at")?),
+        );
+    }
+    Ok(found)
+}
+
+/// A request that was answered before.
+pub(crate) struct AnsweredRequest {
+    pub(crate) method: String,
+    pub(crate) body_hash: Vec<u8>,
+    pub(crate) answer: Vec<u8>,
+}
+
+/// The answer given to a request id, by key.
+pub(crate) async fn answered<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    request_id: Uuid,
+) -> Result<Option<AnsweredRequest>, DbErr> {
+    let sql = "SELECT r.method, r.body_hash, r.answer FROM requests AS r WHERE r.tenant_id = $1 AND r.request_id = $2";
+    let row = session
+        .row(sql, vec![tenant.as_uuid().into(), request_id.into()])
+        .await?;
+    row.map(|row| {
+        Ok(AnsweredRequest {
+            method: row.try_get("", "method")?,
+            body_hash: row.try_get("", "body_hash")?,
+            answer: row.try_get("", "answer")?,
+        })
+    })
+    .transpose()
+}
+
+/// Remembers the answer given to a request id.
+pub(crate) async fn remember<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    request_id: Uuid,
+    method: &str,
+    body_hash: &[u8; 32],
+    answer: Vec<u8>,
+    now: Micros,
+) -> Result<(), DbErr> {
+    let sql = "INSERT INTO requests (tenant_id, request_id, method, body_hash, answer, at) VALUES ($1, $2, $3, $4, $5, $6)";
+    let values: Vec<Value> = vec![
+        tenant.as_uuid().into(),
+        request_id.into(),
+        method.into(),
+        body_hash.to_vec().into(),
+        answer.into(),
+        now.0.into(),
+    ];
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// The tenant of a row, where a statement lists tenants.
+pub(crate) fn tenant_of(row: &sea_orm::QueryResult) -> Result<TenantId, DbErr> {
+    Ok(TenantId::from_uuid(uuid_of(row, "tenant_id")?))
+}

@@ -1,0 +1,66 @@
+//! What the two databases say differently, but for pages of rows (see [`super::page`]).
+
+use sea_orm::DatabaseBackend;
+
+/// Which database the store stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    pub(crate) fn of(backend: DatabaseBackend) -> Self {
+        match backend {
+            DatabaseBackend::Postgres => Self::Postgres,
+            _ => Self::Sqlite,
+        }
+    }
+
+    pub(crate) fn backend(self) -> DatabaseBackend {
+        match self {
+            Self::Sqlite => DatabaseBackend::Sqlite,
+            Self::Postgres => DatabaseBackend::Postgres,
+        }
+    }
+
+    /// The database's clock, in microseconds since 1970. The only clock that decides anything.
+    pub(crate) fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+            Self::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+        }
+    }
+
+    /// Locks the rows a SELECT reads until the transaction ends. SQLite has one writer and needs none.
+    pub(crate) fn for_update(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR UPDATE",
+        }
+    }
+
+    /// As [`Self::for_update`], for the rows of one table of a join.
+    pub(crate) fn for_update_of(self, table: &str) -> String {
+        match self {
+            Self::Sqlite => String::new(),
+            Self::Postgres => format!(" FOR UPDATE OF {table}"),
+        }
+    }
+
+    /// Locks a row against change, shared with other readers.
+    pub(crate) fn for_share(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR SHARE",
+        }
+    }
+
+    /// A number as this database's boolean.
+    pub(crate) fn boolean(self, expression: &str) -> String {
+        match self {
+            Self::Sqlite => expression.to_owned(),
+            Self::Postgres => format!("({expression} <> 0)"),
+        }
+    }
+}

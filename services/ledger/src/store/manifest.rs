@@ -1,0 +1,299 @@
+//! `folders` and `files`: the tree under a batch.
+
+use std::collections::HashMap;
+
+use caudal_domain::{FileRef, FolderCounts};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+
+use super::page::Page;
+use super::progress::BatchKey;
+use super::time::Micros;
+use super::{Session, damaged, u32_of, u64_of};
+
+/// One row of `folders`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FolderRow {
+    pub(crate) folder: u32,
+    /// Root first, without itself.
+    pub(crate) ancestors: Vec<u32>,
+    pub(crate) path: String,
+    pub(crate) counts: FolderCounts,
+}
+
+/// One row of `files`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FileRow {
+    pub(crate) file: FileRef,
+    pub(crate) folder: u32,
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) declared_sha256: Option<Vec<u8>>,
+    pub(crate) media_type_hint: Option<String>,
+    pub(crate) metadata: Option<String>,
+    pub(crate) modified_at: Option<Micros>,
+    pub(crate) created_at: Micros,
+}
+
+const FOLDER_COLUMNS: &str =
+    "d.folder, d.ancestors, d.path, d.total, d.processed, d.failed, d.cancelled";
+
+impl FolderRow {
+    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        let packed: Vec<u8> = row.try_get("", "ancestors")?;
+        let (numbers, rest) = packed.as_chunks::<4>();
+        if !rest.is_empty() {
+            return Err(damaged("ancestors"));
+        }
+        Ok(Self {
+            folder: u32_of(row, "folder")?,
+            ancestors: numbers
+                .iter()
+                .map(|number| u32::from_le_bytes(*number))
+                .collect(),
+            path: row.try_get("", "path")?,
+            counts: FolderCounts {
+                total: u32_of(row, "total")?,
+                processed: u32_of(row, "processed")?,
+                failed: u32_of(row, "failed")?,
+                cancelled: u32_of(row, "cancelled")?,
+            },
+        })
+    }
+}
+
+fn pack(ancestors: &[u32]) -> Vec<u8> {
+    ancestors
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect()
+}
+
+/// The folders of a batch that have one of these paths, by index `folders_path`.
+pub(crate) async fn folders_by_path<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, batch): BatchKey,
+    paths: &[&str],
+) -> Result<HashMap<String, FolderRow>, DbErr> {
+    let page = Page::new()
+        .uuids("t", paths.iter().map(|_| tenant.as_uuid()))
+        .uuids("b", paths.iter().map(|_| batch.as_uuid()))
+        .texts("path", paths.iter().map(|path| Some((*path).to_owned())));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT {FOLDER_COLUMNS} FROM u JOIN folders AS d ON d.tenant_id = u.t AND d.batch_id = u.b \
+         AND d.path = coalesce(u.path, '')"
+    );
+    let mut found = HashMap::new();
+    for row in session.rows(sql, values).await? {
+        let folder = FolderRow::read(&row)?;
+        found.insert(folder.path.clone(), folder);
+    }
+    Ok(found)
+}
+
+/// Folders by number, locked until the transaction ends. `keys` in order.
+pub(crate) async fn lock_folders<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    keys: &[(BatchKey, u32)],
+) -> Result<Vec<(BatchKey, FolderRow)>, DbErr> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let page = Page::new()
+        .uuids("t", keys.iter().map(|((tenant, _), _)| tenant.as_uuid()))
+        .uuids("b", keys.iter().map(|((_, batch), _)| batch.as_uuid()))
+        .numbers("f", keys.iter().map(|(_, folder)| i64::from(*folder)));
+    let (page, values) = page.bind(session.dialect, 1);
+    let lock = session.dialect.for_update_of("d");
+    let sql = format!(
+        "WITH {page} SELECT d.tenant_id, d.batch_id, {FOLDER_COLUMNS} FROM u JOIN folders AS d ON d.tenant_id = u.t \
+         AND d.batch_id = u.b AND d.folder = u.f{lock}"
+    );
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        let tenant = caudal_domain::TenantId::from_uuid(super::uuid_of(&row, "tenant_id")?);
+        let batch = caudal_domain::BatchId::from_uuid(super::uuid_of(&row, "batch_id")?);
+        found.push(((tenant, batch), FolderRow::read(&row)?));
+    }
+    Ok(found)
+}
+
+/// Folders of a batch from a number on, in order: a range of the key.
+pub(crate) async fn folder_range<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, batch): BatchKey,
+    from: u32,
+    limit: u32,
+) -> Result<Vec<FolderRow>, DbErr> {
+    let sql = format!(
+        "SELECT {FOLDER_COLUMNS} FROM folders AS d WHERE d.tenant_id = $1 AND d.batch_id = $2 AND d.folder >= $3 \
+         ORDER BY d.folder LIMIT {limit}"
+    );
+    let from = i32::try_from(from).unwrap_or(i32::MAX);
+    let values = vec![tenant.as_uuid().into(), batch.as_uuid().into(), from.into()];
+    session
+        .rows(sql, values)
+        .await?
+        .iter()
+        .map(FolderRow::read)
+        .collect()
+}
+
+/// Inserts folders of one batch.
+pub(crate) async fn insert_folders<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, batch): BatchKey,
+    folders: &[FolderRow],
+) -> Result<(), DbErr> {
+    if folders.is_empty() {
+        return Ok(());
+    }
+    let page = Page::new()
+        .uuids("t", folders.iter().map(|_| tenant.as_uuid()))
+        .uuids("b", folders.iter().map(|_| batch.as_uuid()))
+        .numbers("f", folders.iter().map(|folder| i64::from(folder.folder)))
+        .bytes(
+            "ancestors",
+            folders.iter().map(|folder| Some(pack(&folder.ancestors))),
+        )
+        .texts(
+            "path",
+            folders.iter().map(|folder| Some(folder.path.clone())),
+        );
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} INSERT INTO folders (tenant_id, batch_id, folder, ancestors, path, total, processed, failed, cancelled) \
+         SELECT u.t, u.b, u.f, u.ancestors, u.path, 0, 0, 0, 0 FROM u"
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Writes the counters of folders that were locked before.
+pub(crate) async fn update_folders<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    folders: &[(BatchKey, u32, FolderCounts)],
+) -> Result<(), DbErr> {
+    if folders.is_empty() {
+        return Ok(());
+    }
+    let page = Page::new()
+        .uuids(
+            "t",
+            folders.iter().map(|((tenant, _), ..)| tenant.as_uuid()),
+        )
+        .uuids("b", folders.iter().map(|((_, batch), ..)| batch.as_uuid()))
+        .numbers("f", folders.iter().map(|(_, folder, _)| i64::from(*folder)))
+        .numbers(
+            "total",
+            folders.iter().map(|(.., counts)| i64::from(counts.total)),
+        )
+        .numbers(
+            "processed",
+            folders
+                .iter()
+                .map(|(.., counts)| i64::from(counts.processed)),
+        )
+        .numbers(
+            "failed",
+            folders.iter().map(|(.., counts)| i64::from(counts.failed)),
+        )
+        .numbers(
+            "cancelled",
+            folders
+                .iter()
+                .map(|(.., counts)| i64::from(counts.cancelled)),
+        );
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} UPDATE folders AS d SET total = u.total, processed = u.processed, failed = u.failed, \
+         cancelled = u.cancelled FROM u WHERE d.tenant_id = u.t AND d.batch_id = u.b AND d.folder = u.f"
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// A file that is in the manifest already.
+pub(crate) struct KnownFile {
+    pub(crate) folder: u32,
+    pub(crate) name: String,
+    pub(crate) ordinal: u32,
+    pub(crate) size: u64,
+    pub(crate) declared_sha256: Option<Vec<u8>>,
+}
+
+/// The files of a batch that stand in one of these places (folder, name), by index `files_name`.
+pub(crate) async fn known_files<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, batch): BatchKey,
+    places: &[(u32, &str)],
+) -> Result<Vec<KnownFile>, DbErr> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let page = Page::new()
+        .uuids("t", places.iter().map(|_| tenant.as_uuid()))
+        .uuids("b", places.iter().map(|_| batch.as_uuid()))
+        .numbers("f", places.iter().map(|(folder, _)| i64::from(*folder)))
+        .texts(
+            "name",
+            places.iter().map(|(_, name)| Some((*name).to_owned())),
+        );
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT f.folder, f.name, f.ordinal, f.size, f.declared_sha256 FROM u JOIN files AS f \
+         ON f.tenant_id = u.t AND f.batch_id = u.b AND f.folder = u.f AND f.name = u.name"
+    );
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        found.push(KnownFile {
+            folder: u32_of(&row, "folder")?,
+            name: row.try_get("", "name")?,
+            ordinal: u32_of(&row, "ordinal")?,
+            size: u64_of(&row, "size")?,
+            declared_sha256: row.try_get("", "declared_sha256")?,
+        });
+    }
+    Ok(found)
+}
+
+/// Inserts files of a manifest page.
+pub(crate) async fn insert_files<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRow],
+) -> Result<(), DbErr> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let page = Page::new()
+        .uuids("t", files.iter().map(|row| row.file.tenant.as_uuid()))
+        .uuids("b", files.iter().map(|row| row.file.batch.as_uuid()))
+        .numbers("o", files.iter().map(|row| i64::from(row.file.ordinal)))
+        .numbers("folder", files.iter().map(|row| i64::from(row.folder)))
+        .texts("name", files.iter().map(|row| Some(row.name.clone())))
+        .numbers(
+            "size",
+            files
+                .iter()
+                .map(|row| i64::try_from(row.size).unwrap_or(i64::MAX)),
+        )
+        .bytes(
+            "sha256",
+            files.iter().map(|row| row.declared_sha256.clone()),
+        )
+        .texts("hint", files.iter().map(|row| row.media_type_hint.clone()))
+        .texts("metadata", files.iter().map(|row| row.metadata.clone()))
+        .nullable_numbers(
+            "modified_at",
+            files.iter().map(|row| row.modified_at.map(|at| at.0)),
+        )
+        .numbers("at", files.iter().map(|row| row.created_at.0));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} INSERT INTO files (tenant_id, batch_id, ordinal, folder, name, size, declared_sha256, \
+         media_type_hint, metadata, modified_at, created_at) SELECT u.t, u.b, u.o, u.folder, u.name, u.size, u.sha256, \
+         u.hint, u.metadata, u.modified_at, u.at FROM u"
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! The database: connections, rows and every statement. Statements are written once for both databases; where they
+//! differ is in [`dialect`] and [`page`].
+
+pub(crate) mod changes;
+pub(crate) mod credentials;
+pub(crate) mod dialect;
+pub(crate) mod manifest;
+pub(crate) mod page;
+pub(crate) mod progress;
+pub(crate) mod reads;
+pub(crate) mod results;
+pub(crate) mod time;
+pub(crate) mod work;
+
+use std::time::Duration;
+
+use caudal_migrations::Migrator;
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, QueryResult, Statement,
+    TransactionTrait, Value,
+};
+use sea_orm_migration::MigratorTrait;
+use uuid::Uuid;
+
+use self::dialect::Dialect;
+use self::time::Micros;
+
+/// Connections that readers share. SQLite's readers never wait for the writer (write-ahead log).
+const READ_CONNECTIONS: u32 = 4;
+/// How long a connection may take to be made or to come free.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long SQLite waits for a lock that another process (a verify, a backup) holds.
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The database, open and migrated.
+pub(crate) struct Store {
+    reads: DatabaseConnection,
+    writes: DatabaseConnection,
+    dialect: Dialect,
+}
+
+impl Store {
+    /// Opens `url` (`sqlite:FILE` or `postgres://…`) and brings its schema up to date.
+    pub(crate) async fn open(url: &str) -> Result<Self, DbErr> {
+        let writes = connect(url, 1).await?;
+        Migrator::up(&writes, None).await?;
+        let reads = connect(url, READ_CONNECTIONS).await?;
+        let dialect = Dialect::of(writes.get_database_backend());
+        Ok(Self {
+            reads,
+            writes,
+            dialect,
+        })
+    }
+
+    /// For reads outside the writer. They see what is committed.
+    pub(crate) fn reader(&self) -> Session<'_, DatabaseConnection> {
+        Session {
+            connection: &self.reads,
+            dialect: self.dialect,
+        }
+    }
+
+    /// Begins a transaction of the writer.
+    pub(crate) async fn begin(&self) -> Result<sea_orm::DatabaseTransaction, DbErr> {
+        self.writes.begin().await
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Ends all connections.
+    pub(crate) async fn close(&self) {
+        for connection in [&self.reads, &self.writes] {
+            if let Err(error) = connection.clone().close().await {
+                tracing::warn!(%error, "closing the database failed");
+            }
+        }
+    }
+}
+
+async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbErr> {
+    let mut options = ConnectOptions::new(url.to_owned());
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        .test_before_acquire(false)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(|sqlite| {
+            use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+            // FULL: an answered call is on disk, whatever happens to the machine next.
+            sqlite
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(SQLITE_BUSY_TIMEOUT)
+                .pragma("cache_size", "-65536")
+                .pragma("temp_store", "memory")
+                .statement_cache_capacity(256)
+        });
+    Database::connect(options).await
+}
+
+/// A connection or transaction, with the dialect it speaks.
+pub(crate) struct Session<'a, C> {
+    connection: &'a C,
+    pub(crate) dialect: Dialect,
+}
+
+impl<'a, C: ConnectionTrait> Session<'a, C> {
+    pub(crate) fn new(connection: &'a C, dialect: Dialect) -> Self {
+        Self {
+            connection,
+            dialect,
+        }
+    }
+
+    /// Runs a statement; how many rows it touched.
+    pub(crate) async fn execute(
+        &self,
+        sql: impl Into<String>,
+        values: Vec<Value>,
+    ) -> Result<u64, DbErr> {
+        let statement = Statement::from_sql_and_values(self.dialect.backend(), sql, values);
+        Ok(self
+            .connection
+            .execute_raw(statement)
+            .await?
+            .rows_affected())
+    }
+
+    /// All rows of a query.
+    pub(crate) async fn rows(
+        &self,
+        sql: impl Into<String>,
+        values: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        self.connection
+            .query_all_raw(Statement::from_sql_and_values(
+                self.dialect.backend(),
+                sql,
+                values,
+            ))
+            .await
+    }
+
+    /// The first row of a query.
+    pub(crate) async fn row(
+        &self,
+        sql: impl Into<String>,
+        values: Vec<Value>,
+    ) -> Result<Option<QueryResult>, DbErr> {
+        self.connection
+            .query_one_raw(Statement::from_sql_and_values(
+                self.dialect.backend(),
+                sql,
+                values,
+            ))
+            .await
+    }
+
+    /// The database's clock.
+    pub(crate) async fn now(&self) -> Result<Micros, DbErr> {
+        let row = self
+            .row(format!("SELECT {} AS now", self.dialect.now()), Vec::new())
+            .await?;
+        let row = row.ok_or_else(|| DbErr::Custom("the database answered no time".into()))?;
+        Ok(Micros(row.try_get("", "now")?))
+    }
+}
+
+/// A column as a number that is never negative where it stands.
+pub(crate) fn u32_of(row: &QueryResult, column: &str) -> Result<u32, DbErr> {
+    let number: i32 = row.try_get("", column)?;
+    u32::try_from(number).map_err(|_| damaged(column))
+}
+
+/// As [`u32_of`], 64 bits.
+pub(crate) fn u64_of(row: &QueryResult, column: &str) -> Result<u64, DbErr> {
+    let number: i64 = row.try_get("", column)?;
+    u64::try_from(number).map_err(|_| damaged(column))
+}
+
+/// A column that names a member of one of the domain's closed sets.
+pub(crate) fn code_of<T>(
+    row: &QueryResult,
+    column: &str,
+    from_code: impl Fn(u8) -> Option<T>,
+) -> Result<T, DbErr> {
+    let number: i32 = row.try_get("", column)?;
+    u8::try_from(number)
+        .ok()
+        .and_then(from_code)
+        .ok_or_else(|| damaged(column))
+}
+
+/// A column that holds an id.
+pub(crate) fn uuid_of(row: &QueryResult, column: &str) -> Result<Uuid, DbErr> {
+    row.try_get("", column)
+}
+
+/// The stored row breaks a rule that every writer keeps.
+pub(crate) fn damaged(column: &str) -> DbErr {
+    DbErr::Custom(format!(
+        "column {column} holds a value that the ledger never writes"
+    ))
+}

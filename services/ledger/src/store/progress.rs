@@ -1,0 +1,450 @@
+//! `batches`, `batch_progress` and `tenants`: a batch's flags and counters, and the tenant's revision and usage.
+
+use caudal_domain::{BatchFacts, BatchId, BatchState, FileCounts, StageSet, TenantId};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+
+use super::page::Page;
+use super::time::Micros;
+use super::{Session, code_of, u32_of, u64_of, uuid_of};
+
+/// Key of a batch.
+pub(crate) type BatchKey = (TenantId, BatchId);
+
+/// One row of `batch_progress`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ProgressRow {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) state: BatchState,
+    pub(crate) facts: BatchFacts,
+    pub(crate) missing_fails: bool,
+    pub(crate) starts_when_completed: bool,
+    pub(crate) stages: StageSet,
+    pub(crate) priority: u32,
+    pub(crate) run: u32,
+    pub(crate) pause: Option<Pause>,
+    pub(crate) completed_by_system: bool,
+    pub(crate) revision: u64,
+    pub(crate) next_ordinal: u32,
+    pub(crate) next_folder: u32,
+    pub(crate) bytes_declared: u64,
+    pub(crate) bytes_uploaded: u64,
+    pub(crate) bytes_processed: u64,
+    pub(crate) changed_at: Micros,
+    pub(crate) touched_at: Micros,
+    pub(crate) upload_deadline: Micros,
+    pub(crate) uploads_open: bool,
+}
+
+/// A pause in force.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pause {
+    /// Number of `PauseSource` in the public API.
+    pub(crate) by: u32,
+    pub(crate) who: String,
+    pub(crate) note: String,
+    pub(crate) at: Micros,
+}
+
+/// One row of `batches`: what is fixed when the batch is made, and its times.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct BatchRow {
+    pub(crate) name: String,
+    pub(crate) options: String,
+    pub(crate) metadata: Option<String>,
+    pub(crate) priority: u32,
+    pub(crate) created_by: String,
+    pub(crate) created_at: Micros,
+    pub(crate) completed_at: Option<Micros>,
+    pub(crate) ended_at: Option<Micros>,
+}
+
+/// What the writer needs of `tenants`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TenantRow {
+    pub(crate) tenant: TenantId,
+    pub(crate) limits: String,
+    pub(crate) paused: bool,
+    pub(crate) used_bytes: u64,
+    pub(crate) used_files: u64,
+    pub(crate) revision: u64,
+}
+
+pub(crate) const PROGRESS_COLUMNS: &str = "p.tenant_id, p.batch_id, p.state, p.manifest_complete, p.cancel_requested, \
+    p.missing_fails, p.starts_when_completed, p.stages, p.priority, p.run, p.pause_by, p.pause_who, p.pause_note, \
+    p.pause_at, p.completed_by_system, p.revision, p.next_ordinal, p.next_folder, p.n_pending, p.n_uploading, \
+    p.n_uploaded, p.n_queued, p.n_processing, p.n_processed, p.n_retrying, p.n_failed, p.n_cancelled, p.n_complete, \
+    p.n_partial, p.n_stored_only, p.bytes_declared, p.bytes_uploaded, p.bytes_processed, p.changed_at, p.touched_at, \
+    p.upload_deadline, p.uploads_open";
+
+pub(crate) const BATCH_COLUMNS: &str = "c.name, c.options, c.metadata, c.priority AS batch_priority, c.created_by, \
+    c.created_at, c.completed_at, c.ended_at";
+
+impl ProgressRow {
+    /// The row of a new batch.
+    pub(crate) fn new(tenant: TenantId, batch: BatchId, now: Micros) -> Self {
+        let facts = BatchFacts {
+            manifest_complete: false,
+            cancel_requested: false,
+            counts: FileCounts::default(),
+        };
+        Self {
+            tenant,
+            batch,
+            state: BatchState::derive(&facts),
+            facts,
+            missing_fails: false,
+            starts_when_completed: false,
+            stages: StageSet::all(),
+            priority: 2,
+            run: 1,
+            pause: None,
+            completed_by_system: false,
+            revision: 0,
+            next_ordinal: 0,
+            next_folder: 1,
+            bytes_declared: 0,
+            bytes_uploaded: 0,
+            bytes_processed: 0,
+            changed_at: now,
+            touched_at: now,
+            upload_deadline: now,
+            uploads_open: false,
+        }
+    }
+
+    pub(crate) fn key(&self) -> BatchKey {
+        (self.tenant, self.batch)
+    }
+
+    /// Reads a row whose columns are [`PROGRESS_COLUMNS`].
+    pub(crate) fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        let counts = FileCounts {
+            pending: u32_of(row, "n_pending")?,
+            uploading: u32_of(row, "n_uploading")?,
+            uploaded: u32_of(row, "n_uploaded")?,
+            queued: u32_of(row, "n_queued")?,
+            processing: u32_of(row, "n_processing")?,
+            processed: u32_of(row, "n_processed")?,
+            retrying: u32_of(row, "n_retrying")?,
+            failed: u32_of(row, "n_failed")?,
+            cancelled: u32_of(row, "n_cancelled")?,
+            complete: u32_of(row, "n_complete")?,
+            partial: u32_of(row, "n_partial")?,
+            stored_only: u32_of(row, "n_stored_only")?,
+        };
+        Ok(Self {
+            tenant: TenantId::from_uuid(uuid_of(row, "tenant_id")?),
+            batch: BatchId::from_uuid(uuid_of(row, "batch_id")?),
+            state: code_of(row, "state", BatchState::from_code)?,
+            facts: BatchFacts {
+                manifest_complete: row.try_get("", "manifest_complete")?,
+                cancel_requested: row.try_get("", "cancel_requested")?,
+                counts,
+            },
+            missing_fails: row.try_get("", "missing_fails")?,
+            starts_when_completed: row.try_get("", "starts_when_completed")?,
+            stages: code_of(row, "stages", |bits| Some(StageSet::from_bits(bits)))?,
+            priority: u32_of(row, "priority")?,
+            run: u32_of(row, "run")?,
+            pause: match u32_of(row, "pause_by")? {
+                0 => None,
+                by => Some(Pause {
+                    by,
+                    who: row
+                        .try_get::<Option<String>>("", "pause_who")?
+                        .unwrap_or_default(),
+                    note: row
+                        .try_get::<Option<String>>("", "pause_note")?
+                        .unwrap_or_default(),
+                    at: Micros(
+                        row.try_get::<Option<i64>>("", "pause_at")?
+                            .unwrap_or_default(),
+                    ),
+                }),
+            },
+            completed_by_system: row.try_get("", "completed_by_system")?,
+            revision: u64_of(row, "revision")?,
+            next_ordinal: u32_of(row, "next_ordinal")?,
+            next_folder: u32_of(row, "next_folder")?,
+            bytes_declared: u64_of(row, "bytes_declared")?,
+            bytes_uploaded: u64_of(row, "bytes_uploaded")?,
+            bytes_processed: u64_of(row, "bytes_processed")?,
+            changed_at: Micros(row.try_get("", "changed_at")?),
+            touched_at: Micros(row.try_get("", "touched_at")?),
+            upload_deadline: Micros(row.try_get("", "upload_deadline")?),
+            uploads_open: row.try_get("", "uploads_open")?,
+        })
+    }
+}
+
+impl BatchRow {
+    /// Reads a row whose columns are [`BATCH_COLUMNS`].
+    pub(crate) fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        Ok(Self {
+            name: row.try_get("", "name")?,
+            options: row.try_get("", "options")?,
+            metadata: row.try_get("", "metadata")?,
+            priority: u32_of(row, "batch_priority")?,
+            created_by: row.try_get("", "created_by")?,
+            created_at: Micros(row.try_get("", "created_at")?),
+            completed_at: row.try_get::<Option<i64>>("", "completed_at")?.map(Micros),
+            ended_at: row.try_get::<Option<i64>>("", "ended_at")?.map(Micros),
+        })
+    }
+}
+
+/// Rows by key, locked until the transaction ends. `keys` in order.
+pub(crate) async fn lock<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    keys: &[BatchKey],
+) -> Result<Vec<ProgressRow>, DbErr> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let page = Page::new()
+        .uuids("t", keys.iter().map(|(tenant, _)| tenant.as_uuid()))
+        .uuids("b", keys.iter().map(|(_, batch)| batch.as_uuid()));
+    let (page, values) = page.bind(session.dialect, 1);
+    let lock = session.dialect.for_update_of("p");
+    let sql = format!(
+        "WITH {page} SELECT {PROGRESS_COLUMNS} FROM u JOIN batch_progress AS p ON p.tenant_id = u.t AND p.batch_id = u.b{lock}"
+    );
+    session
+        .rows(sql, values)
+        .await?
+        .iter()
+        .map(ProgressRow::read)
+        .collect()
+}
+
+/// Makes a batch: both its rows and its root folder.
+pub(crate) async fn insert<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    progress: &ProgressRow,
+    batch: &BatchRow,
+) -> Result<(), DbErr> {
+    let (tenant, id) = (progress.tenant.as_uuid(), progress.batch.as_uuid());
+    let sql = "INSERT INTO batches (tenant_id, batch_id, name, options, metadata, priority, created_by, created_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let values = vec![
+        tenant.into(),
+        id.into(),
+        batch.name.clone().into(),
+        batch.options.clone().into(),
+        batch.metadata.clone().into(),
+        signed(batch.priority).into(),
+        batch.created_by.clone().into(),
+        batch.created_at.0.into(),
+    ];
+    session.execute(sql, values).await?;
+    let sql = "INSERT INTO batch_progress (tenant_id, batch_id, state, manifest_complete, cancel_requested, \
+               missing_fails, starts_when_completed, stages, priority, run, pause_by, completed_by_system, revision, \
+               next_ordinal, next_folder, n_pending, n_uploading, n_uploaded, n_queued, n_processing, n_processed, \
+               n_retrying, n_failed, n_cancelled, n_complete, n_partial, n_stored_only, bytes_declared, \
+               bytes_uploaded, bytes_processed, changed_at, touched_at, upload_deadline, uploads_open) \
+               VALUES ($1, $2, $3, false, false, false, $4, $5, $6, 1, 0, false, 0, 0, 1, \
+               0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, $7, $7, $7, false)";
+    let values = vec![
+        tenant.into(),
+        id.into(),
+        i32::from(progress.state.code()).into(),
+        progress.starts_when_completed.into(),
+        i32::from(progress.stages.bits()).into(),
+        signed(progress.priority).into(),
+        progress.changed_at.0.into(),
+    ];
+    session.execute(sql, values).await?;
+    let sql = "INSERT INTO folders (tenant_id, batch_id, folder, ancestors, path, total, processed, failed, cancelled) \
+               VALUES ($1, $2, 0, $3, '', 0, 0, 0, 0)";
+    session
+        .execute(sql, vec![tenant.into(), id.into(), Vec::<u8>::new().into()])
+        .await?;
+    Ok(())
+}
+
+/// Writes rows that were locked before.
+pub(crate) async fn update<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    rows: &[&ProgressRow],
+) -> Result<(), DbErr> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    type Column = (&'static str, fn(&ProgressRow) -> i64);
+    const COLUMNS: [Column; 27] = [
+        ("state", |row| row.state.code().into()),
+        ("run", |row| row.run.into()),
+        ("revision", |row| signed64(row.revision)),
+        ("next_ordinal", |row| row.next_ordinal.into()),
+        ("next_folder", |row| row.next_folder.into()),
+        ("n_pending", |row| row.facts.counts.pending.into()),
+        ("n_uploading", |row| row.facts.counts.uploading.into()),
+        ("n_uploaded", |row| row.facts.counts.uploaded.into()),
+        ("n_queued", |row| row.facts.counts.queued.into()),
+        ("n_processing", |row| row.facts.counts.processing.into()),
+        ("n_processed", |row| row.facts.counts.processed.into()),
+        ("n_retrying", |row| row.facts.counts.retrying.into()),
+        ("n_failed", |row| row.facts.counts.failed.into()),
+        ("n_cancelled", |row| row.facts.counts.cancelled.into()),
+        ("n_complete", |row| row.facts.counts.complete.into()),
+        ("n_partial", |row| row.facts.counts.partial.into()),
+        ("n_stored_only", |row| row.facts.counts.stored_only.into()),
+        ("bytes_declared", |row| signed64(row.bytes_declared)),
+        ("bytes_uploaded", |row| signed64(row.bytes_uploaded)),
+        ("bytes_processed", |row| signed64(row.bytes_processed)),
+        ("changed_at", |row| row.changed_at.0),
+        ("touched_at", |row| row.touched_at.0),
+        ("upload_deadline", |row| row.upload_deadline.0),
+        ("manifest_complete", |row| {
+            row.facts.manifest_complete.into()
+        }),
+        ("cancel_requested", |row| row.facts.cancel_requested.into()),
+        ("missing_fails", |row| row.missing_fails.into()),
+        ("uploads_open", |row| row.uploads_open.into()),
+    ];
+    const BOOLEANS: [&str; 4] = [
+        "manifest_complete",
+        "cancel_requested",
+        "missing_fails",
+        "uploads_open",
+    ];
+    let mut page = Page::new()
+        .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
+        .uuids("b", rows.iter().map(|row| row.batch.as_uuid()));
+    let mut assignments = Vec::with_capacity(COLUMNS.len());
+    for (name, value) in COLUMNS {
+        page = page.numbers(name, rows.iter().map(|row| value(row)));
+        let expression = format!("u.{name}");
+        let expression = if BOOLEANS.contains(&name) {
+            session.dialect.boolean(&expression)
+        } else {
+            expression
+        };
+        assignments.push(format!("{name} = {expression}"));
+    }
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} UPDATE batch_progress AS p SET {} FROM u WHERE p.tenant_id = u.t AND p.batch_id = u.b",
+        assignments.join(", ")
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Writes the times of batches that were completed or ended in this transaction.
+pub(crate) async fn set_times<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    rows: &[(BatchKey, Option<Micros>, Option<Micros>)],
+) -> Result<(), DbErr> {
+    for ((tenant, batch), completed_at, ended_at) in rows {
+        let sql = "UPDATE batches SET completed_at = coalesce(completed_at, $3), ended_at = $4 \
+                   WHERE tenant_id = $1 AND batch_id = $2";
+        let values = vec![
+            tenant.as_uuid().into(),
+            batch.as_uuid().into(),
+            completed_at.map(|at| at.0).into(),
+            ended_at.map(|at| at.0).into(),
+        ];
+        session.execute(sql, values).await?;
+    }
+    Ok(())
+}
+
+/// Tenants by key, locked until the transaction ends. `tenants` in order.
+pub(crate) async fn lock_tenants<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenants: &[TenantId],
+) -> Result<Vec<TenantRow>, DbErr> {
+    if tenants.is_empty() {
+        return Ok(Vec::new());
+    }
+    let page = Page::new().uuids("t", tenants.iter().map(TenantId::as_uuid));
+    let (page, values) = page.bind(session.dialect, 1);
+    let lock = session.dialect.for_update_of("n");
+    let sql = format!(
+        "WITH {page} SELECT n.tenant_id, n.limits, n.paused_by, n.used_bytes, n.used_files, n.revision \
+         FROM u JOIN tenants AS n ON n.tenant_id = u.t{lock}"
+    );
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        found.push(TenantRow {
+            tenant: TenantId::from_uuid(uuid_of(&row, "tenant_id")?),
+            limits: row.try_get("", "limits")?,
+            paused: row.try_get::<Option<String>>("", "paused_by")?.is_some(),
+            used_bytes: u64_of(&row, "used_bytes")?,
+            used_files: u64_of(&row, "used_files")?,
+            revision: u64_of(&row, "revision")?,
+        });
+    }
+    Ok(found)
+}
+
+/// Writes tenants that were locked before.
+pub(crate) async fn update_tenants<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    rows: &[&TenantRow],
+) -> Result<(), DbErr> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let page = Page::new()
+        .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
+        .numbers(
+            "used_bytes",
+            rows.iter().map(|row| signed64(row.used_bytes)),
+        )
+        .numbers(
+            "used_files",
+            rows.iter().map(|row| signed64(row.used_files)),
+        )
+        .numbers("revision", rows.iter().map(|row| signed64(row.revision)));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} UPDATE tenants AS n SET used_bytes = u.used_bytes, used_files = u.used_files, \
+         revision = u.revision FROM u WHERE n.tenant_id = u.t"
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Batches completed with missing = FAIL in which files have still not arrived; by index `batch_progress_live`.
+pub(crate) async fn failing_missing<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    limit: u32,
+) -> Result<Vec<BatchKey>, DbErr> {
+    let sql = format!(
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state IN (1, 2) AND p.missing_fails \
+         AND p.n_pending + p.n_uploading > 0 LIMIT {limit}"
+    );
+    let mut found = Vec::new();
+    for row in session.rows(sql, Vec::new()).await? {
+        found.push((
+            TenantId::from_uuid(uuid_of(&row, "tenant_id")?),
+            BatchId::from_uuid(uuid_of(&row, "batch_id")?),
+        ));
+    }
+    Ok(found)
+}
+
+/// Priorities of the batches that are not ended, by index `batch_progress_live`: read once, when a ledger begins.
+pub(crate) async fn live_priorities<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<std::collections::HashMap<BatchKey, u32>, DbErr> {
+    let sql = "SELECT p.tenant_id, p.batch_id, p.priority FROM batch_progress AS p WHERE p.state IN (1, 2)";
+    let mut found = std::collections::HashMap::new();
+    for row in session.rows(sql, Vec::new()).await? {
+        let tenant = TenantId::from_uuid(uuid_of(&row, "tenant_id")?);
+        let batch = BatchId::from_uuid(uuid_of(&row, "batch_id")?);
+        found.insert((tenant, batch), u32_of(&row, "priority")?);
+    }
+    Ok(found)
+}
+
+fn signed(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn signed64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,274 @@
+//! What callers read, each for one tenant.
+
+use caudal_domain::{BatchId, BatchState, FileRef, FileState, Outcome, Reason, Stage, TenantId};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+
+use super::page::Page;
+use super::progress::{BATCH_COLUMNS, BatchRow, PROGRESS_COLUMNS, ProgressRow};
+use super::time::Micros;
+use super::work::{self, WorkRow};
+use super::{Session, code_of, u32_of, uuid_of};
+
+/// One batch, by key.
+pub(crate) async fn batch<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+) -> Result<Option<(ProgressRow, BatchRow)>, DbErr> {
+    let sql = format!(
+        "SELECT {PROGRESS_COLUMNS}, {BATCH_COLUMNS} FROM batch_progress AS p JOIN batches AS c \
+         ON c.tenant_id = p.tenant_id AND c.batch_id = p.batch_id WHERE p.tenant_id = $1 AND p.batch_id = $2 \
+         AND c.deleted_at IS NULL"
+    );
+    let row = session
+        .row(sql, vec![tenant.as_uuid().into(), batch.as_uuid().into()])
+        .await?;
+    row.map(|row| Ok((ProgressRow::read(&row)?, BatchRow::read(&row)?)))
+        .transpose()
+}
+
+/// Batches of a tenant below `before`, newest first: the key backwards.
+pub(crate) async fn batches<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    before: Option<BatchId>,
+    states: &[BatchState],
+    created_after: Option<Micros>,
+    limit: u32,
+) -> Result<Vec<(ProgressRow, BatchRow)>, DbErr> {
+    let mut values: Vec<Value> = vec![tenant.as_uuid().into()];
+    let mut conditions = String::new();
+    if let Some(before) = before {
+        values.push(before.as_uuid().into());
+        conditions.push_str(&format!(" AND p.batch_id < ${}", values.len()));
+    }
+    if !states.is_empty() {
+        let codes: Vec<String> = states
+            .iter()
+            .map(|state| state.code().to_string())
+            .collect();
+        conditions.push_str(&format!(" AND p.state IN ({})", codes.join(", ")));
+    }
+    if let Some(after) = created_after {
+        values.push(after.0.into());
+        conditions.push_str(&format!(" AND c.created_at > ${}", values.len()));
+    }
+    let sql = format!(
+        "SELECT {PROGRESS_COLUMNS}, {BATCH_COLUMNS} FROM batch_progress AS p JOIN batches AS c \
+         ON c.tenant_id = p.tenant_id AND c.batch_id = p.batch_id WHERE p.tenant_id = $1 AND c.deleted_at IS NULL\
+         {conditions} ORDER BY p.batch_id DESC LIMIT {limit}"
+    );
+    session
+        .rows(sql, values)
+        .await?
+        .iter()
+        .map(|row| Ok((ProgressRow::read(row)?, BatchRow::read(row)?)))
+        .collect()
+}
+
+/// A file with its place in the tree.
+#[derive(Clone, Debug)]
+pub(crate) struct FileView {
+    pub(crate) work: WorkRow,
+    pub(crate) path: String,
+    pub(crate) declared_sha256: Option<Vec<u8>>,
+    pub(crate) metadata: Option<String>,
+    pub(crate) created_at: Micros,
+}
+
+/// Names and manifest data of files, by key. Files that do not exist are left out.
+pub(crate) async fn views<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    works: Vec<WorkRow>,
+) -> Result<Vec<FileView>, DbErr> {
+    if works.is_empty() {
+        return Ok(Vec::new());
+    }
+    let page = Page::new()
+        .uuids("t", works.iter().map(|row| row.file.tenant.as_uuid()))
+        .uuids("b", works.iter().map(|row| row.file.batch.as_uuid()))
+        .numbers("o", works.iter().map(|row| i64::from(row.file.ordinal)));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.name, f.declared_sha256, f.metadata, f.created_at, \
+         d.path FROM u JOIN files AS f ON f.tenant_id = u.t AND f.batch_id = u.b AND f.ordinal = u.o \
+         JOIN folders AS d ON d.tenant_id = f.tenant_id AND d.batch_id = f.batch_id AND d.folder = f.folder"
+    );
+    let mut cold = std::collections::HashMap::new();
+    for row in session.rows(sql, values).await? {
+        cold.insert(file_of(&row)?, row);
+    }
+    let mut found = Vec::with_capacity(works.len());
+    for work in works {
+        let Some(row) = cold.get(&work.file) else {
+            continue;
+        };
+        let folder: String = row.try_get("", "path")?;
+        let name: String = row.try_get("", "name")?;
+        found.push(FileView {
+            path: if folder.is_empty() {
+                name
+            } else {
+                format!("{folder}/{name}")
+            },
+            declared_sha256: row.try_get("", "declared_sha256")?,
+            metadata: row.try_get("", "metadata")?,
+            created_at: Micros(row.try_get("", "created_at")?),
+            work,
+        });
+    }
+    Ok(found)
+}
+
+fn file_of(row: &QueryResult) -> Result<FileRef, DbErr> {
+    Ok(FileRef {
+        tenant: TenantId::from_uuid(uuid_of(row, "tenant_id")?),
+        batch: BatchId::from_uuid(uuid_of(row, "batch_id")?),
+        ordinal: u32_of(row, "ordinal")?,
+    })
+}
+
+/// Which files of one batch to list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FileFilter {
+    pub(crate) states: Vec<FileState>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) stages: Vec<Stage>,
+    pub(crate) reasons: Vec<Reason>,
+    pub(crate) changed_before: Option<Micros>,
+    pub(crate) folders: Option<Vec<u32>>,
+}
+
+impl FileFilter {
+    /// Whether a row is chosen.
+    pub(crate) fn chooses(&self, row: &WorkRow) -> bool {
+        let state = self.states.is_empty() || self.states.contains(&row.state);
+        let outcome = self.outcomes.is_empty()
+            || row
+                .outcome
+                .is_some_and(|outcome| self.outcomes.contains(&outcome));
+        let stage = self.stages.is_empty() || self.stages.contains(&row.stage);
+        let reason = self.reasons.is_empty()
+            || row
+                .reason
+                .is_some_and(|reason| self.reasons.contains(&reason));
+        let age = self
+            .changed_before
+            .is_none_or(|before| row.changed_at <= before);
+        let folder = self
+            .folders
+            .as_ref()
+            .is_none_or(|folders| folders.binary_search(&row.folder).is_ok());
+        state && outcome && stage && reason && age && folder
+    }
+}
+
+/// Folder numbers below a folder, itself included; none when there is no such folder. A range of index `folders_path`.
+pub(crate) async fn subtree<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+    folder: u32,
+    recursive: bool,
+) -> Result<Vec<u32>, DbErr> {
+    let sql = "SELECT d.path FROM folders AS d WHERE d.tenant_id = $1 AND d.batch_id = $2 AND d.folder = $3";
+    let number = i32::try_from(folder).unwrap_or(i32::MAX);
+    let values = vec![
+        tenant.as_uuid().into(),
+        batch.as_uuid().into(),
+        number.into(),
+    ];
+    let Some(row) = session.row(sql, values).await? else {
+        return Ok(Vec::new());
+    };
+    let mut found = vec![folder];
+    if recursive {
+        let path: String = row.try_get("", "path")?;
+        // '0' is the character after '/': everything below `path/`.
+        let (from, to) = if path.is_empty() {
+            (String::new(), "\u{10FFFF}".to_owned())
+        } else {
+            (format!("{path}/"), format!("{path}0"))
+        };
+        let sql = "SELECT d.folder FROM folders AS d WHERE d.tenant_id = $1 AND d.batch_id = $2 AND d.path > $3 AND d.path < $4";
+        let values = vec![
+            tenant.as_uuid().into(),
+            batch.as_uuid().into(),
+            from.into(),
+            to.into(),
+        ];
+        for row in session.rows(sql, values).await? {
+            found.push(u32_of(&row, "folder")?);
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// The few columns that a snapshot shows of a file.
+pub(crate) struct SnapshotRow {
+    pub(crate) ordinal: u32,
+    pub(crate) state: FileState,
+    pub(crate) detail: u32,
+}
+
+/// Files of a batch from an ordinal on, for a snapshot: a range of the key, no join.
+pub(crate) async fn snapshot_files<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+    from: u32,
+    limit: u32,
+) -> Result<Vec<SnapshotRow>, DbErr> {
+    let sql = format!(
+        "SELECT w.ordinal, w.state, w.stage, w.outcome, w.reason FROM file_work AS w WHERE w.tenant_id = $1 \
+         AND w.batch_id = $2 AND w.ordinal >= $3 ORDER BY w.ordinal LIMIT {limit}"
+    );
+    let from = i32::try_from(from).unwrap_or(i32::MAX);
+    let values = vec![tenant.as_uuid().into(), batch.as_uuid().into(), from.into()];
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        let state = code_of(&row, "state", FileState::from_code)?;
+        let stage = code_of(&row, "stage", Stage::from_code)?;
+        let outcome = u8::try_from(u32_of(&row, "outcome")?)
+            .ok()
+            .and_then(Outcome::from_code);
+        let reason = u16::try_from(u32_of(&row, "reason")?)
+            .ok()
+            .and_then(Reason::from_number);
+        found.push(SnapshotRow {
+            ordinal: u32_of(&row, "ordinal")?,
+            state,
+            detail: work::detail(state, stage, outcome, reason),
+        });
+    }
+    Ok(found)
+}
+
+/// A folder's counters for a snapshot: (number, total, processed, failed, cancelled).
+pub(crate) async fn snapshot_folders<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+    from: u32,
+    limit: u32,
+) -> Result<Vec<[u32; 5]>, DbErr> {
+    let sql = format!(
+        "SELECT d.folder, d.total, d.processed, d.failed, d.cancelled FROM folders AS d WHERE d.tenant_id = $1 \
+         AND d.batch_id = $2 AND d.folder >= $3 ORDER BY d.folder LIMIT {limit}"
+    );
+    let from = i32::try_from(from).unwrap_or(i32::MAX);
+    let values = vec![tenant.as_uuid().into(), batch.as_uuid().into(), from.into()];
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        found.push([
+            u32_of(&row, "folder")?,
+            u32_of(&row, "total")?,
+            u32_of(&row, "processed")?,
+            u32_of(&row, "failed")?,
+            u32_of(&row, "cancelled")?,
+        ]);
+    }
+    Ok(found)
+}

@@ -1,0 +1,422 @@
+//! `file_work`: the hot row of each file.
+
+use caudal_domain::{
+    BatchId, FileRef, FileState, Generation, Outcome, Reason, Stage, Target, TenantId, Token,
+};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+
+use super::page::Page;
+use super::time::Micros;
+use super::{Session, code_of, damaged, u32_of, u64_of, uuid_of};
+
+/// One row of `file_work`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WorkRow {
+    pub(crate) file: FileRef,
+    pub(crate) state: FileState,
+    pub(crate) stage: Stage,
+    pub(crate) token: Token,
+    pub(crate) generation: Generation,
+    pub(crate) fails: u32,
+    pub(crate) kills: u32,
+    pub(crate) target: Target,
+    pub(crate) etag: Option<String>,
+    pub(crate) wait_stage: Option<Stage>,
+    pub(crate) ready_at: Option<Micros>,
+    pub(crate) dispatched_at: Option<Micros>,
+    pub(crate) lease_until: Option<Micros>,
+    pub(crate) changed_at: Micros,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) folder: u32,
+    pub(crate) size: u64,
+}
+
+const COLUMNS: &str = "w.tenant_id, w.batch_id, w.ordinal, w.state, w.stage, w.token, w.generation, w.fails, w.kills, \
+    w.target, w.etag, w.wait_stage, w.ready_at, w.dispatched_at, w.lease_until, w.changed_at, w.outcome, w.reason, \
+    w.folder, w.size";
+
+/// The join of a page `u` with the primary key. The sums keep the planner from any other path.
+const BY_KEY: &str = "w.tenant_id = u.t AND w.batch_id = u.b AND w.ordinal = u.o";
+
+impl WorkRow {
+    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        let wait_stage: Option<i32> = row.try_get("", "wait_stage")?;
+        let outcome: i32 = row.try_get("", "outcome")?;
+        let reason: i32 = row.try_get("", "reason")?;
+        Ok(Self {
+            file: FileRef {
+                tenant: TenantId::from_uuid(uuid_of(row, "tenant_id")?),
+                batch: BatchId::from_uuid(uuid_of(row, "batch_id")?),
+                ordinal: u32_of(row, "ordinal")?,
+            },
+            state: code_of(row, "state", FileState::from_code)?,
+            stage: code_of(row, "stage", Stage::from_code)?,
+            token: Token::new(u64_of(row, "token")?),
+            generation: Generation::new(u32_of(row, "generation")?),
+            fails: u32_of(row, "fails")?,
+            kills: u32_of(row, "kills")?,
+            target: Target::new(u32_of(row, "target")?),
+            etag: row.try_get("", "etag")?,
+            wait_stage: wait_stage
+                .map(|code| stage_of(code, "wait_stage"))
+                .transpose()?,
+            ready_at: time_of(row, "ready_at")?,
+            dispatched_at: time_of(row, "dispatched_at")?,
+            lease_until: time_of(row, "lease_until")?,
+            changed_at: Micros(row.try_get("", "changed_at")?),
+            outcome: optional_code(outcome, "outcome", Outcome::from_code)?,
+            reason: match reason {
+                0 => None,
+                number => Some(
+                    u16::try_from(number)
+                        .ok()
+                        .and_then(Reason::from_number)
+                        .ok_or_else(|| damaged("reason"))?,
+                ),
+            },
+            folder: u32_of(row, "folder")?,
+            size: u64_of(row, "size")?,
+        })
+    }
+
+    /// Says the detail that watchers see beside the state (see `FileColumns.detail` of the public API).
+    pub(crate) fn detail(&self) -> u32 {
+        detail(self.state, self.stage, self.outcome, self.reason)
+    }
+}
+
+/// The detail that watchers see beside a state.
+pub(crate) fn detail(
+    state: FileState,
+    stage: Stage,
+    outcome: Option<Outcome>,
+    reason: Option<Reason>,
+) -> u32 {
+    match state {
+        FileState::Queued | FileState::Processing | FileState::Retrying => u32::from(stage.code()),
+        FileState::Processed => outcome.map_or(0, |outcome| u32::from(outcome.code())),
+        FileState::Failed => reason.map_or(0, |reason| u32::from(reason.number())),
+        FileState::Pending | FileState::Uploading | FileState::Uploaded | FileState::Cancelled => 0,
+    }
+}
+
+fn stage_of(code: i32, column: &str) -> Result<Stage, DbErr> {
+    u8::try_from(code)
+        .ok()
+        .and_then(Stage::from_code)
+        .ok_or_else(|| damaged(column))
+}
+
+fn optional_code<T>(
+    code: i32,
+    column: &str,
+    from_code: impl Fn(u8) -> Option<T>,
+) -> Result<Option<T>, DbErr> {
+    match code {
+        0 => Ok(None),
+        code => u8::try_from(code)
+            .ok()
+            .and_then(from_code)
+            .map(Some)
+            .ok_or_else(|| damaged(column)),
+    }
+}
+
+fn time_of(row: &QueryResult, column: &str) -> Result<Option<Micros>, DbErr> {
+    Ok(row.try_get::<Option<i64>>("", column)?.map(Micros))
+}
+
+fn key_page(files: &[FileRef]) -> Page {
+    Page::new()
+        .uuids("t", files.iter().map(|file| file.tenant.as_uuid()))
+        .uuids("b", files.iter().map(|file| file.batch.as_uuid()))
+        .numbers("o", files.iter().map(|file| i64::from(file.ordinal)))
+}
+
+/// Rows by key, locked until the transaction ends. `files` in key order, so that two groups never lock crosswise.
+pub(crate) async fn lock<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRef],
+) -> Result<Vec<WorkRow>, DbErr> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (page, values) = key_page(files).bind(session.dialect, 1);
+    let lock = session.dialect.for_update_of("w");
+    let sql = format!("WITH {page} SELECT {COLUMNS} FROM u JOIN file_work AS w ON {BY_KEY}{lock}");
+    session
+        .rows(sql, values)
+        .await?
+        .iter()
+        .map(WorkRow::read)
+        .collect()
+}
+
+/// Rows by key, as committed.
+pub(crate) async fn read<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRef],
+) -> Result<Vec<WorkRow>, DbErr> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (page, values) = key_page(files).bind(session.dialect, 1);
+    let sql = format!("WITH {page} SELECT {COLUMNS} FROM u JOIN file_work AS w ON {BY_KEY}");
+    session
+        .rows(sql, values)
+        .await?
+        .iter()
+        .map(WorkRow::read)
+        .collect()
+}
+
+/// Inserts the rows of a manifest page.
+pub(crate) async fn insert<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    rows: &[WorkRow],
+) -> Result<(), DbErr> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let page = Page::new()
+        .uuids("t", rows.iter().map(|row| row.file.tenant.as_uuid()))
+        .uuids("b", rows.iter().map(|row| row.file.batch.as_uuid()))
+        .numbers("o", rows.iter().map(|row| i64::from(row.file.ordinal)))
+        .numbers("state", rows.iter().map(|row| i64::from(row.state.code())))
+        .numbers("stage", rows.iter().map(|row| i64::from(row.stage.code())))
+        .numbers("token", rows.iter().map(|row| number(row.token.get())))
+        .numbers("at", rows.iter().map(|row| row.changed_at.0))
+        .numbers("folder", rows.iter().map(|row| i64::from(row.folder)))
+        .numbers("size", rows.iter().map(|row| number(row.size)));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} INSERT INTO file_work (tenant_id, batch_id, ordinal, state, stage, token, generation, fails, \
+         kills, target, changed_at, outcome, reason, folder, size) \
+         SELECT u.t, u.b, u.o, u.state, u.stage, u.token, 1, 0, 0, 1, u.at, 0, 0, u.folder, u.size FROM u"
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Writes rows whose token is still the one given beside them. How many were: fewer than asked means that a row
+/// changed under a caller that thought it knew it.
+///
+/// Rows whose etag, target and generation did not move go in a narrower statement.
+pub(crate) async fn update<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    rows: &[(Token, &WorkRow)],
+    with_bytes: bool,
+) -> Result<u64, DbErr> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let mut page = Page::new()
+        .uuids("t", rows.iter().map(|(_, row)| row.file.tenant.as_uuid()))
+        .uuids("b", rows.iter().map(|(_, row)| row.file.batch.as_uuid()))
+        .numbers("o", rows.iter().map(|(_, row)| i64::from(row.file.ordinal)))
+        .numbers("held", rows.iter().map(|(held, _)| number(held.get())))
+        .numbers("token", rows.iter().map(|(_, row)| number(row.token.get())))
+        .numbers(
+            "state",
+            rows.iter().map(|(_, row)| i64::from(row.state.code())),
+        )
+        .numbers(
+            "stage",
+            rows.iter().map(|(_, row)| i64::from(row.stage.code())),
+        )
+        .numbers("fails", rows.iter().map(|(_, row)| i64::from(row.fails)))
+        .numbers("kills", rows.iter().map(|(_, row)| i64::from(row.kills)))
+        .nullable_numbers(
+            "wait_stage",
+            rows.iter()
+                .map(|(_, row)| row.wait_stage.map(|stage| stage.code().into())),
+        )
+        .nullable_numbers(
+            "ready_at",
+            rows.iter().map(|(_, row)| row.ready_at.map(|at| at.0)),
+        )
+        .nullable_numbers(
+            "dispatched_at",
+            rows.iter().map(|(_, row)| row.dispatched_at.map(|at| at.0)),
+        )
+        .nullable_numbers(
+            "lease_until",
+            rows.iter().map(|(_, row)| row.lease_until.map(|at| at.0)),
+        )
+        .numbers("changed_at", rows.iter().map(|(_, row)| row.changed_at.0))
+        .numbers(
+            "outcome",
+            rows.iter()
+                .map(|(_, row)| row.outcome.map_or(0, |outcome| outcome.code().into())),
+        )
+        .numbers(
+            "reason",
+            rows.iter()
+                .map(|(_, row)| row.reason.map_or(0, |reason| reason.number().into())),
+        );
+    let mut bytes_columns = "";
+    if with_bytes {
+        page = page
+            .numbers(
+                "generation",
+                rows.iter().map(|(_, row)| i64::from(row.generation.get())),
+            )
+            .numbers(
+                "target",
+                rows.iter().map(|(_, row)| i64::from(row.target.get())),
+            )
+            .texts("etag", rows.iter().map(|(_, row)| row.etag.clone()));
+        bytes_columns = ", generation = u.generation, target = u.target, etag = u.etag";
+    }
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} UPDATE file_work AS w SET token = u.token, state = u.state, stage = u.stage, fails = u.fails, \
+         kills = u.kills, wait_stage = u.wait_stage, ready_at = u.ready_at, dispatched_at = u.dispatched_at, \
+         lease_until = u.lease_until, changed_at = u.changed_at, outcome = u.outcome, reason = u.reason{bytes_columns} \
+         FROM u WHERE {BY_KEY} AND w.token + 0 = u.held"
+    );
+    session.execute(sql, values).await
+}
+
+/// The next files of one batch that wait for `stage` and whose time has come, by index `file_work_ready`; locked.
+pub(crate) async fn waiting<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    stage: Stage,
+    tenant: TenantId,
+    batch: BatchId,
+    now: Micros,
+    limit: u32,
+) -> Result<Vec<WorkRow>, DbErr> {
+    let skip = match session.dialect {
+        super::dialect::Dialect::Sqlite => "",
+        super::dialect::Dialect::Postgres => " FOR UPDATE SKIP LOCKED",
+    };
+    let sql = format!(
+        "SELECT {COLUMNS} FROM file_work AS w WHERE w.wait_stage = $1 AND w.tenant_id = $2 AND w.batch_id = $3 \
+         AND w.ready_at <= $4 ORDER BY w.ready_at, w.ordinal LIMIT {limit}{skip}"
+    );
+    let values = vec![
+        i32::from(stage.code()).into(),
+        tenant.as_uuid().into(),
+        batch.as_uuid().into(),
+        now.0.into(),
+    ];
+    session
+        .rows(sql, values)
+        .await?
+        .iter()
+        .map(WorkRow::read)
+        .collect()
+}
+
+/// When the earliest file of one batch that waits for `stage` is ready; none waits: `None`. By index `file_work_ready`.
+pub(crate) async fn earliest_ready<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    stage: Stage,
+    tenant: TenantId,
+    batch: BatchId,
+) -> Result<Option<Micros>, DbErr> {
+    let sql = "SELECT min(w.ready_at) AS at FROM file_work AS w WHERE w.wait_stage = $1 AND w.tenant_id = $2 \
+               AND w.batch_id = $3";
+    let values: Vec<Value> = vec![
+        i32::from(stage.code()).into(),
+        tenant.as_uuid().into(),
+        batch.as_uuid().into(),
+    ];
+    match session.row(sql, values).await? {
+        Some(row) => time_of(&row, "at"),
+        None => Ok(None),
+    }
+}
+
+/// A batch in which files wait for a stage.
+pub(crate) struct WaitingBatch {
+    pub(crate) stage: Stage,
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) earliest: Micros,
+}
+
+/// Every batch in which files wait, by index `file_work_ready`: read once, when a ledger begins.
+pub(crate) async fn all_waiting<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<Vec<WaitingBatch>, DbErr> {
+    let sql = "SELECT w.wait_stage, w.tenant_id, w.batch_id, min(w.ready_at) AS earliest FROM file_work AS w \
+               WHERE w.wait_stage IS NOT NULL GROUP BY w.wait_stage, w.tenant_id, w.batch_id";
+    let mut found = Vec::new();
+    for row in session.rows(sql, Vec::new()).await? {
+        found.push(WaitingBatch {
+            stage: code_of(&row, "wait_stage", Stage::from_code)?,
+            tenant: TenantId::from_uuid(uuid_of(&row, "tenant_id")?),
+            batch: BatchId::from_uuid(uuid_of(&row, "batch_id")?),
+            earliest: Micros(row.try_get("", "earliest")?),
+        });
+    }
+    Ok(found)
+}
+
+/// Every file whose dispatch is out, by the key ranges of the batches that have such: read once, when a ledger begins.
+pub(crate) async fn all_dispatched<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<Vec<WorkRow>, DbErr> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM batch_progress AS p JOIN file_work AS w ON w.tenant_id = p.tenant_id AND \
+         w.batch_id = p.batch_id WHERE p.state IN (1, 2) AND p.n_queued + p.n_processing > 0 \
+         AND w.dispatched_at IS NOT NULL"
+    );
+    session
+        .rows(sql, Vec::new())
+        .await?
+        .iter()
+        .map(WorkRow::read)
+        .collect()
+}
+
+/// Rows of one batch from an ordinal on, in order: a range of the key.
+pub(crate) async fn range<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+    from: u32,
+    limit: u32,
+) -> Result<Vec<WorkRow>, DbErr> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2 AND w.ordinal >= $3 \
+         ORDER BY w.ordinal LIMIT {limit}"
+    );
+    let from = i32::try_from(from).unwrap_or(i32::MAX);
+    session
+        .rows(
+            sql,
+            vec![tenant.as_uuid().into(), batch.as_uuid().into(), from.into()],
+        )
+        .await?
+        .iter()
+        .map(WorkRow::read)
+        .collect()
+}
+
+/// Files of a batch that have not arrived, in order; locked.
+pub(crate) async fn missing<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+    limit: u32,
+) -> Result<Vec<WorkRow>, DbErr> {
+    let lock = session.dialect.for_update();
+    let sql = format!(
+        "SELECT {COLUMNS} FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2 AND w.state + 0 IN (1, 2) \
+         ORDER BY w.ordinal LIMIT {limit}{lock}"
+    );
+    session
+        .rows(sql, vec![tenant.as_uuid().into(), batch.as_uuid().into()])
+        .await?
+        .iter()
+        .map(WorkRow::read)
+        .collect()
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,282 @@
+//! What callers ask of the writer, and what it answers.
+
+use std::time::Duration;
+
+use caudal_domain::{
+    BatchId, FileRef, Outcome, Reason, Stage, StageSet, StageVersion, Target, TenantId, Token,
+    Warning,
+};
+use uuid::Uuid;
+
+use crate::store::results::{StoredArtifact, Used};
+use crate::store::time::Micros;
+use crate::store::work::WorkRow;
+
+/// Names a mutation so that a repeat gets the first answer.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestKey {
+    pub(crate) id: Uuid,
+    pub(crate) method: &'static str,
+    /// sha256 of the encoded request.
+    pub(crate) body_hash: [u8; 32],
+}
+
+/// Makes a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct CreateBatch {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) request: RequestKey,
+    pub(crate) name: String,
+    pub(crate) options: String,
+    pub(crate) metadata: Option<String>,
+    pub(crate) priority: u32,
+    pub(crate) stages: StageSet,
+    pub(crate) starts_when_completed: bool,
+    pub(crate) created_by: String,
+}
+
+/// One valid line of a manifest page.
+#[derive(Clone, Debug)]
+pub(crate) enum NewEntry {
+    File(NewFile),
+    Folder { path: String },
+}
+
+/// A valid file of a manifest page.
+#[derive(Clone, Debug)]
+pub(crate) struct NewFile {
+    /// Path of its folder; empty for the root.
+    pub(crate) parent: String,
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) sha256: Option<[u8; 32]>,
+    pub(crate) media_type_hint: Option<String>,
+    pub(crate) metadata: Option<String>,
+    pub(crate) modified_at: Option<Micros>,
+}
+
+/// Adds a page of the manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct AddEntries {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) request: RequestKey,
+    pub(crate) entries: Vec<NewEntry>,
+}
+
+/// What became of a manifest page.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AddedEntries {
+    pub(crate) first_ordinal: u32,
+    pub(crate) new_count: u32,
+    /// One for each file of the page, in order.
+    pub(crate) ordinals: Vec<u32>,
+    /// (path, number) of the folders of the page.
+    pub(crate) folders: Vec<(String, u32)>,
+}
+
+/// Completes a manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct CompleteBatch {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) request: RequestKey,
+    pub(crate) missing_fails: bool,
+    /// 0: not checked.
+    pub(crate) expected_entries: u32,
+}
+
+/// Confirms uploads.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfirmUploads {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) request: RequestKey,
+    pub(crate) uploads: Vec<ConfirmedUpload>,
+}
+
+/// Bytes that landed.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfirmedUpload {
+    pub(crate) ordinal: u32,
+    pub(crate) target: Target,
+    pub(crate) etag: String,
+}
+
+/// Files and the tokens a stage process holds.
+pub(crate) type Held = Vec<(FileRef, Token)>;
+
+/// A good result, as it is to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct GoodResult {
+    pub(crate) artifacts: Vec<StoredArtifact>,
+    pub(crate) nonce: String,
+    pub(crate) facts: String,
+    pub(crate) content: Option<[u8; 32]>,
+    pub(crate) media_type: Option<String>,
+    pub(crate) has_text: bool,
+    pub(crate) warnings: Vec<Warning>,
+    pub(crate) used: Used,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// A failure, as it is to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct BadResult {
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+    pub(crate) trace_id: String,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// Outcome of one file at one stage.
+pub(crate) type StageOutcome = Result<GoodResult, BadResult>;
+
+/// Reports of one process.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) stage: Stage,
+    pub(crate) version: StageVersion,
+    pub(crate) outcomes: Vec<(FileRef, Token, StageOutcome)>,
+}
+
+/// Why the reconciler counts a kill (protocol 7.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KillCause {
+    /// Its renewed lease ran out.
+    LeaseExpired,
+    /// It was leased, and its message is pending beyond a lease without any renewal.
+    NeverRenewed,
+}
+
+/// What the reconciler found to do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Repairs {
+    pub(crate) redispatch: Held,
+    pub(crate) kill: Vec<(FileRef, Token, KillCause)>,
+}
+
+/// What a caller asks. One bad item never fails its neighbours; a bad act never fails the other acts of its group.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    CreateBatch(Box<CreateBatch>),
+    AddEntries(Box<AddEntries>),
+    CompleteBatch(Box<CompleteBatch>),
+    ConfirmUploads(Box<ConfirmUploads>),
+    Lease {
+        stage: Stage,
+        held: Held,
+    },
+    Renew {
+        held: Held,
+    },
+    Release {
+        held: Held,
+    },
+    Report(Box<Report>),
+    /// Looks rows up while no dispatch is in flight, and forgets the places of those that moved on (protocol 2.3).
+    LookUp {
+        held: Held,
+    },
+    Repair(Box<Repairs>),
+    /// Fails a slice of the files of a batch that never arrived.
+    FailMissing {
+        tenant: TenantId,
+        batch: BatchId,
+    },
+    /// Deletes old changes and request answers, a slice at a time.
+    Prune,
+}
+
+impl Act {
+    /// How many rows it may touch: a group takes acts up to a bound.
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Self::CreateBatch(_) | Self::CompleteBatch(_) => 1,
+            Self::AddEntries(act) => act.entries.len(),
+            Self::ConfirmUploads(act) => act.uploads.len(),
+            Self::Lease { held, .. }
+            | Self::Renew { held }
+            | Self::Release { held }
+            | Self::LookUp { held } => held.len(),
+            Self::Report(act) => act.outcomes.len(),
+            Self::Repair(act) => act.redispatch.len() + act.kill.len(),
+            Self::FailMissing { .. } | Self::Prune => 1_000,
+        }
+    }
+
+    /// The files whose rows it needs.
+    pub(crate) fn files(&self) -> Vec<FileRef> {
+        match self {
+            Self::ConfirmUploads(act) => {
+                let file =
+                    |upload: &ConfirmedUpload| FileRef::new(act.tenant, act.batch, upload.ordinal);
+                act.uploads.iter().map(file).collect()
+            }
+            Self::Lease { held, .. } | Self::Renew { held } | Self::Release { held } => {
+                held.iter().map(|(file, _)| *file).collect()
+            }
+            Self::Report(act) => act.outcomes.iter().map(|(file, ..)| *file).collect(),
+            Self::Repair(act) => {
+                let redispatched = act.redispatch.iter().map(|(file, _)| *file);
+                redispatched
+                    .chain(act.kill.iter().map(|(file, ..)| *file))
+                    .collect()
+            }
+            Self::CreateBatch(_)
+            | Self::AddEntries(_)
+            | Self::CompleteBatch(_)
+            | Self::LookUp { .. }
+            | Self::FailMissing { .. }
+            | Self::Prune => Vec::new(),
+        }
+    }
+
+    /// The batch it changes beside those of its files.
+    pub(crate) fn batch(&self) -> Option<(TenantId, BatchId)> {
+        match self {
+            Self::AddEntries(act) => Some((act.tenant, act.batch)),
+            Self::CompleteBatch(act) => Some((act.tenant, act.batch)),
+            Self::ConfirmUploads(act) => Some((act.tenant, act.batch)),
+            Self::FailMissing { tenant, batch } => Some((*tenant, *batch)),
+            Self::CreateBatch(_)
+            | Self::Lease { .. }
+            | Self::Renew { .. }
+            | Self::Release { .. }
+            | Self::Report(_)
+            | Self::LookUp { .. }
+            | Self::Repair(_)
+            | Self::Prune => None,
+        }
+    }
+}
+
+/// A file granted to a stage process.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    pub(crate) row: WorkRow,
+    pub(crate) stages: StageSet,
+}
+
+/// The answer to an act.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Batch(Box<caudal_proto::v1::Batch>),
+    Added(AddedEntries),
+    Confirmed(Box<caudal_proto::v1::ConfirmUploadsResponse>),
+    Leased(Vec<Option<Box<Granted>>>),
+    Kept(Vec<bool>),
+    Recorded(Vec<bool>),
+    Looked(LookedUp),
+    Nothing,
+}
+
+/// Rows as the writer found them, with what the reconciler compares them to.
+#[derive(Debug)]
+pub(crate) struct LookedUp {
+    pub(crate) now: Micros,
+    pub(crate) rows: Vec<WorkRow>,
+    /// When the oldest unpublished dispatch of each stage was written.
+    pub(crate) oldest_outbox: std::collections::HashMap<Stage, Micros>,
+}

@@ -1,0 +1,892 @@
+//! One group of acts in one transaction.
+//!
+//! The rows of all files of the group are read once, each act moves them in memory through the domain's state machine,
+//! and what changed is written back in set-based statements whose WHERE clause holds the token that was read: that
+//! token is the fence (protocol 0). Rows of files that are out are known from memory, so leases and reports read
+//! nothing. Two acts on one file keep their order, because they are applied one after the other.
+//!
+//! Order of locks: leadership (shared), files by key, tenants, batches, folders (protocol 9.3).
+
+use std::collections::{BTreeSet, HashMap};
+
+use caudal_domain::{
+    FileEvent, FileRef, FileState, FolderCounts, Refusal, Stage, StageVersion, TenantId, Token,
+};
+use caudal_proto::mesh::v1::ChangeSet;
+use prost::Message;
+use sea_orm::{DatabaseTransaction, DbErr};
+
+use super::WriterState;
+use super::acts::{Act, Answer};
+use crate::api::messages;
+use crate::store::changes::{self, ChangeRow, OutboxRow};
+use crate::store::manifest;
+use crate::store::progress::{self, BatchKey, BatchRow, ProgressRow, TenantRow};
+use crate::store::results::{self, AttemptRow, ResultRow};
+use crate::store::time::Micros;
+use crate::store::work::{self, WorkRow, detail};
+use crate::store::{Session, Store};
+
+/// Turns that one group takes at one stage, and files it admits there: a group stays a bounded piece of work.
+const MAX_TURNS: usize = 32;
+const MAX_ADMISSIONS: u32 = 1_000;
+
+/// Why a group was not committed.
+#[derive(Debug)]
+pub(crate) enum GroupError {
+    /// The database refused or failed before COMMIT: nothing happened.
+    Database(DbErr),
+    /// Another ledger leads: nothing happened, and this one must stop.
+    NotLeading,
+    /// A remembered row was not what the database holds: nothing happened; read and try again.
+    Stale,
+    /// COMMIT got no answer: it may have happened.
+    Unknown(DbErr),
+}
+
+impl From<DbErr> for GroupError {
+    fn from(error: DbErr) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// A file of the group.
+pub(super) struct Worked {
+    /// The token the database holds.
+    held: Token,
+    pub(super) row: WorkRow,
+    touched: bool,
+    /// Etag, target or generation moved too.
+    pub(super) bytes_moved: bool,
+}
+
+/// A batch of the group.
+pub(super) struct Batched {
+    pub(super) row: ProgressRow,
+    /// The row as it is to be inserted, when the batch is made in this group.
+    pub(super) made: Option<BatchRow>,
+    pub(super) touched: bool,
+    pub(super) completed: bool,
+    pub(super) changes: ChangeSet,
+    folders: HashMap<u32, FolderDelta>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct FolderDelta {
+    total: i64,
+    processed: i64,
+    failed: i64,
+    cancelled: i64,
+}
+
+impl FolderDelta {
+    fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.processed += other.processed;
+        self.failed += other.failed;
+        self.cancelled += other.cancelled;
+    }
+
+    fn apply(self, counts: FolderCounts) -> FolderCounts {
+        let moved = |count: u32, by: i64| u32::try_from(i64::from(count) + by).unwrap_or(0);
+        FolderCounts {
+            total: moved(counts.total, self.total),
+            processed: moved(counts.processed, self.processed),
+            failed: moved(counts.failed, self.failed),
+            cancelled: moved(counts.cancelled, self.cancelled),
+        }
+    }
+}
+
+/// An answer that is complete only when the counters of its batch are.
+pub(super) struct BatchAnswer {
+    pub(super) act: usize,
+    pub(super) key: BatchKey,
+    pub(super) request: super::acts::RequestKey,
+}
+
+/// What a committed group leaves to be done.
+#[derive(Default)]
+pub(crate) struct Committed {
+    pub(crate) answers: Vec<Result<Answer, Refusal>>,
+    pub(crate) published: Vec<OutboxRow>,
+    pub(crate) hints: Vec<(BatchKey, u64)>,
+}
+
+/// A group under way.
+pub(crate) struct Group<'a> {
+    pub(super) session: Session<'a, DatabaseTransaction>,
+    pub(super) now: Micros,
+    pub(super) state: &'a mut WriterState,
+    pub(super) files: HashMap<FileRef, Worked>,
+    pub(super) batches: HashMap<BatchKey, Batched>,
+    pub(super) tenants: HashMap<TenantId, TenantRow>,
+    pub(super) results: Vec<ResultRow>,
+    pub(super) attempts: Vec<AttemptRow>,
+    pub(super) dead_letters: Vec<AttemptRow>,
+    pub(super) buried: Vec<FileRef>,
+    pub(super) new_versions: Vec<(u32, StageVersion)>,
+    pub(super) batch_answers: Vec<BatchAnswer>,
+    pub(super) waits: Vec<(Stage, BatchKey, Micros)>,
+    dispatches: HashMap<Stage, Vec<(FileRef, Token)>>,
+    entered: Vec<(FileRef, Token)>,
+    left: Vec<(FileRef, Token)>,
+    use_remembered_rows: bool,
+}
+
+/// Runs acts in one transaction. `relayed` are outbox rows that Redis has accepted.
+pub(crate) async fn run(
+    store: &Store,
+    state: &mut WriterState,
+    acts: &[Act],
+    relayed: &[u64],
+    use_remembered_rows: bool,
+) -> Result<Committed, GroupError> {
+    let transaction = store.begin().await?;
+    let session = Session::new(&transaction, store.dialect());
+    let Some(now) = changes::hold_leadership(&session, state.epoch).await? else {
+        return Err(GroupError::NotLeading);
+    };
+    state.clock.set(now);
+    state.dispatcher.promote(now);
+    let mut group = Group {
+        session,
+        now,
+        state,
+        files: HashMap::new(),
+        batches: HashMap::new(),
+        tenants: HashMap::new(),
+        results: Vec::new(),
+        attempts: Vec::new(),
+        dead_letters: Vec::new(),
+        buried: Vec::new(),
+        new_versions: Vec::new(),
+        batch_answers: Vec::new(),
+        waits: Vec::new(),
+        dispatches: HashMap::new(),
+        entered: Vec::new(),
+        left: Vec::new(),
+        use_remembered_rows,
+    };
+    let outcome = group.work(acts, relayed).await;
+    let after = group.into_aftermath();
+    match outcome {
+        Ok(committed) => match transaction.commit().await {
+            Ok(()) => {
+                after.committed(state);
+                Ok(committed)
+            }
+            Err(error) => {
+                after.unknown(state);
+                Err(GroupError::Unknown(error))
+            }
+        },
+        Err(error) => {
+            after.undone(state);
+            if let Err(rollback) = transaction.rollback().await {
+                tracing::debug!(%rollback, "rolling a group back failed; the connection is given up");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What the writer's memory learns when a group ends.
+struct Aftermath {
+    rows: Vec<WorkRow>,
+    entered: Vec<(FileRef, Token)>,
+    left: Vec<(FileRef, Token)>,
+    new_versions: Vec<(u32, StageVersion)>,
+}
+
+impl Aftermath {
+    fn committed(self, state: &mut WriterState) {
+        for (file, token) in self.left {
+            state.dispatcher.leave(file, token);
+        }
+        for row in self.rows {
+            state.dispatcher.remember(row);
+        }
+        for (number, version) in self.new_versions {
+            state.versions.insert(version, number);
+        }
+    }
+
+    /// Neither the old pairs nor the new ones leave: the reconciler looks at the rows (protocol 2.1).
+    fn unknown(self, state: &mut WriterState) {
+        for row in self.rows {
+            state.dispatcher.forget(row.file);
+        }
+    }
+
+    fn undone(self, state: &mut WriterState) {
+        for (file, token) in self.entered {
+            state.dispatcher.leave(file, token);
+        }
+        for row in self.rows {
+            state.dispatcher.forget(row.file);
+        }
+    }
+}
+
+impl Group<'_> {
+    fn into_aftermath(self) -> Aftermath {
+        Aftermath {
+            rows: self.files.into_values().map(|worked| worked.row).collect(),
+            entered: self.entered,
+            left: self.left,
+            new_versions: self.new_versions,
+        }
+    }
+
+    async fn work(&mut self, acts: &[Act], relayed: &[u64]) -> Result<Committed, GroupError> {
+        self.load_files(acts).await?;
+        self.load_batches(acts).await?;
+        let mut answers = Vec::with_capacity(acts.len());
+        for (index, act) in acts.iter().enumerate() {
+            answers.push(self.apply(index, act).await?);
+        }
+        self.write_files().await?;
+        for (stage, key, ready_at) in std::mem::take(&mut self.waits) {
+            let weight = self
+                .batches
+                .get(&key)
+                .map_or(0, |batched| batched.row.priority);
+            self.state
+                .dispatcher
+                .wait(stage, key, weight, ready_at, self.now);
+        }
+        self.admit().await?;
+        self.write_files().await?;
+        results::insert(&self.session, &self.results).await?;
+        results::insert_attempts(&self.session, &self.attempts).await?;
+        results::insert_dead_letters(&self.session, &self.dead_letters).await?;
+        self.write_folders().await?;
+        let hints = self.write_batches(&mut answers).await?;
+        let published = self.write_outbox().await?;
+        changes::delete_outbox(&self.session, relayed).await?;
+        Ok(Committed {
+            answers,
+            published,
+            hints,
+        })
+    }
+
+    async fn load_files(&mut self, acts: &[Act]) -> Result<(), DbErr> {
+        let wanted: BTreeSet<FileRef> = acts.iter().flat_map(Act::files).collect();
+        let mut unknown = Vec::new();
+        for file in wanted {
+            match self.state.dispatcher.row(file) {
+                Some(row) if self.use_remembered_rows => {
+                    let row = row.clone();
+                    self.take_in(row);
+                }
+                _ => unknown.push(file),
+            }
+        }
+        for row in work::lock(&self.session, &unknown).await? {
+            self.take_in(row);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_in(&mut self, row: WorkRow) {
+        let worked = Worked {
+            held: row.token,
+            row,
+            touched: false,
+            bytes_moved: false,
+        };
+        self.files.insert(worked.row.file, worked);
+    }
+
+    async fn load_batches(&mut self, acts: &[Act]) -> Result<(), DbErr> {
+        let of_files = self.files.keys().map(|file| (file.tenant, file.batch));
+        let keys: BTreeSet<BatchKey> = of_files.chain(acts.iter().filter_map(Act::batch)).collect();
+        let mut tenants: BTreeSet<TenantId> = keys.iter().map(|(tenant, _)| *tenant).collect();
+        for act in acts {
+            if let Act::CreateBatch(act) = act {
+                tenants.insert(act.tenant);
+            }
+        }
+        self.lock_tenants(tenants).await?;
+        self.lock_batches(keys).await
+    }
+
+    async fn lock_tenants(&mut self, tenants: BTreeSet<TenantId>) -> Result<(), DbErr> {
+        let missing: Vec<TenantId> = tenants
+            .into_iter()
+            .filter(|tenant| !self.tenants.contains_key(tenant))
+            .collect();
+        for row in progress::lock_tenants(&self.session, &missing).await? {
+            self.tenants.insert(row.tenant, row);
+        }
+        Ok(())
+    }
+
+    async fn lock_batches(&mut self, keys: BTreeSet<BatchKey>) -> Result<(), DbErr> {
+        let missing: Vec<BatchKey> = keys
+            .into_iter()
+            .filter(|key| !self.batches.contains_key(key))
+            .collect();
+        for row in progress::lock(&self.session, &missing).await? {
+            self.take_in_batch(row, None);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_in_batch(&mut self, row: ProgressRow, made: Option<BatchRow>) {
+        let batched = Batched {
+            made,
+            touched: false,
+            completed: false,
+            changes: ChangeSet::default(),
+            folders: HashMap::new(),
+            row,
+        };
+        self.batches.insert(batched.row.key(), batched);
+    }
+
+    async fn apply(
+        &mut self,
+        index: usize,
+        act: &Act,
+    ) -> Result<Result<Answer, Refusal>, GroupError> {
+        Ok(match act {
+            Act::CreateBatch(act) => self.create_batch(index, act).await?,
+            Act::AddEntries(act) => self.add_entries(act).await?,
+            Act::CompleteBatch(act) => self.complete_batch(index, act).await?,
+            Act::ConfirmUploads(act) => self.confirm_uploads(act).await?,
+            Act::Lease { stage, held } => Ok(self.lease(*stage, held)?),
+            Act::Renew { held } => Ok(self.renew(held)),
+            Act::Release { held } => Ok(self.release(held)?),
+            Act::Report(act) => Ok(self.report(act).await?),
+            Act::LookUp { held } => Ok(self.look_up(held).await?),
+            Act::Repair(repairs) => Ok(self.repair(repairs)?),
+            Act::FailMissing { tenant, batch } => Ok(self.fail_missing(*tenant, *batch).await?),
+            Act::Prune => Ok(self.prune().await?),
+        })
+    }
+
+    /// The row of a file, if it exists and `token` is its current one.
+    pub(super) fn current(&self, file: FileRef, token: Token) -> Option<&WorkRow> {
+        self.files
+            .get(&file)
+            .map(|worked| &worked.row)
+            .filter(|row| row.token == token)
+    }
+
+    /// The row of a file that is in the group, to be changed.
+    pub(super) fn row_mut(&mut self, file: FileRef) -> Result<&mut WorkRow, GroupError> {
+        let worked = self.files.get_mut(&file).ok_or(GroupError::Stale)?;
+        worked.touched = true;
+        Ok(&mut worked.row)
+    }
+
+    pub(super) fn mark_bytes_moved(&mut self, file: FileRef) {
+        if let Some(worked) = self.files.get_mut(&file) {
+            worked.bytes_moved = true;
+        }
+    }
+
+    /// Raises the token: whoever held the old one holds nothing now.
+    pub(super) fn raise_token(&mut self, file: FileRef) -> Result<(), GroupError> {
+        let row = self.row_mut(file)?;
+        let old = row.token;
+        row.token = old.next();
+        row.dispatched_at = None;
+        row.lease_until = None;
+        row.wait_stage = None;
+        row.ready_at = None;
+        self.left.push((file, old));
+        Ok(())
+    }
+
+    /// Moves a file through the state machine and everything that counts it. What the machine refuses changes nothing.
+    pub(super) fn step(&mut self, file: FileRef, event: FileEvent) -> Result<(), GroupError> {
+        let state = self.row_mut(file)?.state;
+        let steps = state.steps(event).map_err(|illegal| {
+            self.state.metrics.illegal_transitions.inc();
+            GroupError::Database(DbErr::Custom(illegal.to_string()))
+        })?;
+        for to in steps {
+            self.move_to(file, *to)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the state machine allows an event; counted when it does not.
+    pub(super) fn allows(&self, file: FileRef, event: FileEvent) -> bool {
+        let allowed = self
+            .files
+            .get(&file)
+            .is_some_and(|worked| worked.row.state.next(event).is_ok());
+        if !allowed {
+            self.state.metrics.illegal_transitions.inc();
+            tracing::warn!(%file, %event, "a transition that the state machine does not know was asked for");
+        }
+        allowed
+    }
+
+    fn move_to(&mut self, file: FileRef, to: FileState) -> Result<(), GroupError> {
+        let now = self.now;
+        let row = self.row_mut(file)?;
+        let from = row.state;
+        row.state = to;
+        row.changed_at = now;
+        let (stage, outcome, folder, size) = (row.stage, row.outcome, row.folder, row.size);
+        let shown = row.detail();
+        let batched = self
+            .batches
+            .get_mut(&(file.tenant, file.batch))
+            .ok_or(GroupError::Stale)?;
+        batched.touched = true;
+        let counts = batched
+            .row
+            .facts
+            .counts
+            .moved(Some(from), Some(to))
+            .map_err(drifted)?;
+        batched.row.facts.counts = counts;
+        if to == FileState::Processed {
+            batched.row.facts.counts = counts.outcome_moved(None, outcome).map_err(drifted)?;
+            batched.row.bytes_processed = batched.row.bytes_processed.saturating_add(size);
+        }
+        if to == FileState::Uploaded && !from.is_final() {
+            batched.row.bytes_uploaded = batched.row.bytes_uploaded.saturating_add(size);
+        }
+        let delta = FolderDelta {
+            total: 0,
+            processed: i64::from(to == FileState::Processed)
+                - i64::from(from == FileState::Processed),
+            failed: i64::from(to == FileState::Failed) - i64::from(from == FileState::Failed),
+            cancelled: i64::from(to == FileState::Cancelled)
+                - i64::from(from == FileState::Cancelled),
+        };
+        if from.is_final() || to.is_final() {
+            batched.folders.entry(folder).or_default().add(delta);
+        }
+        // PENDING -> UPLOADING on the way to UPLOADED shows no detail of its own.
+        let shown = if to == FileState::Uploading {
+            detail(to, stage, None, None)
+        } else {
+            shown
+        };
+        push_change(
+            &mut batched.changes,
+            file.ordinal,
+            from.code(),
+            to.code(),
+            stage.code(),
+            shown,
+        );
+        Ok(())
+    }
+
+    /// Records that a file went on to another stage and stays PROCESSING.
+    pub(super) fn record_hop(&mut self, file: FileRef) -> Result<(), GroupError> {
+        let now = self.now;
+        let row = self.row_mut(file)?;
+        row.changed_at = now;
+        let (state, stage, shown) = (row.state.code(), row.stage.code(), row.detail());
+        let batched = self
+            .batches
+            .get_mut(&(file.tenant, file.batch))
+            .ok_or(GroupError::Stale)?;
+        batched.touched = true;
+        push_change(
+            &mut batched.changes,
+            file.ordinal,
+            state,
+            state,
+            stage,
+            shown,
+        );
+        Ok(())
+    }
+
+    /// Counts files that entered the manifest.
+    pub(super) fn count_new_file(
+        &mut self,
+        key: BatchKey,
+        ordinal: u32,
+        folder: u32,
+    ) -> Result<(), GroupError> {
+        let batched = self.batches.get_mut(&key).ok_or(GroupError::Stale)?;
+        batched.touched = true;
+        batched.row.facts.counts = batched
+            .row
+            .facts
+            .counts
+            .moved(None, Some(FileState::Pending))
+            .map_err(drifted)?;
+        batched.folders.entry(folder).or_default().total += 1;
+        let (state, stage) = (FileState::Pending.code(), Stage::Upload.code());
+        push_change(&mut batched.changes, ordinal, 0, state, stage, 0);
+        Ok(())
+    }
+
+    /// Whether anything of this batch may go out now.
+    pub(super) fn may_go_out(&self, key: BatchKey) -> bool {
+        let tenant_paused = self.tenants.get(&key.0).is_some_and(|tenant| tenant.paused);
+        self.batches.get(&key).is_some_and(|batched| {
+            let row = &batched.row;
+            let started = !row.starts_when_completed || row.facts.manifest_complete;
+            !tenant_paused && row.pause.is_none() && !row.facts.cancel_requested && started
+        })
+    }
+
+    /// A file is ready for its stage: it goes out in this transaction when the stage has room and nobody waits before
+    /// it; otherwise it waits in the database. Its token was raised by the caller, or is raised by the admission.
+    pub(super) fn make_ready(&mut self, file: FileRef, ready_at: Micros) -> Result<(), GroupError> {
+        let key = (file.tenant, file.batch);
+        let stage = self.row_mut(file)?.stage;
+        let goes_out = ready_at <= self.now
+            && self.may_go_out(key)
+            && !self.state.dispatcher.anyone_waits(stage)
+            && self.state.dispatcher.room(stage, file.tenant) > 0;
+        if goes_out {
+            return self.dispatch(file);
+        }
+        let row = self.row_mut(file)?;
+        row.wait_stage = Some(stage);
+        row.ready_at = Some(ready_at);
+        self.waits.push((stage, key, ready_at));
+        Ok(())
+    }
+
+    /// Sends a file out under its present token. The place is taken before COMMIT is sent (protocol 2.1).
+    pub(super) fn dispatch(&mut self, file: FileRef) -> Result<(), GroupError> {
+        let now = self.now;
+        self.step(file, FileEvent::Admitted)?;
+        let row = self.row_mut(file)?;
+        row.wait_stage = None;
+        row.ready_at = None;
+        row.lease_until = None;
+        row.dispatched_at = Some(now);
+        let (stage, token) = (row.stage, row.token);
+        self.send(stage, file, token);
+        Ok(())
+    }
+
+    /// Sends a file whose dispatch was lost out again, its state unchanged (protocol 8.2).
+    pub(super) fn send_again(&mut self, file: FileRef) -> Result<(), GroupError> {
+        let now = self.now;
+        self.raise_token(file)?;
+        let row = self.row_mut(file)?;
+        row.dispatched_at = Some(now);
+        let (stage, token) = (row.stage, row.token);
+        self.send(stage, file, token);
+        Ok(())
+    }
+
+    fn send(&mut self, stage: Stage, file: FileRef, token: Token) {
+        self.state.dispatcher.enter(stage, file, token);
+        self.entered.push((file, token));
+        self.dispatches
+            .entry(stage)
+            .or_default()
+            .push((file, token));
+    }
+
+    /// Takes turns at every stage that has room, for those who wait.
+    async fn admit(&mut self) -> Result<(), GroupError> {
+        for stage in Stage::ALL {
+            let mut admitted = 0;
+            for _ in 0..MAX_TURNS {
+                if admitted >= MAX_ADMISSIONS {
+                    break;
+                }
+                let Some(turn) = self
+                    .state
+                    .dispatcher
+                    .next_turn(stage, MAX_ADMISSIONS - admitted)
+                else {
+                    break;
+                };
+                admitted += self.take_turn(turn).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_turn(&mut self, turn: crate::dispatcher::Turn) -> Result<u32, GroupError> {
+        let key = (turn.tenant, turn.batch);
+        self.lock_tenants(BTreeSet::from([turn.tenant])).await?;
+        self.lock_batches(BTreeSet::from([key])).await?;
+        if !self.may_go_out(key) {
+            // Whatever lets it go on (completion, resume) says again that it waits.
+            self.state.dispatcher.turn_taken(turn, 0, true);
+            return Ok(0);
+        }
+        let rows = work::waiting(
+            &self.session,
+            turn.stage,
+            turn.tenant,
+            turn.batch,
+            self.now,
+            turn.files,
+        )
+        .await?;
+        let read = rows.len();
+        let mut cost = 0_i64;
+        let mut admitted = 0_u32;
+        for row in rows {
+            if cost >= turn.cost {
+                break;
+            }
+            cost = cost.saturating_add(crate::dispatcher::cost_of(row.size));
+            admitted += 1;
+            let file = row.file;
+            self.take_in(row);
+            self.raise_token(file)?;
+            self.dispatch(file)?;
+        }
+        let ran_dry = admitted as usize == read && read < turn.files as usize;
+        self.state.dispatcher.turn_taken(turn, cost, ran_dry);
+        if admitted > 0 {
+            // Written at once, so that the next turn of this batch does not read the same rows.
+            self.write_files().await?;
+        }
+        if ran_dry
+            && let Some(at) =
+                work::earliest_ready(&self.session, turn.stage, turn.tenant, turn.batch).await?
+        {
+            let weight = self
+                .batches
+                .get(&key)
+                .map_or(0, |batched| batched.row.priority);
+            self.state
+                .dispatcher
+                .wait(turn.stage, key, weight, at, self.now);
+        }
+        Ok(admitted)
+    }
+
+    async fn write_files(&mut self) -> Result<(), GroupError> {
+        let mut moved = Vec::new();
+        let mut with_bytes = Vec::new();
+        for worked in self.files.values().filter(|worked| worked.touched) {
+            if worked.bytes_moved {
+                &mut with_bytes
+            } else {
+                &mut moved
+            }
+            .push((worked.held, &worked.row));
+        }
+        for (rows, bytes_moved) in [(&mut moved, false), (&mut with_bytes, true)] {
+            rows.sort_by_key(|(_, row)| row.file);
+            let written = work::update(&self.session, rows, bytes_moved).await?;
+            if written != rows.len() as u64 {
+                return Err(GroupError::Stale);
+            }
+        }
+        for worked in self.files.values_mut().filter(|worked| worked.touched) {
+            worked.touched = false;
+            worked.bytes_moved = false;
+            worked.held = worked.row.token;
+        }
+        if !self.buried.is_empty() {
+            results::delete_dead_letters(&self.session, &std::mem::take(&mut self.buried)).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_folders(&mut self) -> Result<(), GroupError> {
+        let mut deltas: HashMap<(BatchKey, u32), FolderDelta> = HashMap::new();
+        for (key, batched) in &mut self.batches {
+            for (folder, delta) in std::mem::take(&mut batched.folders) {
+                deltas.insert((*key, folder), delta);
+            }
+        }
+        if deltas.is_empty() {
+            return Ok(());
+        }
+        let direct: BTreeSet<(BatchKey, u32)> = deltas.keys().copied().collect();
+        self.learn_ancestors(direct.iter().copied().collect())
+            .await?;
+        for place in direct {
+            let delta = deltas[&place];
+            for ancestor in self.state.ancestors.of(place).to_vec() {
+                deltas.entry((place.0, ancestor)).or_default().add(delta);
+            }
+        }
+        let all: BTreeSet<(BatchKey, u32)> = deltas.keys().copied().collect();
+        let all: Vec<_> = all.into_iter().collect();
+        let mut written = Vec::with_capacity(all.len());
+        for (key, folder) in manifest::lock_folders(&self.session, &all).await? {
+            let counts = deltas[&(key, folder.folder)].apply(folder.counts);
+            written.push((key, folder.folder, counts));
+        }
+        manifest::update_folders(&self.session, &written).await?;
+        for (key, folder, counts) in written {
+            if let Some(batched) = self.batches.get_mut(&key) {
+                let changes = &mut batched.changes;
+                changes.folder.push(folder);
+                changes.folder_total.push(counts.total);
+                changes.folder_processed.push(counts.processed);
+                changes.folder_failed.push(counts.failed);
+                changes.folder_cancelled.push(counts.cancelled);
+                batched.touched = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn learn_ancestors(&mut self, places: Vec<(BatchKey, u32)>) -> Result<(), DbErr> {
+        let unknown: Vec<_> = places
+            .into_iter()
+            .filter(|place| !self.state.ancestors.knows(*place))
+            .collect();
+        for (key, folder) in manifest::lock_folders(&self.session, &unknown).await? {
+            self.state
+                .ancestors
+                .learn((key, folder.folder), folder.ancestors);
+        }
+        Ok(())
+    }
+
+    /// Derives the states of batches, numbers the changes and writes both (protocol 14.1): the state is a function of
+    /// the row, computed here and nowhere else.
+    async fn write_batches(
+        &mut self,
+        answers: &mut [Result<Answer, Refusal>],
+    ) -> Result<Vec<(BatchKey, u64)>, GroupError> {
+        let mut hints = Vec::new();
+        let mut rows = Vec::new();
+        let mut times = Vec::new();
+        let mut keys: Vec<BatchKey> = self
+            .batches
+            .iter()
+            .filter(|(_, batched)| batched.touched)
+            .map(|(key, _)| *key)
+            .collect();
+        keys.sort_unstable();
+        let touched_tenants: BTreeSet<TenantId> = keys.iter().map(|(tenant, _)| *tenant).collect();
+        self.lock_tenants(touched_tenants.clone()).await?;
+        for key in keys {
+            let Some(batched) = self.batches.get_mut(&key) else {
+                continue;
+            };
+            let before = batched.row.state;
+            let counts = batched.row.facts.counts;
+            batched.row.state = caudal_domain::BatchState::derive(&batched.row.facts);
+            batched.row.run = caudal_domain::run_after(before, batched.row.state, batched.row.run);
+            batched.row.uploads_open = counts.pending + counts.uploading > 0;
+            batched.row.changed_at = self.now;
+            batched.row.revision += 1;
+            let ended = batched.row.state.is_ended().then_some(self.now);
+            if batched.completed || before.is_ended() != batched.row.state.is_ended() {
+                times.push((key, batched.completed.then_some(self.now), ended));
+            }
+            let tenant = self.tenants.get_mut(&key.0).ok_or(GroupError::Stale)?;
+            tenant.revision += 1;
+            let mut body = std::mem::take(&mut batched.changes);
+            body.batch = Some(messages::progress(&batched.row));
+            rows.push(ChangeRow {
+                key,
+                revision: tenant.revision,
+                batch_revision: batched.row.revision,
+                count: u32::try_from(body.ordinal.len()).unwrap_or(u32::MAX),
+                body: body.encode_to_vec(),
+            });
+            hints.push((key, batched.row.revision));
+        }
+        for batched in self.batches.values() {
+            if let Some(made) = &batched.made {
+                progress::insert(&self.session, &batched.row, made).await?;
+            }
+        }
+        let written: Vec<&ProgressRow> = self
+            .batches
+            .values()
+            .filter(|batched| batched.touched)
+            .map(|batched| &batched.row)
+            .collect();
+        progress::update(&self.session, &written).await?;
+        progress::set_times(&self.session, &times).await?;
+        let tenants: Vec<&TenantRow> = touched_tenants
+            .iter()
+            .filter_map(|tenant| self.tenants.get(tenant))
+            .collect();
+        progress::update_tenants(&self.session, &tenants).await?;
+        changes::insert_changes(&self.session, &rows, self.now).await?;
+        self.answer_with_batches(answers).await?;
+        Ok(hints)
+    }
+
+    async fn answer_with_batches(
+        &mut self,
+        answers: &mut [Result<Answer, Refusal>],
+    ) -> Result<(), GroupError> {
+        for answer in std::mem::take(&mut self.batch_answers) {
+            let (tenant, batch) = answer.key;
+            let Some((progress, row)) =
+                crate::store::reads::batch(&self.session, tenant, batch).await?
+            else {
+                return Err(GroupError::Stale);
+            };
+            let message = messages::batch(&progress, &row);
+            let body = message.encode_to_vec();
+            let request = &answer.request;
+            changes::remember(
+                &self.session,
+                tenant,
+                request.id,
+                request.method,
+                &request.body_hash,
+                body,
+                self.now,
+            )
+            .await?;
+            answers[answer.act] = Ok(Answer::Batch(Box::new(message)));
+        }
+        Ok(())
+    }
+
+    async fn write_outbox(&mut self) -> Result<Vec<OutboxRow>, GroupError> {
+        let mut rows = Vec::new();
+        for (stage, files) in std::mem::take(&mut self.dispatches) {
+            // A file sent twice in one group (released, then admitted) goes out under its last token alone.
+            let current = files.into_iter().filter(|(file, token)| {
+                self.files
+                    .get(file)
+                    .is_none_or(|worked| worked.row.token == *token)
+            });
+            let body = messages::dispatches(current, self.now);
+            let id = self.state.next_outbox_id();
+            rows.push(OutboxRow { id, stage, body });
+        }
+        changes::insert_outbox(&self.session, &rows, self.now).await?;
+        Ok(rows)
+    }
+
+    /// The first answer to a repeated request; a refusal when the id came with another body.
+    pub(super) async fn repeated(
+        &self,
+        tenant: TenantId,
+        request: &super::acts::RequestKey,
+    ) -> Result<Option<Result<Vec<u8>, Refusal>>, DbErr> {
+        let Some(first) = changes::answered(&self.session, tenant, request.id).await? else {
+            return Ok(None);
+        };
+        if first.method == request.method && first.body_hash == request.body_hash {
+            return Ok(Some(Ok(first.answer)));
+        }
+        Ok(Some(Err(Refusal::request_id_reused())))
+    }
+}
+
+fn push_change(changes: &mut ChangeSet, ordinal: u32, from: u8, to: u8, stage: u8, detail: u32) {
+    changes.ordinal.push(ordinal);
+    changes.from.push(u32::from(from));
+    changes.to.push(u32::from(to));
+    changes.stage.push(u32::from(stage));
+    changes.detail.push(detail);
+}
+
+fn drifted(error: caudal_domain::CountUnderflow) -> GroupError {
+    GroupError::Database(DbErr::Custom(format!(
+        "a counter would fall below zero: {error}"
+    )))
+}

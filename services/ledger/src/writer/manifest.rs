@@ -1,0 +1,711 @@
+//! What clients ask: create, add entries, confirm, complete (protocol 12.1, 12.2, 14.2).
+
+use std::collections::{BTreeSet, HashMap};
+
+use caudal_domain::{
+    BatchId, FieldViolation, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason,
+    Refusal, Stage, Target, TenantId, Token, limits, names,
+};
+use caudal_proto::v1::{AddEntriesResponse, ConfirmUploadsResponse};
+use prost::Message;
+
+use super::acts::{
+    AddEntries, AddedEntries, Answer, CompleteBatch, ConfirmUploads, ConfirmedUpload, CreateBatch,
+    NewEntry, NewFile,
+};
+use super::group::{BatchAnswer, Group, GroupError};
+use crate::api::messages;
+use crate::settings::TenantLimits;
+use crate::store::manifest::{self, FileRow, FolderRow};
+use crate::store::progress::{BatchKey, BatchRow, ProgressRow};
+use crate::store::results::AttemptRow;
+use crate::store::work::{self, WorkRow};
+use crate::store::{changes, time::Micros};
+
+/// How often a batch's `touched_at` and `upload_deadline` move at most: both are indexed.
+const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+/// Files that one act fails because they never arrived.
+const MISSING_SLICE: u32 = 1_000;
+/// Rows that one prune deletes at most, of each table.
+const PRUNE_SLICE: u32 = 1_000;
+
+type Answered = Result<Result<Answer, Refusal>, GroupError>;
+
+impl Group<'_> {
+    pub(super) async fn create_batch(&mut self, index: usize, act: &CreateBatch) -> Answered {
+        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+            return Ok(first.and_then(decode_batch));
+        }
+        if !self.tenants.contains_key(&act.tenant) {
+            return Ok(Err(Refusal::unauthenticated(
+                "the tenant of this credential does not exist any more",
+            )));
+        }
+        let mut row = ProgressRow::new(act.tenant, act.batch, self.now);
+        row.stages = act.stages;
+        row.starts_when_completed = act.starts_when_completed;
+        row.priority = act.priority;
+        let made = BatchRow {
+            name: act.name.clone(),
+            options: act.options.clone(),
+            metadata: act.metadata.clone(),
+            priority: act.priority,
+            created_by: act.created_by.clone(),
+            created_at: self.now,
+            completed_at: None,
+            ended_at: None,
+        };
+        let key = row.key();
+        self.take_in_batch(row, Some(made));
+        self.touch(key);
+        self.batch_answers.push(BatchAnswer {
+            act: index,
+            key,
+            request: act.request.clone(),
+        });
+        Ok(Ok(Answer::Nothing))
+    }
+
+    /// Says that a client did something to a batch; the row is written at the end of the group.
+    fn touch(&mut self, key: BatchKey) {
+        let now = self.now;
+        let Some(batched) = self.batches.get_mut(&key) else {
+            return;
+        };
+        batched.touched = true;
+        if now.since(batched.row.touched_at) >= TOUCH_EVERY {
+            batched.row.touched_at = now;
+        }
+        let deadline = now.plus(limits::UPLOAD_DEADLINE);
+        if deadline.since(batched.row.upload_deadline) >= TOUCH_EVERY {
+            batched.row.upload_deadline = deadline;
+        }
+    }
+
+    /// The batch, or the refusal that a batch of another tenant gets too.
+    fn batch_of(&self, tenant: TenantId, batch: BatchId) -> Result<&ProgressRow, Refusal> {
+        let found = self.batches.get(&(tenant, batch));
+        found
+            .map(|batched| &batched.row)
+            .ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))
+    }
+
+    fn open_batch_of(&self, tenant: TenantId, batch: BatchId) -> Result<&ProgressRow, Refusal> {
+        let row = self.batch_of(tenant, batch)?;
+        if row.facts.cancel_requested {
+            return Err(cancelled(batch));
+        }
+        if row.facts.manifest_complete {
+            let message = format!(
+                "{} is completed: its manifest takes no more entries; create another batch",
+                names::batch_name(batch)
+            );
+            return Err(Refusal::failed_precondition("MANIFEST_COMPLETE", message));
+        }
+        Ok(row)
+    }
+
+    pub(super) async fn add_entries(&mut self, act: &AddEntries) -> Answered {
+        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+            let first = match first {
+                Ok(answer) => answer,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            return self.repeat_added(act, &first).await;
+        }
+        let row = match self.open_batch_of(act.tenant, act.batch) {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let (first_ordinal, next_folder) = (row.next_ordinal, row.next_folder);
+        let key = (act.tenant, act.batch);
+
+        let tree = self.plan_folders(key, &act.entries, next_folder).await?;
+        let plan = self.plan_files(key, act, &tree, first_ordinal).await?;
+        let mut violations = tree.violations;
+        violations.extend(plan.violations);
+        if !violations.is_empty() {
+            return Ok(Err(refuse_page(violations)));
+        }
+        if let Err(refusal) = self.reserve(key, &plan.new_files) {
+            return Ok(Err(refusal));
+        }
+        manifest::insert_folders(&self.session, key, &tree.new).await?;
+        for folder in &tree.new {
+            self.state
+                .ancestors
+                .learn((key, folder.folder), folder.ancestors.clone());
+        }
+        manifest::insert_files(&self.session, &plan.new_files).await?;
+        let works: Vec<WorkRow> = plan
+            .new_files
+            .iter()
+            .map(|file| new_work(file, self.now))
+            .collect();
+        work::insert(&self.session, &works).await?;
+        for file in &plan.new_files {
+            self.count_new_file(key, file.file.ordinal, file.folder)?;
+        }
+        self.touch(key);
+        let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
+        if let Some(batched) = self.batches.get_mut(&key) {
+            batched.row.next_ordinal = first_ordinal.saturating_add(new_count);
+            batched.row.next_folder =
+                next_folder.saturating_add(u32::try_from(tree.new.len()).unwrap_or(u32::MAX));
+            let declared: u64 = plan.new_files.iter().map(|file| file.size).sum();
+            batched.row.bytes_declared = batched.row.bytes_declared.saturating_add(declared);
+            for folder in &tree.new {
+                batched.changes.folder.push(folder.folder);
+                batched.changes.folder_total.push(0);
+                batched.changes.folder_processed.push(0);
+                batched.changes.folder_failed.push(0);
+                batched.changes.folder_cancelled.push(0);
+            }
+        }
+        let added = AddedEntries {
+            first_ordinal,
+            new_count,
+            ordinals: plan.ordinals,
+            folders: tree.of_page,
+        };
+        // The folders are not kept with the answer: they can be looked up again, and would make it large.
+        let answer = AddEntriesResponse {
+            folders: Vec::new(),
+            ..messages::added(&added)
+        }
+        .encode_to_vec();
+        let request = &act.request;
+        changes::remember(
+            &self.session,
+            act.tenant,
+            request.id,
+            request.method,
+            &request.body_hash,
+            answer,
+            self.now,
+        )
+        .await?;
+        Ok(Ok(Answer::Added(added)))
+    }
+
+    async fn repeat_added(&mut self, act: &AddEntries, answer: &[u8]) -> Answered {
+        let Ok(first) = AddEntriesResponse::decode(answer) else {
+            return Ok(Err(Refusal::internal()));
+        };
+        let tree = self
+            .plan_folders((act.tenant, act.batch), &act.entries, u32::MAX)
+            .await?;
+        let files = act
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry, NewEntry::File(_)))
+            .count();
+        let dense = (first.first_ordinal..).take(files).collect();
+        let ordinals = if first.ordinals.is_empty() {
+            dense
+        } else {
+            first.ordinals
+        };
+        let added = AddedEntries {
+            first_ordinal: first.first_ordinal,
+            new_count: first.new_count,
+            ordinals,
+            folders: tree.of_page,
+        };
+        Ok(Ok(Answer::Added(added)))
+    }
+
+    /// Numbers the folders that the page names or implies.
+    async fn plan_folders(
+        &mut self,
+        key: BatchKey,
+        entries: &[NewEntry],
+        mut next_folder: u32,
+    ) -> Result<Tree, GroupError> {
+        let mut needed: BTreeSet<&str> = BTreeSet::from([""]);
+        for entry in entries {
+            let folder = match entry {
+                NewEntry::File(file) => file.parent.as_str(),
+                NewEntry::Folder { path } => path.as_str(),
+            };
+            needed.extend(lineage(folder));
+        }
+        let file_paths: Vec<String> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                NewEntry::File(file) => Some(join(&file.parent, &file.name)),
+                NewEntry::Folder { .. } => None,
+            })
+            .collect();
+        let mut asked: Vec<&str> = needed.iter().copied().collect();
+        asked.extend(file_paths.iter().map(String::as_str));
+        let mut known = manifest::folders_by_path(&self.session, key, &asked).await?;
+
+        let mut tree = Tree::default();
+        for (index, entry) in entries.iter().enumerate() {
+            let NewEntry::File(file) = entry else {
+                continue;
+            };
+            let path = join(&file.parent, &file.name);
+            if known.contains_key(&path) && !needed.contains(path.as_str()) {
+                let description = format!(
+                    "`{path}` is a folder of this batch already: a path is a file or a folder"
+                );
+                tree.violations.push(FieldViolation::new(
+                    format!("entries[{index}].path"),
+                    description,
+                ));
+            }
+        }
+        // In order of their paths a parent comes before its children.
+        for path in needed {
+            let folder = match known.remove(path) {
+                Some(folder) => folder,
+                None => {
+                    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+                    let ancestors = match tree.by_path.get(parent) {
+                        Some(parent) => parent
+                            .ancestors
+                            .iter()
+                            .copied()
+                            .chain([parent.folder])
+                            .collect(),
+                        None => return Err(GroupError::Stale),
+                    };
+                    let folder = FolderRow {
+                        folder: next_folder,
+                        ancestors,
+                        path: path.to_owned(),
+                        counts: FolderCounts::default(),
+                    };
+                    next_folder = next_folder.saturating_add(1);
+                    tree.new.push(folder.clone());
+                    folder
+                }
+            };
+            tree.of_page.push((path.to_owned(), folder.folder));
+            tree.by_path.insert(path.to_owned(), folder);
+        }
+        self.refuse_folders_over_files(key, entries, &mut tree)
+            .await?;
+        Ok(tree)
+    }
+
+    /// A new folder must not have the path of a file that is in the manifest.
+    async fn refuse_folders_over_files(
+        &self,
+        key: BatchKey,
+        entries: &[NewEntry],
+        tree: &mut Tree,
+    ) -> Result<(), GroupError> {
+        let mut places = Vec::new();
+        for folder in &tree.new {
+            let (parent, name) = folder.path.rsplit_once('/').unwrap_or(("", &folder.path));
+            if let Some(parent) = tree.by_path.get(parent) {
+                places.push((parent.folder, name));
+            }
+        }
+        let taken = manifest::known_files(&self.session, key, &places).await?;
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let taken: BTreeSet<(u32, String)> = taken
+            .into_iter()
+            .map(|file| (file.folder, file.name))
+            .collect();
+        let mut violations = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let folder = match entry {
+                NewEntry::File(file) => file.parent.as_str(),
+                NewEntry::Folder { path } => path.as_str(),
+            };
+            for path in lineage(folder) {
+                let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+                let Some(parent) = tree.by_path.get(parent) else {
+                    continue;
+                };
+                if taken.contains(&(parent.folder, name.to_owned())) {
+                    let description = format!(
+                        "`{path}` is a file of this batch already: a path is a file or a folder"
+                    );
+                    violations.push(FieldViolation::new(
+                        format!("entries[{index}].path"),
+                        description,
+                    ));
+                }
+            }
+        }
+        tree.violations.extend(violations);
+        Ok(())
+    }
+
+    /// Numbers the files of the page that are new, and finds those that are in the manifest already.
+    async fn plan_files(
+        &self,
+        key: BatchKey,
+        act: &AddEntries,
+        tree: &Tree,
+        first_ordinal: u32,
+    ) -> Result<FilePlan, GroupError> {
+        let folder_of = |file: &NewFile| {
+            tree.by_path
+                .get(&file.parent)
+                .map_or(0, |folder| folder.folder)
+        };
+        let mut places = Vec::new();
+        for entry in &act.entries {
+            if let NewEntry::File(file) = entry {
+                places.push((folder_of(file), file.name.as_str()));
+            }
+        }
+        let known = manifest::known_files(&self.session, key, &places).await?;
+        let known: HashMap<(u32, &str), &manifest::KnownFile> = known
+            .iter()
+            .map(|file| ((file.folder, file.name.as_str()), file))
+            .collect();
+        let mut plan = FilePlan::default();
+        let mut next_ordinal = first_ordinal;
+        for (index, entry) in act.entries.iter().enumerate() {
+            let NewEntry::File(file) = entry else {
+                continue;
+            };
+            let folder = folder_of(file);
+            if let Some(before) = known.get(&(folder, file.name.as_str())) {
+                let same_sha256 = before.declared_sha256.as_deref()
+                    == file.sha256.as_ref().map(<[u8; 32]>::as_slice);
+                if before.size == file.size && same_sha256 {
+                    plan.ordinals.push(before.ordinal);
+                    continue;
+                }
+                let description = format!(
+                    "`{}` is in this batch already as {} with {} bytes; this entry has {} bytes or another checksum: \
+                     leave it out, or give it another path",
+                    join(&file.parent, &file.name),
+                    names::file_name(act.batch, before.ordinal),
+                    before.size,
+                    file.size
+                );
+                plan.violations.push(FieldViolation::new(
+                    format!("entries[{index}].path"),
+                    description,
+                ));
+                continue;
+            }
+            plan.ordinals.push(next_ordinal);
+            plan.new_files.push(FileRow {
+                file: FileRef::new(act.tenant, act.batch, next_ordinal),
+                folder,
+                name: file.name.clone(),
+                size: file.size,
+                declared_sha256: file.sha256.map(|sha256| sha256.to_vec()),
+                media_type_hint: file.media_type_hint.clone(),
+                metadata: file.metadata.clone(),
+                modified_at: file.modified_at,
+                created_at: self.now,
+            });
+            next_ordinal = next_ordinal.saturating_add(1);
+        }
+        Ok(plan)
+    }
+
+    /// Takes the quotas of the tenant, or says which is full.
+    fn reserve(&mut self, key: BatchKey, new_files: &[FileRow]) -> Result<(), Refusal> {
+        let asked_files = new_files.len() as u64;
+        let asked_bytes: u64 = new_files.iter().map(|file| file.size).sum();
+        let in_batch = self
+            .batches
+            .get(&key)
+            .map_or(0, |batched| u64::from(batched.row.next_ordinal));
+        let Some(tenant) = self.tenants.get_mut(&key.0) else {
+            return Err(Refusal::not_found(&names::batch_name(key.1)));
+        };
+        let limits = TenantLimits::from_json(&tenant.limits, &self.state.settings.tenant_limits);
+        if let Some(file) = new_files.iter().find(|file| file.size > limits.file_bytes) {
+            return Err(Refusal::quota_exceeded(
+                "file_bytes",
+                limits.file_bytes,
+                0,
+                file.size,
+            ));
+        }
+        if in_batch + asked_files > limits.files_per_batch {
+            return Err(Refusal::quota_exceeded(
+                "files_per_batch",
+                limits.files_per_batch,
+                in_batch,
+                asked_files,
+            ));
+        }
+        if tenant.used_files + asked_files > limits.files {
+            return Err(Refusal::quota_exceeded(
+                "files",
+                limits.files,
+                tenant.used_files,
+                asked_files,
+            ));
+        }
+        if tenant.used_bytes.saturating_add(asked_bytes) > limits.stored_bytes {
+            return Err(Refusal::quota_exceeded(
+                "stored_bytes",
+                limits.stored_bytes,
+                tenant.used_bytes,
+                asked_bytes,
+            ));
+        }
+        tenant.used_files += asked_files;
+        tenant.used_bytes += asked_bytes;
+        Ok(())
+    }
+
+    pub(super) async fn complete_batch(&mut self, index: usize, act: &CompleteBatch) -> Answered {
+        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+            return Ok(first.and_then(decode_batch));
+        }
+        let row = match self.batch_of(act.tenant, act.batch) {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if row.facts.cancel_requested {
+            return Ok(Err(cancelled(act.batch)));
+        }
+        let total = row.facts.counts.total();
+        if act.expected_entries != 0 && act.expected_entries != total {
+            let message = format!(
+                "the manifest of {} holds {total} files, not {}: send the missing pages, then complete it",
+                names::batch_name(act.batch),
+                act.expected_entries
+            );
+            let refusal = Refusal::failed_precondition("ENTRIES_MISSING", message)
+                .with_metadata("expected_entries", act.expected_entries.to_string())
+                .with_metadata("entries", total.to_string());
+            return Ok(Err(refusal));
+        }
+        let key = (act.tenant, act.batch);
+        let first_completion = !row.facts.manifest_complete;
+        let held_back = row.starts_when_completed;
+        self.touch(key);
+        if let Some(batched) = self.batches.get_mut(&key)
+            && first_completion
+        {
+            batched.row.facts.manifest_complete = true;
+            batched.row.missing_fails = act.missing_fails;
+            batched.completed = true;
+        }
+        if first_completion && held_back {
+            self.waits.push((Stage::Upload, key, self.now));
+        }
+        self.batch_answers.push(BatchAnswer {
+            act: index,
+            key,
+            request: act.request.clone(),
+        });
+        Ok(Ok(Answer::Nothing))
+    }
+
+    pub(super) async fn confirm_uploads(&mut self, act: &ConfirmUploads) -> Answered {
+        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+            return Ok(first.and_then(|answer| decode_confirmed(&answer)));
+        }
+        let row = match self.batch_of(act.tenant, act.batch) {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if row.facts.cancel_requested {
+            return Ok(Err(cancelled(act.batch)));
+        }
+        let mut confirmed = Vec::with_capacity(act.uploads.len());
+        for upload in &act.uploads {
+            let file = FileRef::new(act.tenant, act.batch, upload.ordinal);
+            confirmed.push(self.confirm(file, upload)?);
+        }
+        self.touch((act.tenant, act.batch));
+        let request = &act.request;
+        let response =
+            messages::confirmations(act.uploads.iter().map(|upload| upload.ordinal), &confirmed);
+        let answer = response.encode_to_vec();
+        changes::remember(
+            &self.session,
+            act.tenant,
+            request.id,
+            request.method,
+            &request.body_hash,
+            answer,
+            self.now,
+        )
+        .await?;
+        Ok(Ok(Answer::Confirmed(Box::new(response))))
+    }
+
+    /// Takes one confirmation (protocol 12.2). One that was taken before changes nothing; one for a file that was given
+    /// up as never arrived brings it back (protocol 12.3).
+    fn confirm(
+        &mut self,
+        file: FileRef,
+        upload: &ConfirmedUpload,
+    ) -> Result<Result<FileState, Refusal>, GroupError> {
+        let Some(worked) = self.files.get(&file) else {
+            return Ok(Err(Refusal::not_found(&names::file_name(
+                file.batch,
+                file.ordinal,
+            ))));
+        };
+        let row = &worked.row;
+        if row.target != upload.target {
+            let message = format!(
+                "{} is waiting for target {}, not {}: ask for a new target and upload again",
+                names::file_name(file.batch, file.ordinal),
+                row.target.get(),
+                upload.target.get()
+            );
+            return Ok(Err(Refusal::failed_precondition(
+                "TARGET_SUPERSEDED",
+                message,
+            )));
+        }
+        let given_up = row.state == FileState::Failed && row.reason == Some(Reason::NeverArrived);
+        if !matches!(row.state, FileState::Pending | FileState::Uploading) && !given_up {
+            return Ok(Ok(row.state));
+        }
+        if given_up {
+            self.step(file, FileEvent::Adopted)?;
+            self.buried.push(file);
+        }
+        self.raise_token(file)?;
+        self.mark_bytes_moved(file);
+        let row = self.row_mut(file)?;
+        row.etag = Some(upload.etag.clone());
+        row.reason = None;
+        self.step(file, FileEvent::Arrived)?;
+        self.make_ready(file, self.now)?;
+        Ok(Ok(self
+            .files
+            .get(&file)
+            .map_or(FileState::Uploaded, |worked| worked.row.state)))
+    }
+
+    /// Fails a slice of what has not arrived, after a completion that asked for it.
+    pub(super) async fn fail_missing(
+        &mut self,
+        tenant: TenantId,
+        batch: BatchId,
+    ) -> Result<Answer, GroupError> {
+        if !self
+            .batches
+            .get(&(tenant, batch))
+            .is_some_and(|batched| batched.row.missing_fails)
+        {
+            return Ok(Answer::Nothing);
+        }
+        for row in work::missing(&self.session, tenant, batch, MISSING_SLICE).await? {
+            let file = row.file;
+            if self.files.contains_key(&file) {
+                continue;
+            }
+            let (token, stage) = (row.token, row.stage);
+            self.take_in(row);
+            self.raise_token(file)?;
+            self.row_mut(file)?.reason = Some(Reason::NeverArrived);
+            self.dead_letters.push(AttemptRow {
+                file,
+                token,
+                stage,
+                reason: Reason::NeverArrived,
+                detail: String::new(),
+                trace_id: String::new(),
+                ended_at: self.now,
+            });
+            self.step(file, FileEvent::NeverArrived)?;
+        }
+        Ok(Answer::Nothing)
+    }
+
+    pub(super) async fn prune(&mut self) -> Result<Answer, GroupError> {
+        let changes_before = self.now.minus(self.state.settings.keep_changes);
+        let requests_before = self.now.minus(limits::REQUEST_ID_RETENTION);
+        changes::prune(&self.session, changes_before, requests_before, PRUNE_SLICE).await?;
+        Ok(Answer::Nothing)
+    }
+}
+
+/// The folders of a page.
+#[derive(Default)]
+struct Tree {
+    by_path: HashMap<String, FolderRow>,
+    of_page: Vec<(String, u32)>,
+    new: Vec<FolderRow>,
+    violations: Vec<FieldViolation>,
+}
+
+/// The files of a page.
+#[derive(Default)]
+struct FilePlan {
+    new_files: Vec<FileRow>,
+    ordinals: Vec<u32>,
+    violations: Vec<FieldViolation>,
+}
+
+/// A folder's path and those of all folders above it, without the root.
+fn lineage(folder: &str) -> impl Iterator<Item = &str> {
+    let ends = folder
+        .match_indices('/')
+        .map(|(at, _)| at)
+        .chain((!folder.is_empty()).then_some(folder.len()));
+    ends.map(|end| &folder[..end])
+}
+
+fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{parent}/{name}")
+    }
+}
+
+fn refuse_page(mut violations: Vec<FieldViolation>) -> Refusal {
+    violations.truncate(limits::MAX_VIOLATIONS);
+    let mut refusal = Refusal::invalid_fields(violations);
+    refusal.kind = caudal_domain::RefusalKind::AlreadyExists;
+    refusal.with_reason("PATH_TAKEN")
+}
+
+fn cancelled(batch: BatchId) -> Refusal {
+    let message = format!(
+        "{} is cancelled; create another batch",
+        names::batch_name(batch)
+    );
+    Refusal::failed_precondition("BATCH_CANCELLED", message)
+}
+
+fn new_work(file: &FileRow, now: Micros) -> WorkRow {
+    WorkRow {
+        file: file.file,
+        state: FileState::Pending,
+        stage: Stage::Upload,
+        token: Token::FIRST,
+        generation: Generation::FIRST,
+        fails: 0,
+        kills: 0,
+        target: Target::FIRST,
+        etag: None,
+        wait_stage: None,
+        ready_at: None,
+        dispatched_at: None,
+        lease_until: None,
+        changed_at: now,
+        outcome: None,
+        reason: None,
+        folder: file.folder,
+        size: file.size,
+    }
+}
+
+fn decode_batch(answer: Vec<u8>) -> Result<Answer, Refusal> {
+    let batch =
+        caudal_proto::v1::Batch::decode(answer.as_slice()).map_err(|_| Refusal::internal())?;
+    Ok(Answer::Batch(Box::new(batch)))
+}
+
+fn decode_confirmed(answer: &[u8]) -> Result<Answer, Refusal> {
+    let response = ConfirmUploadsResponse::decode(answer).map_err(|_| Refusal::internal())?;
+    Ok(Answer::Confirmed(Box::new(response)))
+}
