@@ -214,7 +214,12 @@ fn candidates(looked: &LookedUp, age: Duration) -> Vec<WorkRow> {
 }
 
 /// What is to be done with each candidate (protocol 8.2, 8.3).
-fn judge(candidates: &[WorkRow], views: &BTreeMap<Stage, StreamView>, now: Micros, lease: Duration) -> Repairs {
+fn judge(
+    candidates: &[WorkRow],
+    views: &BTreeMap<Stage, StreamView>,
+    now: Micros,
+    lease: Duration,
+) -> Repairs {
     let mut standing: HashMap<(FileRef, Token), Option<Duration>> = HashMap::new();
     for view in views.values() {
         for entry in &view.entries {

@@ -127,9 +127,9 @@ impl Ledger {
             let served = server.serve().await;
             stop_rest.cancel();
             let _ = reconciler.await;
+            let _ = relay.await;
             stop_writer.cancel();
             let _ = writer.await;
-            let _ = relay.await;
             let _ = hinter.await;
             store.close().await;
             served.map_err(LedgerError::from)

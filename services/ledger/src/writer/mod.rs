@@ -216,10 +216,14 @@ impl Writer {
         self.requests.close();
         loop {
             let acts = self.gather();
-            if acts.is_empty() {
+            if acts.is_empty() && !self.relay.has_relayed() {
                 return;
             }
+            let deleted_what_was_relayed = acts.is_empty();
             self.commit(acts).await;
+            if deleted_what_was_relayed {
+                return;
+            }
         }
     }
 

@@ -2,8 +2,9 @@
 
 use caudal_domain::{BatchId, TenantId, names};
 use caudal_proto::v1::{
-    AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CompleteBatchRequest, ConfirmUploadsRequest,
-    CreateBatchRequest, DirectoryEntry, Entry, FileState, GetBatchRequest, MissingFiles, Start, Uploaded, confirmation, entry,
+    AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CompleteBatchRequest,
+    ConfirmUploadsRequest, CreateBatchRequest, DirectoryEntry, Entry, FileState, GetBatchRequest,
+    MissingFiles, Start, Uploaded, confirmation, entry,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -11,14 +12,32 @@ use uuid::Uuid;
 
 use crate::support::{TestLedger, file, request_id};
 
-async fn add(ledger: &TestLedger, batch: BatchId, entries: Vec<Entry>) -> Result<AddEntriesResponse, Status> {
-    let request = AddEntriesRequest { batch: names::batch_name(batch), entries, request_id: request_id() };
-    ledger.batches().add_entries(request).await.map(tonic::Response::into_inner)
+async fn add(
+    ledger: &TestLedger,
+    batch: BatchId,
+    entries: Vec<Entry>,
+) -> Result<AddEntriesResponse, Status> {
+    let request = AddEntriesRequest {
+        batch: names::batch_name(batch),
+        entries,
+        request_id: request_id(),
+    };
+    ledger
+        .batches()
+        .add_entries(request)
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 fn fields(status: &Status) -> Vec<String> {
-    let violations = status.get_details_bad_request().map(|details| details.field_violations);
-    violations.unwrap_or_default().into_iter().map(|violation| violation.field).collect()
+    let violations = status
+        .get_details_bad_request()
+        .map(|details| details.field_violations);
+    violations
+        .unwrap_or_default()
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect()
 }
 
 #[tokio::test]
@@ -34,16 +53,35 @@ async fn a_repeated_request_gets_the_first_answer_and_another_body_is_refused() 
     let ledger = TestLedger::start().await;
     let id = request_id();
     let request = CreateBatchRequest {
-        batch: Some(Batch { display_name: "one".into(), ..Batch::default() }),
+        batch: Some(Batch {
+            display_name: "one".into(),
+            ..Batch::default()
+        }),
         request_id: id.clone(),
     };
-    let first = ledger.batches().create_batch(request.clone()).await.unwrap().into_inner();
-    let again = ledger.batches().create_batch(request).await.unwrap().into_inner();
+    let first = ledger
+        .batches()
+        .create_batch(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    let again = ledger
+        .batches()
+        .create_batch(request)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(first, again);
-    let other = CreateBatchRequest { batch: Some(Batch::default()), request_id: id };
+    let other = CreateBatchRequest {
+        batch: Some(Batch::default()),
+        request_id: id,
+    };
     let refused = ledger.batches().create_batch(other).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert_eq!(refused.get_details_error_info().unwrap().reason, "REQUEST_ID_REUSED");
+    assert_eq!(
+        refused.get_details_error_info().unwrap().reason,
+        "REQUEST_ID_REUSED"
+    );
 
     let batch = names::parse_batch_name(&first.name).unwrap();
     let page = AddEntriesRequest {
@@ -51,8 +89,18 @@ async fn a_repeated_request_gets_the_first_answer_and_another_body_is_refused() 
         entries: vec![file("a/b.txt", 1), file("c.txt", 2)],
         request_id: request_id(),
     };
-    let first = ledger.batches().add_entries(page.clone()).await.unwrap().into_inner();
-    let again = ledger.batches().add_entries(page).await.unwrap().into_inner();
+    let first = ledger
+        .batches()
+        .add_entries(page.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    let again = ledger
+        .batches()
+        .add_entries(page)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(first, again);
     assert_eq!(ledger.batch(batch).await.counts.unwrap().total, 2);
     ledger.verify().await;
@@ -63,13 +111,34 @@ async fn a_bad_page_names_every_bad_line_and_stores_nothing() {
     let ledger = TestLedger::start().await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["known.txt", "folder/x"]).await;
-    let refused =
-        add(&ledger, batch, vec![file("ok", 1), file("../up", 1), file("same", 1), file("same", 1)]).await.unwrap_err();
+    let refused = add(
+        &ledger,
+        batch,
+        vec![
+            file("ok", 1),
+            file("../up", 1),
+            file("same", 1),
+            file("same", 1),
+        ],
+    )
+    .await
+    .unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(fields(&refused), ["entries[1].path", "entries[3].path"]);
-    let refused = add(&ledger, batch, vec![file("new", 1), file("known.txt", 11)]).await.unwrap_err();
-    assert_eq!((refused.code(), fields(&refused)), (Code::AlreadyExists, vec!["entries[1].path".to_owned()]));
-    let refused = add(&ledger, batch, vec![file("folder", 1), file("known.txt/below", 1)]).await.unwrap_err();
+    let refused = add(&ledger, batch, vec![file("new", 1), file("known.txt", 11)])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (refused.code(), fields(&refused)),
+        (Code::AlreadyExists, vec!["entries[1].path".to_owned()])
+    );
+    let refused = add(
+        &ledger,
+        batch,
+        vec![file("folder", 1), file("known.txt/below", 1)],
+    )
+    .await
+    .unwrap_err();
     assert_eq!(fields(&refused), ["entries[0].path", "entries[1].path"]);
     assert_eq!(ledger.batch(batch).await.counts.unwrap().total, 2);
     ledger.verify().await;
@@ -80,8 +149,13 @@ async fn an_entry_that_is_known_gets_its_ordinal_again() {
     let ledger = TestLedger::start().await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a", "b"]).await;
-    let page = add(&ledger, batch, vec![file("b", 10), file("c", 10)]).await.unwrap();
-    assert_eq!((page.first_ordinal, page.new_count, page.ordinals), (2, 1, vec![1, 2]));
+    let page = add(&ledger, batch, vec![file("b", 10), file("c", 10)])
+        .await
+        .unwrap();
+    assert_eq!(
+        (page.first_ordinal, page.new_count, page.ordinals),
+        (2, 1, vec![1, 2])
+    );
     ledger.verify().await;
 }
 
@@ -89,9 +163,16 @@ async fn an_entry_that_is_known_gets_its_ordinal_again() {
 async fn empty_folders_are_kept_and_counted_in_no_state() {
     let ledger = TestLedger::start().await;
     let batch = ledger.create(Batch::default()).await;
-    let folder = Entry { path: "a/empty".into(), kind: Some(entry::Kind::Directory(DirectoryEntry {})) };
+    let folder = Entry {
+        path: "a/empty".into(),
+        kind: Some(entry::Kind::Directory(DirectoryEntry {})),
+    };
     let page = add(&ledger, batch, vec![folder]).await.unwrap();
-    let paths: Vec<&str> = page.folders.iter().map(|folder| folder.path.as_str()).collect();
+    let paths: Vec<&str> = page
+        .folders
+        .iter()
+        .map(|folder| folder.path.as_str())
+        .collect();
     assert_eq!(paths, ["", "a", "a/empty"]);
     assert_eq!(page.new_count, 0);
     assert_eq!(ledger.complete(batch).await.state(), BatchState::Succeeded);
@@ -104,14 +185,35 @@ async fn a_foreign_batch_and_an_unknown_one_answer_alike() {
     let batch = ledger.create(Batch::default()).await;
     let stranger = TenantId::from_uuid(Uuid::now_v7());
     let name = names::batch_name(batch);
-    let foreign = ledger.batches_of(stranger).get_batch(GetBatchRequest { name: name.clone() }).await.unwrap_err();
+    let foreign = ledger
+        .batches_of(stranger)
+        .get_batch(GetBatchRequest { name: name.clone() })
+        .await
+        .unwrap_err();
     let unknown_name = names::batch_name(BatchId::from_uuid(Uuid::now_v7()));
-    let unknown =
-        ledger.batches().get_batch(GetBatchRequest { name: unknown_name.clone() }).await.unwrap_err();
+    let unknown = ledger
+        .batches()
+        .get_batch(GetBatchRequest {
+            name: unknown_name.clone(),
+        })
+        .await
+        .unwrap_err();
     assert_eq!(foreign.code(), Code::NotFound);
-    assert_eq!(foreign.message().replace(&name, "X"), unknown.message().replace(&unknown_name, "X"));
-    let malformed = ledger.batches().get_batch(GetBatchRequest { name: "batches/7".into() }).await.unwrap_err();
-    assert_eq!((malformed.code(), fields(&malformed)), (Code::InvalidArgument, vec!["name".to_owned()]));
+    assert_eq!(
+        foreign.message().replace(&name, "X"),
+        unknown.message().replace(&unknown_name, "X")
+    );
+    let malformed = ledger
+        .batches()
+        .get_batch(GetBatchRequest {
+            name: "batches/7".into(),
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (malformed.code(), fields(&malformed)),
+        (Code::InvalidArgument, vec!["name".to_owned()])
+    );
     ledger.verify().await;
 }
 
@@ -123,22 +225,57 @@ async fn confirmations_answer_one_by_one_and_a_repeat_changes_nothing() {
     let request = |request_id: String| ConfirmUploadsRequest {
         batch: names::batch_name(batch),
         uploads: vec![
-            Uploaded { ordinal: 0, target: 1, etag: "e".into() },
-            Uploaded { ordinal: 7, target: 1, etag: "e".into() },
+            Uploaded {
+                ordinal: 0,
+                target: 1,
+                etag: "e".into(),
+            },
+            Uploaded {
+                ordinal: 7,
+                target: 1,
+                etag: "e".into(),
+            },
         ],
         request_id,
     };
-    let answer = ledger.uploads().confirm_uploads(request(request_id())).await.unwrap().into_inner();
-    let [first, second] = &answer.confirmations[..] else { panic!("{answer:?}") };
-    assert!(matches!(first.result, Some(confirmation::Result::State(state)) if state == i32::from(FileState::Queued)));
-    assert!(matches!(&second.result, Some(confirmation::Result::Error(error)) if error.code == Code::NotFound as i32));
-    ledger.uploads().confirm_uploads(request(request_id())).await.unwrap();
+    let answer = ledger
+        .uploads()
+        .confirm_uploads(request(request_id()))
+        .await
+        .unwrap()
+        .into_inner();
+    let [first, second] = &answer.confirmations[..] else {
+        panic!("{answer:?}")
+    };
+    assert!(
+        matches!(first.result, Some(confirmation::Result::State(state)) if state == i32::from(FileState::Queued))
+    );
+    assert!(
+        matches!(&second.result, Some(confirmation::Result::Error(error)) if error.code == Code::NotFound as i32)
+    );
+    ledger
+        .uploads()
+        .confirm_uploads(request(request_id()))
+        .await
+        .unwrap();
     let wrong_target = ConfirmUploadsRequest {
-        uploads: vec![Uploaded { ordinal: 0, target: 2, etag: "e".into() }],
+        uploads: vec![Uploaded {
+            ordinal: 0,
+            target: 2,
+            etag: "e".into(),
+        }],
         ..request(request_id())
     };
-    let answer = ledger.uploads().confirm_uploads(wrong_target).await.unwrap().into_inner();
-    assert!(matches!(&answer.confirmations[0].result, Some(confirmation::Result::Error(_))));
+    let answer = ledger
+        .uploads()
+        .confirm_uploads(wrong_target)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(matches!(
+        &answer.confirmations[0].result,
+        Some(confirmation::Result::Error(_))
+    ));
     ledger.verify().await;
 }
 
@@ -154,13 +291,20 @@ async fn a_completed_manifest_takes_no_entry_and_a_wrong_count_completes_nothing
         request_id: request_id(),
         ..CompleteBatchRequest::default()
     };
-    let refused = ledger.batches().complete_batch(request.clone()).await.unwrap_err();
+    let refused = ledger
+        .batches()
+        .complete_batch(request.clone())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     request.expected_entries = 1;
     request.request_id = request_id();
     ledger.batches().complete_batch(request).await.unwrap();
     let late = add(&ledger, batch, vec![file("b", 1)]).await.unwrap_err();
-    assert_eq!(late.get_details_error_info().unwrap().reason, "MANIFEST_COMPLETE");
+    assert_eq!(
+        late.get_details_error_info().unwrap().reason,
+        "MANIFEST_COMPLETE"
+    );
     ledger.verify().await;
 }
 
@@ -189,8 +333,16 @@ async fn what_is_missing_fails_when_the_completion_says_so_and_comes_back_when_i
 #[tokio::test]
 async fn a_batch_that_starts_when_completed_holds_its_files_back_until_then() {
     let ledger = TestLedger::start().await;
-    let options = BatchOptions { start: Start::WhenCompleted.into(), ..BatchOptions::default() };
-    let batch = ledger.create(Batch { options: Some(options), ..Batch::default() }).await;
+    let options = BatchOptions {
+        start: Start::WhenCompleted.into(),
+        ..BatchOptions::default()
+    };
+    let batch = ledger
+        .create(Batch {
+            options: Some(options),
+            ..Batch::default()
+        })
+        .await;
     ledger.add(batch, &["a"]).await;
     ledger.confirm(batch, [0]).await;
     assert_eq!(ledger.file(batch, 0).await.state(), FileState::Uploaded);

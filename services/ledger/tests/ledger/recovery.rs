@@ -10,7 +10,10 @@ use crate::support::{PATIENCE, TestLedger, finished, uploaded};
 async fn flush(ledger: &TestLedger) {
     let client = redis::Client::open(ledger.redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
+    redis::cmd("FLUSHALL")
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
 }
 
 // Protocol 8.2, 7.2: a lost dispatch goes out again under a new token and is charged to nobody.
@@ -28,9 +31,23 @@ async fn a_redis_that_forgets_everything_loses_no_file_and_charges_none() {
     .unwrap();
     flush(&ledger).await;
     let mut reader = ledger.reader(Stage::Upload);
-    ledger.work(&mut reader, Stage::Upload, 2, &uploaded("application/x-unknown")).await;
+    ledger
+        .work(
+            &mut reader,
+            Stage::Upload,
+            2,
+            &uploaded("application/x-unknown"),
+        )
+        .await;
     flush(&ledger).await;
-    ledger.work(&mut ledger.reader(Stage::Metadata), Stage::Metadata, 2, &finished(Outcome::StoredOnly)).await;
+    ledger
+        .work(
+            &mut ledger.reader(Stage::Metadata),
+            Stage::Metadata,
+            2,
+            &finished(Outcome::StoredOnly),
+        )
+        .await;
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
     assert_eq!(ledger.file(batch, 0).await.attempts, 0);
     ledger.verify().await;
@@ -50,7 +67,11 @@ async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file() {
         let granted = ledger.lease(Stage::Upload, &held).await;
         assert_eq!(granted.works[0].suspect, kill > 1);
         assert_eq!(ledger.renew(&held).await, [true]);
-        let state = if kill < 3 { FileState::Retrying } else { FileState::Failed };
+        let state = if kill < 3 {
+            FileState::Retrying
+        } else {
+            FileState::Failed
+        };
         until("the dead lease to be noticed", PATIENCE, async || {
             // A short backoff may be over before it is seen: then the file is out again, under another token.
             let file = ledger.file(batch, 0).await;
@@ -61,7 +82,10 @@ async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file() {
         assert_eq!(ledger.renew(&held).await, [false]);
     }
     let file = ledger.file(batch, 0).await;
-    assert_eq!((file.reason.unwrap().code.as_str(), file.attempts), ("TOO_MANY_KILLS", 0));
+    assert_eq!(
+        (file.reason.unwrap().code.as_str(), file.attempts),
+        ("TOO_MANY_KILLS", 0)
+    );
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Failed);
     ledger.verify().await;
 }
@@ -74,13 +98,24 @@ async fn a_restart_in_the_middle_loses_nothing() {
     ledger.add(batch, &["a.bin", "b.bin", "c.bin"]).await;
     ledger.confirm(batch, 0..3).await;
     ledger.complete(batch).await;
-    let held = ledger.take(&mut ledger.reader(Stage::Upload), Stage::Upload, 3).await;
+    let held = ledger
+        .take(&mut ledger.reader(Stage::Upload), Stage::Upload, 3)
+        .await;
     ledger.lease(Stage::Upload, &held).await;
     ledger.restart().await;
-    let verdicts = ledger.report(Stage::Upload, &held, &uploaded("application/x-unknown")).await;
+    let verdicts = ledger
+        .report(Stage::Upload, &held, &uploaded("application/x-unknown"))
+        .await;
     assert_eq!(verdicts, [ReportVerdict::Recorded; 3]);
     ledger.restart().await;
-    ledger.work(&mut ledger.reader(Stage::Metadata), Stage::Metadata, 3, &finished(Outcome::StoredOnly)).await;
+    ledger
+        .work(
+            &mut ledger.reader(Stage::Metadata),
+            Stage::Metadata,
+            3,
+            &finished(Outcome::StoredOnly),
+        )
+        .await;
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
     ledger.verify().await;
 }

@@ -4,13 +4,20 @@ use caudal_domain::{Stage, Token};
 use caudal_proto::mesh::v1::{LeaseVerdict, ReportVerdict};
 use caudal_proto::v1::{Batch, BatchOptions, BatchState, FileState, Outcome};
 
-use crate::support::{TestLedger, done, failed, finished, uploaded};
+use crate::support::{TestLedger, failed, finished, uploaded};
 
 #[tokio::test]
 async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {
     let ledger = TestLedger::start().await;
-    let batch = ledger.create(Batch { display_name: "rivers".into(), ..Batch::default() }).await;
-    ledger.add(batch, &["a.txt", "in/b.txt", "in/deep/c.txt"]).await;
+    let batch = ledger
+        .create(Batch {
+            display_name: "rivers".into(),
+            ..Batch::default()
+        })
+        .await;
+    ledger
+        .add(batch, &["a.txt", "in/b.txt", "in/deep/c.txt"])
+        .await;
     ledger.confirm(batch, 0..3).await;
     let running = ledger.complete(batch).await;
     assert_eq!(running.state(), BatchState::Running);
@@ -20,8 +27,15 @@ async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {
     assert_eq!(ended.counts.unwrap().complete, 3);
     assert!(ended.end_time.is_some());
     let file = ledger.file(batch, 2).await;
-    assert_eq!((file.path.as_str(), file.state(), file.outcome()), ("in/deep/c.txt", FileState::Processed, Outcome::Complete));
-    let stages: Vec<&str> = file.results.iter().map(|result| result.stage.as_str()).collect();
+    assert_eq!(
+        (file.path.as_str(), file.state(), file.outcome()),
+        ("in/deep/c.txt", FileState::Processed, Outcome::Complete)
+    );
+    let stages: Vec<&str> = file
+        .results
+        .iter()
+        .map(|result| result.stage.as_str())
+        .collect();
     assert_eq!(stages, ["upload", "extract-text", "embeddings", "metadata"]);
     ledger.verify().await;
 }
@@ -29,16 +43,42 @@ async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {
 #[tokio::test]
 async fn stages_that_were_not_asked_for_are_recorded_as_skipped() {
     let ledger = TestLedger::start().await;
-    let options = BatchOptions { stages: vec!["upload".into(), "metadata".into()], ..BatchOptions::default() };
-    let batch = ledger.create(Batch { options: Some(options), ..Batch::default() }).await;
+    let options = BatchOptions {
+        stages: vec!["upload".into(), "metadata".into()],
+        ..BatchOptions::default()
+    };
+    let batch = ledger
+        .create(Batch {
+            options: Some(options),
+            ..Batch::default()
+        })
+        .await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, [0]).await;
     ledger.complete(batch).await;
-    ledger.work(&mut ledger.reader(Stage::Upload), Stage::Upload, 1, &uploaded("text/plain")).await;
-    ledger.work(&mut ledger.reader(Stage::Metadata), Stage::Metadata, 1, &finished(Outcome::Complete)).await;
+    ledger
+        .work(
+            &mut ledger.reader(Stage::Upload),
+            Stage::Upload,
+            1,
+            &uploaded("text/plain"),
+        )
+        .await;
+    ledger
+        .work(
+            &mut ledger.reader(Stage::Metadata),
+            Stage::Metadata,
+            1,
+            &finished(Outcome::Complete),
+        )
+        .await;
     let file = ledger.file(batch, 0).await;
-    let skipped: Vec<&str> =
-        file.results.iter().filter(|result| result.skipped).map(|result| result.stage.as_str()).collect();
+    let skipped: Vec<&str> = file
+        .results
+        .iter()
+        .filter(|result| result.skipped)
+        .map(|result| result.stage.as_str())
+        .collect();
     assert_eq!(skipped, ["extract-text", "embeddings"]);
     ledger.verify().await;
 }
@@ -50,13 +90,24 @@ async fn a_repeated_report_is_recorded_and_a_late_one_from_a_superseded_token_ch
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, [0]).await;
-    let held = ledger.take(&mut ledger.reader(Stage::Upload), Stage::Upload, 1).await;
+    let held = ledger
+        .take(&mut ledger.reader(Stage::Upload), Stage::Upload, 1)
+        .await;
     ledger.lease(Stage::Upload, &held).await;
-    let first = ledger.report(Stage::Upload, &held, &uploaded("text/plain")).await;
-    let again = ledger.report(Stage::Upload, &held, &uploaded("text/plain")).await;
-    assert_eq!((first, again), (vec![ReportVerdict::Recorded], vec![ReportVerdict::Recorded]));
+    let first = ledger
+        .report(Stage::Upload, &held, &uploaded("text/plain"))
+        .await;
+    let again = ledger
+        .report(Stage::Upload, &held, &uploaded("text/plain"))
+        .await;
+    assert_eq!(
+        (first, again),
+        (vec![ReportVerdict::Recorded], vec![ReportVerdict::Recorded])
+    );
     let never_given = vec![(held[0].0, Token::new(999))];
-    let late = ledger.report(Stage::Upload, &never_given, &failed("INTERNAL")).await;
+    let late = ledger
+        .report(Stage::Upload, &never_given, &failed("INTERNAL"))
+        .await;
     assert_eq!(late, [ReportVerdict::Superseded]);
     assert_eq!(ledger.file(batch, 0).await.attempts, 0);
     ledger.verify().await;
@@ -69,9 +120,14 @@ async fn a_lease_under_an_old_token_is_not_granted() {
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, [0]).await;
-    let held = ledger.take(&mut ledger.reader(Stage::Upload), Stage::Upload, 1).await;
+    let held = ledger
+        .take(&mut ledger.reader(Stage::Upload), Stage::Upload, 1)
+        .await;
     let old = vec![(held[0].0, Token::new(held[0].1.get() - 1))];
-    assert_eq!(ledger.lease(Stage::Upload, &old).await.verdicts, [i32::from(LeaseVerdict::Superseded)]);
+    assert_eq!(
+        ledger.lease(Stage::Upload, &old).await.verdicts,
+        [i32::from(LeaseVerdict::Superseded)]
+    );
     let granted = ledger.lease(Stage::Upload, &held).await;
     assert_eq!(granted.verdicts, [i32::from(LeaseVerdict::Granted)]);
     assert_eq!(granted.works[0].etag, "e");
@@ -88,14 +144,31 @@ async fn a_retryable_failure_is_tried_again_and_a_permanent_one_is_final() {
     ledger.confirm(batch, [0]).await;
     ledger.complete(batch).await;
     let mut reader = ledger.reader(Stage::Upload);
-    ledger.work(&mut reader, Stage::Upload, 1, &failed("STORE_UNAVAILABLE")).await;
+    ledger
+        .work(&mut reader, Stage::Upload, 1, &failed("STORE_UNAVAILABLE"))
+        .await;
     let retrying = ledger.file(batch, 0).await;
-    assert_eq!((retrying.state(), retrying.attempts), (FileState::Retrying, 1));
-    ledger.work(&mut reader, Stage::Upload, 1, &uploaded("application/pdf")).await;
-    ledger.work(&mut ledger.reader(Stage::ExtractText), Stage::ExtractText, 1, &failed("CORRUPT_DOCUMENT")).await;
+    assert_eq!(
+        (retrying.state(), retrying.attempts),
+        (FileState::Retrying, 1)
+    );
+    ledger
+        .work(&mut reader, Stage::Upload, 1, &uploaded("application/pdf"))
+        .await;
+    ledger
+        .work(
+            &mut ledger.reader(Stage::ExtractText),
+            Stage::ExtractText,
+            1,
+            &failed("CORRUPT_DOCUMENT"),
+        )
+        .await;
     let file = ledger.file(batch, 0).await;
     let reason = file.reason.clone().unwrap();
-    assert_eq!((file.state(), reason.code.as_str()), (FileState::Failed, "CORRUPT_DOCUMENT"));
+    assert_eq!(
+        (file.state(), reason.code.as_str()),
+        (FileState::Failed, "CORRUPT_DOCUMENT")
+    );
     assert!(!reason.words.is_empty() && !reason.remedy.is_empty());
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Failed);
     ledger.verify().await;
@@ -113,12 +186,19 @@ async fn a_released_file_goes_out_again_uncharged() {
     ledger.lease(Stage::Upload, &held).await;
     let request = caudal_proto::mesh::v1::ReleaseRequest {
         process: "test".into(),
-        files: Some(caudal_proto::convert::file_tokens_to_proto(held.iter().copied())),
+        files: Some(caudal_proto::convert::file_tokens_to_proto(
+            held.iter().copied(),
+        )),
     };
     ledger.mesh().release(request).await.unwrap();
     let again = ledger.take(&mut reader, Stage::Upload, 1).await;
     assert!(again[0].1 > held[0].1);
-    assert_eq!(ledger.report(Stage::Upload, &held, &done(false)).await, [ReportVerdict::Superseded]);
+    assert_eq!(
+        ledger
+            .report(Stage::Upload, &held, &uploaded("text/plain"))
+            .await,
+        [ReportVerdict::Superseded]
+    );
     let file = ledger.file(batch, 0).await;
     assert_eq!((file.attempts, file.state()), (0, FileState::Processing));
     ledger.verify().await;
@@ -133,7 +213,9 @@ async fn a_stage_never_has_more_out_than_its_window() {
     .await;
     let batch = ledger.create(Batch::default()).await;
     let paths: Vec<String> = (0..40).map(|number| format!("f{number}.bin")).collect();
-    ledger.add(batch, &paths.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    ledger
+        .add(batch, &paths.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
     ledger.confirm(batch, 0..40).await;
     ledger.complete(batch).await;
     let mut reader = ledger.reader(Stage::Upload);
@@ -141,10 +223,24 @@ async fn a_stage_never_has_more_out_than_its_window() {
     while recorded < 40 {
         let counts = ledger.batch(batch).await.counts.unwrap();
         assert!(counts.queued <= 5, "{counts:?}");
-        ledger.work(&mut reader, Stage::Upload, 5, &uploaded("application/x-unknown")).await;
+        ledger
+            .work(
+                &mut reader,
+                Stage::Upload,
+                5,
+                &uploaded("application/x-unknown"),
+            )
+            .await;
         recorded += 5;
     }
-    ledger.work(&mut ledger.reader(Stage::Metadata), Stage::Metadata, 40, &finished(Outcome::StoredOnly)).await;
+    ledger
+        .work(
+            &mut ledger.reader(Stage::Metadata),
+            Stage::Metadata,
+            40,
+            &finished(Outcome::StoredOnly),
+        )
+        .await;
     assert_eq!(ledger.batch(batch).await.counts.unwrap().stored_only, 40);
     ledger.verify().await;
 }

@@ -10,15 +10,15 @@ use caudal_node::scope::{MeshSecret, Role, Scope, SignedScope};
 use caudal_proto::convert::file_tokens_to_proto;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::mesh::v1::{
-    CheckCredentialRequest, Done, Failed, LeaseRequest, LeaseResponse, RenewRequest, Report, ReportRequest, ReportVerdict,
-    StageVersion, report,
+    CheckCredentialRequest, Done, Failed, LeaseRequest, LeaseResponse, RenewRequest, Report,
+    ReportRequest, ReportVerdict, StageVersion, report,
 };
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::file_service_client::FileServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::{
-    AddEntriesRequest, Batch, CompleteBatchRequest, ConfirmUploadsRequest, CreateBatchRequest, Entry, File, FileEntry,
-    GetBatchRequest, GetFileRequest, Outcome, Uploaded, entry,
+    AddEntriesRequest, Batch, CompleteBatchRequest, ConfirmUploadsRequest, CreateBatchRequest,
+    Entry, File, FileEntry, GetBatchRequest, GetFileRequest, Outcome, Uploaded, entry,
 };
 use caudal_streams::{Names, Reader, Streams};
 use tempfile::TempDir;
@@ -29,72 +29,95 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 type Signed = InterceptedService<Channel, Signer>;
 
 /// Puts one scope on every call.
 #[derive(Clone)]
-pub struct Signer(SignedScope);
+pub(crate) struct Signer(SignedScope);
 
 impl tonic::service::Interceptor for Signer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("caudal-scope", self.0.value());
+        request
+            .metadata_mut()
+            .insert("caudal-scope", self.0.value());
         Ok(request)
     }
 }
 
-pub struct TestLedger {
-    pub redis: Redis,
-    pub folder: TempDir,
-    pub secret: MeshSecret,
-    pub tenant: TenantId,
+pub(crate) struct TestLedger {
+    pub(crate) redis: Redis,
+    pub(crate) tenant: TenantId,
+    secret: MeshSecret,
+    _folder: TempDir,
     settings: LedgerSettings,
     running: Option<(RunningLedger, CancellationToken)>,
     channel: Channel,
 }
 
-pub fn key(text: &str) -> KeyRecord {
-    KeyRecord { id: text.to_owned(), secret_sha256: [7; 32] }
+pub(crate) fn key(text: &str) -> KeyRecord {
+    KeyRecord {
+        id: text.to_owned(),
+        secret_sha256: [7; 32],
+    }
 }
 
 impl TestLedger {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
     /// Starts with short times, so that a test of recovery takes no minute.
-    pub async fn start_with(change: impl FnOnce(&mut LedgerSettings)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut LedgerSettings)) -> Self {
         let redis = Redis::start().await.unwrap();
         let folder = TempDir::new().unwrap();
         let secret = MeshSecret::generate();
         let database = format!("sqlite:{}", folder.path().join("ledger.sqlite").display());
         let mut settings = LedgerSettings::new(database, redis.url(), secret.clone());
-        settings.bootstrap =
-            Some(Bootstrap { tenant_name: "default".into(), api_key: key("member"), operator_key: key("operator") });
+        settings.bootstrap = Some(Bootstrap {
+            tenant_name: "default".into(),
+            api_key: key("member"),
+            operator_key: key("operator"),
+        });
         settings.reconcile_every = Duration::from_millis(50);
         settings.reconcile_age = Duration::from_millis(300);
         settings.lease = Duration::from_millis(600);
         change(&mut settings);
         let (running, channel) = launch(&settings).await;
         let nobody = TenantId::from_uuid(Uuid::nil());
-        let mut ledger =
-            Self { redis, folder, secret, tenant: nobody, settings, running: Some(running), channel };
-        let request = CheckCredentialRequest { key_id: "member".into(), secret_sha256: Bytes::from_static(&[7; 32]) };
-        let answer = ledger.mesh().check_credential(request).await.unwrap().into_inner();
+        let mut ledger = Self {
+            redis,
+            tenant: nobody,
+            secret,
+            _folder: folder,
+            settings,
+            running: Some(running),
+            channel,
+        };
+        let request = CheckCredentialRequest {
+            key_id: "member".into(),
+            secret_sha256: Bytes::from_static(&[7; 32]),
+        };
+        let answer = ledger
+            .mesh()
+            .check_credential(request)
+            .await
+            .unwrap()
+            .into_inner();
         ledger.tenant = TenantId::from_slice(&answer.scope.unwrap().tenant).unwrap();
         ledger
     }
 
     /// Ends the ledger cleanly and starts another on the same database.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         let (running, channel) = launch(&self.settings).await;
         self.running = Some(running);
         self.channel = channel;
     }
 
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some((running, shutdown)) = self.running.take() {
             shutdown.cancel();
             running.join().await.unwrap();
@@ -102,103 +125,154 @@ impl TestLedger {
     }
 
     fn signed(&self, scope: Scope) -> Signed {
-        InterceptedService::new(self.channel.clone(), Signer(SignedScope::new(scope, self.secret.clone())))
+        InterceptedService::new(
+            self.channel.clone(),
+            Signer(SignedScope::new(scope, self.secret.clone())),
+        )
     }
 
     fn member(&self, tenant: TenantId) -> Signed {
-        self.signed(Scope { tenant: Some(tenant), principal: "test".into(), role: Role::Member, batch: None })
+        self.signed(Scope {
+            tenant: Some(tenant),
+            principal: "test".into(),
+            role: Role::Member,
+            batch: None,
+        })
     }
 
-    pub fn mesh(&self) -> LedgerServiceClient<Signed> {
+    pub(crate) fn mesh(&self) -> LedgerServiceClient<Signed> {
         LedgerServiceClient::new(self.signed(Scope::service("test")))
     }
 
-    pub fn mesh_as_member(&self) -> LedgerServiceClient<Signed> {
-        LedgerServiceClient::new(self.member(self.tenant))
-    }
-
-    pub fn batches(&self) -> BatchServiceClient<Signed> {
+    pub(crate) fn batches(&self) -> BatchServiceClient<Signed> {
         self.batches_of(self.tenant)
     }
 
-    pub fn batches_of(&self, tenant: TenantId) -> BatchServiceClient<Signed> {
+    pub(crate) fn batches_of(&self, tenant: TenantId) -> BatchServiceClient<Signed> {
         BatchServiceClient::new(self.member(tenant))
     }
 
-    pub fn files(&self) -> FileServiceClient<Signed> {
+    pub(crate) fn files(&self) -> FileServiceClient<Signed> {
         FileServiceClient::new(self.member(self.tenant))
     }
 
-    pub fn uploads(&self) -> UploadServiceClient<Signed> {
+    pub(crate) fn uploads(&self) -> UploadServiceClient<Signed> {
         UploadServiceClient::new(self.member(self.tenant))
     }
 
-    pub async fn create(&self, batch: Batch) -> BatchId {
-        let request = CreateBatchRequest { batch: Some(batch), request_id: request_id() };
-        let made = self.batches().create_batch(request).await.unwrap().into_inner();
+    pub(crate) async fn create(&self, batch: Batch) -> BatchId {
+        let request = CreateBatchRequest {
+            batch: Some(batch),
+            request_id: request_id(),
+        };
+        let made = self
+            .batches()
+            .create_batch(request)
+            .await
+            .unwrap()
+            .into_inner();
         names::parse_batch_name(&made.name).unwrap()
     }
 
-    pub async fn add(&self, batch: BatchId, paths: &[&str]) {
+    pub(crate) async fn add(&self, batch: BatchId, paths: &[&str]) {
         let entries = paths.iter().map(|path| file(path, 10)).collect();
-        let request = AddEntriesRequest { batch: names::batch_name(batch), entries, request_id: request_id() };
+        let request = AddEntriesRequest {
+            batch: names::batch_name(batch),
+            entries,
+            request_id: request_id(),
+        };
         self.batches().add_entries(request).await.unwrap();
     }
 
-    pub async fn confirm(&self, batch: BatchId, ordinals: impl IntoIterator<Item = u32>) {
-        let uploads =
-            ordinals.into_iter().map(|ordinal| Uploaded { ordinal, target: 1, etag: "e".into() }).collect();
-        let request = ConfirmUploadsRequest { batch: names::batch_name(batch), uploads, request_id: request_id() };
+    pub(crate) async fn confirm(&self, batch: BatchId, ordinals: impl IntoIterator<Item = u32>) {
+        let uploads = ordinals
+            .into_iter()
+            .map(|ordinal| Uploaded {
+                ordinal,
+                target: 1,
+                etag: "e".into(),
+            })
+            .collect();
+        let request = ConfirmUploadsRequest {
+            batch: names::batch_name(batch),
+            uploads,
+            request_id: request_id(),
+        };
         self.uploads().confirm_uploads(request).await.unwrap();
     }
 
-    pub async fn complete(&self, batch: BatchId) -> Batch {
+    pub(crate) async fn complete(&self, batch: BatchId) -> Batch {
         let request = CompleteBatchRequest {
             name: names::batch_name(batch),
             request_id: request_id(),
             ..CompleteBatchRequest::default()
         };
-        self.batches().complete_batch(request).await.unwrap().into_inner()
+        self.batches()
+            .complete_batch(request)
+            .await
+            .unwrap()
+            .into_inner()
     }
 
-    pub async fn batch(&self, batch: BatchId) -> Batch {
-        let request = GetBatchRequest { name: names::batch_name(batch) };
-        self.batches().get_batch(request).await.unwrap().into_inner()
+    pub(crate) async fn batch(&self, batch: BatchId) -> Batch {
+        let request = GetBatchRequest {
+            name: names::batch_name(batch),
+        };
+        self.batches()
+            .get_batch(request)
+            .await
+            .unwrap()
+            .into_inner()
     }
 
-    pub async fn file(&self, batch: BatchId, ordinal: u32) -> File {
-        let request = GetFileRequest { name: names::file_name(batch, ordinal) };
+    pub(crate) async fn file(&self, batch: BatchId, ordinal: u32) -> File {
+        let request = GetFileRequest {
+            name: names::file_name(batch, ordinal),
+        };
         self.files().get_file(request).await.unwrap().into_inner()
     }
 
-    pub fn file_ref(&self, batch: BatchId, ordinal: u32) -> FileRef {
-        FileRef::new(self.tenant, batch, ordinal)
+    pub(crate) fn streams(&self) -> Streams {
+        Streams::connect(
+            &self.redis.url(),
+            Names::new(caudal_streams::DEFAULT_PREFIX),
+        )
+        .unwrap()
     }
 
-    pub fn streams(&self) -> Streams {
-        Streams::connect(&self.redis.url(), Names::new(caudal_streams::DEFAULT_PREFIX)).unwrap()
-    }
-
-    pub fn reader(&self, stage: Stage) -> Reader {
+    pub(crate) fn reader(&self, stage: Stage) -> Reader {
         self.streams().reader(stage, &Uuid::new_v4().to_string())
     }
 
     /// The next `count` dispatches of a stage, acknowledged.
-    pub async fn take(&self, reader: &mut Reader, stage: Stage, count: usize) -> Vec<(FileRef, Token)> {
+    pub(crate) async fn take(
+        &self,
+        reader: &mut Reader,
+        stage: Stage,
+        count: usize,
+    ) -> Vec<(FileRef, Token)> {
         let mut taken = Vec::new();
         let begun = std::time::Instant::now();
         while taken.len() < count {
-            assert!(begun.elapsed() < PATIENCE, "waited in vain for {count} dispatches of {stage}, got {taken:?}");
-            let Ok(read) = reader.read(count, Duration::from_millis(100)).await else { continue };
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "waited in vain for {count} dispatches of {stage}, got {taken:?}"
+            );
+            let Ok(read) = reader.read(count, Duration::from_millis(100)).await else {
+                continue;
+            };
             for entry in read.entries {
                 taken.extend(entry.files.iter().copied());
-                self.streams().acknowledge(stage, &[entry.id]).await.unwrap();
+                self.streams()
+                    .acknowledge(stage, &[entry.id])
+                    .await
+                    .unwrap();
             }
         }
         taken
     }
 
-    pub async fn lease(&self, stage: Stage, held: &[(FileRef, Token)]) -> LeaseResponse {
+    pub(crate) async fn lease(&self, stage: Stage, held: &[(FileRef, Token)]) -> LeaseResponse {
         let request = LeaseRequest {
             stage: stage.name().into(),
             process: "test".into(),
@@ -209,14 +283,25 @@ impl TestLedger {
     }
 
     /// Renews; for each file whether it is to be kept.
-    pub async fn renew(&self, held: &[(FileRef, Token)]) -> Vec<bool> {
-        let request =
-            RenewRequest { process: "test".into(), files: Some(file_tokens_to_proto(held.iter().copied())) };
+    pub(crate) async fn renew(&self, held: &[(FileRef, Token)]) -> Vec<bool> {
+        let request = RenewRequest {
+            process: "test".into(),
+            files: Some(file_tokens_to_proto(held.iter().copied())),
+        };
         let answer = self.mesh().renew(request).await.unwrap().into_inner();
-        answer.verdicts.into_iter().map(|verdict| verdict == 1).collect()
+        answer
+            .verdicts
+            .into_iter()
+            .map(|verdict| verdict == 1)
+            .collect()
     }
 
-    pub async fn report(&self, stage: Stage, held: &[(FileRef, Token)], report: &Report) -> Vec<ReportVerdict> {
+    pub(crate) async fn report(
+        &self,
+        stage: Stage,
+        held: &[(FileRef, Token)],
+        report: &Report,
+    ) -> Vec<ReportVerdict> {
         let request = ReportRequest {
             stage: stage.name().into(),
             process: "test".into(),
@@ -229,15 +314,26 @@ impl TestLedger {
     }
 
     /// Takes, leases and reports `count` files of a stage.
-    pub async fn work(&self, reader: &mut Reader, stage: Stage, count: usize, report: &Report) {
+    pub(crate) async fn work(
+        &self,
+        reader: &mut Reader,
+        stage: Stage,
+        count: usize,
+        report: &Report,
+    ) {
         let held = self.take(reader, stage, count).await;
         self.lease(stage, &held).await;
         let verdicts = self.report(stage, &held, report).await;
-        assert!(verdicts.iter().all(|verdict| *verdict == ReportVerdict::Recorded), "{stage}: {verdicts:?}");
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| *verdict == ReportVerdict::Recorded),
+            "{stage}: {verdicts:?}"
+        );
     }
 
     /// Takes all files of a batch of plain texts through the whole route.
-    pub async fn work_through(&self, count: usize) {
+    pub(crate) async fn work_through(&self, count: usize) {
         for (stage, report) in [
             (Stage::Upload, uploaded("text/plain")),
             (Stage::ExtractText, done(true)),
@@ -249,7 +345,12 @@ impl TestLedger {
         }
     }
 
-    pub async fn until_state(&self, batch: BatchId, ordinal: u32, state: caudal_proto::v1::FileState) -> File {
+    pub(crate) async fn until_state(
+        &self,
+        batch: BatchId,
+        ordinal: u32,
+        state: caudal_proto::v1::FileState,
+    ) -> File {
         let what = format!("file {ordinal} to be {}", state.as_str_name());
         until(&what, PATIENCE, async || {
             let file = self.file(batch, ordinal).await;
@@ -260,9 +361,12 @@ impl TestLedger {
     }
 
     /// Ends the ledger and checks every invariant.
-    pub async fn verify(mut self) {
+    pub(crate) async fn verify(mut self) {
         self.stop().await;
-        let report = caudal_ledger::verify(&self.settings.database_url, Some(&self.redis.url()), None).await.unwrap();
+        let report =
+            caudal_ledger::verify(&self.settings.database_url, Some(&self.redis.url()), None)
+                .await
+                .unwrap();
         assert!(report.holds(), "{:#?}", report.violations);
         assert!(report.files > 0 || report.batches > 0);
     }
@@ -271,30 +375,44 @@ impl TestLedger {
 async fn launch(settings: &LedgerSettings) -> ((RunningLedger, CancellationToken), Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let shutdown = CancellationToken::new();
-    let running = Ledger::start(settings.clone(), listener, shutdown.clone()).await.unwrap();
+    let running = Ledger::start(settings.clone(), listener, shutdown.clone())
+        .await
+        .unwrap();
     let address = format!("http://{}", running.address());
     let channel = caudal_node::Channels::default().channel(&address).unwrap();
     ((running, shutdown), channel)
 }
 
-pub fn request_id() -> String {
+pub(crate) fn request_id() -> String {
     Uuid::new_v4().to_string()
 }
 
-pub fn file(path: &str, size: i64) -> Entry {
-    let file = FileEntry { size, ..FileEntry::default() };
-    Entry { path: path.to_owned(), kind: Some(entry::Kind::File(file)) }
+pub(crate) fn file(path: &str, size: i64) -> Entry {
+    let file = FileEntry {
+        size,
+        ..FileEntry::default()
+    };
+    Entry {
+        path: path.to_owned(),
+        kind: Some(entry::Kind::File(file)),
+    }
 }
 
-pub fn version() -> StageVersion {
-    StageVersion { code: "test-1".into(), model: String::new(), options: String::new() }
+pub(crate) fn version() -> StageVersion {
+    StageVersion {
+        code: "test-1".into(),
+        model: String::new(),
+        options: String::new(),
+    }
 }
 
 fn good(done: Done) -> Report {
-    Report { outcome: Some(report::Outcome::Done(done)) }
+    Report {
+        outcome: Some(report::Outcome::Done(done)),
+    }
 }
 
-pub fn uploaded(media_type: &str) -> Report {
+pub(crate) fn uploaded(media_type: &str) -> Report {
     good(Done {
         content_sha256: Bytes::from_static(&[9; 32]),
         media_type: media_type.into(),
@@ -303,15 +421,30 @@ pub fn uploaded(media_type: &str) -> Report {
     })
 }
 
-pub fn done(has_text: bool) -> Report {
-    good(Done { has_text, nonce: "n".into(), facts: Bytes::from_static(b"{\"words\":3}"), ..Done::default() })
+pub(crate) fn done(has_text: bool) -> Report {
+    good(Done {
+        has_text,
+        nonce: "n".into(),
+        facts: Bytes::from_static(b"{\"words\":3}"),
+        ..Done::default()
+    })
 }
 
-pub fn finished(outcome: Outcome) -> Report {
-    good(Done { outcome: outcome.into(), facts: Bytes::from_static(b"{\"path\":\"x\"}"), ..Done::default() })
+pub(crate) fn finished(outcome: Outcome) -> Report {
+    good(Done {
+        outcome: outcome.into(),
+        facts: Bytes::from_static(b"{\"path\":\"x\"}"),
+        ..Done::default()
+    })
 }
 
-pub fn failed(reason: &str) -> Report {
-    let failed = Failed { reason: reason.into(), detail: "because".into(), ..Failed::default() };
-    Report { outcome: Some(report::Outcome::Failed(failed)) }
+pub(crate) fn failed(reason: &str) -> Report {
+    let failed = Failed {
+        reason: reason.into(),
+        detail: "because".into(),
+        ..Failed::default()
+    };
+    Report {
+        outcome: Some(report::Outcome::Failed(failed)),
+    }
 }
