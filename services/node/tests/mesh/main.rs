@@ -6,3 +6,4 @@ mod fakes;
 mod hints;
 mod limiter_clients;
 mod server;
+mod traces;
