@@ -84,7 +84,7 @@ const TESTS: &[Test] = &[
         },
     ),
     ("an_abort_is_a_crash", |bench| {
-        assert_eq!(bench.failure("abort").reason, Reason::ParserCrashed)
+        assert_eq!(bench.failure("abort").reason, Reason::ParserCrashed);
     }),
     ("leaving_without_a_result_is_a_crash", |bench| {
         assert_eq!(bench.failure("exit").reason, Reason::ParserCrashed);

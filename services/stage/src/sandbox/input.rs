@@ -35,9 +35,12 @@ impl FetchedInput {
 ///
 /// # Errors
 ///
-/// `too_large` when it has more than `max_bytes`, `ObjectMissing`, `StoreUnavailable`, also when the store ends
-/// the answer early, `DiskFull`, `Internal`.
-pub async fn fetch_input(job: &Job, max_bytes: u64, too_large: Reason) -> Result<FetchedInput, Failure> {
+/// `too_large` when it has more than `max_bytes`, `ObjectMissing`, `StoreUnavailable`, `DiskFull`, `Internal`.
+pub async fn fetch_input(
+    job: &Job,
+    max_bytes: u64,
+    too_large: Reason,
+) -> Result<FetchedInput, Failure> {
     let key = job
         .final_key
         .as_deref()
@@ -48,36 +51,45 @@ pub async fn fetch_input(job: &Job, max_bytes: u64, too_large: Reason) -> Result
     }
 }
 
-async fn fetch(job: &Job, key: &str, max_bytes: u64, too_large: Reason) -> Result<FetchedInput, Failure> {
+async fn fetch(
+    job: &Job,
+    key: &str,
+    max_bytes: u64,
+    too_large: Reason,
+) -> Result<FetchedInput, Failure> {
     // Nothing else is written under a final key, so its content needs no ETag here.
-    let mut object = job.objects.get(key, None).await.map_err(|error| refused(key, &error))?;
+    let mut object = job
+        .objects
+        .get(key, None)
+        .await
+        .map_err(|error| refused(key, &error))?;
     if object.size > max_bytes {
-        return Err(Failure::new(too_large, format!("{} bytes are more than {max_bytes}", object.size)));
+        return Err(Failure::new(
+            too_large,
+            format!("{} bytes are more than {max_bytes}", object.size),
+        ));
     }
     let file = NamedTempFile::new().map_err(|error| unwritable(&error))?;
     let mut writer = tokio::fs::File::from_std(file.reopen().map_err(|error| unwritable(&error))?);
-    let mut size = 0;
+    // The stream itself ends well only after the size it was announced with.
     while let Some(chunk) = object.stream.next().await {
         let chunk = chunk.map_err(|error| refused(key, &error))?;
-        size += chunk.len() as u64;
-        if size > object.size {
-            break;
-        }
-        writer.write_all(&chunk).await.map_err(|error| unwritable(&error))?;
+        writer
+            .write_all(&chunk)
+            .await
+            .map_err(|error| unwritable(&error))?;
     }
     writer.flush().await.map_err(|error| unwritable(&error))?;
-    if size != object.size {
-        return Err(Failure::new(
-            Reason::StoreUnavailable,
-            format!("{key}: {size} bytes came where {} were announced", object.size),
-        ));
-    }
-    Ok(FetchedInput { file, size })
+    Ok(FetchedInput {
+        file,
+        size: object.size,
+    })
 }
 
 fn refused(key: &str, error: &ObjectError) -> Failure {
     let reason = match error {
         ObjectError::NotFound { .. } => Reason::ObjectMissing,
+        ObjectError::Refused { .. } => Reason::Internal,
         _ => Reason::StoreUnavailable,
     };
     Failure::new(reason, format!("{key}: {error}"))

@@ -15,6 +15,7 @@
 mod child;
 mod confine;
 mod frame;
+mod input;
 mod spawner;
 mod verdict;
 
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Failure;
 use child::Spec;
 pub use child::run_child_if_asked;
+pub use input::{FetchedInput, fetch_input};
 use spawner::Spawner;
 use verdict::{End, judge};
 

@@ -1,0 +1,141 @@
+//! The image-processing stage: decodes an image in a sandbox, turns it upright, makes a thumbnail and a perceptual hash,
+//! and reads what the camera wrote. Without a caption provider it says so; it never invents a caption.
+
+mod camera;
+mod handler;
+mod jpeg;
+mod parser;
+
+use std::path::Path;
+use std::time::Duration;
+
+use caudal_domain::{Reason, Stage, Warning, WarningCode};
+use caudal_stage::Failure;
+use caudal_stage::sandbox::{Limits, Sandbox};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+pub use parser::PARSERS;
+use parser::{Facts, JPEG_BLOB, PARSER, PNG_BLOB, Request};
+
+/// What an image may cost, and how large its thumbnail is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The largest file that is decoded, in bytes.
+    pub max_file_bytes: u64,
+    /// The most pixels that are decoded.
+    pub max_pixels: u64,
+    /// The most memory that the decoded picture may take, in bytes; more than 8 bits a colour take more.
+    pub max_decoded_bytes: u64,
+    /// The longer side of the thumbnail, in pixels. A smaller picture is not made larger.
+    pub thumbnail_side: u32,
+    /// What a sandbox child may use.
+    pub sandbox: Limits,
+}
+
+impl Default for Settings {
+    /// 256 MiB a file, 100 megapixels in 512 MiB, thumbnails of 512 pixels.
+    fn default() -> Self {
+        Self {
+            max_file_bytes: 256 << 20,
+            max_pixels: 100_000_000,
+            max_decoded_bytes: 512 << 20,
+            thumbnail_side: 512,
+            sandbox: Limits {
+                memory: 1 << 30,
+                cpu: Duration::from_secs(20),
+                wall: Duration::from_secs(60),
+                output: 8 << 20,
+            },
+        }
+    }
+}
+
+/// The stage's handler.
+#[derive(Debug, Clone)]
+pub struct ImageProcessing {
+    sandbox: Sandbox,
+    settings: Settings,
+}
+
+/// What was made of an image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Processed {
+    /// Width, height, format, orientation, camera, perceptual hash.
+    pub facts: serde_json::Value,
+    /// The name of the thumbnail: `thumbnail.jpg`, or `thumbnail.png` where something shows through.
+    pub thumbnail_name: &'static str,
+    /// Its media type.
+    pub thumbnail_type: &'static str,
+    /// Its bytes.
+    pub thumbnail: Vec<u8>,
+    /// What was not done.
+    pub warnings: Vec<Warning>,
+}
+
+impl ImageProcessing {
+    /// A handler whose children are started by `sandbox`, with the limits of `settings`.
+    #[must_use]
+    pub fn new(sandbox: &Sandbox, settings: Settings) -> Self {
+        Self {
+            sandbox: sandbox.with_limits(settings.sandbox),
+            settings,
+        }
+    }
+
+    /// Processes the image in the file at `input`.
+    ///
+    /// # Errors
+    ///
+    /// `CorruptImage`, `UnsupportedImage`, `ImageTooLarge`, and those of [`Sandbox::parse`].
+    pub async fn process(
+        &self,
+        input: &Path,
+        cancelled: &CancellationToken,
+    ) -> Result<Processed, Failure> {
+        let request = Request {
+            max_pixels: self.settings.max_pixels,
+            max_decoded_bytes: self.settings.max_decoded_bytes,
+            thumbnail_side: self.settings.thumbnail_side,
+        };
+        let request =
+            serde_json::to_value(request).map_err(|error| unreadable_answer(&error.to_string()))?;
+        let parsed = self
+            .sandbox
+            .parse(PARSER, &request, input, cancelled)
+            .await?;
+
+        let facts = Facts::deserialize(&parsed.value)
+            .map_err(|error| unreadable_answer(&error.to_string()))?;
+        let mut blobs = parsed.blobs.into_iter();
+        let (thumbnail_name, thumbnail_type, thumbnail) = match blobs.next() {
+            Some((name, bytes)) if name == JPEG_BLOB => (JPEG_BLOB, "image/jpeg", bytes),
+            Some((name, bytes)) if name == PNG_BLOB => (PNG_BLOB, "image/png", bytes),
+            _ => return Err(unreadable_answer("it has no thumbnail")),
+        };
+        let mut warnings = vec![Warning::plain(
+            WarningCode::NoCaptionProvider,
+            Stage::ImageProcessing,
+        )];
+        if facts.exif_unreadable {
+            warnings.push(Warning::plain(
+                WarningCode::UnreadableExif,
+                Stage::ImageProcessing,
+            ));
+        }
+        Ok(Processed {
+            facts: parsed.value,
+            thumbnail_name,
+            thumbnail_type,
+            thumbnail,
+            warnings,
+        })
+    }
+}
+
+fn unreadable_answer(words: &str) -> Failure {
+    Failure::new(
+        Reason::Internal,
+        format!("the sandbox child's answer: {words}"),
+    )
+}

@@ -1,0 +1,245 @@
+//! Decoding an image, in a sandbox child: thumbnail, perceptual hash and facts.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Seek};
+
+use caudal_domain::Reason;
+use caudal_stage::sandbox::{ParseFailure, Parsed, Parser};
+use image::codecs::gif::GifDecoder;
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
+use image::metadata::Orientation;
+use image::{
+    AnimationDecoder, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits,
+};
+use image_hasher::{HashAlg, HasherConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::camera::{self, Camera};
+use crate::jpeg;
+
+/// The name under which a sandbox child finds the parser.
+pub(crate) const PARSER: &str = "image";
+
+/// Every parser of this stage, by the name under which a sandbox child finds it.
+pub const PARSERS: &[(&str, Parser)] = &[(PARSER, parse)];
+
+/// The thumbnail's blob: a JPEG, or a PNG where something shows through.
+pub(crate) const JPEG_BLOB: &str = "thumbnail.jpg";
+/// See [`JPEG_BLOB`].
+pub(crate) const PNG_BLOB: &str = "thumbnail.png";
+
+/// The quality of a JPEG thumbnail, of 100.
+const JPEG_QUALITY: u8 = 82;
+
+/// A side of the perceptual hash, in bits: 64 in all.
+const HASH_SIDE: u32 = 8;
+
+/// What the stage asks of the parser.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub(crate) max_pixels: u64,
+    pub(crate) max_decoded_bytes: u64,
+    pub(crate) thumbnail_side: u32,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    /// Pixels across, as it is meant to be looked at.
+    pub(crate) width: u32,
+    /// Pixels down, likewise.
+    pub(crate) height: u32,
+    /// `jpeg`, `png`, `gif`, `webp`, `bmp`, `tiff`.
+    pub(crate) format: String,
+    /// How it is stored, by the EXIF number: 1 is upright.
+    pub(crate) orientation: u8,
+    /// Whether it has more than one frame.
+    pub(crate) animated: bool,
+    /// Whether anything shows through it.
+    pub(crate) transparent: bool,
+    /// 64 bits in hex: images that look alike differ in few of them.
+    pub(crate) perceptual_hash: String,
+    /// What the camera wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exif: Option<Camera>,
+    /// Whether the camera's data is there and cannot be read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) exif_unreadable: bool,
+}
+
+fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
+    let request = Request::deserialize(request).map_err(|error| internal(&error))?;
+    let format = ImageReader::new(BufReader::new(&mut *input))
+        .with_guessed_format()
+        .map_err(|error| internal(&error))?
+        .format()
+        .ok_or_else(|| {
+            ParseFailure::new(
+                Reason::UnsupportedImage,
+                "its first bytes are of no image format that is decoded",
+            )
+        })?;
+
+    if format == ImageFormat::Jpeg
+        && !jpeg::is_whole(rewound(input)?).map_err(|error| internal(&error))?
+    {
+        return Err(ParseFailure::new(
+            Reason::CorruptImage,
+            "its data ends early",
+        ));
+    }
+    let mut decoder = decoder(rewound(input)?, format, &request)?;
+    let (stored_width, stored_height) = decoder.dimensions();
+    let pixels = u64::from(stored_width) * u64::from(stored_height);
+    if pixels > request.max_pixels {
+        return Err(ParseFailure::new(
+            Reason::ImageTooLarge,
+            format!(
+                "{stored_width} x {stored_height} pixels are more than {}",
+                request.max_pixels
+            ),
+        ));
+    }
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let picture = DynamicImage::from_decoder(decoder).map_err(|error| refused(&error))?;
+
+    // Turned after it was made small: turning the whole picture would need a second one in memory.
+    let mut thumbnail = smaller(picture, request.thumbnail_side);
+    thumbnail.apply_orientation(orientation);
+    let turned = matches!(
+        orientation,
+        Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH
+    );
+    let (width, height) = if turned {
+        (stored_height, stored_width)
+    } else {
+        (stored_width, stored_height)
+    };
+    let transparent = shows_through(&thumbnail);
+    let (exif, exif_unreadable) = match camera::read(&mut rewound(input)?) {
+        Ok(camera) => (camera, false),
+        Err(_) => (None, true),
+    };
+
+    let facts = Facts {
+        width,
+        height,
+        format: name(format).to_owned(),
+        orientation: orientation.to_exif(),
+        animated: is_animated(rewound(input)?, format, &request),
+        transparent,
+        perceptual_hash: perceptual_hash(&thumbnail),
+        exif,
+        exif_unreadable,
+    };
+    let blob = encoded(&thumbnail, transparent)?;
+    Ok(Parsed {
+        value: serde_json::to_value(facts).map_err(|error| internal(&error))?,
+        blobs: vec![blob],
+    })
+}
+
+fn rewound(input: &mut File) -> Result<BufReader<&mut File>, ParseFailure> {
+    input.rewind().map_err(|error| internal(&error))?;
+    Ok(BufReader::new(input))
+}
+
+fn decoder<'a>(
+    input: impl BufRead + Seek + 'a,
+    format: ImageFormat,
+    request: &Request,
+) -> Result<impl ImageDecoder + 'a, ParseFailure> {
+    let mut reader = ImageReader::with_format(input, format);
+    reader.limits(limits(request));
+    reader.into_decoder().map_err(|error| refused(&error))
+}
+
+fn limits(request: &Request) -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(request.max_decoded_bytes);
+    limits
+}
+
+fn smaller(picture: DynamicImage, side: u32) -> DynamicImage {
+    if picture.width() <= side && picture.height() <= side {
+        return picture;
+    }
+    picture.thumbnail(side, side)
+}
+
+fn shows_through(picture: &DynamicImage) -> bool {
+    picture.color().has_alpha()
+        && picture
+            .to_rgba8()
+            .pixels()
+            .any(|pixel| pixel.0[3] < u8::MAX)
+}
+
+fn perceptual_hash(picture: &DynamicImage) -> String {
+    let hasher = HasherConfig::new()
+        .hash_size(HASH_SIDE, HASH_SIDE)
+        .hash_alg(HashAlg::Gradient)
+        .to_hasher();
+    hasher
+        .hash_image(picture)
+        .as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn encoded(picture: &DynamicImage, transparent: bool) -> Result<(String, Vec<u8>), ParseFailure> {
+    let mut bytes = Vec::new();
+    if transparent {
+        DynamicImage::from(picture.to_rgba8())
+            .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+            .map_err(|error| internal(&error))?;
+        return Ok((PNG_BLOB.to_owned(), bytes));
+    }
+    JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+        .encode_image(&picture.to_rgb8())
+        .map_err(|error| internal(&error))?;
+    Ok((JPEG_BLOB.to_owned(), bytes))
+}
+
+/// Whether there is a second frame. A file that cannot be told counts as one picture: its first frame has been decoded.
+fn is_animated(input: impl BufRead + Seek, format: ImageFormat, request: &Request) -> bool {
+    match format {
+        ImageFormat::Gif => GifDecoder::new(input).is_ok_and(|mut decoder| {
+            decoder.set_limits(limits(request)).is_ok()
+                && decoder.into_frames().take(2).filter(Result::is_ok).count() == 2
+        }),
+        ImageFormat::WebP => WebPDecoder::new(input).is_ok_and(|decoder| decoder.has_animation()),
+        ImageFormat::Png => {
+            PngDecoder::new(input).is_ok_and(|decoder| decoder.is_apng().unwrap_or(false))
+        }
+        _ => false,
+    }
+}
+
+fn name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Jpeg => "jpeg",
+        ImageFormat::WebP => "webp",
+        other => other.extensions_str().first().copied().unwrap_or("unknown"),
+    }
+}
+
+fn refused(error: &ImageError) -> ParseFailure {
+    let reason = match error {
+        ImageError::Limits(_) => Reason::ImageTooLarge,
+        ImageError::Unsupported(_) => Reason::UnsupportedImage,
+        _ => Reason::CorruptImage,
+    };
+    ParseFailure::new(reason, error.to_string())
+}
+
+fn internal(error: &dyn std::error::Error) -> ParseFailure {
+    ParseFailure::new(Reason::Internal, error.to_string())
+}

@@ -1,0 +1,415 @@
+//! Real and hostile images, each processed in a sandbox child of this very executable.
+#![expect(clippy::unwrap_used)]
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use caudal_domain::{Reason, WarningCode};
+use caudal_image_processing::{ImageProcessing, PARSERS, Processed, Settings};
+use caudal_stage::Failure;
+use caudal_stage::sandbox::{Limits, Sandbox, run_child_if_asked};
+use image::codecs::gif::GifEncoder;
+use image::{DynamicImage, Frame, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
+use libtest_mimic::{Arguments, Trial};
+use tokio_util::sync::CancellationToken;
+
+type Test = (&'static str, fn(&Bench));
+
+const TESTS: &[Test] = &[
+    (
+        "every_format_gives_its_size_a_thumbnail_and_a_hash",
+        |bench| {
+            for (format, name) in [
+                (ImageFormat::Jpeg, "jpeg"),
+                (ImageFormat::Png, "png"),
+                (ImageFormat::Gif, "gif"),
+                (ImageFormat::WebP, "webp"),
+                (ImageFormat::Bmp, "bmp"),
+                (ImageFormat::Tiff, "tiff"),
+            ] {
+                let processed = bench.process(&encoded(&picture(800, 400), format)).unwrap();
+                let facts = &processed.facts;
+                assert_eq!(facts["format"], name);
+                assert_eq!(
+                    (facts["width"].as_u64(), facts["height"].as_u64()),
+                    (Some(800), Some(400)),
+                    "{name}"
+                );
+                assert_eq!(
+                    (facts["animated"].as_bool(), facts["orientation"].as_u64()),
+                    (Some(false), Some(1)),
+                    "{name}"
+                );
+                assert_eq!(facts["perceptual_hash"].as_str().unwrap().len(), 16);
+                assert_eq!(processed.thumbnail_name, "thumbnail.jpg");
+                let thumbnail = image::load_from_memory(&processed.thumbnail).unwrap();
+                assert_eq!(
+                    (thumbnail.width(), thumbnail.height()),
+                    (512, 256),
+                    "{name}"
+                );
+            }
+        },
+    ),
+    ("a_caption_is_never_invented", |bench| {
+        let processed = bench
+            .process(&encoded(&picture(20, 20), ImageFormat::Png))
+            .unwrap();
+        let codes: Vec<WarningCode> = processed
+            .warnings
+            .iter()
+            .map(|warning| warning.code)
+            .collect();
+        assert_eq!(codes, vec![WarningCode::NoCaptionProvider]);
+        assert!(processed.facts.get("caption").is_none());
+    }),
+    ("a_small_picture_is_not_made_larger", |bench| {
+        let processed = bench
+            .process(&encoded(&picture(30, 20), ImageFormat::Png))
+            .unwrap();
+        let thumbnail = image::load_from_memory(&processed.thumbnail).unwrap();
+        assert_eq!((thumbnail.width(), thumbnail.height()), (30, 20));
+    }),
+    ("what_shows_through_keeps_a_png_thumbnail", |bench| {
+        let glass = RgbaImage::from_pixel(600, 600, Rgba([10, 20, 30, 100]));
+        let processed = bench
+            .process(&encoded(&DynamicImage::from(glass), ImageFormat::Png))
+            .unwrap();
+        assert_eq!(
+            (processed.thumbnail_name, processed.thumbnail_type),
+            ("thumbnail.png", "image/png")
+        );
+        assert_eq!(processed.facts["transparent"], true);
+        let opaque = RgbaImage::from_pixel(600, 600, Rgba([10, 20, 30, 255]));
+        let processed = bench
+            .process(&encoded(&DynamicImage::from(opaque), ImageFormat::Png))
+            .unwrap();
+        assert_eq!(processed.thumbnail_name, "thumbnail.jpg");
+    }),
+    (
+        "a_photograph_is_turned_upright_and_its_camera_is_told",
+        |bench| {
+            let photograph = with_exif(
+                &encoded(&picture(400, 200), ImageFormat::Jpeg),
+                &exif_of_a_camera(),
+            );
+            let processed = bench.process(&photograph).unwrap();
+            let facts = &processed.facts;
+            // Stored lying on its side: orientation 6 turns it by 90 degrees.
+            assert_eq!(facts["orientation"], 6);
+            assert_eq!(
+                (facts["width"].as_u64(), facts["height"].as_u64()),
+                (Some(200), Some(400))
+            );
+            assert_eq!(facts["exif"]["make"], "Canon");
+            assert_eq!(facts["exif"]["taken_at"], "2024-05-31 18:20:05");
+            assert_eq!(facts["exif"]["has_gps"], false);
+            let thumbnail = image::load_from_memory(&processed.thumbnail).unwrap();
+            assert_eq!((thumbnail.width(), thumbnail.height()), (200, 400));
+        },
+    ),
+    ("alike_pictures_have_alike_hashes", |bench| {
+        let hash = |bytes: &[u8]| {
+            let processed = bench.process(bytes).unwrap();
+            u64::from_str_radix(processed.facts["perceptual_hash"].as_str().unwrap(), 16).unwrap()
+        };
+        let original = hash(&encoded(&picture(800, 400), ImageFormat::Png));
+        let smaller = hash(&encoded(
+            &picture(800, 400).thumbnail(300, 150),
+            ImageFormat::Jpeg,
+        ));
+        let other = hash(&encoded(
+            &picture(800, 400).fliph().rotate90(),
+            ImageFormat::Png,
+        ));
+        assert!(
+            (original ^ smaller).count_ones() <= 6,
+            "{original:016x} {smaller:016x}"
+        );
+        assert!(
+            (original ^ other).count_ones() >= 12,
+            "{original:016x} {other:016x}"
+        );
+    }),
+    ("an_animation_is_told_from_a_picture", |bench| {
+        let mut bytes = Vec::new();
+        let mut encoder = GifEncoder::new(&mut bytes);
+        for shade in [0, 255] {
+            encoder
+                .encode_frame(Frame::new(RgbaImage::from_pixel(
+                    40,
+                    40,
+                    Rgba([shade, 0, 0, 255]),
+                )))
+                .unwrap();
+        }
+        drop(encoder);
+        assert_eq!(bench.process(&bytes).unwrap().facts["animated"], true);
+    }),
+    (
+        "a_header_of_64k_by_64k_pixels_is_refused_before_it_is_decoded",
+        |bench| {
+            let failure = bench.process(&png_header(65_535, 65_535)).unwrap_err();
+            assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+        },
+    ),
+    ("a_gif_canvas_larger_than_allowed_is_refused", |bench| {
+        let mut bytes = encoded(&picture(10, 10), ImageFormat::Gif);
+        bytes[6..10].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
+        let failure = bench.process(&bytes).unwrap_err();
+        assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+    }),
+    ("a_picture_cut_short_is_corrupt", |bench| {
+        for format in [
+            ImageFormat::Jpeg,
+            ImageFormat::Png,
+            ImageFormat::Gif,
+            ImageFormat::WebP,
+            ImageFormat::Bmp,
+            ImageFormat::Tiff,
+        ] {
+            let whole = encoded(&noise(300, 300), format);
+            let failure = bench.process(&whole[..whole.len() / 2]).unwrap_err();
+            assert_eq!(
+                failure.reason,
+                Reason::CorruptImage,
+                "{format:?}: {}",
+                failure.detail
+            );
+        }
+    }),
+    ("bytes_that_are_no_image_are_unsupported", |bench| {
+        for bytes in [b"hello".as_slice(), b""] {
+            assert_eq!(
+                bench.process(bytes).unwrap_err().reason,
+                Reason::UnsupportedImage
+            );
+        }
+    }),
+    (
+        "broken_camera_data_costs_a_warning_and_not_the_picture",
+        |bench| {
+            let photograph = with_exif(
+                &encoded(&picture(40, 20), ImageFormat::Jpeg),
+                b"Exif\0\0XX no tiff at all",
+            );
+            let processed = bench.process(&photograph).unwrap();
+            assert!(
+                processed
+                    .warnings
+                    .iter()
+                    .any(|warning| warning.code == WarningCode::UnreadableExif)
+            );
+        },
+    ),
+    (
+        "a_picture_that_needs_more_memory_than_a_child_has_costs_its_own_attempt",
+        |_| {
+            let settings = Settings {
+                sandbox: Limits {
+                    memory: 24 << 20,
+                    ..Settings::default().sandbox
+                },
+                ..Settings::default()
+            };
+            let bench = Bench::with(settings);
+            let failure = bench
+                .process(&encoded(&picture(4000, 4000), ImageFormat::Png))
+                .unwrap_err();
+            assert!(
+                matches!(
+                    failure.reason,
+                    Reason::ParserOutOfMemory | Reason::ImageTooLarge
+                ),
+                "{:?} {}",
+                failure.reason,
+                failure.detail
+            );
+            assert!(
+                bench
+                    .process(&encoded(&picture(40, 40), ImageFormat::Png))
+                    .is_ok()
+            );
+        },
+    ),
+    ("damaged_pictures_end_with_a_reason_each_time", |bench| {
+        let whole = encoded(&noise(60, 60), ImageFormat::Jpeg);
+        for step in 0..12 {
+            let mut damaged = whole.clone();
+            let place = 2 + step * (damaged.len() - 3) / 12;
+            damaged[place] ^= 0xff;
+            if let Err(failure) = bench.process(&damaged) {
+                assert!(
+                    matches!(
+                        failure.reason,
+                        Reason::CorruptImage | Reason::ImageTooLarge | Reason::UnsupportedImage
+                    ),
+                    "byte {place}: {:?} {}",
+                    failure.reason,
+                    failure.detail
+                );
+            }
+        }
+    }),
+    ("the_sample_pictures_are_processed", |bench| {
+        for path in samples(&["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff"]) {
+            let name = path.display().to_string();
+            match bench.process(&std::fs::read(&path).unwrap()) {
+                Ok(processed) => assert!(processed.facts["width"].as_u64().unwrap() > 0, "{name}"),
+                Err(failure) => assert_eq!(
+                    failure.reason,
+                    Reason::CorruptImage,
+                    "{name}: {}",
+                    failure.detail
+                ),
+            }
+        }
+    }),
+];
+
+fn main() -> ExitCode {
+    run_child_if_asked(PARSERS);
+    let bench = Arc::new(Bench::with(Settings::default()));
+    let trials = TESTS
+        .iter()
+        .map(|(name, test)| {
+            let bench = Arc::clone(&bench);
+            Trial::test(*name, move || {
+                test(&bench);
+                Ok(())
+            })
+        })
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+struct Bench {
+    runtime: tokio::runtime::Runtime,
+    stage: ImageProcessing,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn with(settings: Settings) -> Self {
+        let sandbox = Sandbox::of_this_executable(Limits::default()).unwrap();
+        Self {
+            runtime: tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap(),
+            stage: ImageProcessing::new(&sandbox, settings),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn process(&self, bytes: &[u8]) -> Result<Processed, Failure> {
+        let input = tempfile::NamedTempFile::new_in(self.folder.path()).unwrap();
+        std::fs::write(input.path(), bytes).unwrap();
+        self.runtime
+            .block_on(self.stage.process(input.path(), &CancellationToken::new()))
+    }
+}
+
+/// A gradient with a disc in it: something to see, the same at every size.
+fn picture(width: u32, height: u32) -> DynamicImage {
+    let picture = RgbImage::from_fn(width, height, |x, y| {
+        let (across, down) = (x as f32 / width as f32, y as f32 / height as f32);
+        let near = (across - 0.3).hypot(down - 0.4) < 0.25;
+        Rgb([
+            (across * 255.0) as u8,
+            if near { 240 } else { (down * 120.0) as u8 },
+            90,
+        ])
+    });
+    DynamicImage::from(picture)
+}
+
+/// Pixels that compress badly, so that half of the file is half of the picture.
+fn noise(width: u32, height: u32) -> DynamicImage {
+    let mut state = 7_u32;
+    DynamicImage::from(RgbImage::from_fn(width, height, |_, _| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let [a, b, c, _] = state.to_be_bytes();
+        Rgb([a, b, c])
+    }))
+}
+
+fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    picture
+        .write_to(&mut Cursor::new(&mut bytes), format)
+        .unwrap();
+    bytes
+}
+
+/// A PNG that says how large it is, and then nothing.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut chunk = b"IHDR".to_vec();
+    chunk.extend_from_slice(&width.to_be_bytes());
+    chunk.extend_from_slice(&height.to_be_bytes());
+    chunk.extend_from_slice(&[8, 2, 0, 0, 0]);
+    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+    bytes.extend_from_slice(&13_u32.to_be_bytes());
+    bytes.extend_from_slice(&chunk);
+    bytes.extend_from_slice(&crc32fast::hash(&chunk).to_be_bytes());
+    bytes.extend_from_slice(&0_u32.to_be_bytes());
+    bytes.extend_from_slice(b"IDAT");
+    bytes.extend_from_slice(&crc32fast::hash(b"IDAT").to_be_bytes());
+    bytes
+}
+
+/// Puts an APP1 segment right after a JPEG's first marker.
+fn with_exif(jpeg: &[u8], segment: &[u8]) -> Vec<u8> {
+    let mut bytes = jpeg[..2].to_vec();
+    bytes.extend_from_slice(&[0xff, 0xe1]);
+    bytes.extend_from_slice(&u16::try_from(segment.len() + 2).unwrap().to_be_bytes());
+    bytes.extend_from_slice(segment);
+    bytes.extend_from_slice(&jpeg[2..]);
+    bytes
+}
+
+/// A TIFF directory of three fields: make, orientation 6, date.
+fn exif_of_a_camera() -> Vec<u8> {
+    const FIRST_DIRECTORY: u32 = 8;
+    const FIELDS: u16 = 3;
+    let texts_at = FIRST_DIRECTORY + 2 + u32::from(FIELDS) * 12 + 4;
+    let (make, date) = (b"Canon\0", b"2024:05:31 18:20:05\0");
+    let mut tiff = b"MM\0*".to_vec();
+    tiff.extend_from_slice(&FIRST_DIRECTORY.to_be_bytes());
+    tiff.extend_from_slice(&FIELDS.to_be_bytes());
+    let mut field = |tag: u16, kind: u16, count: u32, value: [u8; 4]| {
+        tiff.extend_from_slice(&tag.to_be_bytes());
+        tiff.extend_from_slice(&kind.to_be_bytes());
+        tiff.extend_from_slice(&count.to_be_bytes());
+        tiff.extend_from_slice(&value);
+    };
+    field(0x010f, 2, 6, texts_at.to_be_bytes());
+    field(0x0112, 3, 1, [0, 6, 0, 0]);
+    field(0x0132, 2, 20, (texts_at + 6).to_be_bytes());
+    tiff.extend_from_slice(&0_u32.to_be_bytes());
+    tiff.extend_from_slice(make);
+    tiff.extend_from_slice(date);
+    [b"Exif\0\0".to_vec(), tiff].concat()
+}
+
+fn samples(extensions: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/samples")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted))
+            {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
