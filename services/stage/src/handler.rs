@@ -185,8 +185,9 @@ pub struct ArtifactWriter {
 }
 
 impl ArtifactWriter {
-    /// A writer for the execution that `nonce` names, which must be new for each.
-    pub(crate) fn new(
+    /// A writer for the execution that `nonce` names, which must be new for each. The runtime makes it; tests of a handler
+    /// may.
+    pub fn new(
         objects: ObjectStore,
         stage: Stage,
         file: FileRef,

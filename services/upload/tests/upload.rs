@@ -1,0 +1,277 @@
+//! The upload stage against the embedded S3 server.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use bytes::Bytes;
+use caudal_domain::keys::{final_key, landing_key};
+use caudal_domain::{
+    BatchId, FileRef, Generation, Reason, Stage, StageSet, Target, TenantId, Token, WarningCode,
+};
+use caudal_embedded::{S3Server, S3Settings};
+use caudal_objects::{ObjectStore, Settings};
+use caudal_stage::{ArtifactWriter, Handler, Job, RecordedFile};
+use caudal_upload::Upload;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// sha256 of "hello\n".
+const HELLO_SHA256: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+
+struct Stand {
+    store: ObjectStore,
+    handler: Upload,
+    _server: S3Server,
+    _folder: tempfile::TempDir,
+}
+
+impl Stand {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = S3Settings::new(folder.path(), "key", "secret", "bucket");
+        let server = S3Server::start(settings, listener, CancellationToken::new())
+            .await
+            .unwrap();
+        let store =
+            ObjectStore::connect(Settings::new(server.endpoint(), "bucket", "key", "secret"))
+                .unwrap();
+        store.ensure_bucket().await.unwrap();
+        Self {
+            handler: Upload::new(store.clone()),
+            store,
+            _server: server,
+            _folder: folder,
+        }
+    }
+
+    /// A job for bytes that have landed and been confirmed.
+    async fn landed(&self, bytes: &'static [u8], path: &str) -> Job {
+        let source = landing_key(file(), Target(1));
+        let etag = self
+            .store
+            .put(
+                &source,
+                "application/octet-stream",
+                Bytes::from_static(bytes),
+            )
+            .await
+            .unwrap();
+        let mut job = self.job(path, bytes.len() as u64);
+        job.source_key = Some(source);
+        job.etag = Some(etag);
+        job
+    }
+
+    fn job(&self, path: &str, declared_size: u64) -> Job {
+        let artifacts = ArtifactWriter::new(
+            self.store.clone(),
+            Stage::Upload,
+            file(),
+            Generation(1),
+            Token(2),
+            "00000000",
+        );
+        Job {
+            file: file(),
+            token: Token(2),
+            generation: Generation(1),
+            path: path.to_owned(),
+            media_type: None,
+            source_key: None,
+            final_key: None,
+            etag: None,
+            declared_size,
+            declared_sha256: None,
+            content_sha256: None,
+            inputs: Vec::new(),
+            entry_metadata: serde_json::Value::Null,
+            stages: StageSet::all(),
+            suspect: false,
+            idempotency_key: String::new(),
+            objects: self.store.clone(),
+            artifacts,
+            cancelled: CancellationToken::new(),
+        }
+    }
+}
+
+fn file() -> FileRef {
+    FileRef {
+        tenant: TenantId::from_uuid(Uuid::from_u128(1)),
+        batch: BatchId::from_uuid(Uuid::from_u128(2)),
+        ordinal: 3,
+    }
+}
+
+fn hello_sha256() -> [u8; 32] {
+    hex::decode(HELLO_SHA256).unwrap().try_into().unwrap()
+}
+
+#[tokio::test]
+async fn what_landed_is_verified_and_copied_to_its_final_key() {
+    let stand = Stand::new().await;
+    let mut job = stand.landed(b"hello\n", "in/hello.txt").await;
+    job.declared_sha256 = Some(hello_sha256());
+    let done = stand.handler.handle(job).await.unwrap();
+
+    let kept = stand
+        .store
+        .get_bytes(&final_key(file(), &hello_sha256()), 100)
+        .await
+        .unwrap();
+    assert_eq!(kept.as_ref(), b"hello\n");
+    assert_eq!(done.content_sha256, Some(hello_sha256()));
+    assert_eq!(done.media_type.as_deref(), Some("text/plain"));
+    assert_eq!(
+        (done.artifacts[0].name.as_str(), done.artifacts[0].size),
+        ("original", 6)
+    );
+    assert_eq!(done.facts["sha256"], HELLO_SHA256);
+    assert_eq!(done.facts["size"], 6);
+    assert!(
+        done.facts["etag"]
+            .as_str()
+            .is_some_and(|etag| !etag.is_empty())
+    );
+    assert!(done.warnings.is_empty());
+    assert_eq!(done.usage.bytes, 6);
+}
+
+#[tokio::test]
+async fn the_landing_object_goes_only_after_the_result_is_recorded() {
+    // protocol 12.4: deleting before the report, a crash in between, and the retry finds nothing.
+    let stand = Stand::new().await;
+    let job = stand.landed(b"hello\n", "hello.txt").await;
+    let landing = job.source_key.clone().unwrap();
+    stand.handler.handle(job).await.unwrap();
+    assert!(stand.store.head(&landing).await.unwrap().is_some());
+
+    let kept = final_key(file(), &hello_sha256());
+    let recorded = RecordedFile {
+        file: file(),
+        source_key: Some(landing.clone()),
+        final_key: None,
+    };
+    let reprocessed = RecordedFile {
+        file: file(),
+        source_key: Some(kept.clone()),
+        final_key: Some(kept.clone()),
+    };
+    stand.handler.recorded(vec![recorded, reprocessed]).await;
+    assert!(stand.store.head(&landing).await.unwrap().is_none());
+    assert!(stand.store.head(&kept).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn other_bytes_than_those_confirmed_need_the_bytes_again() {
+    // protocol 12.4: without the condition unverified bytes become final.
+    let stand = Stand::new().await;
+    let job = stand.landed(b"hello\n", "hello.txt").await;
+    let landing = job.source_key.clone().unwrap();
+    stand
+        .store
+        .put(&landing, "text/plain", Bytes::from_static(b"other\n"))
+        .await
+        .unwrap();
+    let failure = stand.handler.handle(job).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::ObjectChanged);
+    assert!(failure.reason.needs_bytes() && !failure.reason.retryable());
+}
+
+#[tokio::test]
+async fn a_missing_object_is_retried_first() {
+    let stand = Stand::new().await;
+    let job = stand.landed(b"hello\n", "hello.txt").await;
+    stand
+        .store
+        .delete(job.source_key.as_deref().unwrap())
+        .await
+        .unwrap();
+    let failure = stand.handler.handle(job).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::ObjectMissing);
+    assert!(failure.reason.retryable());
+}
+
+#[tokio::test]
+async fn a_wrong_size_or_checksum_is_told_with_both_values() {
+    let stand = Stand::new().await;
+    let mut job = stand.landed(b"hello\n", "hello.txt").await;
+    job.declared_size = 7;
+    let failure = stand.handler.handle(job).await.unwrap_err();
+    assert_eq!(
+        (failure.reason, failure.detail.as_str()),
+        (Reason::SizeMismatch, "declared 7 bytes, found 6")
+    );
+
+    let mut job = stand.landed(b"hello\n", "hello.txt").await;
+    job.declared_sha256 = Some([0xab; 32]);
+    let failure = stand.handler.handle(job).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::ChecksumMismatch);
+    assert_eq!(
+        failure.detail,
+        format!("sha256 declared {}, found {HELLO_SHA256}", "ab".repeat(32))
+    );
+    assert!(
+        stand
+            .store
+            .head(&final_key(file(), &hello_sha256()))
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn a_reprocess_reads_the_final_object_and_copies_nothing() {
+    let stand = Stand::new().await;
+    let kept = final_key(file(), &hello_sha256());
+    stand
+        .store
+        .put(&kept, "text/plain", Bytes::from_static(b"hello\n"))
+        .await
+        .unwrap();
+    let mut job = stand.job("hello.txt", 6);
+    job.source_key = Some(kept.clone());
+    job.final_key = Some(kept);
+    job.etag = Some("of the landing object, long gone".to_owned());
+    job.content_sha256 = Some(hello_sha256());
+    let done = stand.handler.handle(job).await.unwrap();
+    assert_eq!(done.content_sha256, Some(hello_sha256()));
+}
+
+#[tokio::test]
+async fn a_name_that_promises_something_else_is_a_warning() {
+    let stand = Stand::new().await;
+    let job = stand.landed(b"hello\n", "scans/hello.pdf").await;
+    let done = stand.handler.handle(job).await.unwrap();
+    assert_eq!(done.media_type.as_deref(), Some("text/plain"));
+    assert_eq!(done.warnings[0].code, WarningCode::MediaTypeDiffers);
+    assert!(done.warnings[0].words.contains("hello.pdf"));
+}
+
+#[tokio::test]
+async fn an_empty_file_is_kept() {
+    let stand = Stand::new().await;
+    let job = stand.landed(b"", "empty.txt").await;
+    let done = stand.handler.handle(job).await.unwrap();
+    assert_eq!(done.media_type.as_deref(), Some("application/x-empty"));
+    let kept = final_key(file(), &done.content_sha256.unwrap());
+    assert_eq!(stand.store.head(&kept).await.unwrap().unwrap().size, 0);
+}
+
+#[tokio::test]
+async fn an_absent_store_is_worth_a_retry() {
+    let stand = Stand::new().await;
+    let away = ObjectStore::connect(Settings::new(
+        "http://127.0.0.1:9",
+        "bucket",
+        "key",
+        "secret",
+    ))
+    .unwrap();
+    let mut job = stand.landed(b"hello\n", "hello.txt").await;
+    job.objects = away;
+    let failure = stand.handler.handle(job).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::StoreUnavailable);
+    assert!(failure.reason.retryable());
+}
