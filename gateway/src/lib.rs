@@ -81,8 +81,10 @@ impl Settings {
 /// What a gateway works with.
 #[derive(Debug, Clone)]
 pub struct Deps {
-    /// The ledger.
+    /// The ledger, for calls.
     pub ledger: Channel,
+    /// The ledger on a connection of its own, for watches: however many of them there are, calls find a free stream.
+    pub ledger_for_watches: Channel,
     /// The limiter, as this gateway calls it.
     pub limiter: caudal_node::MeshChannel,
     /// The object store that clients send to.
@@ -124,7 +126,7 @@ impl RunningGateway {
     ///
     /// # Errors
     /// It could not serve.
-    pub async fn wait(self) -> Result<(), ServeError> {
+    pub async fn join(self) -> Result<(), ServeError> {
         match self.server.await {
             Ok(ended) => ended,
             Err(error) => Err(ServeError::Listener(std::io::Error::other(error))),
@@ -144,7 +146,9 @@ impl Gateway {
         shutdown: CancellationToken,
     ) -> Result<RunningGateway, GatewayError> {
         let address = listener.local_addr()?;
-        let ledger = Ledger::new(deps.ledger, settings.mesh_secret, settings.call_timeout);
+        let connect =
+            |channel| Ledger::new(channel, settings.mesh_secret.clone(), settings.call_timeout);
+        let ledger = connect(deps.ledger);
         let authenticator = Authenticator::new(ledger.clone(), settings.credential_validity);
         let rates = Rates::new(deps.limiter);
         let wakeups = Wakeups::default();
@@ -156,19 +160,20 @@ impl Gateway {
             )?),
             None => None,
         };
+        let watches = Watches::new(
+            connect(deps.ledger_for_watches),
+            authenticator.clone(),
+            wakeups,
+            settings.watch,
+            shutdown.clone(),
+        );
         let front = Front {
             uploads: Uploads::new(
                 ledger.clone(),
                 deps.objects.clone(),
                 settings.upload_url_validity,
             ),
-            watches: Watches::new(
-                ledger.clone(),
-                authenticator.clone(),
-                wakeups,
-                settings.watch,
-                shutdown.clone(),
-            ),
+            watches: watches.clone(),
             objects: deps.objects,
             rates: rates.clone(),
             ledger,
@@ -189,6 +194,7 @@ impl Gateway {
             .serve();
         let server = tokio::spawn(async move {
             let ended = serving.await;
+            watches.ended().await;
             if let Some(hints) = hints {
                 // It ends by the same token.
                 let _joined = hints.await;

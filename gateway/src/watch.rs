@@ -1,5 +1,6 @@
-//! One watcher of a batch: a snapshot, then folded changes. The stream is pulled: while its reader is slow nothing is
-//! read from the ledger, and the next message folds whatever happened meanwhile. So a watcher costs one message at most.
+//! One watcher of a batch: a snapshot, then folded changes. While its reader is slow nothing is read from the ledger, and
+//! the next message folds whatever happened meanwhile. So a watcher costs two messages at most: one that is being sent
+//! and one that waits for it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::watch_batch_response::Message;
 use futures::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, Streaming};
 
 use crate::auth::{Authenticator, Caller};
@@ -24,6 +26,8 @@ use crate::wakeups::{Wakeup, Wakeups};
 
 /// Pages of changes folded into one message; what is left comes with the next.
 const MAX_PAGES_A_MESSAGE: usize = 32;
+/// Snapshots under way at once, fewer than the streams of one connection to the ledger; others wait.
+const SNAPSHOTS_AT_ONCE: usize = 48;
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a watch tells, as tonic takes it.
@@ -41,6 +45,8 @@ pub struct WatchSettings {
     pub max_age: Duration,
     /// For how long a silent ledger is borne before the stream ends with UNAVAILABLE.
     pub patience: Duration,
+    /// A stream whose reader takes no message for so long ends.
+    pub reader_patience: Duration,
     /// Streams at once in this gateway.
     pub max_streams: usize,
 }
@@ -52,6 +58,7 @@ impl Default for WatchSettings {
             poll_interval: Duration::from_secs(1),
             max_age: MAX_WATCH_AGE,
             patience: Duration::from_secs(60),
+            reader_patience: Duration::from_secs(60),
             max_streams: 10_000,
         }
     }
@@ -65,6 +72,8 @@ pub(crate) struct Watches {
     wakeups: Wakeups,
     settings: WatchSettings,
     places: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
+    tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
@@ -83,8 +92,16 @@ impl Watches {
             wakeups,
             settings,
             places,
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
+            tasks: TaskTracker::new(),
             shutdown,
         }
+    }
+
+    /// Waits until every watch is over, which the shutdown brings about.
+    pub(crate) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Opens one. What can be refused is refused here, before the stream begins.
@@ -126,30 +143,55 @@ impl Watches {
                 .await
                 .map_err(|status| passed_on(&status))?;
         }
+        let (messages, reader) = mpsc::channel(1);
+        let patience = self.settings.reader_patience;
+        self.tasks.spawn(pump(watcher, messages, patience));
         Ok(Box::pin(futures::stream::unfold(
-            watcher,
-            |mut watcher| async move {
-                let message = watcher.next().await?;
-                Some((
-                    message.map(|message| v1::WatchBatchResponse {
-                        message: Some(message),
-                    }),
-                    watcher,
-                ))
+            reader,
+            |mut reader| async move {
+                let message = reader.recv().await?;
+                Some((message, reader))
             },
         )))
     }
 }
 
+/// Sends until the watch is over, its reader is gone, or it takes nothing for too long: a place is not kept for
+/// somebody who does not read.
+async fn pump(
+    mut watcher: Watcher,
+    messages: mpsc::Sender<Result<v1::WatchBatchResponse, Status>>,
+    patience: Duration,
+) {
+    loop {
+        let next = tokio::select! {
+            next = watcher.next() => next,
+            () = messages.closed() => return,
+        };
+        let Some(message) = next else { return };
+        let message = message.map(|message| v1::WatchBatchResponse {
+            message: Some(message),
+        });
+        if messages.send_timeout(message, patience).await.is_err() {
+            return;
+        }
+    }
+}
+
 enum Phase {
     /// Passing a snapshot on.
-    Snapshot(Box<Streaming<mesh::GetSnapshotResponse>>),
+    Snapshot(Box<SnapshotParts>),
     /// Changes that were read and not told yet.
     Ready(Box<Fold>),
     /// Waiting for changes.
     Following,
     /// Over.
     Ended,
+}
+
+struct SnapshotParts {
+    parts: Streaming<mesh::GetSnapshotResponse>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 enum Looked {
@@ -196,9 +238,13 @@ impl Watcher {
     async fn next_news(&mut self) -> Result<Message, Status> {
         loop {
             match &mut self.phase {
-                Phase::Snapshot(parts) => {
+                Phase::Snapshot(snapshot) => {
                     // A snapshot that breaks ends the stream: its reader has half of it and begins again.
-                    let part = parts.message().await.map_err(|status| passed_on(&status))?;
+                    let part = snapshot
+                        .parts
+                        .message()
+                        .await
+                        .map_err(|status| passed_on(&status))?;
                     let snapshot = part.and_then(|part| part.snapshot).ok_or_else(|| {
                         to_status(&Refusal::unavailable(
                             "the snapshot broke off: watch again",
@@ -328,6 +374,11 @@ impl Watcher {
     }
 
     async fn begin_snapshot(&mut self) -> Result<(), Status> {
+        // The semaphore is never closed.
+        let place = Arc::clone(&self.watches.snapshots)
+            .acquire_owned()
+            .await
+            .ok();
         let request = mesh::GetSnapshotRequest {
             batch: self.batch.as_bytes().to_vec().into(),
         };
@@ -339,7 +390,10 @@ impl Watcher {
             .get_snapshot(request)
             .await?
             .into_inner();
-        self.phase = Phase::Snapshot(Box::new(parts));
+        self.phase = Phase::Snapshot(Box::new(SnapshotParts {
+            parts,
+            _place: place,
+        }));
         Ok(())
     }
 

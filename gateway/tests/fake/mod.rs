@@ -522,6 +522,7 @@ impl World {
         let channels = Channels::default();
         let deps = Deps {
             ledger: channels.channel(&ledger_address).unwrap(),
+            ledger_for_watches: Channels::default().channel(&ledger_address).unwrap(),
             limiter: ServiceIdentity::new("gateway", &mesh_secret())
                 .channel(channels.channel(&limiter).unwrap()),
             objects: objects.clone(),
@@ -573,7 +574,7 @@ impl World {
 
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.running.wait().await.unwrap();
+        self.running.join().await.unwrap();
         self.others.cancel();
         self.ledger_shutdown.cancel();
         self.ledger_server.abort();

@@ -14,6 +14,8 @@ use crate::retry::Backoff;
 use crate::walk::{NotTaken, Problem};
 
 const CONFIRMATIONS_A_PAGE: usize = 1_000;
+/// How long a page that is not full waits for more.
+const GATHER_FOR: Duration = Duration::from_millis(20);
 /// Rounds of asking again for items that were answered with a passing trouble.
 const ROUNDS: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -35,9 +37,22 @@ pub(super) async fn confirm(
 ) -> Result<(), IngestError> {
     let mut page = Vec::with_capacity(CONFIRMATIONS_A_PAGE);
     while landed.recv_many(&mut page, CONFIRMATIONS_A_PAGE).await > 0 {
+        gather(&mut landed, &mut page).await;
         confirm_page(client, batch, std::mem::take(&mut page), board).await?;
     }
     Ok(())
+}
+
+/// Waits a moment for more: many small files land one by one, and a call for each would meet the tenant's rate.
+async fn gather(landed: &mut mpsc::Receiver<Landed>, page: &mut Vec<Landed>) {
+    let send_at = tokio::time::Instant::now() + GATHER_FOR;
+    while page.len() < CONFIRMATIONS_A_PAGE {
+        let room = CONFIRMATIONS_A_PAGE - page.len();
+        match tokio::time::timeout_at(send_at, landed.recv_many(page, room)).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
 }
 
 async fn confirm_page(

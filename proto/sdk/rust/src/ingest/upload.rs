@@ -275,7 +275,11 @@ impl Shared {
         let answered = request.send().await;
         // Told first, because a file that changed explains a PUT that failed.
         check_unchanged(file).await?;
-        let response = answered.map_err(|error| Attempt::Again(without_url(error)))?;
+        let response = answered.map_err(|error| match error.is_connect() {
+            // The store may have come back elsewhere: the gateway knows where.
+            true => Attempt::NeedsTarget(without_url(error)),
+            false => Attempt::Again(without_url(error)),
+        })?;
         let status = response.status();
         let etag = response
             .headers()

@@ -1,0 +1,394 @@
+//! The command line. Every option has a twin in the environment; the command line wins.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use caudal_domain::StageSet;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const DEFAULT_BUCKET: &str = "caudal";
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// Takes whole folder trees in and runs every file through a pipeline of services.
+#[derive(Debug, Parser)]
+#[command(name = "caudal", version, about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole system in this process, until SIGTERM or Ctrl-C
+    Up(Box<UpArguments>),
+    /// Take a folder in: upload it, and wait until every file is processed
+    Ingest(IngestArguments),
+    /// Follow a batch to its end
+    Watch(WatchArguments),
+    /// List the files of a batch, how each ended and why
+    Files(FilesArguments),
+    /// Check that the database keeps its promises; a line for each invariant
+    Verify(Box<VerifyArguments>),
+}
+
+/// How the answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OutputArguments {
+    /// How the answer is printed on standard output
+    #[arg(long, env = "CAUDAL_OUTPUT", value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Args)]
+pub(crate) struct GatewayArguments {
+    /// Address of the gateway
+    #[arg(
+        long,
+        env = "CAUDAL_GATEWAY",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7410"
+    )]
+    pub(crate) gateway: String,
+    /// API key of the tenant: `caudal up` prints one
+    #[arg(
+        long,
+        env = "CAUDAL_API_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) api_key: String,
+}
+
+impl std::fmt::Debug for GatewayArguments {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("GatewayArguments")
+            .field("gateway", &self.gateway)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArguments {
+    /// The folder; files and empty folders below it are taken, links are not followed
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+    /// Stages that run, separated by commas (upload and metadata always do); all when left out
+    #[arg(long, env = "CAUDAL_STAGES", value_name = "NAMES", value_delimiter = ',', value_parser = stage_name)]
+    pub(crate) stages: Vec<String>,
+    /// End when everything is uploaded; do not wait for the processing
+    #[arg(long, env = "CAUDAL_NO_WAIT")]
+    pub(crate) no_wait: bool,
+    /// Uploads at once
+    #[arg(long, env = "CAUDAL_PARALLEL", value_name = "N", default_value_t = 8,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) parallel: u16,
+    /// Name of the batch, for people; the folder's when left out
+    #[arg(long, env = "CAUDAL_BATCH_NAME", value_name = "WORDS")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArguments {
+    /// The batch: its id, or `batches/ID`
+    #[arg(value_name = "BATCH", value_parser = batch_name)]
+    pub(crate) batch: String,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FilesArguments {
+    /// The batch: its id, or `batches/ID`
+    #[arg(value_name = "BATCH", value_parser = batch_name)]
+    pub(crate) batch: String,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct VerifyArguments {
+    /// Data folder of a `caudal up`
+    #[arg(
+        long,
+        env = "CAUDAL_DATA_DIR",
+        value_name = "DIR",
+        required_unless_present = "database_url"
+    )]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The database: sqlite:… or postgres://…
+    #[arg(
+        long,
+        env = "CAUDAL_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub(crate) database_url: Option<String>,
+    /// The Redis of a running system: its streams are checked too
+    #[arg(
+        long,
+        env = "CAUDAL_REDIS_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub(crate) redis_url: Option<String>,
+    /// The S3 store of a running system: its objects are checked too (those of a stopped one always are)
+    #[arg(long, env = "CAUDAL_S3_ENDPOINT", value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+    /// Its bucket
+    #[arg(long, env = "CAUDAL_S3_BUCKET", value_name = "NAME", default_value = DEFAULT_BUCKET)]
+    pub(crate) s3_bucket: String,
+    /// Its region
+    #[arg(long, env = "CAUDAL_S3_REGION", value_name = "NAME", default_value = DEFAULT_REGION)]
+    pub(crate) s3_region: String,
+    /// Its access key; the data folder's when left out
+    #[arg(
+        long,
+        env = "CAUDAL_S3_ACCESS_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) s3_access_key: Option<String>,
+    /// Its secret key; the data folder's when left out
+    #[arg(
+        long,
+        env = "CAUDAL_S3_SECRET_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) s3_secret_key: Option<String>,
+}
+
+impl std::fmt::Debug for VerifyArguments {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("VerifyArguments")
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct UpArguments {
+    /// Where everything is kept; made when it is missing
+    #[arg(
+        long,
+        env = "CAUDAL_DATA_DIR",
+        value_name = "DIR",
+        default_value = ".caudal/data"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// Where the gateway listens; port 0 takes a free one
+    #[arg(
+        long,
+        env = "CAUDAL_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:7410"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// A database of yours: sqlite:… or postgres://…; the embedded SQLite when left out
+    #[arg(
+        long,
+        env = "CAUDAL_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub(crate) database_url: Option<String>,
+    /// A Redis of yours; a private redis-server when left out
+    #[arg(
+        long,
+        env = "CAUDAL_REDIS_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub(crate) redis_url: Option<String>,
+    /// The redis-server to run privately; searched when left out
+    #[arg(long, env = "CAUDAL_REDIS_SERVER", value_name = "PATH")]
+    pub(crate) redis_server: Option<PathBuf>,
+    /// An S3 store of yours, as this machine reaches it; the embedded one when left out
+    #[arg(long, env = "CAUDAL_S3_ENDPOINT", value_name = "URL",
+          requires_all = ["s3_access_key", "s3_secret_key"])]
+    pub(crate) s3_endpoint: Option<String>,
+    /// The same store, as clients reach it; as this machine does when left out
+    #[arg(
+        long,
+        env = "CAUDAL_S3_PUBLIC_ENDPOINT",
+        value_name = "URL",
+        requires = "s3_endpoint"
+    )]
+    pub(crate) s3_public_endpoint: Option<String>,
+    /// Its bucket; made when it is missing
+    #[arg(long, env = "CAUDAL_S3_BUCKET", value_name = "NAME", default_value = DEFAULT_BUCKET)]
+    pub(crate) s3_bucket: String,
+    /// Its region
+    #[arg(long, env = "CAUDAL_S3_REGION", value_name = "NAME", default_value = DEFAULT_REGION)]
+    pub(crate) s3_region: String,
+    /// Its access key
+    #[arg(
+        long,
+        env = "CAUDAL_S3_ACCESS_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) s3_access_key: Option<String>,
+    /// Its secret key
+    #[arg(
+        long,
+        env = "CAUDAL_S3_SECRET_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) s3_secret_key: Option<String>,
+    /// What is logged: a level, or targets with levels
+    #[arg(
+        long,
+        env = "CAUDAL_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub(crate) log: String,
+}
+
+impl std::fmt::Debug for UpArguments {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("UpArguments")
+            .field("data_dir", &self.data_dir)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+fn stage_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    StageSet::parse([name]).map_err(|error| error.to_string())?;
+    Ok(name.to_owned())
+}
+
+/// `batches/ID` of either form.
+fn batch_name(text: &str) -> Result<String, String> {
+    let name = if text.starts_with("batches/") {
+        text.to_owned()
+    } else {
+        format!("batches/{text}")
+    };
+    caudal_domain::parse_batch_name(&name)
+        .map_err(|_| "a batch is named by its id, as `caudal ingest` prints it".to_owned())?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
+    use super::*;
+    use clap::CommandFactory as _;
+
+    const ID: &str = "0190b5a2-0000-7000-8000-000000000001";
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["caudal"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_a_twin_in_the_environment() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command
+                .get_arguments()
+                .filter(|argument| !argument.is_positional())
+            {
+                if argument.get_id() == "help" {
+                    continue;
+                }
+                let twin = argument
+                    .get_env()
+                    .and_then(std::ffi::OsStr::to_str)
+                    .unwrap_or_default();
+                assert!(
+                    twin.starts_with("CAUDAL_"),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_named_by_its_id_or_its_name() {
+        for text in [ID.to_owned(), format!("batches/{ID}")] {
+            let cli = parse(&["watch", &text, "--api-key", "k"]).unwrap();
+            let Command::Watch(watch) = cli.command else {
+                panic!("not a watch")
+            };
+            assert_eq!(watch.batch, format!("batches/{ID}"));
+        }
+        assert!(parse(&["watch", "nonsense", "--api-key", "k"]).is_err());
+    }
+
+    #[test]
+    fn stages_are_checked_before_anything_is_sent() {
+        let cli = parse(&[
+            "ingest",
+            "d",
+            "--api-key",
+            "k",
+            "--stages",
+            "upload,metadata",
+        ])
+        .unwrap();
+        let Command::Ingest(ingest) = cli.command else {
+            panic!("not an ingest")
+        };
+        assert_eq!(ingest.stages, ["upload", "metadata"]);
+        let words = parse(&["ingest", "d", "--api-key", "k", "--stages", "ocr"])
+            .unwrap_err()
+            .to_string();
+        assert!(words.contains("ocr"), "{words}");
+    }
+
+    #[test]
+    fn a_store_of_ones_own_needs_its_keys() {
+        assert!(parse(&["up", "--s3-endpoint", "http://127.0.0.1:9000"]).is_err());
+        let whole = [
+            "up",
+            "--s3-endpoint",
+            "http://127.0.0.1:9000",
+            "--s3-access-key",
+            "a",
+            "--s3-secret-key",
+            "s",
+        ];
+        assert!(parse(&whole).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_not_shown_when_arguments_are_logged() {
+        let cli = parse(&["files", ID, "--api-key", "caudal_secret"]).unwrap();
+        assert!(!format!("{cli:?}").contains("caudal_secret"));
+    }
+}

@@ -1,0 +1,163 @@
+//! `caudal files`: the files of a batch, how each ended and why.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use caudal_sdk::{Client, v1};
+use serde::Serialize;
+
+use crate::cli::{FilesArguments, Output};
+use crate::failure::Failure;
+use crate::report::{file_state, outcome};
+
+/// Whole records are asked for, so pages are small.
+const FILES_A_PAGE: i32 = 100;
+
+/// One file as scripts read it.
+#[derive(Debug, Serialize)]
+struct Row {
+    path: String,
+    state: &'static str,
+    outcome: Option<&'static str>,
+    reason: Option<String>,
+    words: Option<String>,
+}
+
+impl From<v1::File> for Row {
+    fn from(file: v1::File) -> Self {
+        let state = file_state(file.state());
+        let outcome = outcome(file.outcome());
+        let warnings = || {
+            let words: Vec<String> = file
+                .warnings
+                .into_iter()
+                .map(|warning| warning.words)
+                .collect();
+            (!words.is_empty()).then(|| words.join("; "))
+        };
+        let (reason, words) = match file.reason {
+            Some(reason) => (Some(reason.code), Some(reason.words)),
+            None => (None, warnings()),
+        };
+        Self {
+            path: file.path,
+            state,
+            outcome,
+            reason,
+            words,
+        }
+    }
+}
+
+pub(crate) async fn run(arguments: FilesArguments) -> Result<ExitCode, Failure> {
+    let client = Client::connect(&arguments.gateway.gateway, &arguments.gateway.api_key).await?;
+    let output = arguments.output.output;
+    let mut request = v1::ListFilesRequest {
+        selector: Some(v1::FileSelector {
+            batch: arguments.batch,
+            ..v1::FileSelector::default()
+        }),
+        page_size: FILES_A_PAGE,
+        page_token: String::new(),
+        view: v1::FileView::Full.into(),
+    };
+    let mut rows_written: u64 = 0;
+    loop {
+        let page = client.list_files(request.clone()).await?;
+        let mut text = Vec::new();
+        for file in page.files {
+            write_row(&mut text, output, rows_written, &Row::from(file)).map_err(cannot_write)?;
+            rows_written += 1;
+        }
+        let is_last = page.next_page_token.is_empty();
+        if is_last && output == Output::Json {
+            text.extend_from_slice(if rows_written == 0 { b"[]\n" } else { b"\n]\n" });
+        }
+        if let Err(error) = io::stdout().lock().write_all(&text) {
+            return if error.kind() == io::ErrorKind::BrokenPipe {
+                Ok(ExitCode::SUCCESS)
+            } else {
+                Err(cannot_write(error))
+            };
+        }
+        if is_last {
+            return Ok(ExitCode::SUCCESS);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn write_row(out: &mut Vec<u8>, output: Output, rows_before: u64, row: &Row) -> io::Result<()> {
+    match output {
+        Output::Json => {
+            out.extend_from_slice(if rows_before == 0 { b"[\n" } else { b",\n" });
+            serde_json::to_writer(out, row)?;
+        }
+        Output::Text => {
+            let ended = row.outcome.or(row.reason.as_deref()).unwrap_or_default();
+            write!(
+                out,
+                "{:<10} {ended:<20} {}",
+                row.state,
+                row.path.escape_debug()
+            )?;
+            if let Some(words) = &row.words {
+                write!(out, "  ({words})")?;
+            }
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
+fn cannot_write(error: io::Error) -> Failure {
+    Failure::broken(format!("cannot write the answer: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
+    use super::*;
+
+    #[test]
+    fn a_failed_file_tells_its_reason_and_a_partial_one_its_warnings() {
+        let failed = v1::File {
+            path: "a.pdf".into(),
+            state: v1::FileState::Failed.into(),
+            reason: Some(v1::Reason {
+                code: "CORRUPT_DOCUMENT".into(),
+                words: "the document is damaged".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let partial = v1::File {
+            path: "b.png".into(),
+            state: v1::FileState::Processed.into(),
+            outcome: v1::Outcome::Partial.into(),
+            warnings: vec![v1::Warning {
+                words: "no caption provider".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let mut text = Vec::new();
+        write_row(&mut text, Output::Json, 0, &failed.into()).unwrap();
+        write_row(&mut text, Output::Json, 1, &partial.into()).unwrap();
+        text.extend_from_slice(b"\n]\n");
+        let rows: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(
+            rows,
+            serde_json::json!([
+                {"path": "a.pdf", "state": "FAILED", "outcome": null, "reason": "CORRUPT_DOCUMENT",
+                 "words": "the document is damaged"},
+                {"path": "b.png", "state": "PROCESSED", "outcome": "PARTIAL", "reason": null,
+                 "words": "no caption provider"},
+            ])
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! The caudal command: up, ingest, watch, files, verify.
+
+mod cli;
+mod failure;
+mod files;
+mod follow;
+mod ingest;
+mod report;
+mod up;
+mod verify;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+
+/// Parsers of untrusted bytes, each run in a child process with limits.
+const PARSERS: &[&[(&str, caudal_stage::sandbox::Parser)]] = &[
+    caudal_extract_text::PARSERS,
+    caudal_image_processing::PARSERS,
+];
+
+fn main() -> ExitCode {
+    // This program also runs as a child of itself; then nothing below is reached.
+    caudal_stage::sandbox::run_child_if_asked(&PARSERS.concat());
+    caudal_embedded::run_redis_child_if_asked();
+    up::stages::run_solo_if_asked();
+
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::of_the_command_line(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::broken(format!("cannot start: {error}")).show(),
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Up(arguments) => up::run(*arguments).await,
+            Command::Ingest(arguments) => ingest::run(arguments).await,
+            Command::Watch(arguments) => watch::run(arguments).await,
+            Command::Files(arguments) => files::run(arguments).await,
+            Command::Verify(arguments) => verify::run(*arguments).await,
+        }
+    });
+    match ended {
+        Ok(code) => code,
+        Err(failure) => failure.show(),
+    }
+}

@@ -1,0 +1,313 @@
+//! How a batch ended: one JSON object for scripts, a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use caudal_sdk::{Client, ClientError, v1};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Files looked at to group failures and warnings; beyond it the table says that there are more.
+const MAX_LOOKED_AT: usize = 5_000;
+const FILES_A_PAGE: i32 = 100;
+const PATHS_SHOWN: usize = 3;
+
+/// What `ingest` and `watch` print for scripts.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    batch_id: String,
+    state: &'static str,
+    files: Map<String, Value>,
+    outcomes: Map<String, Value>,
+    seconds: f64,
+}
+
+impl Summary {
+    pub(crate) fn of(batch: &v1::Batch, seconds: f64) -> Self {
+        let counts = batch.counts.unwrap_or_default();
+        let map = |rows: &[(&str, u32)]| {
+            rows.iter()
+                .map(|(name, n)| ((*name).to_owned(), Value::from(*n)))
+                .collect()
+        };
+        Self {
+            batch_id: batch_id(&batch.name).to_owned(),
+            state: batch_state(batch.state()),
+            files: map(&states(&counts)),
+            outcomes: map(&outcomes(&counts)),
+            seconds: (seconds * 1000.0).round() / 1000.0,
+        }
+    }
+}
+
+/// The id in a batch's name.
+pub(crate) fn batch_id(name: &str) -> &str {
+    name.strip_prefix("batches/").unwrap_or(name)
+}
+
+pub(crate) fn batch_state(state: v1::BatchState) -> &'static str {
+    state
+        .as_str_name()
+        .strip_prefix("BATCH_STATE_")
+        .unwrap_or("UNSPECIFIED")
+}
+
+pub(crate) fn file_state(state: v1::FileState) -> &'static str {
+    state
+        .as_str_name()
+        .strip_prefix("FILE_STATE_")
+        .unwrap_or("UNSPECIFIED")
+}
+
+/// `None` unless the file was processed.
+pub(crate) fn outcome(outcome: v1::Outcome) -> Option<&'static str> {
+    match outcome {
+        v1::Outcome::Unspecified => None,
+        other => other.as_str_name().strip_prefix("OUTCOME_"),
+    }
+}
+
+fn states(counts: &v1::FileCounts) -> [(&'static str, u32); 9] {
+    [
+        ("PENDING", counts.pending),
+        ("UPLOADING", counts.uploading),
+        ("UPLOADED", counts.uploaded),
+        ("QUEUED", counts.queued),
+        ("PROCESSING", counts.processing),
+        ("RETRYING", counts.retrying),
+        ("PROCESSED", counts.processed),
+        ("FAILED", counts.failed),
+        ("CANCELLED", counts.cancelled),
+    ]
+}
+
+fn outcomes(counts: &v1::FileCounts) -> [(&'static str, u32); 3] {
+    [
+        ("COMPLETE", counts.complete),
+        ("PARTIAL", counts.partial),
+        ("STORED_ONLY", counts.stored_only),
+    ]
+}
+
+/// Files that share a reason or a warning.
+#[derive(Debug, Default)]
+struct Group {
+    count: u64,
+    stage: String,
+    words: String,
+    remedy: String,
+    paths: Vec<String>,
+}
+
+/// The table of a batch's end, with failures and warnings grouped and explained.
+///
+/// # Errors
+/// The files cannot be listed.
+pub(crate) async fn table(
+    client: &Client,
+    batch: &v1::Batch,
+    seconds: f64,
+) -> Result<String, ClientError> {
+    let counts = batch.counts.unwrap_or_default();
+    let mut text = String::new();
+    let id = batch_id(&batch.name);
+    let state = batch_state(batch.state());
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "batch {id} {state} after {seconds:.1} s, {} files",
+        counts.total
+    );
+    for (name, count) in states(&counts).into_iter().filter(|(_, count)| *count > 0) {
+        let _ = writeln!(text, "  {name:<12} {count:>9}");
+        if name == "PROCESSED" {
+            for (name, count) in outcomes(&counts)
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+            {
+                let _ = writeln!(text, "    {name:<12} {count:>7}");
+            }
+        }
+    }
+    if counts.failed > 0 {
+        let selector = v1::FileSelector {
+            states: vec![v1::FileState::Failed.into()],
+            ..of_batch(batch)
+        };
+        let groups = grouped(client, selector, |file| {
+            file.reason
+                .iter()
+                .map(|reason| (reason.code.clone(), reason_group(reason)))
+                .collect()
+        })
+        .await?;
+        write_groups(&mut text, "failed", &groups, u64::from(counts.failed));
+    }
+    if counts.partial > 0 {
+        let selector = v1::FileSelector {
+            outcomes: vec![v1::Outcome::Partial.into()],
+            ..of_batch(batch)
+        };
+        let groups = grouped(client, selector, |file| {
+            file.warnings
+                .iter()
+                .map(|warning| (warning.code.clone(), warning_group(warning)))
+                .collect()
+        })
+        .await?;
+        write_groups(
+            &mut text,
+            "processed in part",
+            &groups,
+            u64::from(counts.partial),
+        );
+    }
+    Ok(text)
+}
+
+fn of_batch(batch: &v1::Batch) -> v1::FileSelector {
+    v1::FileSelector {
+        batch: batch.name.clone(),
+        ..v1::FileSelector::default()
+    }
+}
+
+fn reason_group(reason: &v1::Reason) -> Group {
+    Group {
+        stage: reason.stage.clone(),
+        words: reason.words.clone(),
+        remedy: reason.remedy.clone(),
+        ..Group::default()
+    }
+}
+
+fn warning_group(warning: &v1::Warning) -> Group {
+    Group {
+        stage: warning.stage.clone(),
+        words: warning.words.clone(),
+        ..Group::default()
+    }
+}
+
+async fn grouped(
+    client: &Client,
+    selector: v1::FileSelector,
+    groups_of: impl Fn(&v1::File) -> Vec<(String, Group)>,
+) -> Result<BTreeMap<String, Group>, ClientError> {
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    let mut looked_at = 0;
+    let mut request = v1::ListFilesRequest {
+        selector: Some(selector),
+        page_size: FILES_A_PAGE,
+        page_token: String::new(),
+        view: v1::FileView::Full.into(),
+    };
+    loop {
+        let page = client.list_files(request.clone()).await?;
+        for file in &page.files {
+            looked_at += 1;
+            for (code, new) in groups_of(file) {
+                let group = groups.entry(code).or_insert(new);
+                group.count += 1;
+                if group.paths.len() < PATHS_SHOWN {
+                    group.paths.push(file.path.clone());
+                }
+            }
+        }
+        if page.next_page_token.is_empty() || looked_at >= MAX_LOOKED_AT {
+            return Ok(groups);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn write_groups(text: &mut String, title: &str, groups: &BTreeMap<String, Group>, files: u64) {
+    let _ = writeln!(text, "\n{title}:");
+    let mut shown = 0;
+    for (code, group) in groups {
+        shown += group.count;
+        let stage = if group.stage.is_empty() {
+            String::new()
+        } else {
+            format!(" in {}", group.stage)
+        };
+        let _ = writeln!(text, "  {:>6}  {code}{stage}: {}", group.count, group.words);
+        if !group.remedy.is_empty() {
+            let _ = writeln!(text, "          {}", group.remedy);
+        }
+        let more = if group.count > group.paths.len() as u64 {
+            ", …"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "          {}{more}", group.paths.join(", "));
+    }
+    if shown < files {
+        let _ = writeln!(
+            text,
+            "  and {} more: `caudal files` lists them all",
+            files - shown
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
+    use super::*;
+
+    #[test]
+    fn the_summary_has_exactly_the_promised_fields() {
+        let batch = v1::Batch {
+            name: "batches/0190b5a2-0000-7000-8000-000000000001".into(),
+            state: v1::BatchState::Failed.into(),
+            counts: Some(v1::FileCounts {
+                total: 3,
+                processed: 2,
+                failed: 1,
+                complete: 2,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let json = serde_json::to_value(Summary::of(&batch, 1.23456)).unwrap();
+        assert_eq!(json["batch_id"], "0190b5a2-0000-7000-8000-000000000001");
+        assert_eq!(json["state"], "FAILED");
+        assert_eq!(
+            (&json["files"]["PROCESSED"], &json["files"]["FAILED"]),
+            (&2.into(), &1.into())
+        );
+        assert_eq!(json["files"]["PENDING"], 0);
+        assert_eq!(
+            json["outcomes"],
+            serde_json::json!({"COMPLETE": 2, "PARTIAL": 0, "STORED_ONLY": 0})
+        );
+        assert_eq!(json["seconds"], 1.235);
+        assert_eq!(json.as_object().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn groups_say_how_many_are_not_shown() {
+        let mut groups = BTreeMap::new();
+        let group = Group {
+            count: 2,
+            words: "the PDF is damaged".into(),
+            paths: vec!["a.pdf".into()],
+            ..Group::default()
+        };
+        groups.insert("CORRUPT_DOCUMENT".to_owned(), group);
+        let mut text = String::new();
+        write_groups(&mut text, "failed", &groups, 5);
+        assert!(
+            text.contains("2  CORRUPT_DOCUMENT: the PDF is damaged"),
+            "{text}"
+        );
+        assert!(
+            text.contains("a.pdf, …") && text.contains("and 3 more"),
+            "{text}"
+        );
+    }
+}

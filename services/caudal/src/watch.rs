@@ -1,0 +1,33 @@
+//! `caudal watch`: follows a batch to its end, through restarts of the gateway too.
+
+use std::cell::RefCell;
+use std::process::ExitCode;
+
+use caudal_sdk::watch::seconds_taken;
+use caudal_sdk::{Client, Watch};
+
+use crate::cli::WatchArguments;
+use crate::failure::{Failure, status};
+use crate::follow::Display;
+use crate::ingest::{at_its_end, follow, show_end};
+
+pub(crate) async fn run(arguments: WatchArguments) -> Result<ExitCode, Failure> {
+    let client = Client::connect(&arguments.gateway.gateway, &arguments.gateway.api_key).await?;
+    let mut watch = Watch::new(client.clone(), &arguments.batch);
+    let display = RefCell::new(Display::new());
+    let followed = tokio::select! {
+        followed = follow(&mut watch, &display) => followed,
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted("stopped watching; the batch goes on")),
+    };
+    display.borrow_mut().finish();
+    followed?;
+    let batch = at_its_end(&client, &watch).await;
+    let succeeded = show_end(
+        &client,
+        arguments.output.output,
+        &batch,
+        seconds_taken(&batch),
+    )
+    .await?;
+    Ok(status(succeeded))
+}
