@@ -28,7 +28,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Called after the ledger said that the good results of these files are recorded, several at once. It may not be
-    /// called at all (the process died, or too many wait), so nothing may depend on it but tidiness.
+    /// called at all (the process died, too many wait, or the lease had lapsed by then), so nothing may depend on it but
+    /// tidiness.
     fn recorded(&self, files: Vec<RecordedFile>) -> impl Future<Output = ()> + Send {
         drop(files);
         async {}

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use caudal_domain::Reason;
 use caudal_proto::mesh::v1::report::Outcome;
@@ -147,8 +148,15 @@ fn take_verdict(core: &Core, ended: Ended, verdict: i32, to_tell: &mpsc::Sender<
         (Some(Outcome::Failed(_)), true) => core.metrics.failed.add(),
         (_, true) => core.metrics.recorded.add(),
     }
+    // With the lease lapsed, what is recorded under this token may be the loss of this worker and not its result.
+    let is_ours = core
+        .book
+        .lease_holds(&ended.key, Instant::now(), core.renewal_interval());
     core.book.settle(&ended.key);
-    if recorded && let Some(file) = ended.tell {
+    if recorded
+        && is_ours
+        && let Some(file) = ended.tell
+    {
         // Telling is for tidiness: with the queue full the ledger's collector does the tidying.
         let _ = to_tell.try_send(file);
     }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod fake_ledger;
+mod fake_limiter;
 mod stand;
 
 use std::time::Duration;
@@ -48,6 +49,7 @@ fn main() {
         a_report_that_the_ledger_refuses_does_not_hold_up_the_others,
         no_more_is_read_than_there_is_room_for,
         no_more_handlers_run_than_there_are_slots_and_slots_change_at_run_time,
+        no_more_handlers_run_than_the_limiter_grants,
         a_paused_process_reads_nothing_until_it_is_resumed,
         the_handler_is_told_what_was_recorded,
         a_process_tells_what_it_does_and_serves_metrics,
@@ -526,6 +528,41 @@ async fn no_more_handlers_run_than_there_are_slots_and_slots_change_at_run_time(
     })
     .await;
     assert_eq!(stand.handler.seen.lock().unwrap().most_running, 5);
+    running.stop().await;
+}
+
+async fn no_more_handlers_run_than_the_limiter_grants() {
+    let stand = Stand::new().await;
+    let limiter = fake_limiter::FakeLimiter::default();
+    limiter.slots.store(2, std::sync::atomic::Ordering::Relaxed);
+    let address = limiter.start().await;
+    let running = stand
+        .run_with_limiter(Stand::settings(8, 64), Some(&address))
+        .await;
+    let files: Vec<(u32, &str)> = (0..6).map(|ordinal| (ordinal, "hold")).collect();
+    stand.dispatch(&files).await;
+    eventually("two run", async || {
+        stand.handler.seen.lock().unwrap().running == 2
+    })
+    .await;
+    let mut service = running.service.clone();
+    let told = service
+        .get_stage(GetStageRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((told.slots, told.granted), (8, 2));
+    limiter.slots.store(3, std::sync::atomic::Ordering::Relaxed);
+    eventually("three run", async || {
+        stand.handler.seen.lock().unwrap().running == 3
+    })
+    .await;
+    eventually("all are reported", async || {
+        stand.handler.told.notify_one();
+        stand.ledger.count(is_done) == 6
+    })
+    .await;
+    assert_eq!(stand.handler.seen.lock().unwrap().most_running, 3);
     running.stop().await;
 }
 

@@ -12,8 +12,8 @@ use caudal_node::{
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
 use caudal_stage::{
-    Dependencies, Done, Failure, Handler, Job, RecordedFile, Solo, SoloSettings, SoloStage,
-    StageProcess, StageSettings,
+    Dependencies, Done, Failure, Handler, Job, RecordedFile, SlotSource, Solo, SoloSettings,
+    SoloStage, StageProcess, StageSettings,
 };
 use caudal_streams::{Names, Streams, encode};
 use tokio::net::TcpListener;
@@ -244,6 +244,14 @@ impl Stand {
     }
 
     pub(crate) async fn run(&self, settings: StageSettings) -> Running {
+        self.run_with_limiter(settings, None).await
+    }
+
+    pub(crate) async fn run_with_limiter(
+        &self,
+        settings: StageSettings,
+        limiter: Option<&str>,
+    ) -> Running {
         let identity = ServiceIdentity::new("extract-text", &self.secret);
         let channels = Channels::default();
         let channel = |address: &str| identity.channel(channels.channel(address).unwrap());
@@ -251,7 +259,10 @@ impl Stand {
             ledger: channel(&self.ledger.address),
             objects: objects(),
             streams: self.streams.clone(),
-            limiter: None,
+            limiter: limiter.map(|address| SlotSource {
+                channel: channel(address),
+                local_share: 1,
+            }),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
