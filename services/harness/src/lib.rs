@@ -1,7 +1,9 @@
 //! Test support: starts real parts on free ports and ends them with the test. Never published.
 
+pub mod postgres;
 pub mod redis;
 pub mod until;
 
+pub use postgres::Postgres;
 pub use redis::Redis;
 pub use until::until;

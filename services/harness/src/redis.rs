@@ -20,8 +20,13 @@ impl Redis {
         let folder = TempDir::new().context("no temporary folder")?;
         let mut settings = RedisSettings::new(folder.path());
         settings.launcher = Launcher::Direct;
-        let child = RedisChild::start(settings).await.context("redis-server did not start")?;
-        Ok(Self { child, _folder: folder })
+        let child = RedisChild::start(settings)
+            .await
+            .context("redis-server did not start")?;
+        Ok(Self {
+            child,
+            _folder: folder,
+        })
     }
 
     /// Where it listens, password included.

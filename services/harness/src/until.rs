@@ -9,7 +9,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// The deadline passed.
-pub async fn until<T, F>(what: &str, deadline: Duration, mut look: impl FnMut() -> F) -> anyhow::Result<T>
+pub async fn until<T, F>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> F,
+) -> anyhow::Result<T>
 where
     F: Future<Output = Option<T>>,
 {
@@ -18,7 +22,10 @@ where
         if let Some(found) = look().await {
             return Ok(found);
         }
-        anyhow::ensure!(begun.elapsed() < deadline, "waited {deadline:?} in vain for {what}");
+        anyhow::ensure!(
+            begun.elapsed() < deadline,
+            "waited {deadline:?} in vain for {what}"
+        );
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -156,7 +156,7 @@ async fn publish_page(
             }
             // Cannot happen to a row that this program wrote; the reconciler sends its files out anew.
             Err(error) => {
-                tracing::error!(%error, row = row.id, "an outbox row cannot be read; it is dropped")
+                tracing::error!(%error, row = row.id, "an outbox row cannot be read; it is dropped");
             }
         }
     }

@@ -34,7 +34,7 @@ type Answered = Result<Result<Answer, Refusal>, GroupError>;
 impl Group<'_> {
     pub(super) async fn create_batch(&mut self, index: usize, act: &CreateBatch) -> Answered {
         if let Some(first) = self.repeated(act.tenant, &act.request).await? {
-            return Ok(first.and_then(decode_batch));
+            return Ok(first.and_then(|answer| decode_batch(&answer)));
         }
         if !self.tenants.contains_key(&act.tenant) {
             return Ok(Err(Refusal::unauthenticated(
@@ -459,7 +459,7 @@ impl Group<'_> {
 
     pub(super) async fn complete_batch(&mut self, index: usize, act: &CompleteBatch) -> Answered {
         if let Some(first) = self.repeated(act.tenant, &act.request).await? {
-            return Ok(first.and_then(decode_batch));
+            return Ok(first.and_then(|answer| decode_batch(&answer)));
         }
         let row = match self.batch_of(act.tenant, act.batch) {
             Ok(row) => row,
@@ -699,9 +699,8 @@ fn new_work(file: &FileRow, now: Micros) -> WorkRow {
     }
 }
 
-fn decode_batch(answer: Vec<u8>) -> Result<Answer, Refusal> {
-    let batch =
-        caudal_proto::v1::Batch::decode(answer.as_slice()).map_err(|_| Refusal::internal())?;
+fn decode_batch(answer: &[u8]) -> Result<Answer, Refusal> {
+    let batch = caudal_proto::v1::Batch::decode(answer).map_err(|_| Refusal::internal())?;
     Ok(Answer::Batch(Box::new(batch)))
 }
 

@@ -360,11 +360,11 @@ fn log_failure(error: &GroupError) {
     match error {
         GroupError::Database(error) => tracing::error!(%error, "a group was not committed"),
         GroupError::Unknown(error) => {
-            tracing::error!(%error, "COMMIT got no answer; the reconciler looks at the rows")
+            tracing::error!(%error, "COMMIT got no answer; the reconciler looks at the rows");
         }
         GroupError::NotLeading => tracing::error!("another ledger leads; this one writes nothing"),
         GroupError::Stale => {
-            tracing::error!("rows changed under the only writer; is another ledger running?")
+            tracing::error!("rows changed under the only writer; is another ledger running?");
         }
     }
 }

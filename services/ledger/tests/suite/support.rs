@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token, names};
-use caudal_harness::{Redis, until};
+use caudal_harness::{Postgres, Redis, until};
 use caudal_ledger::{Bootstrap, KeyRecord, Ledger, LedgerSettings, RunningLedger};
 use caudal_node::scope::{MeshSecret, Role, Scope, SignedScope};
 use caudal_proto::convert::file_tokens_to_proto;
@@ -30,6 +30,15 @@ use tonic::{Request, Status};
 use uuid::Uuid;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// On which database a suite runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Database {
+    #[allow(dead_code, reason = "each test binary uses one of the two")]
+    Sqlite,
+    #[allow(dead_code, reason = "each test binary uses one of the two")]
+    Postgres,
+}
 
 type Signed = InterceptedService<Channel, Signer>;
 
@@ -73,7 +82,10 @@ impl TestLedger {
         let redis = Redis::start().await.unwrap();
         let folder = TempDir::new().unwrap();
         let secret = MeshSecret::generate();
-        let database = format!("sqlite:{}", folder.path().join("ledger.sqlite").display());
+        let database = match crate::DATABASE {
+            Database::Postgres => Postgres::new_database().unwrap(),
+            Database::Sqlite => format!("sqlite:{}", folder.path().join("ledger.sqlite").display()),
+        };
         let mut settings = LedgerSettings::new(database, redis.url(), secret.clone());
         settings.bootstrap = Some(Bootstrap {
             tenant_name: "default".into(),

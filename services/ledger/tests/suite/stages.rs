@@ -4,7 +4,7 @@ use caudal_domain::{Stage, Token};
 use caudal_proto::mesh::v1::{LeaseVerdict, ReportVerdict};
 use caudal_proto::v1::{Batch, BatchOptions, BatchState, FileState, Outcome};
 
-use crate::support::{TestLedger, failed, finished, uploaded};
+use super::support::{TestLedger, failed, finished, uploaded};
 
 #[tokio::test]
 async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {

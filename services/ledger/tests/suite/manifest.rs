@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use crate::support::{TestLedger, file, request_id};
+use super::support::{TestLedger, file, request_id};
 
 async fn add(
     ledger: &TestLedger,

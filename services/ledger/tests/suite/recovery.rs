@@ -5,7 +5,7 @@ use caudal_harness::until;
 use caudal_proto::mesh::v1::ReportVerdict;
 use caudal_proto::v1::{Batch, BatchState, FileState, Outcome};
 
-use crate::support::{PATIENCE, TestLedger, finished, uploaded};
+use super::support::{PATIENCE, TestLedger, finished, uploaded};
 
 async fn flush(ledger: &TestLedger) {
     let client = redis::Client::open(ledger.redis.url()).unwrap();
