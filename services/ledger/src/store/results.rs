@@ -211,34 +211,44 @@ pub(crate) async fn of_generations<C: ConnectionTrait>(
     Ok(found)
 }
 
-/// Which of these (file, token) pairs made a recorded result or a recorded failure: their reports had been taken.
+/// Where a report that was taken leaves its token: a good one in `stage_results`, a bad one in `attempts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trace {
+    Result,
+    Attempt,
+}
+
+/// Which of these (file, token) pairs left such a trace: their reports had been taken.
 pub(crate) async fn already_recorded<C: ConnectionTrait>(
     session: &Session<'_, C>,
+    trace: Trace,
     pairs: &[(FileRef, Token)],
 ) -> Result<HashSet<(FileRef, Token)>, DbErr> {
     let mut found = HashSet::new();
     if pairs.is_empty() {
         return Ok(found);
     }
-    for table in ["stage_results", "attempts"] {
-        let page = Page::new()
-            .uuids("t", pairs.iter().map(|(file, _)| file.tenant.as_uuid()))
-            .uuids("b", pairs.iter().map(|(file, _)| file.batch.as_uuid()))
-            .numbers("o", pairs.iter().map(|(file, _)| i64::from(file.ordinal)))
-            .numbers(
-                "token",
-                pairs
-                    .iter()
-                    .map(|(_, token)| i64::try_from(token.get()).unwrap_or(i64::MAX)),
-            );
-        let (page, values) = page.bind(session.dialect, 1);
-        let sql = format!(
-            "WITH {page} SELECT r.tenant_id, r.batch_id, r.ordinal, r.token FROM u JOIN {table} AS r \
-             ON r.tenant_id = u.t AND r.batch_id = u.b AND r.ordinal = u.o AND r.token = u.token"
+    let table = match trace {
+        Trace::Result => "stage_results",
+        Trace::Attempt => "attempts",
+    };
+    let page = Page::new()
+        .uuids("t", pairs.iter().map(|(file, _)| file.tenant.as_uuid()))
+        .uuids("b", pairs.iter().map(|(file, _)| file.batch.as_uuid()))
+        .numbers("o", pairs.iter().map(|(file, _)| i64::from(file.ordinal)))
+        .numbers(
+            "token",
+            pairs
+                .iter()
+                .map(|(_, token)| i64::try_from(token.get()).unwrap_or(i64::MAX)),
         );
-        for row in session.rows(sql, values).await? {
-            found.insert((file_of(&row)?, Token::new(u64_of(&row, "token")?)));
-        }
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT r.tenant_id, r.batch_id, r.ordinal, r.token FROM u JOIN {table} AS r \
+         ON r.tenant_id = u.t AND r.batch_id = u.b AND r.ordinal = u.o AND r.token = u.token"
+    );
+    for row in session.rows(sql, values).await? {
+        found.insert((file_of(&row)?, Token::new(u64_of(&row, "token")?)));
     }
     Ok(found)
 }

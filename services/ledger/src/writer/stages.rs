@@ -11,7 +11,7 @@ use super::acts::{
     Answer, BadResult, GoodResult, Granted, Held, KillCause, LookedUp, Repairs, Report,
 };
 use super::group::{Group, GroupError};
-use crate::store::results::{self, AttemptRow, ResultRow};
+use crate::store::results::{self, AttemptRow, ResultRow, Trace};
 use crate::store::{changes, work};
 
 impl Group<'_> {
@@ -97,7 +97,7 @@ impl Group<'_> {
                 .current(*file, *token)
                 .is_some_and(|row| row.stage == report.stage && row.dispatched_at.is_some());
             if !at_work {
-                not_current.push((position, (*file, *token)));
+                not_current.push(position);
                 continue;
             }
             let event = FileEvent::StageRecorded {
@@ -112,15 +112,43 @@ impl Group<'_> {
                 Err(bad) => self.fail(*file, *token, bad)?,
             }
         }
-        let pairs: Vec<(FileRef, Token)> = not_current.iter().map(|(_, pair)| *pair).collect();
-        let mut recorded = results::already_recorded(&self.session, &pairs).await?;
-        recorded.extend(self.results.iter().map(|row| (row.file, row.token)));
-        recorded.extend(self.attempts.iter().map(|row| (row.file, row.token)));
-        for (position, pair) in not_current {
-            verdicts[position] = recorded.contains(&pair);
-            self.state.metrics.late_reports.inc();
-        }
+        self.judge_late(report, &not_current, &mut verdicts).await?;
         Ok(Answer::Recorded(verdicts))
+    }
+
+    /// Tells a repeated report from a late one (protocol 6.3). A good one was recorded only where its token made a
+    /// result: a kill of the same token leaves an attempt too, and a worker that believed itself recorded would free
+    /// bytes that are still needed.
+    async fn judge_late(
+        &mut self,
+        report: &Report,
+        late: &[usize],
+        verdicts: &mut [bool],
+    ) -> Result<(), GroupError> {
+        for trace in [Trace::Result, Trace::Attempt] {
+            let is_of_trace = |position: &&usize| {
+                report.outcomes[**position].2.is_ok() == (trace == Trace::Result)
+            };
+            let positions: Vec<usize> = late.iter().filter(is_of_trace).copied().collect();
+            let pair =
+                |position: &usize| (report.outcomes[*position].0, report.outcomes[*position].1);
+            let pairs: Vec<(FileRef, Token)> = positions.iter().map(pair).collect();
+            let mut recorded = results::already_recorded(&self.session, trace, &pairs).await?;
+            // What this group records is not in the database yet.
+            match trace {
+                Trace::Result => {
+                    recorded.extend(self.results.iter().map(|row| (row.file, row.token)))
+                }
+                Trace::Attempt => {
+                    recorded.extend(self.attempts.iter().map(|row| (row.file, row.token)))
+                }
+            }
+            for position in positions {
+                verdicts[position] = recorded.contains(&pair(&position));
+                self.state.metrics.late_reports.inc();
+            }
+        }
+        Ok(())
     }
 
     async fn version_number(&mut self, version: &StageVersion) -> Result<u32, GroupError> {

@@ -1,5 +1,7 @@
 //! What survives: restarts, a Redis that forgets, workers that die.
 
+use std::time::Duration;
+
 use caudal_domain::Stage;
 use caudal_harness::until;
 use caudal_proto::mesh::v1::ReportVerdict;
@@ -56,7 +58,8 @@ async fn a_redis_that_forgets_everything_loses_no_file_and_charges_none() {
 // Protocol 7.3, 8.3: a lease that runs out is a kill: charged apart from failures, and the file is suspect.
 #[tokio::test]
 async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file() {
-    let ledger = TestLedger::start().await;
+    let ledger =
+        TestLedger::start_with(|settings| settings.lease = Duration::from_millis(600)).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin"]).await;
     ledger.confirm(batch, [0]).await;
@@ -80,6 +83,12 @@ async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file() {
         .await
         .unwrap();
         assert_eq!(ledger.renew(&held).await, [false]);
+        // Protocol 6.3: the kill left an attempt under this token, but no result: the late report was not recorded, and
+        // its worker must not free the bytes.
+        let late = ledger
+            .report(Stage::Upload, &held, &uploaded("application/x-unknown"))
+            .await;
+        assert_eq!(late, [ReportVerdict::Superseded]);
     }
     let file = ledger.file(batch, 0).await;
     assert_eq!(
