@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use caudal_domain::StageSet;
+use caudal_sdk::Client;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::failure::Failure;
 
 const DEFAULT_BUCKET: &str = "caudal";
 const DEFAULT_REGION: &str = "us-east-1";
@@ -65,7 +68,19 @@ pub(crate) struct GatewayArguments {
         value_name = "KEY",
         hide_env_values = true
     )]
-    pub(crate) api_key: String,
+    pub(crate) api_key: Option<String>,
+}
+
+impl GatewayArguments {
+    /// Connects, so that a wrong address shows at once.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let key = self.api_key.as_deref().filter(|key| !key.trim().is_empty()).ok_or_else(|| {
+            Failure::misconfigured(
+                "no API key: give one with --api-key or CAUDAL_API_KEY; `caudal up` prints one when it is ready",
+            )
+        })?;
+        Ok(Client::connect(&self.gateway, key).await?)
+    }
 }
 
 impl std::fmt::Debug for GatewayArguments {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use caudal_sdk::{Client, v1};
+use caudal_sdk::v1;
 use serde::Serialize;
 
 use crate::cli::{FilesArguments, Output};
@@ -50,7 +50,7 @@ impl From<v1::File> for Row {
 }
 
 pub(crate) async fn run(arguments: FilesArguments) -> Result<ExitCode, Failure> {
-    let client = Client::connect(&arguments.gateway.gateway, &arguments.gateway.api_key).await?;
+    let client = arguments.gateway.connect().await?;
     let output = arguments.output.output;
     let mut request = v1::ListFilesRequest {
         selector: Some(v1::FileSelector {

@@ -21,7 +21,7 @@ const PROBLEMS_SHOWN: usize = 20;
 
 pub(crate) async fn run(arguments: IngestArguments) -> Result<ExitCode, Failure> {
     check_folder(&arguments.folder)?;
-    let client = Client::connect(&arguments.gateway.gateway, &arguments.gateway.api_key).await?;
+    let client = arguments.gateway.connect().await?;
     let began = Instant::now();
     let batch = client.create_batch(new_batch(&arguments)).await?;
     let id = batch_id(&batch.name).to_owned();
@@ -137,16 +137,22 @@ async fn upload(ingest: Ingest, display: &RefCell<Display>) -> Result<Ingested, 
 
 /// Follows a batch until it has ended.
 pub(crate) async fn follow(watch: &mut Watch, display: &RefCell<Display>) -> Result<(), Failure> {
+    let mut told = false;
     while !watch.known().has_ended() {
         match watch.next().await? {
+            // Once an outage, however often it connects in vain.
+            Update::Reconnecting if told => {}
             Update::Reconnecting => {
-                if let Some(trouble) = watch.last_trouble() {
-                    display
-                        .borrow_mut()
-                        .say(&format!("connecting again: {trouble}"));
-                }
+                told = true;
+                let trouble = watch.last_trouble().unwrap_or_default();
+                display
+                    .borrow_mut()
+                    .say(&format!("connecting again: {trouble}"));
             }
-            Update::Snapshot | Update::Changes => display.borrow_mut().batch(watch.known().batch()),
+            Update::Snapshot | Update::Changes => {
+                told = false;
+                display.borrow_mut().batch(watch.known().batch());
+            }
         }
     }
     Ok(())

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::process::ExitCode;
 
+use caudal_sdk::Watch;
 use caudal_sdk::watch::seconds_taken;
-use caudal_sdk::{Client, Watch};
 
 use crate::cli::WatchArguments;
 use crate::failure::{Failure, status};
@@ -12,7 +12,7 @@ use crate::follow::Display;
 use crate::ingest::{at_its_end, follow, show_end};
 
 pub(crate) async fn run(arguments: WatchArguments) -> Result<ExitCode, Failure> {
-    let client = Client::connect(&arguments.gateway.gateway, &arguments.gateway.api_key).await?;
+    let client = arguments.gateway.connect().await?;
     let mut watch = Watch::new(client.clone(), &arguments.batch);
     let display = RefCell::new(Display::new());
     let followed = tokio::select! {

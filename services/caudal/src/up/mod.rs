@@ -7,6 +7,7 @@ mod plan;
 pub(crate) mod stages;
 mod system;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,7 +29,8 @@ pub(crate) async fn run(arguments: UpArguments) -> Result<ExitCode, Failure> {
         // Nothing was promised yet: what is half started ends with this process.
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    println!("{}", system.ready_line());
+    // Who started it may have closed its output, and wants it to run all the same.
+    let _closed = writeln!(std::io::stdout(), "{}", system.ready_line());
     let failed = tokio::select! {
         () = signals.next() => None,
         failed = system.a_part_ends() => Some(failed),

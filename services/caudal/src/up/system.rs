@@ -205,7 +205,8 @@ async fn start_redis(
     let child = RedisChild::start(settings)
         .await
         .map_err(|error| Failure::broken(error.to_string()))?;
-    let url = child.url();
+    // With the name of the user spelled out: redis-cli takes an empty one for a user of that name.
+    let url = child.url().replacen("redis://:", "redis://default:", 1);
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     parts.stop_first(vec![Part::new("redis", stop, async move {

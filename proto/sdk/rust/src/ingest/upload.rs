@@ -323,7 +323,7 @@ impl Drop for Sent {
         let counted = self.bytes.load(Ordering::Relaxed);
         if !self.kept && counted > 0 {
             self.board.update(|progress| {
-                progress.uploaded_bytes = progress.uploaded_bytes.saturating_sub(counted)
+                progress.uploaded_bytes = progress.uploaded_bytes.saturating_sub(counted);
             });
         }
     }
