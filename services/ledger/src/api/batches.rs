@@ -5,8 +5,8 @@ use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_fro
 use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, CompleteBatchRequest, CreateBatchRequest,
-    GetBatchRequest, ListBatchesRequest, ListBatchesResponse, MissingFiles, Priority, Start,
-    WatchBatchRequest, WatchBatchResponse,
+    GetBatchRequest, ListBatchesRequest, ListBatchesResponse, ListFoldersRequest,
+    ListFoldersResponse, MissingFiles, Priority, Start, WatchBatchRequest, WatchBatchResponse,
 };
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::messages::{self, StoredOptions};
 use super::{Ledger, TenantScope, entries, page_token, request_key, status, unreadable};
-use crate::store::reads;
 use crate::store::time::Micros;
+use crate::store::{manifest, reads};
 use crate::writer::acts::{Act, AddEntries, Answer, CompleteBatch, CreateBatch};
 
 const DEFAULT_BATCHES: usize = 50;
@@ -118,6 +118,44 @@ impl BatchService for Ledger {
             Ok(_) => Err(status(&Refusal::internal())),
             Err(refusal) => Err(status(&refusal)),
         }
+    }
+
+    async fn list_folders(
+        &self,
+        request: Request<ListFoldersRequest>,
+    ) -> Result<Response<ListFoldersResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let batch = scope
+            .batch("parent", &message.parent)
+            .map_err(|refusal| status(&refusal))?;
+        let size = page_token::size(message.page_size, limits::MAX_PAGE_SIZE)
+            .map_err(|refusal| status(&refusal))?;
+        let from =
+            page_token::decode::<4>(&message.page_token).map_err(|refusal| status(&refusal))?;
+        let session = self.store.reader();
+        let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
+        let from = from.map_or(0, u32::from_be_bytes);
+        let mut rows = manifest::folder_range(&session, (scope.tenant, batch), from, limit)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        // Every batch has its root, so nothing at all means that there is no such batch.
+        if rows.is_empty() && from == 0 {
+            return Err(status(&Refusal::not_found(&names::batch_name(batch))));
+        }
+        let next_page_token = match rows.get(size) {
+            Some(next) => page_token::encode(&next.folder.to_be_bytes()),
+            None => String::new(),
+        };
+        rows.truncate(size);
+        let folders = rows
+            .iter()
+            .map(|row| messages::folder(batch, row))
+            .collect();
+        Ok(Response::new(ListFoldersResponse {
+            folders,
+            next_page_token,
+        }))
     }
 
     type WatchBatchStream = Empty<Result<WatchBatchResponse, Status>>;

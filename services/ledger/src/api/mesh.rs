@@ -19,9 +19,9 @@ use caudal_proto::mesh::v1::{
     CheckCredentialRequest, CheckCredentialResponse, GetArtifactFactsRequest,
     GetArtifactFactsResponse, GetIssueFactsRequest, GetIssueFactsResponse, GetSnapshotRequest,
     GetSnapshotResponse, Input, InputArtifact, IssueFacts, LeaseRequest, LeaseResponse,
-    LeaseVerdict, ListChangesRequest, ListChangesResponse, PackedChanges, ReleaseRequest,
-    ReleaseResponse, RenewRequest, RenewResponse, RenewVerdict, Report as ReportMessage,
-    ReportRequest, ReportResponse, ReportVerdict, RequestReconcileRequest,
+    LeaseVerdict, ListChangesRequest, ListChangesResponse, ListEventsRequest, ListEventsResponse,
+    PackedChanges, ReleaseRequest, ReleaseResponse, RenewRequest, RenewResponse, RenewVerdict,
+    Report as ReportMessage, ReportRequest, ReportResponse, ReportVerdict, RequestReconcileRequest,
     RequestReconcileResponse, Role, Scope as ScopeMessage, Work, report,
 };
 use caudal_proto::v1::{FileColumns, FolderColumns, Snapshot};
@@ -255,6 +255,36 @@ impl LedgerService for Ledger {
         listed
             .map(Response::new)
             .ok_or_else(|| status(&Refusal::not_found(&names::batch_name(batch))))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<ListEventsRequest>,
+    ) -> Result<Response<ListEventsResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let batch = match message.batch.is_empty() {
+            true => None,
+            false => Some(batch_of(&scope, &message.batch)?),
+        };
+        if batch.is_none() {
+            scope
+                .require_whole_tenant()
+                .map_err(|refusal| status(&refusal))?;
+        }
+        if let Some(batch) = batch {
+            let session = self.store.reader();
+            let known = reads::batch(&session, scope.tenant, batch)
+                .await
+                .map_err(|error| unreadable(&error))?;
+            if known.is_none() {
+                return Err(status(&Refusal::not_found(&names::batch_name(batch))));
+            }
+        }
+        let listed = self
+            .events_after(scope.tenant, batch, message.after_cursor)
+            .await;
+        Ok(Response::new(listed.map_err(|error| unreadable(&error))?))
     }
 
     type GetSnapshotStream =

@@ -152,6 +152,29 @@ pub(crate) fn file(
     message
 }
 
+/// A folder.
+pub(crate) fn folder(
+    batch: caudal_domain::BatchId,
+    row: &crate::store::manifest::FolderRow,
+) -> v1::Folder {
+    let counts = row.counts;
+    v1::Folder {
+        name: names::folder_name(batch, row.folder),
+        ordinal: row.folder,
+        parent: row
+            .ancestors
+            .last()
+            .map(|parent| names::folder_name(batch, *parent))
+            .unwrap_or_default(),
+        path: row.path.clone(),
+        state: caudal_domain::FolderState::derive(&counts).code().into(),
+        total: counts.total,
+        processed: counts.processed,
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+    }
+}
+
 /// What a result used up.
 pub(crate) fn usage(result: &ResultRow) -> v1::Usage {
     v1::Usage {

@@ -2,6 +2,7 @@
 
 pub(crate) mod batches;
 pub(crate) mod entries;
+pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod mesh;
 pub(crate) mod messages;

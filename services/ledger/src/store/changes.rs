@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use caudal_domain::{Stage, TenantId};
+use caudal_domain::{BatchId, Stage, TenantId};
 use sea_orm::{ConnectionTrait, DbErr, Value};
 use uuid::Uuid;
 
@@ -103,6 +103,68 @@ pub(crate) async fn changes_after<C: ConnectionTrait>(
         found.push((u64_of(&row, "batch_revision")?, row.try_get("", "body")?));
     }
     Ok(found)
+}
+
+/// A recorded change, as events are made from it.
+pub(crate) struct RecordedChange {
+    pub(crate) revision: u64,
+    pub(crate) batch: BatchId,
+    pub(crate) batch_revision: u64,
+    pub(crate) at: Micros,
+    pub(crate) body: Vec<u8>,
+}
+
+/// A tenant's changes after a revision of its own, by key; of one batch by index `changes_of_batch`.
+pub(crate) async fn tenant_changes_after<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: Option<BatchId>,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<RecordedChange>, DbErr> {
+    let mut values: Vec<Value> = vec![
+        tenant.as_uuid().into(),
+        i64::try_from(after).unwrap_or(i64::MAX).into(),
+    ];
+    let (of_batch, order) = match batch {
+        Some(batch) => {
+            values.push(batch.as_uuid().into());
+            (" AND c.batch_id = $3", "c.batch_revision")
+        }
+        None => ("", "c.revision"),
+    };
+    let sql = format!(
+        "SELECT c.revision, c.batch_id, c.batch_revision, c.at, c.body FROM changes AS c WHERE c.tenant_id = $1 \
+         AND c.revision > $2{of_batch} ORDER BY {order} LIMIT {limit}"
+    );
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        found.push(RecordedChange {
+            revision: u64_of(&row, "revision")?,
+            batch: BatchId::from_uuid(uuid_of(&row, "batch_id")?),
+            batch_revision: u64_of(&row, "batch_revision")?,
+            at: Micros(row.try_get("", "at")?),
+            body: row.try_get("", "body")?,
+        });
+    }
+    Ok(found)
+}
+
+/// The tenant's revision, and that of its oldest kept change.
+pub(crate) async fn tenant_revisions<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+) -> Result<(u64, Option<u64>), DbErr> {
+    let sql = "SELECT n.revision FROM tenants AS n WHERE n.tenant_id = $1";
+    let row = session.row(sql, vec![tenant.as_uuid().into()]).await?;
+    let newest = row
+        .map(|row| u64_of(&row, "revision"))
+        .transpose()?
+        .unwrap_or(0);
+    let sql =
+        "SELECT c.revision FROM changes AS c WHERE c.tenant_id = $1 ORDER BY c.revision LIMIT 1";
+    let row = session.row(sql, vec![tenant.as_uuid().into()]).await?;
+    Ok((newest, row.map(|row| u64_of(&row, "revision")).transpose()?))
 }
 
 /// Deletes what is older than `before` from `changes` or `requests`, at most `limit` rows.

@@ -1,10 +1,11 @@
 //! Create, add entries, confirm, complete: what is taken, and what is refused with everything left as it was.
 
 use caudal_domain::{BatchId, TenantId, names};
+use caudal_proto::mesh::v1::ListEventsRequest;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CompleteBatchRequest,
     ConfirmUploadsRequest, CreateBatchRequest, DirectoryEntry, Entry, FileState, GetBatchRequest,
-    MissingFiles, Start, Uploaded, confirmation, entry,
+    ListFoldersRequest, MissingFiles, Start, Uploaded, confirmation, entry, event,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -348,5 +349,88 @@ async fn a_batch_that_starts_when_completed_holds_its_files_back_until_then() {
     assert_eq!(ledger.file(batch, 0).await.state(), FileState::Uploaded);
     ledger.complete(batch).await;
     ledger.until_state(batch, 0, FileState::Queued).await;
+    ledger.verify().await;
+}
+
+#[tokio::test]
+async fn folders_are_listed_with_their_parents_before_them() {
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a/b/x", "a/y", "c/z"]).await;
+    let mut paths = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListFoldersRequest {
+            parent: names::batch_name(batch),
+            page_size: 2,
+            page_token,
+        };
+        let page = ledger
+            .batches()
+            .list_folders(request)
+            .await
+            .unwrap()
+            .into_inner();
+        paths.extend(
+            page.folders
+                .into_iter()
+                .map(|folder| (folder.path, folder.total)),
+        );
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let expected = [("", 3), ("a", 2), ("a/b", 1), ("c", 1)];
+    assert_eq!(
+        paths,
+        expected.map(|(path, total)| (path.to_owned(), total))
+    );
+    ledger.verify().await;
+}
+
+#[tokio::test]
+async fn events_tell_the_whole_way_of_a_file_in_order() {
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a.txt"]).await;
+    ledger.confirm(batch, [0]).await;
+    ledger.complete(batch).await;
+    ledger.work_through(1).await;
+    let mut states = Vec::new();
+    let mut after_cursor = 0;
+    loop {
+        let request = ListEventsRequest {
+            after_cursor,
+            ..ListEventsRequest::default()
+        };
+        let page = ledger
+            .mesh_as_member()
+            .list_events(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(!page.too_old && page.cursor >= after_cursor);
+        for event in page.events {
+            if let Some(event::What::File(change)) = event.what {
+                assert_eq!(change.path, "a.txt");
+                states.push(change.to());
+            }
+        }
+        after_cursor = page.cursor;
+        if !page.more {
+            break;
+        }
+    }
+    states.dedup();
+    let expected = [
+        FileState::Pending,
+        FileState::Uploading,
+        FileState::Uploaded,
+        FileState::Queued,
+        FileState::Processing,
+        FileState::Processed,
+    ];
+    assert_eq!(states, expected);
     ledger.verify().await;
 }

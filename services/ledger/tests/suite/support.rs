@@ -155,6 +155,10 @@ impl TestLedger {
         LedgerServiceClient::new(self.signed(Scope::service("test")))
     }
 
+    pub(crate) fn mesh_as_member(&self) -> LedgerServiceClient<Signed> {
+        LedgerServiceClient::new(self.member(self.tenant))
+    }
+
     pub(crate) fn batches(&self) -> BatchServiceClient<Signed> {
         self.batches_of(self.tenant)
     }
