@@ -102,6 +102,13 @@ impl BatchService for Front {
         forward!(self, batches.complete_batch, request)
     }
 
+    async fn list_folders(
+        &self,
+        request: Request<v1::ListFoldersRequest>,
+    ) -> Result<Response<v1::ListFoldersResponse>, Status> {
+        forward!(self, batches.list_folders, request)
+    }
+
     async fn watch_batch(
         &self,
         request: Request<v1::WatchBatchRequest>,

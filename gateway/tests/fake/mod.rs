@@ -288,6 +288,13 @@ impl LedgerService for Ledger {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_events(
+        &self,
+        _: Request<mesh::ListEventsRequest>,
+    ) -> Result<Response<mesh::ListEventsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn request_reconcile(
         &self,
         _: Request<mesh::RequestReconcileRequest>,
@@ -320,6 +327,13 @@ impl BatchService for Ledger {
             Some(refusal) => Err(to_status(refusal)),
             None => Ok(Response::new(v1::AddEntriesResponse::default())),
         }
+    }
+
+    async fn list_folders(
+        &self,
+        _: Request<v1::ListFoldersRequest>,
+    ) -> Result<Response<v1::ListFoldersResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn create_batch(

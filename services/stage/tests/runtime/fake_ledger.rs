@@ -220,6 +220,10 @@ impl LedgerService for FakeLedger {
         Err(Status::unimplemented("not asked by stages"))
     }
 
+    async fn list_events(&self, _: Request<ListEventsRequest>) -> Answer<ListEventsResponse> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
     type GetSnapshotStream = tokio_stream::Empty<Result<GetSnapshotResponse, Status>>;
 
     async fn get_snapshot(
