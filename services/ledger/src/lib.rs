@@ -7,6 +7,8 @@
 
 mod api;
 mod dispatcher;
+mod hints;
+mod leadership;
 mod metrics;
 mod reconciler;
 mod relay;

@@ -25,6 +25,8 @@ pub struct LedgerSettings {
     pub windows: DispatchWindows,
     /// Limits of tenants that have none of their own.
     pub tenant_limits: TenantLimits,
+    /// How long the leadership lasts unrenewed: another ledger takes over that long after the active one fell silent.
+    pub term: Duration,
     /// How long a lease lives without renewal; processes renew after a third of it.
     pub lease: Duration,
     /// How often the reconciler compares rows with streams.
@@ -56,6 +58,7 @@ impl LedgerSettings {
             bootstrap: None,
             windows: DispatchWindows::default(),
             tenant_limits: TenantLimits::default(),
+            term: Duration::from_secs(6),
             lease: limits::LEASE,
             reconcile_every: Duration::from_secs(1),
             reconcile_age: limits::RECONCILE_AGE,

@@ -8,6 +8,7 @@
 pub mod channels;
 pub mod health;
 pub mod hints;
+pub mod leader;
 pub mod limits;
 pub mod metrics;
 pub mod permits;
@@ -20,6 +21,7 @@ pub mod trace;
 
 pub use channels::{Channels, with_deadline};
 pub use health::Health;
+pub use leader::LeaderChannel;
 pub use limits::{MAX_DECODE_BYTES, MAX_ENCODE_BYTES, ServerLimits};
 pub use metrics::Registry;
 pub use scope::{MeshChannel, MeshSecret, Role, Scope, ScopeGuard, ServiceIdentity};

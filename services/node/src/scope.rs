@@ -17,9 +17,9 @@ use sha2::Sha256;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use crate::leader::LeaderChannel;
 use crate::trace::TraceContext;
 
 /// Name of the metadata.
@@ -382,7 +382,7 @@ impl SignedScope {
 }
 
 /// A channel on which a service calls others in its own name.
-pub type MeshChannel = InterceptedService<Channel, ServiceIdentity>;
+pub type MeshChannel = InterceptedService<LeaderChannel, ServiceIdentity>;
 
 /// The name of a service in the mesh: an interceptor that signs each call, and carries the trace context along.
 /// Metadata that stands there already (a caller's scope that is forwarded) is left alone.
@@ -402,8 +402,8 @@ impl ServiceIdentity {
 
     /// A channel that calls in this name.
     #[must_use]
-    pub fn channel(&self, channel: Channel) -> MeshChannel {
-        InterceptedService::new(channel, self.clone())
+    pub fn channel(&self, channel: impl Into<LeaderChannel>) -> MeshChannel {
+        InterceptedService::new(channel.into(), self.clone())
     }
 }
 

@@ -18,15 +18,15 @@ use sha2::{Digest, Sha256};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
+use crate::leadership::Desk;
 use crate::store::Store;
-use crate::writer::WriterHandle;
 use crate::writer::acts::RequestKey;
 
 /// What every face shares.
 #[derive(Clone)]
 pub(crate) struct Ledger {
     pub(crate) store: Arc<Store>,
-    pub(crate) writer: WriterHandle,
+    pub(crate) writer: Desk,
     pub(crate) reconcile: Arc<tokio::sync::Notify>,
     pub(crate) lease: std::time::Duration,
 }

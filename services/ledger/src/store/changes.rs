@@ -1,6 +1,7 @@
 //! `leadership`, `changes`, `outbox` and `requests`: what a group of the writer leaves behind beside the files.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use caudal_domain::{BatchId, Stage, TenantId};
 use sea_orm::{ConnectionTrait, DbErr, Value};
@@ -11,25 +12,82 @@ use super::progress::BatchKey;
 use super::time::Micros;
 use super::{Session, code_of, u64_of, uuid_of};
 
-/// Takes the leadership: the epoch that every group of this ledger then stands under.
+/// Takes the leadership if its term has ended, or in any case: the epoch that every group of this ledger then stands
+/// under. `None`: another ledger leads.
 pub(crate) async fn take_leadership<C: ConnectionTrait>(
     session: &Session<'_, C>,
     holder: &str,
     address: &str,
-) -> Result<u64, DbErr> {
+    term: Duration,
+    whatever_the_term: bool,
+) -> Result<Option<u64>, DbErr> {
     let now = session.dialect.now();
     let sql = format!(
-        "UPDATE leadership SET epoch = epoch + 1, holder = $1, address = $2, until = {now} WHERE id = 1"
+        "UPDATE leadership SET epoch = epoch + 1, holder = $1, address = $2, until = {now} + $3 \
+         WHERE id = 1 AND (until < {now} OR $4)"
     );
-    session
-        .execute(sql, vec![holder.into(), address.into()])
-        .await?;
+    let values = vec![
+        holder.into(),
+        address.into(),
+        micros_of(term).into(),
+        whatever_the_term.into(),
+    ];
+    if session.execute(sql, values).await? == 0 {
+        return Ok(None);
+    }
     let row = session
         .row("SELECT epoch FROM leadership WHERE id = 1", Vec::new())
         .await?;
     let row = row
         .ok_or_else(|| DbErr::Custom("the leadership row is missing: run the migrations".into()))?;
-    u64_of(&row, "epoch")
+    u64_of(&row, "epoch").map(Some)
+}
+
+/// Makes the term last on; whether `epoch` still leads. In a transaction of its own with no group in flight, because
+/// groups hold the row shared (protocol 9.1).
+pub(crate) async fn renew_leadership<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    epoch: u64,
+    term: Duration,
+) -> Result<bool, DbErr> {
+    let sql = format!(
+        "UPDATE leadership SET until = {} + $2 WHERE id = 1 AND epoch = $1",
+        session.dialect.now()
+    );
+    let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+    Ok(session
+        .execute(sql, vec![epoch.into(), micros_of(term).into()])
+        .await?
+        > 0)
+}
+
+/// Ends the term now, so that another ledger takes over at once.
+pub(crate) async fn give_back_leadership<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    epoch: u64,
+) -> Result<(), DbErr> {
+    let sql = format!(
+        "UPDATE leadership SET until = {} WHERE id = 1 AND epoch = $1",
+        session.dialect.now()
+    );
+    session
+        .execute(sql, vec![i64::try_from(epoch).unwrap_or(i64::MAX).into()])
+        .await?;
+    Ok(())
+}
+
+/// Where the ledger that leads is reached.
+pub(crate) async fn leader_address<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<String, DbErr> {
+    let row = session
+        .row("SELECT address FROM leadership WHERE id = 1", Vec::new())
+        .await?;
+    row.map_or(Ok(String::new()), |row| row.try_get("", "address"))
+}
+
+fn micros_of(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Begins a group: the database's time, if `epoch` still leads (protocol 1.1); `None` when another ledger does.

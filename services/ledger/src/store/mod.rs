@@ -29,6 +29,8 @@ use self::time::Micros;
 const READ_CONNECTIONS: u32 = 4;
 /// How long a connection may take to be made or to come free.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long Postgres lets a transaction sit idle, in milliseconds; shorter than a term.
+const IDLE_IN_TRANSACTION: &str = "3000";
 /// How long SQLite waits for a lock that another process (a verify, a backup) holds.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,7 +45,7 @@ impl Store {
     /// Opens `url` (`sqlite:FILE` or `postgres://…`) and brings its schema up to date.
     pub(crate) async fn open(url: &str) -> Result<Self, DbErr> {
         let writes = connect(url, 1).await?;
-        Migrator::up(&writes, None).await?;
+        migrate(&writes).await?;
         let reads = connect(url, READ_CONNECTIONS).await?;
         let dialect = Dialect::of(writes.get_database_backend());
         Ok(Self {
@@ -51,6 +53,14 @@ impl Store {
             writes,
             dialect,
         })
+    }
+
+    /// For what the writer does beside its groups, on its own connection and with no group in flight.
+    pub(crate) fn writer_session(&self) -> Session<'_, DatabaseConnection> {
+        Session {
+            connection: &self.writes,
+            dialect: self.dialect,
+        }
     }
 
     /// For reads outside the writer. They see what is committed.
@@ -80,6 +90,25 @@ impl Store {
     }
 }
 
+/// Brings the schema up to date; on Postgres one ledger at a time, for several may start at once.
+async fn migrate(connection: &DatabaseConnection) -> Result<(), DbErr> {
+    // Any number that nothing else locks: the first bytes of the product's name.
+    const LOCK: &str = "x'63617564'::int";
+    let postgres = Dialect::of(connection.get_database_backend()) == Dialect::Postgres;
+    if postgres {
+        connection
+            .execute_unprepared(&format!("SELECT pg_advisory_lock({LOCK})"))
+            .await?;
+    }
+    let migrated = Migrator::up(connection, None).await;
+    if postgres {
+        connection
+            .execute_unprepared(&format!("SELECT pg_advisory_unlock({LOCK})"))
+            .await?;
+    }
+    migrated
+}
+
 async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new(url.to_owned());
     options
@@ -89,6 +118,10 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .sqlx_logging(false)
+        .map_sqlx_postgres_opts(|postgres| {
+            // A ledger stopped inside a transaction holds the leadership row shared, and whoever takes over waits for it.
+            postgres.options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION)])
+        })
         .map_sqlx_sqlite_opts(|sqlite| {
             use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
             // FULL: an answered call is on disk, whatever happens to the machine next.

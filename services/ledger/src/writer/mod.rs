@@ -24,9 +24,9 @@ use crate::dispatcher::Dispatcher;
 use crate::metrics::LedgerMetrics;
 use crate::relay::RelayHandle;
 use crate::settings::LedgerSettings;
-use crate::store::Store;
 use crate::store::progress::BatchKey;
 use crate::store::time::Micros;
+use crate::store::{Store, changes};
 
 /// Callers that were refused because the writer failed may try again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -142,8 +142,12 @@ pub(crate) struct Writer {
     hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
     outstanding: tokio::sync::watch::Sender<Vec<(caudal_domain::FileRef, caudal_domain::Token)>>,
     waiting: VecDeque<Request>,
+    /// Cancelled when another ledger leads.
+    lost: CancellationToken,
 }
 
+/// How often the leadership is renewed in its term.
+const RENEWALS_A_TERM: u32 = 3;
 /// Pairs that the reconciler looks after in one pass.
 const RECONCILE_PAGE: usize = 4_096;
 
@@ -168,15 +172,22 @@ impl Writer {
             hints,
             outstanding,
             waiting: VecDeque::new(),
+            lost: CancellationToken::new(),
         };
         (writer, WriterHandle { requests: sender }, old_pairs)
     }
 
     /// Commits groups until `shutdown`, then what is queued, then ends. `lost` is cancelled when another ledger leads.
     pub(crate) async fn run(mut self, shutdown: CancellationToken, lost: CancellationToken) {
+        self.lost = lost;
+        let mut renewal = tokio::time::interval(self.state.settings.term / RENEWALS_A_TERM);
+        renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tick = tokio::time::interval(self.state.settings.reconcile_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        while !self.lost.is_cancelled() {
+            if is_due(&mut renewal).await {
+                self.renew_leadership().await;
+            }
             let acts = self.gather();
             if acts.is_empty() && !self.state.dispatcher.can_admit() {
                 let promotion = self.state.dispatcher.next_promotion();
@@ -191,6 +202,7 @@ impl Writer {
                     () = sleep_until(due), if due.is_some() => {
                         self.commit(Vec::new()).await;
                     }
+                    _ = renewal.tick() => self.renew_leadership().await,
                     _ = tick.tick() => {
                         self.offer_old_pairs();
                         if self.relay.has_relayed() {
@@ -201,17 +213,14 @@ impl Writer {
                 continue;
             }
             self.commit(acts).await;
-            if self.state_lost(&lost) {
-                return;
-            }
             // A busy writer must not starve the reconciler of its list.
-            if std::future::poll_fn(|context| {
-                std::task::Poll::Ready(tick.poll_tick(context).is_ready())
-            })
-            .await
-            {
+            if is_due(&mut tick).await {
                 self.offer_old_pairs();
             }
+        }
+        if self.lost.is_cancelled() {
+            // What waits is answered by the closed channel: UNAVAILABLE, ask again.
+            return;
         }
         self.requests.close();
         loop {
@@ -227,8 +236,16 @@ impl Writer {
         }
     }
 
-    fn state_lost(&self, lost: &CancellationToken) -> bool {
-        lost.is_cancelled()
+    async fn renew_leadership(&self) {
+        let session = self.store.writer_session();
+        match changes::renew_leadership(&session, self.state.epoch, self.state.settings.term).await
+        {
+            Ok(true) => {}
+            Ok(false) => self.lost.cancel(),
+            Err(error) => {
+                tracing::warn!(%error, "the leadership was not renewed; it is tried again")
+            }
+        }
     }
 
     /// Tells the reconciler which pairs have been out for long.
@@ -335,6 +352,9 @@ impl Writer {
                     );
                 }
                 Err(error) => {
+                    if matches!(error, GroupError::NotLeading) {
+                        self.lost.cancel();
+                    }
                     self.state.metrics.group_failures.inc();
                     self.relay.give_back(relayed);
                     log_failure(&error);
@@ -348,6 +368,12 @@ impl Writer {
         }
         Err(GroupError::Stale)
     }
+}
+
+/// Whether an interval's next tick has come.
+async fn is_due(interval: &mut tokio::time::Interval) -> bool {
+    std::future::poll_fn(|context| std::task::Poll::Ready(interval.poll_tick(context).is_ready()))
+        .await
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -128,6 +128,30 @@ impl TestLedger {
         self.channel = channel;
     }
 
+    /// Another ledger on the same database: it stands by while this one leads.
+    pub(crate) async fn second(
+        &self,
+    ) -> (
+        RunningLedger,
+        CancellationToken,
+        LedgerServiceClient<Signed>,
+    ) {
+        let ((running, shutdown), channel) = launch(&self.settings).await;
+        let scope = SignedScope::new(Scope::service("test"), self.secret.clone());
+        let mesh = LedgerServiceClient::new(InterceptedService::new(channel, Signer(scope)));
+        (running, shutdown, mesh)
+    }
+
+    /// Ends this ledger as a crash would, and goes on with another.
+    pub(crate) async fn crash_over_to(&mut self, second: (RunningLedger, CancellationToken)) {
+        if let Some((running, _)) = self.running.take() {
+            running.abort();
+        }
+        let address = format!("http://{}", second.0.address());
+        self.channel = caudal_node::Channels::default().channel(&address).unwrap();
+        self.running = Some(second);
+    }
+
     pub(crate) async fn stop(&mut self) {
         if let Some((running, shutdown)) = self.running.take() {
             shutdown.cancel();
@@ -200,6 +224,14 @@ impl TestLedger {
     }
 
     pub(crate) async fn confirm(&self, batch: BatchId, ordinals: impl IntoIterator<Item = u32>) {
+        self.try_confirm(batch, ordinals).await.unwrap();
+    }
+
+    pub(crate) async fn try_confirm(
+        &self,
+        batch: BatchId,
+        ordinals: impl IntoIterator<Item = u32>,
+    ) -> Result<(), Status> {
         let uploads = ordinals
             .into_iter()
             .map(|ordinal| Uploaded {
@@ -213,7 +245,25 @@ impl TestLedger {
             uploads,
             request_id: request_id(),
         };
-        self.uploads().confirm_uploads(request).await.unwrap();
+        self.uploads().confirm_uploads(request).await.map(|_| ())
+    }
+
+    /// Takes the leadership for a moment, as another ledger does after a pause of this one.
+    pub(crate) async fn depose(&self) {
+        use sea_orm::ConnectionTrait;
+        let database = sea_orm::Database::connect(&self.settings.database_url)
+            .await
+            .unwrap();
+        let usurp = "UPDATE leadership SET epoch = epoch + 1, address = 'http://usurper', \
+                     until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + 1500000";
+        database.execute_unprepared(usurp).await.unwrap();
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.running
+            .as_ref()
+            .map(|(running, _)| format!("http://{}", running.address()))
+            .unwrap_or_default()
     }
 
     pub(crate) async fn complete(&self, batch: BatchId) -> Batch {

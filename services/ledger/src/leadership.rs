@@ -1,0 +1,310 @@
+//! Who leads. Several ledgers may run on one Postgres: one is active and does everything, the others stand by, answer
+//! UNAVAILABLE with the active one's address, and take over when its term ends unrenewed (protocol 9).
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use caudal_domain::Refusal;
+use caudal_node::leader::LEADER_METADATA;
+use caudal_node::scope::ScopeGuard;
+use caudal_node::{Health, hints};
+use caudal_streams::Streams;
+use sea_orm::DbErr;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+use crate::dispatcher::{Dispatcher, Windows};
+use crate::metrics::LedgerMetrics;
+use crate::reconciler::Reconciler;
+use crate::relay::{self, RelayHandle};
+use crate::settings::{Bootstrap, LedgerSettings};
+use crate::store::dialect::Dialect;
+use crate::store::time::Micros;
+use crate::store::{Session, Store, changes, credentials, progress, results, work};
+use crate::writer::acts::{Act, Answer};
+use crate::writer::{HINT_QUEUE, Writer, WriterHandle, WriterState};
+
+/// How often a ledger that stands by looks whether the term has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Callers of a ledger that stands by may try again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+#[derive(Clone)]
+enum Standing {
+    Leads(WriterHandle),
+    StandsBy { leader: String },
+}
+
+/// Where the faces find the writer, while this ledger leads.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    standing: Arc<RwLock<Standing>>,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Self {
+        let standing = Standing::StandsBy {
+            leader: String::new(),
+        };
+        Self {
+            standing: Arc::new(RwLock::new(standing)),
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        self.standing
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, standing: Standing) {
+        *self
+            .standing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    /// Asks the writer.
+    ///
+    /// # Errors
+    /// What the act is refused with; UNAVAILABLE while another ledger leads.
+    pub(crate) async fn ask(&self, act: Act) -> Result<Answer, Refusal> {
+        match self.standing() {
+            Standing::Leads(writer) => writer.ask(act).await,
+            Standing::StandsBy { leader } => Err(standing_by(&leader)),
+        }
+    }
+}
+
+fn standing_by(leader: &str) -> Refusal {
+    let words =
+        "this ledger stands by; the active one answers: repeat the call with the same request_id";
+    Refusal::unavailable(words, RETRY_AFTER)
+        .with_reason("STANDBY")
+        .with_metadata("leader", leader)
+}
+
+/// Lets calls in while this ledger leads, and sends them to the active one otherwise.
+#[derive(Clone)]
+pub(crate) struct LeaderGuard {
+    scope: ScopeGuard,
+    desk: Desk,
+}
+
+impl LeaderGuard {
+    pub(crate) fn new(scope: ScopeGuard, desk: Desk) -> Self {
+        Self { scope, desk }
+    }
+}
+
+impl Interceptor for LeaderGuard {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let request = self.scope.call(request)?;
+        match self.desk.standing() {
+            Standing::Leads(_) => Ok(request),
+            Standing::StandsBy { leader } => {
+                let mut status = caudal_proto::status::to_status(&standing_by(&leader));
+                if let Ok(address) = MetadataValue::try_from(leader) {
+                    status.metadata_mut().insert(LEADER_METADATA, address);
+                }
+                Err(status)
+            }
+        }
+    }
+}
+
+/// Everything that leading needs.
+pub(crate) struct Leadership {
+    pub(crate) settings: Arc<LedgerSettings>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) streams: Streams,
+    pub(crate) hints: hints::Publisher,
+    pub(crate) metrics: LedgerMetrics,
+    pub(crate) health: Health,
+    pub(crate) desk: Desk,
+    pub(crate) address: String,
+    pub(crate) reconcile: Arc<Notify>,
+}
+
+impl Leadership {
+    /// Leads whenever it can, until `shutdown`; then gives the leadership back, so that another takes over at once.
+    /// `first` is what the first attempt gave.
+    pub(crate) async fn run(self, first: Option<WriterState>, shutdown: CancellationToken) {
+        let mut state = first;
+        loop {
+            if state.is_none() {
+                state = self.wait(&shutdown).await;
+            }
+            let Some(taken) = state.take() else { return };
+            let epoch = taken.epoch;
+            self.lead(taken, &shutdown).await;
+            if shutdown.is_cancelled() {
+                self.give_back(epoch).await;
+                return;
+            }
+        }
+    }
+
+    /// Stands by until the term ends. `None`: shut down.
+    async fn wait(&self, shutdown: &CancellationToken) -> Option<WriterState> {
+        self.health.set_serving(false).await;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            match self.try_take_over().await {
+                Ok(Some(state)) => return Some(state),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "standing by; the database did not answer"),
+            }
+        }
+    }
+
+    /// Takes the leadership if its term has ended, and reads what a leader must know: outstanding dispatches by one
+    /// scan (protocol 9.1: else a new leader counts from zero and exceeds the windows), and who waits.
+    pub(crate) async fn try_take_over(&self) -> Result<Option<WriterState>, DbErr> {
+        let transaction = self.store.begin().await?;
+        let session = Session::new(&transaction, self.store.dialect());
+        // A SQLite file has one ledger, whose data folder is locked: nobody else can be leading.
+        let whatever_the_term = self.store.dialect() == Dialect::Sqlite;
+        let holder = Uuid::new_v4().to_string();
+        let term = self.settings.term;
+        let taken =
+            changes::take_leadership(&session, &holder, &self.address, term, whatever_the_term)
+                .await?;
+        let Some(epoch) = taken else {
+            let leader = changes::leader_address(&session).await?;
+            transaction.rollback().await?;
+            self.desk.set(Standing::StandsBy { leader });
+            return Ok(None);
+        };
+        let now = session.now().await?;
+        if let Some(bootstrap) = &self.settings.bootstrap {
+            ensure_bootstrap(&session, bootstrap, now).await?;
+        }
+        let state = self.read_state(&session, epoch, now).await?;
+        transaction.commit().await?;
+        tracing::info!(epoch, "leading");
+        Ok(Some(state))
+    }
+
+    async fn read_state<C: sea_orm::ConnectionTrait>(
+        &self,
+        session: &Session<'_, C>,
+        epoch: u64,
+        now: Micros,
+    ) -> Result<WriterState, DbErr> {
+        let windows = &self.settings.windows;
+        let mut dispatcher = Dispatcher::new(Windows {
+            of_stage: windows.of_stage.clone(),
+            of_tenant: windows.of_tenant,
+        });
+        for row in work::all_dispatched(session).await? {
+            dispatcher.enter(row.stage, row.file, row.token);
+            dispatcher.remember(row);
+        }
+        let priorities = progress::live_priorities(session).await?;
+        for waiting in work::all_waiting(session).await? {
+            let key = (waiting.tenant, waiting.batch);
+            let weight = priorities.get(&key).copied().unwrap_or_default();
+            dispatcher.wait(waiting.stage, key, weight, waiting.earliest, now);
+        }
+        let versions: HashMap<_, _> = results::versions(session)
+            .await?
+            .into_iter()
+            .map(|(number, version)| (version, number))
+            .collect();
+        Ok(WriterState::new(
+            self.settings.clone(),
+            epoch,
+            dispatcher,
+            versions,
+            self.metrics.clone(),
+        ))
+    }
+
+    /// Leads until `shutdown`, or until another ledger does.
+    async fn lead(&self, state: WriterState, shutdown: &CancellationToken) {
+        let lost = CancellationToken::new();
+        let stop_writer = CancellationToken::new();
+        let stop_rest = CancellationToken::new();
+        let relay_handle = RelayHandle::default();
+        let (hint_sender, hint_receiver) = mpsc::channel(HINT_QUEUE);
+        let (writer, handle, old_pairs) =
+            Writer::new(self.store.clone(), state, relay_handle.clone(), hint_sender);
+        let relay = AbortOnDropHandle::new(tokio::spawn(relay::run(
+            relay_handle.clone(),
+            self.streams.publisher(),
+            self.metrics.clone(),
+            stop_rest.clone(),
+        )));
+        let hinter = AbortOnDropHandle::new(tokio::spawn(crate::hints::run(
+            self.hints.clone(),
+            hint_receiver,
+        )));
+        let reconciler = Reconciler {
+            settings: self.settings.clone(),
+            store: self.store.clone(),
+            streams: self.streams.clone(),
+            writer: handle.clone(),
+            relay: relay_handle,
+            old_pairs,
+            metrics: self.metrics.clone(),
+            wanted: self.reconcile.clone(),
+        };
+        let reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler.run(stop_rest.clone())));
+        let writer =
+            AbortOnDropHandle::new(tokio::spawn(writer.run(stop_writer.clone(), lost.clone())));
+        self.desk.set(Standing::Leads(handle));
+        self.health.set_serving(true).await;
+
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = lost.cancelled() => {
+                tracing::warn!("another ledger leads; standing by");
+                self.desk.set(Standing::StandsBy { leader: String::new() });
+                self.health.set_serving(false).await;
+            }
+        }
+        stop_rest.cancel();
+        let _ = reconciler.await;
+        let _ = relay.await;
+        stop_writer.cancel();
+        let _ = writer.await;
+        let _ = hinter.await;
+    }
+
+    async fn give_back(&self, epoch: u64) {
+        if let Err(error) = changes::give_back_leadership(&self.store.reader(), epoch).await {
+            tracing::warn!(%error, "the leadership was not given back; another ledger waits for the end of the term");
+        }
+    }
+}
+
+async fn ensure_bootstrap<C: sea_orm::ConnectionTrait>(
+    session: &Session<'_, C>,
+    bootstrap: &Bootstrap,
+    now: Micros,
+) -> Result<(), DbErr> {
+    let tenant = credentials::ensure_tenant(session, &bootstrap.tenant_name, now).await?;
+    let key = &bootstrap.api_key;
+    credentials::ensure_key(
+        session,
+        &key.id,
+        &key.secret_sha256,
+        Some(tenant),
+        "MEMBER",
+        now,
+    )
+    .await?;
+    let key = &bootstrap.operator_key;
+    credentials::ensure_key(session, &key.id, &key.secret_sha256, None, "OPERATOR", now).await
+}

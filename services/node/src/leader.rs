@@ -1,0 +1,175 @@
+//! A channel to the one active replica among several: it follows the address that a replica standing by answers with, and
+//! turns to the next address when one cannot be reached. The call that met the wrong replica fails UNAVAILABLE and is the
+//! caller's to repeat; the next one goes right.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use http::HeaderMap;
+use tonic::body::Body;
+use tonic::transport::Channel;
+use tower::Service;
+
+use crate::channels::{Channels, InvalidAddress};
+
+/// Metadata in which a replica that stands by names the active one.
+pub const LEADER_METADATA: &str = "caudal-leader";
+
+#[derive(Debug)]
+struct Current {
+    /// Index into the configured addresses; where the next turn begins.
+    turn: usize,
+    address: String,
+    channel: Channel,
+}
+
+/// Calls the active replica. Clones share what was learnt.
+#[derive(Debug, Clone)]
+pub struct LeaderChannel {
+    channels: Channels,
+    addresses: Arc<Vec<String>>,
+    current: Arc<Mutex<Current>>,
+}
+
+impl LeaderChannel {
+    /// Follows the leader among these addresses, separated by commas; with one address it is that channel.
+    ///
+    /// # Errors
+    /// When one of them is no address.
+    pub fn new(channels: &Channels, addresses: &str) -> Result<Self, InvalidAddress> {
+        let addresses: Vec<String> = addresses
+            .split(',')
+            .map(|address| address.trim().to_owned())
+            .collect();
+        let mut first = None;
+        for address in &addresses {
+            let channel = channels.channel(address)?;
+            first.get_or_insert((address.clone(), channel));
+        }
+        let Some((address, channel)) = first else {
+            return Err(InvalidAddress {
+                address: String::new(),
+                reason: "there is none".to_owned(),
+            });
+        };
+        Ok(Self {
+            channels: channels.clone(),
+            addresses: Arc::new(addresses),
+            current: Arc::new(Mutex::new(Current {
+                turn: 0,
+                address,
+                channel,
+            })),
+        })
+    }
+
+    fn has_others(&self) -> bool {
+        self.addresses.len() > 1
+    }
+
+    fn current(&self) -> (String, Channel) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (current.address.clone(), current.channel.clone())
+    }
+
+    /// Goes to `address`, unless another call has moved on from `from` already.
+    fn go_to(&self, from: &str, address: &str) {
+        let Ok(channel) = self.channels.channel(address) else {
+            return;
+        };
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.address == from && address != from {
+            tracing::info!(from, to = address, "following the active replica");
+            current.address = address.to_owned();
+            current.channel = channel;
+        }
+    }
+
+    fn go_to_next(&self, from: &str) {
+        let next = {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.turn = (current.turn + 1) % self.addresses.len();
+            self.addresses[current.turn].clone()
+        };
+        self.go_to(from, &next);
+    }
+
+    /// Learns from the head of an answer.
+    fn learn(&self, from: &str, headers: &HeaderMap) {
+        if let Some(leader) = headers
+            .get(LEADER_METADATA)
+            .and_then(|value| value.to_str().ok())
+        {
+            if leader.is_empty() {
+                self.go_to_next(from);
+            } else {
+                self.go_to(from, leader);
+            }
+        }
+    }
+}
+
+impl From<Channel> for LeaderChannel {
+    /// A channel that follows nobody.
+    fn from(channel: Channel) -> Self {
+        Self {
+            channels: Channels::default(),
+            addresses: Arc::new(vec![String::new()]),
+            current: Arc::new(Mutex::new(Current {
+                turn: 0,
+                address: String::new(),
+                channel,
+            })),
+        }
+    }
+}
+
+/// A call that is given up unanswered (its deadline was over) met a replica that does not answer, perhaps a stopped one.
+struct Unanswered<'a> {
+    following: &'a LeaderChannel,
+    address: &'a str,
+    answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.following.has_others() {
+            self.following.go_to_next(self.address);
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for LeaderChannel {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // Each call waits for the channel it goes to.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let following = self.clone();
+        let (address, mut channel) = self.current();
+        Box::pin(async move {
+            let mut unanswered = Unanswered {
+                following: &following,
+                address: &address,
+                answered: false,
+            };
+            let answered = async {
+                std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+                channel.call(request).await
+            }
+            .await;
+            if let Ok(response) = &answered {
+                unanswered.answered = true;
+                following.learn(&address, response.headers());
+            }
+            drop(unanswered);
+            answered
+        })
+    }
+}
