@@ -2,19 +2,23 @@
 //! ledger answers, the store keeps the bytes, and a client that loses one gateway goes on with another.
 
 mod auth;
+mod browser;
 mod fold;
 mod front;
 pub mod key;
 mod ledger;
 mod oversize;
+mod page;
 mod rates;
 mod uploads;
 mod wakeups;
 mod watch;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
@@ -33,6 +37,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Channel;
 
+pub use browser::{AllowedOrigins, InvalidOrigin};
 pub use watch::WatchSettings;
 
 use crate::auth::{Authenticator, needs_a_tenant};
@@ -60,6 +65,11 @@ pub struct Settings {
     pub download_url_validity: Duration,
     /// How watchers are served.
     pub watch: WatchSettings,
+    /// Whose pages may call; by default those of every origin.
+    pub allowed_origins: AllowedOrigins,
+    /// Folder of the built page, relative to the working directory; by default what `CAUDAL_WEB_DIR` names, or
+    /// `gateway/web/dist`.
+    pub web_dir: PathBuf,
 }
 
 impl Settings {
@@ -74,6 +84,8 @@ impl Settings {
             upload_url_validity: UPLOAD_URL_VALIDITY,
             download_url_validity: Duration::from_secs(15 * 60),
             watch: WatchSettings::default(),
+            allowed_origins: AllowedOrigins::default(),
+            web_dir: page::default_folder(),
         }
     }
 }
@@ -102,6 +114,9 @@ pub enum GatewayError {
     /// The address of Redis is none.
     #[error("hints cannot be received: {0}")]
     Hints(#[from] caudal_node::hints::HintError),
+    /// Reflection cannot be made.
+    #[error("reflection cannot be made: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// The public door.
@@ -179,15 +194,17 @@ impl Gateway {
             ledger,
             download_validity: settings.download_url_validity,
         };
+        let page = page::page(&settings.web_dir, &front.objects).await;
+        let door = Door {
+            authenticator,
+            rates,
+        };
+        let routes = browser::open_to_browsers(routes(front, door), &settings.allowed_origins)?;
         let serving = Server::builder("gateway")
-            .routes(routes(
-                front,
-                Door {
-                    authenticator,
-                    rates,
-                },
-            ))
+            .routes(routes)
             .file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .reflection(false)
+            .http(page)
             .listen(listener)
             .limits(settings.limits)
             .shutdown(shutdown)
@@ -205,7 +222,7 @@ impl Gateway {
     }
 }
 
-fn routes(front: Front, door: Door) -> Routes {
+fn routes(front: Front, door: Door) -> Router {
     let batches = BatchServiceServer::new(front.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -219,7 +236,6 @@ fn routes(front: Front, door: Door) -> Routes {
     routes
         .into_axum_router()
         .route_layer(from_fn_with_state(door, admit))
-        .into()
 }
 
 /// Stands before every public call: nothing of a request is read before its caller is known and within its rate.

@@ -5,6 +5,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod browser;
 mod fake;
 
 use std::time::Duration;

@@ -453,19 +453,27 @@ pub(crate) struct World {
     pub(crate) objects: ObjectStore,
     pub(crate) operator: ApiKey,
     pub(crate) shutdown: CancellationToken,
+    /// Where the page would be; the folder is not there.
+    pub(crate) web_dir: std::path::PathBuf,
     key: ApiKey,
     running: RunningGateway,
     ledger_server: JoinHandle<()>,
     ledger_shutdown: CancellationToken,
     others: CancellationToken,
     _folder: tempfile::TempDir,
-    _store: S3Server,
+    store: S3Server,
 }
 
 impl World {
     /// With a limiter that is away.
     pub(crate) async fn start() -> Self {
-        Self::with("http://127.0.0.1:1".to_owned(), CancellationToken::new()).await
+        Self::tuned(|_| ()).await
+    }
+
+    /// With other settings of the gateway, and a limiter that is away.
+    pub(crate) async fn tuned(tune: impl FnOnce(&mut Settings)) -> Self {
+        let limiter = "http://127.0.0.1:1".to_owned();
+        Self::with(limiter, CancellationToken::new(), tune).await
     }
 
     /// With a limiter that answers so.
@@ -481,10 +489,14 @@ impl World {
                 .await
                 .unwrap();
         });
-        Self::with(address, others).await
+        Self::with(address, others, |_| ()).await
     }
 
-    async fn with(limiter: String, others: CancellationToken) -> Self {
+    async fn with(
+        limiter: String,
+        others: CancellationToken,
+        tune: impl FnOnce(&mut Settings),
+    ) -> Self {
         let (key, operator) = (ApiKey::generate(), ApiKey::generate());
         let ledger = Ledger::default();
         let scope = |role: mesh::Role, tenant: &[u8]| mesh::Scope {
@@ -544,6 +556,9 @@ impl World {
         };
         let mut settings = Settings::new(mesh_secret());
         settings.watch.poll_interval = Duration::from_millis(50);
+        let web_dir = folder.path().join("web");
+        settings.web_dir = web_dir.clone();
+        tune(&mut settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
         let running = Gateway::start(settings, deps, listener, shutdown.clone())
@@ -561,7 +576,8 @@ impl World {
             ledger_shutdown,
             others,
             _folder: folder,
-            _store: store,
+            store,
+            web_dir,
         }
     }
 
@@ -569,13 +585,20 @@ impl World {
         Channels::default().channel(&self.gateway).unwrap()
     }
 
+    /// The tenant's credential as a header says it.
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", self.key.text())
+    }
+
+    pub(crate) fn store_endpoint(&self) -> String {
+        self.store.endpoint()
+    }
+
     /// A request of the tenant.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert(
-            "authorization",
-            format!("Bearer {}", self.key.text()).parse().unwrap(),
-        );
+        let bearer = self.bearer().parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
         request
     }
 
