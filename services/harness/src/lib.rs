@@ -2,8 +2,10 @@
 
 pub mod postgres;
 pub mod redis;
+pub mod system;
 pub mod until;
 
 pub use postgres::Postgres;
 pub use redis::Redis;
+pub use system::System;
 pub use until::until;

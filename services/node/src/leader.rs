@@ -64,10 +64,6 @@ impl LeaderChannel {
         })
     }
 
-    fn has_others(&self) -> bool {
-        self.addresses.len() > 1
-    }
-
     fn current(&self) -> (String, Channel) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         (current.address.clone(), current.channel.clone())
@@ -125,6 +121,9 @@ impl From<Channel> for LeaderChannel {
     }
 }
 
+/// Whatever was followed, an unanswered call leads back to the configured addresses: the active replica that another named
+/// may have died since.
+///
 /// A call that is given up unanswered (its deadline was over) met a replica that does not answer, perhaps a stopped one.
 struct Unanswered<'a> {
     following: &'a LeaderChannel,
@@ -134,7 +133,7 @@ struct Unanswered<'a> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.following.has_others() {
+        if !self.answered {
             self.following.go_to_next(self.address);
         }
     }
@@ -171,5 +170,42 @@ impl Service<http::Request<Body>> for LeaderChannel {
             drop(unanswered);
             answered
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn address(channel: &LeaderChannel) -> String {
+        channel.current().0
+    }
+
+    #[tokio::test]
+    async fn a_dead_leader_leads_back_to_the_configured_addresses() {
+        let channel = LeaderChannel::new(&Channels::default(), "http://a:1, http://b:1").unwrap();
+        let mut named = HeaderMap::new();
+        named.insert(LEADER_METADATA, "http://c:1".parse().unwrap());
+        channel.learn("http://a:1", &named);
+        assert_eq!(address(&channel), "http://c:1");
+        channel.go_to_next("http://c:1");
+        assert_eq!(address(&channel), "http://b:1");
+        channel.go_to_next("http://b:1");
+        assert_eq!(address(&channel), "http://a:1");
+
+        let alone = LeaderChannel::new(&Channels::default(), "http://a:1").unwrap();
+        alone.learn("http://a:1", &named);
+        alone.go_to_next("http://c:1");
+        assert_eq!(address(&alone), "http://a:1");
+    }
+
+    #[tokio::test]
+    async fn what_one_call_learnt_too_late_changes_nothing() {
+        let channel = LeaderChannel::new(&Channels::default(), "http://a:1,http://b:1").unwrap();
+        channel.go_to_next("http://a:1");
+        channel.go_to("http://a:1", "http://stale:1");
+        assert_eq!(address(&channel), "http://b:1");
     }
 }

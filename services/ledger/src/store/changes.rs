@@ -76,13 +76,15 @@ pub(crate) async fn give_back_leadership<C: ConnectionTrait>(
     Ok(())
 }
 
-/// Where the ledger that leads is reached.
+/// Where the ledger that leads is reached; empty when its term has ended unrenewed, for then it may be dead.
 pub(crate) async fn leader_address<C: ConnectionTrait>(
     session: &Session<'_, C>,
 ) -> Result<String, DbErr> {
-    let row = session
-        .row("SELECT address FROM leadership WHERE id = 1", Vec::new())
-        .await?;
+    let sql = format!(
+        "SELECT address FROM leadership WHERE id = 1 AND until >= {}",
+        session.dialect.now()
+    );
+    let row = session.row(sql, Vec::new()).await?;
     row.map_or(Ok(String::new()), |row| row.try_get("", "address"))
 }
 

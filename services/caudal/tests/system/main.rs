@@ -1,0 +1,68 @@
+//! The whole system, as a person or a script runs it.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod recovery;
+mod refusals;
+mod samples;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use caudal_harness::{Postgres, System};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Stages that need no model: quick on any machine.
+const QUICK: &str = "upload,extract-text,metadata";
+
+/// On which database a test runs.
+#[derive(Clone, Copy)]
+enum Database {
+    Sqlite,
+    Postgres,
+}
+
+struct Ground {
+    folder: TempDir,
+    system: System,
+}
+
+impl Ground {
+    fn new(database: Database) -> Self {
+        let folder = TempDir::new().unwrap();
+        let url;
+        let mut options = Vec::new();
+        if let Database::Postgres = database {
+            url = Postgres::new_database().unwrap();
+            options.extend(["--database-url", &url]);
+        }
+        let system = System::start(binary(), &folder.path().join("data"), &options).unwrap();
+        Self { folder, system }
+    }
+
+    /// A folder of small texts, nested, to be taken in.
+    fn texts(&self, count: usize) -> PathBuf {
+        let root = self.folder.path().join("texts");
+        for number in 0..count {
+            let folder = root.join(format!("{}/{}", number % 7, number % 3));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(
+                folder.join(format!("{number}.txt")),
+                format!("gauge {number}: the river is high\n"),
+            )
+            .unwrap();
+        }
+        root
+    }
+}
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_caudal"))
+}
+
+/// The one JSON object a command ends with.
+fn json(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{words}"))
+}

@@ -1,0 +1,117 @@
+//! What survives when the machine does not.
+
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::{Database, Ground, QUICK, json};
+
+const FILES: usize = 400;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Uploads a folder and comes back while it is processed.
+fn begin(ground: &Ground) -> String {
+    let texts = ground.texts(FILES);
+    let arguments = [
+        "ingest",
+        texts.to_str().unwrap(),
+        "--stages",
+        QUICK,
+        "--no-wait",
+        "--output",
+        "json",
+    ];
+    let begun = ground.system.caudal(&arguments).unwrap();
+    assert!(
+        begun.status.success(),
+        "{}",
+        String::from_utf8_lossy(&begun.stderr)
+    );
+    json(&begun)["batch_id"].as_str().unwrap().to_owned()
+}
+
+fn end(ground: &Ground, batch: &str) {
+    let watched = ground
+        .system
+        .caudal(&["watch", batch, "--output", "json"])
+        .unwrap();
+    let ended = json(&watched);
+    assert_eq!(
+        (watched.status.code(), ended["state"].as_str()),
+        (Some(0), Some("SUCCEEDED")),
+        "{ended}"
+    );
+    assert_eq!(ended["files"]["PROCESSED"], FILES);
+}
+
+fn redis_port(ground: &Ground) -> u16 {
+    let url = ground.system.ready("redis");
+    let port = url.rsplit(':').next().unwrap().split('/').next().unwrap();
+    port.parse().unwrap()
+}
+
+fn kill_in_mid_batch(database: Database) {
+    let mut ground = Ground::new(database);
+    let batch = begin(&ground);
+    let port = redis_port(&ground);
+    ground.system.kill().unwrap();
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_ok() {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the redis-server outlived its parent"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    ground.system.restart().unwrap();
+    end(&ground, &batch);
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn a_kill_in_mid_batch_loses_nothing_and_leaves_no_redis_behind() {
+    kill_in_mid_batch(Database::Sqlite);
+}
+
+#[test]
+fn a_kill_in_mid_batch_loses_nothing_on_postgres() {
+    kill_in_mid_batch(Database::Postgres);
+}
+
+// Protocol 8.5: the reconciler is the whole answer to a Redis that lost everything.
+#[test]
+fn a_redis_that_forgets_everything_in_mid_batch_loses_nothing() {
+    let ground = Ground::new(Database::Sqlite);
+    let batch = begin(&ground);
+    let client = redis::Client::open(ground.system.ready("redis")).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    redis::cmd("FLUSHALL").exec(&mut connection).unwrap();
+    end(&ground, &batch);
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn a_watch_survives_a_restart_and_ends_as_the_database_says() {
+    let mut ground = Ground::new(Database::Sqlite);
+    let batch = begin(&ground);
+    let mut watch = ground
+        .system
+        .command(&["watch", &batch, "--output", "json"]);
+    let watch = watch
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(ground.system.stop().unwrap().success());
+    ground.system.restart().unwrap();
+    let watched = watch.wait_with_output().unwrap();
+    let ended: Value = json(&watched);
+    assert_eq!(
+        (watched.status.code(), ended["state"].as_str()),
+        (Some(0), Some("SUCCEEDED")),
+        "{ended}"
+    );
+    ground.system.verify().unwrap();
+}

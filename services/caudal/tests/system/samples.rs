@@ -1,0 +1,100 @@
+//! Real files of many kinds through real stages.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Database, Ground, QUICK, json};
+
+fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+#[test]
+fn every_sample_ends_as_expected_and_says_why() {
+    let ground = Ground::new(Database::Sqlite);
+    let samples = repository().join("docs/samples");
+    let ended = ground
+        .system
+        .caudal(&["ingest", samples.to_str().unwrap(), "--output", "json"])
+        .unwrap();
+    let ended_as = json(&ended);
+    assert_eq!(
+        (ended.status.code(), ended_as["state"].as_str()),
+        (Some(1), Some("FAILED")),
+        "one sample is damaged"
+    );
+    let batch = ended_as["batch_id"].as_str().unwrap();
+    let files = json(
+        &ground
+            .system
+            .caudal(&["files", batch, "--output", "json"])
+            .unwrap(),
+    );
+    let files: HashMap<&str, &Value> = files
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| (file["path"].as_str().unwrap(), file))
+        .collect();
+    let expected =
+        std::fs::read_to_string(repository().join("docs/samples.expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&expected).unwrap();
+    let has_model = std::env::var_os("CAUDAL_MODEL_DIR").is_some();
+    let mut checked = 0;
+    for (path, how) in expected.as_object().unwrap() {
+        let file = files
+            .get(path.as_str())
+            .unwrap_or_else(|| panic!("{path} is not listed"));
+        assert_eq!(file["state"], how["state"], "{path}");
+        // Without the offline model texts end PARTIAL, and say so.
+        if has_model || how["outcome"] != "COMPLETE" {
+            assert_eq!(
+                file["outcome"].as_str().unwrap_or_default(),
+                how["outcome"].as_str().unwrap_or_default(),
+                "{path}"
+            );
+        }
+        if how["state"] == "FAILED" {
+            assert_eq!(file["reason"], how["reason"], "{path}");
+            assert!(!file["words"].as_str().unwrap().is_empty(), "{path}");
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, files.len());
+    ground.system.verify().unwrap();
+}
+
+fn texts_succeed(database: Database) {
+    let ground = Ground::new(database);
+    let texts = ground.texts(60);
+    std::fs::create_dir_all(texts.join("empty/within")).unwrap();
+    let arguments = [
+        "ingest",
+        texts.to_str().unwrap(),
+        "--stages",
+        QUICK,
+        "--output",
+        "json",
+    ];
+    let ended = ground.system.caudal(&arguments).unwrap();
+    let ended_as = json(&ended);
+    assert_eq!(
+        (ended.status.code(), ended_as["state"].as_str()),
+        (Some(0), Some("SUCCEEDED"))
+    );
+    assert_eq!(ended_as["files"]["PROCESSED"], 60);
+    assert_eq!(ended_as["outcomes"]["COMPLETE"], 60);
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn a_folder_of_texts_succeeds_on_sqlite() {
+    texts_succeed(Database::Sqlite);
+}
+
+#[test]
+fn a_folder_of_texts_succeeds_on_postgres() {
+    texts_succeed(Database::Postgres);
+}
