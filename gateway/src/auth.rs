@@ -81,9 +81,15 @@ impl Authenticator {
             key_id: credential.key_id.clone(),
             secret_sha256: credential.secret_sha256.to_vec().into(),
         };
-        let request = self.ledger.call(&Scope::service("gateway"), request);
-        let answer = match self.ledger.mesh().check_credential(request).await {
-            Ok(answer) => answer.into_inner(),
+        let answer = self
+            .ledger
+            .call(&Scope::service("gateway"), request, |ledger, request| {
+                let mut mesh = ledger.mesh();
+                async move { mesh.check_credential(request).await }
+            })
+            .await;
+        let answer = match answer {
+            Ok(answer) => answer,
             Err(status) if status.code() == Code::Unauthenticated => {
                 self.remember(credential, None);
                 return Err(unknown_key());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use caudal_proto::FILE_DESCRIPTOR_SET;
 use caudal_proto::v1::batch_service_server::SERVICE_NAME as BATCHES;
+use caudal_proto::v1::event_service_server::SERVICE_NAME as EVENTS;
 use caudal_proto::v1::file_service_server::SERVICE_NAME as FILES;
 use caudal_proto::v1::upload_service_server::SERVICE_NAME as UPLOADS;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -33,8 +34,9 @@ const ANSWERED_WITH: [HeaderName; 3] = [
 ];
 
 /// The services that reflection tells of.
-const SERVED: [&str; 6] = [
+const SERVED: [&str; 7] = [
     BATCHES,
+    EVENTS,
     FILES,
     UPLOADS,
     "grpc.health.v1.Health",

@@ -17,7 +17,7 @@ struct Folder {
     cancelled: u32,
 }
 
-/// Changes on their way to a watcher.
+/// Changes on their way to watchers.
 #[derive(Default)]
 pub(crate) struct Fold {
     revision: i64,
@@ -100,6 +100,39 @@ impl Fold {
         Ok(())
     }
 
+    /// Adds a folded message that follows.
+    pub(crate) fn merge(&mut self, changes: &v1::Changes) {
+        if let Some(columns) = &changes.files {
+            let mut ordinal = columns.first_ordinal;
+            for ((delta, state), detail) in columns
+                .ordinal_delta
+                .iter()
+                .zip(&columns.state)
+                .zip(&columns.detail)
+            {
+                ordinal += delta;
+                self.files.insert(ordinal, (*state, *detail));
+            }
+        }
+        if let Some(columns) = &changes.folders {
+            let mut ordinal = 0;
+            for (row, delta) in columns.ordinal_delta.iter().enumerate() {
+                ordinal += delta;
+                let folder = Folder {
+                    total: columns.total[row],
+                    processed: columns.processed[row],
+                    failed: columns.failed[row],
+                    cancelled: columns.cancelled[row],
+                };
+                self.folders.insert(ordinal, folder);
+            }
+        }
+        if changes.batch.is_some() {
+            self.batch.clone_from(&changes.batch);
+        }
+        self.revision = changes.revision;
+    }
+
     /// The message.
     pub(crate) fn into_changes(self) -> v1::Changes {
         v1::Changes {
@@ -151,6 +184,7 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
+    use proptest::prelude::*;
 
     fn packed(revision: i64, set: &mesh::ChangeSet) -> mesh::PackedChanges {
         mesh::PackedChanges {
@@ -227,5 +261,45 @@ mod tests {
         let mut set = files(&[(1, v1::FileState::Queued)]);
         set.detail.clear();
         assert!(Fold::default().add(&packed(2, &set)).is_err());
+    }
+
+    fn any_change_set() -> impl Strategy<Value = mesh::ChangeSet> {
+        let file = (0..20_u32, 1..10_u32, any::<u32>());
+        let folder = (0..5_u32, any::<[u32; 4]>());
+        let files = prop::collection::vec(file, 0..8);
+        let folders = prop::collection::vec(folder, 0..4);
+        (files, folders, any::<Option<u32>>()).prop_map(|(files, folders, run)| mesh::ChangeSet {
+            ordinal: files.iter().map(|file| file.0).collect(),
+            to: files.iter().map(|file| file.1).collect(),
+            detail: files.iter().map(|file| file.2).collect(),
+            folder: folders.iter().map(|folder| folder.0).collect(),
+            folder_total: folders.iter().map(|folder| folder.1[0]).collect(),
+            folder_processed: folders.iter().map(|folder| folder.1[1]).collect(),
+            folder_failed: folders.iter().map(|folder| folder.1[2]).collect(),
+            folder_cancelled: folders.iter().map(|folder| folder.1[3]).collect(),
+            batch: run.map(|run| v1::Batch {
+                run,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn messages_cut_anywhere_and_merged_again_tell_what_one_message_tells(
+            commits in prop::collection::vec((any_change_set(), any::<bool>()), 1..12),
+        ) {
+            let (mut whole, mut merged, mut part) = (Fold::default(), Fold::default(), Fold::default());
+            for (index, (set, is_cut)) in commits.iter().enumerate() {
+                let change = packed(i64::try_from(index).unwrap() + 1, set);
+                whole.add(&change).unwrap();
+                part.add(&change).unwrap();
+                if *is_cut || index + 1 == commits.len() {
+                    merged.merge(&std::mem::take(&mut part).into_changes());
+                }
+            }
+            prop_assert_eq!(merged.into_changes(), whole.into_changes());
+        }
     }
 }

@@ -10,11 +10,13 @@ use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::batch_service_server::BatchService;
+use caudal_proto::v1::event_service_server::EventService;
 use caudal_proto::v1::file_service_server::FileService;
 use caudal_proto::v1::upload_service_server::UploadService;
 use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, needs_a_tenant};
+use crate::events::{EventStream, Events};
 use crate::ledger::{Ledger, passed_on};
 use crate::rates::Rates;
 use crate::uploads::Uploads;
@@ -22,13 +24,14 @@ use crate::watch::{WatchStream, Watches};
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Implements BatchService, FileService and UploadService.
+/// Implements the services of a tenant.
 #[derive(Clone)]
 pub(crate) struct Front {
     pub(crate) ledger: Ledger,
     pub(crate) objects: ObjectStore,
     pub(crate) uploads: Uploads,
     pub(crate) watches: Watches,
+    pub(crate) events: Events,
     pub(crate) rates: Rates,
     pub(crate) download_validity: Duration,
 }
@@ -38,9 +41,15 @@ macro_rules! forward {
     ($front:expr, $service:ident . $call:ident, $request:expr) => {{
         let (metadata, extensions, message) = $request.into_parts();
         let caller = Caller::of(&extensions)?;
-        let onward = $front.ledger.onward(&caller.scope, &metadata, message);
-        match $front.ledger.$service().$call(onward).await {
-            Ok(answer) => Ok(Response::new(answer.into_inner())),
+        let forwarded =
+            $front
+                .ledger
+                .forward(&caller.scope, &metadata, message, |ledger, request| {
+                    let mut $service = ledger.$service();
+                    async move { $service.$call(request).await }
+                });
+        match forwarded.await {
+            Ok(answer) => Ok(Response::new(answer)),
             Err(status) => Err(passed_on(&status)),
         }
     }};
@@ -165,9 +174,11 @@ impl FileService for Front {
             ordinal,
             artifact: message.artifact,
         };
-        let facts = self.ledger.call(&caller.scope, facts);
-        let facts = self.ledger.mesh().get_artifact_facts(facts).await;
-        let facts = facts.map_err(|status| passed_on(&status))?.into_inner();
+        let facts = self.ledger.call(&caller.scope, facts, |ledger, request| {
+            let mut mesh = ledger.mesh();
+            async move { mesh.get_artifact_facts(request).await }
+        });
+        let facts = facts.await.map_err(|status| passed_on(&status))?;
 
         let expires = SystemTime::now() + self.download_validity;
         let file_name = (!facts.file_name.is_empty()).then_some(facts.file_name.as_str());
@@ -215,6 +226,23 @@ impl UploadService for Front {
             self.uploads
                 .confirm(&caller.scope, tenant, &metadata, message)
                 .await?,
+        ))
+    }
+}
+
+#[tonic::async_trait]
+impl EventService for Front {
+    type WatchEventsStream = EventStream;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let tenant = tenant_of(&caller)?;
+        Ok(Response::new(
+            self.events.open(caller, tenant, &message).await?,
         ))
     }
 }

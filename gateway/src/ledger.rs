@@ -1,52 +1,118 @@
 //! How the gateway speaks with the ledger: every call carries a signed scope, and what the ledger refuses is passed
-//! on as it is.
+//! on as it is. A call that met a ledger which stands by, or none at all, is sent again for a while: all of them may be,
+//! mutations by their request_id, and so callers hardly see one ledger take over from another.
 
 use std::error::Error as _;
 use std::time::Duration;
 
 use caudal_domain::Refusal;
 use caudal_node::scope::{self, MeshSecret, Scope};
-use caudal_node::{MAX_DECODE_BYTES, MAX_ENCODE_BYTES, TraceContext};
+use caudal_node::{LeaderChannel, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, TraceContext};
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
-use caudal_proto::status::to_status;
+use caudal_proto::status::{from_status, to_status};
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::file_service_client::FileServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Metadata of a caller that goes on to the ledger. Nothing else does: not the credential, and no scope of its own.
 /// The trace goes on by itself.
 const PASSED_ON: [&str; 2] = ["accept-language", "grpc-timeout"];
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Before a call is sent again; doubles up to the longest, less a jitter of half.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The ledger, as this gateway reaches it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Ledger {
-    channel: Channel,
+    channel: LeaderChannel,
     mesh_secret: MeshSecret,
     call_timeout: Duration,
+    takeover_patience: Duration,
 }
 
 impl Ledger {
-    pub(crate) fn new(channel: Channel, mesh_secret: MeshSecret, call_timeout: Duration) -> Self {
+    /// A call is given `call_timeout` where the caller set no deadline, and sent again for `takeover_patience`.
+    pub(crate) fn new(
+        channel: LeaderChannel,
+        mesh_secret: MeshSecret,
+        call_timeout: Duration,
+        takeover_patience: Duration,
+    ) -> Self {
         Self {
             channel,
             mesh_secret,
             call_timeout,
+            takeover_patience,
         }
     }
 
     /// A call of the gateway's own, in the name of `scope`.
-    pub(crate) fn call<T>(&self, scope: &Scope, message: T) -> Request<T> {
-        let mut request = self.stream(scope, message);
-        request.set_timeout(self.call_timeout);
-        request
+    pub(crate) async fn call<T, A, C, F>(
+        &self,
+        scope: &Scope,
+        message: T,
+        call: C,
+    ) -> Result<A, Status>
+    where
+        T: Clone,
+        C: Fn(&Self, Request<T>) -> F,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let request = |message| {
+            let mut request = self.request(scope, message);
+            request.set_timeout(self.call_timeout);
+            request
+        };
+        self.answer(message, request, call).await
     }
 
     /// As [`Ledger::call`], for an answer that may take its time.
-    pub(crate) fn stream<T>(&self, scope: &Scope, message: T) -> Request<T> {
+    pub(crate) async fn stream<T, A, C, F>(
+        &self,
+        scope: &Scope,
+        message: T,
+        call: C,
+    ) -> Result<A, Status>
+    where
+        T: Clone,
+        C: Fn(&Self, Request<T>) -> F,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let request = |message| self.request(scope, message);
+        self.answer(message, request, call).await
+    }
+
+    /// Sends a caller's request on in the name of `scope`, with its language, deadline and trace.
+    pub(crate) async fn forward<T, A, C, F>(
+        &self,
+        scope: &Scope,
+        metadata: &MetadataMap,
+        message: T,
+        call: C,
+    ) -> Result<A, Status>
+    where
+        T: Clone,
+        C: Fn(&Self, Request<T>) -> F,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let request = |message| {
+            let mut request = self.request(scope, message);
+            request.set_timeout(self.call_timeout);
+            for name in PASSED_ON {
+                if let Some(value) = metadata.get(name) {
+                    request.metadata_mut().insert(name, value.clone());
+                }
+            }
+            request
+        };
+        self.answer(message, request, call).await
+    }
+
+    fn request<T>(&self, scope: &Scope, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let signed = scope::sign(scope, &self.mesh_secret);
         request.metadata_mut().insert(scope::SCOPE_METADATA, signed);
@@ -54,45 +120,68 @@ impl Ledger {
         request
     }
 
-    /// A caller's request, to be sent on in the name of `scope`, with its language, deadline and trace.
-    pub(crate) fn onward<T>(
+    /// Sends until a ledger that leads has answered, or patience is over. The caller's deadline cuts it short: the
+    /// server gives up the whole call then.
+    async fn answer<T, A, C, F>(
         &self,
-        scope: &Scope,
-        metadata: &MetadataMap,
         message: T,
-    ) -> Request<T> {
-        let mut request = self.call(scope, message);
-        for name in PASSED_ON {
-            if let Some(value) = metadata.get(name) {
-                request.metadata_mut().insert(name, value.clone());
+        request: impl Fn(T) -> Request<T>,
+        call: C,
+    ) -> Result<A, Status>
+    where
+        T: Clone,
+        C: Fn(&Self, Request<T>) -> F,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let gives_up_at = Instant::now() + self.takeover_patience;
+        let mut longest_pause = FIRST_PAUSE;
+        loop {
+            let status = match call(self, request(message.clone())).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            let pause = longest_pause.mul_f64(1.0 - rand::random::<f64>() / 2.0);
+            if !met_no_leader(&status) || Instant::now() + pause > gives_up_at {
+                return Err(status);
             }
+            tracing::debug!(error = %status, "no ledger that leads was met, sending again");
+            tokio::time::sleep(pause).await;
+            longest_pause = (longest_pause * 2).min(LONGEST_PAUSE);
         }
-        request
     }
 
-    pub(crate) fn mesh(&self) -> LedgerServiceClient<Channel> {
+    pub(crate) fn mesh(&self) -> LedgerServiceClient<LeaderChannel> {
         LedgerServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn batches(&self) -> BatchServiceClient<Channel> {
+    pub(crate) fn batches(&self) -> BatchServiceClient<LeaderChannel> {
         BatchServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn files(&self) -> FileServiceClient<Channel> {
+    pub(crate) fn files(&self) -> FileServiceClient<LeaderChannel> {
         FileServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn uploads(&self) -> UploadServiceClient<Channel> {
+    pub(crate) fn uploads(&self) -> UploadServiceClient<LeaderChannel> {
         UploadServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
+}
+
+/// Whether the call may find a ledger that leads when it is sent again: it met one that stands by, or its connection
+/// broke. One that leads and refuses, for want of room for instance, is believed.
+fn met_no_leader(status: &Status) -> bool {
+    if status.source().is_some() {
+        return !is_timeout(status);
+    }
+    status.code() == Code::Unavailable && from_status(status).reason == "STANDBY"
 }
 
 /// What the caller sees of the ledger's answer: its code, words and google.rpc details unchanged; a broken connection

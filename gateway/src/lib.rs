@@ -3,10 +3,13 @@
 
 mod auth;
 mod browser;
+mod events;
+mod feed;
 mod fold;
 mod front;
 pub mod key;
 mod ledger;
+mod live;
 mod oversize;
 mod page;
 mod rates;
@@ -24,10 +27,11 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
 use caudal_node::scope::MeshSecret;
-use caudal_node::{ServeError, Server, ServerLimits};
+use caudal_node::{LeaderChannel, ServeError, Server, ServerLimits};
 use caudal_objects::ObjectStore;
 use caudal_proto::FILE_DESCRIPTOR_SET;
 use caudal_proto::v1::batch_service_server::BatchServiceServer;
+use caudal_proto::v1::event_service_server::EventServiceServer;
 use caudal_proto::v1::file_service_server::FileServiceServer;
 use caudal_proto::v1::upload_service_server::UploadServiceServer;
 use tokio::net::TcpListener;
@@ -35,14 +39,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 
 pub use browser::{AllowedOrigins, InvalidOrigin};
 pub use watch::WatchSettings;
 
 use crate::auth::{Authenticator, needs_a_tenant};
+use crate::events::Events;
+use crate::feed::Feeds;
 use crate::front::Front;
 use crate::ledger::Ledger;
+use crate::live::Live;
 use crate::rates::Rates;
 use crate::uploads::Uploads;
 use crate::wakeups::Wakeups;
@@ -59,6 +65,8 @@ pub struct Settings {
     pub credential_validity: Duration,
     /// How long the ledger may take where the caller set no deadline.
     pub call_timeout: Duration,
+    /// For how long a call is sent again while no ledger that leads is met: longer than another takes to take over.
+    pub takeover_patience: Duration,
     /// How long an upload URL works.
     pub upload_url_validity: Duration,
     /// How long a download URL works.
@@ -81,6 +89,7 @@ impl Settings {
             limits: ServerLimits::default(),
             credential_validity: Duration::from_secs(1),
             call_timeout: Duration::from_secs(30),
+            takeover_patience: Duration::from_secs(8),
             upload_url_validity: UPLOAD_URL_VALIDITY,
             download_url_validity: Duration::from_secs(15 * 60),
             watch: WatchSettings::default(),
@@ -92,11 +101,11 @@ impl Settings {
 
 /// What a gateway works with.
 #[derive(Debug, Clone)]
-pub struct Deps {
-    /// The ledger, for calls.
-    pub ledger: Channel,
+pub struct Deps<L = LeaderChannel> {
+    /// The ledger, for calls: a channel that follows the active one of several, or a plain channel to one.
+    pub ledger: L,
     /// The ledger on a connection of its own, for watches: however many of them there are, calls find a free stream.
-    pub ledger_for_watches: Channel,
+    pub ledger_for_watches: L,
     /// The limiter, as this gateway calls it.
     pub limiter: caudal_node::MeshChannel,
     /// The object store that clients send to.
@@ -154,15 +163,21 @@ impl Gateway {
     ///
     /// # Errors
     /// The listener or the address of Redis is of no use. Whether ledger, store or Redis answer is not asked here.
-    pub async fn start(
+    pub async fn start<L: Into<LeaderChannel>>(
         settings: Settings,
-        deps: Deps,
+        deps: Deps<L>,
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<RunningGateway, GatewayError> {
         let address = listener.local_addr()?;
-        let connect =
-            |channel| Ledger::new(channel, settings.mesh_secret.clone(), settings.call_timeout);
+        let connect = |channel: L| {
+            Ledger::new(
+                channel.into(),
+                settings.mesh_secret.clone(),
+                settings.call_timeout,
+                settings.takeover_patience,
+            )
+        };
         let ledger = connect(deps.ledger);
         let authenticator = Authenticator::new(ledger.clone(), settings.credential_validity);
         let rates = Rates::new(deps.limiter);
@@ -175,20 +190,18 @@ impl Gateway {
             )?),
             None => None,
         };
-        let watches = Watches::new(
-            connect(deps.ledger_for_watches),
-            authenticator.clone(),
-            wakeups,
-            settings.watch,
-            shutdown.clone(),
-        );
+        let live = Live::new(settings.watch, authenticator.clone(), shutdown.clone());
+        let ledger_for_watches = connect(deps.ledger_for_watches);
+        let events = Events::new(ledger_for_watches.clone(), wakeups.clone(), live.clone());
+        let feeds = Feeds::new(ledger_for_watches, wakeups, live.clone());
         let front = Front {
             uploads: Uploads::new(
                 ledger.clone(),
                 deps.objects.clone(),
                 settings.upload_url_validity,
             ),
-            watches: watches.clone(),
+            watches: Watches::new(feeds, live.clone()),
+            events,
             objects: deps.objects,
             rates: rates.clone(),
             ledger,
@@ -211,7 +224,7 @@ impl Gateway {
             .serve();
         let server = tokio::spawn(async move {
             let ended = serving.await;
-            watches.ended().await;
+            live.ended().await;
             if let Some(hints) = hints {
                 // It ends by the same token.
                 let _joined = hints.await;
@@ -229,11 +242,16 @@ fn routes(front: Front, door: Door) -> Router {
     let files = FileServiceServer::new(front.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let events = EventServiceServer::new(front.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let uploads = UploadServiceServer::new(front)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let routes = Routes::new(batches).add_service(files).add_service(uploads);
-    routes
+    Routes::new(batches)
+        .add_service(files)
+        .add_service(uploads)
+        .add_service(events)
         .into_axum_router()
         .route_layer(from_fn_with_state(door, admit))
 }

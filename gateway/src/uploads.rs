@@ -69,12 +69,11 @@ impl Uploads {
         scope: &Scope,
         request: mesh::GetIssueFactsRequest,
     ) -> Result<Vec<mesh::IssueFacts>, Status> {
-        let request = self.ledger.call(scope, request);
-        let answer = self.ledger.mesh().get_issue_facts(request).await;
-        Ok(answer
-            .map_err(|status| passed_on(&status))?
-            .into_inner()
-            .files)
+        let answer = self.ledger.call(scope, request, |ledger, request| {
+            let mut mesh = ledger.mesh();
+            async move { mesh.get_issue_facts(request).await }
+        });
+        Ok(answer.await.map_err(|status| passed_on(&status))?.files)
     }
 
     async fn target(&self, batch: BatchId, facts: &mesh::IssueFacts) -> v1::UploadTarget {
@@ -214,11 +213,13 @@ impl Uploads {
         metadata: &MetadataMap,
         request: v1::ConfirmUploadsRequest,
     ) -> Result<v1::ConfirmUploadsResponse, Status> {
-        let onward = self.ledger.onward(scope, metadata, request);
-        let answer = self.ledger.uploads().confirm_uploads(onward).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| passed_on(&status))
+        let answer = self
+            .ledger
+            .forward(scope, metadata, request, |ledger, request| {
+                let mut uploads = ledger.uploads();
+                async move { uploads.confirm_uploads(request).await }
+            });
+        answer.await.map_err(|status| passed_on(&status))
     }
 
     /// Asks the store for the ETags that the client did not tell. Answers the items that cannot be confirmed, by index.

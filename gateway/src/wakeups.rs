@@ -1,5 +1,5 @@
-//! Who wants to hear of a batch: hints from Redis reach exactly the watchers of the batches they name. What is kept is
-//! bounded by the watchers: a hint of a batch that nobody watches is dropped.
+//! Who wants to hear of a batch, or of all batches of a tenant: hints from Redis reach exactly those. What is kept is
+//! bounded by the listeners: a hint of a batch that nobody watches is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,18 +10,20 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-type Watched = HashMap<(TenantId, BatchId), watch::Sender<Hinted>>;
+/// A batch, or all of a tenant.
+type Key = (TenantId, Option<BatchId>);
+type Watched = HashMap<Key, watch::Sender<Hinted>>;
 
-/// What was hinted of a batch.
+/// What was hinted of a batch or a tenant.
 #[derive(Clone, Copy, Default)]
 struct Hinted {
-    /// The highest revision.
+    /// The highest revision of the batch.
     revision: i64,
-    /// How often hints may have been missed.
+    /// How often hints may have been missed; of a tenant: or one of its batches moved.
     gaps: u64,
 }
 
-/// The watched batches of this gateway.
+/// What is watched in this gateway.
 #[derive(Clone, Default)]
 pub(crate) struct Wakeups {
     watched: Arc<Mutex<Watched>>,
@@ -29,14 +31,14 @@ pub(crate) struct Wakeups {
 
 /// One watcher's ear. Only the highest revision hinted is kept.
 pub(crate) struct Wakeup {
-    key: (TenantId, BatchId),
+    key: Key,
     hinted: watch::Receiver<Hinted>,
     gaps_seen: u64,
     watched: Arc<Mutex<Watched>>,
 }
 
 impl Wakeups {
-    pub(crate) fn listen(&self, tenant: TenantId, batch: BatchId) -> Wakeup {
+    pub(crate) fn listen(&self, tenant: TenantId, batch: Option<BatchId>) -> Wakeup {
         let key = (tenant, batch);
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let hinted = watched
@@ -63,7 +65,10 @@ impl Wakeups {
     /// A batch has come to a revision.
     pub(crate) fn hint(&self, tenant: TenantId, batch: BatchId, revision: i64) {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = watched.get(&(tenant, batch)) {
+        if let Some(sender) = watched.get(&(tenant, None)) {
+            sender.send_modify(|known| known.gaps += 1);
+        }
+        if let Some(sender) = watched.get(&(tenant, Some(batch))) {
             sender.send_if_modified(|known| {
                 let is_news = revision > known.revision;
                 known.revision = revision.max(known.revision);
@@ -74,7 +79,15 @@ impl Wakeups {
 }
 
 impl Wakeup {
-    /// Returns as soon as a revision above `known` was hinted, or hints were missed.
+    /// Returns as soon as anything was hinted since the last time, or hints were missed.
+    pub(crate) async fn anything(&mut self) {
+        if self.hinted.changed().await.is_err() {
+            // The sender lives in the map for as long as this listener does.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns as soon as a revision of the batch above `known` was hinted, or hints were missed.
     pub(crate) async fn beyond(&mut self, known: i64) {
         let gaps_seen = self.gaps_seen;
         let news = self
@@ -145,11 +158,13 @@ mod tests {
             BatchId::from_uuid(id(2)),
             BatchId::from_uuid(id(3)),
         );
-        let mut first = wakeups.listen(tenant, batch);
-        let mut second = wakeups.listen(tenant, batch);
+        let mut first = wakeups.listen(tenant, Some(batch));
+        let mut second = wakeups.listen(tenant, Some(batch));
+        let mut of_tenant = wakeups.listen(tenant, None);
         wakeups.hint(tenant, other, 50);
         wakeups.hint(tenant, batch, 7);
         wakeups.hint(tenant, batch, 6);
+        of_tenant.anything().await;
         first.beyond(6).await;
         second.beyond(0).await;
         let long_enough = std::time::Duration::from_millis(20);
@@ -165,7 +180,7 @@ mod tests {
                 .await
                 .is_err()
         );
-        drop((first, second));
+        drop((first, second, of_tenant));
         assert!(
             wakeups
                 .watched

@@ -1,40 +1,34 @@
-//! One watcher of a batch: a snapshot, then folded changes. While its reader is slow nothing is read from the ledger, and
-//! the next message folds whatever happened meanwhile. So a watcher costs two messages at most: one that is being sent
-//! and one that waits for it.
+//! One watcher of a batch: a snapshot, then what the batch's feed tells. A watcher keeps one message that is being sent
+//! and one that waits for it; whoever reads too slowly for that begins anew with a snapshot.
 
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use caudal_domain::limits::{MAX_WATCH_AGE, MIN_WATCH_INTERVAL};
-use caudal_domain::{BatchId, Refusal, TenantId};
-use caudal_proto::mesh::v1 as mesh;
-use caudal_proto::status::to_status;
+use caudal_domain::{BatchId, TenantId, batch_name};
 use caudal_proto::v1;
+use caudal_proto::v1::ClosingReason;
 use caudal_proto::v1::watch_batch_response::Message;
-use futures::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
-use crate::auth::{Authenticator, Caller};
+use crate::auth::Caller;
+use crate::feed::{Feeds, Read, Subscription, revision_of};
 use crate::fold::Fold;
-use crate::ledger::{Ledger, passed_on};
-use crate::wakeups::{Wakeup, Wakeups};
+use crate::ledger::passed_on;
+use crate::live::{Live, LiveStream, Outlet, ReaderGone, Trouble, is_about_the_caller};
 
-/// Pages of changes folded into one message; what is left comes with the next.
-const MAX_PAGES_A_MESSAGE: usize = 32;
-/// Snapshots under way at once, fewer than the streams of one connection to the ledger; others wait.
-const SNAPSHOTS_AT_ONCE: usize = 48;
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long a client waits before it turns to another gateway.
+const AFTER_A_DRAIN: prost_types::Duration = prost_types::Duration {
+    seconds: 0,
+    nanos: 200_000_000,
+};
 
 /// What a watch tells, as tonic takes it.
-pub(crate) type WatchStream =
-    Pin<Box<dyn Stream<Item = Result<v1::WatchBatchResponse, Status>> + Send>>;
+pub(crate) type WatchStream = LiveStream<v1::WatchBatchResponse>;
 
-/// How watchers are served.
+/// How watchers of batches and of events are served.
 #[derive(Debug, Clone)]
 pub struct WatchSettings {
     /// The least time between two messages of changes to one watcher.
@@ -47,6 +41,10 @@ pub struct WatchSettings {
     pub patience: Duration,
     /// A stream whose reader takes no message for so long ends.
     pub reader_patience: Duration,
+    /// How often it is asked whether a stream's credential is still good.
+    pub credential_check_interval: Duration,
+    /// Messages kept for all watchers of a batch together; whoever is further behind begins with a snapshot.
+    pub backlog: usize,
     /// Streams at once in this gateway.
     pub max_streams: usize,
 }
@@ -59,6 +57,8 @@ impl Default for WatchSettings {
             max_age: MAX_WATCH_AGE,
             patience: Duration::from_secs(60),
             reader_patience: Duration::from_secs(60),
+            credential_check_interval: Duration::from_secs(10),
+            backlog: 16,
             max_streams: 10_000,
         }
     }
@@ -67,41 +67,13 @@ impl Default for WatchSettings {
 /// Opens watches.
 #[derive(Clone)]
 pub(crate) struct Watches {
-    ledger: Ledger,
-    authenticator: Authenticator,
-    wakeups: Wakeups,
-    settings: WatchSettings,
-    places: Arc<Semaphore>,
-    snapshots: Arc<Semaphore>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
+    feeds: Feeds,
+    live: Live,
 }
 
 impl Watches {
-    pub(crate) fn new(
-        ledger: Ledger,
-        authenticator: Authenticator,
-        wakeups: Wakeups,
-        settings: WatchSettings,
-        shutdown: CancellationToken,
-    ) -> Self {
-        let places = Arc::new(Semaphore::new(settings.max_streams));
-        Self {
-            ledger,
-            authenticator,
-            wakeups,
-            settings,
-            places,
-            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
-            tasks: TaskTracker::new(),
-            shutdown,
-        }
-    }
-
-    /// Waits until every watch is over, which the shutdown brings about.
-    pub(crate) async fn ended(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+    pub(crate) fn new(feeds: Feeds, live: Live) -> Self {
+        Self { feeds, live }
     }
 
     /// Opens one. What can be refused is refused here, before the stream begins.
@@ -112,310 +84,256 @@ impl Watches {
         batch: BatchId,
         after_revision: i64,
     ) -> Result<WatchStream, Status> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            to_status(&Refusal::rate_limited(
-                "open watches",
-                self.settings.poll_interval,
-            ))
-        })?;
-        let now = Instant::now();
+        let place = self.live.place()?;
+        let (outlet, stream) = Outlet::new(&self.live.settings);
         let mut watcher = Watcher {
-            wakeup: self.wakeups.listen(tenant, batch),
-            watches: self.clone(),
+            feeds: self.feeds.clone(),
+            live: self.live.clone(),
             caller,
+            tenant,
             batch,
-            revision: after_revision,
-            phase: Phase::Following,
-            look_now: true,
-            next_message_at: now,
-            closes_at: now + self.settings.max_age,
-            silent_since: None,
+            known: after_revision,
+            next_message_at: Instant::now(),
+            trouble: Trouble::default(),
+            outlet,
             _place: place,
         };
-        if after_revision == 0 {
-            watcher
-                .begin_snapshot()
-                .await
-                .map_err(|status| passed_on(&status))?;
-        } else if let Looked::TooOld = watcher.look().await.map_err(|status| passed_on(&status))? {
-            watcher
-                .begin_snapshot()
-                .await
-                .map_err(|status| passed_on(&status))?;
-        }
-        let (messages, reader) = mpsc::channel(1);
-        let patience = self.settings.reader_patience;
-        self.tasks.spawn(pump(watcher, messages, patience));
-        Ok(Box::pin(futures::stream::unfold(
-            reader,
-            |mut reader| async move {
-                let message = reader.recv().await?;
-                Some((message, reader))
-            },
-        )))
+        let subscription = watcher
+            .subscribe()
+            .await
+            .map_err(|status| passed_on(&status))?;
+        self.live.tasks.spawn(watcher.run(subscription));
+        Ok(stream)
     }
-}
-
-/// Sends until the watch is over, its reader is gone, or it takes nothing for too long: a place is not kept for
-/// somebody who does not read.
-async fn pump(
-    mut watcher: Watcher,
-    messages: mpsc::Sender<Result<v1::WatchBatchResponse, Status>>,
-    patience: Duration,
-) {
-    loop {
-        let next = tokio::select! {
-            next = watcher.next() => next,
-            () = messages.closed() => return,
-        };
-        let Some(message) = next else { return };
-        let message = message.map(|message| v1::WatchBatchResponse {
-            message: Some(message),
-        });
-        if messages.send_timeout(message, patience).await.is_err() {
-            return;
-        }
-    }
-}
-
-enum Phase {
-    /// Passing a snapshot on.
-    Snapshot(Box<SnapshotParts>),
-    /// Changes that were read and not told yet.
-    Ready(Box<Fold>),
-    /// Waiting for changes.
-    Following,
-    /// Over.
-    Ended,
-}
-
-struct SnapshotParts {
-    parts: Streaming<mesh::GetSnapshotResponse>,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-enum Looked {
-    Folded,
-    Nothing,
-    TooOld,
 }
 
 struct Watcher {
-    watches: Watches,
+    feeds: Feeds,
+    live: Live,
     caller: Caller,
+    tenant: TenantId,
     batch: BatchId,
-    wakeup: Wakeup,
-    /// The reader knows everything up to here.
-    revision: i64,
-    phase: Phase,
-    /// Ask the ledger without waiting for a hint.
-    look_now: bool,
+    /// The reader knows everything up to here; 0: it needs a snapshot.
+    known: i64,
     next_message_at: Instant,
-    closes_at: Instant,
-    silent_since: Option<Instant>,
+    trouble: Trouble,
+    outlet: Outlet<v1::WatchBatchResponse>,
     _place: OwnedSemaphorePermit,
 }
 
+/// Why a watcher does not go on as it did.
+enum Stop {
+    Subscribe,
+    Refused(Status),
+    /// Not to be tried again.
+    Failed(Status),
+    ReaderGone,
+}
+
+impl From<ReaderGone> for Stop {
+    fn from(_: ReaderGone) -> Self {
+        Self::ReaderGone
+    }
+}
+
+impl From<Status> for Stop {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+enum End {
+    Closing(ClosingReason),
+    Failed(Status),
+    ReaderGone,
+}
+
 impl Watcher {
-    async fn next(&mut self) -> Option<Result<Message, Status>> {
-        if matches!(self.phase, Phase::Ended) {
-            return None;
-        }
-        let shutdown = self.watches.shutdown.clone();
-        let closes_at = self.closes_at;
-        let message = tokio::select! {
+    async fn run(mut self, subscription: Subscription) {
+        let (live, outlet) = (self.live.clone(), self.outlet.clone());
+        let credential = self.caller.credential.clone();
+        let end = tokio::select! {
             biased;
-            () = shutdown.cancelled() => Ok(self.closing(v1::ClosingReason::Draining)),
-            () = tokio::time::sleep_until(closes_at) => Ok(self.closing(v1::ClosingReason::MaxAge)),
-            message = self.next_news() => message,
+            reason = live.over(&credential) => End::Closing(reason),
+            () = outlet.closed() => End::ReaderGone,
+            end = self.follow(subscription) => end,
         };
-        if message.is_err() {
-            self.phase = Phase::Ended;
-        }
-        Some(message)
+        let last = match end {
+            End::Closing(reason) => Ok(self.closing(reason)),
+            End::Failed(status) => Err(passed_on(&status)),
+            End::ReaderGone => return,
+        };
+        // The last message: nobody is left to tell.
+        let _gone = self.outlet.send(last).await;
     }
 
-    async fn next_news(&mut self) -> Result<Message, Status> {
+    /// Asks in the caller's own name whether there is such a batch and how far it is, and subscribes to its feed.
+    async fn subscribe(&mut self) -> Result<Subscription, Status> {
+        let request = v1::GetBatchRequest {
+            name: batch_name(self.batch),
+        };
+        let scope = &self.caller.scope;
+        let now = self.feeds.ledger.call(scope, request, |ledger, request| {
+            let mut batches = ledger.batches();
+            async move { batches.get_batch(request).await }
+        });
+        let revision = now.await?.revision;
+        if self.known > revision {
+            // No ledger that has this batch can have told that.
+            self.known = 0;
+        }
+        Ok(self.feeds.subscribe(self.tenant, self.batch, revision))
+    }
+
+    async fn follow(&mut self, first: Subscription) -> End {
+        let mut subscribed = Some(first);
         loop {
-            match &mut self.phase {
-                Phase::Snapshot(snapshot) => {
-                    // A snapshot that breaks ends the stream: its reader has half of it and begins again.
-                    let part = snapshot
-                        .parts
-                        .message()
-                        .await
-                        .map_err(|status| passed_on(&status))?;
-                    let snapshot = part.and_then(|part| part.snapshot).ok_or_else(|| {
-                        to_status(&Refusal::unavailable(
-                            "the snapshot broke off: watch again",
-                            TRY_AGAIN_AFTER,
-                        ))
-                    })?;
-                    if snapshot.last {
-                        self.revision = snapshot.revision;
-                        self.look_now = true;
-                        self.phase = Phase::Following;
+            let stopped = match subscribed.take() {
+                Some(mut subscription) => self.serve(&mut subscription).await,
+                None => match self.subscribe().await {
+                    Ok(subscription) => {
+                        subscribed = Some(subscription);
+                        continue;
                     }
-                    return Ok(Message::Snapshot(snapshot));
-                }
-                Phase::Ready(_) => {
-                    if let Phase::Ready(fold) = std::mem::replace(&mut self.phase, Phase::Following)
-                    {
-                        self.revision = fold.revision();
-                        self.next_message_at = Instant::now() + self.watches.settings.min_interval;
-                        return Ok(Message::Changes(fold.into_changes()));
-                    }
-                }
-                Phase::Following => {
-                    self.wait().await;
-                    if let Some(message) = self.follow().await? {
-                        return Ok(message);
-                    }
-                }
-                Phase::Ended => return Err(Status::cancelled("the watch is over")),
-            }
-        }
-    }
-
-    /// Until a message may be sent and there is reason to ask.
-    async fn wait(&mut self) {
-        tokio::time::sleep_until(self.next_message_at).await;
-        if self.look_now {
-            self.look_now = false;
-            return;
-        }
-        let poll_interval = self.watches.settings.poll_interval;
-        let known = self.revision;
-        // Nobody hinted: that is no proof that nothing happened.
-        let _no_hint = tokio::time::timeout(poll_interval, self.wakeup.beyond(known)).await;
-    }
-
-    /// Asks once; trouble that may pass is waited out.
-    async fn follow(&mut self) -> Result<Option<Message>, Status> {
-        let asked = match self
-            .watches
-            .authenticator
-            .scope(&self.caller.credential)
-            .await
-        {
-            Ok(scope) => {
-                self.caller.scope = scope;
-                self.look().await
-            }
-            Err(status) => Err(status),
-        };
-        let status = match asked {
-            Ok(looked) => {
-                self.silent_since = None;
-                if let Looked::TooOld = looked {
-                    self.begin_snapshot()
-                        .await
-                        .map_err(|status| passed_on(&status))?;
-                }
-                return Ok(None);
-            }
-            Err(status) => status,
-        };
-        match status.code() {
-            Code::NotFound => return Ok(Some(self.closing(v1::ClosingReason::Deleted))),
-            Code::Unauthenticated | Code::PermissionDenied => {
-                return Ok(Some(self.closing(v1::ClosingReason::Revoked)));
-            }
-            _ => {}
-        }
-        let now = Instant::now();
-        let silent_since = *self.silent_since.get_or_insert(now);
-        if now.duration_since(silent_since) > self.watches.settings.patience {
-            return Err(passed_on(&status));
-        }
-        tracing::debug!(code = ?status.code(), message = status.message(), "changes could not be read");
-        self.next_message_at = now + TRY_AGAIN_AFTER;
-        self.look_now = true;
-        Ok(None)
-    }
-
-    /// Reads what happened after the known revision and folds it.
-    async fn look(&mut self) -> Result<Looked, Status> {
-        let mut fold = Fold::default();
-        for _ in 0..MAX_PAGES_A_MESSAGE {
-            let request = mesh::ListChangesRequest {
-                batch: self.batch.as_bytes().to_vec().into(),
-                after_revision: self.revision.max(fold.revision()),
+                    Err(status) => Stop::Refused(status),
+                },
             };
-            let request = self.watches.ledger.call(&self.caller.scope, request);
-            let page = self
-                .watches
-                .ledger
-                .mesh()
-                .list_changes(request)
-                .await?
-                .into_inner();
-            if page.too_old {
-                return Ok(Looked::TooOld);
-            }
-            let is_last = !page.more || page.changes.is_empty();
-            for change in &page.changes {
-                if let Err(error) = fold.add(change) {
-                    // A snapshot says the same in another way.
-                    tracing::error!(%error, batch = %self.batch, "took a snapshot instead of changes");
-                    return Ok(Looked::TooOld);
+            match stopped {
+                Stop::Subscribe => {}
+                Stop::ReaderGone => return End::ReaderGone,
+                Stop::Failed(status) => return End::Failed(status),
+                Stop::Refused(status) if status.code() == Code::NotFound => {
+                    return End::Closing(ClosingReason::Deleted);
+                }
+                Stop::Refused(status) if is_about_the_caller(&status) => {
+                    return End::Closing(ClosingReason::Revoked);
+                }
+                Stop::Refused(status) => {
+                    let patience = self.live.settings.patience;
+                    if let Err(status) = self.trouble.bear(status, patience).await {
+                        return End::Failed(status);
+                    }
                 }
             }
-            self.look_now = !is_last;
-            if is_last || fold.is_full() {
-                break;
-            }
         }
-        if fold.is_empty() {
-            return Ok(Looked::Nothing);
-        }
-        self.phase = Phase::Ready(Box::new(fold));
-        Ok(Looked::Folded)
     }
 
-    async fn begin_snapshot(&mut self) -> Result<(), Status> {
-        // The semaphore is never closed.
-        let place = Arc::clone(&self.watches.snapshots)
-            .acquire_owned()
-            .await
-            .ok();
-        let request = mesh::GetSnapshotRequest {
-            batch: self.batch.as_bytes().to_vec().into(),
-        };
-        let request = self.watches.ledger.stream(&self.caller.scope, request);
-        let parts = self
-            .watches
-            .ledger
-            .mesh()
-            .get_snapshot(request)
-            .await?
-            .into_inner();
-        self.phase = Phase::Snapshot(Box::new(SnapshotParts {
-            parts,
-            _place: place,
-        }));
+    async fn serve(&mut self, subscription: &mut Subscription) -> Stop {
+        if let Err(stop) = self.catch_up(subscription).await {
+            return stop;
+        }
+        self.trouble.is_over();
+        match self.pass_on(subscription).await {
+            Ok(never) => match never {},
+            Err(stop) => stop,
+        }
+    }
+
+    /// Brings the reader to where the messages of the feed begin, or beyond.
+    async fn catch_up(&mut self, subscription: &Subscription) -> Result<(), Stop> {
+        if self.known == 0 {
+            self.send_snapshot(subscription, 0).await?;
+        }
+        while self.known < subscription.start {
+            tokio::time::sleep_until(self.next_message_at).await;
+            let (scope, batch) = (&self.caller.scope, self.batch);
+            match self.feeds.changes_after(scope, batch, self.known).await? {
+                Read::Changes { fold, .. } => self.send_changes(fold.into_changes()).await?,
+                // The feed stands further on, so there must be something: a snapshot has it.
+                Read::Nothing | Read::TooOld => {
+                    let start = subscription.start;
+                    self.send_snapshot(subscription, start).await?;
+                }
+            }
+        }
         Ok(())
     }
 
-    fn closing(&mut self, reason: v1::ClosingReason) -> Message {
-        // In the middle of a snapshot the reader knows nothing it could go on from.
-        let after_revision = if matches!(self.phase, Phase::Snapshot(_)) {
-            0
-        } else {
-            self.revision
-        };
-        self.phase = Phase::Ended;
-        let retry_after = match reason {
-            v1::ClosingReason::Draining => Some(prost_types::Duration {
-                seconds: 0,
-                nanos: 200_000_000,
-            }),
-            _ => None,
-        };
-        Message::Closing(v1::Closing {
+    async fn send_snapshot(
+        &mut self,
+        subscription: &Subscription,
+        at_least: i64,
+    ) -> Result<(), Stop> {
+        let snapshot = self.feeds.snapshot(subscription, at_least).await?;
+        // In the middle of it the reader knows nothing that it could go on from.
+        self.known = 0;
+        for part in snapshot.iter() {
+            self.send(Message::Snapshot(part.clone())).await?;
+        }
+        self.known = revision_of(&snapshot);
+        self.next_message_at = Instant::now() + self.live.settings.min_interval;
+        Ok(())
+    }
+
+    /// Passes the feed's messages on, as many at once as have gathered since the last.
+    async fn pass_on(
+        &mut self,
+        subscription: &mut Subscription,
+    ) -> Result<std::convert::Infallible, Stop> {
+        loop {
+            tokio::time::sleep_until(self.next_message_at).await;
+            let mut latest = match subscription.messages.recv().await {
+                Ok(changes) => changes,
+                Err(RecvError::Lagged(_)) => return Err(self.fell_behind()),
+                Err(RecvError::Closed) => {
+                    return Err(subscription.failure().map_or(Stop::Subscribe, Stop::Failed));
+                }
+            };
+            let mut gathered: Option<Fold> = None;
+            while !gathered.as_ref().is_some_and(Fold::is_full) {
+                match subscription.messages.try_recv() {
+                    Ok(next) => {
+                        let gathered = gathered.get_or_insert_with(|| {
+                            let mut fold = Fold::default();
+                            fold.merge(&latest);
+                            fold
+                        });
+                        gathered.merge(&next);
+                        latest = next;
+                    }
+                    Err(TryRecvError::Lagged(_)) => return Err(self.fell_behind()),
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
+            }
+            if latest.revision <= self.known {
+                continue;
+            }
+            let changes = match gathered {
+                Some(fold) => fold.into_changes(),
+                None => v1::Changes::clone(&latest),
+            };
+            self.send_changes(changes).await?;
+        }
+    }
+
+    fn fell_behind(&mut self) -> Stop {
+        self.known = 0;
+        Stop::Subscribe
+    }
+
+    async fn send_changes(&mut self, changes: v1::Changes) -> Result<(), ReaderGone> {
+        let revision = changes.revision;
+        self.send(Message::Changes(changes)).await?;
+        self.known = revision;
+        self.next_message_at = Instant::now() + self.live.settings.min_interval;
+        Ok(())
+    }
+
+    async fn send(&self, message: Message) -> Result<(), ReaderGone> {
+        self.outlet.send(Ok(response(message))).await
+    }
+
+    fn closing(&self, reason: ClosingReason) -> v1::WatchBatchResponse {
+        response(Message::Closing(v1::Closing {
             reason: reason.into(),
-            after_revision,
-            retry_after,
-        })
+            after_revision: self.known,
+            retry_after: (reason == ClosingReason::Draining).then_some(AFTER_A_DRAIN),
+        }))
+    }
+}
+
+fn response(message: Message) -> v1::WatchBatchResponse {
+    v1::WatchBatchResponse {
+        message: Some(message),
     }
 }

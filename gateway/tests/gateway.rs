@@ -7,6 +7,7 @@
 
 mod browser;
 mod fake;
+mod live;
 
 use std::time::Duration;
 

@@ -239,6 +239,7 @@ async fn reflection_needs_no_key_and_lists_what_is_served() {
         listed,
         [
             "caudal.v1.BatchService",
+            "caudal.v1.EventService",
             "caudal.v1.FileService",
             "caudal.v1.UploadService",
             "grpc.health.v1.Health",

@@ -1,5 +1,6 @@
 //! A gateway between a scripted ledger, an embedded S3 server and a scripted limiter.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,8 +8,9 @@ use caudal_domain::{BatchId, FileRef, Refusal, Target, TenantId, landing_key};
 use caudal_embedded::{S3Server, S3Settings};
 use caudal_gateway::key::ApiKey;
 use caudal_gateway::{Deps, Gateway, RunningGateway, Settings};
+use caudal_node::leader::LEADER_METADATA;
 use caudal_node::scope::{Scope, verify};
-use caudal_node::{Channels, MeshSecret, ServiceIdentity};
+use caudal_node::{Channels, LeaderChannel, MeshSecret, ServiceIdentity};
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::mesh::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
@@ -18,6 +20,7 @@ use caudal_proto::v1;
 use caudal_proto::v1::batch_service_server::{BatchService, BatchServiceServer};
 use caudal_proto::v1::file_service_server::{FileService, FileServiceServer};
 use caudal_proto::v1::upload_service_server::{UploadService, UploadServiceServer};
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use prost::Message as _;
 use tokio::net::TcpListener;
@@ -51,20 +54,55 @@ pub(crate) struct Forwarded {
     pub(crate) has_authorization: bool,
 }
 
+/// A batch as anybody should see it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Progress {
+    pub(crate) revision: i64,
+    pub(crate) files: BTreeMap<u32, (i32, u32)>,
+    /// Total, processed, failed, cancelled.
+    pub(crate) folders: BTreeMap<u32, [u32; 4]>,
+    pub(crate) counts: Option<v1::FileCounts>,
+}
+
 #[derive(Default)]
 struct Script {
     keys: Vec<(String, [u8; 32], mesh::Scope)>,
     forwarded: Vec<Forwarded>,
     confirmed: Vec<(u32, String)>,
     refusal: Option<Refusal>,
+    progress: Progress,
     changes: Vec<mesh::PackedChanges>,
     oldest: i64,
     erased: bool,
+    events: Vec<v1::Event>,
+    oldest_event: i64,
+    /// The address of the ledger that leads instead.
+    stands_by_for: Option<String>,
+    reads_of_changes: usize,
+    snapshots: usize,
 }
 
-/// The scripted ledger.
+/// A scripted ledger.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<Script>>);
+
+async fn serve(ledger: &Ledger, shutdown: &CancellationToken) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let ended = shutdown.clone().cancelled_owned();
+    let ledger = ledger.clone();
+    let server = tokio::spawn(async move {
+        tonic::transport::Server::builder()
+            .add_service(LedgerServiceServer::new(ledger.clone()))
+            .add_service(BatchServiceServer::new(ledger.clone()))
+            .add_service(FileServiceServer::new(ledger.clone()))
+            .add_service(UploadServiceServer::new(ledger))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended)
+            .await
+            .unwrap();
+    });
+    (address, server)
+}
 
 impl Ledger {
     fn script(&self) -> std::sync::MutexGuard<'_, Script> {
@@ -97,29 +135,109 @@ impl Ledger {
 
     /// One file moves.
     pub(crate) fn commit(&self, revision: i64, ordinal: u32, to: v1::FileState) {
-        let set = mesh::ChangeSet {
-            ordinal: vec![ordinal],
-            from: vec![1],
-            to: vec![to as u32],
-            stage: vec![1],
-            detail: vec![1],
-            batch: Some(v1::Batch {
-                run: 1,
-                revision,
-                ..Default::default()
-            }),
+        self.script().progress.revision = revision - 1;
+        self.commit_all(&[(ordinal, to as u32, 1)]);
+    }
+
+    /// Files move: ordinal, state after, detail. A file may move more than once. Its folder is its ordinal's last digit.
+    pub(crate) fn commit_all(&self, moves: &[(u32, u32, u32)]) {
+        let mut script = self.script();
+        let progress = &mut script.progress;
+        progress.revision += 1;
+        let revision = progress.revision;
+        let mut set = mesh::ChangeSet::default();
+        for (ordinal, to, detail) in moves {
+            let before = progress
+                .files
+                .insert(*ordinal, (i32::try_from(*to).unwrap(), *detail));
+            set.ordinal.push(*ordinal);
+            set.from
+                .push(before.map_or(0, |(state, _)| u32::try_from(state).unwrap()));
+            set.to.push(*to);
+            set.stage.push(1);
+            set.detail.push(*detail);
+            let folder = progress.folders.entry(ordinal % 10).or_default();
+            folder[0] += u32::from(before.is_none());
+            folder[1] = *detail;
+            folder[3] += 1;
+        }
+        let touched: BTreeSet<u32> = moves.iter().map(|(ordinal, _, _)| ordinal % 10).collect();
+        for folder in touched {
+            let [total, processed, failed, cancelled] = progress.folders[&folder];
+            set.folder.push(folder);
+            set.folder_total.push(total);
+            set.folder_processed.push(processed);
+            set.folder_failed.push(failed);
+            set.folder_cancelled.push(cancelled);
+        }
+        progress.counts = Some(v1::FileCounts {
+            total: u32::try_from(progress.files.len()).unwrap(),
             ..Default::default()
-        };
-        let change = mesh::PackedChanges {
+        });
+        set.batch = Some(v1::Batch {
+            run: 1,
+            revision,
+            counts: progress.counts,
+            ..Default::default()
+        });
+        script.changes.push(mesh::PackedChanges {
             batch_revision: revision,
             body: set.encode_to_vec().into(),
+        });
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.script().progress.clone()
+    }
+
+    pub(crate) fn set_progress(&self, progress: Progress) {
+        self.script().progress = progress;
+    }
+
+    /// How often changes and snapshots were read.
+    pub(crate) fn reads(&self) -> (usize, usize) {
+        let script = self.script();
+        (script.reads_of_changes, script.snapshots)
+    }
+
+    /// Events happen in a commit.
+    pub(crate) fn tell(&self, cursor: i64, count: usize) {
+        let event = v1::Event {
+            cursor,
+            batch: caudal_domain::batch_name(BATCH),
+            ..Default::default()
         };
-        self.script().changes.push(change);
+        self.script()
+            .events
+            .extend(std::iter::repeat_n(event, count));
+    }
+
+    pub(crate) fn forget_events_before(&self, cursor: i64) {
+        self.script().oldest_event = cursor;
+    }
+
+    /// From now on another ledger leads, at this address; or this one again.
+    pub(crate) fn stand_by_for(&self, leader: Option<String>) {
+        self.script().stands_by_for = leader;
+    }
+
+    fn leads(&self) -> Result<(), Status> {
+        let Some(leader) = self.script().stands_by_for.clone() else {
+            return Ok(());
+        };
+        let refusal =
+            Refusal::unavailable("stands by", Duration::from_secs(1)).with_reason("STANDBY");
+        let mut status = to_status(&refusal);
+        status
+            .metadata_mut()
+            .insert(LEADER_METADATA, leader.parse().unwrap());
+        Err(status)
     }
 
     /// Checks the scope as the real one does, and notes the call.
     fn admit(&self, metadata: &MetadataMap) -> Result<Scope, Status> {
         let scope = verify(metadata, &mesh_secret()).map_err(|refusal| to_status(&refusal))?;
+        self.leads()?;
         self.script().forwarded.push(Forwarded {
             scope: scope.clone(),
             language: metadata
@@ -132,6 +250,7 @@ impl Ledger {
     }
 
     fn batch_of(&self, batch: &[u8]) -> Result<(), Status> {
+        self.leads()?;
         if batch == BATCH.as_bytes() && !self.script().erased {
             return Ok(());
         }
@@ -150,6 +269,7 @@ impl LedgerService for Ledger {
         let scope =
             verify(request.metadata(), &mesh_secret()).map_err(|refusal| to_status(&refusal))?;
         assert_eq!(scope, Scope::service("gateway"));
+        self.leads()?;
         let asked = request.into_inner();
         let script = self.script();
         let key = script
@@ -214,22 +334,31 @@ impl LedgerService for Ledger {
         &self,
         request: Request<mesh::ListChangesRequest>,
     ) -> Result<Response<mesh::ListChangesResponse>, Status> {
-        const PAGE: usize = 64;
+        const PAGE_BYTES: usize = 1024 * 1024;
         let asked = request.into_inner();
         self.batch_of(&asked.batch)?;
-        let script = self.script();
+        let mut script = self.script();
+        script.reads_of_changes += 1;
         if asked.after_revision < script.oldest {
             return Ok(Response::new(mesh::ListChangesResponse {
                 too_old: true,
                 ..Default::default()
             }));
         }
-        let news = script
+        let mut news = script
             .changes
             .iter()
             .filter(|change| change.batch_revision > asked.after_revision);
-        let changes: Vec<_> = news.take(PAGE).cloned().collect();
-        let more = changes.len() == PAGE;
+        let mut changes = Vec::new();
+        let mut bytes = 0;
+        for change in news.by_ref() {
+            bytes += change.body.len();
+            changes.push(change.clone());
+            if changes.len() == 64 || bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        let more = news.next().is_some();
         Ok(Response::new(mesh::ListChangesResponse {
             changes,
             too_old: false,
@@ -237,27 +366,61 @@ impl LedgerService for Ledger {
         }))
     }
 
+    /// As the real one: the revision is read first, and the rows may be newer.
     async fn get_snapshot(
         &self,
         request: Request<mesh::GetSnapshotRequest>,
     ) -> Result<Response<Self::GetSnapshotStream>, Status> {
         self.batch_of(&request.into_inner().batch)?;
-        let first = v1::Snapshot {
-            revision: 1,
-            batch: Some(v1::Batch::default()),
+        self.script().snapshots += 1;
+        let progress = self.progress();
+        let revision = progress.revision;
+        let head = v1::Snapshot {
+            revision,
+            batch: Some(v1::Batch {
+                revision,
+                counts: progress.counts,
+                ..Default::default()
+            }),
             ..Default::default()
         };
-        let last = v1::Snapshot {
-            revision: 1,
-            last: true,
-            ..Default::default()
+        let ledger = self.clone();
+        let rows = async move {
+            tokio::task::yield_now().await;
+            let progress = ledger.progress();
+            let mut files = v1::FileColumns::default();
+            let mut before = 0;
+            for (ordinal, (state, detail)) in &progress.files {
+                files.ordinal_delta.push(ordinal - before);
+                files.state.push(*state);
+                files.detail.push(*detail);
+                before = *ordinal;
+            }
+            let mut folders = v1::FolderColumns::default();
+            let mut before = 0;
+            for (ordinal, [total, processed, failed, cancelled]) in &progress.folders {
+                folders.ordinal_delta.push(ordinal - before);
+                folders.total.push(*total);
+                folders.processed.push(*processed);
+                folders.failed.push(*failed);
+                folders.cancelled.push(*cancelled);
+                before = *ordinal;
+            }
+            v1::Snapshot {
+                revision,
+                files: Some(files),
+                folders: Some(folders),
+                last: true,
+                ..Default::default()
+            }
         };
-        let parts = [first, last].map(|part| {
+        let parts = futures::stream::once(async { head }).chain(futures::stream::once(rows));
+        let parts = parts.map(|part| {
             Ok(mesh::GetSnapshotResponse {
                 snapshot: Some(part),
             })
         });
-        Ok(Response::new(Box::pin(futures::stream::iter(parts))))
+        Ok(Response::new(Box::pin(parts)))
     }
 
     async fn lease(
@@ -290,9 +453,29 @@ impl LedgerService for Ledger {
 
     async fn list_events(
         &self,
-        _: Request<mesh::ListEventsRequest>,
+        request: Request<mesh::ListEventsRequest>,
     ) -> Result<Response<mesh::ListEventsResponse>, Status> {
-        Err(Status::unimplemented(""))
+        self.leads()?;
+        let asked = request.into_inner();
+        if !asked.batch.is_empty() {
+            self.batch_of(&asked.batch)?;
+        }
+        let script = self.script();
+        let newest = script.events.last().map_or(0, |event| event.cursor);
+        let mut answer = mesh::ListEventsResponse {
+            cursor: newest,
+            ..Default::default()
+        };
+        let after = asked.after_cursor;
+        if after < 0 {
+            return Ok(Response::new(answer));
+        }
+        answer.too_old = (after > 0 && after + 1 < script.oldest_event) || after > newest;
+        if !answer.too_old {
+            let news = script.events.iter().filter(|event| event.cursor > after);
+            answer.events = news.cloned().collect();
+        }
+        Ok(Response::new(answer))
     }
 
     async fn request_reconcile(
@@ -312,8 +495,10 @@ impl BatchService for Ledger {
         request: Request<v1::GetBatchRequest>,
     ) -> Result<Response<v1::Batch>, Status> {
         self.admit(request.metadata())?;
+        self.batch_of(BATCH.as_bytes())?;
         Ok(Response::new(v1::Batch {
             name: request.into_inner().name,
+            revision: self.progress().revision,
             ..Default::default()
         }))
     }
@@ -450,6 +635,9 @@ impl LimiterService for Limiter {
 pub(crate) struct World {
     pub(crate) gateway: String,
     pub(crate) ledger: Ledger,
+    /// Knows the same keys, and leads once it is told to.
+    pub(crate) standby: Ledger,
+    pub(crate) standby_address: String,
     pub(crate) objects: ObjectStore,
     pub(crate) operator: ApiKey,
     pub(crate) shutdown: CancellationToken,
@@ -517,23 +705,13 @@ impl World {
                 scope(mesh::Role::Operator, &[]),
             ),
         ];
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ledger_address = format!("http://{}", listener.local_addr().unwrap());
+        ledger.script().progress.revision = 1;
         let ledger_shutdown = CancellationToken::new();
-        let ledger_server = tokio::spawn({
-            let ledger = ledger.clone();
-            let ended = ledger_shutdown.clone().cancelled_owned();
-            async move {
-                tonic::transport::Server::builder()
-                    .add_service(LedgerServiceServer::new(ledger.clone()))
-                    .add_service(BatchServiceServer::new(ledger.clone()))
-                    .add_service(FileServiceServer::new(ledger.clone()))
-                    .add_service(UploadServiceServer::new(ledger))
-                    .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended)
-                    .await
-                    .unwrap();
-            }
-        });
+        let (ledger_address, ledger_server) = serve(&ledger, &ledger_shutdown).await;
+        let standby = Ledger::default();
+        let (standby_address, _) = serve(&standby, &others).await;
+        standby.script().keys = ledger.script().keys.clone();
+        standby.stand_by_for(Some(ledger_address.clone()));
 
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -546,16 +724,20 @@ impl World {
         objects.ensure_bucket().await.unwrap();
 
         let channels = Channels::default();
+        // The one that stands by comes first.
+        let ledgers = format!("{standby_address},{ledger_address}");
         let deps = Deps {
-            ledger: channels.channel(&ledger_address).unwrap(),
-            ledger_for_watches: Channels::default().channel(&ledger_address).unwrap(),
+            ledger: LeaderChannel::new(&channels, &ledgers).unwrap(),
+            ledger_for_watches: LeaderChannel::new(&Channels::default(), &ledgers).unwrap(),
             limiter: ServiceIdentity::new("gateway", &mesh_secret())
                 .channel(channels.channel(&limiter).unwrap()),
             objects: objects.clone(),
             redis_url: None,
         };
         let mut settings = Settings::new(mesh_secret());
+        settings.takeover_patience = Duration::from_millis(500);
         settings.watch.poll_interval = Duration::from_millis(50);
+        settings.watch.credential_check_interval = Duration::from_millis(50);
         let web_dir = folder.path().join("web");
         settings.web_dir = web_dir.clone();
         tune(&mut settings);
@@ -567,6 +749,8 @@ impl World {
         Self {
             gateway: format!("http://{}", running.address()),
             ledger,
+            standby,
+            standby_address,
             objects,
             operator,
             shutdown,
@@ -592,6 +776,15 @@ impl World {
 
     pub(crate) fn store_endpoint(&self) -> String {
         self.store.endpoint()
+    }
+
+    /// A connection whose reader buffers little.
+    pub(crate) fn narrow_channel(&self) -> Channel {
+        Channel::from_shared(self.gateway.clone())
+            .unwrap()
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535)
+            .connect_lazy()
     }
 
     /// A request of the tenant.

@@ -85,7 +85,8 @@ export type WatchEventsResponse = Message<"caudal.v1.WatchEventsResponse"> & {
   events: Event[];
 
   /**
-   * Everything up to here was sent: pass it as `after_cursor` to go on.
+   * Everything up to here was sent: pass it as `after_cursor` to go on. All events of a cursor may take several
+   * messages; only the last of them carries it.
    *
    * @generated from field: int64 cursor = 2;
    */
@@ -305,7 +306,10 @@ export const EventService: GenService<{
   /**
    * Streams events from a cursor on: at least once, ordered in each batch, ending only when the gateway drains, the
    * stream is an hour old or the caller leaves. Pass the last cursor seen to go on.
-   * Errors: OUT_OF_RANGE when the events after the cursor are no longer kept (INVALID_ARGUMENT for a cursor that never was).
+   * A stream that begins NOW tells at once, in an empty message, where that is.
+   * Errors: FAILED_PRECONDITION (EVENTS_NOT_KEPT) when the events after the cursor are no longer kept: read the state, and
+   * begin with EARLIEST. INVALID_ARGUMENT for a cursor that never was or a heartbeat that is too short, NOT_FOUND for
+   * the batch, UNAUTHENTICATED when the credential is revoked.
    *
    * @generated from rpc caudal.v1.EventService.WatchEvents
    */

@@ -1,0 +1,159 @@
+//! What all server streams share: places, an outlet that holds one message, and the three ways in which the gateway ends
+//! a stream by itself.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caudal_domain::Refusal;
+use caudal_proto::status::to_status;
+use caudal_proto::v1::ClosingReason;
+use futures::Stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Code, Status};
+
+use crate::auth::{Authenticator, Credential};
+use crate::watch::WatchSettings;
+
+/// Pause after an error that may pass.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What a stream tells, as tonic takes it.
+pub(crate) type LiveStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The streams of this gateway.
+#[derive(Clone)]
+pub(crate) struct Live {
+    pub(crate) settings: WatchSettings,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+    authenticator: Authenticator,
+    places: Arc<Semaphore>,
+}
+
+impl Live {
+    pub(crate) fn new(
+        settings: WatchSettings,
+        authenticator: Authenticator,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(settings.max_streams));
+        Self {
+            settings,
+            tasks: TaskTracker::new(),
+            shutdown,
+            authenticator,
+            places,
+        }
+    }
+
+    /// Waits until every stream is over, which the shutdown brings about.
+    pub(crate) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// A place for one more stream.
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.map_err(|_| {
+            let refusal = Refusal::rate_limited("open watches", self.settings.poll_interval);
+            to_status(&refusal)
+        })
+    }
+
+    /// Returns when a stream that begins now must end, and why.
+    pub(crate) async fn over(&self, credential: &Credential) -> ClosingReason {
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => ClosingReason::Draining,
+            () = tokio::time::sleep(self.settings.max_age) => ClosingReason::MaxAge,
+            () = self.revoked(credential) => ClosingReason::Revoked,
+        }
+    }
+
+    async fn revoked(&self, credential: &Credential) {
+        loop {
+            tokio::time::sleep(self.settings.credential_check_interval).await;
+            // A ledger that does not answer says nothing about the credential.
+            if let Err(status) = self.authenticator.scope(credential).await
+                && is_about_the_caller(&status)
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether a refusal means that this caller may not go on.
+pub(crate) fn is_about_the_caller(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unauthenticated | Code::PermissionDenied
+    )
+}
+
+/// The reader left, or took nothing for too long.
+pub(crate) struct ReaderGone;
+
+/// Where a stream's messages go: one that waits, and then whoever makes the next waits too.
+#[derive(Clone)]
+pub(crate) struct Outlet<T> {
+    messages: mpsc::Sender<Result<T, Status>>,
+    patience: Duration,
+}
+
+impl<T: Send + 'static> Outlet<T> {
+    /// An outlet and the stream that it fills.
+    pub(crate) fn new(settings: &WatchSettings) -> (Self, LiveStream<T>) {
+        let (messages, reader) = mpsc::channel(1);
+        let stream = futures::stream::unfold(reader, |mut reader| async move {
+            let message = reader.recv().await?;
+            Some((message, reader))
+        });
+        let patience = settings.reader_patience;
+        (Self { messages, patience }, Box::pin(stream))
+    }
+
+    /// Returns once the reader is about to take it. A place is not kept for somebody who does not read.
+    pub(crate) async fn send(&self, message: Result<T, Status>) -> Result<(), ReaderGone> {
+        let sent = self.messages.send_timeout(message, self.patience).await;
+        sent.map_err(|_| ReaderGone)
+    }
+
+    /// Returns when the reader has left.
+    pub(crate) async fn closed(&self) {
+        self.messages.closed().await;
+    }
+}
+
+/// How long the ledger has been of no use.
+#[derive(Default)]
+pub(crate) struct Trouble {
+    since: Option<Instant>,
+}
+
+impl Trouble {
+    /// It answered.
+    pub(crate) fn is_over(&mut self) {
+        self.since = None;
+    }
+
+    /// Waits a little after an error that may pass.
+    ///
+    /// # Errors
+    /// There was nothing but errors for `patience`.
+    pub(crate) async fn bear(&mut self, status: Status, patience: Duration) -> Result<(), Status> {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) > patience {
+            return Err(status);
+        }
+        tracing::debug!(code = ?status.code(), message = status.message(), "the ledger could not be read");
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        Ok(())
+    }
+}
