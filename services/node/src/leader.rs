@@ -71,6 +71,9 @@ impl LeaderChannel {
 
     /// Goes to `address`, unless another call has moved on from `from` already.
     fn go_to(&self, from: &str, address: &str) {
+        if self.addresses.is_empty() {
+            return;
+        }
         let Ok(channel) = self.channels.channel(address) else {
             return;
         };
@@ -83,6 +86,9 @@ impl LeaderChannel {
     }
 
     fn go_to_next(&self, from: &str) {
+        if self.addresses.is_empty() {
+            return;
+        }
         let next = {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             current.turn = (current.turn + 1) % self.addresses.len();
@@ -111,7 +117,7 @@ impl From<Channel> for LeaderChannel {
     fn from(channel: Channel) -> Self {
         Self {
             channels: Channels::default(),
-            addresses: Arc::new(vec![String::new()]),
+            addresses: Arc::default(),
             current: Arc::new(Mutex::new(Current {
                 turn: 0,
                 address: String::new(),
@@ -199,6 +205,16 @@ mod tests {
         alone.learn("http://a:1", &named);
         alone.go_to_next("http://c:1");
         assert_eq!(address(&alone), "http://a:1");
+    }
+
+    #[tokio::test]
+    async fn a_bare_channel_follows_nobody() {
+        let bare = LeaderChannel::from(Channels::default().channel("http://a:1").unwrap());
+        let mut named = HeaderMap::new();
+        named.insert(LEADER_METADATA, "http://c:1".parse().unwrap());
+        bare.learn("", &named);
+        bare.go_to_next("");
+        assert_eq!(address(&bare), "");
     }
 
     #[tokio::test]
