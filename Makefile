@@ -25,6 +25,7 @@ up: setup build ## Run the embedded system until Ctrl-C (DATA_DIR, LISTEN)
 
 # Doc tests are left out: each would be linked on its own.
 test: setup lint ## Everything: lint, then all tests
+	@infra/setup/machine --for-tests
 	@if command -v cargo-nextest >/dev/null; then \
 	  cargo nextest run --workspace --locked --no-fail-fast; \
 	else \
