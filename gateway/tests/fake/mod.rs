@@ -71,6 +71,8 @@ struct Script {
     confirmed: Vec<(u32, String)>,
     refusal: Option<Refusal>,
     progress: Progress,
+    /// All values that a file had, by the revision they came with.
+    history: BTreeMap<u32, Vec<(i64, (i32, u32))>>,
     changes: Vec<mesh::PackedChanges>,
     oldest: i64,
     erased: bool,
@@ -142,14 +144,19 @@ impl Ledger {
     /// Files move: ordinal, state after, detail. A file may move more than once. Its folder is its ordinal's last digit.
     pub(crate) fn commit_all(&self, moves: &[(u32, u32, u32)]) {
         let mut script = self.script();
-        let progress = &mut script.progress;
+        let Script {
+            progress,
+            history,
+            changes,
+            ..
+        } = &mut *script;
         progress.revision += 1;
         let revision = progress.revision;
         let mut set = mesh::ChangeSet::default();
         for (ordinal, to, detail) in moves {
-            let before = progress
-                .files
-                .insert(*ordinal, (i32::try_from(*to).unwrap(), *detail));
+            let value = (i32::try_from(*to).unwrap(), *detail);
+            let before = progress.files.insert(*ordinal, value);
+            history.entry(*ordinal).or_default().push((revision, value));
             set.ordinal.push(*ordinal);
             set.from
                 .push(before.map_or(0, |(state, _)| u32::try_from(state).unwrap()));
@@ -180,7 +187,7 @@ impl Ledger {
             counts: progress.counts,
             ..Default::default()
         });
-        script.changes.push(mesh::PackedChanges {
+        changes.push(mesh::PackedChanges {
             batch_revision: revision,
             body: set.encode_to_vec().into(),
         });
@@ -188,6 +195,26 @@ impl Ledger {
 
     pub(crate) fn progress(&self) -> Progress {
         self.script().progress.clone()
+    }
+
+    /// The first file of which somebody who says to know everything up to a revision has an older value.
+    pub(crate) fn outdated(&self, seen: &Progress) -> Option<u32> {
+        let script = self.script();
+        let is_outdated = |ordinal: &u32, values: &[(i64, (i32, u32))]| {
+            let newest_due = values
+                .iter()
+                .rposition(|(revision, _)| *revision <= seen.revision);
+            match (seen.files.get(ordinal), newest_due) {
+                (None, due) => due.is_some(),
+                (Some(value), due) => !values[due.unwrap_or_default()..]
+                    .iter()
+                    .any(|(_, later)| later == value),
+            }
+        };
+        let mut files = script.history.iter();
+        files
+            .find(|(ordinal, values)| is_outdated(ordinal, values))
+            .map(|(ordinal, _)| *ordinal)
     }
 
     pub(crate) fn set_progress(&self, progress: Progress) {
@@ -782,8 +809,7 @@ impl World {
     pub(crate) fn narrow_channel(&self) -> Channel {
         Channel::from_shared(self.gateway.clone())
             .unwrap()
-            .initial_stream_window_size(65_535)
-            .initial_connection_window_size(65_535)
+            .initial_stream_window_size(1024)
             .connect_lazy()
     }
 
