@@ -8,9 +8,8 @@ use caudal_sdk::Client;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
-
-const DEFAULT_BUCKET: &str = "caudal";
-const DEFAULT_REGION: &str = "us-east-1";
+use crate::serve::arguments::ServeArguments;
+use crate::settings::{DEFAULT_BUCKET, DEFAULT_REGION, StoreArguments, TelemetryArguments};
 
 /// Takes whole folder trees in and runs every file through a pipeline of services.
 #[derive(Debug, Parser)]
@@ -25,6 +24,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the whole system in this process, until SIGTERM or Ctrl-C
     Up(Box<UpArguments>),
+    /// Run one service in this process, until SIGTERM or Ctrl-C
+    Serve(Box<ServeArguments>),
     /// Take a folder in: upload it, and wait until every file is processed
     Ingest(IngestArguments),
     /// Follow a batch to its end
@@ -237,48 +238,10 @@ pub(crate) struct UpArguments {
     /// The redis-server to run privately; searched when left out
     #[arg(long, env = "CAUDAL_REDIS_SERVER", value_name = "PATH")]
     pub(crate) redis_server: Option<PathBuf>,
-    /// An S3 store of yours, as this machine reaches it; the embedded one when left out
-    #[arg(long, env = "CAUDAL_S3_ENDPOINT", value_name = "URL",
-          requires_all = ["s3_access_key", "s3_secret_key"])]
-    pub(crate) s3_endpoint: Option<String>,
-    /// The same store, as clients reach it; as this machine does when left out
-    #[arg(
-        long,
-        env = "CAUDAL_S3_PUBLIC_ENDPOINT",
-        value_name = "URL",
-        requires = "s3_endpoint"
-    )]
-    pub(crate) s3_public_endpoint: Option<String>,
-    /// Its bucket; made when it is missing
-    #[arg(long, env = "CAUDAL_S3_BUCKET", value_name = "NAME", default_value = DEFAULT_BUCKET)]
-    pub(crate) s3_bucket: String,
-    /// Its region
-    #[arg(long, env = "CAUDAL_S3_REGION", value_name = "NAME", default_value = DEFAULT_REGION)]
-    pub(crate) s3_region: String,
-    /// Its access key
-    #[arg(
-        long,
-        env = "CAUDAL_S3_ACCESS_KEY",
-        value_name = "KEY",
-        hide_env_values = true
-    )]
-    pub(crate) s3_access_key: Option<String>,
-    /// Its secret key
-    #[arg(
-        long,
-        env = "CAUDAL_S3_SECRET_KEY",
-        value_name = "KEY",
-        hide_env_values = true
-    )]
-    pub(crate) s3_secret_key: Option<String>,
-    /// What is logged: a level, or targets with levels
-    #[arg(
-        long,
-        env = "CAUDAL_LOG",
-        value_name = "FILTER",
-        default_value = "info"
-    )]
-    pub(crate) log: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArguments,
 }
 
 impl std::fmt::Debug for UpArguments {
@@ -387,23 +350,19 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_ones_own_needs_its_keys() {
-        assert!(parse(&["up", "--s3-endpoint", "http://127.0.0.1:9000"]).is_err());
-        let whole = [
-            "up",
-            "--s3-endpoint",
-            "http://127.0.0.1:9000",
-            "--s3-access-key",
-            "a",
-            "--s3-secret-key",
-            "s",
-        ];
-        assert!(parse(&whole).is_ok());
-    }
-
-    #[test]
     fn secrets_are_not_shown_when_arguments_are_logged() {
         let cli = parse(&["files", ID, "--api-key", "caudal_secret"]).unwrap();
         assert!(!format!("{cli:?}").contains("caudal_secret"));
+        for setting in [
+            "--mesh-secret",
+            "--bootstrap-api-key",
+            "--bootstrap-operator-key",
+            "--database-url",
+            "--redis-url",
+            "--s3-secret-key",
+        ] {
+            let cli = parse(&["serve", "ledger", setting, "caudal_secret"]).unwrap();
+            assert!(!format!("{cli:?}").contains("caudal_secret"), "{setting}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The caudal command: up, ingest, watch, files, verify.
+//! The caudal command: up, serve, ingest, watch, files, verify.
 
 mod cli;
 mod failure;
@@ -6,15 +6,16 @@ mod files;
 mod follow;
 mod ingest;
 mod report;
+mod serve;
+mod service;
+mod settings;
 mod up;
 mod verify;
 mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 use crate::failure::Failure;
 
 /// Parsers of untrusted bytes, each run in a child process with limits.
@@ -27,11 +28,11 @@ fn main() -> ExitCode {
     // This program also runs as a child of itself; then nothing below is reached.
     caudal_stage::sandbox::run_child_if_asked(&PARSERS.concat());
     caudal_embedded::run_redis_child_if_asked();
-    up::stages::run_solo_if_asked();
+    service::stages::run_solo_if_asked();
 
-    let cli = match Cli::try_parse() {
+    let cli = match serve::config_file::parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
-        Err(error) => return failure::of_the_command_line(&error),
+        Err(wrong) => return wrong.show(),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match cli.command {
             Command::Up(arguments) => up::run(*arguments).await,
+            Command::Serve(arguments) => serve::run(&arguments).await,
             Command::Ingest(arguments) => ingest::run(arguments).await,
             Command::Watch(arguments) => watch::run(arguments).await,
             Command::Files(arguments) => files::run(arguments).await,

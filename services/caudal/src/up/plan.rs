@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use caudal_node::telemetry::TelemetrySettings;
-use caudal_objects::ObjectStore;
 use caudal_providers::EmbeddingSettings;
 
 use crate::cli::UpArguments;
 use crate::failure::Failure;
+use crate::settings::{check_database_url, check_redis_url};
 
 /// The whole plan.
 pub(crate) struct Plan {
@@ -46,67 +46,24 @@ impl Plan {
                 executable: arguments.redis_server.clone(),
             },
         };
+        let s3 = match arguments.store.store()? {
+            Some(settings) => S3::External(Box::new(settings)),
+            None => S3::Embedded {
+                bucket: arguments.store.s3_bucket.clone(),
+                region: arguments.store.s3_region.clone(),
+            },
+        };
         Ok(Self {
             data_dir: arguments.data_dir.clone(),
             listen: arguments.listen,
             database_url: arguments.database_url.clone(),
             redis,
-            s3: s3(arguments)?,
+            s3,
             embeddings: EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
-            telemetry: TelemetrySettings {
-                filter: arguments.log.clone(),
-                ..TelemetrySettings::default()
-            },
+            telemetry: arguments.telemetry.of("caudal"),
         })
     }
-}
-
-fn check_database_url(url: &str) -> Result<(), Failure> {
-    let is_known = ["sqlite:", "postgres://", "postgresql://"]
-        .iter()
-        .any(|scheme| url.starts_with(scheme));
-    if is_known {
-        return Ok(());
-    }
-    Err(Failure::misconfigured(
-        "the database URL must begin with sqlite: or postgres://",
-    ))
-}
-
-fn check_redis_url(url: &str) -> Result<(), Failure> {
-    // Connects with its first command, and there is none. The words never repeat the URL: it may hold a password.
-    caudal_streams::Streams::connect(
-        url,
-        caudal_streams::Names::new(caudal_streams::DEFAULT_PREFIX),
-    )
-    .map(drop)
-    .map_err(|error| Failure::misconfigured(format!("the Redis URL cannot be used: {error}")))
-}
-
-fn s3(arguments: &UpArguments) -> Result<S3, Failure> {
-    let Some(endpoint) = &arguments.s3_endpoint else {
-        return Ok(S3::Embedded {
-            bucket: arguments.s3_bucket.clone(),
-            region: arguments.s3_region.clone(),
-        });
-    };
-    let (Some(access_key), Some(secret_key)) = (&arguments.s3_access_key, &arguments.s3_secret_key)
-    else {
-        return Err(Failure::misconfigured(
-            "--s3-endpoint needs --s3-access-key and --s3-secret-key",
-        ));
-    };
-    let mut settings =
-        caudal_objects::Settings::new(endpoint, &arguments.s3_bucket, access_key, secret_key);
-    settings.region.clone_from(&arguments.s3_region);
-    settings
-        .public_endpoint
-        .clone_from(&arguments.s3_public_endpoint);
-    // Connecting opens nothing: it only reads the settings.
-    ObjectStore::connect(settings.clone())
-        .map_err(|error| Failure::misconfigured(error.to_string()))?;
-    Ok(S3::External(Box::new(settings)))
 }
 
 #[cfg(test)]
@@ -144,6 +101,7 @@ mod tests {
             assert!(plan(&wrong).is_err(), "{wrong:?}");
         }
         let keys = ["--s3-access-key", "a", "--s3-secret-key", "s"];
+        assert!(plan(&["--s3-endpoint", "http://127.0.0.1:9000"]).is_err());
         let mut store = vec!["--s3-endpoint", "127.0.0.1:9000"];
         store.extend(keys);
         assert!(plan(&store).is_err());

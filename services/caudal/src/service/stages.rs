@@ -1,6 +1,8 @@
-//! The five stages: how each handler is made, and how its process is started. A new stage is one line in each list.
+//! The five stages: how each handler is made, and how its process is started. A new stage is one arm here and one line
+//! below.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +11,8 @@ use caudal_domain::Stage;
 use caudal_embeddings::{EmbeddingsSettings, EmbeddingsStage};
 use caudal_extract_text::ExtractText;
 use caudal_image_processing::ImageProcessing;
-use caudal_limiter::SlotLimits;
 use caudal_metadata::Metadata;
-use caudal_node::{Channels, MeshSecret, ServerLimits, ServerParts, ServiceIdentity, Settings};
+use caudal_node::{ServerLimits, ServerParts, Settings};
 use caudal_objects::ObjectStore;
 use caudal_providers::{EmbeddingProvider, EmbeddingSettings, ProviderPermits, Unlimited};
 use caudal_stage::sandbox::{Limits, Sandbox};
@@ -22,12 +23,12 @@ use caudal_stage::{
 use caudal_streams::{DEFAULT_PREFIX, Names, Streams};
 use caudal_upload::Upload;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::up::parts::Part;
-use crate::up::permits::LimiterPermits;
+use crate::service::parts::Part;
+use crate::service::permits::LimiterPermits;
+use crate::service::{Mesh, Started, cannot_start, listen, reached_at};
 
 /// The running program, whatever has become of its file since.
 const THIS_EXECUTABLE: &str = "/proc/self/exe";
@@ -39,69 +40,96 @@ const UPLOAD_SLOTS: usize = 32;
 const EMBEDDINGS_SLOTS: usize = 2;
 const METADATA_SLOTS: usize = 64;
 
-/// What every stage process is given.
-pub(crate) struct Mesh {
-    pub(crate) secret: MeshSecret,
-    pub(crate) ledger: String,
-    pub(crate) limiter: String,
-    pub(crate) redis_url: String,
-    pub(crate) store: caudal_objects::Settings,
-    pub(crate) slots: SlotLimits,
+/// How one stage process works.
+pub(crate) struct StageOptions {
+    /// Files handled at once; the stage's usual number when left out.
+    pub(crate) slots: Option<usize>,
+    /// How many of them while the limiter is away; all when left out.
+    pub(crate) local_slots: Option<u32>,
+    /// Looked at by the embeddings stage only.
     pub(crate) embeddings: EmbeddingSettings,
 }
 
-/// A stage that runs.
-pub(crate) struct Started {
-    pub(crate) stage: Stage,
-    pub(crate) address: String,
-    pub(crate) part: Part,
-}
-
-/// Starts all of them.
-pub(crate) async fn start_all(mesh: &Mesh) -> Result<Vec<Started>, Failure> {
+/// Starts the process of one stage.
+pub(crate) async fn start(
+    stage: Stage,
+    options: StageOptions,
+    mesh: &Mesh,
+    address: SocketAddr,
+) -> Result<Started, Failure> {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
-    let permits = LimiterPermits::new("embeddings", mesh.channel("embeddings", &mesh.limiter)?);
-    let embeddings =
-        embeddings(mesh.embeddings.clone(), Arc::new(permits)).map_err(Failure::misconfigured)?;
-    let sandbox = sandbox().map_err(Failure::broken)?;
-    let extract_text = ExtractText::new(&sandbox, caudal_extract_text::Settings::default());
-    let images = ImageProcessing::new(&sandbox, caudal_image_processing::Settings::default());
-    Ok(vec![
-        mesh.start(
-            Upload::new(mesh.objects()?),
-            StageSettings::fast(UPLOAD_SLOTS),
-        )
-        .await?,
-        mesh.start(extract_text, StageSettings::fast((cores * 2).clamp(8, 32)))
-            .await?,
-        mesh.start(embeddings, StageSettings::slow(EMBEDDINGS_SLOTS))
-            .await?,
-        mesh.start(images, StageSettings::slow(cores.clamp(2, 16)))
-            .await?,
-        mesh.start(Metadata, StageSettings::fast(METADATA_SLOTS))
-            .await?,
-    ])
+    let start = Start {
+        stage,
+        local_slots: options.local_slots,
+        mesh,
+        address,
+    };
+    let slots = |usual| options.slots.unwrap_or(usual);
+    match stage {
+        Stage::Upload => {
+            let upload = Upload::new(mesh.objects()?);
+            start
+                .process(upload, StageSettings::fast(slots(UPLOAD_SLOTS)))
+                .await
+        }
+        Stage::ExtractText => {
+            let sandbox = sandbox().map_err(Failure::broken)?;
+            let extract_text = ExtractText::new(&sandbox, caudal_extract_text::Settings::default());
+            let usual = (cores * 2).clamp(8, 32);
+            start
+                .process(extract_text, StageSettings::fast(slots(usual)))
+                .await
+        }
+        Stage::Embeddings => {
+            let permits = LimiterPermits::new(stage.name(), mesh.limiter_for(stage.name())?);
+            let embeddings = embeddings(options.embeddings, Arc::new(permits))
+                .map_err(Failure::misconfigured)?;
+            start
+                .process(embeddings, StageSettings::slow(slots(EMBEDDINGS_SLOTS)))
+                .await
+        }
+        Stage::ImageProcessing => {
+            let sandbox = sandbox().map_err(Failure::broken)?;
+            let images =
+                ImageProcessing::new(&sandbox, caudal_image_processing::Settings::default());
+            let usual = cores.clamp(2, 16);
+            start
+                .process(images, StageSettings::slow(slots(usual)))
+                .await
+        }
+        Stage::Metadata => {
+            start
+                .process(Metadata, StageSettings::fast(slots(METADATA_SLOTS)))
+                .await
+        }
+    }
 }
 
-impl Mesh {
-    async fn start<H: Handler>(
-        &self,
+/// What is the same for every stage.
+struct Start<'a> {
+    stage: Stage,
+    local_slots: Option<u32>,
+    mesh: &'a Mesh,
+    address: SocketAddr,
+}
+
+impl Start<'_> {
+    async fn process<H: Handler>(
+        self,
         handler: H,
         settings: StageSettings,
     ) -> Result<Started, Failure> {
-        let stage = handler.version().stage;
-        let broken = |error: &dyn std::fmt::Display| {
-            Failure::broken(format!("cannot start {stage}: {error}"))
-        };
-        let slots = self.slots.of(stage);
+        let name = self.stage.name();
+        let broken = |error: &dyn std::fmt::Display| cannot_start(name, error);
+        let slots = u32::try_from(settings.slots).unwrap_or(u32::MAX);
         let dependencies = Dependencies {
-            ledger: self.channel(stage.name(), &self.ledger)?,
-            objects: self.objects()?,
-            streams: Streams::connect(&self.redis_url, Names::new(DEFAULT_PREFIX))
+            ledger: self.mesh.ledger_for(name)?,
+            objects: self.mesh.objects()?,
+            streams: Streams::connect(&self.mesh.redis_url, Names::new(DEFAULT_PREFIX))
                 .map_err(|error| broken(&error))?,
             limiter: Some(SlotSource {
-                channel: self.channel(stage.name(), &self.limiter)?,
-                local_share: slots,
+                channel: self.mesh.limiter_for(name)?,
+                local_share: self.local_slots.unwrap_or(slots),
             }),
         };
         let settings = StageSettings {
@@ -109,19 +137,17 @@ impl Mesh {
             farewell: FAREWELL,
             solo: Some(SoloSettings {
                 executable: PathBuf::from(THIS_EXECUTABLE),
-                config: serde_json::to_value(SoloConfig::of(&self.store))
+                config: serde_json::to_value(SoloConfig::of(&self.mesh.store))
                     .map_err(|error| broken(&error))?,
             }),
             ..settings
         };
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .map_err(|error| broken(&error))?;
+        let listener = listen(self.address).await?;
         let address = listener.local_addr().map_err(|error| broken(&error))?;
         let stop = CancellationToken::new();
         let server = Settings {
-            name: stage.name().to_owned(),
-            mesh_secret: self.secret.clone(),
+            name: name.to_owned(),
+            mesh_secret: self.mesh.secret.clone(),
             limits: ServerLimits {
                 drain_deadline: FAREWELL,
                 ..ServerLimits::default()
@@ -131,23 +157,9 @@ impl Mesh {
         let process = StageProcess::start(handler, settings, dependencies, server)
             .map_err(|error| broken(&error))?;
         Ok(Started {
-            stage,
-            address: format!("http://{address}"),
-            part: Part::new(stage.name(), stop, process.wait()),
+            address: reached_at(address),
+            part: Part::new(name, stop, process.wait()),
         })
-    }
-
-    fn objects(&self) -> Result<ObjectStore, Failure> {
-        ObjectStore::connect(self.store.clone())
-            .map_err(|error| Failure::misconfigured(error.to_string()))
-    }
-
-    /// A connection of one service's own, so that it meets the limits it would meet as a process of its own.
-    fn channel(&self, service: &str, address: &str) -> Result<caudal_node::MeshChannel, Failure> {
-        let channel = Channels::default()
-            .channel(address)
-            .map_err(|error| Failure::broken(error.to_string()))?;
-        Ok(ServiceIdentity::new(service, &self.secret).channel(channel))
     }
 }
 

@@ -1,0 +1,52 @@
+//! The gateway.
+
+use std::path::PathBuf;
+
+use caudal_gateway::{AllowedOrigins, Deps, Gateway};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+use crate::service::parts::Part;
+use crate::service::{Mesh, Started, cannot_start, reached_at, short_drain};
+
+/// How it works.
+#[derive(Default)]
+pub(crate) struct GatewayOptions {
+    /// Folder of the built page; the usual one when left out.
+    pub(crate) web_dir: Option<PathBuf>,
+    /// Whose pages may call; all when left out.
+    pub(crate) allowed_origins: Option<AllowedOrigins>,
+}
+
+/// Starts it.
+pub(crate) async fn start(
+    mesh: &Mesh,
+    options: GatewayOptions,
+    listener: TcpListener,
+) -> Result<Started, Failure> {
+    let broken = |error: &dyn std::fmt::Display| cannot_start("the gateway", error);
+    let deps = Deps {
+        ledger: mesh.ledger()?,
+        ledger_for_watches: mesh.ledger()?,
+        limiter: mesh.limiter_for("gateway")?,
+        objects: mesh.objects()?,
+        redis_url: Some(mesh.redis_url.clone()),
+    };
+    let mut settings = caudal_gateway::Settings::new(mesh.secret.clone());
+    settings.limits = short_drain();
+    if let Some(folder) = options.web_dir {
+        settings.web_dir = folder;
+    }
+    if let Some(origins) = options.allowed_origins {
+        settings.allowed_origins = origins;
+    }
+    let stop = CancellationToken::new();
+    let gateway = Gateway::start(settings, deps, listener, stop.clone())
+        .await
+        .map_err(|error| broken(&error))?;
+    Ok(Started {
+        address: reached_at(gateway.address()),
+        part: Part::new("the gateway", stop, gateway.join()),
+    })
+}

@@ -1,0 +1,36 @@
+//! The limiter.
+
+use std::net::SocketAddr;
+
+use caudal_limiter::SlotLimits;
+use caudal_node::{MeshSecret, ServerParts, Settings};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+use crate::service::parts::Part;
+use crate::service::{Started, cannot_start, listen, reached_at, short_drain};
+
+pub(crate) async fn start(
+    slots: SlotLimits,
+    secret: &MeshSecret,
+    address: SocketAddr,
+) -> Result<Started, Failure> {
+    let broken = |error: &dyn std::fmt::Display| cannot_start("the limiter", error);
+    let settings = caudal_limiter::Settings::with_slots(slots).map_err(|error| broken(&error))?;
+    let listener = listen(address).await?;
+    let address = listener.local_addr().map_err(|error| broken(&error))?;
+    let stop = CancellationToken::new();
+    let server = Settings {
+        name: "limiter".to_owned(),
+        mesh_secret: secret.clone(),
+        limits: short_drain(),
+    };
+    let server = ServerParts::new(server, listener, stop.clone());
+    let part = Part::new("the limiter", stop, async move {
+        caudal_limiter::serve(&settings, server).await
+    });
+    Ok(Started {
+        address: reached_at(address),
+        part,
+    })
+}

@@ -1,0 +1,102 @@
+//! The services of a system, each started by one function: `caudal up` calls all of them, `caudal serve` calls one.
+
+pub(crate) mod gateway;
+pub(crate) mod ledger;
+pub(crate) mod limiter;
+pub(crate) mod parts;
+mod permits;
+pub(crate) mod serving;
+pub(crate) mod stages;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use caudal_node::channels::InvalidAddress;
+use caudal_node::{
+    Channels, LeaderChannel, MeshChannel, MeshSecret, ServerLimits, ServiceIdentity,
+};
+use caudal_objects::ObjectStore;
+use tokio::net::TcpListener;
+
+use crate::failure::Failure;
+use crate::service::parts::Part;
+
+/// The tenant that a new installation has.
+pub(crate) const DEFAULT_TENANT: &str = "default";
+/// How long calls in flight may take at the end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a service finds the others with.
+pub(crate) struct Mesh {
+    pub(crate) secret: MeshSecret,
+    /// Address of the ledger, or of several separated by commas.
+    pub(crate) ledger: String,
+    pub(crate) limiter: String,
+    pub(crate) redis_url: String,
+    pub(crate) store: caudal_objects::Settings,
+}
+
+impl Mesh {
+    pub(crate) fn objects(&self) -> Result<ObjectStore, Failure> {
+        ObjectStore::connect(self.store.clone())
+            .map_err(|error| Failure::misconfigured(error.to_string()))
+    }
+
+    /// The active ledger, on connections of this one caller.
+    fn ledger(&self) -> Result<LeaderChannel, Failure> {
+        following(&self.ledger)
+            .map_err(|error| Failure::misconfigured(format!("--ledger: {error}")))
+    }
+
+    /// The ledger as `service` calls it.
+    fn ledger_for(&self, service: &str) -> Result<MeshChannel, Failure> {
+        Ok(ServiceIdentity::new(service, &self.secret).channel(self.ledger()?))
+    }
+
+    /// The limiter as `service` calls it.
+    fn limiter_for(&self, service: &str) -> Result<MeshChannel, Failure> {
+        let channel = Channels::default()
+            .channel(&self.limiter)
+            .map_err(|error| Failure::misconfigured(format!("--limiter: {error}")))?;
+        Ok(ServiceIdentity::new(service, &self.secret).channel(channel))
+    }
+}
+
+/// Connections of one service's own, so that in one process it meets the limits that it would meet alone.
+pub(crate) fn following(addresses: &str) -> Result<LeaderChannel, InvalidAddress> {
+    LeaderChannel::new(&Channels::default(), addresses)
+}
+
+/// A service that was started.
+pub(crate) struct Started {
+    /// Where it listens, as this machine reaches it.
+    pub(crate) address: String,
+    pub(crate) part: Part,
+}
+
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::misconfigured(format!(
+            "cannot listen on {address}: {error}; choose another with --listen"
+        ))
+    })
+}
+
+/// How this machine reaches what listens there.
+fn reached_at(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    format!("http://{address}")
+}
+
+fn cannot_start(service: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::broken(format!("cannot start {service}: {error}"))
+}
+
+fn short_drain() -> ServerLimits {
+    ServerLimits {
+        drain_deadline: DRAIN_DEADLINE,
+        ..ServerLimits::default()
+    }
+}

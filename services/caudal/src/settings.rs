@@ -1,0 +1,221 @@
+//! Settings that several commands share, and their checks. Nothing is opened or bound by a check.
+
+use std::path::{Path, PathBuf};
+
+use caudal_node::telemetry::{LogFormat, TelemetrySettings};
+use caudal_objects::ObjectStore;
+use clap::{Args, ValueEnum};
+
+use crate::failure::Failure;
+
+pub(crate) const DEFAULT_BUCKET: &str = "caudal";
+pub(crate) const DEFAULT_REGION: &str = "us-east-1";
+
+/// An S3 store.
+#[derive(Args)]
+pub(crate) struct StoreArguments {
+    /// An S3 store of yours, as this machine reaches it
+    #[arg(long, env = "CAUDAL_S3_ENDPOINT", value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+    /// The same store, as clients reach it; as this machine does when left out
+    #[arg(
+        long,
+        alias = "public-s3-endpoint",
+        env = "CAUDAL_S3_PUBLIC_ENDPOINT",
+        value_name = "URL"
+    )]
+    pub(crate) s3_public_endpoint: Option<String>,
+    /// Its bucket; made when it is missing
+    #[arg(long, env = "CAUDAL_S3_BUCKET", value_name = "NAME", default_value = DEFAULT_BUCKET)]
+    pub(crate) s3_bucket: String,
+    /// Its region
+    #[arg(long, env = "CAUDAL_S3_REGION", value_name = "NAME", default_value = DEFAULT_REGION)]
+    pub(crate) s3_region: String,
+    /// Its access key
+    #[arg(
+        long,
+        env = "CAUDAL_S3_ACCESS_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) s3_access_key: Option<String>,
+    /// Its secret key
+    #[arg(
+        long,
+        env = "CAUDAL_S3_SECRET_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) s3_secret_key: Option<String>,
+    /// A file that holds its secret key
+    #[arg(long, env = "CAUDAL_S3_SECRET_KEY_FILE", value_name = "FILE")]
+    pub(crate) s3_secret_key_file: Option<PathBuf>,
+}
+
+impl StoreArguments {
+    /// The store, if one is named.
+    pub(crate) fn store(&self) -> Result<Option<caudal_objects::Settings>, Failure> {
+        let Some(endpoint) = set(self.s3_endpoint.as_deref()) else {
+            if self.s3_public_endpoint.is_some() {
+                return Err(Failure::misconfigured(
+                    "--s3-public-endpoint is another address of the store at --s3-endpoint, which is missing",
+                ));
+            }
+            return Ok(None);
+        };
+        let secret_key = secret(
+            "s3-secret-key",
+            self.s3_secret_key.as_deref(),
+            self.s3_secret_key_file.as_deref(),
+        )?;
+        let access_key = set(self.s3_access_key.as_deref());
+        let (Some(access_key), Some(secret_key)) = (access_key, secret_key) else {
+            return Err(Failure::misconfigured(
+                "--s3-endpoint needs --s3-access-key and --s3-secret-key (or --s3-secret-key-file)",
+            ));
+        };
+        let mut settings =
+            caudal_objects::Settings::new(endpoint, &self.s3_bucket, access_key, secret_key);
+        settings.region.clone_from(&self.s3_region);
+        settings.public_endpoint = set(self.s3_public_endpoint.as_deref()).map(str::to_owned);
+        // Connecting opens nothing: it only reads the settings.
+        ObjectStore::connect(settings.clone())
+            .map_err(|error| Failure::misconfigured(error.to_string()))?;
+        Ok(Some(settings))
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLines {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logs and traces.
+#[derive(Debug, Args)]
+pub(crate) struct TelemetryArguments {
+    /// What is logged on standard error: a level, or targets with levels
+    #[arg(
+        long,
+        env = "CAUDAL_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub(crate) log: String,
+    /// How log lines look
+    #[arg(long, env = "CAUDAL_LOG_FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: LogLines,
+    /// Where traces go, by OTLP over gRPC; nowhere when left out
+    #[arg(long, env = "CAUDAL_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// Share of files whose traces are kept, 0 to 1
+    #[arg(
+        long,
+        env = "CAUDAL_TRACE_RATIO",
+        value_name = "SHARE",
+        default_value_t = 0.01
+    )]
+    pub(crate) trace_ratio: f64,
+}
+
+impl TelemetryArguments {
+    /// The settings of a process of this name.
+    pub(crate) fn of(&self, process: &str) -> TelemetrySettings {
+        TelemetrySettings {
+            service: process.to_owned(),
+            format: match self.log_format {
+                LogLines::Text => LogFormat::Text,
+                LogLines::Json => LogFormat::Json,
+            },
+            filter: self.log.clone(),
+            otlp_endpoint: set(self.otlp_endpoint.as_deref()).map(str::to_owned),
+            sample_ratio: self.trace_ratio,
+        }
+    }
+}
+
+/// An empty setting is none: so a variable can be passed on whether it is set or not.
+pub(crate) fn set(text: Option<&str>) -> Option<&str> {
+    text.map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// A secret that is given as it is, or by the file that holds it. No error repeats it.
+pub(crate) fn secret(
+    name: &str,
+    given: Option<&str>,
+    file: Option<&Path>,
+) -> Result<Option<String>, Failure> {
+    let given = set(given);
+    let file = file.filter(|file| !file.as_os_str().is_empty());
+    let Some(file) = file else {
+        return Ok(given.map(str::to_owned));
+    };
+    if given.is_some() {
+        return Err(Failure::misconfigured(format!(
+            "--{name} and --{name}-file are both set, by flags, environment or file: leave one out"
+        )));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::misconfigured(format!(
+            "--{name}-file: cannot read {}: {error}",
+            file.display()
+        ))
+    })?;
+    match set(Some(&text)) {
+        Some(text) => Ok(Some(text.to_owned())),
+        None => Err(Failure::misconfigured(format!(
+            "--{name}-file: {} is empty",
+            file.display()
+        ))),
+    }
+}
+
+pub(crate) fn check_database_url(url: &str) -> Result<(), Failure> {
+    let is_known = ["sqlite:", "postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme));
+    if is_known {
+        return Ok(());
+    }
+    Err(Failure::misconfigured(
+        "--database-url must begin with sqlite: or postgres://",
+    ))
+}
+
+pub(crate) fn check_redis_url(url: &str) -> Result<(), Failure> {
+    // Connects with its first command, and there is none. The words never repeat the URL: it may hold a password.
+    caudal_streams::Streams::connect(
+        url,
+        caudal_streams::Names::new(caudal_streams::DEFAULT_PREFIX),
+    )
+    .map(drop)
+    .map_err(|error| Failure::misconfigured(format!("--redis-url cannot be used: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
+    use super::*;
+
+    #[test]
+    fn a_secret_comes_from_one_place_and_is_never_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "from a file\n").unwrap();
+        let read = |given, file| secret("mesh-secret", given, file);
+        assert_eq!(read(None, None).unwrap(), None);
+        assert_eq!(read(Some(" given "), None).unwrap().unwrap(), "given");
+        assert_eq!(read(Some(""), Some(&file)).unwrap().unwrap(), "from a file");
+        let both = read(Some("given"), Some(&file)).unwrap_err();
+        assert!(!format!("{both:?}").contains("given"), "{both:?}");
+        std::fs::write(&file, "\n").unwrap();
+        assert!(read(None, Some(&file)).is_err());
+        assert!(read(None, Some(&folder.path().join("none"))).is_err());
+    }
+}
