@@ -54,11 +54,14 @@ pub(crate) struct Forwarded {
     pub(crate) has_authorization: bool,
 }
 
+/// State and detail of a file.
+type Value = (i32, u32);
+
 /// A batch as anybody should see it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Progress {
     pub(crate) revision: i64,
-    pub(crate) files: BTreeMap<u32, (i32, u32)>,
+    pub(crate) files: BTreeMap<u32, Value>,
     /// Total, processed, failed, cancelled.
     pub(crate) folders: BTreeMap<u32, [u32; 4]>,
     pub(crate) counts: Option<v1::FileCounts>,
@@ -72,7 +75,7 @@ struct Script {
     refusal: Option<Refusal>,
     progress: Progress,
     /// All values that a file had, by the revision they came with.
-    history: BTreeMap<u32, Vec<(i64, (i32, u32))>>,
+    history: BTreeMap<u32, Vec<(i64, Value)>>,
     changes: Vec<mesh::PackedChanges>,
     oldest: i64,
     erased: bool,
@@ -200,7 +203,7 @@ impl Ledger {
     /// The first file of which somebody who says to know everything up to a revision has an older value.
     pub(crate) fn outdated(&self, seen: &Progress) -> Option<u32> {
         let script = self.script();
-        let is_outdated = |ordinal: &u32, values: &[(i64, (i32, u32))]| {
+        let is_outdated = |ordinal: &u32, values: &[(i64, Value)]| {
             let newest_due = values
                 .iter()
                 .rposition(|(revision, _)| *revision <= seen.revision);

@@ -197,7 +197,7 @@ async fn a_reader_that_is_too_slow_gets_a_fresh_snapshot_and_nobody_waits_for_it
         seen.apply(next(&mut brisk).await);
     }
     for commit in 0..COMMITS {
-        let moves: Vec<_> = (0..8_000)
+        let moves: Vec<_> = (0..2_000)
             .map(|ordinal| (ordinal, 1 + commit % 9, commit * 1_000_003 + ordinal))
             .collect();
         world.ledger.commit_all(&moves);
@@ -246,6 +246,31 @@ async fn the_watchers_of_a_batch_cost_the_ledger_what_one_costs() {
     // One feed asks every 50 ms; what a watcher asks of its own is where it has to catch up.
     assert!(reads < WATCHERS, "changes were read {reads} times");
     assert!(snapshots <= 3, "{snapshots} snapshots were read");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_too_old_says_where_to_go_on() {
+    let world = World::tuned(|settings| {
+        settings.watch.max_age = Duration::from_millis(300);
+    })
+    .await;
+    world.ledger.commit(2, 7, v1::FileState::Queued);
+    let mut stream = watch(&world, world.channel(), 1).await;
+    let mut seen = Vec::new();
+    let closing = loop {
+        match next(&mut stream).await {
+            Message::Changes(changes) => seen.push(changes.revision),
+            Message::Closing(closing) => break closing,
+            Message::Snapshot(_) => panic!("the changes are kept"),
+        }
+    };
+    assert_eq!(seen, [2]);
+    assert_eq!(
+        (closing.reason(), closing.after_revision),
+        (v1::ClosingReason::MaxAge, 2)
+    );
+    assert!(stream.message().await.unwrap().is_none());
     world.stop().await;
 }
 
