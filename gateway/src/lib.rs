@@ -101,11 +101,11 @@ impl Settings {
 
 /// What a gateway works with.
 #[derive(Debug, Clone)]
-pub struct Deps<L = LeaderChannel> {
-    /// The ledger, for calls: a channel that follows the active one of several, or a plain channel to one.
-    pub ledger: L,
+pub struct Deps {
+    /// The ledger, for calls.
+    pub ledger: LeaderChannel,
     /// The ledger on a connection of its own, for watches: however many of them there are, calls find a free stream.
-    pub ledger_for_watches: L,
+    pub ledger_for_watches: LeaderChannel,
     /// The limiter, as this gateway calls it.
     pub limiter: caudal_node::MeshChannel,
     /// The object store that clients send to.
@@ -163,16 +163,16 @@ impl Gateway {
     ///
     /// # Errors
     /// The listener or the address of Redis is of no use. Whether ledger, store or Redis answer is not asked here.
-    pub async fn start<L: Into<LeaderChannel>>(
+    pub async fn start(
         settings: Settings,
-        deps: Deps<L>,
+        deps: Deps,
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<RunningGateway, GatewayError> {
         let address = listener.local_addr()?;
-        let connect = |channel: L| {
+        let connect = |channel| {
             Ledger::new(
-                channel.into(),
+                channel,
                 settings.mesh_secret.clone(),
                 settings.call_timeout,
                 settings.takeover_patience,
