@@ -1,0 +1,59 @@
+import { FileState, Outcome } from "@caudal/client";
+
+/** What the page tells apart: each has its shape, its colour and its word. */
+export enum Bucket {
+  None = 0,
+  Complete = 1,
+  Partly = 2,
+  Processing = 3,
+  Failed = 4,
+  Retrying = 5,
+  Waiting = 6,
+  Uploading = 7,
+  Cancelled = 8,
+}
+
+export const BUCKETS = 9;
+
+/** In the order in which bars are drawn. */
+export const BAR_ORDER = [
+  Bucket.Complete,
+  Bucket.Partly,
+  Bucket.Processing,
+  Bucket.Failed,
+  Bucket.Retrying,
+  Bucket.Cancelled,
+  Bucket.Waiting,
+  Bucket.Uploading,
+] as const;
+
+export function bucketOf(state: number, detail: number, isBeingSent: boolean): Bucket {
+  switch (state) {
+    case FileState.PENDING:
+      return isBeingSent ? Bucket.Uploading : Bucket.Waiting;
+    case FileState.UPLOADING:
+      return Bucket.Uploading;
+    case FileState.UPLOADED:
+    case FileState.QUEUED:
+      return Bucket.Waiting;
+    case FileState.PROCESSING:
+      return Bucket.Processing;
+    case FileState.RETRYING:
+      return Bucket.Retrying;
+    case FileState.PROCESSED:
+      return detail === Outcome.COMPLETE ? Bucket.Complete : Bucket.Partly;
+    case FileState.FAILED:
+      return Bucket.Failed;
+    case FileState.CANCELLED:
+      return Bucket.Cancelled;
+    default:
+      return Bucket.None;
+  }
+}
+
+/** Processed or given up: nothing more happens by itself. */
+export function isFinal(bucket: Bucket): boolean {
+  return (
+    bucket === Bucket.Complete || bucket === Bucket.Partly || bucket === Bucket.Failed || bucket === Bucket.Cancelled
+  );
+}

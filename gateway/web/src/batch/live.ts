@@ -1,0 +1,366 @@
+import {
+  type Caudal,
+  Code,
+  ConnectError,
+  FileState,
+  FileView,
+  followBatch,
+  hasEnded,
+  type Reason,
+  retrying,
+  WatchedBatch,
+} from "@caudal/client";
+import type { Dropped } from "../scan/found";
+import { Ingest } from "../upload/ingest";
+import { Rate } from "../upload/rate";
+import { Bucket, bucketOf } from "./buckets";
+import { Tally } from "./tally";
+import { BatchTree } from "./tree";
+
+const NAMES_A_PAGE = 1_000;
+const WARNINGS_A_PAGE = 100;
+const FOLDERS_AGAIN_MS = 2_000;
+
+/** How the watch stands. */
+export type Line = "connecting" | "live" | "reconnecting" | "gone" | "refused";
+
+/**
+ * One batch as the page shows it: what the watch tells, the names, and what this page itself is sending. It lives
+ * outside React and tells its listeners at most once a frame.
+ */
+export class LiveBatch {
+  readonly tree = new BatchTree();
+  readonly tally = new Tally(this.tree);
+  readonly watched: WatchedBatch;
+  /** By the number of a reason: how many files failed for it. */
+  readonly failures = new Map<number, number>();
+  /** By the number of a stage: how many files are in it or wait for it. */
+  readonly inStage = new Map<number, number>();
+  /** By the number of a reason: its words, once they were asked for. */
+  readonly reasons = new Map<number, Reason>();
+  /** By ordinal: code of the first warning of a file that was done in part. */
+  readonly warnings = new Map<number, string>();
+  readonly uploadRate = new Rate();
+  readonly fileRate = new Rate();
+  line: Line = "connecting";
+  trouble = "";
+  ingest: Ingest | undefined;
+  /** Rises with each painting. */
+  version = 0;
+
+  private readonly sending = new Map<number, number>();
+  private readonly listeners = new Set<() => void>();
+  private readonly leaving = new AbortController();
+  private isPainting = false;
+  private isWatching = false;
+  private areNamesLoading = false;
+  private namesFrom = 0;
+  private foldersLoadedAt = Number.NEGATIVE_INFINITY;
+  private foldersLoaded = 0;
+  private readonly askedReasons = new Set<number>();
+  private readonly askedWarnings = new Set<number>();
+  private wantedWarnings: number[] = [];
+
+  constructor(
+    readonly callers: Caudal,
+    readonly name: string,
+  ) {
+    this.watched = new WatchedBatch(this.fileMoved);
+  }
+
+  /** Follows the batch until `leave`. */
+  watch(): void {
+    if (this.isWatching) return;
+    this.isWatching = true;
+    void this.follow();
+  }
+
+  /** Sends what was dropped into this batch. */
+  send(dropped: Dropped): Ingest {
+    const ingest = new Ingest(this.callers, this.name, dropped, {
+      onListed: (files, folders) => {
+        for (const { path, ordinal } of folders) this.tree.addFolder(path, ordinal);
+        for (const { ordinal, path, size } of files) this.nameFile(ordinal, path, size);
+        this.changed();
+      },
+      onUploadBegun: (ordinal) => this.sentSoFar(ordinal, 0),
+      onUploadMoved: (ordinal, bytes) => this.sentSoFar(ordinal, bytes),
+      onUploadEnded: (ordinal) => {
+        this.sending.delete(ordinal);
+        this.rebucket(ordinal);
+      },
+      onProgress: this.changed,
+    });
+    this.ingest = ingest;
+    void ingest.ended.then(() => this.loadNames());
+    return ingest;
+  }
+
+  leave(): void {
+    this.leaving.abort();
+    this.ingest?.stop();
+  }
+
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+
+  readonly snapshot = (): number => this.version;
+
+  get isKnown(): boolean {
+    return this.watched.isWhole;
+  }
+
+  get hasEnded(): boolean {
+    return this.isKnown && hasEnded(this.watched.batch);
+  }
+
+  stateOf(ordinal: number): number {
+    return this.watched.states[ordinal] ?? 0;
+  }
+
+  detailOf(ordinal: number): number {
+    return this.watched.details[ordinal] ?? 0;
+  }
+
+  /** Bytes of a file that this page is sending. */
+  sentOf(ordinal: number): number | undefined {
+    return this.sending.get(ordinal);
+  }
+
+  /** The gateway's own counters of a folder: total, processed, failed, cancelled. */
+  countersOf(folder: number): { total: number; processed: number; failed: number; cancelled: number } | undefined {
+    const ordinal = this.tree.folderOrdinal[folder] ?? -1;
+    if (ordinal < 0 || ordinal >= this.watched.folderCount) return undefined;
+    const [total = 0, processed = 0, failed = 0, cancelled = 0] = this.watched.folders.subarray(
+      ordinal * 4,
+      ordinal * 4 + 4,
+    );
+    return { total, processed, failed, cancelled };
+  }
+
+  /** Files of the batch, those that are found and not yet listed included. */
+  get total(): number {
+    const listed = this.watched.batch.counts?.total ?? 0;
+    return Math.max(listed, this.ingest?.foundFiles ?? 0);
+  }
+
+  get finished(): number {
+    const { totals } = this.tally;
+    return (
+      (totals[Bucket.Complete] ?? 0) +
+      (totals[Bucket.Partly] ?? 0) +
+      (totals[Bucket.Failed] ?? 0) +
+      (totals[Bucket.Cancelled] ?? 0)
+    );
+  }
+
+  /** Bytes in the store and bytes in all. */
+  get bytes(): { sent: number; total: number } {
+    const bytes = this.watched.batch.bytes;
+    const ours = this.ingest;
+    return {
+      sent: Math.max(Number(bytes?.uploaded ?? 0n), ours?.sentBytes ?? 0),
+      total: Math.max(Number(bytes?.declared ?? 0n), ours?.foundBytes ?? 0),
+    };
+  }
+
+  /** A file that failed for this reason, with others of the same to name. */
+  failedFor(reason: number, most: number): number[] {
+    const ordinals: number[] = [];
+    for (let ordinal = 0; ordinal < this.watched.fileCount && ordinals.length < most; ordinal += 1) {
+      if (this.stateOf(ordinal) === FileState.FAILED && this.detailOf(ordinal) === reason) ordinals.push(ordinal);
+    }
+    return ordinals;
+  }
+
+  /** Asks once for the words of a reason, by way of a file that failed for it. */
+  wantReason(reason: number): void {
+    if (this.askedReasons.has(reason)) return;
+    const [ordinal] = this.failedFor(reason, 1);
+    if (ordinal === undefined) return;
+    this.askedReasons.add(reason);
+    const request = { name: `${this.name}/files/${ordinal}` };
+    this.ask(() => this.callers.files.getFile(request)).then(
+      (file) => {
+        if (file.reason !== undefined) this.reasons.set(reason, file.reason);
+        this.changed();
+      },
+      () => this.askedReasons.delete(reason),
+    );
+  }
+
+  /** Words come in the language of the request: another language asks anew. */
+  forgetWords(): void {
+    this.reasons.clear();
+    this.askedReasons.clear();
+    this.changed();
+  }
+
+  /** Asks once for what was not done to files that are shown as done in part. */
+  wantWarnings(ordinals: number[]): void {
+    const wanted = ordinals.filter((ordinal) => !this.askedWarnings.has(ordinal));
+    if (wanted.length === 0) return;
+    for (const ordinal of wanted) this.askedWarnings.add(ordinal);
+    const isAsking = this.wantedWarnings.length > 0;
+    this.wantedWarnings.push(...wanted);
+    if (!isAsking) setTimeout(() => void this.loadWarnings(), 120);
+  }
+
+  private async loadWarnings(): Promise<void> {
+    while (this.wantedWarnings.length > 0) {
+      const ordinals = this.wantedWarnings.splice(0, WARNINGS_A_PAGE);
+      const request = { selector: { batch: this.name, ordinals }, pageSize: WARNINGS_A_PAGE, view: FileView.FULL };
+      try {
+        const { files } = await this.ask(() => this.callers.files.listFiles(request));
+        for (const file of files) this.warnings.set(file.ordinal, file.warnings[0]?.code ?? "");
+        this.changed();
+      } catch {
+        // Without them the row says that the file was done in part, which is true as well.
+        this.wantedWarnings = [];
+      }
+    }
+  }
+
+  private async follow(): Promise<void> {
+    try {
+      for await (const event of followBatch(this.callers, this.name, this.watched, this.leaving.signal)) {
+        if (event.kind === "reconnecting") {
+          this.line = "reconnecting";
+          this.trouble = event.trouble;
+        } else {
+          this.line = "live";
+          this.trouble = "";
+          const now = performance.now();
+          this.fileRate.note(this.finished, now);
+          if (event.kind !== "part") void this.loadNames();
+        }
+        this.changed();
+      }
+    } catch (thrown) {
+      const error = ConnectError.from(thrown);
+      this.trouble = error.rawMessage;
+      this.line = error.code === Code.NotFound || error.code === Code.InvalidArgument ? "gone" : "refused";
+      this.changed();
+    }
+  }
+
+  private readonly fileMoved = (
+    ordinal: number,
+    state: number,
+    detail: number,
+    oldState: number,
+    oldDetail: number,
+  ): void => {
+    if (oldState === FileState.FAILED) add(this.failures, oldDetail, -1);
+    if (state === FileState.FAILED) add(this.failures, detail, 1);
+    if (isInStage(oldState)) add(this.inStage, oldDetail, -1);
+    if (isInStage(state)) add(this.inStage, detail, 1);
+    this.tally.move(ordinal, bucketOf(state, detail, this.sending.has(ordinal)));
+  };
+
+  private rebucket(ordinal: number): void {
+    this.tally.move(ordinal, bucketOf(this.stateOf(ordinal), this.detailOf(ordinal), this.sending.has(ordinal)));
+    this.changed();
+  }
+
+  private sentSoFar(ordinal: number, bytes: number): void {
+    const isNew = !this.sending.has(ordinal);
+    this.sending.set(ordinal, bytes);
+    if (isNew) this.rebucket(ordinal);
+  }
+
+  private nameFile(ordinal: number, path: string, size: number): void {
+    if (this.tree.addFile(ordinal, path, size)) this.tally.named(ordinal);
+  }
+
+  /** Names of files that this page did not list itself, in order, in pages; again whenever there are more. */
+  private async loadNames(): Promise<void> {
+    if (this.areNamesLoading || (this.ingest !== undefined && !this.ingest.isOver)) return;
+    this.areNamesLoading = true;
+    try {
+      await this.loadFolders();
+      while (this.namesFrom < this.watched.fileCount && !this.leaving.signal.aborted) {
+        const ordinals: number[] = [];
+        let ordinal = this.namesFrom;
+        for (; ordinal < this.watched.fileCount && ordinals.length < NAMES_A_PAGE; ordinal += 1) {
+          if (this.tree.fileName[ordinal] === undefined && this.stateOf(ordinal) !== 0) ordinals.push(ordinal);
+        }
+        if (ordinals.length > 0) {
+          const request = { selector: { batch: this.name, ordinals }, pageSize: NAMES_A_PAGE, view: FileView.BASIC };
+          const { files } = await this.ask(() => this.callers.files.listFiles(request));
+          for (const file of files) this.nameFile(file.ordinal, file.path, Number(file.size));
+          this.changed();
+        }
+        this.namesFrom = ordinal;
+      }
+    } catch (thrown) {
+      if (!this.leaving.signal.aborted) this.trouble = ConnectError.from(thrown).rawMessage;
+    } finally {
+      this.areNamesLoading = false;
+    }
+  }
+
+  /** Folders come by themselves too: an empty one is in no file's path. */
+  private async loadFolders(): Promise<void> {
+    const now = performance.now();
+    const hasMore = this.watched.folderCount > this.foldersLoaded;
+    if (!hasMore || now - this.foldersLoadedAt < FOLDERS_AGAIN_MS) return;
+    this.foldersLoadedAt = now;
+    let pageToken = "";
+    do {
+      const request = { parent: this.name, pageSize: NAMES_A_PAGE, pageToken };
+      const page = await this.ask(() => this.callers.batches.listFolders(request));
+      for (const { path, ordinal } of page.folders) {
+        this.tree.addFolder(path, ordinal);
+        this.foldersLoaded = Math.max(this.foldersLoaded, ordinal + 1);
+      }
+      pageToken = page.nextPageToken;
+      this.changed();
+    } while (pageToken !== "" && !this.leaving.signal.aborted);
+  }
+
+  private ask<T>(call: () => Promise<T>): Promise<T> {
+    return retrying(call, { signal: this.leaving.signal });
+  }
+
+  readonly changed = (): void => {
+    if (this.isPainting) return;
+    this.isPainting = true;
+    requestFrame(() => {
+      this.isPainting = false;
+      this.version += 1;
+      const now = performance.now();
+      if (this.ingest !== undefined) this.uploadRate.note(this.ingest.sentBytes, now);
+      else if (this.isKnown) this.uploadRate.note(this.bytes.sent, now);
+      for (const listener of this.listeners) listener();
+    });
+  };
+}
+
+function isInStage(state: number): boolean {
+  return state === FileState.QUEUED || state === FileState.PROCESSING || state === FileState.RETRYING;
+}
+
+function add(counts: Map<number, number>, key: number, by: number): void {
+  const count = (counts.get(key) ?? 0) + by;
+  if (count <= 0) counts.delete(key);
+  else counts.set(key, count);
+}
+
+/** A page in the background paints no frames, but its title must still move. */
+function requestFrame(paint: () => void): void {
+  if (typeof requestAnimationFrame !== "function") {
+    setTimeout(paint, 16);
+    return;
+  }
+  const frame = requestAnimationFrame(() => {
+    clearTimeout(timer);
+    paint();
+  });
+  const timer = setTimeout(() => {
+    cancelAnimationFrame(frame);
+    paint();
+  }, 500);
+}

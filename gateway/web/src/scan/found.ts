@@ -1,0 +1,45 @@
+/** A file that was dropped. `open` may be asked late and more than once; each time it answers the file as it is then. */
+export interface FoundFile {
+  kind: "file";
+  /** Relative to the batch, parts joined by `/`, NFC. */
+  path: string;
+  size: number;
+  /** Milliseconds since 1970; 0 when it is not known. */
+  modified: number;
+  open(): Promise<File>;
+}
+
+/** A folder with nothing in it: others are implied by the paths of their files. */
+export interface EmptyFolder {
+  kind: "empty-folder";
+  path: string;
+}
+
+/** Something that could not be read and is left out. */
+export interface Unreadable {
+  kind: "unreadable";
+  path: string;
+  why: string;
+}
+
+export type Found = FoundFile | EmptyFolder | Unreadable;
+
+/** Takes what a walk found; the walk waits for it, so that a slow network does not fill the memory. */
+export type Emit = (found: Found) => Promise<void> | void;
+
+/** What a person dropped or picked, ready to be walked once. */
+export interface Dropped {
+  /** A name for the batch; empty when there is no obvious one. */
+  name: string;
+  walk(emit: Emit, signal: AbortSignal): Promise<void>;
+}
+
+/** macOS gives decomposed names, others composed ones: one of the two must win, and the gateway stores NFC. */
+export function joined(parent: string, name: string): string {
+  const part = name.normalize("NFC");
+  return parent === "" ? part : `${parent}/${part}`;
+}
+
+export function wordsOf(trouble: unknown): string {
+  return trouble instanceof Error ? trouble.message : String(trouble);
+}

@@ -1,0 +1,431 @@
+import {
+  type Caudal,
+  ConnectError,
+  MissingFiles,
+  type RetryOptions,
+  retrying,
+  timestampDate,
+  timestampFromMs,
+  type UploadTarget,
+  violationsOf,
+  waitBefore,
+} from "@caudal/client";
+import { newRequestId } from "../identity";
+import { type Dropped, type Found, type FoundFile, wordsOf } from "../scan/found";
+import { Lanes } from "./lanes";
+import { type Put, putWithXhr } from "./put";
+import { Queue } from "./queue";
+
+const ENTRIES_A_PAGE = 1_000;
+/** Bytes of paths in a page, well below the largest message. */
+const PATH_BYTES_A_PAGE = 1_500_000;
+const ENTRIES_GATHER_MS = 60;
+const TARGETS_A_PAGE = 100;
+/** Targets that wait for a lane. They expire, so they are asked for just in time. */
+const TARGETS_WAITING = 24;
+const CONFIRMATIONS_A_PAGE = 1_000;
+const CONFIRM_GATHER_MS = 80;
+const FOUND_WAITING = 4_000;
+const ATTEMPTS = 8;
+const CONFIRM_ROUNDS = 8;
+/** A target is asked for anew when it expires sooner than this. */
+const EXPIRY_MARGIN_MS = 30_000;
+
+/** Codes of google.rpc.Status that a repetition may change: ABORTED and UNAVAILABLE. */
+const PASSING = new Set([10, 14]);
+
+/** Why something of the drop is not in the batch. */
+export type ProblemKind = "unreadable" | "refused" | "changed" | "upload-failed";
+
+export interface Problem {
+  path: string;
+  kind: ProblemKind;
+  why: string;
+}
+
+export interface Listed {
+  ordinal: number;
+  path: string;
+  size: number;
+}
+
+/** `waiting` says that the gateway does not answer and is asked again. */
+export type Phase = "scanning" | "uploading" | "completing" | "completed" | "stopped";
+
+/** Told as it happens; nothing here may throw. */
+export interface IngestEvents {
+  onListed?(files: Listed[], folders: { path: string; ordinal: number }[]): void;
+  onUploadBegun?(ordinal: number, size: number): void;
+  onUploadMoved?(ordinal: number, bytes: number): void;
+  onUploadEnded?(ordinal: number): void;
+  /** Something of the progress is new. */
+  onProgress?(): void;
+}
+
+export interface IngestSetting extends RetryOptions {
+  put?: Put;
+}
+
+interface Waiting {
+  ordinal: number;
+  file: FoundFile;
+}
+
+interface Assigned extends Waiting {
+  target: UploadTarget;
+}
+
+interface Landed {
+  ordinal: number;
+  target: number;
+  etag: string;
+  path: string;
+}
+
+/** Sends one dropped thing into one batch: walks, lists, uploads, confirms and completes, all at the same time. */
+export class Ingest {
+  phase: Phase = "scanning";
+  /** The walk is over. */
+  isWalked = false;
+  foundFiles = 0;
+  foundBytes = 0;
+  emptyFolders = 0;
+  listedFiles = 0;
+  /** Of the bytes found, in the store; part of those under way included. */
+  sentBytes = 0;
+  confirmedFiles = 0;
+  /** Files that were listed and will not arrive. */
+  givenUp = 0;
+  problems: Problem[] = [];
+  /** In words, while the gateway does not answer or after it was stopped by an error. */
+  trouble = "";
+  readonly ended: Promise<void>;
+
+  private readonly stopping = new AbortController();
+  private readonly found = new Queue<Found>(FOUND_WAITING);
+  private readonly waiting = new Queue<Waiting>();
+  private readonly targets = new Queue<Assigned>(TARGETS_WAITING);
+  private readonly landed = new Queue<Landed>();
+  private readonly lanes = new Lanes();
+  private readonly put: Put;
+  private readonly retry: RetryOptions;
+
+  constructor(
+    private readonly callers: Pick<Caudal, "batches" | "uploads">,
+    readonly batch: string,
+    private readonly dropped: Dropped,
+    private readonly events: IngestEvents = {},
+    setting: IngestSetting = {},
+  ) {
+    const { put = putWithXhr, ...retry } = setting;
+    this.put = put;
+    this.retry = {
+      ...retry,
+      signal: this.stopping.signal,
+      onWait: (trouble) => {
+        this.trouble = trouble.rawMessage;
+        this.told();
+      },
+    };
+    this.ended = this.run();
+  }
+
+  get isOver(): boolean {
+    return this.phase === "completed" || this.phase === "stopped";
+  }
+
+  /** Stops sending. The batch stays open, and what arrived is processed. */
+  stop(): void {
+    this.stopping.abort(new Error("stopped"));
+  }
+
+  private async run(): Promise<void> {
+    try {
+      await Promise.all([this.walk(), this.list(), this.issue(), this.upload(), this.confirm()].map(this.orStop));
+      this.phase = "completing";
+      this.told();
+      const request = {
+        name: this.batch,
+        missing: this.givenUp > 0 ? MissingFiles.FAIL : MissingFiles.WAIT,
+        expectedEntries: this.listedFiles,
+        requestId: newRequestId(),
+      };
+      await this.call(() => this.callers.batches.completeBatch(request));
+      this.phase = "completed";
+    } catch (trouble) {
+      this.phase = "stopped";
+      this.trouble = trouble instanceof ConnectError ? trouble.rawMessage : wordsOf(trouble);
+    }
+    this.told();
+  }
+
+  /** One loop that fails ends the others, each at its next step. */
+  private readonly orStop = async (loop: Promise<void>): Promise<void> => {
+    try {
+      await loop;
+    } catch (trouble) {
+      this.stopping.abort(trouble);
+      for (const queue of [this.found, this.waiting, this.targets, this.landed]) queue.close();
+      throw trouble;
+    }
+  };
+
+  private async call<T>(call: () => Promise<T>): Promise<T> {
+    const answer = await retrying(call, this.retry);
+    this.trouble = "";
+    return answer;
+  }
+
+  private async walk(): Promise<void> {
+    await this.dropped.walk(async (found) => {
+      this.stopping.signal.throwIfAborted();
+      if (found.kind === "unreadable") this.report(found.path, "unreadable", found.why);
+      else {
+        if (found.kind === "file") {
+          this.foundFiles += 1;
+          this.foundBytes += found.size;
+        } else this.emptyFolders += 1;
+        await this.found.push(found);
+      }
+      this.told();
+    }, this.stopping.signal);
+    this.isWalked = true;
+    if (this.phase === "scanning") this.phase = "uploading";
+    this.found.close();
+    this.told();
+  }
+
+  private async list(): Promise<void> {
+    let rest: Exclude<Found, { kind: "unreadable" }>[] = [];
+    for (;;) {
+      if (rest.length === 0) {
+        const taken = await this.found.take(ENTRIES_A_PAGE, ENTRIES_GATHER_MS);
+        if (taken.length === 0) break;
+        rest = taken.filter((found) => found.kind !== "unreadable");
+      }
+      let bytes = 0;
+      let count = 0;
+      while (count < rest.length && bytes < PATH_BYTES_A_PAGE) bytes += (rest[count++]?.path.length ?? 0) * 3;
+      await this.listPage(rest.splice(0, count));
+    }
+    this.waiting.close();
+  }
+
+  /** Entries that the gateway refuses by name are reported and left out: one bad path must not cost its neighbours. */
+  private async listPage(page: Exclude<Found, { kind: "unreadable" }>[]): Promise<void> {
+    while (page.length > 0) {
+      const request = { batch: this.batch, entries: page.map(entryOf), requestId: newRequestId() };
+      let answer: Awaited<ReturnType<Caudal["batches"]["addEntries"]>>;
+      try {
+        answer = await this.call(() => this.callers.batches.addEntries(request));
+      } catch (thrown) {
+        const bad = entriesNamedIn(ConnectError.from(thrown), page.length);
+        if (bad.size === 0) throw thrown;
+        for (const [index, why] of bad) this.report(page[index]?.path ?? "", "refused", why);
+        page = page.filter((_, index) => !bad.has(index));
+        continue;
+      }
+      const held = new Set(answer.alreadyHeld);
+      const files: Listed[] = [];
+      const toSend: Waiting[] = [];
+      for (const [index, found] of page.entries()) {
+        if (found.kind !== "file") continue;
+        const ordinal = answer.ordinals[files.length] ?? answer.firstOrdinal + files.length;
+        files.push({ ordinal, path: found.path, size: found.size });
+        if (held.has(index)) this.arrivedBefore(found.size);
+        else toSend.push({ ordinal, file: found });
+      }
+      this.listedFiles += files.length;
+      this.events.onListed?.(
+        files,
+        answer.folders.map(({ path, folderOrdinal }) => ({ path, ordinal: folderOrdinal })),
+      );
+      this.told();
+      for (const one of toSend) await this.waiting.push(one);
+      return;
+    }
+  }
+
+  private async issue(): Promise<void> {
+    for (;;) {
+      const page = await this.waiting.take(TARGETS_A_PAGE, ENTRIES_GATHER_MS);
+      if (page.length === 0) break;
+      const targets = await this.targetsFor(page.map(({ ordinal }) => ordinal));
+      for (const [index, waiting] of page.entries()) {
+        const target = targets[index];
+        const how = target?.how;
+        if (target !== undefined && how?.case === "put") await this.targets.push({ ...waiting, target });
+        else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
+        else if (how?.case === "error") this.giveUp(waiting.file, "refused", how.value.message);
+        else this.giveUp(waiting.file, "upload-failed", "the gateway offers no way to upload that this page knows");
+      }
+    }
+    this.targets.close();
+  }
+
+  private async targetsFor(ordinals: number[]): Promise<UploadTarget[]> {
+    const request = { batch: this.batch, files: { case: "ordinals" as const, value: { ordinals } } };
+    const { targets } = await this.call(() => this.callers.uploads.issueUploads(request));
+    return targets;
+  }
+
+  private async upload(): Promise<void> {
+    const running = new Set<Promise<void>>();
+    for (;;) {
+      while (running.size >= this.lanes.count) await Promise.race(running);
+      const assigned = await this.targets.next();
+      if (assigned === undefined) break;
+      const run = this.uploadOne(assigned).finally(() => running.delete(run));
+      running.add(run);
+    }
+    await Promise.all(running);
+    this.landed.close();
+  }
+
+  private async uploadOne({ ordinal, file, target }: Assigned): Promise<void> {
+    const { signal } = this.stopping;
+    this.events.onUploadBegun?.(ordinal, file.size);
+    let sent = 0;
+    const moveTo = (bytes: number) => {
+      const now = Math.min(bytes, file.size);
+      this.sentBytes += now - sent;
+      sent = now;
+      this.events.onUploadMoved?.(ordinal, now);
+      this.told();
+    };
+    const leave = (kind: ProblemKind, why: string) => {
+      moveTo(0);
+      this.giveUp(file, kind, why);
+      this.events.onUploadEnded?.(ordinal);
+    };
+
+    for (let attempt = 1; ; attempt += 1) {
+      if (signal.aborted) return;
+      let bytes: File;
+      try {
+        bytes = await file.open();
+      } catch (trouble) {
+        return leave("unreadable", wordsOf(trouble));
+      }
+      if (bytes.size !== file.size) return leave("changed", "");
+
+      const put = target.how.case === "put" ? target.how.value : undefined;
+      let why = "the target expired";
+      let needsTarget = put === undefined || expiresSoon(put.expireTime && timestampDate(put.expireTime));
+      if (put !== undefined && !needsTarget) {
+        const answer = await this.put(put, bytes, moveTo, signal);
+        if (answer.status >= 200 && answer.status < 300) {
+          this.lanes.wentWell();
+          moveTo(file.size);
+          await this.landed.push({ ordinal, target: target.target, etag: answer.etag, path: file.path });
+          return;
+        }
+        moveTo(0);
+        if (answer.status === 0 && !(await isReadable(bytes))) return leave("changed", "");
+        this.lanes.hadTrouble();
+        why =
+          answer.status === 0
+            ? "the store does not answer"
+            : `the store answered ${answer.status} ${answer.code}`.trim();
+        // The store may have come back elsewhere, which the gateway knows.
+        needsTarget = answer.status === 403 || answer.status === 0;
+        const mayPass = needsTarget || answer.status === 408 || answer.status === 429 || answer.status >= 500;
+        if (!mayPass) return leave("upload-failed", why);
+      }
+      if (attempt >= ATTEMPTS) return leave("upload-failed", why);
+      await this.pauseBefore(attempt);
+      if (needsTarget) {
+        const [another] = await this.targetsFor([ordinal]);
+        if (another?.how.case === "error") return leave("refused", another.how.value.message);
+        if (another?.how.case !== "put") return leave("upload-failed", "the bytes are wanted no more");
+        target = another;
+      }
+    }
+  }
+
+  private async confirm(): Promise<void> {
+    for (;;) {
+      let page = await this.landed.take(CONFIRMATIONS_A_PAGE, CONFIRM_GATHER_MS);
+      if (page.length === 0) return;
+      for (let round = 1; page.length > 0; round += 1) {
+        const uploads = page.map(({ ordinal, target, etag }) => ({ ordinal, target, etag }));
+        const request = { batch: this.batch, uploads, requestId: newRequestId() };
+        const { confirmations } = await this.call(() => this.callers.uploads.confirmUploads(request));
+        const again: Landed[] = [];
+        for (const [index, one] of page.entries()) {
+          const result = confirmations[index]?.result;
+          if (result?.case !== "error") this.confirmedFiles += 1;
+          else if (PASSING.has(result.value.code) && round < CONFIRM_ROUNDS) {
+            again.push(one);
+            continue;
+          } else {
+            this.givenUp += 1;
+            this.report(one.path, "refused", result.value.message);
+          }
+          this.events.onUploadEnded?.(one.ordinal);
+        }
+        this.told();
+        page = again;
+        if (page.length > 0) await this.pauseBefore(round);
+      }
+    }
+  }
+
+  private async pauseBefore(attempt: number): Promise<void> {
+    const wait = waitBefore(attempt);
+    if (this.retry.sleep !== undefined) return this.retry.sleep(wait, this.stopping.signal);
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
+
+  private arrivedBefore(size: number): void {
+    this.sentBytes += size;
+    this.confirmedFiles += 1;
+  }
+
+  private giveUp(file: FoundFile, kind: ProblemKind, why: string): void {
+    this.givenUp += 1;
+    this.report(file.path, kind, why);
+  }
+
+  private report(path: string, kind: ProblemKind, why: string): void {
+    this.problems.push({ path, kind, why });
+    this.told();
+  }
+
+  private told(): void {
+    this.events.onProgress?.();
+  }
+}
+
+function entryOf(found: Exclude<Found, { kind: "unreadable" }>) {
+  if (found.kind === "empty-folder") return { path: found.path, kind: { case: "directory" as const, value: {} } };
+  const value = {
+    size: BigInt(found.size),
+    ...(found.modified > 0 ? { modifiedTime: timestampFromMs(found.modified) } : {}),
+  };
+  return { path: found.path, kind: { case: "file" as const, value } };
+}
+
+/** Entries that a refusal names as `entries[i]…`, with what is wrong. */
+function entriesNamedIn(refusal: ConnectError, count: number): Map<number, string> {
+  const named = new Map<number, string>();
+  for (const { field, description } of violationsOf(refusal)) {
+    const index = Number(/^entries\[(\d+)\]/.exec(field)?.[1] ?? Number.NaN);
+    if (index < count && !named.has(index)) named.set(index, description);
+  }
+  return named;
+}
+
+function expiresSoon(at: Date | undefined): boolean {
+  return at !== undefined && at.getTime() < Date.now() + EXPIRY_MARGIN_MS;
+}
+
+/** A file that changed on disk after it was opened cannot be read any more, which an upload shows as no answer. */
+async function isReadable(file: File): Promise<boolean> {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
+}

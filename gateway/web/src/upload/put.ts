@@ -1,0 +1,61 @@
+import type { PutTarget } from "@caudal/client";
+
+/** What the store said. Status 0: it did not answer. */
+export interface PutAnswer {
+  status: number;
+  etag: string;
+  /** The store's own code of its trouble, such as `AccessDenied`. */
+  code: string;
+}
+
+export type Put = (
+  target: PutTarget,
+  file: Blob,
+  onProgress: (bytes: number) => void,
+  signal: AbortSignal,
+) => Promise<PutAnswer>;
+
+/** A PUT that moves no byte for so long is given up and tried again. */
+const STALLED_MS = 60_000;
+
+/** Sends one file. XMLHttpRequest, because fetch tells nothing of how far an upload is. */
+export const putWithXhr: Put = (target, file, onProgress, signal) =>
+  new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    let stalled: ReturnType<typeof setTimeout> | undefined;
+    const watchForStall = () => {
+      clearTimeout(stalled);
+      stalled = setTimeout(() => request.abort(), STALLED_MS);
+    };
+    const stop = () => request.abort();
+    const end = (settle: () => void) => {
+      clearTimeout(stalled);
+      signal.removeEventListener("abort", stop);
+      settle();
+    };
+    const noAnswer = () =>
+      end(() => (signal.aborted ? reject(signal.reason) : resolve({ status: 0, etag: "", code: "" })));
+
+    request.open("PUT", target.url);
+    for (const { name, value } of target.headers) {
+      // The browser sets these itself and lets nobody else.
+      if (name !== "host" && name !== "content-length") request.setRequestHeader(name, value);
+    }
+    request.upload.onprogress = (event) => {
+      watchForStall();
+      onProgress(event.loaded);
+    };
+    request.onload = () =>
+      end(() =>
+        resolve({
+          status: request.status,
+          etag: request.getResponseHeader("etag") ?? "",
+          code: /<Code>([^<]+)<\/Code>/.exec(request.responseText)?.[1] ?? "",
+        }),
+      );
+    request.onerror = noAnswer;
+    request.onabort = noAnswer;
+    signal.addEventListener("abort", stop, { once: true });
+    watchForStall();
+    request.send(file);
+  });

@@ -1,0 +1,35 @@
+const WINDOW_MS = 6_000;
+const LEAST_MS = 800;
+const MOST_SAMPLES = 128;
+
+/** How fast a total grows, over the last seconds: quick enough to follow, slow enough to be read. */
+export class Rate {
+  private samples: { at: number; total: number }[] = [];
+
+  /** Notes the total as it is now. A total that fell begins anew. */
+  note(total: number, at: number): void {
+    const last = this.samples.at(-1);
+    if (last !== undefined && total < last.total) this.samples = [];
+    // Samples closer than a fraction of the window say nothing more.
+    if (last !== undefined && at - last.at < WINDOW_MS / MOST_SAMPLES) return;
+    this.samples.push({ at, total });
+    while (this.samples.length > 2 && at - (this.samples[1]?.at ?? at) > WINDOW_MS) this.samples.shift();
+  }
+
+  /** A second; `undefined` while too little is known. */
+  perSecond(at: number): number | undefined {
+    const first = this.samples[0];
+    const last = this.samples.at(-1);
+    if (first === undefined || last === undefined) return undefined;
+    const span = Math.max(at, last.at) - first.at;
+    if (span < LEAST_MS) return undefined;
+    return ((last.total - first.total) * 1_000) / span;
+  }
+
+  /** Seconds until so much more is done; `undefined` when it does not move. */
+  secondsFor(rest: number, at: number): number | undefined {
+    const rate = this.perSecond(at);
+    if (rate === undefined || rate <= 0) return undefined;
+    return rest / rate;
+  }
+}

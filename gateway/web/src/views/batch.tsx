@@ -1,0 +1,149 @@
+import { BatchState } from "@caudal/client";
+import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { Bucket } from "../batch/buckets";
+import type { LiveBatch } from "../batch/live";
+import type { Batches } from "../batches";
+import { useSaid } from "../words";
+import { batchStateOf } from "./counts";
+import { Drawer } from "./drawer";
+import { Grid, type Narrowing } from "./grid";
+import { LeftOut, NeedsYou } from "./needs";
+import { Shape, TONE } from "./shape";
+import { Summary } from "./summary";
+
+const ANNOUNCE_EVERY_MS = 5_000;
+
+/** One batch: how far it is, whether anything needs a person, and every file of it. */
+export function BatchView({ batches, name, onRefused }: { batches: Batches; name: string; onRefused(): void }) {
+  const [live, setLive] = useState<LiveBatch | null>(null);
+  useEffect(() => {
+    setLive(batches.take(name));
+    return () => batches.release(name);
+  }, [batches, name]);
+  return live === null ? <main id="content" /> : <Known live={live} onRefused={onRefused} />;
+}
+
+function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
+  useSyncExternalStore(live.subscribe, live.snapshot);
+  const { words, say } = useSaid();
+  const [chosen, setChosen] = useState<number | null>(null);
+  const [narrowing, setNarrowing] = useState<Narrowing | null>(null);
+  const gridFocus = useRef<() => void>(() => undefined);
+  const isRefused = live.line === "refused" && /key|credential|unauthenticated/i.test(live.trouble);
+  useEffect(() => {
+    if (isRefused) onRefused();
+  }, [isRefused, onRefused]);
+
+  const { batch } = live.watched;
+  const total = live.total;
+  const title = batch.displayName || words.batch.untitled;
+  useTitle(live.hasEnded || total === 0 ? title : `${say.percent(live.finished / total)} · ${title}`);
+  const announced = useAnnouncement(
+    words.live(say.count(live.finished), say.count(total), say.count(live.tally.totals[Bucket.Failed] ?? 0)),
+  );
+  const closeDrawer = useCallback(() => {
+    setChosen(null);
+    gridFocus.current();
+  }, []);
+
+  if (live.line === "gone" || live.line === "refused") {
+    return (
+      <main id="content">
+        <p className="card empty">
+          {live.line === "gone" ? words.batch.gone : `${words.batch.refused}: ${live.trouble}`}
+        </p>
+      </main>
+    );
+  }
+
+  const failed = live.failures.size > 0;
+  const leftOut = (live.ingest?.problems.length ?? 0) > 0;
+  const hasSide = failed || leftOut || chosen !== null;
+  const state = stateShown(live, words, say);
+  return (
+    <main id="content" className="batch">
+      <p className="crumb">
+        <a href="#/">{words.nav.batches}</a>
+      </p>
+      <div className="title">
+        <h1>{live.isKnown ? title : words.batch.loading}</h1>
+        {live.isKnown && (
+          <span className={`state ${TONE[state.bucket]}`} data-batch-state={BatchState[batch.state]}>
+            <Shape bucket={state.bucket} />
+            {state.text}
+          </span>
+        )}
+        <span className="push" />
+        <Trouble live={live} />
+      </div>
+      <Summary live={live} />
+      <div className={`columns${hasSide ? " with-side" : ""}`}>
+        <Grid
+          live={live}
+          chosen={chosen}
+          onChosen={setChosen}
+          narrowing={narrowing}
+          onNarrowing={setNarrowing}
+          focusRef={gridFocus}
+        />
+        {hasSide && (
+          <aside>
+            {failed && <NeedsYou live={live} onOpen={setChosen} onShow={setNarrowing} />}
+            {leftOut && live.ingest !== undefined && <LeftOut problems={live.ingest.problems} />}
+            {chosen !== null && <Drawer key={chosen} live={live} ordinal={chosen} onClose={closeDrawer} />}
+          </aside>
+        )}
+      </div>
+      <p className="for-readers" role="status">
+        {announced}
+      </p>
+    </main>
+  );
+}
+
+/** What stands in the way, quietly: nothing here is lost. */
+function Trouble({ live }: { live: LiveBatch }) {
+  const { words } = useSaid();
+  const { ingest } = live;
+  if (ingest?.phase === "stopped") {
+    return (
+      <span className="notice fail" role="alert">
+        {words.batch.stopped(ingest.trouble)}
+      </span>
+    );
+  }
+  if (live.line === "reconnecting") return <span className="notice">{words.batch.reconnecting}</span>;
+  if (ingest !== undefined && !ingest.isOver && ingest.trouble !== "") {
+    return <span className="notice">{words.batch.gatewaySilent(ingest.trouble)}</span>;
+  }
+  return null;
+}
+
+function stateShown(
+  live: LiveBatch,
+  ...[words, say]: [ReturnType<typeof useSaid>["words"], ReturnType<typeof useSaid>["say"]]
+) {
+  if (live.ingest?.phase === "scanning") return { bucket: Bucket.Processing, text: words.batchState.scanning };
+  return batchStateOf(live.watched.batch, words, say);
+}
+
+function useTitle(title: string): void {
+  useEffect(() => {
+    document.title = `${title} – Caudal`;
+    return () => {
+      document.title = "Caudal";
+    };
+  }, [title]);
+}
+
+/** The text, but never newer more often than a screen reader can bear. */
+function useAnnouncement(text: string): string {
+  const [said, setSaid] = useState("");
+  const latest = useRef(text);
+  latest.current = text;
+  useEffect(() => {
+    const timer = setInterval(() => setSaid(latest.current), ANNOUNCE_EVERY_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return said;
+}

@@ -1,0 +1,48 @@
+import { type Batch, BatchState, type FileCounts } from "@caudal/client";
+import { Bucket } from "../batch/buckets";
+import type { Say, Words } from "../words";
+
+/** A batch's own counters, by bucket. */
+export function countOf(counts: FileCounts | undefined, bucket: Bucket): number {
+  if (counts === undefined) return 0;
+  switch (bucket) {
+    case Bucket.Complete:
+      return counts.complete;
+    case Bucket.Partly:
+      return counts.partial + counts.storedOnly;
+    case Bucket.Processing:
+      return counts.processing;
+    case Bucket.Failed:
+      return counts.failed;
+    case Bucket.Retrying:
+      return counts.retrying;
+    case Bucket.Waiting:
+      return counts.pending + counts.uploaded + counts.queued;
+    case Bucket.Uploading:
+      return counts.uploading;
+    case Bucket.Cancelled:
+      return counts.cancelled;
+    default:
+      return 0;
+  }
+}
+
+/** The state of a batch in words, with its shape. */
+export function batchStateOf(batch: Batch, words: Words, say: Say): { bucket: Bucket; text: string } {
+  const { batchState } = words;
+  const counts = batch.counts;
+  switch (batch.state) {
+    case BatchState.SUCCEEDED:
+      if ((counts?.partial ?? 0) > 0) return { bucket: Bucket.Partly, text: batchState.partly };
+      return { bucket: Bucket.Complete, text: batchState.complete };
+    case BatchState.FAILED:
+      return { bucket: Bucket.Failed, text: batchState.failed(counts?.failed ?? 0, say.count(counts?.failed ?? 0)) };
+    case BatchState.CANCELLED:
+      return { bucket: Bucket.Cancelled, text: batchState.cancelled };
+    default:
+      if (batch.pause !== undefined) return { bucket: Bucket.Waiting, text: batchState.paused };
+      if (batch.cancelling) return { bucket: Bucket.Processing, text: batchState.cancelling };
+      if (batch.state === BatchState.OPEN) return { bucket: Bucket.Uploading, text: batchState.open };
+      return { bucket: Bucket.Processing, text: batchState.running };
+  }
+}

@@ -1,0 +1,90 @@
+import { FileState, Outcome } from "@caudal/client";
+import { Bucket } from "../batch/buckets";
+import type { LiveBatch } from "../batch/live";
+import type { Say, Words } from "../words";
+
+export interface StateWords {
+  bucket: Bucket;
+  text: string;
+  /** 0 to 1 where a bar says more. */
+  share?: number;
+}
+
+/** How a file stands, in words. */
+export function fileStateOf(live: LiveBatch, ordinal: number, words: Words, say: Say): StateWords {
+  const bucket = live.tally.bucket(ordinal);
+  const detail = live.detailOf(ordinal);
+  const { fileState } = words;
+  switch (live.stateOf(ordinal)) {
+    case FileState.PENDING:
+    case FileState.UPLOADING: {
+      const sent = live.sentOf(ordinal);
+      if (sent === undefined) {
+        return { bucket, text: bucket === Bucket.Uploading ? fileState.uploading : fileState.toBeSent };
+      }
+      const size = live.tree.fileSize[ordinal] ?? 0;
+      const share = size > 0 ? sent / size : 1;
+      return { bucket: Bucket.Uploading, text: fileState.uploadingPercent(say.percent(share)), share };
+    }
+    case FileState.UPLOADED:
+      return { bucket, text: fileState.waiting };
+    case FileState.QUEUED:
+      return { bucket, text: detail > 1 ? fileState.waitingFor(words.stageName[detail] ?? "") : fileState.waiting };
+    case FileState.PROCESSING:
+      return { bucket, text: words.stageDoing[detail] ?? fileState.unknown };
+    case FileState.RETRYING:
+      return { bucket, text: fileState.retrying(words.stageName[detail] ?? "") };
+    case FileState.PROCESSED: {
+      if (detail === Outcome.COMPLETE) return { bucket, text: fileState.complete };
+      if (detail === Outcome.STORED_ONLY) return { bucket, text: fileState.storedOnly };
+      const why = words.warning[live.warnings.get(ordinal) ?? ""];
+      return { bucket, text: why === undefined ? fileState.partly : fileState.partlyWhy(why) };
+    }
+    case FileState.FAILED:
+      return { bucket, text: words.reason[detail] ?? words.reasonUnknown };
+    case FileState.CANCELLED:
+      return { bucket, text: fileState.cancelled };
+    default:
+      return { bucket: Bucket.Waiting, text: fileState.unknown };
+  }
+}
+
+export interface FolderWords extends StateWords {
+  total: number;
+  of(bucket: Bucket): number;
+}
+
+/** How a folder stands: its whole subtree. */
+export function folderStateOf(live: LiveBatch, folder: number, words: Words, say: Say): FolderWords {
+  const { tally } = live;
+  const known = tally.totalOf(folder);
+  const counters = live.countersOf(folder);
+  // While names are still coming the gateway's own counters say more than what was counted here.
+  const isPartlyKnown = counters !== undefined && counters.total > known;
+  const of = (bucket: Bucket): number => {
+    if (!isPartlyKnown) return tally.of(folder, bucket);
+    if (bucket === Bucket.Complete) return counters.processed;
+    if (bucket === Bucket.Failed) return counters.failed;
+    if (bucket === Bucket.Cancelled) return counters.cancelled;
+    if (bucket !== Bucket.Waiting) return 0;
+    return counters.total - counters.processed - counters.failed - counters.cancelled;
+  };
+  const total = isPartlyKnown ? counters.total : known;
+  const { folderState } = words;
+  const says = (bucket: Bucket, text: string) => ({ bucket, text, total, of });
+  if (total === 0) {
+    const hasFolders = (live.tree.folderFolders[folder] ?? []).length > 0;
+    return says(Bucket.None, hasFolders ? folderState.onlyFolders : folderState.empty);
+  }
+  const open = of(Bucket.Waiting) + of(Bucket.Uploading) + of(Bucket.Processing) + of(Bucket.Retrying);
+  if (open === 0) {
+    if (of(Bucket.Failed) > 0) return says(Bucket.Failed, folderState.failed(say.count(of(Bucket.Failed))));
+    if (of(Bucket.Cancelled) === total) return says(Bucket.Cancelled, folderState.cancelled);
+    if (of(Bucket.Partly) > 0) return says(Bucket.Partly, folderState.partly(say.count(of(Bucket.Partly))));
+    return says(Bucket.Complete, folderState.complete);
+  }
+  const hasBegun = open < total || of(Bucket.Processing) > 0 || of(Bucket.Retrying) > 0;
+  if (hasBegun) return says(Bucket.Processing, folderState.processing);
+  if (of(Bucket.Uploading) > 0) return says(Bucket.Uploading, folderState.uploading);
+  return says(Bucket.Waiting, folderState.waiting);
+}
