@@ -243,7 +243,7 @@ impl Writer {
             Ok(true) => {}
             Ok(false) => self.lost.cancel(),
             Err(error) => {
-                tracing::warn!(%error, "the leadership was not renewed; it is tried again")
+                tracing::warn!(%error, "the leadership was not renewed; it is tried again");
             }
         }
     }

@@ -137,10 +137,10 @@ impl Group<'_> {
             // What this group records is not in the database yet.
             match trace {
                 Trace::Result => {
-                    recorded.extend(self.results.iter().map(|row| (row.file, row.token)))
+                    recorded.extend(self.results.iter().map(|row| (row.file, row.token)));
                 }
                 Trace::Attempt => {
-                    recorded.extend(self.attempts.iter().map(|row| (row.file, row.token)))
+                    recorded.extend(self.attempts.iter().map(|row| (row.file, row.token)));
                 }
             }
             for position in positions {
