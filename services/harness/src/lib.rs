@@ -1,10 +1,12 @@
 //! Test support: starts real parts on free ports and ends them with the test. Never published.
 
+pub mod mesh;
 pub mod postgres;
 pub mod redis;
 pub mod system;
 pub mod until;
 
+pub use mesh::{Mesh, MeshOptions};
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use system::System;
