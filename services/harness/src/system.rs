@@ -20,6 +20,7 @@ pub struct System {
     data: PathBuf,
     port: u16,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     ready: Value,
 }
@@ -30,12 +31,29 @@ impl System {
     /// # Errors
     /// When it does not become ready; with the end of its log.
     pub fn start(binary: &Path, data: &Path, options: &[&str]) -> anyhow::Result<Self> {
+        Self::start_in(binary, data, options, &[])
+    }
+
+    /// The same, with more environment.
+    ///
+    /// # Errors
+    /// As [`System::start`].
+    pub fn start_in(
+        binary: &Path,
+        data: &Path,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut system = Self {
             binary: binary.to_owned(),
             data: data.to_owned(),
             port,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             child: None,
             ready: Value::Null,
         };
@@ -58,6 +76,7 @@ impl System {
             .arg(&self.data)
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .args(&self.options)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -1,6 +1,7 @@
 //! The whole system, as a person or a script runs it.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod page;
 mod recovery;
 mod refusals;
 mod samples;
@@ -29,6 +30,10 @@ struct Ground {
 
 impl Ground {
     fn new(database: Database) -> Self {
+        Self::with(database, &[])
+    }
+
+    fn with(database: Database, environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let url;
         let mut options = Vec::new();
@@ -36,7 +41,8 @@ impl Ground {
             url = Postgres::new_database().unwrap();
             options.extend(["--database-url", &url]);
         }
-        let system = System::start(binary(), &folder.path().join("data"), &options).unwrap();
+        let data = folder.path().join("data");
+        let system = System::start_in(binary(), &data, &options, environment).unwrap();
         Self { folder, system }
     }
 
