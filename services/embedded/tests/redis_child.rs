@@ -5,10 +5,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use caudal_embedded::{Launcher, RedisChild, RedisError, RedisSettings, run_redis_child_if_asked};
+use libtest_mimic::{Arguments, Trial};
 
 /// The argument that makes this executable a parent which waits to be killed.
 const PARENT_ARGUMENT: &str = "parent-that-will-be-killed";
@@ -36,25 +37,20 @@ const TESTS: &[Test] = &[
     ),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     run_redis_child_if_asked();
     let mut arguments = std::env::args().skip(1);
-    let first = arguments.next();
-    if first.as_deref() == Some(PARENT_ARGUMENT) {
-        return be_the_parent(Path::new(&arguments.next().unwrap()));
+    if arguments.next().as_deref() == Some(PARENT_ARGUMENT) {
+        be_the_parent(Path::new(&arguments.next().unwrap()));
+        return ExitCode::SUCCESS;
     }
-    let filter = first.filter(|argument| !argument.starts_with('-'));
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    for (name, test) in TESTS {
-        if filter
-            .as_ref()
-            .is_some_and(|filter| !name.contains(filter.as_str()))
-        {
-            continue;
-        }
-        test(&runtime);
-        println!("test {name} ... ok");
-    }
+    let trials = TESTS.iter().map(|(name, test)| {
+        Trial::test(*name, move || {
+            test(&tokio::runtime::Runtime::new().unwrap());
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
 fn be_the_parent(folder: &Path) {
