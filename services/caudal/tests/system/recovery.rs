@@ -1,5 +1,6 @@
 //! What survives when the machine does not.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -98,15 +99,19 @@ fn a_watch_survives_a_restart_and_ends_as_the_database_says() {
     let batch = begin(&ground);
     let mut watch = ground
         .system
-        .command(&["watch", &batch, "--output", "json"]);
-    let watch = watch
+        .command(&["watch", &batch, "--output", "json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // Its first words say that it watches; the rest is read so that it never waits for us.
+    let mut words = BufReader::new(watch.stderr.take().unwrap());
+    words.read_line(&mut String::new()).unwrap();
+    let rest = std::thread::spawn(move || std::io::copy(&mut words, &mut std::io::sink()));
     assert!(ground.system.stop().unwrap().success());
     ground.system.restart().unwrap();
     let watched = watch.wait_with_output().unwrap();
+    rest.join().unwrap().unwrap();
     let ended: Value = json(&watched);
     assert_eq!(
         (watched.status.code(), ended["state"].as_str()),
