@@ -8,7 +8,7 @@ import { BatchView } from "./views/batch";
 import { KeyForm } from "./views/key-form";
 import { Start } from "./views/start";
 import { Top } from "./views/top";
-import { type Language, preferredLanguage, SaidContext, Say, wordsIn } from "./words";
+import { type Language, localeOf, preferredLanguage, SaidContext, Say, wordsIn } from "./words";
 
 /** The language of the calls; they are made outside of React. */
 let languageNow: Language = "en";
@@ -23,7 +23,7 @@ export function App({ firstKey }: { firstKey: string }) {
 
   const said = useMemo(() => {
     const words = wordsIn[language];
-    return { language, words, say: new Say(language, words) };
+    return { language, words, say: new Say(localeOf(language), words) };
   }, [language]);
   const batches = useMemo(() => {
     if (key === "") return null;

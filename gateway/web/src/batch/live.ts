@@ -60,6 +60,7 @@ export class LiveBatch {
   private readonly askedReasons = new Set<number>();
   private readonly askedWarnings = new Set<number>();
   private wantedWarnings: number[] = [];
+  private askedEndOfRun = -1;
 
   constructor(
     readonly callers: Caudal,
@@ -235,6 +236,7 @@ export class LiveBatch {
           const now = performance.now();
           this.fileRate.note(this.finished, now);
           if (event.kind !== "part") void this.loadNames();
+          if (this.hasEnded && this.watched.batch.endTime === undefined) void this.learnEnd();
         }
         this.changed();
       }
@@ -243,6 +245,19 @@ export class LiveBatch {
       this.trouble = error.rawMessage;
       this.line = error.code === Code.NotFound || error.code === Code.InvalidArgument ? "gone" : "refused";
       this.changed();
+    }
+  }
+
+  /** Changes carry no times; when it ended is asked for. */
+  private async learnEnd(): Promise<void> {
+    if (this.askedEndOfRun === this.watched.batch.run) return;
+    this.askedEndOfRun = this.watched.batch.run;
+    try {
+      const { endTime } = await this.ask(() => this.callers.batches.getBatch({ name: this.name }));
+      if (endTime !== undefined) this.watched.batch.endTime = endTime;
+      this.changed();
+    } catch {
+      // How long it took is left out then.
     }
   }
 

@@ -17,6 +17,11 @@ export function preferredLanguage(): Language {
   return (asked.find((tag) => tag === "en" || tag === "es") as Language | undefined) ?? "en";
 }
 
+/** The region decides how dates look: one of the browser's own, where the language is one of its own. */
+export function localeOf(language: Language): string {
+  return navigator.languages.find((tag) => tag.startsWith(language)) ?? language;
+}
+
 export interface Said {
   language: Language;
   words: Words;
@@ -33,11 +38,9 @@ export class Say {
   private readonly moment: Intl.DateTimeFormat;
 
   constructor(
-    language: Language,
+    locale: string,
     private readonly words: Words,
   ) {
-    // The region decides how dates look: one of the browser's own, where the language is one of its own.
-    const locale = navigator.languages.find((tag) => tag.startsWith(language)) ?? language;
     this.whole = new Intl.NumberFormat(locale, { maximumFractionDigits: 0 });
     this.oneDigit = new Intl.NumberFormat(locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
     this.share = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
