@@ -5,9 +5,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up test setup build lint fmt clean
+.PHONY: help demo up test setup build page lint fmt bench clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
+# Tests do not pass over what they need where this is said.
+test: export CAUDAL_REQUIRE_PAGE = 1
+
 export CAUDAL_MODEL_DIR ?= $(CURDIR)/.caudal/models/all-minilm-l6-v2
 
 # Where `make up` keeps everything, and where it listens.
@@ -17,15 +20,17 @@ LISTEN ?= 127.0.0.1:7410
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup build ## Start the embedded system, ingest docs/samples, show how each file ended
+demo: setup page build ## Start the embedded system, ingest docs/samples, show how each file ended
 	@infra/demo
 
-up: setup build ## Run the embedded system until Ctrl-C (DATA_DIR, LISTEN)
+up: setup page build ## Run the embedded system until Ctrl-C (DATA_DIR, LISTEN)
 	@exec target/debug/caudal up --data-dir "$(DATA_DIR)" --listen "$(LISTEN)"
 
 # Doc tests are left out: each would be linked on its own.
-test: setup lint ## Everything: lint, then all tests
+test: setup lint page ## Everything: lint, then all tests
 	@infra/setup/machine --for-tests
+	npm run --prefix gateway/web --silent check
+	npm run --prefix gateway/web --silent test
 	@if command -v cargo-nextest >/dev/null; then \
 	  cargo nextest run --workspace --locked --no-fail-fast; \
 	else \
@@ -41,11 +46,24 @@ setup: ## Install what is missing: redis-server, the offline model, buf, cargo-d
 build: ## Build the caudal binary (dev profile)
 	cargo build --locked --workspace --bin caudal
 
+# Built anew only when its sources changed.
+page: gateway/web/dist/index.html ## Build the web page
+
+gateway/web/dist/index.html: gateway/web/node_modules/.package-lock.json $(shell git ls-files gateway/web proto/sdk/typescript 2>/dev/null)
+	npm run --prefix gateway/web --silent build
+
+gateway/web/node_modules/.package-lock.json: gateway/web/package-lock.json
+	npm ci --prefix gateway/web --no-audit --no-fund --silent
+
 lint: ## Formatting, clippy, protos, dependencies
 	cargo fmt --all --check
 	buf lint proto
 	cargo deny --locked check bans licenses sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: ## Measure the whole system (release build)
+	cargo build --release --locked --bin caudal
+	benches/ingest
 
 fmt: ## Format the Rust code
 	cargo fmt --all
