@@ -155,7 +155,7 @@ test("rows come folders first, sorted as people count, with level and place", ()
   expect(rows.levels).toEqual([1, 1, 1, 2, 1, 1]);
   expect(rows.places).toEqual([1, 2, 3, 1, 4, 5]);
   expect(rows.siblings).toEqual([5, 5, 5, 1, 5, 5]);
-  expect(matchingRows(4, (ordinal) => ordinal % 2 === 1).rows).toEqual([1, 3]);
+  expect(matchingRows(tree, (ordinal) => ordinal % 2 === 1).rows).toEqual([3, 1]);
 });
 
 test("a path filter knows parts, stars and double stars", () => {

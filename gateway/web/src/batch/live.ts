@@ -20,9 +20,11 @@ import { BatchTree } from "./tree";
 const NAMES_A_PAGE = 1_000;
 const WARNINGS_A_PAGE = 100;
 const FOLDERS_AGAIN_MS = 2_000;
+/** Nobody reads faster, and the machine has files to send. */
+const LEAST_BETWEEN_PAINTS_MS = 60;
 
 /** How the watch stands. */
-export type Line = "connecting" | "live" | "reconnecting" | "gone" | "refused";
+export type Line = "connecting" | "live" | "reconnecting" | "gone" | "signed-out" | "refused";
 
 /**
  * One batch as the page shows it: what the watch tells, the names, and what this page itself is sending. It lives
@@ -52,6 +54,7 @@ export class LiveBatch {
   private readonly listeners = new Set<() => void>();
   private readonly leaving = new AbortController();
   private isPainting = false;
+  private paintedAt = 0;
   private isWatching = false;
   private areNamesLoading = false;
   private namesFrom = 0;
@@ -243,7 +246,8 @@ export class LiveBatch {
     } catch (thrown) {
       const error = ConnectError.from(thrown);
       this.trouble = error.rawMessage;
-      this.line = error.code === Code.NotFound || error.code === Code.InvalidArgument ? "gone" : "refused";
+      if (error.code === Code.Unauthenticated) this.line = "signed-out";
+      else this.line = error.code === Code.NotFound || error.code === Code.InvalidArgument ? "gone" : "refused";
       this.changed();
     }
   }
@@ -343,14 +347,20 @@ export class LiveBatch {
   readonly changed = (): void => {
     if (this.isPainting) return;
     this.isPainting = true;
-    requestFrame(() => {
-      this.isPainting = false;
-      this.version += 1;
-      const now = performance.now();
-      if (this.ingest !== undefined) this.uploadRate.note(this.ingest.sentBytes, now);
-      else if (this.isKnown) this.uploadRate.note(this.bytes.sent, now);
-      for (const listener of this.listeners) listener();
-    });
+    setTimeout(
+      () => requestFrame(this.paint),
+      Math.max(0, this.paintedAt + LEAST_BETWEEN_PAINTS_MS - performance.now()),
+    );
+  };
+
+  private readonly paint = (): void => {
+    const now = performance.now();
+    this.isPainting = false;
+    this.paintedAt = now;
+    this.version += 1;
+    if (this.ingest !== undefined) this.uploadRate.note(this.ingest.sentBytes, now);
+    else if (this.isKnown) this.uploadRate.note(this.bytes.sent, now);
+    for (const listener of this.listeners) listener();
   };
 }
 

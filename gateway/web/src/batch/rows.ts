@@ -34,10 +34,15 @@ export function treeRows(tree: BatchTree, isExpanded: (folder: number) => boolea
   return flat;
 }
 
-/** Only files that match, in the order of their ordinals. */
-export function matchingRows(fileCount: number, matches: (ordinal: number) => boolean): Rows {
+/** Only files that match, in the order of the tree. */
+export function matchingRows(tree: BatchTree, matches: (ordinal: number) => boolean): Rows {
   const flat: Rows = { rows: [], levels: [], places: [], siblings: [] };
-  for (let ordinal = 0; ordinal < fileCount; ordinal += 1) if (matches(ordinal)) flat.rows.push(ordinal);
+  const visit = (folder: number) => {
+    const { folders, files } = tree.childrenOf(folder);
+    for (const child of folders) visit(child);
+    for (const ordinal of files) if (matches(ordinal)) flat.rows.push(ordinal);
+  };
+  visit(0);
   const count = flat.rows.length;
   flat.levels = new Array(count).fill(1);
   flat.places = Array.from({ length: count }, (_, index) => index + 1);

@@ -7,7 +7,13 @@ export function Bar({ of, total, label }: { of: (bucket: Bucket) => number; tota
     <div className="bar" role="img" aria-label={label}>
       {BAR_ORDER.map((bucket) => {
         const share = total > 0 ? of(bucket) / total : 0;
-        return <i key={bucket} className={`${TONE[bucket]}-bar`} style={{ width: `${share * 100}%` }} />;
+        return (
+          <i
+            key={bucket}
+            className={`${TONE[bucket]}-bar`}
+            style={{ width: `${share * 100}%`, minWidth: share > 0 ? 2 : 0 }}
+          />
+        );
       })}
     </div>
   );

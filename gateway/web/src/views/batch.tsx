@@ -29,10 +29,10 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
   const [chosen, setChosen] = useState<number | null>(null);
   const [narrowing, setNarrowing] = useState<Narrowing | null>(null);
   const gridFocus = useRef<() => void>(() => undefined);
-  const isRefused = live.line === "refused" && /key|credential|unauthenticated/i.test(live.trouble);
+  const isSignedOut = live.line === "signed-out";
   useEffect(() => {
-    if (isRefused) onRefused();
-  }, [isRefused, onRefused]);
+    if (isSignedOut) onRefused();
+  }, [isSignedOut, onRefused]);
 
   const { batch } = live.watched;
   const total = live.total;

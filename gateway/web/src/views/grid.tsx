@@ -45,7 +45,7 @@ export function Grid({ live, chosen, onChosen, narrowing, onNarrowing, focusRef 
   const rows: Rows = useMemo(() => {
     if (!isNarrowed) return treeRows(live.tree, isExpanded);
     const isPathWanted = pathMatcher(pattern);
-    return matchingRows(live.watched.fileCount, (ordinal) => {
+    return matchingRows(live.tree, (ordinal) => {
       const bucket = live.tally.bucket(ordinal);
       if (bucket === Bucket.None || (bucketWanted !== 0 && bucket !== bucketWanted)) return false;
       if (narrowing !== null && !narrowing.matches(ordinal, bucket, live.detailOf(ordinal))) return false;
