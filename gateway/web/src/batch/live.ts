@@ -229,13 +229,12 @@ export class LiveBatch {
 
   private async follow(): Promise<void> {
     try {
-      for await (const event of followBatch(this.callers, this.name, this.watched, this.leaving.signal)) {
+      const following = followBatch(this.callers, this.name, this.watched, this.leaving.signal, this.connected);
+      for await (const event of following) {
         if (event.kind === "reconnecting") {
           this.line = "reconnecting";
           this.trouble = event.trouble;
         } else {
-          this.line = "live";
-          this.trouble = "";
           const now = performance.now();
           this.fileRate.note(this.finished, now);
           if (event.kind !== "part") void this.loadNames();
@@ -251,6 +250,12 @@ export class LiveBatch {
       this.changed();
     }
   }
+
+  private readonly connected = (): void => {
+    this.line = "live";
+    this.trouble = "";
+    this.changed();
+  };
 
   /** Changes carry no times; when it ended is asked for. */
   private async learnEnd(): Promise<void> {

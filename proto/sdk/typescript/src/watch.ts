@@ -160,7 +160,8 @@ const LONGEST_WAIT_MS = 3_000;
 
 /**
  * Follows a batch for ever, or until `signal`. Connects again from the revision it knows, so a restart of the
- * gateway loses nothing.
+ * gateway loses nothing. `onConnected` is told when the gateway has taken a watch: where nothing moves, no message
+ * follows.
  *
  * @throws ConnectError when the batch is gone, the credential is not accepted, or the gateway does not serve watches.
  */
@@ -169,13 +170,15 @@ export async function* followBatch(
   name: string,
   known: WatchedBatch,
   signal: AbortSignal,
+  onConnected?: () => void,
 ): AsyncGenerator<FollowEvent, void> {
   let failures = 0;
+  const onHeader = () => onConnected?.();
   while (!signal.aborted) {
     let asked = 0;
     let trouble = "the stream ended without a goodbye";
     try {
-      const stream = callers.batches.watchBatch({ name, afterRevision: known.revision }, { signal });
+      const stream = callers.batches.watchBatch({ name, afterRevision: known.revision }, { signal, onHeader });
       for await (const { message } of stream) {
         failures = 0;
         if (message.case === "snapshot") {
