@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up test setup build page lint fmt bench clean
+.PHONY: help demo up test setup build page client lint fmt bench clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -27,7 +27,7 @@ up: setup page build ## Run the embedded system until Ctrl-C (DATA_DIR, LISTEN)
 	@exec target/debug/caudal up --data-dir "$(DATA_DIR)" --listen "$(LISTEN)"
 
 # Doc tests are left out: each would be linked on its own.
-test: setup lint page ## Everything: lint, then all tests
+test: setup lint page client ## Everything: lint, then all tests
 	@infra/setup/machine --for-tests
 	npm run --prefix gateway/web --silent check
 	npm run --prefix gateway/web --silent test
@@ -48,6 +48,13 @@ build: ## Build the caudal binary (dev profile)
 
 # Built anew only when its sources changed.
 page: gateway/web/dist/index.html ## Build the web page
+
+# The TypeScript client as it is published; the page builds from its sources.
+client: proto/sdk/typescript/dist/index.js
+
+proto/sdk/typescript/dist/index.js: proto/sdk/typescript/package-lock.json $(shell git ls-files proto/sdk/typescript/src 2>/dev/null)
+	npm ci --prefix proto/sdk/typescript --no-audit --no-fund --silent
+	npm run --prefix proto/sdk/typescript --silent build
 
 gateway/web/dist/index.html: gateway/web/node_modules/.package-lock.json $(shell git ls-files gateway/web proto/sdk/typescript 2>/dev/null)
 	npm run --prefix gateway/web --silent build

@@ -306,6 +306,12 @@ bootstrap-operator-key-file = "{folder}/operator-key"
         Ok(self.service("gateway")?.address())
     }
 
+    /// Where its Redis is, password included.
+    #[must_use]
+    pub fn redis_url(&self) -> String {
+        self.redis.url()
+    }
+
     /// The key of its tenant.
     #[must_use]
     pub fn api_key(&self) -> &'static str {

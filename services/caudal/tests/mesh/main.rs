@@ -37,10 +37,15 @@ fn texts(folder: &TempDir, count: usize) -> PathBuf {
     root
 }
 
-/// Uploads a folder and comes back while it is processed; the batch's id.
+/// Uploads a folder of texts and comes back while it is processed; the batch's id.
 fn begin(mesh: &Mesh, folder: &Path) -> String {
+    begin_with(mesh, folder, QUICK)
+}
+
+/// The same through the stages that are named.
+fn begin_with(mesh: &Mesh, folder: &Path, stages: &str) -> String {
     let folder = folder.to_str().unwrap();
-    let arguments = ["ingest", folder, "--stages", QUICK, "--no-wait"];
+    let arguments = ["ingest", folder, "--stages", stages, "--no-wait"];
     let begun = mesh
         .caudal(&[&arguments[..], &["--output", "json"]].concat())
         .unwrap();

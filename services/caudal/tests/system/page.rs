@@ -1,19 +1,42 @@
 //! The page in a real browser: a real folder is dropped on it, and every file is seen to reach its end.
 
-use std::path::Path;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
+use crate::recovery::{FILES, begin};
 use crate::{Database, Ground};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Whether what npm builds is there; where it must be, it is an error when it is not.
+fn is_built(file: &Path) -> bool {
+    let built = file.exists();
+    assert!(
+        built || std::env::var_os("CAUDAL_REQUIRE_PAGE").is_none(),
+        "{} is not built: run `make page`",
+        file.display()
+    );
+    if !built {
+        println!("not run: {} is not built (`make page`)", file.display());
+    }
+    built
+}
 
 #[test]
 fn a_folder_dropped_on_the_page_is_seen_to_its_end_and_a_failure_says_why() {
-    let web = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../gateway/web"));
-    if !web.join("dist/index.html").exists() || !web.join("node_modules").exists() {
-        assert!(std::env::var_os("CAUDAL_REQUIRE_PAGE").is_none(), "the page is not built: run `make page`");
-        println!("not run: the page is not built (`make page`)");
+    let web = repository().join("gateway/web");
+    if !is_built(&web.join("dist/index.html")) || !is_built(&web.join("node_modules")) {
         return;
     }
-    let ground = Ground::with(Database::Sqlite, &[("CAUDAL_WEB_DIR", web.join("dist").to_str().unwrap())]);
+    let ground = Ground::with(
+        Database::Sqlite,
+        &[("CAUDAL_WEB_DIR", web.join("dist").to_str().unwrap())],
+    );
     let dropped = Command::new("node")
         .arg(web.join("browser/drop.mjs"))
         .env("CAUDAL_GATEWAY", ground.system.ready("gateway"))
@@ -25,6 +48,39 @@ fn a_folder_dropped_on_the_page_is_seen_to_its_end_and_a_failure_says_why() {
         "{}{}",
         String::from_utf8_lossy(&dropped.stdout),
         String::from_utf8_lossy(&dropped.stderr)
+    );
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn a_grpc_web_client_in_node_watches_across_a_restart_and_ends_as_the_database_says() {
+    let client = repository().join("proto/sdk/typescript");
+    if !is_built(&client.join("dist/index.js")) || !is_built(&client.join("node_modules")) {
+        return;
+    }
+    let mut ground = Ground::new(Database::Sqlite);
+    let batch = begin(&ground);
+    let mut watch = Command::new("node")
+        .arg(client.join("examples/watch.mjs"))
+        .arg(format!("batches/{batch}"))
+        .env("CAUDAL_GATEWAY", ground.system.ready("gateway"))
+        .env("CAUDAL_API_KEY", ground.system.ready("api_key"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut steps = BufReader::new(watch.stdout.take().unwrap());
+    let mut first = String::new();
+    steps.read_line(&mut first).unwrap();
+    assert!(ground.system.stop().unwrap().success());
+    ground.system.restart().unwrap();
+    let mut rest = String::new();
+    steps.read_to_string(&mut rest).unwrap();
+    assert!(watch.wait().unwrap().success(), "{first}{rest}");
+    let last: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (last["state"].as_str(), last["processed"].as_u64()),
+        (Some("SUCCEEDED"), Some(FILES as u64))
     );
     ground.system.verify().unwrap();
 }

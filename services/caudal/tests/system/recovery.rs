@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::{Database, Ground, QUICK, json};
 
-const FILES: usize = 400;
+pub(crate) const FILES: usize = 400;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Uploads a folder and comes back while it is processed.
-fn begin(ground: &Ground) -> String {
+pub(crate) fn begin(ground: &Ground) -> String {
     let texts = ground.texts(FILES);
     let arguments = [
         "ingest",
