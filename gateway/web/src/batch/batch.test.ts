@@ -173,6 +173,6 @@ test("every state has its bucket, and a pending file that is being sent counts a
   expect(bucketOf(PENDING, 0, true)).toBe(Bucket.Uploading);
   expect(bucketOf(PROCESSING, 2, true)).toBe(Bucket.Processing);
   expect(bucketOf(PROCESSED, Outcome.COMPLETE, false)).toBe(Bucket.Complete);
-  expect(bucketOf(PROCESSED, Outcome.STORED_ONLY, false)).toBe(Bucket.Partly);
+  expect(bucketOf(PROCESSED, Outcome.STORED_ONLY, false)).toBe(Bucket.Kept);
   expect(bucketOf(0, 0, false)).toBe(Bucket.None);
 });

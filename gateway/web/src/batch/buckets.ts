@@ -11,14 +11,16 @@ export enum Bucket {
   Waiting = 6,
   Uploading = 7,
   Cancelled = 8,
+  Kept = 9,
 }
 
-export const BUCKETS = 9;
+export const BUCKETS = 10;
 
 /** In the order in which bars are drawn. */
 export const BAR_ORDER = [
   Bucket.Complete,
   Bucket.Partly,
+  Bucket.Kept,
   Bucket.Processing,
   Bucket.Failed,
   Bucket.Retrying,
@@ -41,6 +43,7 @@ export function bucketOf(state: number, detail: number, isBeingSent: boolean): B
     case FileState.RETRYING:
       return Bucket.Retrying;
     case FileState.PROCESSED:
+      if (detail === Outcome.STORED_ONLY) return Bucket.Kept;
       return detail === Outcome.COMPLETE ? Bucket.Complete : Bucket.Partly;
     case FileState.FAILED:
       return Bucket.Failed;
@@ -54,6 +57,10 @@ export function bucketOf(state: number, detail: number, isBeingSent: boolean): B
 /** Processed or given up: nothing more happens by itself. */
 export function isFinal(bucket: Bucket): boolean {
   return (
-    bucket === Bucket.Complete || bucket === Bucket.Partly || bucket === Bucket.Failed || bucket === Bucket.Cancelled
+    bucket === Bucket.Complete ||
+    bucket === Bucket.Partly ||
+    bucket === Bucket.Kept ||
+    bucket === Bucket.Failed ||
+    bucket === Bucket.Cancelled
   );
 }

@@ -155,6 +155,7 @@ export class LiveBatch {
     return (
       (totals[Bucket.Complete] ?? 0) +
       (totals[Bucket.Partly] ?? 0) +
+      (totals[Bucket.Kept] ?? 0) +
       (totals[Bucket.Failed] ?? 0) +
       (totals[Bucket.Cancelled] ?? 0)
     );

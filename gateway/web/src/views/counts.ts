@@ -9,7 +9,9 @@ export function countOf(counts: FileCounts | undefined, bucket: Bucket): number 
     case Bucket.Complete:
       return counts.complete;
     case Bucket.Partly:
-      return counts.partial + counts.storedOnly;
+      return counts.partial;
+    case Bucket.Kept:
+      return counts.storedOnly;
     case Bucket.Processing:
       return counts.processing;
     case Bucket.Failed:

@@ -257,6 +257,7 @@ function bucketName(bucket: Bucket, words: Words): string {
     [Bucket.None]: "",
     [Bucket.Complete]: words.bucket.complete,
     [Bucket.Partly]: words.bucket.partly,
+    [Bucket.Kept]: words.bucket.kept(1),
     [Bucket.Processing]: words.bucket.processing,
     [Bucket.Failed]: words.bucket.failed,
     [Bucket.Retrying]: words.bucket.retrying,

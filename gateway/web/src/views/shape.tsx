@@ -5,6 +5,7 @@ export const TONE: Record<Bucket, string> = {
   [Bucket.None]: "wait",
   [Bucket.Complete]: "done",
   [Bucket.Partly]: "partial",
+  [Bucket.Kept]: "partial",
   [Bucket.Processing]: "run",
   [Bucket.Failed]: "fail",
   [Bucket.Retrying]: "retry",
@@ -36,6 +37,13 @@ function drawing(bucket: Bucket) {
         <>
           <circle cx="7" cy="7" r="5.3" className="line" />
           <path d="M7 1.7a5.3 5.3 0 0 0 0 10.6z" fill="currentColor" />
+        </>
+      );
+    case Bucket.Kept:
+      return (
+        <>
+          <circle cx="7" cy="7" r="5.3" className="line" />
+          <path d="M4.5 7h5" className="line" />
         </>
       );
     case Bucket.Processing:

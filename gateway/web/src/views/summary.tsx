@@ -31,7 +31,9 @@ export function Summary({ live }: { live: LiveBatch }) {
     <section className="card summary">
       <div className="headline">
         <p>
-          <strong className="figure">{say.count(countOf(Bucket.Complete) + countOf(Bucket.Partly))}</strong>{" "}
+          <strong className="figure">
+            {say.count(countOf(Bucket.Complete) + countOf(Bucket.Partly) + countOf(Bucket.Kept))}
+          </strong>{" "}
           {words.batch.processedOf(say.count(total))}
           {isScanning && <span className="mute"> · {words.batch.stillScanning}</span>}
         </p>
@@ -124,6 +126,8 @@ function legendWord(bucket: (typeof BAR_ORDER)[number], count: number, words: Wo
       return words.bucket.complete;
     case Bucket.Partly:
       return words.bucket.partly;
+    case Bucket.Kept:
+      return words.bucket.kept(count);
     case Bucket.Processing:
       return words.bucket.processing;
     case Bucket.Failed:

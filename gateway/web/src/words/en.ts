@@ -83,6 +83,7 @@ export const en = {
   bucket: {
     complete: "complete",
     partly: "partly",
+    kept: (count: number): string => (count === 1 ? "kept as it is" : "kept as they are"),
     processing: "processing",
     failed: "failed",
     retrying: "retrying",

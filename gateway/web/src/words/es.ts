@@ -84,6 +84,7 @@ export const es: Words = {
   bucket: {
     complete: "completos",
     partly: "en parte",
+    kept: (count) => (count === 1 ? "guardado tal cual" : "guardados tal cual"),
     processing: "en proceso",
     failed: "con error",
     retrying: "reintentando",
