@@ -81,6 +81,7 @@ export function folderStateOf(live: LiveBatch, folder: number, words: Words, say
     if (of(Bucket.Failed) > 0) return says(Bucket.Failed, folderState.failed(say.count(of(Bucket.Failed))));
     if (of(Bucket.Cancelled) === total) return says(Bucket.Cancelled, folderState.cancelled);
     if (of(Bucket.Partly) > 0) return says(Bucket.Partly, folderState.partly(say.count(of(Bucket.Partly))));
+    if (of(Bucket.Kept) > 0) return says(Bucket.Kept, folderState.kept(say.count(of(Bucket.Kept))));
     return says(Bucket.Complete, folderState.complete);
   }
   const hasBegun = open < total || of(Bucket.Processing) > 0 || of(Bucket.Retrying) > 0;

@@ -108,6 +108,7 @@ export const en = {
   folderState: {
     complete: "Complete",
     partly: (shown: string) => `Complete · ${shown} partly`,
+    kept: (shown: string) => `Complete · ${shown} kept`,
     failed: (shown: string) => `Done · ${shown} failed`,
     processing: "Processing",
     uploading: "Uploading",

@@ -109,6 +109,7 @@ export const es: Words = {
   folderState: {
     complete: "Completa",
     partly: (shown) => `Completa · ${shown} en parte`,
+    kept: (shown) => `Completa · ${shown} sin procesar`,
     failed: (shown) => `Terminada · ${shown} con error`,
     processing: "En proceso",
     uploading: "Subiendo",
