@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Watch(WatchArguments),
     /// List the files of a batch, how each ended and why
     Files(FilesArguments),
+    /// Sign a header with which grpcurl may call the services behind the gateway, for a minute
+    Scope(ScopeArguments),
     /// Check that the database keeps its promises; a line for each invariant
     Verify(Box<VerifyArguments>),
 }
@@ -137,6 +139,21 @@ pub(crate) struct FilesArguments {
     pub(crate) gateway: GatewayArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScopeArguments {
+    /// Data folder of a `caudal up`, whose secret signs
+    #[arg(
+        long,
+        env = "CAUDAL_DATA_DIR",
+        value_name = "DIR",
+        default_value = ".caudal/data"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// File of the secret that the services of a mesh share
+    #[arg(long, env = "CAUDAL_MESH_SECRET_FILE", value_name = "FILE")]
+    pub(crate) mesh_secret_file: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -6,6 +6,7 @@ mod files;
 mod follow;
 mod ingest;
 mod report;
+mod scope;
 mod serve;
 mod service;
 mod settings;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             Command::Ingest(arguments) => ingest::run(arguments).await,
             Command::Watch(arguments) => watch::run(arguments).await,
             Command::Files(arguments) => files::run(arguments).await,
+            Command::Scope(arguments) => scope::run(&arguments),
             Command::Verify(arguments) => verify::run(*arguments).await,
         }
     });

@@ -119,7 +119,7 @@ fn connect(settings: caudal_objects::Settings) -> Result<ObjectStore, Failure> {
     ObjectStore::connect(settings).map_err(|error| Failure::misconfigured(error.to_string()))
 }
 
-fn read_secrets(folder: &Path) -> Result<Secrets, Failure> {
+pub(crate) fn read_secrets(folder: &Path) -> Result<Secrets, Failure> {
     let path = folder.join("secrets.json");
     let read = |error: &dyn std::fmt::Display| {
         Failure::misconfigured(format!("cannot read {}: {error}", path.display()))

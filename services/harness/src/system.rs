@@ -110,6 +110,15 @@ impl System {
         self.ready[member].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Where one of its services is.
+    #[must_use]
+    pub fn service(&self, name: &str) -> String {
+        self.ready["services"][name]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
     /// Runs the caudal command against this system.
     ///
     /// # Errors

@@ -250,3 +250,38 @@ fn the_command_line_says_what_to_do_next() {
         .unwrap();
     assert!(!unknown.status.success() && !unknown.stderr.is_empty());
 }
+
+#[test]
+fn an_operator_calls_a_stage_with_a_signed_scope_and_nobody_without() {
+    use caudal_proto::mesh::v1::GetStageRequest;
+    use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
+
+    let ground = Ground::new(Database::Sqlite);
+    let data = ground.folder.path().join("data");
+    let signed = ground
+        .system
+        .caudal(&["scope", "--data-dir", data.to_str().unwrap()])
+        .unwrap();
+    let header = String::from_utf8(signed.stdout).unwrap();
+    let (name, value) = header.trim().split_once(": ").unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let channel = Channel::from_shared(ground.system.service("metadata"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let mut stage = StageServiceClient::new(channel);
+        let refused = stage.get_stage(GetStageRequest {}).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        let mut request = Request::new(GetStageRequest {});
+        let name: tonic::metadata::AsciiMetadataKey = name.parse().unwrap();
+        request
+            .metadata_mut()
+            .insert(name, MetadataValue::try_from(value).unwrap());
+        assert_eq!(
+            stage.get_stage(request).await.unwrap().into_inner().stage,
+            "metadata"
+        );
+    });
+}

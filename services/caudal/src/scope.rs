@@ -1,0 +1,28 @@
+//! `caudal scope`: a signed scope for a person with grpcurl, so that the services behind the gateway answer.
+
+use std::process::ExitCode;
+
+use caudal_node::scope::{MeshSecret, SCOPE_METADATA, SCOPE_VALIDITY, Scope, sign};
+
+use crate::cli::ScopeArguments;
+use crate::failure::Failure;
+use crate::verify::read_secrets;
+
+/// Prints the header, ready for `grpcurl -H`.
+///
+/// # Errors
+/// When the secret cannot be read.
+pub(crate) fn run(arguments: &ScopeArguments) -> Result<ExitCode, Failure> {
+    let secret = match &arguments.mesh_secret_file {
+        Some(file) => MeshSecret::from_file(file),
+        None => MeshSecret::new(read_secrets(&arguments.data_dir)?.mesh_secret.as_bytes()),
+    };
+    let secret = secret.map_err(|error| Failure::misconfigured(error.to_string()))?;
+    let signed = sign(&Scope::service("operator"), &secret);
+    let value = signed
+        .to_str()
+        .map_err(|error| Failure::broken(error.to_string()))?;
+    println!("{SCOPE_METADATA}: {value}");
+    eprintln!("good for {} seconds", SCOPE_VALIDITY.as_secs());
+    Ok(ExitCode::SUCCESS)
+}
