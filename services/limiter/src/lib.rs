@@ -1,7 +1,6 @@
 //! The three tiers of backpressure, on governor: rates of tenants, worker slots of stages, rates of external providers.
 //! Rates are granted in blocks, so that a file costs no call of its own; slots are leases that expire by silence.
 //! Nothing here is stored: after a restart buckets are full, and slots are learned from what their holders announce.
-#![allow(reason = "a refusal is made when a call is refused, and moved a few times")]
 
 mod metrics;
 mod rates;

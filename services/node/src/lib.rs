@@ -1,6 +1,5 @@
 //! What makes a process a member of the mesh: its server (health, reflection, metrics, limits, drain), its channels to
 //! others, telemetry with W3C trace context, the signed scope of a caller, hints over Redis, and the limiter's client.
-#![allow(reason = "a refusal is made when a call is refused, and moved a few times")]
 
 pub mod channels;
 pub mod health;
