@@ -319,3 +319,133 @@ impl Dispatcher {
 pub(crate) fn cost_of(size: u64) -> i64 {
     i64::try_from(size.max(COST_FLOOR)).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: Micros = Micros(1);
+    const NORMAL: u32 = 2;
+
+    fn dispatcher(of_stage: u32, of_tenant: u32) -> Dispatcher {
+        let of_stage = HashMap::from([(Stage::Upload, of_stage)]);
+        Dispatcher::new(Windows {
+            of_stage,
+            of_tenant,
+        })
+    }
+
+    fn batch(tenant: u128, batch: u128) -> BatchKey {
+        (
+            TenantId::from_uuid(Uuid::from_u128(tenant)),
+            BatchId::from_uuid(Uuid::from_u128(batch)),
+        )
+    }
+
+    fn file(key: BatchKey, ordinal: u32) -> FileRef {
+        FileRef::new(key.0, key.1, ordinal)
+    }
+
+    /// Takes turns of small files until `count` have gone out; how many of each batch.
+    fn admit(dispatcher: &mut Dispatcher, count: u32) -> HashMap<BatchKey, u32> {
+        let mut admitted: HashMap<BatchKey, u32> = HashMap::new();
+        let mut out = 0;
+        while out < count {
+            let Some(turn) = dispatcher.next_turn(Stage::Upload, count - out) else {
+                continue;
+            };
+            let small_files = u32::try_from(turn.cost / cost_of(1)).unwrap_or(u32::MAX);
+            let taken = turn.files.min(small_files.max(1));
+            dispatcher.turn_taken(turn, i64::from(taken) * cost_of(1), false);
+            *admitted.entry((turn.tenant, turn.batch)).or_default() += taken;
+            out += taken;
+        }
+        admitted
+    }
+
+    #[test]
+    fn a_tenant_with_few_files_waits_behind_its_turn_and_not_behind_anothers_backlog() {
+        let mut dispatcher = dispatcher(10_000, 10_000);
+        let (large, small) = (batch(1, 1), batch(2, 1));
+        dispatcher.wait(Stage::Upload, large, NORMAL, NOW, NOW);
+        dispatcher.wait(Stage::Upload, small, NORMAL, NOW, NOW);
+        let admitted = admit(&mut dispatcher, 640);
+        assert_eq!(admitted[&large], admitted[&small], "{admitted:?}");
+    }
+
+    #[test]
+    fn a_tenants_many_batches_give_it_no_more_than_its_share() {
+        let mut dispatcher = dispatcher(10_000, 10_000);
+        for number in 0..9 {
+            dispatcher.wait(Stage::Upload, batch(1, number), NORMAL, NOW, NOW);
+        }
+        let other = batch(2, 1);
+        dispatcher.wait(Stage::Upload, other, NORMAL, NOW, NOW);
+        let admitted = admit(&mut dispatcher, 640);
+        assert_eq!(admitted[&other], 320, "{admitted:?}");
+    }
+
+    #[test]
+    fn a_huge_file_is_paid_for_over_many_turns() {
+        let mut dispatcher = dispatcher(10_000, 10_000);
+        let (huge, small) = (batch(1, 1), batch(2, 1));
+        dispatcher.wait(Stage::Upload, huge, NORMAL, NOW, NOW);
+        dispatcher.wait(Stage::Upload, small, NORMAL, NOW, NOW);
+        let turn = dispatcher.next_turn(Stage::Upload, 1).unwrap();
+        assert_eq!((turn.tenant, turn.batch), huge);
+        dispatcher.turn_taken(turn, QUANTUM * 10, false);
+        let admitted = admit(&mut dispatcher, 32 * 5);
+        assert_eq!(admitted.get(&huge), None, "{admitted:?}");
+    }
+
+    #[test]
+    fn the_heavier_batch_of_a_tenant_goes_first() {
+        let mut dispatcher = dispatcher(10_000, 10_000);
+        let (low, high) = (batch(1, 1), batch(1, 2));
+        dispatcher.wait(Stage::Upload, low, 1, NOW, NOW);
+        dispatcher.wait(Stage::Upload, high, 3, NOW, NOW);
+        let turn = dispatcher.next_turn(Stage::Upload, 10).unwrap();
+        assert_eq!((turn.tenant, turn.batch), high);
+    }
+
+    #[test]
+    fn a_batch_that_is_not_ready_yet_waits_for_its_time() {
+        let mut dispatcher = dispatcher(10, 10);
+        let key = batch(1, 1);
+        dispatcher.wait(Stage::Upload, key, NORMAL, Micros(50), NOW);
+        assert!(!dispatcher.can_admit());
+        assert_eq!(dispatcher.next_promotion(), Some(Micros(50)));
+        dispatcher.promote(Micros(50));
+        assert!(dispatcher.can_admit());
+    }
+
+    proptest! {
+        // Protocol 2.1: places are the set of outstanding pairs, so what enters twice holds one place, and what leaves
+        // twice gives one back.
+        #[test]
+        fn places_are_the_set_of_outstanding_pairs(
+            steps in proptest::collection::vec((any::<bool>(), 0_u32..6, 1_u64..4), 0..200)
+        ) {
+            let mut dispatcher = dispatcher(100, 100);
+            let key = batch(1, 1);
+            let mut model = HashSet::new();
+            for (enters, ordinal, token) in steps {
+                let pair = (file(key, ordinal), Token::new(token));
+                if enters {
+                    dispatcher.enter(Stage::Upload, pair.0, pair.1);
+                    model.insert(pair);
+                } else {
+                    dispatcher.leave(pair.0, pair.1);
+                    model.remove(&pair);
+                }
+                prop_assert_eq!(dispatcher.used(Stage::Upload) as usize, model.len());
+                prop_assert_eq!(dispatcher.room(Stage::Upload, key.0) as usize, 100 - model.len());
+            }
+        }
+    }
+}

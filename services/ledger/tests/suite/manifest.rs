@@ -434,3 +434,19 @@ async fn events_tell_the_whole_way_of_a_file_in_order() {
     assert_eq!(states, expected);
     ledger.verify().await;
 }
+
+#[tokio::test]
+async fn a_page_over_a_quota_is_refused_with_its_figures_and_takes_nothing() {
+    let ledger = TestLedger::start_with(|settings| settings.tenant_limits.files = 3).await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a", "b"]).await;
+    let refused = add(&ledger, batch, vec![file("c", 1), file("d", 1)])
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let quota = refused.get_details_quota_failure().unwrap();
+    assert_eq!(quota.violations.len(), 1, "{quota:?}");
+    assert_eq!(ledger.batch(batch).await.counts.unwrap().total, 2);
+    ledger.add(batch, &["c"]).await;
+    ledger.verify().await;
+}
