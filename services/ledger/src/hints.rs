@@ -15,7 +15,7 @@ pub(crate) async fn run(publisher: Publisher, mut changed: mpsc::Receiver<Vec<(B
             .map(|((tenant, batch), revision)| ChangedBatch {
                 tenant: Bytes::copy_from_slice(tenant.as_bytes()),
                 batch: Bytes::copy_from_slice(batch.as_bytes()),
-                batch_revision: i64::try_from(revision).unwrap_or(i64::MAX),
+                batch_revision: crate::store::signed(revision),
             });
         if let Err(error) = publisher.publish(batches.collect()).await {
             tracing::debug!(%error, "a hint was not published; watchers find the change by themselves");

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use caudal_domain::{
-    BatchId, BatchState, FileCounts, FileEvent, FileRef, FileState, FolderCounts, Stage, TenantId,
-    keys,
+    BatchState, FileCounts, FileEvent, FileRef, FileState, FolderCounts, Stage, keys,
 };
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::ChangeSet;
@@ -159,10 +158,7 @@ async fn all_batches(session: &Session<'_, DatabaseConnection>) -> Result<Vec<Ba
         "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p ORDER BY p.tenant_id, p.batch_id";
     let mut found = Vec::new();
     for row in session.rows(sql, Vec::new()).await? {
-        found.push((
-            TenantId::from_uuid(crate::store::uuid_of(&row, "tenant_id")?),
-            BatchId::from_uuid(crate::store::uuid_of(&row, "batch_id")?),
-        ));
+        found.push(crate::store::batch_key_of(&row)?);
     }
     Ok(found)
 }

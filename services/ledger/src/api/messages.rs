@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::progress::{BatchRow, ProgressRow};
 use crate::store::reads::FileView;
 use crate::store::results::ResultRow;
+pub(crate) use crate::store::signed;
 use crate::store::time::Micros;
 use crate::writer::acts::AddedEntries;
 
@@ -241,9 +242,4 @@ pub(crate) fn stage_names(stages: StageSet) -> Vec<String> {
 pub(crate) fn json_struct(text: &str) -> Option<prost_types::Struct> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
     struct_from_json(&object).ok()
-}
-
-/// A number that stays far below the sign.
-pub(crate) fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

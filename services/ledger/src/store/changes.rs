@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::page::Page;
 use super::progress::BatchKey;
 use super::time::Micros;
-use super::{Session, code_of, u64_of, uuid_of};
+use super::{Session, code_of, signed, u64_of, uuid_of};
 
 /// Takes the leadership if its term has ended, or in any case: the epoch that every group of this ledger then stands
 /// under. `None`: another ledger leads.
@@ -54,7 +54,7 @@ pub(crate) async fn renew_leadership<C: ConnectionTrait>(
         "UPDATE leadership SET until = {} + $2 WHERE id = 1 AND epoch = $1",
         session.dialect.now()
     );
-    let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+    let epoch = signed(epoch);
     Ok(session
         .execute(sql, vec![epoch.into(), micros_of(term).into()])
         .await?
@@ -70,9 +70,7 @@ pub(crate) async fn give_back_leadership<C: ConnectionTrait>(
         "UPDATE leadership SET until = {} WHERE id = 1 AND epoch = $1",
         session.dialect.now()
     );
-    session
-        .execute(sql, vec![i64::try_from(epoch).unwrap_or(i64::MAX).into()])
-        .await?;
+    session.execute(sql, vec![signed(epoch).into()]).await?;
     Ok(())
 }
 
@@ -103,9 +101,7 @@ pub(crate) async fn hold_leadership<C: ConnectionTrait>(
         session.dialect.now(),
         session.dialect.for_share()
     );
-    let row = session
-        .row(sql, vec![i64::try_from(epoch).unwrap_or(i64::MAX).into()])
-        .await?;
+    let row = session.row(sql, vec![signed(epoch).into()]).await?;
     row.map(|row| row.try_get("", "now").map(Micros))
         .transpose()
 }
@@ -130,9 +126,9 @@ pub(crate) async fn insert_changes<C: ConnectionTrait>(
                    VALUES ($1, $2, $3, $4, $5, $6, $7)";
         let values = vec![
             row.key.0.as_uuid().into(),
-            i64::try_from(row.revision).unwrap_or(i64::MAX).into(),
+            signed(row.revision).into(),
             row.key.1.as_uuid().into(),
-            i64::try_from(row.batch_revision).unwrap_or(i64::MAX).into(),
+            signed(row.batch_revision).into(),
             now.0.into(),
             i32::try_from(row.count).unwrap_or(i32::MAX).into(),
             row.body.clone().into(),
@@ -156,7 +152,7 @@ pub(crate) async fn changes_after<C: ConnectionTrait>(
     let values = vec![
         tenant.as_uuid().into(),
         batch.as_uuid().into(),
-        i64::try_from(after).unwrap_or(i64::MAX).into(),
+        signed(after).into(),
     ];
     let mut found = Vec::new();
     for row in session.rows(sql, values).await? {
@@ -182,10 +178,7 @@ pub(crate) async fn tenant_changes_after<C: ConnectionTrait>(
     after: u64,
     limit: u32,
 ) -> Result<Vec<RecordedChange>, DbErr> {
-    let mut values: Vec<Value> = vec![
-        tenant.as_uuid().into(),
-        i64::try_from(after).unwrap_or(i64::MAX).into(),
-    ];
+    let mut values: Vec<Value> = vec![tenant.as_uuid().into(), signed(after).into()];
     let (of_batch, order) = match batch {
         Some(batch) => {
             values.push(batch.as_uuid().into());
@@ -263,7 +256,7 @@ pub(crate) async fn insert_outbox<C: ConnectionTrait>(
 ) -> Result<(), DbErr> {
     for row in rows {
         let values = vec![
-            i64::try_from(row.id).unwrap_or(i64::MAX).into(),
+            signed(row.id).into(),
             i32::from(row.stage.code()).into(),
             now.0.into(),
             row.body.clone().into(),
@@ -286,10 +279,7 @@ pub(crate) async fn delete_outbox<C: ConnectionTrait>(
     if ids.is_empty() {
         return Ok(());
     }
-    let page = Page::new().numbers(
-        "id",
-        ids.iter().map(|id| i64::try_from(*id).unwrap_or(i64::MAX)),
-    );
+    let page = Page::new().numbers("id", ids.iter().map(|id| signed(*id)));
     let (page, values) = page.bind(session.dialect, 1);
     session
         .execute(
@@ -388,9 +378,4 @@ pub(crate) async fn remember<C: ConnectionTrait>(
     ];
     session.execute(sql, values).await?;
     Ok(())
-}
-
-/// The tenant of a row, where a statement lists tenants.
-pub(crate) fn tenant_of(row: &sea_orm::QueryResult) -> Result<TenantId, DbErr> {
-    Ok(TenantId::from_uuid(uuid_of(row, "tenant_id")?))
 }

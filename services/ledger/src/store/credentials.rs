@@ -61,7 +61,7 @@ pub(crate) async fn ensure_tenant<C: ConnectionTrait>(
         )
         .await?;
     let row = row.ok_or_else(|| DbErr::Custom("the tenant vanished while it was made".into()))?;
-    super::changes::tenant_of(&row)
+    super::tenant_of(&row)
 }
 
 /// Stores a key under its id; one that is there already is left alone.

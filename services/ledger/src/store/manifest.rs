@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use super::page::Page;
 use super::progress::BatchKey;
 use super::time::Micros;
-use super::{Session, damaged, u32_of, u64_of};
+use super::{Session, damaged, signed, u32_of, u64_of};
 
 /// One row of `folders`.
 #[derive(Clone, Debug, PartialEq)]
@@ -265,18 +265,10 @@ pub(crate) async fn insert_files<C: ConnectionTrait>(
     if files.is_empty() {
         return Ok(());
     }
-    let page = Page::new()
-        .uuids("t", files.iter().map(|row| row.file.tenant.as_uuid()))
-        .uuids("b", files.iter().map(|row| row.file.batch.as_uuid()))
-        .numbers("o", files.iter().map(|row| i64::from(row.file.ordinal)))
+    let page = Page::of_files(files.iter().map(|row| row.file))
         .numbers("folder", files.iter().map(|row| i64::from(row.folder)))
         .texts("name", files.iter().map(|row| Some(row.name.clone())))
-        .numbers(
-            "size",
-            files
-                .iter()
-                .map(|row| i64::try_from(row.size).unwrap_or(i64::MAX)),
-        )
+        .numbers("size", files.iter().map(|row| signed(row.size)))
         .bytes(
             "sha256",
             files.iter().map(|row| row.declared_sha256.clone()),

@@ -14,6 +14,7 @@ pub(crate) mod work;
 
 use std::time::Duration;
 
+use caudal_domain::{BatchId, FileRef, TenantId};
 use caudal_migrations::Migrator;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, QueryResult, Statement,
@@ -23,6 +24,7 @@ use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 
 use self::dialect::Dialect;
+use self::progress::BatchKey;
 use self::time::Micros;
 
 /// Connections that readers share. SQLite's readers never wait for the writer (write-ahead log).
@@ -228,6 +230,33 @@ pub(crate) fn code_of<T>(
         .ok()
         .and_then(from_code)
         .ok_or_else(|| damaged(column))
+}
+
+/// A number as the databases keep it; what is stored stays far below the sign.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The columns that name a file.
+pub(crate) fn file_of(row: &QueryResult) -> Result<FileRef, DbErr> {
+    Ok(FileRef {
+        tenant: tenant_of(row)?,
+        batch: BatchId::from_uuid(uuid_of(row, "batch_id")?),
+        ordinal: u32_of(row, "ordinal")?,
+    })
+}
+
+/// The columns that name a batch.
+pub(crate) fn batch_key_of(row: &QueryResult) -> Result<BatchKey, DbErr> {
+    Ok((
+        tenant_of(row)?,
+        BatchId::from_uuid(uuid_of(row, "batch_id")?),
+    ))
+}
+
+/// The column that names a tenant.
+pub(crate) fn tenant_of(row: &QueryResult) -> Result<TenantId, DbErr> {
+    Ok(TenantId::from_uuid(uuid_of(row, "tenant_id")?))
 }
 
 /// A column that holds an id.

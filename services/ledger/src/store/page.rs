@@ -5,6 +5,7 @@
 //! the page, because with tenant and batch as single parameters an un-analysed table gives a hash join over the
 //! whole batch on Postgres, and a scan on SQLite.
 
+use caudal_domain::FileRef;
 use sea_orm::Value;
 use sea_orm::sea_query::ArrayType;
 use uuid::Uuid;
@@ -41,6 +42,20 @@ pub(crate) struct Page {
 impl Page {
     pub(crate) fn new() -> Self {
         Self::default()
+    }
+
+    /// A page that names files: columns `t`, `b`, `o`.
+    pub(crate) fn of_files(files: impl IntoIterator<Item = FileRef> + Clone) -> Self {
+        Self::new()
+            .uuids(
+                "t",
+                files.clone().into_iter().map(|file| file.tenant.as_uuid()),
+            )
+            .uuids(
+                "b",
+                files.clone().into_iter().map(|file| file.batch.as_uuid()),
+            )
+            .numbers("o", files.into_iter().map(|file| i64::from(file.ordinal)))
     }
 
     /// Adds a column of ids.

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::page::Page;
 use super::time::Micros;
-use super::{Session, code_of, u32_of, u64_of, uuid_of};
+use super::{Session, batch_key_of, code_of, signed, u32_of, u64_of, uuid_of};
 
 /// Key of a batch.
 pub(crate) type BatchKey = (TenantId, BatchId);
@@ -233,7 +233,7 @@ pub(crate) async fn insert<C: ConnectionTrait>(
         batch.name.clone().into(),
         batch.options.clone().into(),
         batch.metadata.clone().into(),
-        signed(batch.priority).into(),
+        signed_small(batch.priority).into(),
         batch.created_by.clone().into(),
         batch.created_at.0.into(),
     ];
@@ -251,7 +251,7 @@ pub(crate) async fn insert<C: ConnectionTrait>(
         i32::from(progress.state.code()).into(),
         progress.starts_when_completed.into(),
         i32::from(progress.stages.bits()).into(),
-        signed(progress.priority).into(),
+        signed_small(progress.priority).into(),
         progress.changed_at.0.into(),
     ];
     session.execute(sql, values).await?;
@@ -275,7 +275,7 @@ pub(crate) async fn update<C: ConnectionTrait>(
     const COLUMNS: [Column; 27] = [
         ("state", |row| row.state.code().into()),
         ("run", |row| row.run.into()),
-        ("revision", |row| signed64(row.revision)),
+        ("revision", |row| signed(row.revision)),
         ("next_ordinal", |row| row.next_ordinal.into()),
         ("next_folder", |row| row.next_folder.into()),
         ("n_pending", |row| row.facts.counts.pending.into()),
@@ -290,9 +290,9 @@ pub(crate) async fn update<C: ConnectionTrait>(
         ("n_complete", |row| row.facts.counts.complete.into()),
         ("n_partial", |row| row.facts.counts.partial.into()),
         ("n_stored_only", |row| row.facts.counts.stored_only.into()),
-        ("bytes_declared", |row| signed64(row.bytes_declared)),
-        ("bytes_uploaded", |row| signed64(row.bytes_uploaded)),
-        ("bytes_processed", |row| signed64(row.bytes_processed)),
+        ("bytes_declared", |row| signed(row.bytes_declared)),
+        ("bytes_uploaded", |row| signed(row.bytes_uploaded)),
+        ("bytes_processed", |row| signed(row.bytes_processed)),
         ("changed_at", |row| row.changed_at.0),
         ("touched_at", |row| row.touched_at.0),
         ("upload_deadline", |row| row.upload_deadline.0),
@@ -390,15 +390,9 @@ pub(crate) async fn update_tenants<C: ConnectionTrait>(
     }
     let page = Page::new()
         .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
-        .numbers(
-            "used_bytes",
-            rows.iter().map(|row| signed64(row.used_bytes)),
-        )
-        .numbers(
-            "used_files",
-            rows.iter().map(|row| signed64(row.used_files)),
-        )
-        .numbers("revision", rows.iter().map(|row| signed64(row.revision)));
+        .numbers("used_bytes", rows.iter().map(|row| signed(row.used_bytes)))
+        .numbers("used_files", rows.iter().map(|row| signed(row.used_files)))
+        .numbers("revision", rows.iter().map(|row| signed(row.revision)));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} UPDATE tenants AS n SET used_bytes = u.used_bytes, used_files = u.used_files, \
@@ -419,10 +413,7 @@ pub(crate) async fn failing_missing<C: ConnectionTrait>(
     );
     let mut found = Vec::new();
     for row in session.rows(sql, Vec::new()).await? {
-        found.push((
-            TenantId::from_uuid(uuid_of(&row, "tenant_id")?),
-            BatchId::from_uuid(uuid_of(&row, "batch_id")?),
-        ));
+        found.push(batch_key_of(&row)?);
     }
     Ok(found)
 }
@@ -441,10 +432,6 @@ pub(crate) async fn live_priorities<C: ConnectionTrait>(
     Ok(found)
 }
 
-fn signed(number: u32) -> i32 {
+fn signed_small(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-fn signed64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

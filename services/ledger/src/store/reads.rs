@@ -1,13 +1,13 @@
 //! What callers read, each for one tenant.
 
-use caudal_domain::{BatchId, BatchState, FileRef, FileState, Outcome, Reason, Stage, TenantId};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+use caudal_domain::{BatchId, BatchState, FileState, Outcome, Reason, Stage, TenantId};
+use sea_orm::{ConnectionTrait, DbErr, Value};
 
 use super::page::Page;
 use super::progress::{BATCH_COLUMNS, BatchRow, PROGRESS_COLUMNS, ProgressRow};
 use super::time::Micros;
 use super::work::{self, WorkRow};
-use super::{Session, code_of, u32_of, uuid_of};
+use super::{Session, code_of, file_of, u32_of};
 
 /// One batch, by key.
 pub(crate) async fn batch<C: ConnectionTrait>(
@@ -84,10 +84,7 @@ pub(crate) async fn views<C: ConnectionTrait>(
     if works.is_empty() {
         return Ok(Vec::new());
     }
-    let page = Page::new()
-        .uuids("t", works.iter().map(|row| row.file.tenant.as_uuid()))
-        .uuids("b", works.iter().map(|row| row.file.batch.as_uuid()))
-        .numbers("o", works.iter().map(|row| i64::from(row.file.ordinal)));
+    let page = Page::of_files(works.iter().map(|row| row.file));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.name, f.declared_sha256, f.metadata, f.created_at, \
@@ -118,14 +115,6 @@ pub(crate) async fn views<C: ConnectionTrait>(
         });
     }
     Ok(found)
-}
-
-fn file_of(row: &QueryResult) -> Result<FileRef, DbErr> {
-    Ok(FileRef {
-        tenant: TenantId::from_uuid(uuid_of(row, "tenant_id")?),
-        batch: BatchId::from_uuid(uuid_of(row, "batch_id")?),
-        ordinal: u32_of(row, "ordinal")?,
-    })
 }
 
 /// Which files of one batch to list.

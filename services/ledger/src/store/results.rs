@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use caudal_domain::{BatchId, FileRef, Generation, Reason, Stage, StageVersion, TenantId, Token};
+use caudal_domain::{FileRef, Generation, Reason, Stage, StageVersion, Token};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use super::page::Page;
 use super::time::Micros;
-use super::{Session, code_of, damaged, u32_of, u64_of, uuid_of};
+use super::{Session, code_of, damaged, file_of, signed, u32_of, u64_of};
 
 /// An object a stage wrote, as it stands in `stage_results.artifacts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,14 +114,6 @@ impl ResultRow {
     }
 }
 
-fn file_of(row: &QueryResult) -> Result<FileRef, DbErr> {
-    Ok(FileRef {
-        tenant: TenantId::from_uuid(uuid_of(row, "tenant_id")?),
-        batch: BatchId::from_uuid(uuid_of(row, "batch_id")?),
-        ordinal: u32_of(row, "ordinal")?,
-    })
-}
-
 /// Inserts results.
 pub(crate) async fn insert<C: ConnectionTrait>(
     session: &Session<'_, C>,
@@ -130,11 +122,7 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     if rows.is_empty() {
         return Ok(());
     }
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    let page = Page::new()
-        .uuids("t", rows.iter().map(|row| row.file.tenant.as_uuid()))
-        .uuids("b", rows.iter().map(|row| row.file.batch.as_uuid()))
-        .numbers("o", rows.iter().map(|row| i64::from(row.file.ordinal)))
+    let page = Page::of_files(rows.iter().map(|row| row.file))
         .numbers("g", rows.iter().map(|row| i64::from(row.generation.get())))
         .numbers("stage", rows.iter().map(|row| i64::from(row.stage.code())))
         .nullable_numbers("version", rows.iter().map(|row| row.version.map(i64::from)))
@@ -185,16 +173,12 @@ pub(crate) async fn of_generations<C: ConnectionTrait>(
     if files.is_empty() {
         return Ok(HashMap::new());
     }
-    let page = Page::new()
-        .uuids("t", files.iter().map(|(file, _)| file.tenant.as_uuid()))
-        .uuids("b", files.iter().map(|(file, _)| file.batch.as_uuid()))
-        .numbers("o", files.iter().map(|(file, _)| i64::from(file.ordinal)))
-        .numbers(
-            "g",
-            files
-                .iter()
-                .map(|(_, generation)| i64::from(generation.get())),
-        );
+    let page = Page::of_files(files.iter().map(|(file, _)| *file)).numbers(
+        "g",
+        files
+            .iter()
+            .map(|(_, generation)| i64::from(generation.get())),
+    );
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT {COLUMNS} FROM u JOIN stage_results AS r ON r.tenant_id = u.t AND r.batch_id = u.b \
@@ -232,16 +216,8 @@ pub(crate) async fn already_recorded<C: ConnectionTrait>(
         Trace::Result => "stage_results",
         Trace::Attempt => "attempts",
     };
-    let page = Page::new()
-        .uuids("t", pairs.iter().map(|(file, _)| file.tenant.as_uuid()))
-        .uuids("b", pairs.iter().map(|(file, _)| file.batch.as_uuid()))
-        .numbers("o", pairs.iter().map(|(file, _)| i64::from(file.ordinal)))
-        .numbers(
-            "token",
-            pairs
-                .iter()
-                .map(|(_, token)| i64::try_from(token.get()).unwrap_or(i64::MAX)),
-        );
+    let page = Page::of_files(pairs.iter().map(|(file, _)| *file))
+        .numbers("token", pairs.iter().map(|(_, token)| signed(token.get())));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT r.tenant_id, r.batch_id, r.ordinal, r.token FROM u JOIN {table} AS r \
@@ -305,34 +281,20 @@ pub(crate) async fn delete_dead_letters<C: ConnectionTrait>(
     session: &Session<'_, C>,
     files: &[FileRef],
 ) -> Result<(), DbErr> {
-    for file in files {
-        let sql =
-            "DELETE FROM dead_letters WHERE tenant_id = $1 AND batch_id = $2 AND ordinal = $3";
-        let ordinal = i32::try_from(file.ordinal).unwrap_or(i32::MAX);
-        session
-            .execute(
-                sql,
-                vec![
-                    file.tenant.as_uuid().into(),
-                    file.batch.as_uuid().into(),
-                    ordinal.into(),
-                ],
-            )
-            .await?;
+    if files.is_empty() {
+        return Ok(());
     }
+    let (page, values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} DELETE FROM dead_letters WHERE (tenant_id, batch_id, ordinal) IN (SELECT u.t, u.b, u.o FROM u)"
+    );
+    session.execute(sql, values).await?;
     Ok(())
 }
 
 fn attempt_page(rows: &[AttemptRow]) -> Page {
-    Page::new()
-        .uuids("t", rows.iter().map(|row| row.file.tenant.as_uuid()))
-        .uuids("b", rows.iter().map(|row| row.file.batch.as_uuid()))
-        .numbers("o", rows.iter().map(|row| i64::from(row.file.ordinal)))
-        .numbers(
-            "token",
-            rows.iter()
-                .map(|row| i64::try_from(row.token.get()).unwrap_or(i64::MAX)),
-        )
+    Page::of_files(rows.iter().map(|row| row.file))
+        .numbers("token", rows.iter().map(|row| signed(row.token.get())))
         .numbers("stage", rows.iter().map(|row| i64::from(row.stage.code())))
         .numbers(
             "reason",
@@ -350,10 +312,7 @@ pub(crate) async fn last_attempts<C: ConnectionTrait>(
     if files.is_empty() {
         return Ok(HashMap::new());
     }
-    let page = Page::new()
-        .uuids("t", files.iter().map(|file| file.tenant.as_uuid()))
-        .uuids("b", files.iter().map(|file| file.batch.as_uuid()))
-        .numbers("o", files.iter().map(|file| i64::from(file.ordinal)));
+    let page = Page::of_files(files.iter().copied());
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT a.tenant_id, a.batch_id, a.ordinal, a.detail FROM u JOIN attempts AS a ON a.tenant_id = u.t \

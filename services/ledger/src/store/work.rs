@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
 use super::page::Page;
 use super::time::Micros;
-use super::{Session, code_of, damaged, u32_of, u64_of, uuid_of};
+use super::{Session, code_of, damaged, file_of, signed, u32_of, u64_of, uuid_of};
 
 /// One row of `file_work`.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,11 +45,7 @@ impl WorkRow {
         let outcome: i32 = row.try_get("", "outcome")?;
         let reason: i32 = row.try_get("", "reason")?;
         Ok(Self {
-            file: FileRef {
-                tenant: TenantId::from_uuid(uuid_of(row, "tenant_id")?),
-                batch: BatchId::from_uuid(uuid_of(row, "batch_id")?),
-                ordinal: u32_of(row, "ordinal")?,
-            },
+            file: file_of(row)?,
             state: code_of(row, "state", FileState::from_code)?,
             stage: code_of(row, "stage", Stage::from_code)?,
             token: Token::new(u64_of(row, "token")?),
@@ -127,30 +123,12 @@ fn time_of(row: &QueryResult, column: &str) -> Result<Option<Micros>, DbErr> {
     Ok(row.try_get::<Option<i64>>("", column)?.map(Micros))
 }
 
-fn key_page(files: &[FileRef]) -> Page {
-    Page::new()
-        .uuids("t", files.iter().map(|file| file.tenant.as_uuid()))
-        .uuids("b", files.iter().map(|file| file.batch.as_uuid()))
-        .numbers("o", files.iter().map(|file| i64::from(file.ordinal)))
-}
-
 /// Rows by key, locked until the transaction ends. `files` in key order, so that two groups never lock crosswise.
 pub(crate) async fn lock<C: ConnectionTrait>(
     session: &Session<'_, C>,
     files: &[FileRef],
 ) -> Result<Vec<WorkRow>, DbErr> {
-    if files.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (page, values) = key_page(files).bind(session.dialect, 1);
-    let lock = session.dialect.for_update_of("w");
-    let sql = format!("WITH {page} SELECT {COLUMNS} FROM u JOIN file_work AS w ON {BY_KEY}{lock}");
-    session
-        .rows(sql, values)
-        .await?
-        .iter()
-        .map(WorkRow::read)
-        .collect()
+    by_key(session, files, &session.dialect.for_update_of("w")).await
 }
 
 /// Rows by key, as committed.
@@ -158,11 +136,19 @@ pub(crate) async fn read<C: ConnectionTrait>(
     session: &Session<'_, C>,
     files: &[FileRef],
 ) -> Result<Vec<WorkRow>, DbErr> {
+    by_key(session, files, "").await
+}
+
+async fn by_key<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRef],
+    lock: &str,
+) -> Result<Vec<WorkRow>, DbErr> {
     if files.is_empty() {
         return Ok(Vec::new());
     }
-    let (page, values) = key_page(files).bind(session.dialect, 1);
-    let sql = format!("WITH {page} SELECT {COLUMNS} FROM u JOIN file_work AS w ON {BY_KEY}");
+    let (page, values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
+    let sql = format!("WITH {page} SELECT {COLUMNS} FROM u JOIN file_work AS w ON {BY_KEY}{lock}");
     session
         .rows(sql, values)
         .await?
@@ -179,16 +165,13 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     if rows.is_empty() {
         return Ok(());
     }
-    let page = Page::new()
-        .uuids("t", rows.iter().map(|row| row.file.tenant.as_uuid()))
-        .uuids("b", rows.iter().map(|row| row.file.batch.as_uuid()))
-        .numbers("o", rows.iter().map(|row| i64::from(row.file.ordinal)))
+    let page = Page::of_files(rows.iter().map(|row| row.file))
         .numbers("state", rows.iter().map(|row| i64::from(row.state.code())))
         .numbers("stage", rows.iter().map(|row| i64::from(row.stage.code())))
-        .numbers("token", rows.iter().map(|row| number(row.token.get())))
+        .numbers("token", rows.iter().map(|row| signed(row.token.get())))
         .numbers("at", rows.iter().map(|row| row.changed_at.0))
         .numbers("folder", rows.iter().map(|row| i64::from(row.folder)))
-        .numbers("size", rows.iter().map(|row| number(row.size)));
+        .numbers("size", rows.iter().map(|row| signed(row.size)));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} INSERT INTO file_work (tenant_id, batch_id, ordinal, state, stage, token, generation, fails, \
@@ -211,12 +194,9 @@ pub(crate) async fn update<C: ConnectionTrait>(
     if rows.is_empty() {
         return Ok(0);
     }
-    let mut page = Page::new()
-        .uuids("t", rows.iter().map(|(_, row)| row.file.tenant.as_uuid()))
-        .uuids("b", rows.iter().map(|(_, row)| row.file.batch.as_uuid()))
-        .numbers("o", rows.iter().map(|(_, row)| i64::from(row.file.ordinal)))
-        .numbers("held", rows.iter().map(|(held, _)| number(held.get())))
-        .numbers("token", rows.iter().map(|(_, row)| number(row.token.get())))
+    let mut page = Page::of_files(rows.iter().map(|(_, row)| row.file))
+        .numbers("held", rows.iter().map(|(held, _)| signed(held.get())))
+        .numbers("token", rows.iter().map(|(_, row)| signed(row.token.get())))
         .numbers(
             "state",
             rows.iter().map(|(_, row)| i64::from(row.state.code())),
@@ -415,8 +395,4 @@ pub(crate) async fn missing<C: ConnectionTrait>(
         .iter()
         .map(WorkRow::read)
         .collect()
-}
-
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
