@@ -234,6 +234,7 @@ CREATE TABLE stage_results (
     source_token {big},
     source_nonce {text},
     skipped {bool} NOT NULL,
+    has_text {bool} NOT NULL, -- the stage made text that can be embedded: decides the next hop when it is reused
     at {time} NOT NULL,
     PRIMARY KEY (tenant_id, batch_id, ordinal, generation, stage)
 ) {clustered};

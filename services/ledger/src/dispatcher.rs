@@ -210,6 +210,37 @@ impl Dispatcher {
             .push_back(batch);
     }
 
+    /// The weight of a batch among its tenant's changed.
+    pub(crate) fn reweigh(&mut self, (tenant, batch): BatchKey, weight: u32) {
+        for queue in self.stages.values_mut() {
+            if !queue.queued.contains(&(tenant, batch)) {
+                continue;
+            }
+            let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
+                continue;
+            };
+            for batches in tenant_queue.batches.values_mut() {
+                batches.retain(|queued| *queued != batch);
+            }
+            tenant_queue
+                .batches
+                .retain(|_, batches| !batches.is_empty());
+            tenant_queue
+                .batches
+                .entry(weight)
+                .or_default()
+                .push_back(batch);
+        }
+        for (_, _, _, later) in self
+            .later
+            .values_mut()
+            .flatten()
+            .filter(|(_, of, waiting, _)| (*of, *waiting) == (tenant, batch))
+        {
+            *later = weight;
+        }
+    }
+
     /// Batches whose time has come join their queues.
     pub(crate) fn promote(&mut self, now: Micros) {
         while let Some(entry) = self.later.first_entry() {

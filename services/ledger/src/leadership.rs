@@ -222,11 +222,13 @@ impl Leadership {
             .into_iter()
             .map(|(number, version)| (version, number))
             .collect();
+        let newest_versions = results::newest_versions(session).await?;
         Ok(WriterState::new(
             self.settings.clone(),
             epoch,
             dispatcher,
             versions,
+            newest_versions,
             self.metrics.clone(),
         ))
     }

@@ -6,6 +6,7 @@
 //! [`reconciler`] compares rows with streams and repairs what was lost. The [`api`] translates.
 
 mod api;
+mod briefs;
 mod dispatcher;
 mod hints;
 mod leadership;

@@ -31,6 +31,11 @@ const FAILING_BATCHES: u32 = 16;
 /// Slices of one batch's missing files that one pass fails.
 const FAILING_SLICES: u32 = 100;
 
+/// Cancelled batches whose files are cancelled in one pass.
+const CANCELLING_BATCHES: u32 = 64;
+/// Idle batches that are completed in one pass.
+const IDLE_BATCHES: u32 = 64;
+
 type OldPairs = watch::Receiver<Vec<(FileRef, Token)>>;
 
 /// What a pass needs.
@@ -81,6 +86,8 @@ impl Reconciler {
         self.sweep().await?;
         self.repair_dispatches().await?;
         self.fail_missing().await?;
+        self.cancel_files().await?;
+        self.complete_idle().await?;
         if pass.is_multiple_of(CLEAN_EVERY) {
             self.remove_superseded().await?;
         }
@@ -192,6 +199,36 @@ impl Reconciler {
                     break;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Cancels what is left of cancelled batches, a slice at a time (protocol 10.2).
+    async fn cancel_files(&self) -> Result<(), PassError> {
+        let session = self.store.reader();
+        for (tenant, batch) in progress::cancelling(&session, CANCELLING_BATCHES).await? {
+            let mut from = Some(0);
+            while let Some(start) = from {
+                let slice = Act::CancelFiles {
+                    tenant,
+                    batch,
+                    from: start,
+                };
+                from = match self.writer.ask(slice).await? {
+                    Answer::GoesOnAt(next) => next,
+                    _ => None,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes OPEN batches that nobody touched for long.
+    async fn complete_idle(&self) -> Result<(), PassError> {
+        let session = self.store.reader();
+        let before = session.now().await?.minus(self.settings.batch_idle);
+        for (tenant, batch) in progress::idle(&session, before, IDLE_BATCHES).await? {
+            self.writer.ask(Act::CompleteIdle { tenant, batch }).await?;
         }
         Ok(())
     }

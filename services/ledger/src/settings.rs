@@ -35,6 +35,8 @@ pub struct LedgerSettings {
     pub reconcile_age: Duration,
     /// How long changes are kept for watchers that come back.
     pub keep_changes: Duration,
+    /// How long an OPEN batch may lie untouched before the system completes it.
+    pub batch_idle: Duration,
     /// Rows that one group of the writer takes at most.
     pub group_rows: usize,
     /// Acts that may wait for the writer; beyond it callers wait.
@@ -63,6 +65,7 @@ impl LedgerSettings {
             reconcile_every: Duration::from_secs(1),
             reconcile_age: limits::RECONCILE_AGE,
             keep_changes: Duration::from_secs(7 * 24 * 60 * 60),
+            batch_idle: limits::BATCH_IDLE_TIMEOUT,
             group_rows: 2_000,
             writer_queue: 4_096,
         }

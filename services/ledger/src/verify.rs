@@ -16,6 +16,7 @@ use sea_orm::{DatabaseConnection, DbErr};
 use sha2::{Digest, Sha256};
 
 use crate::store::progress::{BatchKey, ProgressRow};
+use crate::store::results::ResultRow;
 use crate::store::work::WorkRow;
 use crate::store::{Session, Store, changes, reads, results, work};
 
@@ -290,7 +291,8 @@ async fn verify_results(
         let recorded = results.iter().filter(|result| !result.skipped);
         let mut makers: HashMap<u64, Stage> = HashMap::new();
         for result in recorded {
-            if let Some(other) = makers.insert(result.token.get(), result.stage) {
+            let own = result.taken_from.is_none();
+            if own && let Some(other) = makers.insert(result.token.get(), result.stage) {
                 let words = format!(
                     "{}: token {} recorded {other} and {}",
                     row.file, result.token, result.stage
@@ -316,9 +318,9 @@ async fn verify_results(
             report.breaks(Invariant::Once, words);
         }
         if let Some(objects) = objects {
-            let content = results.iter().find_map(|result| result.content);
-            if let Some(content) = content {
-                verify_bytes(objects, row, &content, report).await;
+            let upload = results.iter().find(|result| result.content.is_some());
+            if let Some(upload) = upload {
+                verify_bytes(objects, row, upload, report).await;
             } else if row.state == FileState::Processed {
                 report.check(Invariant::Bytes);
                 report.breaks(
@@ -334,13 +336,14 @@ async fn verify_results(
 async fn verify_bytes(
     objects: &ObjectStore,
     row: &WorkRow,
-    content: &[u8; 32],
+    upload: &ResultRow,
     report: &mut VerifyReport,
 ) {
     report.check(Invariant::Bytes);
-    let key = keys::final_key(row.file, content);
+    let content = upload.content.unwrap_or_default();
+    let key = keys::final_key(upload.maker().file, &content);
     match digest(objects, &key).await {
-        Ok((size, sha256)) if size == row.size && sha256 == *content => {}
+        Ok((size, sha256)) if size == row.size && sha256 == content => {}
         Ok((size, sha256)) => {
             let words = format!(
                 "{}: {key} has {size} bytes with sha256 {}, recorded are {} bytes",

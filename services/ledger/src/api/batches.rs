@@ -253,6 +253,7 @@ fn new_entries(scope: &TenantScope, message: &AddEntriesRequest) -> Result<AddEn
         tenant: scope.tenant,
         batch,
         request: request_key("AddEntries", &message.request_id, message)?,
+        knows_one_batch: scope.knows_one_batch(),
         entries: entries::parse(&message.entries)?,
     })
 }

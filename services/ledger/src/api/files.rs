@@ -215,7 +215,7 @@ impl Ledger {
         let mut of_files = HashMap::new();
         let mut versions = HashMap::new();
         if full {
-            of_files = results::of_generations(&session, &generations).await?;
+            of_files = results::served(&session, &generations).await?;
             versions = results::versions(&session).await?.into_iter().collect();
         }
         let details = results::last_attempts(&session, &failed).await?;

@@ -58,7 +58,9 @@ impl LedgerService for Ledger {
         let message = request.get_ref();
         let stage = stage_of(&message.stage)?;
         let held = held_of(message.files.as_ref())?;
-        let Answer::Leased(granted) = self.ask(Act::Lease { stage, held }).await? else {
+        let version = message.stage_version.clone().unwrap_or_default();
+        let version = stage_version_from_proto(stage, &version);
+        let Answer::Leased(granted) = self.ask(Act::Lease { version, held }).await? else {
             return Err(status(&Refusal::internal()));
         };
         let works = self
@@ -362,6 +364,13 @@ impl Ledger {
             of_files = results::of_generations(&session, &generations).await?;
             versions = results::versions(&session).await?.into_iter().collect();
         }
+        // The upload stage of a reprocess has no result in its generation yet: its bytes are where they were verified.
+        let again: Vec<FileRef> = files
+            .iter()
+            .filter(|granted| granted.reads_final_object())
+            .map(|granted| granted.row.file)
+            .collect();
+        let verified = results::verified_contents(&session, &again).await?;
         let mut works = Vec::with_capacity(files.len());
         for (index, granted) in granted.iter().enumerate() {
             let Some(granted) = granted else { continue };
@@ -376,7 +385,14 @@ impl Ledger {
                     .map(ToString::to_string)
                     .unwrap_or_default()
             };
-            works.push(work_message(index, granted, view, results, &version_words));
+            works.push(work_message(
+                index,
+                granted,
+                view,
+                results,
+                verified.get(&file),
+                &version_words,
+            ));
         }
         Ok(works)
     }
@@ -454,7 +470,7 @@ impl Ledger {
             return Ok(None);
         };
         let generation = row.generation;
-        let results = results::of_generations(&session, &[(file, generation)]).await?;
+        let results = results::served(&session, &[(file, generation)]).await?;
         let views = reads::views(&session, rows).await?;
         let Some(result) = results
             .get(&file)
@@ -651,14 +667,15 @@ fn issue_facts(row: &work::WorkRow) -> IssueFacts {
 
 /// The key of an artifact: a stage's own below its execution's prefix, the upload stage's original at its final key.
 fn artifact_key(result: &ResultRow, artifact: &StoredArtifact) -> String {
+    let maker = result.maker();
     match (result.stage, result.content) {
-        (Stage::Upload, Some(content)) => keys::final_key(result.file, &content),
+        (Stage::Upload, Some(content)) => keys::final_key(maker.file, &content),
         _ => keys::artifact_key(
-            result.file,
-            result.generation,
+            maker.file,
+            maker.generation,
             result.stage,
-            result.token,
-            &result.nonce,
+            maker.token,
+            &maker.nonce,
             &artifact.name,
         ),
     }
@@ -669,18 +686,24 @@ fn work_message(
     granted: &Granted,
     view: &FileView,
     results: &[ResultRow],
+    verified: Option<&ResultRow>,
     version_words: &dyn Fn(u32) -> String,
 ) -> Work {
     let row = &granted.row;
-    let upload = results.iter().find(|result| result.stage == Stage::Upload);
+    let upload = results
+        .iter()
+        .find(|result| result.stage == Stage::Upload)
+        .or(verified);
     let content = upload.and_then(|upload| upload.content);
-    let final_key = content
-        .map(|content| keys::final_key(row.file, &content))
+    let final_key = upload
+        .zip(content)
+        .map(|(upload, content)| keys::final_key(upload.maker().file, &content))
         .unwrap_or_default();
     Work {
         index: u32::try_from(index).unwrap_or(u32::MAX),
         generation: row.generation.get(),
         source_key: match row.stage {
+            Stage::Upload if granted.reads_final_object() => final_key.clone(),
             Stage::Upload => keys::landing_key(row.file, row.target),
             _ => String::new(),
         },

@@ -205,7 +205,7 @@ pub(crate) fn added(added: &AddedEntries) -> v1::AddEntriesResponse {
                 folder_ordinal: *folder,
             })
             .collect(),
-        already_held: Vec::new(),
+        already_held: added.already_held.clone(),
     }
 }
 

@@ -64,6 +64,11 @@ impl TenantScope {
         Ok(())
     }
 
+    /// Whether the credential is good for one batch only.
+    pub(crate) fn knows_one_batch(&self) -> bool {
+        self.only.is_some()
+    }
+
     /// A credential for one batch makes and lists none.
     pub(crate) fn require_whole_tenant(&self) -> Result<(), Refusal> {
         if self.only.is_some() {

@@ -63,4 +63,12 @@ impl Dialect {
             Self::Postgres => format!("({expression} <> 0)"),
         }
     }
+
+    /// An id as text, in any form that is read back as an id.
+    pub(crate) fn uuid_text(self, expression: &str) -> String {
+        match self {
+            Self::Sqlite => format!("hex({expression})"),
+            Self::Postgres => format!("{expression}::text"),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `batches`, `batch_progress` and `tenants`: a batch's flags and counters, and the tenant's revision and usage.
 
 use caudal_domain::{BatchFacts, BatchId, BatchState, FileCounts, StageSet, TenantId};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
 use super::page::Page;
 use super::time::Micros;
@@ -272,7 +272,7 @@ pub(crate) async fn update<C: ConnectionTrait>(
         return Ok(());
     }
     type Column = (&'static str, fn(&ProgressRow) -> i64);
-    const COLUMNS: [Column; 27] = [
+    const COLUMNS: [Column; 29] = [
         ("state", |row| row.state.code().into()),
         ("run", |row| row.run.into()),
         ("revision", |row| signed(row.revision)),
@@ -302,8 +302,11 @@ pub(crate) async fn update<C: ConnectionTrait>(
         ("cancel_requested", |row| row.facts.cancel_requested.into()),
         ("missing_fails", |row| row.missing_fails.into()),
         ("uploads_open", |row| row.uploads_open.into()),
+        ("priority", |row| row.priority.into()),
+        ("completed_by_system", |row| row.completed_by_system.into()),
     ];
-    const BOOLEANS: [&str; 4] = [
+    const BOOLEANS: [&str; 5] = [
+        "completed_by_system",
         "manifest_complete",
         "cancel_requested",
         "missing_fails",
@@ -330,6 +333,87 @@ pub(crate) async fn update<C: ConnectionTrait>(
     );
     session.execute(sql, values).await?;
     Ok(())
+}
+
+/// Writes whether a batch is paused, by whom and since when.
+pub(crate) async fn set_pause<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    row: &ProgressRow,
+) -> Result<(), DbErr> {
+    let pause = row.pause.as_ref();
+    let sql = "UPDATE batch_progress SET pause_by = $3, pause_who = $4, pause_note = $5, pause_at = $6 \
+               WHERE tenant_id = $1 AND batch_id = $2";
+    let values = vec![
+        row.tenant.as_uuid().into(),
+        row.batch.as_uuid().into(),
+        signed_small(pause.map_or(0, |pause| pause.by)).into(),
+        pause.map(|pause| pause.who.clone()).into(),
+        pause.map(|pause| pause.note.clone()).into(),
+        pause.map(|pause| pause.at.0).into(),
+    ];
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Changes what a caller may change of a batch; `None` leaves it.
+pub(crate) async fn rename<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, batch): BatchKey,
+    name: Option<&str>,
+    priority: Option<u32>,
+    metadata: Option<&Option<String>>,
+) -> Result<(), DbErr> {
+    let mut values: Vec<Value> = vec![tenant.as_uuid().into(), batch.as_uuid().into()];
+    let mut assignments = Vec::new();
+    let mut assign = |column: &str, value: Value| {
+        values.push(value);
+        assignments.push(format!("{column} = ${}", values.len()));
+    };
+    if let Some(name) = name {
+        assign("name", name.into());
+    }
+    if let Some(priority) = priority {
+        assign("priority", signed_small(priority).into());
+    }
+    if let Some(metadata) = metadata {
+        assign("metadata", metadata.clone().into());
+    }
+    if assignments.is_empty() {
+        return Ok(());
+    }
+    let sql = format!(
+        "UPDATE batches SET {} WHERE tenant_id = $1 AND batch_id = $2",
+        assignments.join(", ")
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Cancelled batches that still have files to cancel, by index `batch_progress_live`.
+pub(crate) async fn cancelling<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    limit: u32,
+) -> Result<Vec<BatchKey>, DbErr> {
+    let sql = format!(
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state IN (1, 2) AND p.cancel_requested \
+         LIMIT {limit}"
+    );
+    let rows = session.rows(sql, Vec::new()).await?;
+    rows.iter().map(batch_key_of).collect()
+}
+
+/// OPEN batches that nobody touched since `before`, by index `batch_progress_idle`.
+pub(crate) async fn idle<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    before: Micros,
+    limit: u32,
+) -> Result<Vec<BatchKey>, DbErr> {
+    let sql = format!(
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state = 1 AND p.touched_at <= $1 \
+         ORDER BY p.touched_at LIMIT {limit}"
+    );
+    let rows = session.rows(sql, vec![before.0.into()]).await?;
+    rows.iter().map(batch_key_of).collect()
 }
 
 /// Writes the times of batches that were completed or ended in this transaction.

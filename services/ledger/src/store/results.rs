@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use caudal_domain::{FileRef, Generation, Reason, Stage, StageVersion, Token};
+use caudal_domain::{BatchId, FileRef, Generation, Reason, Stage, StageVersion, TenantId, Token};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::page::Page;
 use super::time::Micros;
-use super::{Session, code_of, damaged, file_of, signed, u32_of, u64_of};
+use super::{Session, code_of, damaged, file_of, signed, tenant_of, u32_of, u64_of};
 
 /// An object a stage wrote, as it stands in `stage_results.artifacts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,16 @@ pub(crate) struct Used {
     pub(crate) pages: u64,
     pub(crate) tokens: u64,
     pub(crate) calls: u64,
+}
+
+/// Which execution made what a result refers to. Of a result that was taken over it is always the first maker's, never
+/// a link of a chain, because it spells the objects' keys even when the maker's rows are gone.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Maker {
+    pub(crate) file: FileRef,
+    pub(crate) generation: Generation,
+    pub(crate) token: Token,
+    pub(crate) nonce: String,
 }
 
 /// One row of `stage_results`.
@@ -47,14 +58,48 @@ pub(crate) struct ResultRow {
     pub(crate) warnings: Vec<caudal_domain::Warning>,
     pub(crate) used: Used,
     pub(crate) skipped: bool,
+    /// Whether the stage made text that can be embedded.
+    pub(crate) has_text: bool,
+    /// `None`: this file's own work under `token` and `nonce`.
+    pub(crate) taken_from: Option<Maker>,
     pub(crate) at: Micros,
 }
 
 const COLUMNS: &str = "r.tenant_id, r.batch_id, r.ordinal, r.generation, r.stage, r.version_id, r.content, r.media_type, \
     r.token, r.nonce, r.artifacts, r.facts, r.warnings, r.used_bytes, r.used_pages, r.used_tokens, r.used_calls, \
-    r.skipped, r.at";
+    r.skipped, r.has_text, r.source_batch, r.source_ordinal, r.source_generation, r.source_token, r.source_nonce, r.at";
 
 impl ResultRow {
+    /// Which execution made its artifacts.
+    pub(crate) fn maker(&self) -> Maker {
+        self.taken_from.clone().unwrap_or_else(|| Maker {
+            file: self.file,
+            generation: self.generation,
+            token: self.token,
+            nonce: self.nonce.clone(),
+        })
+    }
+
+    /// The row by which another generation, or another file of the same content, refers to this result (protocol 11.3,
+    /// 13.3). `token` is one under which nothing was dispatched, so that no late report can be taken for this result.
+    pub(crate) fn taken_over(
+        &self,
+        file: FileRef,
+        generation: Generation,
+        token: Token,
+        at: Micros,
+    ) -> Self {
+        Self {
+            file,
+            generation,
+            token,
+            nonce: String::new(),
+            taken_from: (!self.skipped).then(|| self.maker()),
+            at,
+            ..self.clone()
+        }
+    }
+
     /// The row that says that the batch's options left a stage out.
     pub(crate) fn skipped(
         file: FileRef,
@@ -77,6 +122,8 @@ impl ResultRow {
             warnings: Vec::new(),
             used: Used::default(),
             skipped: true,
+            has_text: false,
+            taken_from: None,
             at,
         }
     }
@@ -86,8 +133,9 @@ impl ResultRow {
         let content: Option<Vec<u8>> = row.try_get("", "content")?;
         let artifacts: String = row.try_get("", "artifacts")?;
         let warnings: String = row.try_get("", "warnings")?;
+        let file = file_of(row)?;
         Ok(Self {
-            file: file_of(row)?,
+            file,
             generation: Generation::new(u32_of(row, "generation")?),
             stage: code_of(row, "stage", Stage::from_code)?,
             version: version
@@ -109,20 +157,98 @@ impl ResultRow {
                 calls: u64_of(row, "used_calls")?,
             },
             skipped: row.try_get("", "skipped")?,
+            has_text: row.try_get("", "has_text")?,
+            taken_from: maker_of(row, file.tenant)?,
             at: Micros(row.try_get("", "at")?),
         })
     }
 }
 
-/// Inserts results.
+fn maker_of(row: &QueryResult, tenant: TenantId) -> Result<Option<Maker>, DbErr> {
+    let Some(batch) = row.try_get::<Option<Uuid>>("", "source_batch")? else {
+        return Ok(None);
+    };
+    Ok(Some(Maker {
+        file: FileRef::new(
+            tenant,
+            BatchId::from_uuid(batch),
+            u32_of(row, "source_ordinal")?,
+        ),
+        generation: Generation::new(u32_of(row, "source_generation")?),
+        token: Token::new(u64_of(row, "source_token")?),
+        nonce: row
+            .try_get::<Option<String>>("", "source_nonce")?
+            .unwrap_or_default(),
+    }))
+}
+
+/// Inserts results; those that refer to another's work go in a wider statement.
 pub(crate) async fn insert<C: ConnectionTrait>(
     session: &Session<'_, C>,
     rows: &[ResultRow],
 ) -> Result<(), DbErr> {
-    if rows.is_empty() {
-        return Ok(());
+    let (taken_over, own): (Vec<&ResultRow>, Vec<&ResultRow>) =
+        rows.iter().partition(|row| row.taken_from.is_some());
+    if !own.is_empty() {
+        insert_page(session, result_page(&own), "", "").await?;
     }
-    let page = Page::of_files(rows.iter().map(|row| row.file))
+    if !taken_over.is_empty() {
+        let makers: Vec<Maker> = taken_over.iter().map(|row| row.maker()).collect();
+        let page = result_page(&taken_over)
+            .uuids(
+                "source_batch",
+                makers.iter().map(|maker| maker.file.batch.as_uuid()),
+            )
+            .numbers(
+                "source_ordinal",
+                makers.iter().map(|maker| i64::from(maker.file.ordinal)),
+            )
+            .numbers(
+                "source_generation",
+                makers.iter().map(|maker| i64::from(maker.generation.get())),
+            )
+            .numbers(
+                "source_token",
+                makers.iter().map(|maker| signed(maker.token.get())),
+            )
+            .texts(
+                "source_nonce",
+                makers.iter().map(|maker| Some(maker.nonce.clone())),
+            );
+        insert_page(
+            session,
+            page,
+            ", source_batch, source_ordinal, source_generation, source_token, source_nonce",
+            ", u.source_batch, u.source_ordinal, u.source_generation, u.source_token, u.source_nonce",
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn insert_page<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    page: Page,
+    more_columns: &str,
+    more_values: &str,
+) -> Result<(), DbErr> {
+    let (page, values) = page.bind(session.dialect, 1);
+    let skipped = session.dialect.boolean("u.skipped");
+    let has_text = session.dialect.boolean("u.has_text");
+    let sql = format!(
+        "WITH {page} INSERT INTO stage_results (tenant_id, batch_id, ordinal, generation, stage, version_id, content, \
+         media_type, token, nonce, artifacts, facts, warnings, used_bytes, used_pages, used_tokens, used_calls, skipped, \
+         has_text, at{more_columns}) \
+         SELECT u.t, u.b, u.o, u.g, u.stage, u.version, u.content, u.media_type, u.token, coalesce(u.nonce, ''), \
+         u.artifacts, u.facts, u.warnings, u.used_bytes, u.used_pages, u.used_tokens, u.used_calls, {skipped}, \
+         {has_text}, u.at{more_values} FROM u"
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+fn result_page(rows: &[&ResultRow]) -> Page {
+    Page::of_files(rows.iter().map(|row| row.file))
         .numbers("g", rows.iter().map(|row| i64::from(row.generation.get())))
         .numbers("stage", rows.iter().map(|row| i64::from(row.stage.code())))
         .nullable_numbers("version", rows.iter().map(|row| row.version.map(i64::from)))
@@ -148,17 +274,8 @@ pub(crate) async fn insert<C: ConnectionTrait>(
         )
         .numbers("used_calls", rows.iter().map(|row| signed(row.used.calls)))
         .numbers("skipped", rows.iter().map(|row| i64::from(row.skipped)))
-        .numbers("at", rows.iter().map(|row| row.at.0));
-    let (page, values) = page.bind(session.dialect, 1);
-    let skipped = session.dialect.boolean("u.skipped");
-    let sql = format!(
-        "WITH {page} INSERT INTO stage_results (tenant_id, batch_id, ordinal, generation, stage, version_id, content, \
-         media_type, token, nonce, artifacts, facts, warnings, used_bytes, used_pages, used_tokens, used_calls, skipped, at) \
-         SELECT u.t, u.b, u.o, u.g, u.stage, u.version, u.content, u.media_type, u.token, coalesce(u.nonce, ''), \
-         u.artifacts, u.facts, u.warnings, u.used_bytes, u.used_pages, u.used_tokens, u.used_calls, {skipped}, u.at FROM u"
-    );
-    session.execute(sql, values).await?;
-    Ok(())
+        .numbers("has_text", rows.iter().map(|row| i64::from(row.has_text)))
+        .numbers("at", rows.iter().map(|row| row.at.0))
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -191,6 +308,121 @@ pub(crate) async fn of_generations<C: ConnectionTrait>(
     }
     for results in found.values_mut() {
         results.sort_by_key(|result| (result.token, result.stage.code()));
+    }
+    Ok(found)
+}
+
+/// The results that a reader is shown: those of the newest generation that was finished, while a newer one is under
+/// way (protocol 11.3: the old final record stays until the new one is written), else those of the current one.
+pub(crate) async fn served<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[(FileRef, Generation)],
+) -> Result<HashMap<FileRef, Vec<ResultRow>>, DbErr> {
+    let mut found = of_generations(session, files).await?;
+    let unfinished: Vec<FileRef> = files
+        .iter()
+        .filter(|(file, generation)| {
+            let finished = found
+                .get(file)
+                .is_some_and(|results| results.iter().any(|row| row.stage == Stage::Metadata));
+            *generation > Generation::FIRST && !finished
+        })
+        .map(|(file, _)| *file)
+        .collect();
+    let finished = newest_generation_with(session, &unfinished, Stage::Metadata).await?;
+    let finished: Vec<(FileRef, Generation)> = finished.into_iter().collect();
+    found.extend(of_generations(session, &finished).await?);
+    Ok(found)
+}
+
+/// The newest generation of each file in which a stage left a result of its own or another's; a range of the key.
+async fn newest_generation_with<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRef],
+    stage: Stage,
+) -> Result<HashMap<FileRef, Generation>, DbErr> {
+    let mut found = HashMap::new();
+    if files.is_empty() {
+        return Ok(found);
+    }
+    let (page, values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT r.tenant_id, r.batch_id, r.ordinal, max(r.generation) AS generation FROM u \
+         JOIN stage_results AS r ON r.tenant_id = u.t AND r.batch_id = u.b AND r.ordinal = u.o AND r.stage + 0 = {} \
+         GROUP BY r.tenant_id, r.batch_id, r.ordinal",
+        stage.code()
+    );
+    for row in session.rows(sql, values).await? {
+        found.insert(file_of(&row)?, Generation::new(u32_of(&row, "generation")?));
+    }
+    Ok(found)
+}
+
+/// The content that each file was last verified to have, whatever the generation.
+pub(crate) async fn verified_contents<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRef],
+) -> Result<HashMap<FileRef, ResultRow>, DbErr> {
+    let newest: Vec<(FileRef, Generation)> = newest_generation_with(session, files, Stage::Upload)
+        .await?
+        .into_iter()
+        .collect();
+    let results = of_generations(session, &newest).await?;
+    let upload = |results: Vec<ResultRow>| {
+        results
+            .into_iter()
+            .find(|result| result.stage == Stage::Upload)
+    };
+    Ok(results
+        .into_iter()
+        .filter_map(|(file, results)| upload(results).map(|result| (file, result)))
+        .collect())
+}
+
+/// For each content a file of the tenant that holds it: one whose current generation has a verified upload. By index
+/// `stage_results_held`.
+pub(crate) async fn holders<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    contents: &[(TenantId, [u8; 32])],
+) -> Result<HashMap<(TenantId, [u8; 32]), FileRef>, DbErr> {
+    let mut found = HashMap::new();
+    if contents.is_empty() {
+        return Ok(found);
+    }
+    let page = Page::new()
+        .uuids("t", contents.iter().map(|(tenant, _)| tenant.as_uuid()))
+        .bytes(
+            "content",
+            contents.iter().map(|(_, content)| Some(content.to_vec())),
+        );
+    let (page, values) = page.bind(session.dialect, 1);
+    let batch = session.dialect.uuid_text("r.batch_id");
+    // One scalar, so that both databases stop at the first holder: content that thousands of files share costs no more.
+    let sql = format!(
+        "WITH {page} SELECT u.t AS tenant_id, u.content, (SELECT {batch} || '/' || r.ordinal FROM stage_results AS r \
+         JOIN file_work AS w ON w.tenant_id = r.tenant_id AND w.batch_id = r.batch_id AND w.ordinal = r.ordinal \
+         AND w.generation + 0 = r.generation \
+         WHERE r.tenant_id = u.t AND r.content = u.content AND r.stage = 1 LIMIT 1) AS holder FROM u"
+    );
+    for row in session.rows(sql, values).await? {
+        let Some(holder) = row.try_get::<Option<String>>("", "holder")? else {
+            continue;
+        };
+        let tenant = tenant_of(&row)?;
+        let content: Vec<u8> = row.try_get("", "content")?;
+        let content: [u8; 32] = content.try_into().map_err(|_| damaged("content"))?;
+        let file = holder
+            .split_once('/')
+            .and_then(|(batch, ordinal)| {
+                let batch = Uuid::try_parse(batch).ok()?;
+                Some(FileRef::new(
+                    tenant,
+                    BatchId::from_uuid(batch),
+                    ordinal.parse().ok()?,
+                ))
+            })
+            .ok_or_else(|| damaged("holder"))?;
+        found.insert((tenant, content), file);
     }
     Ok(found)
 }
@@ -359,6 +591,56 @@ pub(crate) async fn insert_version<C: ConnectionTrait>(
         version.model.clone().into(),
         version.options.clone().into(),
         now.0.into(),
+    ];
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Takes the dead letters of FAILED files off lists and alarms.
+pub(crate) async fn dismiss<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRef],
+    now: Micros,
+) -> Result<(), DbErr> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let (page, mut values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
+    values.push(now.0.into());
+    let sql = format!(
+        "WITH {page} UPDATE dead_letters AS d SET dismissed_at = ${} FROM u WHERE d.tenant_id = u.t \
+         AND d.batch_id = u.b AND d.ordinal = u.o AND d.dismissed_at IS NULL",
+        values.len()
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// The newest version that processes of each stage were seen to run.
+pub(crate) async fn newest_versions<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<HashMap<Stage, u32>, DbErr> {
+    let sql = "SELECT s.name, s.version_id FROM stages AS s WHERE s.version_id IS NOT NULL";
+    let mut found = HashMap::new();
+    for row in session.rows(sql, Vec::new()).await? {
+        let name: String = row.try_get("", "name")?;
+        let stage = name.parse::<Stage>().map_err(|_| damaged("name"))?;
+        found.insert(stage, u32_of(&row, "version_id")?);
+    }
+    Ok(found)
+}
+
+/// Notes the newest version of a stage.
+pub(crate) async fn set_newest_version<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    stage: Stage,
+    version: u32,
+) -> Result<(), DbErr> {
+    let sql = "INSERT INTO stages (name, version_id) VALUES ($1, $2) \
+               ON CONFLICT (name) DO UPDATE SET version_id = excluded.version_id";
+    let values = vec![
+        stage.name().into(),
+        i32::try_from(version).unwrap_or(i32::MAX).into(),
     ];
     session.execute(sql, values).await?;
     Ok(())

@@ -361,9 +361,20 @@ pub(crate) async fn range<C: ConnectionTrait>(
     from: u32,
     limit: u32,
 ) -> Result<Vec<WorkRow>, DbErr> {
+    rows_from(session, tenant, batch, from, limit, "").await
+}
+
+async fn rows_from<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+    from: u32,
+    limit: u32,
+    lock: &str,
+) -> Result<Vec<WorkRow>, DbErr> {
     let sql = format!(
         "SELECT {COLUMNS} FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2 AND w.ordinal >= $3 \
-         ORDER BY w.ordinal LIMIT {limit}"
+         ORDER BY w.ordinal LIMIT {limit}{lock}"
     );
     let from = i32::try_from(from).unwrap_or(i32::MAX);
     session
@@ -375,6 +386,25 @@ pub(crate) async fn range<C: ConnectionTrait>(
         .iter()
         .map(WorkRow::read)
         .collect()
+}
+
+/// As [`range`], locked until the transaction ends.
+pub(crate) async fn lock_range<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+    batch: BatchId,
+    from: u32,
+    limit: u32,
+) -> Result<Vec<WorkRow>, DbErr> {
+    rows_from(
+        session,
+        tenant,
+        batch,
+        from,
+        limit,
+        session.dialect.for_update(),
+    )
+    .await
 }
 
 /// Files of a batch that have not arrived, in order; locked.

@@ -62,6 +62,8 @@ pub(crate) struct AddEntries {
     pub(crate) tenant: TenantId,
     pub(crate) batch: BatchId,
     pub(crate) request: RequestKey,
+    /// The caller may know this batch only: it learns what the tenant holds where the batch's options say so.
+    pub(crate) knows_one_batch: bool,
     pub(crate) entries: Vec<NewEntry>,
 }
 
@@ -74,6 +76,8 @@ pub(crate) struct AddedEntries {
     pub(crate) ordinals: Vec<u32>,
     /// (path, number) of the folders of the page.
     pub(crate) folders: Vec<(String, u32)>,
+    /// Positions in the page of the files whose content the tenant holds: they need no upload.
+    pub(crate) already_held: Vec<u32>,
 }
 
 /// Completes a manifest.
@@ -102,6 +106,63 @@ pub(crate) struct ConfirmedUpload {
     pub(crate) ordinal: u32,
     pub(crate) target: Target,
     pub(crate) etag: String,
+}
+
+/// Pauses a batch, or lets it go on.
+#[derive(Clone, Debug)]
+pub(crate) struct SetPause {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) request: RequestKey,
+    /// `None`: go on.
+    pub(crate) pause: Option<NewPause>,
+}
+
+/// Who pauses a batch, and the words they leave.
+#[derive(Clone, Debug)]
+pub(crate) struct NewPause {
+    pub(crate) who: String,
+    pub(crate) note: String,
+}
+
+/// Cancels a batch: nothing more is added, confirmed or admitted, and its files follow in slices.
+#[derive(Clone, Debug)]
+pub(crate) struct CancelBatch {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) request: RequestKey,
+}
+
+/// Changes what may be changed of a batch; `None` leaves it.
+#[derive(Clone, Debug)]
+pub(crate) struct UpdateBatch {
+    pub(crate) tenant: TenantId,
+    pub(crate) batch: BatchId,
+    pub(crate) request: RequestKey,
+    pub(crate) name: Option<String>,
+    pub(crate) priority: Option<u32>,
+    /// JSON, or `Some(None)` to take it away.
+    pub(crate) metadata: Option<Option<String>>,
+}
+
+/// What is done to chosen files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Whatever is not final becomes CANCELLED.
+    Cancel,
+    /// FAILED files go on where they failed, or wait for their bytes again where the reason says so.
+    Retry {
+        /// RETRYING files go out now as well.
+        skip_backoff: bool,
+    },
+    /// PROCESSED files go through the route again from a stage on.
+    Reprocess {
+        from: Stage,
+        /// Later stages work again even where their version is the newest.
+        force: bool,
+    },
+    /// The dead letters of FAILED files leave lists and alarms.
+    Dismiss,
 }
 
 /// Files and the tokens a stage process holds.
@@ -164,8 +225,11 @@ pub(crate) enum Act {
     AddEntries(Box<AddEntries>),
     CompleteBatch(Box<CompleteBatch>),
     ConfirmUploads(Box<ConfirmUploads>),
+    SetPause(Box<SetPause>),
+    CancelBatch(Box<CancelBatch>),
+    UpdateBatch(Box<UpdateBatch>),
     Lease {
-        stage: Stage,
+        version: StageVersion,
         held: Held,
     },
     Renew {
@@ -185,6 +249,17 @@ pub(crate) enum Act {
         tenant: TenantId,
         batch: BatchId,
     },
+    /// Cancels a slice of the files of a batch that was cancelled, from an ordinal on.
+    CancelFiles {
+        tenant: TenantId,
+        batch: BatchId,
+        from: u32,
+    },
+    /// Completes an OPEN batch that nobody has touched for long.
+    CompleteIdle {
+        tenant: TenantId,
+        batch: BatchId,
+    },
     /// Deletes old changes and request answers, a slice at a time.
     Prune,
 }
@@ -193,7 +268,12 @@ impl Act {
     /// How many rows it may touch: a group takes acts up to a bound.
     pub(crate) fn rows(&self) -> usize {
         match self {
-            Self::CreateBatch(_) | Self::CompleteBatch(_) => 1,
+            Self::CreateBatch(_)
+            | Self::CompleteBatch(_)
+            | Self::SetPause(_)
+            | Self::CancelBatch(_)
+            | Self::UpdateBatch(_)
+            | Self::CompleteIdle { .. } => 1,
             Self::AddEntries(act) => act.entries.len(),
             Self::ConfirmUploads(act) => act.uploads.len(),
             Self::Lease { held, .. }
@@ -202,7 +282,7 @@ impl Act {
             | Self::LookUp { held } => held.len(),
             Self::Report(act) => act.outcomes.len(),
             Self::Repair(act) => act.redispatch.len() + act.kill.len(),
-            Self::FailMissing { .. } | Self::Prune => 1_000,
+            Self::FailMissing { .. } | Self::CancelFiles { .. } | Self::Prune => 1_000,
         }
     }
 
@@ -227,8 +307,13 @@ impl Act {
             Self::CreateBatch(_)
             | Self::AddEntries(_)
             | Self::CompleteBatch(_)
+            | Self::SetPause(_)
+            | Self::CancelBatch(_)
+            | Self::UpdateBatch(_)
             | Self::LookUp { .. }
             | Self::FailMissing { .. }
+            | Self::CancelFiles { .. }
+            | Self::CompleteIdle { .. }
             | Self::Prune => Vec::new(),
         }
     }
@@ -239,7 +324,12 @@ impl Act {
             Self::AddEntries(act) => Some((act.tenant, act.batch)),
             Self::CompleteBatch(act) => Some((act.tenant, act.batch)),
             Self::ConfirmUploads(act) => Some((act.tenant, act.batch)),
-            Self::FailMissing { tenant, batch } => Some((*tenant, *batch)),
+            Self::SetPause(act) => Some((act.tenant, act.batch)),
+            Self::CancelBatch(act) => Some((act.tenant, act.batch)),
+            Self::UpdateBatch(act) => Some((act.tenant, act.batch)),
+            Self::FailMissing { tenant, batch }
+            | Self::CancelFiles { tenant, batch, .. }
+            | Self::CompleteIdle { tenant, batch } => Some((*tenant, *batch)),
             Self::CreateBatch(_)
             | Self::Lease { .. }
             | Self::Renew { .. }
@@ -259,6 +349,14 @@ pub(crate) struct Granted {
     pub(crate) stages: StageSet,
 }
 
+impl Granted {
+    /// Whether the upload stage reads the final object of an earlier generation: a reprocess has no landing object, and
+    /// so no ETag of one (protocol 11.3).
+    pub(crate) fn reads_final_object(&self) -> bool {
+        self.row.stage == Stage::Upload && self.row.etag.is_none()
+    }
+}
+
 /// The answer to an act.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -269,6 +367,8 @@ pub(crate) enum Answer {
     Kept(Vec<bool>),
     Recorded(Vec<bool>),
     Looked(LookedUp),
+    /// A slice is done; the next one begins at this ordinal. `None`: nothing is left.
+    GoesOnAt(Option<u32>),
     Nothing,
 }
 

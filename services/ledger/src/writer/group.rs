@@ -67,6 +67,8 @@ pub(super) struct Batched {
     pub(super) made: Option<BatchRow>,
     pub(super) touched: bool,
     pub(super) completed: bool,
+    pub(super) pause_moved: bool,
+    pub(super) priority_moved: bool,
     pub(super) changes: ChangeSet,
     folders: HashMap<u32, FolderDelta>,
 }
@@ -124,7 +126,12 @@ pub(crate) struct Group<'a> {
     pub(super) results: Vec<ResultRow>,
     pub(super) attempts: Vec<AttemptRow>,
     pub(super) dead_letters: Vec<AttemptRow>,
+    /// Files that left FAILED: their dead letters go.
     pub(super) buried: Vec<FileRef>,
+    /// Files whose dead letters leave lists and alarms.
+    pub(super) dismissed: Vec<FileRef>,
+    /// Stages of which this group saw a newer version than any before.
+    pub(super) newest_versions: HashMap<Stage, u32>,
     pub(super) new_versions: Vec<(u32, StageVersion)>,
     pub(super) batch_answers: Vec<BatchAnswer>,
     pub(super) waits: Vec<(Stage, BatchKey, Micros)>,
@@ -160,6 +167,8 @@ pub(crate) async fn run(
         attempts: Vec::new(),
         dead_letters: Vec::new(),
         buried: Vec::new(),
+        dismissed: Vec::new(),
+        newest_versions: HashMap::new(),
         new_versions: Vec::new(),
         batch_answers: Vec::new(),
         waits: Vec::new(),
@@ -197,6 +206,8 @@ struct Aftermath {
     entered: Vec<(FileRef, Token)>,
     left: Vec<(FileRef, Token)>,
     new_versions: Vec<(u32, StageVersion)>,
+    newest_versions: HashMap<Stage, u32>,
+    priorities: Vec<(BatchKey, u32)>,
 }
 
 impl Aftermath {
@@ -209,6 +220,10 @@ impl Aftermath {
         }
         for (number, version) in self.new_versions {
             state.versions.insert(version, number);
+        }
+        state.newest_versions.extend(self.newest_versions);
+        for (key, weight) in self.priorities {
+            state.dispatcher.reweigh(key, weight);
         }
     }
 
@@ -231,7 +246,11 @@ impl Aftermath {
 
 impl Group<'_> {
     fn into_aftermath(self) -> Aftermath {
+        let moved = |batched: &&Batched| batched.priority_moved;
+        let weight = |batched: &Batched| (batched.row.key(), batched.row.priority);
         Aftermath {
+            priorities: self.batches.values().filter(moved).map(weight).collect(),
+            newest_versions: self.newest_versions,
             rows: self.files.into_values().map(|worked| worked.row).collect(),
             entered: self.entered,
             left: self.left,
@@ -261,6 +280,7 @@ impl Group<'_> {
         results::insert(&self.session, &self.results).await?;
         results::insert_attempts(&self.session, &self.attempts).await?;
         results::insert_dead_letters(&self.session, &self.dead_letters).await?;
+        results::dismiss(&self.session, &self.dismissed, self.now).await?;
         self.write_folders().await?;
         let hints = self.write_batches(&mut answers).await?;
         let published = self.write_outbox().await?;
@@ -324,7 +344,7 @@ impl Group<'_> {
         Ok(())
     }
 
-    async fn lock_batches(&mut self, keys: BTreeSet<BatchKey>) -> Result<(), DbErr> {
+    pub(super) async fn lock_batches(&mut self, keys: BTreeSet<BatchKey>) -> Result<(), DbErr> {
         let missing: Vec<BatchKey> = keys
             .into_iter()
             .filter(|key| !self.batches.contains_key(key))
@@ -340,6 +360,8 @@ impl Group<'_> {
             made,
             touched: false,
             completed: false,
+            pause_moved: false,
+            priority_moved: false,
             changes: ChangeSet::default(),
             folders: HashMap::new(),
             row,
@@ -357,13 +379,22 @@ impl Group<'_> {
             Act::AddEntries(act) => self.add_entries(act).await?,
             Act::CompleteBatch(act) => self.complete_batch(index, act).await?,
             Act::ConfirmUploads(act) => self.confirm_uploads(act).await?,
-            Act::Lease { stage, held } => Ok(self.lease(*stage, held)?),
+            Act::SetPause(act) => self.set_pause(index, act).await?,
+            Act::CancelBatch(act) => self.cancel_batch(index, act).await?,
+            Act::UpdateBatch(act) => self.update_batch(index, act).await?,
+            Act::Lease { version, held } => Ok(self.lease(version, held).await?),
             Act::Renew { held } => Ok(self.renew(held)),
             Act::Release { held } => Ok(self.release(held)?),
             Act::Report(act) => Ok(self.report(act).await?),
             Act::LookUp { held } => Ok(self.look_up(held).await?),
             Act::Repair(repairs) => Ok(self.repair(repairs)?),
             Act::FailMissing { tenant, batch } => Ok(self.fail_missing(*tenant, *batch).await?),
+            Act::CancelFiles {
+                tenant,
+                batch,
+                from,
+            } => Ok(self.cancel_files(*tenant, *batch, *from).await?),
+            Act::CompleteIdle { tenant, batch } => Ok(self.complete_idle((*tenant, *batch))),
             Act::Prune => Ok(self.prune().await?),
         })
     }
@@ -804,6 +835,9 @@ impl Group<'_> {
             .map(|batched| &batched.row)
             .collect();
         progress::update(&self.session, &written).await?;
+        for batched in self.batches.values().filter(|batched| batched.pause_moved) {
+            progress::set_pause(&self.session, &batched.row).await?;
+        }
         progress::set_times(&self.session, &times).await?;
         let tenants: Vec<&TenantRow> = touched_tenants
             .iter()
@@ -885,7 +919,7 @@ fn push_change(changes: &mut ChangeSet, ordinal: u32, from: u8, to: u8, stage: u
     changes.detail.push(detail);
 }
 
-fn drifted(error: caudal_domain::CountUnderflow) -> GroupError {
+pub(super) fn drifted(error: caudal_domain::CountUnderflow) -> GroupError {
     GroupError::Database(DbErr::Custom(format!(
         "a counter would fall below zero: {error}"
     )))

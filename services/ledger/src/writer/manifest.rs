@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use caudal_domain::{
     BatchId, FieldViolation, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason,
-    Refusal, Stage, Target, TenantId, Token, limits, names,
+    Recorded, Refusal, Stage, Target, TenantId, Token, limits, names,
 };
 use caudal_proto::v1::{AddEntriesResponse, ConfirmUploadsResponse};
 use prost::Message;
@@ -14,11 +14,12 @@ use super::acts::{
     NewEntry, NewFile,
 };
 use super::group::{BatchAnswer, Group, GroupError};
+use super::reuse::{Onward, TenantContent};
 use crate::api::messages;
 use crate::settings::TenantLimits;
 use crate::store::manifest::{self, FileRow, FolderRow};
 use crate::store::progress::{BatchKey, BatchRow, ProgressRow};
-use crate::store::results::AttemptRow;
+use crate::store::results::{AttemptRow, ResultRow};
 use crate::store::work::{self, WorkRow};
 use crate::store::{changes, time::Micros};
 
@@ -29,7 +30,7 @@ const MISSING_SLICE: u32 = 1_000;
 /// Rows that one prune deletes at most, of each table.
 const PRUNE_SLICE: u32 = 1_000;
 
-type Answered = Result<Result<Answer, Refusal>, GroupError>;
+pub(super) type Answered = Result<Result<Answer, Refusal>, GroupError>;
 
 impl Group<'_> {
     pub(super) async fn create_batch(&mut self, index: usize, act: &CreateBatch) -> Answered {
@@ -67,7 +68,7 @@ impl Group<'_> {
     }
 
     /// Says that a client did something to a batch; the row is written at the end of the group.
-    fn touch(&mut self, key: BatchKey) {
+    pub(super) fn touch(&mut self, key: BatchKey) {
         let now = self.now;
         let Some(batched) = self.batches.get_mut(&key) else {
             return;
@@ -121,12 +122,13 @@ impl Group<'_> {
         let key = (act.tenant, act.batch);
 
         let tree = self.plan_folders(key, &act.entries, next_folder).await?;
-        let plan = self.plan_files(key, act, &tree, first_ordinal).await?;
+        let mut plan = self.plan_files(key, act, &tree, first_ordinal).await?;
         let mut violations = tree.violations;
-        violations.extend(plan.violations);
+        violations.append(&mut plan.violations);
         if !violations.is_empty() {
             return Ok(Err(refuse_page(violations)));
         }
+        let lenders = self.lenders_of_page(key, act, &plan).await?;
         if let Err(refusal) = self.reserve(key, &plan.new_files) {
             return Ok(Err(refusal));
         }
@@ -146,6 +148,7 @@ impl Group<'_> {
         for file in &plan.new_files {
             self.count_new_file(key, file.file.ordinal, file.folder)?;
         }
+        let already_held = self.take_over_held(&plan, &works, lenders)?;
         self.touch(key);
         let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
         if let Some(batched) = self.batches.get_mut(&key) {
@@ -167,6 +170,7 @@ impl Group<'_> {
             new_count,
             ordinals: plan.ordinals,
             folders: tree.of_page,
+            already_held,
         };
         // The folders are not kept with the answer: they can be looked up again, and would make it large.
         let answer = AddEntriesResponse {
@@ -211,8 +215,93 @@ impl Group<'_> {
             new_count: first.new_count,
             ordinals,
             folders: tree.of_page,
+            already_held: first.already_held,
         };
         Ok(Ok(Answer::Added(added)))
+    }
+
+    /// Results of files that hold the content which entries of the page declare, their rows locked (protocol 13.3).
+    async fn lenders_of_page(
+        &self,
+        key: BatchKey,
+        act: &AddEntries,
+        plan: &FilePlan,
+    ) -> Result<HashMap<TenantContent, Vec<ResultRow>>, GroupError> {
+        let declared = plan.new_files.iter().filter_map(declared_content);
+        let contents: BTreeSet<TenantContent> = declared.collect();
+        if contents.is_empty() || (act.knows_one_batch && !self.tells_what_is_held(key).await?) {
+            return Ok(HashMap::new());
+        }
+        self.lenders(&contents).await
+    }
+
+    async fn tells_what_is_held(&self, key: BatchKey) -> Result<bool, GroupError> {
+        let row = crate::store::reads::batch(&self.session, key.0, key.1).await?;
+        Ok(row.is_some_and(|(_, cold)| {
+            let options: messages::StoredOptions =
+                serde_json::from_str(&cold.options).unwrap_or_default();
+            options.tell_upload_tokens_what_is_held
+        }))
+    }
+
+    /// New files whose content the tenant holds need no upload: they have arrived, take over what is recorded for that
+    /// content, and enter the route at the first stage without a result. Their positions in the page.
+    fn take_over_held(
+        &mut self,
+        plan: &FilePlan,
+        works: &[WorkRow],
+        lenders: HashMap<TenantContent, Vec<ResultRow>>,
+    ) -> Result<Vec<u32>, GroupError> {
+        let mut already_held = Vec::new();
+        for ((new, work), position) in plan.new_files.iter().zip(works).zip(&plan.positions) {
+            let lent = declared_content(new).and_then(|content| lenders.get(&content));
+            let Some((lent, upload)) = lent.and_then(|lent| {
+                let of_upload = |result: &&ResultRow| result.stage == Stage::Upload;
+                Some((lent, lent.iter().find(of_upload)?))
+            }) else {
+                continue;
+            };
+            // One that declares another size than the content has is told so by the upload stage.
+            if upload
+                .artifacts
+                .iter()
+                .all(|original| original.size != new.size)
+            {
+                continue;
+            }
+            let file = new.file;
+            let key = (file.tenant, file.batch);
+            self.take_in(work.clone());
+            let arrived = upload.taken_over(file, Generation::FIRST, Token::FIRST, self.now);
+            self.results.push(arrived);
+            let recorded = Recorded {
+                stage: Stage::Upload,
+                media_type: upload.media_type.as_deref(),
+                has_text: false,
+            };
+            let asked = self
+                .batches
+                .get(&key)
+                .map(|batched| batched.row.stages)
+                .unwrap_or_default();
+            let next = self.go_on(
+                recorded,
+                &Onward {
+                    file,
+                    generation: Generation::FIRST,
+                    token: Token::FIRST,
+                    asked,
+                    has: &[],
+                    lent,
+                },
+            );
+            self.raise_token(file)?;
+            self.row_mut(file)?.stage = next.unwrap_or(Stage::Metadata);
+            self.step(file, FileEvent::Arrived)?;
+            self.make_ready(file, self.now)?;
+            already_held.push(*position);
+        }
+        Ok(already_held)
     }
 
     /// Numbers the folders that the page names or implies.
@@ -392,6 +481,8 @@ impl Group<'_> {
                 continue;
             }
             plan.ordinals.push(next_ordinal);
+            plan.positions
+                .push(u32::try_from(index).unwrap_or(u32::MAX));
             plan.new_files.push(FileRow {
                 file: FileRef::new(act.tenant, act.batch, next_ordinal),
                 folder,
@@ -568,7 +659,7 @@ impl Group<'_> {
         }
         if given_up {
             self.step(file, FileEvent::Adopted)?;
-            self.buried.push(file);
+            self.take_back_letter(file);
         }
         self.raise_token(file)?;
         self.mark_bytes_moved(file);
@@ -627,6 +718,12 @@ impl Group<'_> {
     }
 }
 
+/// The content that an entry says it has.
+fn declared_content(file: &FileRow) -> Option<TenantContent> {
+    let sha256 = file.declared_sha256.as_ref()?;
+    Some((file.file.tenant, sha256.as_slice().try_into().ok()?))
+}
+
 /// The folders of a page.
 #[derive(Default)]
 struct Tree {
@@ -640,6 +737,8 @@ struct Tree {
 #[derive(Default)]
 struct FilePlan {
     new_files: Vec<FileRow>,
+    /// Where each new file stands in the page.
+    positions: Vec<u32>,
     ordinals: Vec<u32>,
     violations: Vec<FieldViolation>,
 }
@@ -668,7 +767,7 @@ fn refuse_page(mut violations: Vec<FieldViolation>) -> Refusal {
     refusal.with_reason("PATH_TAKEN")
 }
 
-fn cancelled(batch: BatchId) -> Refusal {
+pub(super) fn cancelled(batch: BatchId) -> Refusal {
     let message = format!(
         "{} is cancelled; create another batch",
         names::batch_name(batch)
@@ -699,7 +798,7 @@ fn new_work(file: &FileRow, now: Micros) -> WorkRow {
     }
 }
 
-fn decode_batch(answer: &[u8]) -> Result<Answer, Refusal> {
+pub(super) fn decode_batch(answer: &[u8]) -> Result<Answer, Refusal> {
     let batch = caudal_proto::v1::Batch::decode(answer).map_err(|_| Refusal::internal())?;
     Ok(Answer::Batch(Box::new(batch)))
 }

@@ -6,7 +6,9 @@ pub(crate) mod acts;
 pub(crate) mod ancestors;
 mod group;
 mod manifest;
+mod reuse;
 mod stages;
+pub(crate) mod verbs;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -96,6 +98,8 @@ pub(crate) struct WriterState {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) metrics: LedgerMetrics,
     pub(crate) versions: HashMap<StageVersion, u32>,
+    /// The newest version that processes of each stage were seen to run.
+    pub(crate) newest_versions: HashMap<Stage, u32>,
     pub(crate) clock: DatabaseClock,
     ancestors: Ancestors,
     outbox_counter: u64,
@@ -107,6 +111,7 @@ impl WriterState {
         epoch: u64,
         dispatcher: Dispatcher,
         versions: HashMap<StageVersion, u32>,
+        newest_versions: HashMap<Stage, u32>,
         metrics: LedgerMetrics,
     ) -> Self {
         Self {
@@ -115,6 +120,7 @@ impl WriterState {
             dispatcher,
             metrics,
             versions,
+            newest_versions,
             clock: DatabaseClock::default(),
             ancestors: Ancestors::default(),
             outbox_counter: 0,

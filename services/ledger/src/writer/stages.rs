@@ -1,22 +1,36 @@
 //! What stage processes and the reconciler ask: lease, renew, release, report, repair (protocol 5 to 8).
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use caudal_domain::{
-    FileEvent, FileRef, FileState, MAX_KILLS, Reason, Recorded, RetryPolicy, Stage, StageVersion,
-    Token, next_hop,
+    FileEvent, FileRef, FileState, Generation, MAX_KILLS, Reason, Recorded, RetryPolicy, Stage,
+    StageVersion, Token,
 };
 
 use super::acts::{
     Answer, BadResult, GoodResult, Granted, Held, KillCause, LookedUp, Repairs, Report,
 };
 use super::group::{Group, GroupError};
+use super::reuse::{Onward, TenantContent};
 use crate::store::results::{self, AttemptRow, ResultRow, Trace};
 use crate::store::{changes, work};
 
+/// Results that the files of a report can take over.
+struct TakenOver {
+    of_generation: HashMap<FileRef, Vec<ResultRow>>,
+    of_content: HashMap<TenantContent, Vec<ResultRow>>,
+}
+
 impl Group<'_> {
     /// Grants what is current; a QUEUED file becomes PROCESSING, a later hop writes nothing (protocol 5.1).
-    pub(super) fn lease(&mut self, stage: Stage, held: &Held) -> Result<Answer, GroupError> {
+    pub(super) async fn lease(
+        &mut self,
+        version: &StageVersion,
+        held: &Held,
+    ) -> Result<Answer, GroupError> {
+        let stage = version.stage;
+        self.see_version(version).await?;
         let mut answers = Vec::with_capacity(held.len());
         for (file, token) in held {
             let granted = self.current(*file, *token).is_some_and(|row| {
@@ -92,6 +106,7 @@ impl Group<'_> {
         let mut verdicts = vec![true; report.outcomes.len()];
         let mut not_current = Vec::new();
         let version = self.version_number(&report.version).await?;
+        let taken = self.what_can_be_taken_over(report).await?;
         for (position, (file, token, outcome)) in report.outcomes.iter().enumerate() {
             let at_work = self
                 .current(*file, *token)
@@ -108,7 +123,7 @@ impl Group<'_> {
                 continue;
             }
             match outcome {
-                Ok(good) => self.record(*file, *token, version, report.stage, good)?,
+                Ok(good) => self.record(*file, *token, version, report.stage, good, &taken)?,
                 Err(bad) => self.fail(*file, *token, bad)?,
             }
         }
@@ -151,6 +166,20 @@ impl Group<'_> {
         Ok(())
     }
 
+    /// Notes the version that a live process runs: results are taken over from the newest one only.
+    async fn see_version(&mut self, version: &StageVersion) -> Result<(), GroupError> {
+        let number = self.version_number(version).await?;
+        let seen = self
+            .newest_versions
+            .get(&version.stage)
+            .or_else(|| self.state.newest_versions.get(&version.stage));
+        if seen.is_none_or(|seen| *seen < number) {
+            results::set_newest_version(&self.session, version.stage, number).await?;
+            self.newest_versions.insert(version.stage, number);
+        }
+        Ok(())
+    }
+
     async fn version_number(&mut self, version: &StageVersion) -> Result<u32, GroupError> {
         if let Some(number) = self.state.versions.get(version) {
             return Ok(*number);
@@ -169,6 +198,29 @@ impl Group<'_> {
         Ok(number)
     }
 
+    /// What files of this report need not work out again: results that a reprocess brought into their generation, and
+    /// those of other files with the content that the upload stage found.
+    async fn what_can_be_taken_over(&self, report: &Report) -> Result<TakenOver, GroupError> {
+        let good = report.outcomes.iter().filter_map(|(file, token, outcome)| {
+            let row = self.current(*file, *token)?;
+            outcome.as_ref().ok().map(|good| (row, good))
+        });
+        let mut again = Vec::new();
+        let mut contents = BTreeSet::new();
+        for (row, good) in good {
+            if row.generation > Generation::FIRST {
+                again.push((row.file, row.generation));
+            }
+            if let Some(content) = good.content {
+                contents.insert((row.file.tenant, content));
+            }
+        }
+        Ok(TakenOver {
+            of_generation: self.results_of(&again).await?,
+            of_content: self.lenders(&contents).await?,
+        })
+    }
+
     fn record(
         &mut self,
         file: FileRef,
@@ -176,6 +228,7 @@ impl Group<'_> {
         version: u32,
         stage: Stage,
         good: &GoodResult,
+        taken: &TakenOver,
     ) -> Result<(), GroupError> {
         let key = (file.tenant, file.batch);
         let asked = self
@@ -192,7 +245,6 @@ impl Group<'_> {
             media_type: good.media_type.as_deref(),
             has_text: good.has_text,
         };
-        let hop = next_hop(&recorded, asked);
         let generation = self.row(file)?.generation;
         self.results.push(ResultRow {
             file,
@@ -208,19 +260,30 @@ impl Group<'_> {
             warnings: good.warnings.clone(),
             used: good.used,
             skipped: false,
+            has_text: good.has_text,
+            taken_from: None,
             at: self.now,
         });
-        for skipped in hop.skipped {
-            self.results.push(ResultRow::skipped(
-                file, generation, skipped, token, self.now,
-            ));
-        }
+        let lender = good.content.map(|content| (file.tenant, content));
+        let next = self.go_on(
+            recorded,
+            &Onward {
+                file,
+                generation,
+                token,
+                asked,
+                has: taken.of_generation.get(&file).map_or(&[], Vec::as_slice),
+                lent: lender
+                    .and_then(|content| taken.of_content.get(&content))
+                    .map_or(&[], Vec::as_slice),
+            },
+        );
         self.raise_token(file)?;
         let row = self.row_mut(file)?;
         row.fails = 0;
         row.kills = 0;
         row.reason = None;
-        let Some(next) = hop.next else {
+        let Some(next) = next else {
             row.outcome = good.outcome;
             return self.step(file, FileEvent::StageRecorded { last: true });
         };
@@ -332,7 +395,7 @@ impl Group<'_> {
         files.sort_unstable();
         files.dedup();
         let rows = work::read(&self.session, &files).await?;
-        let current: std::collections::HashMap<FileRef, Token> = rows
+        let current: HashMap<FileRef, Token> = rows
             .iter()
             .filter(|row| row.dispatched_at.is_some())
             .map(|row| (row.file, row.token))
