@@ -238,6 +238,7 @@ impl Leadership {
         let lost = CancellationToken::new();
         let stop_writer = CancellationToken::new();
         let stop_rest = CancellationToken::new();
+        let epoch = state.epoch;
         let relay_handle = RelayHandle::default();
         let (hint_sender, hint_receiver) = mpsc::channel(HINT_QUEUE);
         let (writer, handle, old_pairs) =
@@ -254,6 +255,7 @@ impl Leadership {
         )));
         let reconciler = Reconciler {
             settings: self.settings.clone(),
+            epoch,
             store: self.store.clone(),
             streams: self.streams.clone(),
             writer: handle.clone(),

@@ -20,7 +20,7 @@ use crate::store::{Store, changes, progress, work};
 use crate::writer::WriterHandle;
 use crate::writer::acts::{Act, Answer, KillCause, LookedUp, Repairs};
 
-/// Old outbox rows given to the relay in one pass.
+/// Outbox rows left behind that are given to the relay in one pass.
 const SWEEP_ROWS: u32 = 512;
 /// Superseded messages are looked for every so many passes, and at the start.
 const CLEAN_EVERY: u64 = 10;
@@ -41,6 +41,8 @@ type OldPairs = watch::Receiver<Vec<(FileRef, Token)>>;
 /// What a pass needs.
 pub(crate) struct Reconciler {
     pub(crate) settings: Arc<LedgerSettings>,
+    /// That this ledger leads in.
+    pub(crate) epoch: u64,
     pub(crate) store: Arc<Store>,
     pub(crate) streams: Streams,
     pub(crate) writer: WriterHandle,
@@ -97,12 +99,14 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Publishes outbox rows that nobody has published: a dead ledger's, or those the relay had no room for.
+    /// Publishes outbox rows that nobody else will: a dead ledger's, at once, for its epoch is over and it commits nothing
+    /// more; and old ones, which the relay had no room for. What was published already is only doubled (protocol 3.2).
     async fn sweep(&self) -> Result<(), PassError> {
         let session = self.store.reader();
         let before = session.now().await?.minus(self.settings.reconcile_age);
+        let own = changes::outbox_id(self.epoch, 0);
         self.relay
-            .publish(changes::old_outbox(&session, before, SWEEP_ROWS).await?);
+            .publish(changes::left_outbox(&session, own, before, SWEEP_ROWS).await?);
         Ok(())
     }
 

@@ -119,8 +119,10 @@ pub(crate) async fn run(
         let page = handle.take_page();
         if page.is_empty() {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                // What was given before the end is tried once more.
+                biased;
                 () = handle.work.notified() => continue,
+                () = shutdown.cancelled() => return,
             }
         }
         let refused = publish_page(&handle, &publisher, &metrics, page).await;

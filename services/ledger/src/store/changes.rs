@@ -240,6 +240,15 @@ pub(crate) async fn prune<C: ConnectionTrait>(
     Ok(())
 }
 
+/// Ids that one epoch can give.
+const OUTBOX_COUNTER_BITS: u32 = 40;
+
+/// An id of the outbox: unique without asking the database back, because no two ledgers share an epoch. All ids of an
+/// earlier epoch stand below `outbox_id(epoch, 0)`.
+pub(crate) fn outbox_id(epoch: u64, counter: u64) -> u64 {
+    (epoch << OUTBOX_COUNTER_BITS) | counter
+}
+
 /// One row of `outbox`.
 #[derive(Clone, Debug)]
 pub(crate) struct OutboxRow {
@@ -290,17 +299,23 @@ pub(crate) async fn delete_outbox<C: ConnectionTrait>(
     Ok(())
 }
 
-/// Rows older than `before`: left by a dead ledger, or by a relay that had no room.
-pub(crate) async fn old_outbox<C: ConnectionTrait>(
+/// Rows that nobody will publish any more: those with an id below `own`, the first that the leading ledger gives, are a
+/// dead ledger's whatever their age; those older than `before` were left by a relay that had no room. By key: the oldest
+/// stand first, and the table holds only what is not published.
+pub(crate) async fn left_outbox<C: ConnectionTrait>(
     session: &Session<'_, C>,
+    own: u64,
     before: Micros,
     limit: u32,
 ) -> Result<Vec<OutboxRow>, DbErr> {
     let sql = format!(
-        "SELECT o.id, o.stage, o.body FROM outbox AS o WHERE o.at <= $1 ORDER BY o.id LIMIT {limit}"
+        "SELECT o.id, o.stage, o.body FROM outbox AS o WHERE o.id < $1 OR o.at <= $2 ORDER BY o.id LIMIT {limit}"
     );
     let mut found = Vec::new();
-    for row in session.rows(sql, vec![before.0.into()]).await? {
+    for row in session
+        .rows(sql, vec![signed(own).into(), before.0.into()])
+        .await?
+    {
         found.push(OutboxRow {
             id: u64_of(&row, "id")?,
             stage: code_of(&row, "stage", Stage::from_code)?,

@@ -127,11 +127,9 @@ impl WriterState {
         }
     }
 
-    /// Unique without asking the database back: no two ledgers share an epoch.
     fn next_outbox_id(&mut self) -> u64 {
-        const COUNTER_BITS: u32 = 40;
         self.outbox_counter += 1;
-        (self.epoch << COUNTER_BITS) | self.outbox_counter
+        changes::outbox_id(self.epoch, self.outbox_counter)
     }
 
     fn jitter(&self) -> f64 {

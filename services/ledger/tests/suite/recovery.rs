@@ -128,3 +128,110 @@ async fn a_restart_in_the_middle_loses_nothing() {
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
     ledger.verify().await;
 }
+
+async fn configure(ledger: &TestLedger, setting: &str, value: &str) {
+    let client = redis::Client::open(ledger.redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg(setting)
+        .arg(value)
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
+}
+
+/// A ledger with dispatches that it will not delete by itself, for it has no time of idleness.
+async fn busy() -> TestLedger {
+    TestLedger::start_with(|settings| {
+        settings.term = Duration::from_millis(900);
+        settings.reconcile_every = Duration::from_secs(3_600);
+    })
+    .await
+}
+
+/// Crashes, and comes back with a ledger that calls no dispatch of its own old.
+async fn crash(ledger: &mut TestLedger) {
+    ledger
+        .crash(|settings| {
+            settings.reconcile_every = Duration::from_millis(50);
+            settings.reconcile_age = Duration::from_secs(3_600);
+        })
+        .await;
+}
+
+async fn until_the_outbox_is_empty(ledger: &TestLedger) {
+    until("the outbox to be empty", PATIENCE, async || {
+        (ledger.count("outbox").await == 0).then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+async fn store_two(ledger: &TestLedger) {
+    for (stage, report) in [
+        (Stage::Upload, uploaded("application/x-unknown")),
+        (Stage::Metadata, finished(Outcome::StoredOnly)),
+    ] {
+        ledger
+            .work(&mut ledger.reader(stage), stage, 2, &report)
+            .await;
+    }
+}
+
+// Protocol 3.2: rows of an earlier epoch are a dead ledger's, whatever their age.
+#[tokio::test]
+async fn what_a_dead_ledger_had_published_and_not_deleted_is_gone_at_once() {
+    let mut ledger = busy().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a.bin", "b.bin"]).await;
+    ledger.complete(batch).await;
+    ledger.confirm(batch, 0..2).await;
+    until("the dispatches to be published", PATIENCE, async || {
+        (ledger.streams().depth(Stage::Upload).await.ok()? > 0).then_some(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(ledger.count("outbox").await, 1);
+    crash(&mut ledger).await;
+    until_the_outbox_is_empty(&ledger).await;
+    // The doubled message carries the same tokens: what it brings is recorded once.
+    store_two(&ledger).await;
+    assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
+    ledger.verify().await;
+}
+
+#[tokio::test]
+async fn what_a_dead_ledger_had_not_published_goes_out_at_once() {
+    let mut ledger = busy().await;
+    configure(&ledger, "maxmemory", "1").await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a.bin", "b.bin"]).await;
+    ledger.complete(batch).await;
+    ledger.confirm(batch, 0..2).await;
+    crash(&mut ledger).await;
+    assert_eq!(ledger.count("outbox").await, 1);
+    configure(&ledger, "maxmemory", "0").await;
+    store_two(&ledger).await;
+    until_the_outbox_is_empty(&ledger).await;
+    assert_eq!(ledger.file(batch, 0).await.attempts, 0);
+    assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
+    ledger.verify().await;
+}
+
+// Protocol 3.1: the ledger's last group deletes what Redis has accepted.
+#[tokio::test]
+async fn a_ledger_that_ends_cleanly_leaves_nothing_that_it_has_published() {
+    let mut ledger = busy().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a.bin"]).await;
+    ledger.confirm(batch, 0..1).await;
+    until("the dispatch to be published", PATIENCE, async || {
+        (ledger.streams().depth(Stage::Upload).await.ok()? > 0).then_some(())
+    })
+    .await
+    .unwrap();
+    ledger.stop().await;
+    assert_eq!(ledger.count("outbox").await, 0);
+    ledger.verify().await;
+}

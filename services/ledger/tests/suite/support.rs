@@ -21,6 +21,7 @@ use caudal_proto::v1::{
     Entry, File, FileEntry, GetBatchRequest, GetFileRequest, Outcome, Uploaded, entry,
 };
 use caudal_streams::{Names, Reader, Streams};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,8 @@ pub(crate) struct TestLedger {
     secret: MeshSecret,
     _folder: TempDir,
     settings: LedgerSettings,
+    /// Of the database itself, whatever stands between it and the ledger.
+    database_url: String,
     running: Option<(RunningLedger, CancellationToken)>,
     channel: Channel,
 }
@@ -86,7 +89,7 @@ impl TestLedger {
             Database::Postgres => Postgres::new_database().unwrap(),
             Database::Sqlite => format!("sqlite:{}", folder.path().join("ledger.sqlite").display()),
         };
-        let mut settings = LedgerSettings::new(database, redis.url(), secret.clone());
+        let mut settings = LedgerSettings::new(&database, redis.url(), secret.clone());
         settings.bootstrap = Some(Bootstrap {
             tenant_name: "default".into(),
             api_key: key("member"),
@@ -103,6 +106,7 @@ impl TestLedger {
             secret,
             _folder: folder,
             settings,
+            database_url: database,
             running: Some(running),
             channel,
         };
@@ -152,6 +156,36 @@ impl TestLedger {
         self.running = Some(second);
     }
 
+    /// Ends the ledger as a crash would and starts another on the same database, with other settings: on Postgres it
+    /// leads when the dead one's term ends.
+    pub(crate) async fn crash(&mut self, change: impl FnOnce(&mut LedgerSettings)) {
+        if let Some((running, _)) = self.running.take() {
+            running.abort();
+        }
+        change(&mut self.settings);
+        let (running, channel) = launch(&self.settings).await;
+        self.running = Some(running);
+        self.channel = channel;
+    }
+
+    /// A connection of the test's own to the ledger's database.
+    pub(crate) async fn database(&self) -> DatabaseConnection {
+        sea_orm::Database::connect(&self.database_url)
+            .await
+            .unwrap()
+    }
+
+    /// How many rows a table has.
+    pub(crate) async fn count(&self, table: &str) -> i64 {
+        let database = self.database().await;
+        let sql = format!("SELECT count(*) AS n FROM {table}");
+        let row =
+            database.query_one_raw(Statement::from_string(database.get_database_backend(), sql));
+        let count = row.await.unwrap().unwrap().try_get("", "n").unwrap();
+        database.close().await.unwrap();
+        count
+    }
+
     pub(crate) async fn stop(&mut self) {
         if let Some((running, shutdown)) = self.running.take() {
             shutdown.cancel();
@@ -196,7 +230,11 @@ impl TestLedger {
     }
 
     pub(crate) fn uploads(&self) -> UploadServiceClient<Signed> {
-        UploadServiceClient::new(self.member(self.tenant))
+        self.uploads_of(self.tenant)
+    }
+
+    pub(crate) fn uploads_of(&self, tenant: TenantId) -> UploadServiceClient<Signed> {
+        UploadServiceClient::new(self.member(tenant))
     }
 
     pub(crate) async fn create(&self, batch: Batch) -> BatchId {
@@ -250,10 +288,7 @@ impl TestLedger {
 
     /// Takes the leadership for a moment, as another ledger does after a pause of this one.
     pub(crate) async fn depose(&self) {
-        use sea_orm::ConnectionTrait;
-        let database = sea_orm::Database::connect(&self.settings.database_url)
-            .await
-            .unwrap();
+        let database = self.database().await;
         let usurp = "UPDATE leadership SET epoch = epoch + 1, address = 'http://usurper', \
                      until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + 1500000";
         database.execute_unprepared(usurp).await.unwrap();
@@ -363,6 +398,15 @@ impl TestLedger {
         held: &[(FileRef, Token)],
         report: &Report,
     ) -> Vec<ReportVerdict> {
+        self.try_report(stage, held, report).await.unwrap()
+    }
+
+    pub(crate) async fn try_report(
+        &self,
+        stage: Stage,
+        held: &[(FileRef, Token)],
+        report: &Report,
+    ) -> Result<Vec<ReportVerdict>, Status> {
         let request = ReportRequest {
             stage: stage.name().into(),
             process: "test".into(),
@@ -370,8 +414,8 @@ impl TestLedger {
             files: Some(file_tokens_to_proto(held.iter().copied())),
             reports: vec![report.clone(); held.len()],
         };
-        let answer = self.mesh().report(request).await.unwrap().into_inner();
-        answer.verdicts().collect()
+        let answer = self.mesh().report(request).await?.into_inner();
+        Ok(answer.verdicts().collect())
     }
 
     /// Takes, leases and reports `count` files of a stage.
@@ -424,10 +468,9 @@ impl TestLedger {
     /// Ends the ledger and checks every invariant.
     pub(crate) async fn verify(mut self) {
         self.stop().await;
-        let report =
-            caudal_ledger::verify(&self.settings.database_url, Some(&self.redis.url()), None)
-                .await
-                .unwrap();
+        let report = caudal_ledger::verify(&self.database_url, Some(&self.redis.url()), None)
+            .await
+            .unwrap();
         assert!(report.holds(), "{:#?}", report.violations);
         assert!(report.files > 0 || report.batches > 0);
     }
