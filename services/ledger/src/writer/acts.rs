@@ -8,7 +8,9 @@ use caudal_domain::{
 };
 use uuid::Uuid;
 
+use crate::store::operations::OperationState;
 use crate::store::results::{StoredArtifact, Used};
+use crate::store::selection::Position;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
@@ -157,6 +159,52 @@ pub(crate) struct Repairs {
     pub(crate) kill: Vec<(FileRef, Token, KillCause)>,
 }
 
+/// What is done to each file of a selection.
+#[derive(Clone, Debug)]
+pub(crate) enum Verb {
+    Cancel,
+    Retry { skip_backoff: bool },
+    Reprocess { from: Stage, force: bool },
+    Dismiss,
+}
+
+/// Begins a bulk operation.
+#[derive(Clone, Debug)]
+pub(crate) struct StartOperation {
+    pub(crate) tenant: TenantId,
+    pub(crate) id: Uuid,
+    pub(crate) request: RequestKey,
+    pub(crate) verb: Verb,
+    /// An encoded `FileSelector`.
+    pub(crate) selector: Vec<u8>,
+    pub(crate) matched: u64,
+    /// 0: no bound.
+    pub(crate) max_count: u64,
+    pub(crate) requested_by: String,
+    pub(crate) by_operator: bool,
+}
+
+/// The next piece of a bulk operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Slice {
+    pub(crate) tenant: TenantId,
+    pub(crate) operation: Uuid,
+    /// In the order of keys.
+    pub(crate) files: Vec<FileRef>,
+    /// Where the next slice begins.
+    pub(crate) cursor: Option<Position>,
+    /// There is no next one.
+    pub(crate) ended: bool,
+}
+
+/// Ends a bulk operation before its time.
+#[derive(Clone, Debug)]
+pub(crate) struct EndOperation {
+    pub(crate) tenant: TenantId,
+    pub(crate) operation: Uuid,
+    pub(crate) state: OperationState,
+}
+
 /// What a caller asks. One bad item never fails its neighbours; a bad act never fails the other acts of its group.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
@@ -187,13 +235,22 @@ pub(crate) enum Act {
     },
     /// Deletes old changes and request answers, a slice at a time.
     Prune,
+    StartOperation(Box<StartOperation>),
+    Slice(Box<Slice>),
+    EndOperation(Box<EndOperation>),
+    /// Deletes operations that ended long ago, a slice at a time.
+    PruneOperations,
 }
 
 impl Act {
     /// How many rows it may touch: a group takes acts up to a bound.
     pub(crate) fn rows(&self) -> usize {
         match self {
-            Self::CreateBatch(_) | Self::CompleteBatch(_) => 1,
+            Self::CreateBatch(_)
+            | Self::CompleteBatch(_)
+            | Self::StartOperation(_)
+            | Self::EndOperation(_) => 1,
+            Self::Slice(act) => act.files.len(),
             Self::AddEntries(act) => act.entries.len(),
             Self::ConfirmUploads(act) => act.uploads.len(),
             Self::Lease { held, .. }
@@ -202,7 +259,7 @@ impl Act {
             | Self::LookUp { held } => held.len(),
             Self::Report(act) => act.outcomes.len(),
             Self::Repair(act) => act.redispatch.len() + act.kill.len(),
-            Self::FailMissing { .. } | Self::Prune => 1_000,
+            Self::FailMissing { .. } | Self::Prune | Self::PruneOperations => 1_000,
         }
     }
 
@@ -224,12 +281,16 @@ impl Act {
                     .chain(act.kill.iter().map(|(file, ..)| *file))
                     .collect()
             }
+            Self::Slice(act) => act.files.clone(),
             Self::CreateBatch(_)
             | Self::AddEntries(_)
             | Self::CompleteBatch(_)
             | Self::LookUp { .. }
             | Self::FailMissing { .. }
-            | Self::Prune => Vec::new(),
+            | Self::Prune
+            | Self::StartOperation(_)
+            | Self::EndOperation(_)
+            | Self::PruneOperations => Vec::new(),
         }
     }
 
@@ -247,7 +308,11 @@ impl Act {
             | Self::Report(_)
             | Self::LookUp { .. }
             | Self::Repair(_)
-            | Self::Prune => None,
+            | Self::Prune
+            | Self::StartOperation(_)
+            | Self::Slice(_)
+            | Self::EndOperation(_)
+            | Self::PruneOperations => None,
         }
     }
 }
@@ -269,6 +334,7 @@ pub(crate) enum Answer {
     Kept(Vec<bool>),
     Recorded(Vec<bool>),
     Looked(LookedUp),
+    Operation(Box<caudal_proto::longrunning::Operation>),
     Nothing,
 }
 

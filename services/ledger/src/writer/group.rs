@@ -365,6 +365,10 @@ impl Group<'_> {
             Act::Repair(repairs) => Ok(self.repair(repairs)?),
             Act::FailMissing { tenant, batch } => Ok(self.fail_missing(*tenant, *batch).await?),
             Act::Prune => Ok(self.prune().await?),
+            Act::StartOperation(act) => self.start_operation(act).await?,
+            Act::Slice(act) => self.slice(act).await?,
+            Act::EndOperation(act) => self.end_operation(act).await?,
+            Act::PruneOperations => Ok(self.prune_operations().await?),
         })
     }
 

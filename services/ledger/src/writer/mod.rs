@@ -6,7 +6,9 @@ pub(crate) mod acts;
 pub(crate) mod ancestors;
 mod group;
 mod manifest;
+mod operations;
 mod stages;
+mod verbs;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
