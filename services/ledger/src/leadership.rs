@@ -19,6 +19,7 @@ use tonic::service::Interceptor;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
+use crate::briefs::Briefs;
 use crate::dispatcher::{Dispatcher, Windows};
 use crate::metrics::LedgerMetrics;
 use crate::operations::{Signals, SliceRunner};
@@ -130,6 +131,7 @@ pub(crate) struct Leadership {
     pub(crate) metrics: LedgerMetrics,
     pub(crate) health: Health,
     pub(crate) desk: Desk,
+    pub(crate) briefs: Briefs,
     pub(crate) address: String,
     pub(crate) reconcile: Arc<Notify>,
     pub(crate) operations: Signals,
@@ -231,6 +233,7 @@ impl Leadership {
             dispatcher,
             versions,
             newest_versions,
+            self.briefs.clone(),
             self.metrics.clone(),
         ))
     }

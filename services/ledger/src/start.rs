@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
 use crate::api;
+use crate::briefs::Briefs;
 use crate::leadership::{Desk, LeaderGuard, Leadership};
 use crate::metrics::LedgerMetrics;
 use crate::operations::Signals;
@@ -69,6 +70,7 @@ impl Ledger {
         let registry = Registry::new("ledger");
         let health = Health::new();
         let desk = Desk::new();
+        let briefs = Briefs::default();
         let reconcile = Arc::new(Notify::new());
         let streams = Streams::connect(
             &settings.redis_url,
@@ -89,6 +91,7 @@ impl Ledger {
             metrics: metrics.clone(),
             health: health.clone(),
             desk: desk.clone(),
+            briefs: briefs.clone(),
             address: own_address,
             reconcile: reconcile.clone(),
             operations: operations.clone(),
@@ -101,6 +104,8 @@ impl Ledger {
         let ledger = api::Ledger {
             store: store.clone(),
             writer: desk.clone(),
+            briefs,
+            versions: api::versions::Versions::default(),
             reconcile,
             lease: settings.lease,
             operations,

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::{
-    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, TenantId, keys, limits, names,
+    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, TenantId, Token, keys,
+    limits, names,
 };
 use caudal_node::scope;
 use caudal_proto::convert::{
@@ -30,7 +32,8 @@ use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
 use super::{Ledger, TenantScope, messages, status, unreadable};
-use crate::store::reads::{self, FileView};
+use crate::briefs::{Brief, Declared};
+use crate::store::reads;
 use crate::store::results::{self, ResultRow, StoredArtifact, Used};
 use crate::store::{changes, credentials, work};
 use crate::writer::acts::{
@@ -341,28 +344,29 @@ impl Ledger {
             .map_err(|refusal| status(&refusal))
     }
 
-    /// What handlers need for the granted files, in two reads.
+    /// What handlers need for the granted files. Nothing is read for those whose brief is kept.
     async fn works(&self, granted: &[Option<Box<Granted>>]) -> Result<Vec<Work>, DbErr> {
-        let session = self.store.reader();
         let files: Vec<&Granted> = granted.iter().flatten().map(AsRef::as_ref).collect();
-        let generations: Vec<(FileRef, Generation)> = files
+        let pairs: Vec<(FileRef, Token)> = files
             .iter()
-            .map(|granted| (granted.row.file, granted.row.generation))
+            .map(|granted| (granted.row.file, granted.row.token))
             .collect();
-        let rows = files.iter().map(|granted| granted.row.clone()).collect();
-        let views: HashMap<FileRef, FileView> = reads::views(&session, rows)
-            .await?
-            .into_iter()
-            .map(|view| (view.work.file, view))
-            .collect();
-        let needs_results = files
+        let mut briefs = self.briefs.get(&pairs);
+        let unknown: Vec<&Granted> = files
             .iter()
-            .any(|granted| granted.row.stage != Stage::Upload);
-        let mut of_files = HashMap::new();
-        let mut versions = HashMap::new();
-        if needs_results {
-            of_files = results::of_generations(&session, &generations).await?;
-            versions = results::versions(&session).await?.into_iter().collect();
+            .zip(&briefs)
+            .filter(|(_, brief)| brief.is_none())
+            .map(|(granted, _)| *granted)
+            .collect();
+        let read = self.read_briefs(&unknown).await?;
+        self.briefs.learn(unknown.iter().filter_map(|granted| {
+            let row = &granted.row;
+            Some((row.file, row.token, read.get(&row.file)?.clone()))
+        }));
+        for (granted, brief) in files.iter().zip(&mut briefs) {
+            if brief.is_none() {
+                *brief = read.get(&granted.row.file).cloned();
+            }
         }
         // The upload stage of a reprocess has no result in its generation yet: its bytes are where they were verified.
         let again: Vec<FileRef> = files
@@ -370,31 +374,67 @@ impl Ledger {
             .filter(|granted| granted.reads_final_object())
             .map(|granted| granted.row.file)
             .collect();
+        let session = self.store.reader();
         let verified = results::verified_contents(&session, &again).await?;
+        let numbers = briefs
+            .iter()
+            .flatten()
+            .flat_map(|brief| brief.results.iter())
+            .filter_map(|result| result.version);
+        let versions = self.versions.with(&self.store, numbers).await?;
+        let version_words = |number: u32| {
+            versions
+                .get(&number)
+                .map(ToString::to_string)
+                .unwrap_or_default()
+        };
+        let mut briefs = briefs.into_iter();
         let mut works = Vec::with_capacity(files.len());
         for (index, granted) in granted.iter().enumerate() {
             let Some(granted) = granted else { continue };
             let file = granted.row.file;
-            let Some(view) = views.get(&file) else {
+            let Some(brief) = briefs.next().flatten() else {
                 return Err(DbErr::Custom(format!("{file} has no row in files")));
-            };
-            let results = of_files.get(&file).map_or(&[][..], Vec::as_slice);
-            let version_words = |number: u32| {
-                versions
-                    .get(&number)
-                    .map(ToString::to_string)
-                    .unwrap_or_default()
             };
             works.push(work_message(
                 index,
                 granted,
-                view,
-                results,
+                &brief,
                 verified.get(&file),
                 &version_words,
             ));
         }
         Ok(works)
+    }
+
+    /// Reads briefs in two statements.
+    async fn read_briefs(&self, files: &[&Granted]) -> Result<HashMap<FileRef, Brief>, DbErr> {
+        if files.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let session = self.store.reader();
+        let rows = files.iter().map(|granted| granted.row.clone()).collect();
+        let with_results: Vec<(FileRef, Generation)> = files
+            .iter()
+            .filter(|granted| granted.row.stage != Stage::Upload)
+            .map(|granted| (granted.row.file, granted.row.generation))
+            .collect();
+        let mut of_files = results::of_generations(&session, &with_results).await?;
+        let mut briefs = HashMap::with_capacity(files.len());
+        for view in reads::views(&session, rows).await? {
+            let file = view.work.file;
+            let declared = Declared {
+                path: view.path,
+                sha256: view.declared_sha256,
+                metadata: view.metadata,
+            };
+            // A doubled message names a file twice.
+            briefs.entry(file).or_insert_with(|| Brief {
+                declared: Arc::new(declared),
+                results: Arc::new(of_files.remove(&file).unwrap_or_default()),
+            });
+        }
+        Ok(briefs)
     }
 
     async fn issue_exactly(
@@ -684,12 +724,12 @@ fn artifact_key(result: &ResultRow, artifact: &StoredArtifact) -> String {
 fn work_message(
     index: usize,
     granted: &Granted,
-    view: &FileView,
-    results: &[ResultRow],
+    brief: &Brief,
     verified: Option<&ResultRow>,
     version_words: &dyn Fn(u32) -> String,
 ) -> Work {
     let row = &granted.row;
+    let Brief { declared, results } = brief;
     let upload = results
         .iter()
         .find(|result| result.stage == Stage::Upload)
@@ -710,15 +750,11 @@ fn work_message(
         final_key,
         etag: row.etag.clone().unwrap_or_default(),
         declared_size: messages::signed(row.size),
-        declared_sha256: view
-            .declared_sha256
-            .clone()
-            .map(Bytes::from)
-            .unwrap_or_default(),
+        declared_sha256: declared.sha256.clone().map(Bytes::from).unwrap_or_default(),
         content_sha256: content
             .map(|content| Bytes::copy_from_slice(&content))
             .unwrap_or_default(),
-        path: view.path.clone(),
+        path: declared.path.clone(),
         media_type: upload
             .and_then(|upload| upload.media_type.clone())
             .unwrap_or_default(),
@@ -727,7 +763,7 @@ fn work_message(
             .iter()
             .map(|result| input(result, version_words))
             .collect(),
-        entry_metadata: view
+        entry_metadata: declared
             .metadata
             .clone()
             .map(|text| Bytes::from(text.into_bytes()))

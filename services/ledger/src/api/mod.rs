@@ -13,6 +13,7 @@ mod operator;
 pub(crate) mod page_token;
 pub(crate) mod selector;
 pub(crate) mod uploads;
+pub(crate) mod versions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use sha2::{Digest, Sha256};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
+use self::versions::Versions;
+use crate::briefs::Briefs;
 use crate::leadership::Desk;
 use crate::metrics::LedgerMetrics;
 use crate::operations::Signals;
@@ -37,6 +40,8 @@ pub(crate) struct Ledger {
     pub(crate) writer: Desk,
     pub(crate) reconcile: Arc<tokio::sync::Notify>,
     pub(crate) lease: std::time::Duration,
+    pub(crate) briefs: Briefs,
+    pub(crate) versions: Versions,
     pub(crate) operations: Signals,
     pub(crate) windows: HashMap<Stage, u32>,
     pub(crate) metrics: LedgerMetrics,

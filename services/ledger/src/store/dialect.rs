@@ -64,6 +64,11 @@ impl Dialect {
         }
     }
 
+    /// Whether two transactions can write at once.
+    pub(crate) fn has_two_writers(self) -> bool {
+        self == Self::Postgres
+    }
+
     /// An id as text, in any form that is read back as an id.
     pub(crate) fn uuid_text(self, expression: &str) -> String {
         match self {

@@ -91,8 +91,8 @@ pub(crate) async fn folders_by_path<C: ConnectionTrait>(
     Ok(found)
 }
 
-/// Folders by number, locked until the transaction ends. `keys` in order.
-pub(crate) async fn lock_folders<C: ConnectionTrait>(
+/// Folders by number.
+pub(crate) async fn folders<C: ConnectionTrait>(
     session: &Session<'_, C>,
     keys: &[(BatchKey, u32)],
 ) -> Result<Vec<(BatchKey, FolderRow)>, DbErr> {
@@ -104,10 +104,9 @@ pub(crate) async fn lock_folders<C: ConnectionTrait>(
         .uuids("b", keys.iter().map(|((_, batch), _)| batch.as_uuid()))
         .numbers("f", keys.iter().map(|(_, folder)| i64::from(*folder)));
     let (page, values) = page.bind(session.dialect, 1);
-    let lock = session.dialect.for_update_of("d");
     let sql = format!(
         "WITH {page} SELECT d.tenant_id, d.batch_id, {FOLDER_COLUMNS} FROM u JOIN folders AS d ON d.tenant_id = u.t \
-         AND d.batch_id = u.b AND d.folder = u.f{lock}"
+         AND d.batch_id = u.b AND d.folder = u.f"
     );
     let mut found = Vec::new();
     for row in session.rows(sql, values).await? {

@@ -51,10 +51,13 @@ pub(crate) struct Store {
 impl Store {
     /// Opens `url` (`sqlite:FILE` or `postgres://…`) and brings its schema up to date.
     pub(crate) async fn open(url: &str) -> Result<Self, DbErr> {
-        let writes = connect(url, 1).await?;
-        migrate(&writes).await?;
+        let migrations = connect(url, 1).await?;
+        migrate(&migrations).await?;
+        let dialect = Dialect::of(migrations.get_database_backend());
+        migrations.close().await?;
+        let writers = if dialect.has_two_writers() { 2 } else { 1 };
+        let writes = connect(url, writers).await?;
         let reads = connect(url, READ_CONNECTIONS).await?;
-        let dialect = Dialect::of(writes.get_database_backend());
         Ok(Self {
             reads,
             writes,

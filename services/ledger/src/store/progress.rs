@@ -194,8 +194,8 @@ impl BatchRow {
     }
 }
 
-/// Rows by key, locked until the transaction ends. `keys` in order.
-pub(crate) async fn lock<C: ConnectionTrait>(
+/// Rows by key.
+pub(crate) async fn read<C: ConnectionTrait>(
     session: &Session<'_, C>,
     keys: &[BatchKey],
 ) -> Result<Vec<ProgressRow>, DbErr> {
@@ -206,9 +206,8 @@ pub(crate) async fn lock<C: ConnectionTrait>(
         .uuids("t", keys.iter().map(|(tenant, _)| tenant.as_uuid()))
         .uuids("b", keys.iter().map(|(_, batch)| batch.as_uuid()));
     let (page, values) = page.bind(session.dialect, 1);
-    let lock = session.dialect.for_update_of("p");
     let sql = format!(
-        "WITH {page} SELECT {PROGRESS_COLUMNS} FROM u JOIN batch_progress AS p ON p.tenant_id = u.t AND p.batch_id = u.b{lock}"
+        "WITH {page} SELECT {PROGRESS_COLUMNS} FROM u JOIN batch_progress AS p ON p.tenant_id = u.t AND p.batch_id = u.b"
     );
     session
         .rows(sql, values)
@@ -263,13 +262,14 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     Ok(())
 }
 
-/// Writes rows that were locked before.
+/// Writes rows whose revision in the database is still the one before theirs. How many were: fewer than asked means
+/// that a row was not what its writer believed.
 pub(crate) async fn update<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    rows: &[&ProgressRow],
-) -> Result<(), DbErr> {
+    rows: &[ProgressRow],
+) -> Result<u64, DbErr> {
     if rows.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     type Column = (&'static str, fn(&ProgressRow) -> i64);
     const COLUMNS: [Column; 29] = [
@@ -328,11 +328,11 @@ pub(crate) async fn update<C: ConnectionTrait>(
     }
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
-        "WITH {page} UPDATE batch_progress AS p SET {} FROM u WHERE p.tenant_id = u.t AND p.batch_id = u.b",
+        "WITH {page} UPDATE batch_progress AS p SET {} FROM u WHERE p.tenant_id = u.t AND p.batch_id = u.b \
+         AND p.revision + 1 = u.revision",
         assignments.join(", ")
     );
-    session.execute(sql, values).await?;
-    Ok(())
+    session.execute(sql, values).await
 }
 
 /// Writes whether a batch is paused, by whom and since when.
@@ -435,8 +435,8 @@ pub(crate) async fn set_times<C: ConnectionTrait>(
     Ok(())
 }
 
-/// Tenants by key, locked until the transaction ends. `tenants` in order.
-pub(crate) async fn lock_tenants<C: ConnectionTrait>(
+/// Tenants by key.
+pub(crate) async fn tenants<C: ConnectionTrait>(
     session: &Session<'_, C>,
     tenants: &[TenantId],
 ) -> Result<Vec<TenantRow>, DbErr> {
@@ -445,10 +445,9 @@ pub(crate) async fn lock_tenants<C: ConnectionTrait>(
     }
     let page = Page::new().uuids("t", tenants.iter().map(TenantId::as_uuid));
     let (page, values) = page.bind(session.dialect, 1);
-    let lock = session.dialect.for_update_of("n");
     let sql = format!(
         "WITH {page} SELECT n.tenant_id, n.limits, n.paused_by, n.used_bytes, n.used_files, n.revision \
-         FROM u JOIN tenants AS n ON n.tenant_id = u.t{lock}"
+         FROM u JOIN tenants AS n ON n.tenant_id = u.t"
     );
     let mut found = Vec::new();
     for row in session.rows(sql, values).await? {
@@ -464,26 +463,32 @@ pub(crate) async fn lock_tenants<C: ConnectionTrait>(
     Ok(found)
 }
 
-/// Writes tenants that were locked before.
+/// Writes tenants whose revision in the database is still the one given beside them; how many were.
 pub(crate) async fn update_tenants<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    rows: &[&TenantRow],
-) -> Result<(), DbErr> {
+    rows: &[(u64, TenantRow)],
+) -> Result<u64, DbErr> {
     if rows.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let page = Page::new()
-        .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
-        .numbers("used_bytes", rows.iter().map(|row| signed(row.used_bytes)))
-        .numbers("used_files", rows.iter().map(|row| signed(row.used_files)))
-        .numbers("revision", rows.iter().map(|row| signed(row.revision)));
+        .uuids("t", rows.iter().map(|(_, row)| row.tenant.as_uuid()))
+        .numbers("held", rows.iter().map(|(held, _)| signed(*held)))
+        .numbers(
+            "used_bytes",
+            rows.iter().map(|(_, row)| signed(row.used_bytes)),
+        )
+        .numbers(
+            "used_files",
+            rows.iter().map(|(_, row)| signed(row.used_files)),
+        )
+        .numbers("revision", rows.iter().map(|(_, row)| signed(row.revision)));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} UPDATE tenants AS n SET used_bytes = u.used_bytes, used_files = u.used_files, \
-         revision = u.revision FROM u WHERE n.tenant_id = u.t"
+         revision = u.revision FROM u WHERE n.tenant_id = u.t AND n.revision + 0 = u.held"
     );
-    session.execute(sql, values).await?;
-    Ok(())
+    session.execute(sql, values).await
 }
 
 /// Batches completed with missing = FAIL in which files have still not arrived; by index `batch_progress_live`.

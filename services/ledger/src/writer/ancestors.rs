@@ -23,6 +23,11 @@ impl Ancestors {
         self.of.get(&place).map_or(&[], Vec::as_slice)
     }
 
+    /// What was learnt of folders that may not exist.
+    pub(super) fn forget(&mut self) {
+        self.of.clear();
+    }
+
     pub(super) fn learn(&mut self, place: (BatchKey, u32), ancestors: Vec<u32>) {
         if self.of.len() >= REMEMBERED {
             self.of.clear();

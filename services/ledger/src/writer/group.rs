@@ -1,13 +1,17 @@
-//! One group of acts in one transaction.
+//! One group of acts in one transaction, in two halves.
 //!
-//! The rows of all files of the group are read once, each act moves them in memory through the domain's state machine,
-//! and what changed is written back in set-based statements whose WHERE clause holds the token that was read: that
-//! token is the fence (protocol 0). Rows of files that are out are known from memory, so leases and reports read
-//! nothing. Two acts on one file keep their order, because they are applied one after the other.
+//! [`decide`] reads what it needs, moves the files in memory through the domain's state machine and writes their rows in
+//! set-based statements whose WHERE clause holds the token that was read: that token is the fence (protocol 0). Rows of
+//! files that are out, of batches, tenants and folders are known from memory, so leases and reports read nothing. Two
+//! acts on one file keep their order, because they are applied one after the other. [`write`] then inserts results,
+//! moves folders, batches and tenants, appends changes and outbox, and commits.
 //!
-//! Order of locks: leadership (shared), files by key, tenants, batches, folders (protocol 9.3).
+//! While one group is being written the next may decide (on Postgres, which has two connections for it). The first never
+//! waits for the second: all its locks on files were taken before the second began, and what it still locks (folders,
+//! batches, tenants) the second locks only when it is written itself. Order of locks: leadership (shared), files by key,
+//! then folders, batches, tenants, each by key (protocol 9.3).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use caudal_domain::{
     FileEvent, FileRef, FileState, FolderCounts, Refusal, Stage, StageVersion, TenantId, Token,
@@ -16,8 +20,8 @@ use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
 use sea_orm::{DatabaseTransaction, DbErr};
 
-use super::WriterState;
 use super::acts::{Act, Answer};
+use super::{Waiting, WriterState};
 use crate::api::messages;
 use crate::store::changes::{self, ChangeRow, OutboxRow};
 use crate::store::manifest;
@@ -52,6 +56,8 @@ impl From<DbErr> for GroupError {
 
 /// A file of the group.
 pub(super) struct Worked {
+    /// The token it came in with.
+    first: Token,
     /// The token the database holds.
     held: Token,
     pub(super) row: WorkRow,
@@ -67,8 +73,12 @@ pub(super) struct Batched {
     pub(super) made: Option<BatchRow>,
     pub(super) touched: bool,
     pub(super) completed: bool,
+    /// Entries were added.
+    pub(super) grown: bool,
     pub(super) pause_moved: bool,
     pub(super) priority_moved: bool,
+    /// What a caller changed of the cold row.
+    pub(super) renamed: Option<Renamed>,
     pub(super) changes: ChangeSet,
     folders: HashMap<u32, FolderDelta>,
 }
@@ -100,6 +110,14 @@ impl FolderDelta {
     }
 }
 
+/// What a caller changes of a batch; `None` leaves it.
+#[derive(Clone, Debug)]
+pub(super) struct Renamed {
+    pub(super) name: Option<String>,
+    pub(super) priority: Option<u32>,
+    pub(super) metadata: Option<Option<String>>,
+}
+
 /// An answer that is complete only when the counters of its batch are.
 pub(super) struct BatchAnswer {
     pub(super) act: usize,
@@ -113,6 +131,8 @@ pub(crate) struct Committed {
     pub(crate) answers: Vec<Result<Answer, Refusal>>,
     pub(crate) published: Vec<OutboxRow>,
     pub(crate) hints: Vec<(BatchKey, u64)>,
+    /// What was recorded of files, for those who carry it on.
+    pub(crate) results: Vec<ResultRow>,
 }
 
 /// A group under way.
@@ -134,23 +154,81 @@ pub(crate) struct Group<'a> {
     pub(super) newest_versions: HashMap<Stage, u32>,
     pub(super) new_versions: Vec<(u32, StageVersion)>,
     pub(super) batch_answers: Vec<BatchAnswer>,
+    /// Files of these batches wait from a time on.
     pub(super) waits: Vec<(Stage, BatchKey, Micros)>,
+    /// What is to be said again when the group has ended: a group that decides meanwhile does not see these rows.
+    said_again: Vec<Waiting>,
+    /// Who took turns: if the group is undone they wait as before.
+    turns: Vec<Waiting>,
     dispatches: HashMap<Stage, Vec<(FileRef, Token)>>,
     entered: Vec<(FileRef, Token)>,
     left: Vec<(FileRef, Token)>,
     use_remembered_rows: bool,
 }
 
-/// Runs acts in one transaction. `relayed` are outbox rows that Redis has accepted.
-pub(crate) async fn run(
+/// All that a decided group still writes.
+pub(crate) struct Decided {
+    now: Micros,
+    answers: Vec<Result<Answer, Refusal>>,
+    batch_answers: Vec<BatchAnswer>,
+    results: Vec<ResultRow>,
+    attempts: Vec<AttemptRow>,
+    dead_letters: Vec<AttemptRow>,
+    dismissed: Vec<FileRef>,
+    folders: Vec<(BatchKey, u32, FolderCounts)>,
+    made: Vec<(ProgressRow, BatchRow)>,
+    batches: Vec<ProgressRow>,
+    paused: Vec<ProgressRow>,
+    renamed: Vec<(BatchKey, Renamed)>,
+    times: Vec<(BatchKey, Option<Micros>, Option<Micros>)>,
+    /// With the revision that the database holds.
+    tenants: Vec<(u64, TenantRow)>,
+    changes: Vec<ChangeRow>,
+    outbox: Vec<OutboxRow>,
+    pub(crate) relayed: Vec<u64>,
+    hints: Vec<(BatchKey, u64)>,
+}
+
+/// The first half: everything that is decided, with the rows of the files written. `relayed` are outbox rows that Redis
+/// has accepted. When it fails nothing happened.
+pub(crate) async fn decide(
     store: &Store,
     state: &mut WriterState,
-    acts: &[Act],
-    relayed: &[u64],
+    acts: &[&Act],
+    relayed: Vec<u64>,
     use_remembered_rows: bool,
-) -> Result<Committed, GroupError> {
-    let transaction = store.begin().await?;
-    let session = Session::new(&transaction, store.dialect());
+) -> Result<(DatabaseTransaction, Decided, Aftermath), (GroupError, Vec<u64>)> {
+    let transaction = match store.begin().await {
+        Ok(transaction) => transaction,
+        Err(error) => return Err((error.into(), relayed)),
+    };
+    match decide_in(&transaction, store, state, acts, use_remembered_rows).await {
+        Ok((mut decided, aftermath)) => {
+            decided.relayed = relayed;
+            Ok((transaction, decided, aftermath))
+        }
+        Err(error) => {
+            roll_back(transaction).await;
+            Err((error, relayed))
+        }
+    }
+}
+
+/// Gives a group up: nothing of it happened.
+pub(crate) async fn roll_back(transaction: DatabaseTransaction) {
+    if let Err(error) = transaction.rollback().await {
+        tracing::debug!(%error, "rolling a group back failed; the connection is given up");
+    }
+}
+
+async fn decide_in(
+    transaction: &DatabaseTransaction,
+    store: &Store,
+    state: &mut WriterState,
+    acts: &[&Act],
+    use_remembered_rows: bool,
+) -> Result<(Decided, Aftermath), GroupError> {
+    let session = Session::new(transaction, store.dialect());
     let Some(now) = changes::hold_leadership(&session, state.epoch).await? else {
         return Err(GroupError::NotLeading);
     };
@@ -172,50 +250,158 @@ pub(crate) async fn run(
         new_versions: Vec::new(),
         batch_answers: Vec::new(),
         waits: Vec::new(),
+        said_again: Vec::new(),
+        turns: Vec::new(),
         dispatches: HashMap::new(),
         entered: Vec::new(),
         left: Vec::new(),
         use_remembered_rows,
     };
-    let outcome = group.work(acts, relayed).await;
-    let after = group.into_aftermath();
-    match outcome {
-        Ok(committed) => match transaction.commit().await {
-            Ok(()) => {
-                after.committed(state);
-                Ok(committed)
-            }
-            Err(error) => {
-                after.unknown(state);
-                Err(GroupError::Unknown(error))
-            }
-        },
+    match group.work(acts).await {
+        Ok(decided) => Ok((decided, group.into_aftermath())),
         Err(error) => {
-            after.undone(state);
-            if let Err(rollback) = transaction.rollback().await {
-                tracing::debug!(%rollback, "rolling a group back failed; the connection is given up");
-            }
+            let (aftermath, state) = group.give_up();
+            aftermath.undone(state);
             Err(error)
         }
     }
 }
 
+/// The second half: everything else, and COMMIT.
+pub(crate) async fn write(
+    transaction: DatabaseTransaction,
+    dialect: crate::store::dialect::Dialect,
+    decided: Decided,
+) -> Result<Committed, GroupError> {
+    let session = Session::new(&transaction, dialect);
+    match decided.write(&session).await {
+        Ok(committed) => match transaction.commit().await {
+            Ok(()) => Ok(committed),
+            Err(error) => Err(GroupError::Unknown(error)),
+        },
+        Err(error) => {
+            roll_back(transaction).await;
+            Err(error)
+        }
+    }
+}
+
+impl Decided {
+    async fn write(
+        self,
+        session: &Session<'_, DatabaseTransaction>,
+    ) -> Result<Committed, GroupError> {
+        results::insert(session, &self.results).await?;
+        results::insert_attempts(session, &self.attempts).await?;
+        results::insert_dead_letters(session, &self.dead_letters).await?;
+        results::dismiss(session, &self.dismissed, self.now).await?;
+        manifest::update_folders(session, &self.folders).await?;
+        for (row, made) in &self.made {
+            progress::insert(session, row, made).await?;
+        }
+        if progress::update(session, &self.batches).await? != self.batches.len() as u64 {
+            return Err(GroupError::Stale);
+        }
+        for row in &self.paused {
+            progress::set_pause(session, row).await?;
+        }
+        for (key, renamed) in &self.renamed {
+            progress::rename(
+                session,
+                *key,
+                renamed.name.as_deref(),
+                renamed.priority,
+                renamed.metadata.as_ref(),
+            )
+            .await?;
+        }
+        progress::set_times(session, &self.times).await?;
+        if progress::update_tenants(session, &self.tenants).await? != self.tenants.len() as u64 {
+            return Err(GroupError::Stale);
+        }
+        changes::insert_changes(session, &self.changes, self.now).await?;
+        changes::insert_outbox(session, &self.outbox, self.now).await?;
+        changes::delete_outbox(session, &self.relayed).await?;
+        let mut answers = self.answers;
+        for answer in self.batch_answers {
+            let act = answer.act;
+            answers[act] = Ok(answer_with_batch(session, answer, self.now).await?);
+        }
+        Ok(Committed {
+            answers,
+            published: self.outbox,
+            hints: self.hints,
+            results: self.results,
+        })
+    }
+}
+
+async fn answer_with_batch(
+    session: &Session<'_, DatabaseTransaction>,
+    answer: BatchAnswer,
+    now: Micros,
+) -> Result<Answer, GroupError> {
+    let (tenant, batch) = answer.key;
+    let Some((progress, row)) = crate::store::reads::batch(session, tenant, batch).await? else {
+        return Err(GroupError::Stale);
+    };
+    let message = messages::batch(&progress, &row);
+    let request = &answer.request;
+    changes::remember(
+        session,
+        tenant,
+        request.id,
+        request.method,
+        &request.body_hash,
+        message.encode_to_vec(),
+        now,
+    )
+    .await?;
+    Ok(Answer::Batch(Box::new(message)))
+}
+
 /// What the writer's memory learns when a group ends.
-struct Aftermath {
-    rows: Vec<WorkRow>,
+pub(crate) struct Aftermath {
+    /// With the token that each file came in with.
+    rows: Vec<(Token, WorkRow)>,
+    /// Batches whose manifests grew.
+    manifests: HashSet<BatchKey>,
     entered: Vec<(FileRef, Token)>,
     left: Vec<(FileRef, Token)>,
+    said_again: Vec<Waiting>,
+    turns: Vec<Waiting>,
     new_versions: Vec<(u32, StageVersion)>,
     newest_versions: HashMap<Stage, u32>,
     priorities: Vec<(BatchKey, u32)>,
+    now: Micros,
 }
 
 impl Aftermath {
-    fn committed(self, state: &mut WriterState) {
+    /// The files that the group touched: the next one must not, until it has ended.
+    pub(crate) fn files(&self) -> HashSet<FileRef> {
+        self.rows.iter().map(|(_, row)| row.file).collect()
+    }
+
+    /// The batches whose manifests the group grew.
+    pub(crate) fn manifests(&self) -> HashSet<BatchKey> {
+        self.manifests.clone()
+    }
+
+    pub(crate) fn committed(self, state: &mut WriterState, results: Vec<ResultRow>) {
         for (file, token) in self.left {
             state.dispatcher.leave(file, token);
         }
-        for row in self.rows {
+        let mut of_files: HashMap<FileRef, Vec<ResultRow>> = HashMap::new();
+        for result in results {
+            of_files.entry(result.file).or_default().push(result);
+        }
+        for (first, row) in self.rows {
+            let recorded = of_files.remove(&row.file).unwrap_or_default();
+            if row.dispatched_at.is_none() {
+                state.briefs.forget(row.file);
+            } else if first != row.token {
+                state.briefs.went_on(row.file, first, row.token, recorded);
+            }
             state.dispatcher.remember(row);
         }
         for (number, version) in self.new_versions {
@@ -225,75 +411,132 @@ impl Aftermath {
         for (key, weight) in self.priorities {
             state.dispatcher.reweigh(key, weight);
         }
+        // A group that decided meanwhile may have taken their batch off the queue.
+        for waiting in self.said_again {
+            state.say(waiting, self.now);
+        }
     }
 
     /// Neither the old pairs nor the new ones leave: the reconciler looks at the rows (protocol 2.1).
-    fn unknown(self, state: &mut WriterState) {
-        for row in self.rows {
+    pub(crate) fn unknown(self, state: &mut WriterState) {
+        state.known.forget();
+        state.ancestors.forget();
+        for (_, row) in self.rows {
             state.dispatcher.forget(row.file);
+            state.briefs.forget(row.file);
+        }
+        for waiting in self.said_again.into_iter().chain(self.turns) {
+            state.say(waiting, self.now);
         }
     }
 
-    fn undone(self, state: &mut WriterState) {
-        for (file, token) in self.entered {
-            state.dispatcher.leave(file, token);
+    pub(crate) fn undone(self, state: &mut WriterState) {
+        for (file, token) in &self.entered {
+            state.dispatcher.leave(*file, *token);
         }
-        for row in self.rows {
-            state.dispatcher.forget(row.file);
-        }
+        self.unknown(state);
     }
 }
 
-impl Group<'_> {
-    fn into_aftermath(self) -> Aftermath {
-        let moved = |batched: &&Batched| batched.priority_moved;
-        let weight = |batched: &Batched| (batched.row.key(), batched.row.priority);
-        Aftermath {
-            priorities: self.batches.values().filter(moved).map(weight).collect(),
-            newest_versions: self.newest_versions,
-            rows: self.files.into_values().map(|worked| worked.row).collect(),
-            entered: self.entered,
-            left: self.left,
-            new_versions: self.new_versions,
+impl Batched {
+    fn conclude(
+        &mut self,
+        key: BatchKey,
+        tenant_revision: u64,
+        now: Micros,
+        decided: &mut Decided,
+    ) {
+        let row = &mut self.row;
+        if let Some(made) = self.made.take() {
+            decided.made.push((row.clone(), made));
         }
+        let before = row.state;
+        let counts = row.facts.counts;
+        row.state = caudal_domain::BatchState::derive(&row.facts);
+        row.run = caudal_domain::run_after(before, row.state, row.run);
+        row.uploads_open = counts.pending + counts.uploading > 0;
+        row.changed_at = now;
+        row.revision += 1;
+        let ended = row.state.is_ended().then_some(now);
+        if self.completed || before.is_ended() != row.state.is_ended() {
+            decided
+                .times
+                .push((key, self.completed.then_some(now), ended));
+        }
+        let mut body = std::mem::take(&mut self.changes);
+        body.batch = Some(messages::progress(row));
+        decided.changes.push(ChangeRow {
+            key,
+            revision: tenant_revision,
+            batch_revision: row.revision,
+            count: u32::try_from(body.ordinal.len()).unwrap_or(u32::MAX),
+            body: body.encode_to_vec(),
+        });
+        decided.hints.push((key, row.revision));
+        if self.pause_moved {
+            decided.paused.push(row.clone());
+        }
+        if let Some(renamed) = self.renamed.take() {
+            decided.renamed.push((key, renamed));
+        }
+        decided.batches.push(row.clone());
+    }
+}
+
+impl<'a> Group<'a> {
+    fn into_aftermath(self) -> Aftermath {
+        self.give_up().0
     }
 
-    async fn work(&mut self, acts: &[Act], relayed: &[u64]) -> Result<Committed, GroupError> {
+    fn give_up(self) -> (Aftermath, &'a mut WriterState) {
+        let moved = |batched: &&Batched| batched.priority_moved;
+        let weight = |batched: &Batched| (batched.row.key(), batched.row.priority);
+        let grown = |batched: &&Batched| batched.grown;
+        let aftermath = Aftermath {
+            priorities: self.batches.values().filter(moved).map(weight).collect(),
+            manifests: self
+                .batches
+                .values()
+                .filter(grown)
+                .map(|batched| batched.row.key())
+                .collect(),
+            newest_versions: self.newest_versions,
+            rows: self
+                .files
+                .into_values()
+                .map(|worked| (worked.first, worked.row))
+                .collect(),
+            entered: self.entered,
+            left: self.left,
+            said_again: self.said_again,
+            turns: self.turns,
+            new_versions: self.new_versions,
+            now: self.now,
+        };
+        (aftermath, self.state)
+    }
+
+    async fn work(&mut self, acts: &[&Act]) -> Result<Decided, GroupError> {
         self.load_files(acts).await?;
-        self.load_batches(acts).await?;
+        self.load_batches_of(acts).await?;
         let mut answers = Vec::with_capacity(acts.len());
         for (index, act) in acts.iter().enumerate() {
             answers.push(self.apply(index, act).await?);
         }
         self.write_files().await?;
-        for (stage, key, ready_at) in std::mem::take(&mut self.waits) {
-            let weight = self
-                .batches
-                .get(&key)
-                .map_or(0, |batched| batched.row.priority);
-            self.state
-                .dispatcher
-                .wait(stage, key, weight, ready_at, self.now);
+        for (stage, key, at) in std::mem::take(&mut self.waits) {
+            let waiting = self.waiting(stage, key, at);
+            self.state.say(waiting, self.now);
+            self.said_again.push(waiting);
         }
         self.admit().await?;
         self.write_files().await?;
-        results::insert(&self.session, &self.results).await?;
-        results::insert_attempts(&self.session, &self.attempts).await?;
-        results::insert_dead_letters(&self.session, &self.dead_letters).await?;
-        results::dismiss(&self.session, &self.dismissed, self.now).await?;
-        self.write_folders().await?;
-        let hints = self.write_batches(&mut answers).await?;
-        let published = self.write_outbox().await?;
-        changes::delete_outbox(&self.session, relayed).await?;
-        Ok(Committed {
-            answers,
-            published,
-            hints,
-        })
+        let folders = self.count_folders().await?;
+        self.conclude(answers, folders).await
     }
 
-    async fn load_files(&mut self, acts: &[Act]) -> Result<(), DbErr> {
-        let wanted: BTreeSet<FileRef> = acts.iter().flat_map(Act::files).collect();
+    async fn load_files(&mut self, acts: &[&Act]) -> Result<(), DbErr> {
+        let wanted: BTreeSet<FileRef> = acts.iter().flat_map(|act| act.files()).collect();
         let mut unknown = Vec::new();
         for file in wanted {
             match self.state.dispatcher.row(file) {
@@ -312,6 +555,7 @@ impl Group<'_> {
 
     pub(super) fn take_in(&mut self, row: WorkRow) {
         let worked = Worked {
+            first: row.token,
             held: row.token,
             row,
             touched: false,
@@ -320,36 +564,54 @@ impl Group<'_> {
         self.files.insert(worked.row.file, worked);
     }
 
-    async fn load_batches(&mut self, acts: &[Act]) -> Result<(), DbErr> {
+    async fn load_batches_of(&mut self, acts: &[&Act]) -> Result<(), DbErr> {
         let of_files = self.files.keys().map(|file| (file.tenant, file.batch));
-        let keys: BTreeSet<BatchKey> = of_files.chain(acts.iter().filter_map(Act::batch)).collect();
+        let of_acts = acts.iter().filter_map(|act| act.batch());
+        let keys: BTreeSet<BatchKey> = of_files.chain(of_acts).collect();
         let mut tenants: BTreeSet<TenantId> = keys.iter().map(|(tenant, _)| *tenant).collect();
         for act in acts {
             if let Act::CreateBatch(act) = act {
                 tenants.insert(act.tenant);
             }
         }
-        self.lock_tenants(tenants).await?;
-        self.lock_batches(keys).await
+        self.load_tenants(tenants).await?;
+        self.load_batches(keys).await
     }
 
-    async fn lock_tenants(&mut self, tenants: BTreeSet<TenantId>) -> Result<(), DbErr> {
-        let missing: Vec<TenantId> = tenants
-            .into_iter()
-            .filter(|tenant| !self.tenants.contains_key(tenant))
-            .collect();
-        for row in progress::lock_tenants(&self.session, &missing).await? {
+    async fn load_tenants(&mut self, tenants: BTreeSet<TenantId>) -> Result<(), DbErr> {
+        let mut unknown = Vec::new();
+        for tenant in tenants {
+            if self.tenants.contains_key(&tenant) {
+                continue;
+            }
+            match self.state.known.tenants.get(&tenant) {
+                Some(row) => {
+                    self.tenants.insert(tenant, row.clone());
+                }
+                None => unknown.push(tenant),
+            }
+        }
+        for row in progress::tenants(&self.session, &unknown).await? {
             self.tenants.insert(row.tenant, row);
         }
         Ok(())
     }
 
-    pub(super) async fn lock_batches(&mut self, keys: BTreeSet<BatchKey>) -> Result<(), DbErr> {
-        let missing: Vec<BatchKey> = keys
-            .into_iter()
-            .filter(|key| !self.batches.contains_key(key))
-            .collect();
-        for row in progress::lock(&self.session, &missing).await? {
+    pub(super) async fn load_batches(&mut self, keys: BTreeSet<BatchKey>) -> Result<(), DbErr> {
+        let mut unknown = Vec::new();
+        for key in keys {
+            if self.batches.contains_key(&key) {
+                continue;
+            }
+            match self.state.known.batches.get(&key) {
+                Some(row) => {
+                    let row = row.clone();
+                    self.take_in_batch(row, None);
+                }
+                None => unknown.push(key),
+            }
+        }
+        for row in progress::read(&self.session, &unknown).await? {
             self.take_in_batch(row, None);
         }
         Ok(())
@@ -360,8 +622,10 @@ impl Group<'_> {
             made,
             touched: false,
             completed: false,
+            grown: false,
             pause_moved: false,
             priority_moved: false,
+            renamed: None,
             changes: ChangeSet::default(),
             folders: HashMap::new(),
             row,
@@ -647,8 +911,10 @@ impl Group<'_> {
 
     async fn take_turn(&mut self, turn: crate::dispatcher::Turn) -> Result<u32, GroupError> {
         let key = (turn.tenant, turn.batch);
-        self.lock_tenants(BTreeSet::from([turn.tenant])).await?;
-        self.lock_batches(BTreeSet::from([key])).await?;
+        self.load_tenants(BTreeSet::from([turn.tenant])).await?;
+        self.load_batches(BTreeSet::from([key])).await?;
+        let waiting = self.waiting(turn.stage, key, self.now);
+        self.turns.push(waiting);
         if !self.may_go_out(key) {
             // Whatever lets it go on (completion, resume) says again that it waits.
             self.state.dispatcher.turn_taken(turn, 0, true);
@@ -687,15 +953,28 @@ impl Group<'_> {
             && let Some(at) =
                 work::earliest_ready(&self.session, turn.stage, turn.tenant, turn.batch).await?
         {
-            let weight = self
-                .batches
-                .get(&key)
-                .map_or(0, |batched| batched.row.priority);
-            self.state
-                .dispatcher
-                .wait(turn.stage, key, weight, at, self.now);
+            let waiting = self.waiting(turn.stage, key, at);
+            if at <= self.now {
+                // Ready, and yet not read: the group before this one holds those rows.
+                self.said_again.push(waiting);
+            } else {
+                self.state.say(waiting, self.now);
+            }
         }
         Ok(admitted)
+    }
+
+    fn waiting(&self, stage: Stage, key: BatchKey, at: Micros) -> Waiting {
+        let weight = self
+            .batches
+            .get(&key)
+            .map_or(0, |batched| batched.row.priority);
+        Waiting {
+            stage,
+            key,
+            weight,
+            at,
+        }
     }
 
     async fn write_files(&mut self) -> Result<(), GroupError> {
@@ -727,37 +1006,48 @@ impl Group<'_> {
         Ok(())
     }
 
-    async fn write_folders(&mut self) -> Result<(), GroupError> {
-        let mut deltas: HashMap<(BatchKey, u32), FolderDelta> = HashMap::new();
+    /// The counters of every folder that moved, those above included.
+    async fn count_folders(&mut self) -> Result<Vec<(BatchKey, u32, FolderCounts)>, GroupError> {
+        let mut deltas: BTreeMap<(BatchKey, u32), FolderDelta> = BTreeMap::new();
         for (key, batched) in &mut self.batches {
             for (folder, delta) in std::mem::take(&mut batched.folders) {
                 deltas.insert((*key, folder), delta);
             }
         }
         if deltas.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let direct: BTreeSet<(BatchKey, u32)> = deltas.keys().copied().collect();
-        self.learn_ancestors(direct.iter().copied().collect())
-            .await?;
+        let direct: Vec<(BatchKey, u32)> = deltas.keys().copied().collect();
+        self.learn_ancestors(&direct).await?;
         for place in direct {
             let delta = deltas[&place];
-            for ancestor in self.state.ancestors.of(place).to_vec() {
-                deltas.entry((place.0, ancestor)).or_default().add(delta);
+            for ancestor in self.state.ancestors.of(place) {
+                deltas.entry((place.0, *ancestor)).or_default().add(delta);
             }
         }
-        let all: BTreeSet<(BatchKey, u32)> = deltas.keys().copied().collect();
-        let all: Vec<_> = all.into_iter().collect();
-        let mut written = Vec::with_capacity(all.len());
-        for (key, folder) in manifest::lock_folders(&self.session, &all).await? {
-            let counts = deltas[&(key, folder.folder)].apply(folder.counts);
-            written.push((key, folder.folder, counts));
+        let places: Vec<(BatchKey, u32)> = deltas.keys().copied().collect();
+        let mut known: HashMap<(BatchKey, u32), FolderCounts> = HashMap::new();
+        let mut unknown = Vec::new();
+        for place in places {
+            match self.state.known.folders.get(&place) {
+                Some(counts) => {
+                    known.insert(place, *counts);
+                }
+                None => unknown.push(place),
+            }
         }
-        manifest::update_folders(&self.session, &written).await?;
-        for (key, folder, counts) in written {
-            if let Some(batched) = self.batches.get_mut(&key) {
+        for (key, folder) in manifest::folders(&self.session, &unknown).await? {
+            known.insert((key, folder.folder), folder.counts);
+        }
+        let mut counted = Vec::with_capacity(deltas.len());
+        for (place, delta) in deltas {
+            let before = known.get(&place).ok_or(GroupError::Stale)?;
+            counted.push((place.0, place.1, delta.apply(*before)));
+        }
+        for (key, folder, counts) in &counted {
+            if let Some(batched) = self.batches.get_mut(key) {
                 let changes = &mut batched.changes;
-                changes.folder.push(folder);
+                changes.folder.push(*folder);
                 changes.folder_total.push(counts.total);
                 changes.folder_processed.push(counts.processed);
                 changes.folder_failed.push(counts.failed);
@@ -765,15 +1055,16 @@ impl Group<'_> {
                 batched.touched = true;
             }
         }
-        Ok(())
+        Ok(counted)
     }
 
-    async fn learn_ancestors(&mut self, places: Vec<(BatchKey, u32)>) -> Result<(), DbErr> {
+    async fn learn_ancestors(&mut self, places: &[(BatchKey, u32)]) -> Result<(), DbErr> {
         let unknown: Vec<_> = places
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|place| !self.state.ancestors.knows(*place))
             .collect();
-        for (key, folder) in manifest::lock_folders(&self.session, &unknown).await? {
+        for (key, folder) in manifest::folders(&self.session, &unknown).await? {
             self.state
                 .ancestors
                 .learn((key, folder.folder), folder.ancestors);
@@ -781,15 +1072,13 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// Derives the states of batches, numbers the changes and writes both (protocol 14.1): the state is a function of
-    /// the row, computed here and nowhere else.
-    async fn write_batches(
+    /// Derives the states of batches and numbers the changes (protocol 14.1: the state is a function of the row, computed
+    /// here and nowhere else). The writer's memory then stands where the group will leave the database.
+    async fn conclude(
         &mut self,
-        answers: &mut [Result<Answer, Refusal>],
-    ) -> Result<Vec<(BatchKey, u64)>, GroupError> {
-        let mut hints = Vec::new();
-        let mut rows = Vec::new();
-        let mut times = Vec::new();
+        answers: Vec<Result<Answer, Refusal>>,
+        folders: Vec<(BatchKey, u32, FolderCounts)>,
+    ) -> Result<Decided, GroupError> {
         let mut keys: Vec<BatchKey> = self
             .batches
             .iter()
@@ -797,106 +1086,79 @@ impl Group<'_> {
             .map(|(key, _)| *key)
             .collect();
         keys.sort_unstable();
-        let touched_tenants: BTreeSet<TenantId> = keys.iter().map(|(tenant, _)| *tenant).collect();
-        self.lock_tenants(touched_tenants.clone()).await?;
+        let tenants: BTreeSet<TenantId> = keys.iter().map(|(tenant, _)| *tenant).collect();
+        self.load_tenants(tenants.clone()).await?;
+        let held: HashMap<TenantId, u64> = tenants
+            .iter()
+            .filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.revision)))
+            .collect();
+        let mut decided = Decided {
+            now: self.now,
+            answers,
+            batch_answers: std::mem::take(&mut self.batch_answers),
+            results: std::mem::take(&mut self.results),
+            attempts: std::mem::take(&mut self.attempts),
+            dead_letters: std::mem::take(&mut self.dead_letters),
+            dismissed: std::mem::take(&mut self.dismissed),
+            folders,
+            made: Vec::new(),
+            batches: Vec::with_capacity(keys.len()),
+            paused: Vec::new(),
+            renamed: Vec::new(),
+            times: Vec::new(),
+            tenants: Vec::new(),
+            changes: Vec::with_capacity(keys.len()),
+            outbox: Vec::new(),
+            relayed: Vec::new(),
+            hints: Vec::with_capacity(keys.len()),
+        };
         for key in keys {
             let Some(batched) = self.batches.get_mut(&key) else {
                 continue;
             };
-            let before = batched.row.state;
-            let counts = batched.row.facts.counts;
-            batched.row.state = caudal_domain::BatchState::derive(&batched.row.facts);
-            batched.row.run = caudal_domain::run_after(before, batched.row.state, batched.row.run);
-            batched.row.uploads_open = counts.pending + counts.uploading > 0;
-            batched.row.changed_at = self.now;
-            batched.row.revision += 1;
-            let ended = batched.row.state.is_ended().then_some(self.now);
-            if batched.completed || before.is_ended() != batched.row.state.is_ended() {
-                times.push((key, batched.completed.then_some(self.now), ended));
-            }
             let tenant = self.tenants.get_mut(&key.0).ok_or(GroupError::Stale)?;
             tenant.revision += 1;
-            let mut body = std::mem::take(&mut batched.changes);
-            body.batch = Some(messages::progress(&batched.row));
-            rows.push(ChangeRow {
-                key,
-                revision: tenant.revision,
-                batch_revision: batched.row.revision,
-                count: u32::try_from(body.ordinal.len()).unwrap_or(u32::MAX),
-                body: body.encode_to_vec(),
-            });
-            hints.push((key, batched.row.revision));
+            batched.conclude(key, tenant.revision, self.now, &mut decided);
         }
-        for batched in self.batches.values() {
-            if let Some(made) = &batched.made {
-                progress::insert(&self.session, &batched.row, made).await?;
+        for tenant in tenants {
+            if let (Some(row), Some(held)) = (self.tenants.get(&tenant), held.get(&tenant)) {
+                decided.tenants.push((*held, row.clone()));
             }
         }
-        let written: Vec<&ProgressRow> = self
-            .batches
-            .values()
-            .filter(|batched| batched.touched)
-            .map(|batched| &batched.row)
-            .collect();
-        progress::update(&self.session, &written).await?;
-        for batched in self.batches.values().filter(|batched| batched.pause_moved) {
-            progress::set_pause(&self.session, &batched.row).await?;
+        decided.outbox = self.outbox_rows();
+        let known = &mut self.state.known;
+        for (key, batched) in &self.batches {
+            known.batches.insert(*key, batched.row.clone());
         }
-        progress::set_times(&self.session, &times).await?;
-        let tenants: Vec<&TenantRow> = touched_tenants
-            .iter()
-            .filter_map(|tenant| self.tenants.get(tenant))
-            .collect();
-        progress::update_tenants(&self.session, &tenants).await?;
-        changes::insert_changes(&self.session, &rows, self.now).await?;
-        self.answer_with_batches(answers).await?;
-        Ok(hints)
+        for (tenant, row) in &self.tenants {
+            known.tenants.insert(*tenant, row.clone());
+        }
+        for (key, folder, counts) in &decided.folders {
+            known.folders.insert((*key, *folder), *counts);
+        }
+        Ok(decided)
     }
 
-    async fn answer_with_batches(
-        &mut self,
-        answers: &mut [Result<Answer, Refusal>],
-    ) -> Result<(), GroupError> {
-        for answer in std::mem::take(&mut self.batch_answers) {
-            let (tenant, batch) = answer.key;
-            let Some((progress, row)) =
-                crate::store::reads::batch(&self.session, tenant, batch).await?
-            else {
-                return Err(GroupError::Stale);
-            };
-            let message = messages::batch(&progress, &row);
-            let body = message.encode_to_vec();
-            let request = &answer.request;
-            changes::remember(
-                &self.session,
-                tenant,
-                request.id,
-                request.method,
-                &request.body_hash,
-                body,
-                self.now,
-            )
-            .await?;
-            answers[answer.act] = Ok(Answer::Batch(Box::new(message)));
-        }
-        Ok(())
-    }
-
-    async fn write_outbox(&mut self) -> Result<Vec<OutboxRow>, GroupError> {
+    fn outbox_rows(&mut self) -> Vec<OutboxRow> {
         let mut rows = Vec::new();
         for (stage, files) in std::mem::take(&mut self.dispatches) {
             // A file sent twice in one group (released, then admitted) goes out under its last token alone.
-            let current = files.into_iter().filter(|(file, token)| {
-                self.files
-                    .get(file)
-                    .is_none_or(|worked| worked.row.token == *token)
-            });
-            let body = messages::dispatches(current, self.now);
+            let current: Vec<(FileRef, Token)> = files
+                .into_iter()
+                .filter(|(file, token)| {
+                    self.files.get(file).is_none_or(|worked| {
+                        worked.row.token == *token && worked.row.dispatched_at.is_some()
+                    })
+                })
+                .collect();
+            if current.is_empty() {
+                continue;
+            }
+            let body = messages::dispatches(current.into_iter(), self.now);
             let id = self.state.next_outbox_id();
             rows.push(OutboxRow { id, stage, body });
         }
-        changes::insert_outbox(&self.session, &rows, self.now).await?;
-        Ok(rows)
+        rows
     }
 
     /// The first answer to a repeated request; a refusal when the id came with another body.

@@ -152,6 +152,7 @@ impl Group<'_> {
         self.touch(key);
         let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
         if let Some(batched) = self.batches.get_mut(&key) {
+            batched.grown = true;
             batched.row.next_ordinal = first_ordinal.saturating_add(new_count);
             batched.row.next_folder =
                 next_folder.saturating_add(u32::try_from(tree.new.len()).unwrap_or(u32::MAX));

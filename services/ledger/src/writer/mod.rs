@@ -1,38 +1,48 @@
 //! The one writer. Every change of the database goes through it: acts queue up and are committed in groups, with no
-//! timer: while one group commits the next gathers, and a lone act commits at once. After a commit it hands dispatches
+//! timer: while one group commits the next gathers, and a lone act commits at once. On Postgres two groups are in flight:
+//! while one is written the next is decided, on files that the first does not touch. After a commit it hands dispatches
 //! to the relay and hints to watchers.
 
 pub(crate) mod acts;
 pub(crate) mod ancestors;
 mod group;
+mod known;
 mod manifest;
 mod operations;
 mod reuse;
 mod stages;
 pub(crate) mod verbs;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_domain::{Refusal, Stage, StageVersion};
+use caudal_domain::{FileRef, Refusal, Stage, StageVersion, Token};
 use rand::RngExt;
+use sea_orm::{DatabaseTransaction, DbErr};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::acts::{Act, Answer};
 use self::ancestors::Ancestors;
-use self::group::GroupError;
+use self::group::{Aftermath, Committed, Decided, GroupError};
+use self::known::Known;
+use crate::briefs::Briefs;
 use crate::dispatcher::Dispatcher;
 use crate::metrics::LedgerMetrics;
 use crate::relay::RelayHandle;
 use crate::settings::LedgerSettings;
+use crate::store::dialect::Dialect;
 use crate::store::progress::BatchKey;
+use crate::store::results::ResultRow;
 use crate::store::time::Micros;
 use crate::store::{Store, changes};
 
 /// Callers that were refused because the writer failed may try again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long the writer waits after a failure of the database.
+const BREATH: Duration = Duration::from_millis(50);
 /// How often a group whose remembered rows were stale is tried before it is given up.
 const STALE_TRIES: u32 = 2;
 /// Batches whose hints wait to be published; a hint that finds no room is dropped, for it is only a hint.
@@ -102,6 +112,8 @@ pub(crate) struct WriterState {
     /// The newest version that processes of each stage were seen to run.
     pub(crate) newest_versions: HashMap<Stage, u32>,
     pub(crate) clock: DatabaseClock,
+    pub(crate) briefs: Briefs,
+    known: Known,
     ancestors: Ancestors,
     outbox_counter: u64,
 }
@@ -113,6 +125,7 @@ impl WriterState {
         dispatcher: Dispatcher,
         versions: HashMap<StageVersion, u32>,
         newest_versions: HashMap<Stage, u32>,
+        briefs: Briefs,
         metrics: LedgerMetrics,
     ) -> Self {
         Self {
@@ -123,6 +136,8 @@ impl WriterState {
             versions,
             newest_versions,
             clock: DatabaseClock::default(),
+            briefs,
+            known: Known::default(),
             ancestors: Ancestors::default(),
             outbox_counter: 0,
         }
@@ -136,7 +151,66 @@ impl WriterState {
     fn jitter(&self) -> f64 {
         rand::rng().random_range(0.0..1.0)
     }
+
+    fn say(&mut self, waiting: Waiting, now: Micros) {
+        let Waiting {
+            stage,
+            key,
+            weight,
+            at,
+        } = waiting;
+        self.dispatcher.wait(stage, key, weight, at, now);
+    }
 }
+
+/// Files of a batch wait for a stage, from a time on.
+#[derive(Clone, Copy)]
+struct Waiting {
+    stage: Stage,
+    key: BatchKey,
+    weight: u32,
+    at: Micros,
+}
+
+/// A group that is being written while the next one may be decided.
+struct InFlight {
+    /// Its files: an act on one of them waits.
+    files: HashSet<FileRef>,
+    /// The batches whose manifests it grows: their next page waits, because it must see the folders of this one.
+    manifests: HashSet<BatchKey>,
+    aftermath: Aftermath,
+    written: JoinHandle<Written>,
+    ended: Option<Result<Written, JoinError>>,
+}
+
+impl InFlight {
+    /// Whether an act must wait until this group has ended.
+    fn holds_up(&self, act: &Act) -> bool {
+        // Places are compared with rows while no dispatch is in flight (protocol 2.3).
+        if matches!(act, Act::LookUp { .. }) {
+            return true;
+        }
+        if let Act::AddEntries(act) = act {
+            return self.manifests.contains(&(act.tenant, act.batch));
+        }
+        act.files().iter().any(|file| self.files.contains(file))
+    }
+}
+
+/// How writing a group ended.
+enum Written {
+    /// Its callers are answered.
+    Committed(Vec<ResultRow>),
+    /// What it took is given back.
+    Failed {
+        error: GroupError,
+        requests: Vec<Request>,
+        relayed: Vec<u64>,
+    },
+}
+
+/// A group that was not committed, and the error that stopped it.
+type Failure = (GroupError, Vec<Request>);
 
 /// The writer's task.
 pub(crate) struct Writer {
@@ -145,8 +219,9 @@ pub(crate) struct Writer {
     requests: mpsc::Receiver<Request>,
     relay: RelayHandle,
     hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
-    outstanding: tokio::sync::watch::Sender<Vec<(caudal_domain::FileRef, caudal_domain::Token)>>,
+    outstanding: tokio::sync::watch::Sender<Vec<(FileRef, Token)>>,
     waiting: VecDeque<Request>,
+    in_flight: Option<InFlight>,
     /// Cancelled when another ledger leads.
     lost: CancellationToken,
 }
@@ -165,7 +240,7 @@ impl Writer {
     ) -> (
         Self,
         WriterHandle,
-        tokio::sync::watch::Receiver<Vec<(caudal_domain::FileRef, caudal_domain::Token)>>,
+        tokio::sync::watch::Receiver<Vec<(FileRef, Token)>>,
     ) {
         let (sender, requests) = mpsc::channel(state.settings.writer_queue);
         let (outstanding, old_pairs) = tokio::sync::watch::channel(Vec::new());
@@ -177,6 +252,7 @@ impl Writer {
             hints,
             outstanding,
             waiting: VecDeque::new(),
+            in_flight: None,
             lost: CancellationToken::new(),
         };
         (writer, WriterHandle { requests: sender }, old_pairs)
@@ -193,55 +269,65 @@ impl Writer {
             if is_due(&mut renewal).await {
                 self.renew_leadership().await;
             }
-            let acts = self.gather();
-            if acts.is_empty() && !self.state.dispatcher.can_admit() {
-                let promotion = self.state.dispatcher.next_promotion();
-                let due = promotion.map(|at| self.state.clock.instant_of(at));
-                tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => break,
-                    request = self.requests.recv() => match request {
-                        Some(request) => self.waiting.push_back(request),
-                        None => break,
-                    },
-                    () = sleep_until(due), if due.is_some() => {
-                        self.commit(Vec::new()).await;
-                    }
-                    _ = renewal.tick() => self.renew_leadership().await,
-                    _ = tick.tick() => {
-                        self.offer_old_pairs();
-                        if self.relay.has_relayed() {
-                            self.commit(Vec::new()).await;
-                        }
-                    }
+            let requests = self.gather();
+            if !requests.is_empty() || self.state.dispatcher.can_admit() {
+                self.commit(requests).await;
+                // A busy writer must not starve the reconciler of its list.
+                if is_due(&mut tick).await {
+                    self.offer_old_pairs();
                 }
                 continue;
             }
-            self.commit(acts).await;
-            // A busy writer must not starve the reconciler of its list.
-            if is_due(&mut tick).await {
-                self.offer_old_pairs();
+            if !self.waiting.is_empty() {
+                // What waits is held up by the group in flight.
+                self.settle_all().await;
+                continue;
+            }
+            let promotion = self.state.dispatcher.next_promotion();
+            let due = promotion.map(|at| self.state.clock.instant_of(at));
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                request = self.requests.recv() => match request {
+                    Some(request) => self.waiting.push_back(request),
+                    None => break,
+                },
+                () = ended_in_flight(&mut self.in_flight) => self.settle_all().await,
+                () = sleep_until(due), if due.is_some() => {
+                    self.commit(Vec::new()).await;
+                }
+                _ = renewal.tick() => self.renew_leadership().await,
+                _ = tick.tick() => {
+                    self.offer_old_pairs();
+                    if self.relay.has_relayed() {
+                        self.commit(Vec::new()).await;
+                    }
+                }
             }
         }
+        self.settle_all().await;
         if self.lost.is_cancelled() {
             // What waits is answered by the closed channel: UNAVAILABLE, ask again.
             return;
         }
         self.requests.close();
         loop {
-            let acts = self.gather();
-            if acts.is_empty() && !self.relay.has_relayed() {
+            let requests = self.gather();
+            if requests.is_empty() && !self.relay.has_relayed() {
                 return;
             }
-            let deleted_what_was_relayed = acts.is_empty();
-            self.commit(acts).await;
+            let deleted_what_was_relayed = requests.is_empty();
+            self.commit(requests).await;
+            self.settle_all().await;
             if deleted_what_was_relayed {
                 return;
             }
         }
     }
 
-    async fn renew_leadership(&self) {
+    /// With no group in flight, because groups hold the row shared (protocol 9.1).
+    async fn renew_leadership(&mut self) {
+        self.settle_all().await;
         let session = self.store.writer_session();
         match changes::renew_leadership(&session, self.state.epoch, self.state.settings.term).await
         {
@@ -272,7 +358,7 @@ impl Writer {
         }
     }
 
-    /// Takes what waits, up to the rows of a group.
+    /// Takes what waits, up to the rows of a group, and up to what the group in flight holds up.
     fn gather(&mut self) -> Vec<Request> {
         while self.waiting.len() < self.state.settings.writer_queue {
             match self.requests.try_recv() {
@@ -287,91 +373,255 @@ impl Writer {
             if !taken.is_empty() && rows > self.state.settings.group_rows {
                 break;
             }
+            if let Some(ahead) = &self.in_flight
+                && ahead.holds_up(&next.act)
+            {
+                break;
+            }
             taken.extend(self.waiting.pop_front());
         }
         taken
     }
 
-    /// Commits a group and answers its callers. When the database refuses a group of several, each act is tried by
-    /// itself, so that a bad one fails alone.
+    /// Decides a group, and begins to write it when the one ahead has ended.
     async fn commit(&mut self, requests: Vec<Request>) {
-        let (acts, replies): (Vec<Act>, Vec<_>) = requests
-            .into_iter()
-            .map(|request| (request.act, request.reply))
-            .unzip();
-        match self.run_group(&acts).await {
-            Ok(answers) => {
-                for (reply, answer) in replies.into_iter().zip(answers) {
-                    // A caller that is gone asks again with the same request id.
-                    let _ = reply.send(answer);
+        if !self.store.dialect().has_two_writers() {
+            self.settle_all().await;
+        }
+        let begun = Instant::now();
+        match self.decide(&requests).await {
+            Ok((transaction, decided, aftermath)) => {
+                if let Err(ahead) = self.settle().await {
+                    // What this group decided stood on the one ahead.
+                    group::roll_back(transaction).await;
+                    self.relay.give_back(decided.relayed);
+                    aftermath.undone(&mut self.state);
+                    for request in requests.into_iter().rev() {
+                        self.waiting.push_front(request);
+                    }
+                    self.recover(ahead).await;
+                    return;
                 }
-            }
-            Err(GroupError::Database(error)) if acts.len() > 1 => {
-                tracing::warn!(%error, acts = acts.len(), "a group failed; its acts are tried one by one");
-                for (act, reply) in acts.into_iter().zip(replies) {
-                    let answer = match self.run_group(std::slice::from_ref(&act)).await {
-                        Ok(mut answers) => {
-                            answers.pop().unwrap_or_else(|| Err(Refusal::internal()))
-                        }
-                        Err(error) => Err(refusal_of(&error)),
-                    };
-                    let _ = reply.send(answer);
-                }
+                self.begin_to_write(transaction, decided, aftermath, requests, begun);
             }
             Err(error) => {
-                for reply in replies {
-                    let _ = reply.send(Err(refusal_of(&error)));
-                }
+                self.settle_all().await;
+                self.recover((error, requests)).await;
             }
         }
     }
 
-    async fn run_group(
+    fn begin_to_write(
         &mut self,
-        acts: &[Act],
-    ) -> Result<Vec<Result<Answer, Refusal>>, GroupError> {
-        let relayed = self.relay.take_relayed();
+        transaction: DatabaseTransaction,
+        decided: Decided,
+        aftermath: Aftermath,
+        requests: Vec<Request>,
+        begun: Instant,
+    ) {
+        let writing = Writing {
+            relay: self.relay.clone(),
+            hints: self.hints.clone(),
+            metrics: self.state.metrics.clone(),
+            begun,
+        };
+        let dialect = self.store.dialect();
+        self.in_flight = Some(InFlight {
+            files: aftermath.files(),
+            manifests: aftermath.manifests(),
+            aftermath,
+            written: tokio::spawn(writing.write(transaction, dialect, decided, requests)),
+            ended: None,
+        });
+    }
+
+    /// The first half of a group. Where memory was not what the database holds, once more without it.
+    async fn decide(
+        &mut self,
+        requests: &[Request],
+    ) -> Result<(DatabaseTransaction, Decided, Aftermath), GroupError> {
+        let acts: Vec<&Act> = requests.iter().map(|request| &request.act).collect();
+        let mut relayed = self.relay.take_relayed();
+        if self.in_flight.is_none() {
+            self.state.known.make_room();
+        }
         for attempt in 0..=STALE_TRIES {
-            let begun = Instant::now();
-            match group::run(&self.store, &mut self.state, acts, &relayed, attempt == 0).await {
-                Ok(committed) => {
-                    self.state.metrics.groups.inc();
-                    self.state.metrics.group_acts.inc_by(acts.len() as u64);
-                    self.state
-                        .metrics
-                        .group_seconds
-                        .observe(begun.elapsed().as_secs_f64());
-                    self.relay.publish(committed.published);
-                    if !committed.hints.is_empty() && self.hints.try_send(committed.hints).is_err()
-                    {
-                        tracing::debug!(
-                            "no room for a hint; watchers find the change by themselves"
-                        );
-                    }
-                    return Ok(committed.answers);
-                }
-                Err(GroupError::Stale) if attempt < STALE_TRIES => {
+            let remembered = attempt == 0;
+            let decided =
+                group::decide(&self.store, &mut self.state, &acts, relayed, remembered).await;
+            match decided {
+                Ok(decided) => return Ok(decided),
+                Err((GroupError::Stale, taken)) if attempt < STALE_TRIES => {
                     tracing::debug!(
                         acts = acts.len(),
-                        "a remembered row was stale; the group is read anew"
+                        "a remembered row was stale; it is read anew"
                     );
+                    relayed = taken;
+                    // The group ahead may be what made it so.
+                    if let Err(ahead) = self.settle().await {
+                        self.relay.give_back(relayed);
+                        self.recover(ahead).await;
+                        relayed = self.relay.take_relayed();
+                    }
+                    self.state.known.forget();
                 }
-                Err(error) => {
-                    if matches!(error, GroupError::NotLeading) {
-                        self.lost.cancel();
-                    }
-                    self.state.metrics.group_failures.inc();
-                    self.relay.give_back(relayed);
-                    log_failure(&error);
-                    if !matches!(error, GroupError::Stale) {
-                        // A database that is away is asked again, but not without a breath.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
+                Err((error, taken)) => {
+                    self.relay.give_back(taken);
                     return Err(error);
                 }
             }
         }
         Err(GroupError::Stale)
+    }
+
+    /// Waits until nothing is in flight, whatever became of it.
+    async fn settle_all(&mut self) {
+        if let Err(failure) = self.settle().await {
+            self.recover(failure).await;
+        }
+    }
+
+    /// Waits until the group in flight has ended, and lets memory learn of it.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        if self.in_flight.is_some() {
+            ended_in_flight(&mut self.in_flight).await;
+        }
+        let Some(ahead) = self.in_flight.take() else {
+            return Ok(());
+        };
+        let Some(ended) = ahead.ended else {
+            return Ok(());
+        };
+        match ended {
+            Ok(Written::Committed(results)) => {
+                ahead.aftermath.committed(&mut self.state, results);
+                Ok(())
+            }
+            Ok(Written::Failed {
+                error,
+                requests,
+                relayed,
+            }) => {
+                self.relay.give_back(relayed);
+                if matches!(error, GroupError::Unknown(_)) {
+                    ahead.aftermath.unknown(&mut self.state);
+                } else {
+                    ahead.aftermath.undone(&mut self.state);
+                }
+                Err((error, requests))
+            }
+            Err(panicked) => {
+                ahead.aftermath.unknown(&mut self.state);
+                let error = DbErr::Custom(format!("writing a group ended early: {panicked}"));
+                Err((GroupError::Unknown(error), Vec::new()))
+            }
+        }
+    }
+
+    /// Answers the callers of a group that was not committed. When the database refused a group of several, each act is
+    /// tried by itself, so that a bad one fails alone.
+    async fn recover(&mut self, (error, requests): Failure) {
+        self.state.metrics.group_failures.inc();
+        log_failure(&error);
+        if matches!(error, GroupError::NotLeading) {
+            self.lost.cancel();
+        }
+        let may_be_one_bad_act = matches!(error, GroupError::Database(_) | GroupError::Stale);
+        if may_be_one_bad_act && requests.len() > 1 {
+            tracing::warn!(
+                acts = requests.len(),
+                "the acts of a group are tried one by one"
+            );
+            for request in requests {
+                if let Err((error, requests)) = self.commit_alone(request).await {
+                    refuse(&error, requests);
+                }
+            }
+            return;
+        }
+        refuse(&error, requests);
+        // A database that is away is asked again, but not without a breath.
+        tokio::time::sleep(BREATH).await;
+    }
+
+    async fn commit_alone(&mut self, request: Request) -> Result<(), Failure> {
+        let requests = vec![request];
+        let begun = Instant::now();
+        // Boxed: a group that fails is tried again in parts.
+        match Box::pin(self.decide(&requests)).await {
+            Ok((transaction, decided, aftermath)) => {
+                self.begin_to_write(transaction, decided, aftermath, requests, begun);
+                self.settle().await
+            }
+            Err(error) => Err((error, requests)),
+        }
+    }
+}
+
+/// What writing a group needs of the writer.
+struct Writing {
+    relay: RelayHandle,
+    hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
+    metrics: LedgerMetrics,
+    begun: Instant,
+}
+
+impl Writing {
+    /// The second half of a group; its callers are answered as soon as it is committed.
+    async fn write(
+        self,
+        transaction: DatabaseTransaction,
+        dialect: Dialect,
+        decided: Decided,
+        requests: Vec<Request>,
+    ) -> Written {
+        let relayed = decided.relayed.clone();
+        match group::write(transaction, dialect, decided).await {
+            Ok(Committed {
+                answers,
+                published,
+                hints,
+                results,
+            }) => {
+                self.metrics.groups.inc();
+                self.metrics.group_acts.inc_by(requests.len() as u64);
+                self.metrics
+                    .group_seconds
+                    .observe(self.begun.elapsed().as_secs_f64());
+                self.relay.publish(published);
+                if !hints.is_empty() && self.hints.try_send(hints).is_err() {
+                    tracing::debug!("no room for a hint; watchers find the change by themselves");
+                }
+                for (request, answer) in requests.into_iter().zip(answers) {
+                    // A caller that is gone asks again with the same request id.
+                    let _ = request.reply.send(answer);
+                }
+                Written::Committed(results)
+            }
+            Err(error) => Written::Failed {
+                error,
+                requests,
+                relayed,
+            },
+        }
+    }
+}
+
+fn refuse(error: &GroupError, requests: Vec<Request>) {
+    for request in requests {
+        let _ = request.reply.send(Err(refusal_of(error)));
+    }
+}
+
+/// Completes when the group in flight has been written; never where there is none. Whoever settles takes the outcome.
+async fn ended_in_flight(in_flight: &mut Option<InFlight>) {
+    match in_flight {
+        Some(ahead) => {
+            if ahead.ended.is_none() {
+                ahead.ended = Some((&mut ahead.written).await);
+            }
+        }
+        None => std::future::pending().await,
     }
 }
 

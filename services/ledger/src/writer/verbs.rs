@@ -8,7 +8,7 @@ use caudal_domain::{
 };
 
 use super::acts::{Answer, CancelBatch, RequestKey, SetPause, UpdateBatch, Verb};
-use super::group::{BatchAnswer, Group, GroupError};
+use super::group::{BatchAnswer, Group, GroupError, Renamed};
 use super::manifest::{Answered, cancelled, decode_batch};
 use crate::store::progress::{BatchKey, Pause};
 use crate::store::results::ResultRow;
@@ -347,14 +347,11 @@ impl Group<'_> {
             batched.priority_moved = true;
         }
         batched.touched = true;
-        crate::store::progress::rename(
-            &self.session,
-            key,
-            act.name.as_deref(),
-            act.priority,
-            act.metadata.as_ref(),
-        )
-        .await?;
+        batched.renamed = Some(Renamed {
+            name: act.name.clone(),
+            priority: act.priority,
+            metadata: act.metadata.clone(),
+        });
         self.answer_with_batch(index, key, &act.request);
         Ok(Ok(Answer::Nothing))
     }
