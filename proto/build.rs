@@ -23,13 +23,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut protos = Vec::new();
     protos_below(Path::new("caudal"), &mut protos)?;
     protos.sort();
-    let descriptors = protox::compile(&protos, ["."])?;
+    let mut descriptors = protox::compile(&protos, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("caudal.bin"), prost_bytes(&descriptors))?;
+    // Packages are modules of this crate, `caudal` itself is its root: what is not below it is compiled by itself.
+    let longrunning = protox::compile(["google/longrunning/operations.proto"], ["."])?;
+    descriptors
+        .file
+        .retain(|file| file.package() != "google.longrunning");
     tonic_prost_build::configure()
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .extern_path(".google.longrunning", "crate::longrunning")
         .bytes(".caudal.mesh.v1")
         .compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .compile_fds(longrunning)?;
     Ok(())
 }
 

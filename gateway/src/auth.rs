@@ -168,7 +168,17 @@ fn unknown_key() -> Status {
     ))
 }
 
-/// The services served today work inside a tenant; an operator's key has none.
+/// OperatorService is for operators alone.
+pub(crate) fn needs_an_operator(scope: &Scope) -> Result<(), Status> {
+    if scope.role == Role::Operator {
+        return Ok(());
+    }
+    Err(to_status(&Refusal::permission_denied(
+        "this is for operators: use an operator's key for it",
+    )))
+}
+
+/// All other services work inside a tenant; an operator's key has none.
 pub(crate) fn needs_a_tenant(scope: &Scope) -> Result<(), Status> {
     if scope.tenant.is_some() {
         return Ok(());

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use axum::Router;
 use caudal_proto::FILE_DESCRIPTOR_SET;
+use caudal_proto::longrunning::operations_server::SERVICE_NAME as OPERATIONS;
 use caudal_proto::v1::batch_service_server::SERVICE_NAME as BATCHES;
 use caudal_proto::v1::event_service_server::SERVICE_NAME as EVENTS;
 use caudal_proto::v1::file_service_server::SERVICE_NAME as FILES;
+use caudal_proto::v1::operator_service_server::SERVICE_NAME as OPERATOR;
 use caudal_proto::v1::upload_service_server::SERVICE_NAME as UPLOADS;
 use http::{HeaderName, HeaderValue, Method, header};
 use tonic::service::Routes;
@@ -34,10 +36,12 @@ const ANSWERED_WITH: [HeaderName; 3] = [
 ];
 
 /// The services that reflection tells of.
-const SERVED: [&str; 7] = [
+const SERVED: [&str; 9] = [
     BATCHES,
     EVENTS,
     FILES,
+    OPERATIONS,
+    OPERATOR,
     UPLOADS,
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",

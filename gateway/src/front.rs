@@ -6,12 +6,15 @@ use std::time::{Duration, SystemTime};
 use caudal_domain::limits::MAX_ENTRIES_PER_PAGE;
 use caudal_domain::{Refusal, TenantId, parse_batch_name, parse_file_name};
 use caudal_objects::ObjectStore;
+use caudal_proto::longrunning;
+use caudal_proto::longrunning::operations_server::Operations;
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::event_service_server::EventService;
 use caudal_proto::v1::file_service_server::FileService;
+use caudal_proto::v1::operator_service_server::OperatorService;
 use caudal_proto::v1::upload_service_server::UploadService;
 use tonic::{Request, Response, Status};
 
@@ -24,7 +27,7 @@ use crate::watch::{WatchStream, Watches};
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Implements the services of a tenant.
+/// Implements the public services.
 #[derive(Clone)]
 pub(crate) struct Front {
     pub(crate) ledger: Ledger,
@@ -111,6 +114,34 @@ impl BatchService for Front {
         forward!(self, batches.complete_batch, request)
     }
 
+    async fn update_batch(
+        &self,
+        request: Request<v1::UpdateBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        forward!(self, batches.update_batch, request)
+    }
+
+    async fn cancel_batch(
+        &self,
+        request: Request<v1::CancelBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        forward!(self, batches.cancel_batch, request)
+    }
+
+    async fn pause_batch(
+        &self,
+        request: Request<v1::PauseBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        forward!(self, batches.pause_batch, request)
+    }
+
+    async fn resume_batch(
+        &self,
+        request: Request<v1::ResumeBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        forward!(self, batches.resume_batch, request)
+    }
+
     async fn list_folders(
         &self,
         request: Request<v1::ListFoldersRequest>,
@@ -155,6 +186,55 @@ impl FileService for Front {
         request: Request<v1::ListFilesRequest>,
     ) -> Result<Response<v1::ListFilesResponse>, Status> {
         forward!(self, files.list_files, request)
+    }
+
+    async fn count_files(
+        &self,
+        request: Request<v1::CountFilesRequest>,
+    ) -> Result<Response<v1::CountFilesResponse>, Status> {
+        forward!(self, files.count_files, request)
+    }
+
+    async fn list_file_history(
+        &self,
+        request: Request<v1::ListFileHistoryRequest>,
+    ) -> Result<Response<v1::ListFileHistoryResponse>, Status> {
+        forward!(self, files.list_file_history, request)
+    }
+
+    async fn list_failures(
+        &self,
+        request: Request<v1::ListFailuresRequest>,
+    ) -> Result<Response<v1::ListFailuresResponse>, Status> {
+        forward!(self, files.list_failures, request)
+    }
+
+    async fn retry_files(
+        &self,
+        request: Request<v1::RetryFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, files.retry_files, request)
+    }
+
+    async fn cancel_files(
+        &self,
+        request: Request<v1::CancelFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, files.cancel_files, request)
+    }
+
+    async fn reprocess_files(
+        &self,
+        request: Request<v1::ReprocessFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, files.reprocess_files, request)
+    }
+
+    async fn dismiss_failures(
+        &self,
+        request: Request<v1::DismissFailuresRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, files.dismiss_failures, request)
     }
 
     async fn get_artifact(
@@ -244,5 +324,96 @@ impl EventService for Front {
         Ok(Response::new(
             self.events.open(caller, tenant, &message).await?,
         ))
+    }
+}
+
+/// The role is checked at the door, and by the ledger again.
+#[tonic::async_trait]
+impl OperatorService for Front {
+    async fn count_aged(
+        &self,
+        request: Request<v1::CountAgedRequest>,
+    ) -> Result<Response<v1::CountAgedResponse>, Status> {
+        forward!(self, operator.count_aged, request)
+    }
+
+    async fn list_stages(
+        &self,
+        request: Request<v1::ListStagesRequest>,
+    ) -> Result<Response<v1::ListStagesResponse>, Status> {
+        forward!(self, operator.list_stages, request)
+    }
+
+    async fn list_failures(
+        &self,
+        request: Request<v1::OperatorServiceListFailuresRequest>,
+    ) -> Result<Response<v1::ListFailuresResponse>, Status> {
+        forward!(self, operator.list_failures, request)
+    }
+
+    async fn retry_files(
+        &self,
+        request: Request<v1::OperatorServiceRetryFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, operator.retry_files, request)
+    }
+
+    async fn cancel_files(
+        &self,
+        request: Request<v1::OperatorServiceCancelFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, operator.cancel_files, request)
+    }
+
+    async fn reprocess_files(
+        &self,
+        request: Request<v1::OperatorServiceReprocessFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, operator.reprocess_files, request)
+    }
+
+    async fn dismiss_failures(
+        &self,
+        request: Request<v1::OperatorServiceDismissFailuresRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, operator.dismiss_failures, request)
+    }
+}
+
+#[tonic::async_trait]
+impl Operations for Front {
+    async fn list_operations(
+        &self,
+        request: Request<longrunning::ListOperationsRequest>,
+    ) -> Result<Response<longrunning::ListOperationsResponse>, Status> {
+        forward!(self, operations.list_operations, request)
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<longrunning::GetOperationRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, operations.get_operation, request)
+    }
+
+    async fn delete_operation(
+        &self,
+        request: Request<longrunning::DeleteOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        forward!(self, operations.delete_operation, request)
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<longrunning::CancelOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        forward!(self, operations.cancel_operation, request)
+    }
+
+    async fn wait_operation(
+        &self,
+        request: Request<longrunning::WaitOperationRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        forward!(self, operations.wait_operation, request)
     }
 }

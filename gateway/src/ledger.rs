@@ -8,10 +8,12 @@ use std::time::Duration;
 use caudal_domain::Refusal;
 use caudal_node::scope::{self, MeshSecret, Scope};
 use caudal_node::{LeaderChannel, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, TraceContext};
+use caudal_proto::longrunning::operations_client::OperationsClient;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::status::{from_status, to_status};
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::file_service_client::FileServiceClient;
+use caudal_proto::v1::operator_service_client::OperatorServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -164,6 +166,18 @@ impl Ledger {
 
     pub(crate) fn files(&self) -> FileServiceClient<LeaderChannel> {
         FileServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ENCODE_BYTES)
+            .max_encoding_message_size(MAX_DECODE_BYTES)
+    }
+
+    pub(crate) fn operations(&self) -> OperationsClient<LeaderChannel> {
+        OperationsClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ENCODE_BYTES)
+            .max_encoding_message_size(MAX_DECODE_BYTES)
+    }
+
+    pub(crate) fn operator(&self) -> OperatorServiceClient<LeaderChannel> {
+        OperatorServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }

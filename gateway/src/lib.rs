@@ -26,13 +26,15 @@ use axum::extract::State;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
-use caudal_node::scope::MeshSecret;
+use caudal_node::scope::{MeshSecret, Role};
 use caudal_node::{LeaderChannel, ServeError, Server, ServerLimits};
 use caudal_objects::ObjectStore;
 use caudal_proto::FILE_DESCRIPTOR_SET;
+use caudal_proto::longrunning::operations_server::{OperationsServer, SERVICE_NAME as OPERATIONS};
 use caudal_proto::v1::batch_service_server::BatchServiceServer;
 use caudal_proto::v1::event_service_server::EventServiceServer;
 use caudal_proto::v1::file_service_server::FileServiceServer;
+use caudal_proto::v1::operator_service_server::{OperatorServiceServer, SERVICE_NAME as OPERATOR};
 use caudal_proto::v1::upload_service_server::UploadServiceServer;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -43,7 +45,7 @@ use tonic::service::Routes;
 pub use browser::{AllowedOrigins, InvalidOrigin};
 pub use watch::WatchSettings;
 
-use crate::auth::{Authenticator, needs_a_tenant};
+use crate::auth::{Authenticator, needs_a_tenant, needs_an_operator};
 use crate::events::Events;
 use crate::feed::Feeds;
 use crate::front::Front;
@@ -245,6 +247,12 @@ fn routes(front: Front, door: Door) -> Router {
     let events = EventServiceServer::new(front.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let operations = OperationsServer::new(front.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let operator = OperatorServiceServer::new(front.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let uploads = UploadServiceServer::new(front)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -252,6 +260,8 @@ fn routes(front: Front, door: Door) -> Router {
         .add_service(files)
         .add_service(uploads)
         .add_service(events)
+        .add_service(operations)
+        .add_service(operator)
         .into_axum_router()
         .route_layer(from_fn_with_state(door, admit))
 }
@@ -268,7 +278,7 @@ async fn admit(
     mut request: axum::extract::Request,
     next: Next,
 ) -> Response {
-    let caller = match door.caller(request.headers()).await {
+    let caller = match door.caller(request.uri().path(), request.headers()).await {
         Ok(caller) => caller,
         Err(status) => return status.into_http::<axum::body::Body>().into_response(),
     };
@@ -285,9 +295,14 @@ async fn admit(
 }
 
 impl Door {
-    async fn caller(&self, headers: &http::HeaderMap) -> Result<auth::Caller, Status> {
+    async fn caller(&self, path: &str, headers: &http::HeaderMap) -> Result<auth::Caller, Status> {
         let caller = self.authenticator.caller(headers).await?;
-        needs_a_tenant(&caller.scope)?;
+        match path.split('/').nth(1) {
+            Some(OPERATOR) => needs_an_operator(&caller.scope)?,
+            // Operators have operations of their own.
+            Some(OPERATIONS) if caller.scope.role == Role::Operator => {}
+            _ => needs_a_tenant(&caller.scope)?,
+        }
         if let Some(tenant) = caller.scope.tenant {
             self.rates.call(tenant).await?;
         }

@@ -307,20 +307,26 @@ CREATE TABLE operations (
     tenant_id {uuid} NOT NULL,
     operation_id {uuid} NOT NULL,
     kind {text} NOT NULL,
-    selector {text} NOT NULL,
+    options {text} NOT NULL, -- JSON: what the kind is told
+    selector {bytes} NOT NULL, -- an encoded FileSelector
     state {text} NOT NULL,
-    cursor_batch {uuid},
+    cursor_batch {uuid}, -- the first key that was not looked at; null: at the beginning
     cursor_ordinal {int},
     matched {big} NOT NULL,
+    max_count {big} NOT NULL, -- 0: no bound
     done {big} NOT NULL,
-    refused {text} NOT NULL,
-    receipt {text},
+    refused {text} NOT NULL, -- JSON: how many by reason
     requested_by {text} NOT NULL,
+    by_operator {bool} NOT NULL,
     next_at {time} NOT NULL,
     created_at {time} NOT NULL,
+    updated_at {time} NOT NULL,
+    ended_at {time},
     PRIMARY KEY (tenant_id, operation_id)
 ) {clustered};
+CREATE UNIQUE INDEX operations_id ON operations (operation_id); -- an operator's get and list
 CREATE INDEX operations_due ON operations (next_at) WHERE state = 'RUNNING'; -- the slice runner
+CREATE INDEX operations_ended ON operations (ended_at) WHERE ended_at IS NOT NULL; -- pruning
 
 CREATE TABLE webhooks (
     tenant_id {uuid} NOT NULL,

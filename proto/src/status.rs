@@ -55,6 +55,16 @@ pub fn status_parts(refusal: &Refusal) -> tonic_types::Status {
     })
 }
 
+/// A code with words alone, as a message: how something ended that nobody refused.
+#[must_use]
+pub fn status_of(code: Code, message: &str) -> tonic_types::Status {
+    tonic_types::Status {
+        code: code as i32,
+        message: message.to_owned(),
+        details: Vec::new(),
+    }
+}
+
 fn message(refusal: &Refusal) -> String {
     truncated(&refusal.message, MAX_STATUS_MESSAGE_BYTES)
 }

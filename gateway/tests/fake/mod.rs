@@ -12,6 +12,8 @@ use caudal_node::leader::LEADER_METADATA;
 use caudal_node::scope::{Scope, verify};
 use caudal_node::{Channels, LeaderChannel, MeshSecret, ServiceIdentity};
 use caudal_objects::ObjectStore;
+use caudal_proto::longrunning;
+use caudal_proto::longrunning::operations_server::{Operations, OperationsServer};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::mesh::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
 use caudal_proto::mesh::v1::limiter_service_server::{LimiterService, LimiterServiceServer};
@@ -19,6 +21,7 @@ use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::batch_service_server::{BatchService, BatchServiceServer};
 use caudal_proto::v1::file_service_server::{FileService, FileServiceServer};
+use caudal_proto::v1::operator_service_server::{OperatorService, OperatorServiceServer};
 use caudal_proto::v1::upload_service_server::{UploadService, UploadServiceServer};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -101,6 +104,8 @@ async fn serve(ledger: &Ledger, shutdown: &CancellationToken) -> (String, JoinHa
             .add_service(LedgerServiceServer::new(ledger.clone()))
             .add_service(BatchServiceServer::new(ledger.clone()))
             .add_service(FileServiceServer::new(ledger.clone()))
+            .add_service(OperationsServer::new(ledger.clone()))
+            .add_service(OperatorServiceServer::new(ledger.clone()))
             .add_service(UploadServiceServer::new(ledger))
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended)
             .await
@@ -572,6 +577,38 @@ impl BatchService for Ledger {
         Err(Status::unimplemented(""))
     }
 
+    async fn update_batch(
+        &self,
+        request: Request<v1::UpdateBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn cancel_batch(
+        &self,
+        request: Request<v1::CancelBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn pause_batch(
+        &self,
+        request: Request<v1::PauseBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn resume_batch(
+        &self,
+        request: Request<v1::ResumeBatchRequest>,
+    ) -> Result<Response<v1::Batch>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
     async fn watch_batch(
         &self,
         _: Request<v1::WatchBatchRequest>,
@@ -591,6 +628,62 @@ impl FileService for Ledger {
         _: Request<v1::ListFilesRequest>,
     ) -> Result<Response<v1::ListFilesResponse>, Status> {
         Err(Status::unimplemented(""))
+    }
+
+    async fn count_files(
+        &self,
+        request: Request<v1::CountFilesRequest>,
+    ) -> Result<Response<v1::CountFilesResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_file_history(
+        &self,
+        request: Request<v1::ListFileHistoryRequest>,
+    ) -> Result<Response<v1::ListFileHistoryResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_failures(
+        &self,
+        request: Request<v1::ListFailuresRequest>,
+    ) -> Result<Response<v1::ListFailuresResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn retry_files(
+        &self,
+        request: Request<v1::RetryFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn cancel_files(
+        &self,
+        request: Request<v1::CancelFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn reprocess_files(
+        &self,
+        request: Request<v1::ReprocessFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn dismiss_failures(
+        &self,
+        request: Request<v1::DismissFailuresRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
     }
 
     async fn get_artifact(
@@ -625,6 +718,108 @@ impl UploadService for Ledger {
             });
         }
         Ok(Response::new(v1::ConfirmUploadsResponse { confirmations }))
+    }
+}
+
+#[tonic::async_trait]
+impl OperatorService for Ledger {
+    async fn count_aged(
+        &self,
+        request: Request<v1::CountAgedRequest>,
+    ) -> Result<Response<v1::CountAgedResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_stages(
+        &self,
+        request: Request<v1::ListStagesRequest>,
+    ) -> Result<Response<v1::ListStagesResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_failures(
+        &self,
+        request: Request<v1::OperatorServiceListFailuresRequest>,
+    ) -> Result<Response<v1::ListFailuresResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn retry_files(
+        &self,
+        request: Request<v1::OperatorServiceRetryFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn cancel_files(
+        &self,
+        request: Request<v1::OperatorServiceCancelFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn reprocess_files(
+        &self,
+        request: Request<v1::OperatorServiceReprocessFilesRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn dismiss_failures(
+        &self,
+        request: Request<v1::OperatorServiceDismissFailuresRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl Operations for Ledger {
+    async fn list_operations(
+        &self,
+        request: Request<longrunning::ListOperationsRequest>,
+    ) -> Result<Response<longrunning::ListOperationsResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<longrunning::GetOperationRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn delete_operation(
+        &self,
+        request: Request<longrunning::DeleteOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<longrunning::CancelOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn wait_operation(
+        &self,
+        request: Request<longrunning::WaitOperationRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
     }
 }
 

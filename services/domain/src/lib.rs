@@ -31,8 +31,8 @@ pub use keys::{
 };
 pub use language::Language;
 pub use names::{
-    NameError, batch_name, file_name, folder_name, parse_batch_name, parse_file_name,
-    parse_folder_name,
+    NameError, batch_name, file_name, folder_name, operation_name, parse_batch_name,
+    parse_file_name, parse_folder_name, parse_operation_name, parse_tenant_name, tenant_name,
 };
 pub use outcome::{Outcome, Warning, WarningCode};
 pub use path::{PathError, RelativePath};

@@ -102,6 +102,10 @@ pub const MAX_IMAGE_PIXELS: u64 = 100_000_000;
 
 /// How long the answer to a request id is kept.
 pub const REQUEST_ID_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an operation that has ended can still be asked about.
+pub const OPERATION_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// The longest that `WaitOperation` waits: below what gateways give a call.
+pub const MAX_OPERATION_WAIT: Duration = Duration::from_secs(20);
 /// The longest life of a watch stream; it says goodbye and the client resumes.
 pub const MAX_WATCH_AGE: Duration = Duration::from_secs(60 * 60);
 /// The least time between two messages to one watcher: ten a second is what an eye can follow.

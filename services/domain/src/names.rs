@@ -1,7 +1,10 @@
-//! Public resource names: `batches/{uuid}`, `batches/{uuid}/files/{ordinal}`, `batches/{uuid}/folders/{number}`.
+//! Public resource names: `batches/{uuid}`, `batches/{uuid}/files/{ordinal}`, `batches/{uuid}/folders/{number}`,
+//! `operations/{uuid}`, and for operators `tenants/{uuid}`.
 //! Each thing has exactly one name: upper-case UUIDs, leading zeros and signs are refused.
 
-use crate::ids::BatchId;
+use uuid::Uuid;
+
+use crate::ids::{BatchId, TenantId};
 use crate::refusal::Refusal;
 
 /// A text that is not the name of what was asked for.
@@ -41,6 +44,12 @@ const FILE_FORM: NameError = NameError {
 const FOLDER_FORM: NameError = NameError {
     form: "batches/{uuid}/folders/{number}",
 };
+const OPERATION_FORM: NameError = NameError {
+    form: "operations/{uuid}",
+};
+const TENANT_FORM: NameError = NameError {
+    form: "tenants/{uuid}",
+};
 
 /// `batches/{uuid}`.
 #[must_use]
@@ -58,6 +67,33 @@ pub fn file_name(batch: BatchId, ordinal: u32) -> String {
 #[must_use]
 pub fn folder_name(batch: BatchId, folder: u32) -> String {
     format!("batches/{batch}/folders/{folder}")
+}
+
+/// `operations/{uuid}`.
+#[must_use]
+pub fn operation_name(operation: Uuid) -> String {
+    format!("operations/{operation}")
+}
+
+/// `tenants/{uuid}`.
+#[must_use]
+pub fn tenant_name(tenant: TenantId) -> String {
+    format!("tenants/{tenant}")
+}
+
+/// Reads an operation's name.
+pub fn parse_operation_name(name: &str) -> Result<Uuid, NameError> {
+    name.strip_prefix("operations/")
+        .and_then(canonical_uuid)
+        .ok_or(OPERATION_FORM)
+}
+
+/// Reads a tenant's name.
+pub fn parse_tenant_name(name: &str) -> Result<TenantId, NameError> {
+    name.strip_prefix("tenants/")
+        .and_then(canonical_uuid)
+        .map(TenantId::from_uuid)
+        .ok_or(TENANT_FORM)
 }
 
 /// Reads a batch's name.
@@ -87,6 +123,11 @@ fn canonical_batch(text: &str) -> Option<BatchId> {
     (batch.to_string() == text).then_some(batch)
 }
 
+fn canonical_uuid(text: &str) -> Option<Uuid> {
+    let uuid: Uuid = text.parse().ok()?;
+    (uuid.to_string() == text).then_some(uuid)
+}
+
 fn canonical_number(text: &str) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
@@ -107,6 +148,10 @@ mod tests {
             let batch = BatchId::from_uuid(Uuid::from_u128(uuid));
             prop_assert_eq!(parse_batch_name(&batch_name(batch)), Ok(batch));
             prop_assert_eq!(parse_file_name(&file_name(batch, number)), Ok((batch, number)));
+            let uuid = Uuid::from_u128(uuid);
+            prop_assert_eq!(parse_operation_name(&operation_name(uuid)), Ok(uuid));
+            let tenant = TenantId::from_uuid(uuid);
+            prop_assert_eq!(parse_tenant_name(&tenant_name(tenant)), Ok(tenant));
             prop_assert_eq!(parse_folder_name(&folder_name(batch, number)), Ok((batch, number)));
         }
 

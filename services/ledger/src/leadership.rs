@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::dispatcher::{Dispatcher, Windows};
 use crate::metrics::LedgerMetrics;
+use crate::operations::{Signals, SliceRunner};
 use crate::reconciler::Reconciler;
 use crate::relay::{self, RelayHandle};
 use crate::settings::{Bootstrap, LedgerSettings};
@@ -131,6 +132,7 @@ pub(crate) struct Leadership {
     pub(crate) desk: Desk,
     pub(crate) address: String,
     pub(crate) reconcile: Arc<Notify>,
+    pub(crate) operations: Signals,
 }
 
 impl Leadership {
@@ -265,6 +267,12 @@ impl Leadership {
             wanted: self.reconcile.clone(),
         };
         let reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler.run(stop_rest.clone())));
+        let operations = SliceRunner {
+            store: self.store.clone(),
+            writer: handle.clone(),
+            signals: self.operations.clone(),
+        };
+        let operations = AbortOnDropHandle::new(tokio::spawn(operations.run(stop_rest.clone())));
         let writer =
             AbortOnDropHandle::new(tokio::spawn(writer.run(stop_writer.clone(), lost.clone())));
         self.desk.set(Standing::Leads(handle));
@@ -280,6 +288,7 @@ impl Leadership {
         }
         stop_rest.cancel();
         let _ = reconciler.await;
+        let _ = operations.await;
         let _ = relay.await;
         stop_writer.cancel();
         let _ = writer.await;

@@ -3,7 +3,8 @@
 //!
 //! Every change goes through one [`writer`], which merges what waits into groups; what may go out next is decided by
 //! the [`dispatcher`] in the writer's own memory; after a commit the [`relay`] publishes dispatches on Redis; the
-//! [`reconciler`] compares rows with streams and repairs what was lost. The [`api`] translates.
+//! [`reconciler`] compares rows with streams and repairs what was lost; bulk [`operations`] go on in slices beside it.
+//! The [`api`] translates.
 
 mod api;
 mod briefs;
@@ -11,6 +12,7 @@ mod dispatcher;
 mod hints;
 mod leadership;
 mod metrics;
+mod operations;
 mod reconciler;
 mod relay;
 mod settings;

@@ -7,9 +7,11 @@ use caudal_node::scope::ScopeGuard;
 use caudal_node::{
     Health, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, Registry, ServeError, Server, ServerLimits, hints,
 };
+use caudal_proto::longrunning::operations_server::OperationsServer;
 use caudal_proto::mesh::v1::ledger_service_server::LedgerServiceServer;
 use caudal_proto::v1::batch_service_server::BatchServiceServer;
 use caudal_proto::v1::file_service_server::FileServiceServer;
+use caudal_proto::v1::operator_service_server::OperatorServiceServer;
 use caudal_proto::v1::upload_service_server::UploadServiceServer;
 use caudal_streams::{Names, Streams, StreamsError};
 use sea_orm::DbErr;
@@ -23,6 +25,7 @@ use tonic::service::interceptor::InterceptedService;
 use crate::api;
 use crate::leadership::{Desk, LeaderGuard, Leadership};
 use crate::metrics::LedgerMetrics;
+use crate::operations::Signals;
 use crate::settings::LedgerSettings;
 use crate::store::Store;
 
@@ -76,16 +79,19 @@ impl Ledger {
         } else {
             settings.address.clone()
         };
+        let metrics = LedgerMetrics::new(&registry);
+        let operations = Signals::default();
         let leadership = Leadership {
             settings: settings.clone(),
             store: store.clone(),
             streams,
             hints: hints::Publisher::new(&settings.redis_url)?,
-            metrics: LedgerMetrics::new(&registry),
+            metrics: metrics.clone(),
             health: health.clone(),
             desk: desk.clone(),
             address: own_address,
             reconcile: reconcile.clone(),
+            operations: operations.clone(),
         };
         let first = leadership.try_take_over().await?;
         let stop_leading = CancellationToken::new();
@@ -97,6 +103,9 @@ impl Ledger {
             writer: desk.clone(),
             reconcile,
             lease: settings.lease,
+            operations,
+            windows: settings.windows.of_stage.clone(),
+            metrics,
         };
         let server = Server::builder("ledger")
             .routes(routes(
@@ -162,11 +171,19 @@ fn routes(ledger: api::Ledger, guard: LeaderGuard) -> Routes {
     let files = FileServiceServer::new(ledger.clone())
         .max_decoding_message_size(MAX_DECODE_BYTES)
         .max_encoding_message_size(MAX_ENCODE_BYTES);
+    let operations = OperationsServer::new(ledger.clone())
+        .max_decoding_message_size(MAX_DECODE_BYTES)
+        .max_encoding_message_size(MAX_ENCODE_BYTES);
+    let operator = OperatorServiceServer::new(ledger.clone())
+        .max_decoding_message_size(MAX_DECODE_BYTES)
+        .max_encoding_message_size(MAX_ENCODE_BYTES);
     let uploads = UploadServiceServer::new(ledger)
         .max_decoding_message_size(MAX_DECODE_BYTES)
         .max_encoding_message_size(MAX_ENCODE_BYTES);
     Routes::new(InterceptedService::new(mesh, guard.clone()))
         .add_service(InterceptedService::new(batches, guard.clone()))
         .add_service(InterceptedService::new(files, guard.clone()))
+        .add_service(InterceptedService::new(operations, guard.clone()))
+        .add_service(InterceptedService::new(operator, guard.clone()))
         .add_service(InterceptedService::new(uploads, guard))
 }

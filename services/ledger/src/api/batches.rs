@@ -120,6 +120,34 @@ impl BatchService for Ledger {
         }
     }
 
+    async fn update_batch(
+        &self,
+        _request: Request<caudal_proto::v1::UpdateBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn cancel_batch(
+        &self,
+        _request: Request<caudal_proto::v1::CancelBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn pause_batch(
+        &self,
+        _request: Request<caudal_proto::v1::PauseBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn resume_batch(
+        &self,
+        _request: Request<caudal_proto::v1::ResumeBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn list_folders(
         &self,
         request: Request<ListFoldersRequest>,

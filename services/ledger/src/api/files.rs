@@ -1,28 +1,31 @@
-//! `caudal.v1.FileService`: reads of files. GetArtifact is the gateway's, which presigns.
+//! `caudal.v1.FileService`: reads of files, and acts on selections of them. GetArtifact is the gateway's, which presigns.
 
 use std::collections::HashMap;
 
-use caudal_domain::{
-    BatchId, FieldViolation, FileRef, Language, Reason, Refusal, Stage, TenantId, limits, names,
-};
-use caudal_proto::convert::{duration_from_proto, file_state_from_proto, outcome_from_proto};
+use caudal_domain::{FileRef, FileState, Language, Outcome, Reason, Refusal, Stage, limits, names};
+use caudal_proto::longrunning::Operation;
 use caudal_proto::v1::file_service_server::FileService;
 use caudal_proto::v1::{
-    File, FileSelector, FileView as View, GetArtifactRequest, GetArtifactResponse, GetFileRequest,
-    ListFilesRequest, ListFilesResponse,
+    CancelFilesRequest, CountFilesRequest, CountFilesResponse, CountGrouping, CountedFiles,
+    DismissFailuresRequest, File, FileSelector, FileView as View, GetArtifactRequest,
+    GetArtifactResponse, GetFileRequest, ListFailuresRequest, ListFailuresResponse,
+    ListFileHistoryRequest, ListFileHistoryResponse, ListFilesRequest, ListFilesResponse,
+    ReprocessFilesRequest, RetryFilesRequest,
 };
+use prost::Message;
 use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
+use super::failures::Failed;
+use super::operations::{BulkRequest, Command, Commander, Place, saturated};
+use super::selector::{Purpose, resolve};
 use super::{Ledger, TenantScope, messages, page_token, status, unreadable};
-use crate::store::reads::{self, FileFilter};
-use crate::store::results;
+use crate::store::selection::{Grouping, Position, Selection};
 use crate::store::work::{self, WorkRow};
+use crate::store::{reads, results, selection};
 
 /// Rows read for one page at most: where few match, a page comes back short.
 const ROWS_READ_A_PAGE: u32 = 10_000;
-/// Rows read in one statement.
-const ROWS_A_STATEMENT: u32 = 1_000;
 
 #[tonic::async_trait]
 impl FileService for Ledger {
@@ -56,18 +59,29 @@ impl FileService for Ledger {
         let scope = TenantScope::of(&request)?;
         let language = language(&request);
         let message = request.get_ref();
-        let query = self.query(&scope, message).await?;
+        let selector = message.selector.clone().unwrap_or_default();
+        let chosen = self
+            .choose(&scope, "selector", &selector, Purpose::List)
+            .await?;
+        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
+            .map_err(|refusal| status(&refusal))?;
+        let from =
+            page_token::decode::<4>(&message.page_token).map_err(|refusal| status(&refusal))?;
+        let from = chosen.batch.zip(from).map(|(batch, from)| Position {
+            batch,
+            ordinal: u32::from_be_bytes(from),
+        });
         let session = self.store.reader();
-        let known = reads::batch(&session, scope.tenant, query.batch)
+        let wanted = u32::try_from(size + 1).unwrap_or(u32::MAX);
+        let step = selection::next(&session, &chosen, from, ROWS_READ_A_PAGE, wanted)
             .await
             .map_err(|error| unreadable(&error))?;
-        if known.is_none() {
-            return Err(status(&Refusal::not_found(&names::batch_name(query.batch))));
-        }
-        let (rows, next) = self
-            .page(scope.tenant, &query)
-            .await
-            .map_err(|error| unreadable(&error))?;
+        let mut rows = step.rows;
+        let next = match rows.get(size) {
+            Some(row) => Some(row.file.ordinal),
+            None => step.next.map(|next| next.ordinal),
+        };
+        rows.truncate(size);
         let full = message.view() == View::Full;
         let files = self
             .describe(rows, full, language)
@@ -82,6 +96,75 @@ impl FileService for Ledger {
         }))
     }
 
+    async fn count_files(
+        &self,
+        request: Request<CountFilesRequest>,
+    ) -> Result<Response<CountFilesResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let grouping = grouping_of(message.group_by).map_err(|refusal| status(&refusal))?;
+        let selector = message.selector.clone().unwrap_or_default();
+        let chosen = self
+            .choose(&scope, "selector", &selector, Purpose::Count)
+            .await?;
+        let counts = selection::count(&self.store.reader(), &chosen, grouping)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        Ok(Response::new(counted(counts, grouping)))
+    }
+
+    async fn list_file_history(
+        &self,
+        request: Request<ListFileHistoryRequest>,
+    ) -> Result<Response<ListFileHistoryResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let language = language(&request);
+        self.history(&scope, request.get_ref(), language).await
+    }
+
+    async fn list_failures(
+        &self,
+        request: Request<ListFailuresRequest>,
+    ) -> Result<Response<ListFailuresResponse>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let language = language(&request);
+        let message = request.get_ref();
+        let selector = message.selector.clone().unwrap_or_default();
+        let chosen = self
+            .choose(&scope, "selector", &selector, Purpose::Failures)
+            .await?;
+        self.failures(Failed::Chosen(&chosen), message, language)
+            .await
+    }
+
+    async fn retry_files(
+        &self,
+        request: Request<RetryFilesRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        self.command("RetryFiles", &request).await
+    }
+
+    async fn cancel_files(
+        &self,
+        request: Request<CancelFilesRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        self.command("CancelFiles", &request).await
+    }
+
+    async fn reprocess_files(
+        &self,
+        request: Request<ReprocessFilesRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        self.command("ReprocessFiles", &request).await
+    }
+
+    async fn dismiss_failures(
+        &self,
+        request: Request<DismissFailuresRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        self.command("DismissFailures", &request).await
+    }
+
     async fn get_artifact(
         &self,
         _request: Request<GetArtifactRequest>,
@@ -92,7 +175,7 @@ impl FileService for Ledger {
     }
 }
 
-fn language<T>(request: &Request<T>) -> Language {
+pub(super) fn language<T>(request: &Request<T>) -> Language {
     let value = request
         .metadata()
         .get("accept-language")
@@ -100,103 +183,44 @@ fn language<T>(request: &Request<T>) -> Language {
     Language::from_accept_language(value.unwrap_or_default())
 }
 
-/// A page to list.
-struct Query {
-    batch: BatchId,
-    filter: FileFilter,
-    ordinals: Vec<u32>,
-    from: u32,
-    size: usize,
-}
-
 impl Ledger {
-    async fn query(
+    /// A bulk act of a tenant's member.
+    async fn command<T: BulkRequest + Message>(
         &self,
-        scope: &TenantScope,
-        message: &ListFilesRequest,
-    ) -> Result<Query, Status> {
-        let selector = message.selector.clone().unwrap_or_default();
-        let batch = scope
-            .batch("selector.batch", &selector.batch)
+        call: &'static str,
+        request: &Request<T>,
+    ) -> Result<Response<Operation>, Status> {
+        let scope = TenantScope::of(request)?;
+        let commander = Commander::member(&scope).map_err(|refusal| status(&refusal))?;
+        let message = request.get_ref();
+        let command = Command::of(message, call, Place::Itself, message)
             .map_err(|refusal| status(&refusal))?;
-        let parsed = parse_filter(&selector).map_err(|refusal| status(&refusal))?;
-        let (mut filter, in_state_for) = parsed;
-        let session = self.store.reader();
-        if let Some(age) = in_state_for {
-            let now = session.now().await.map_err(|error| unreadable(&error))?;
-            filter.changed_before = Some(now.minus(age));
-        }
-        if !selector.folder.is_empty() {
-            let (of, folder) = names::parse_folder_name(&selector.folder)
-                .map_err(|error| status(&error.refusal("selector.folder")))?;
-            if of != batch {
-                return Err(status(&Refusal::not_found(&selector.folder)));
-            }
-            let folders = reads::subtree(&session, scope.tenant, batch, folder, selector.recursive)
-                .await
-                .map_err(|error| unreadable(&error))?;
-            if folders.is_empty() {
-                return Err(status(&Refusal::not_found(&selector.folder)));
-            }
-            filter.folders = Some(folders);
-        }
-        let from =
-            page_token::decode::<4>(&message.page_token).map_err(|refusal| status(&refusal))?;
-        let mut ordinals = selector.ordinals;
-        ordinals.sort_unstable();
-        ordinals.dedup();
-        Ok(Query {
-            batch,
-            filter,
-            ordinals,
-            from: from.map_or(0, u32::from_be_bytes),
-            size: page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
-                .map_err(|refusal| status(&refusal))?,
-        })
+        self.begin(commander, command).await
     }
 
-    /// Rows that are chosen, and where the next page begins.
-    async fn page(
+    /// What a caller's selector chooses. A credential for one batch chooses from that batch only.
+    async fn choose(
         &self,
-        tenant: TenantId,
-        query: &Query,
-    ) -> Result<(Vec<WorkRow>, Option<u32>), DbErr> {
+        scope: &TenantScope,
+        field: &str,
+        selector: &FileSelector,
+        purpose: Purpose<'_>,
+    ) -> Result<Selection, Status> {
+        if selector.batch.is_empty() {
+            if !matches!(purpose, Purpose::List) {
+                scope
+                    .require_whole_tenant()
+                    .map_err(|refusal| status(&refusal))?;
+            }
+        } else {
+            scope
+                .batch(&format!("{field}.batch"), &selector.batch)
+                .map_err(|refusal| status(&refusal))?;
+        }
         let session = self.store.reader();
-        if !query.ordinals.is_empty() {
-            let wanted: Vec<FileRef> = query
-                .ordinals
-                .iter()
-                .filter(|ordinal| **ordinal >= query.from)
-                .map(|ordinal| FileRef::new(tenant, query.batch, *ordinal))
-                .collect();
-            let mut rows = work::read(&session, &wanted).await?;
-            rows.retain(|row| query.filter.chooses(row));
-            rows.sort_by_key(|row| row.file);
-            let next = rows.get(query.size).map(|row| row.file.ordinal);
-            rows.truncate(query.size);
-            return Ok((rows, next));
-        }
-        let mut chosen = Vec::new();
-        let mut from = query.from;
-        let mut read = 0;
-        while read < ROWS_READ_A_PAGE {
-            let rows = work::range(&session, tenant, query.batch, from, ROWS_A_STATEMENT).await?;
-            let last_statement = rows.len() < ROWS_A_STATEMENT as usize;
-            for row in rows {
-                read += 1;
-                from = row.file.ordinal.saturating_add(1);
-                if query.filter.chooses(&row) {
-                    if chosen.len() == query.size {
-                        return Ok((chosen, Some(row.file.ordinal)));
-                    }
-                    chosen.push(row);
-                }
-            }
-            if last_statement {
-                return Ok((chosen, None));
-            }
-        }
-        Ok((chosen, Some(from)))
+        let now = session.now().await.map_err(|error| unreadable(&error))?;
+        let chosen = resolve(&session, scope.tenant, field, selector, purpose, now).await?;
+        Ok(chosen)
     }
 
     async fn describe(
@@ -242,83 +266,46 @@ impl Ledger {
     }
 }
 
-fn parse_filter(
-    selector: &FileSelector,
-) -> Result<(FileFilter, Option<std::time::Duration>), Refusal> {
-    let mut violations = Vec::new();
-    let mut filter = FileFilter::default();
-    for (index, state) in selector.states.iter().enumerate() {
-        match file_state_from_proto(*state) {
-            Ok(state) => filter.states.push(state),
-            Err(error) => {
-                violations.push(FieldViolation::new(
-                    format!("selector.states[{index}]"),
-                    error.to_string(),
-                ));
-            }
+fn grouping_of(number: i32) -> Result<Grouping, Refusal> {
+    Ok(match CountGrouping::try_from(number) {
+        Ok(CountGrouping::Unspecified | CountGrouping::None) => Grouping::Nothing,
+        Ok(CountGrouping::State) => Grouping::State,
+        Ok(CountGrouping::Reason) => Grouping::Reason,
+        Ok(CountGrouping::Stage) => Grouping::Stage,
+        Ok(CountGrouping::Outcome) => Grouping::Outcome,
+        Err(_) => {
+            return Err(Refusal::invalid(
+                "group_by",
+                "is not a value of CountGrouping",
+            ));
         }
-    }
-    for (index, outcome) in selector.outcomes.iter().enumerate() {
-        match outcome_from_proto(*outcome) {
-            Ok(Some(outcome)) => filter.outcomes.push(outcome),
-            Ok(None) => violations.push(FieldViolation::new(
-                format!("selector.outcomes[{index}]"),
-                "must name an outcome",
-            )),
-            Err(error) => {
-                violations.push(FieldViolation::new(
-                    format!("selector.outcomes[{index}]"),
-                    error.to_string(),
-                ));
-            }
-        }
-    }
-    for (index, stage) in selector.stages.iter().enumerate() {
-        match stage.parse::<Stage>() {
-            Ok(stage) => filter.stages.push(stage),
-            Err(error) => {
-                violations.push(FieldViolation::new(
-                    format!("selector.stages[{index}]"),
-                    error.to_string(),
-                ));
-            }
-        }
-    }
-    for (index, code) in selector.reasons.iter().enumerate() {
-        match Reason::from_code(code) {
-            Some(reason) => filter.reasons.push(reason),
-            None => violations.push(FieldViolation::new(
-                format!("selector.reasons[{index}]"),
-                format!("`{code}` is not in the catalogue of reasons"),
-            )),
-        }
-    }
-    let mut in_state_for = None;
-    if let Some(age) = &selector.in_state_for {
-        match duration_from_proto(age) {
-            Ok(age) => in_state_for = Some(age),
-            Err(error) => violations.push(FieldViolation::new(
-                "selector.in_state_for",
-                error.to_string(),
-            )),
-        }
-    }
-    if !selector.path_glob.is_empty() {
-        violations.push(FieldViolation::new(
-            "selector.path_glob",
-            "is not served yet; list by `folder` instead",
-        ));
-    }
-    if selector.ordinals.len() > limits::MAX_ORDINALS_PER_SELECTOR {
-        let description = format!(
-            "names more than {} files",
-            limits::MAX_ORDINALS_PER_SELECTOR
-        );
-        violations.push(FieldViolation::new("selector.ordinals", description));
-    }
-    if violations.is_empty() {
-        Ok((filter, in_state_for))
-    } else {
-        Err(Refusal::invalid_fields(violations))
+    })
+}
+
+/// Counts on the wire: the most files first.
+fn counted(mut counts: Vec<(u16, u64)>, grouping: Grouping) -> CountFilesResponse {
+    let total = counts.iter().map(|(_, count)| count).sum();
+    counts.sort_unstable_by_key(|(key, count)| (std::cmp::Reverse(*count), *key));
+    let small = |key: u16| u8::try_from(key).unwrap_or_default();
+    let name = |key: u16| match grouping {
+        Grouping::Nothing => None,
+        Grouping::State => FileState::from_code(small(key)).map(FileState::name),
+        Grouping::Reason => Reason::from_number(key).map(Reason::code),
+        Grouping::Stage => Stage::from_code(small(key)).map(Stage::name),
+        Grouping::Outcome => Outcome::from_code(small(key)).map(Outcome::name),
+    };
+    let counts = match grouping {
+        Grouping::Nothing => Vec::new(),
+        _ => counts
+            .into_iter()
+            .map(|(key, count)| CountedFiles {
+                key: name(key).unwrap_or_default().to_owned(),
+                count: saturated(count),
+            })
+            .collect(),
+    };
+    CountFilesResponse {
+        counts,
+        total: saturated(total),
     }
 }

@@ -136,21 +136,29 @@ pub(crate) fn file(
                 size: signed(artifact.size),
                 media_type: artifact.media_type.clone(),
             }));
-        let is_record = result.stage == caudal_domain::Stage::Metadata;
-        message.results.push(v1::StageResult {
-            stage: stage.to_owned(),
-            version: result.version.map(versions).unwrap_or_default(),
-            usage: Some(usage(result)),
-            skipped: result.skipped,
-            facts: if is_record {
-                None
-            } else {
-                json_struct(&result.facts)
-            },
-        });
+        message.results.push(stage_result(result, versions));
     }
     message.record = metadata_result.and_then(|result| json_struct(&result.facts));
     message
+}
+
+/// The recorded result of a stage; the final record is not among its facts.
+pub(crate) fn stage_result(
+    result: &ResultRow,
+    versions: &dyn Fn(u32) -> String,
+) -> v1::StageResult {
+    let is_record = result.stage == caudal_domain::Stage::Metadata;
+    v1::StageResult {
+        stage: result.stage.name().to_owned(),
+        version: result.version.map(versions).unwrap_or_default(),
+        usage: Some(usage(result)),
+        skipped: result.skipped,
+        facts: if is_record {
+            None
+        } else {
+            json_struct(&result.facts)
+        },
+    }
 }
 
 /// A folder.

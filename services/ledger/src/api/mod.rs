@@ -3,15 +3,21 @@
 pub(crate) mod batches;
 pub(crate) mod entries;
 pub(crate) mod events;
+mod failures;
 pub(crate) mod files;
+mod history;
 pub(crate) mod mesh;
 pub(crate) mod messages;
+pub(crate) mod operations;
+mod operator;
 pub(crate) mod page_token;
+pub(crate) mod selector;
 pub(crate) mod uploads;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use caudal_domain::{BatchId, FieldViolation, Refusal, TenantId, names};
+use caudal_domain::{BatchId, FieldViolation, Refusal, Stage, TenantId, names};
 use caudal_node::scope::{self, Scope};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -19,6 +25,8 @@ use tonic::{Request, Status};
 use uuid::Uuid;
 
 use crate::leadership::Desk;
+use crate::metrics::LedgerMetrics;
+use crate::operations::Signals;
 use crate::store::Store;
 use crate::writer::acts::RequestKey;
 
@@ -29,6 +37,9 @@ pub(crate) struct Ledger {
     pub(crate) writer: Desk,
     pub(crate) reconcile: Arc<tokio::sync::Notify>,
     pub(crate) lease: std::time::Duration,
+    pub(crate) operations: Signals,
+    pub(crate) windows: HashMap<Stage, u32>,
+    pub(crate) metrics: LedgerMetrics,
 }
 
 /// A caller who works inside one tenant: every query of the public services takes it, so that none can forget it.

@@ -4,11 +4,16 @@
 pub(crate) mod changes;
 pub(crate) mod credentials;
 pub(crate) mod dialect;
+pub(crate) mod failures;
+pub(crate) mod history;
 pub(crate) mod manifest;
+pub(crate) mod operations;
 pub(crate) mod page;
 pub(crate) mod progress;
 pub(crate) mod reads;
 pub(crate) mod results;
+pub(crate) mod selection;
+pub(crate) mod tenants;
 pub(crate) mod time;
 pub(crate) mod work;
 

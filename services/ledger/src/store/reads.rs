@@ -117,49 +117,13 @@ pub(crate) async fn views<C: ConnectionTrait>(
     Ok(found)
 }
 
-/// Which files of one batch to list.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct FileFilter {
-    pub(crate) states: Vec<FileState>,
-    pub(crate) outcomes: Vec<Outcome>,
-    pub(crate) stages: Vec<Stage>,
-    pub(crate) reasons: Vec<Reason>,
-    pub(crate) changed_before: Option<Micros>,
-    pub(crate) folders: Option<Vec<u32>>,
-}
-
-impl FileFilter {
-    /// Whether a row is chosen.
-    pub(crate) fn chooses(&self, row: &WorkRow) -> bool {
-        let state = self.states.is_empty() || self.states.contains(&row.state);
-        let outcome = self.outcomes.is_empty()
-            || row
-                .outcome
-                .is_some_and(|outcome| self.outcomes.contains(&outcome));
-        let stage = self.stages.is_empty() || self.stages.contains(&row.stage);
-        let reason = self.reasons.is_empty()
-            || row
-                .reason
-                .is_some_and(|reason| self.reasons.contains(&reason));
-        let age = self
-            .changed_before
-            .is_none_or(|before| row.changed_at <= before);
-        let folder = self
-            .folders
-            .as_ref()
-            .is_none_or(|folders| folders.binary_search(&row.folder).is_ok());
-        state && outcome && stage && reason && age && folder
-    }
-}
-
-/// Folder numbers below a folder, itself included; none when there is no such folder. A range of index `folders_path`.
-pub(crate) async fn subtree<C: ConnectionTrait>(
+/// The path of a folder, by key; empty for the root.
+pub(crate) async fn folder_path<C: ConnectionTrait>(
     session: &Session<'_, C>,
     tenant: TenantId,
     batch: BatchId,
     folder: u32,
-    recursive: bool,
-) -> Result<Vec<u32>, DbErr> {
+) -> Result<Option<String>, DbErr> {
     let sql = "SELECT d.path FROM folders AS d WHERE d.tenant_id = $1 AND d.batch_id = $2 AND d.folder = $3";
     let number = i32::try_from(folder).unwrap_or(i32::MAX);
     let values = vec![
@@ -167,32 +131,8 @@ pub(crate) async fn subtree<C: ConnectionTrait>(
         batch.as_uuid().into(),
         number.into(),
     ];
-    let Some(row) = session.row(sql, values).await? else {
-        return Ok(Vec::new());
-    };
-    let mut found = vec![folder];
-    if recursive {
-        let path: String = row.try_get("", "path")?;
-        // '0' is the character after '/': everything below `path/`.
-        let (from, to) = if path.is_empty() {
-            (String::new(), "\u{10FFFF}".to_owned())
-        } else {
-            (format!("{path}/"), format!("{path}0"))
-        };
-        let sql = "SELECT d.folder FROM folders AS d WHERE d.tenant_id = $1 AND d.batch_id = $2 AND d.path > $3 AND d.path < $4";
-        let values = vec![
-            tenant.as_uuid().into(),
-            batch.as_uuid().into(),
-            from.into(),
-            to.into(),
-        ];
-        for row in session.rows(sql, values).await? {
-            found.push(u32_of(&row, "folder")?);
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
+    let row = session.row(sql, values).await?;
+    row.map(|row| row.try_get("", "path")).transpose()
 }
 
 /// The few columns that a snapshot shows of a file.

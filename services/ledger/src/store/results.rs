@@ -427,6 +427,25 @@ pub(crate) async fn holders<C: ConnectionTrait>(
     Ok(found)
 }
 
+/// All results of one file, of every generation, in the order of their recording; by key.
+pub(crate) async fn of_file<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    file: FileRef,
+) -> Result<Vec<ResultRow>, DbErr> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM stage_results AS r WHERE r.tenant_id = $1 AND r.batch_id = $2 AND r.ordinal = $3"
+    );
+    let values = vec![
+        file.tenant.as_uuid().into(),
+        file.batch.as_uuid().into(),
+        i32::try_from(file.ordinal).unwrap_or(i32::MAX).into(),
+    ];
+    let rows = session.rows(sql, values).await?;
+    let mut found: Vec<ResultRow> = rows.iter().map(ResultRow::read).collect::<Result<_, _>>()?;
+    found.sort_by_key(|result| (result.generation, result.token, result.stage.code()));
+    Ok(found)
+}
+
 /// Where a report that was taken leaves its token: a good one in `stage_results`, a bad one in `attempts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trace {

@@ -37,7 +37,7 @@ const COLUMNS: &str = "w.tenant_id, w.batch_id, w.ordinal, w.state, w.stage, w.t
     w.folder, w.size";
 
 /// The join of a page `u` with the primary key. The sums keep the planner from any other path.
-const BY_KEY: &str = "w.tenant_id = u.t AND w.batch_id = u.b AND w.ordinal = u.o";
+pub(crate) const BY_KEY: &str = "w.tenant_id = u.t AND w.batch_id = u.b AND w.ordinal = u.o";
 
 impl WorkRow {
     fn read(row: &QueryResult) -> Result<Self, DbErr> {
@@ -151,6 +151,22 @@ async fn by_key<C: ConnectionTrait>(
     let sql = format!("WITH {page} SELECT {COLUMNS} FROM u JOIN file_work AS w ON {BY_KEY}{lock}");
     session
         .rows(sql, values)
+        .await?
+        .iter()
+        .map(WorkRow::read)
+        .collect()
+}
+
+/// Rows of a query over `file_work AS w`, which is told around its columns: `with` stands before, `from` and `rest` after.
+pub(crate) async fn select<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    with: &str,
+    from: &str,
+    rest: &str,
+    values: Vec<Value>,
+) -> Result<Vec<WorkRow>, DbErr> {
+    session
+        .rows(format!("{with}SELECT {COLUMNS} FROM {from} {rest}"), values)
         .await?
         .iter()
         .map(WorkRow::read)
@@ -308,6 +324,21 @@ pub(crate) async fn earliest_ready<C: ConnectionTrait>(
         Some(row) => time_of(&row, "at"),
         None => Ok(None),
     }
+}
+
+/// How many files wait for each stage and when the first of them is ready, by index `file_work_ready`.
+pub(crate) async fn waiting_by_stage<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<std::collections::HashMap<Stage, (u64, Micros)>, DbErr> {
+    let sql = "SELECT w.wait_stage, count(*) AS n, min(w.ready_at) AS earliest FROM file_work AS w \
+               WHERE w.wait_stage IS NOT NULL GROUP BY w.wait_stage";
+    let mut found = std::collections::HashMap::new();
+    for row in session.rows(sql, Vec::new()).await? {
+        let stage = code_of(&row, "wait_stage", Stage::from_code)?;
+        let earliest = Micros(row.try_get("", "earliest")?);
+        found.insert(stage, (u64_of(&row, "n")?, earliest));
+    }
+    Ok(found)
 }
 
 /// A batch in which files wait for a stage.

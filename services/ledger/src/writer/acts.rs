@@ -8,7 +8,9 @@ use caudal_domain::{
 };
 use uuid::Uuid;
 
+use crate::store::operations::OperationState;
 use crate::store::results::{StoredArtifact, Used};
+use crate::store::selection::Position;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
@@ -218,6 +220,43 @@ pub(crate) struct Repairs {
     pub(crate) kill: Vec<(FileRef, Token, KillCause)>,
 }
 
+/// Begins a bulk operation.
+#[derive(Clone, Debug)]
+pub(crate) struct StartOperation {
+    pub(crate) tenant: TenantId,
+    pub(crate) id: Uuid,
+    pub(crate) request: RequestKey,
+    pub(crate) verb: Verb,
+    /// An encoded `FileSelector`.
+    pub(crate) selector: Vec<u8>,
+    pub(crate) matched: u64,
+    /// 0: no bound.
+    pub(crate) max_count: u64,
+    pub(crate) requested_by: String,
+    pub(crate) by_operator: bool,
+}
+
+/// The next piece of a bulk operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Slice {
+    pub(crate) tenant: TenantId,
+    pub(crate) operation: Uuid,
+    /// In the order of keys.
+    pub(crate) files: Vec<FileRef>,
+    /// Where the next slice begins.
+    pub(crate) cursor: Option<Position>,
+    /// There is no next one.
+    pub(crate) ended: bool,
+}
+
+/// Ends a bulk operation before its time.
+#[derive(Clone, Debug)]
+pub(crate) struct EndOperation {
+    pub(crate) tenant: TenantId,
+    pub(crate) operation: Uuid,
+    pub(crate) state: OperationState,
+}
+
 /// What a caller asks. One bad item never fails its neighbours; a bad act never fails the other acts of its group.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
@@ -262,6 +301,11 @@ pub(crate) enum Act {
     },
     /// Deletes old changes and request answers, a slice at a time.
     Prune,
+    StartOperation(Box<StartOperation>),
+    Slice(Box<Slice>),
+    EndOperation(Box<EndOperation>),
+    /// Deletes operations that ended long ago, a slice at a time.
+    PruneOperations,
 }
 
 impl Act {
@@ -273,7 +317,10 @@ impl Act {
             | Self::SetPause(_)
             | Self::CancelBatch(_)
             | Self::UpdateBatch(_)
-            | Self::CompleteIdle { .. } => 1,
+            | Self::CompleteIdle { .. }
+            | Self::StartOperation(_)
+            | Self::EndOperation(_) => 1,
+            Self::Slice(act) => act.files.len(),
             Self::AddEntries(act) => act.entries.len(),
             Self::ConfirmUploads(act) => act.uploads.len(),
             Self::Lease { held, .. }
@@ -282,7 +329,10 @@ impl Act {
             | Self::LookUp { held } => held.len(),
             Self::Report(act) => act.outcomes.len(),
             Self::Repair(act) => act.redispatch.len() + act.kill.len(),
-            Self::FailMissing { .. } | Self::CancelFiles { .. } | Self::Prune => 1_000,
+            Self::FailMissing { .. }
+            | Self::CancelFiles { .. }
+            | Self::Prune
+            | Self::PruneOperations => 1_000,
         }
     }
 
@@ -304,6 +354,7 @@ impl Act {
                     .chain(act.kill.iter().map(|(file, ..)| *file))
                     .collect()
             }
+            Self::Slice(act) => act.files.clone(),
             Self::CreateBatch(_)
             | Self::AddEntries(_)
             | Self::CompleteBatch(_)
@@ -314,7 +365,10 @@ impl Act {
             | Self::FailMissing { .. }
             | Self::CancelFiles { .. }
             | Self::CompleteIdle { .. }
-            | Self::Prune => Vec::new(),
+            | Self::Prune
+            | Self::StartOperation(_)
+            | Self::EndOperation(_)
+            | Self::PruneOperations => Vec::new(),
         }
     }
 
@@ -337,7 +391,11 @@ impl Act {
             | Self::Report(_)
             | Self::LookUp { .. }
             | Self::Repair(_)
-            | Self::Prune => None,
+            | Self::Prune
+            | Self::StartOperation(_)
+            | Self::Slice(_)
+            | Self::EndOperation(_)
+            | Self::PruneOperations => None,
         }
     }
 }
@@ -369,6 +427,7 @@ pub(crate) enum Answer {
     Looked(LookedUp),
     /// A slice is done; the next one begins at this ordinal. `None`: nothing is left.
     GoesOnAt(Option<u32>),
+    Operation(Box<caudal_proto::longrunning::Operation>),
     Nothing,
 }
 

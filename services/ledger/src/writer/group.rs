@@ -396,6 +396,10 @@ impl Group<'_> {
             } => Ok(self.cancel_files(*tenant, *batch, *from).await?),
             Act::CompleteIdle { tenant, batch } => Ok(self.complete_idle((*tenant, *batch))),
             Act::Prune => Ok(self.prune().await?),
+            Act::StartOperation(act) => self.start_operation(act).await?,
+            Act::Slice(act) => self.slice(act).await?,
+            Act::EndOperation(act) => self.end_operation(act).await?,
+            Act::PruneOperations => Ok(self.prune_operations().await?),
         })
     }
 

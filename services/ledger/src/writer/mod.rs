@@ -6,6 +6,7 @@ pub(crate) mod acts;
 pub(crate) mod ancestors;
 mod group;
 mod manifest;
+mod operations;
 mod reuse;
 mod stages;
 pub(crate) mod verbs;

@@ -13,8 +13,8 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { FileState } from "./file_pb.js";
 import { file_caudal_v1_file } from "./file_pb.js";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
@@ -23,7 +23,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/batch.proto.
  */
 export const file_caudal_v1_batch: GenFile = /*@__PURE__*/
-  fileDesc("ChVjYXVkYWwvdjEvYmF0Y2gucHJvdG8SCWNhdWRhbC52MSJxCgVQYXVzZRIiCgJieRgBIAEoDjIWLmNhdWRhbC52MS5QYXVzZVNvdXJjZRILCgN3aG8YAiABKAkSDAoEbm90ZRgDIAEoCRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifQoMQmF0Y2hPcHRpb25zEg4KBnN0YWdlcxgBIAMoCRIfCgVzdGFydBgCIAEoDjIQLmNhdWRhbC52MS5TdGFydBITCgtyZXRhaW5fZGF5cxgDIAEoBRInCh90ZWxsX3VwbG9hZF90b2tlbnNfd2hhdF9pc19oZWxkGAQgASgIIvUBCgpGaWxlQ291bnRzEg0KBXRvdGFsGAEgASgNEg8KB3BlbmRpbmcYAiABKA0SEQoJdXBsb2FkaW5nGAMgASgNEhAKCHVwbG9hZGVkGAQgASgNEg4KBnF1ZXVlZBgFIAEoDRISCgpwcm9jZXNzaW5nGAYgASgNEhAKCHJldHJ5aW5nGAcgASgNEhEKCXByb2Nlc3NlZBgIIAEoDRIOCgZmYWlsZWQYCSABKA0SEQoJY2FuY2VsbGVkGAogASgNEhAKCGNvbXBsZXRlGAsgASgNEg8KB3BhcnRpYWwYDCABKA0SEwoLc3RvcmVkX29ubHkYDSABKA0iQwoKQnl0ZUNvdW50cxIQCghkZWNsYXJlZBgBIAEoAxIQCgh1cGxvYWRlZBgCIAEoAxIRCglwcm9jZXNzZWQYAyABKAMihgUKBUJhdGNoEgwKBG5hbWUYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEiQKBXN0YXRlGAMgASgOMhUuY2F1ZGFsLnYxLkJhdGNoU3RhdGUSCwoDcnVuGAQgASgNEhAKCHJldmlzaW9uGAUgASgDEiUKCHByaW9yaXR5GAYgASgOMhMuY2F1ZGFsLnYxLlByaW9yaXR5Eh8KBXBhdXNlGAcgASgLMhAuY2F1ZGFsLnYxLlBhdXNlEigKB29wdGlvbnMYCCABKAsyFy5jYXVkYWwudjEuQmF0Y2hPcHRpb25zEikKCG1ldGFkYXRhGAkgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIlCgZjb3VudHMYCiABKAsyFS5jYXVkYWwudjEuRmlsZUNvdW50cxIkCgVieXRlcxgLIAEoCzIVLmNhdWRhbC52MS5CeXRlQ291bnRzEhsKE2NvbXBsZXRlZF9ieV9zeXN0ZW0YDCABKAgSEgoKY2FuY2VsbGluZxgNIAEoCBIvCgtjcmVhdGVfdGltZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKDWNvbXBsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI2ChJ1cGxvYWRfZXhwaXJlX3RpbWUYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInMKBUVudHJ5EgwKBHBhdGgYASABKAkSJAoEZmlsZRgCIAEoCzIULmNhdWRhbC52MS5GaWxlRW50cnlIABIuCglkaXJlY3RvcnkYAyABKAsyGS5jYXVkYWwudjEuRGlyZWN0b3J5RW50cnlIAEIGCgRraW5kIqABCglGaWxlRW50cnkSDAoEc2l6ZRgBIAEoAxIOCgZzaGEyNTYYAiABKAwSFwoPbWVkaWFfdHlwZV9oaW50GAMgASgJEjEKDW1vZGlmaWVkX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCIQCg5EaXJlY3RvcnlFbnRyeSJJChJDcmVhdGVCYXRjaFJlcXVlc3QSHwoFYmF0Y2gYASABKAsyEC5jYXVkYWwudjEuQmF0Y2gSEgoKcmVxdWVzdF9pZBgCIAEoCSIfCg9HZXRCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCSKVAQoSTGlzdEJhdGNoZXNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJEiUKBnN0YXRlcxgDIAMoDjIVLmNhdWRhbC52MS5CYXRjaFN0YXRlEjEKDWNyZWF0ZWRfYWZ0ZXIYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlEKE0xpc3RCYXRjaGVzUmVzcG9uc2USIQoHYmF0Y2hlcxgBIAMoCzIQLmNhdWRhbC52MS5CYXRjaBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiWQoRQWRkRW50cmllc1JlcXVlc3QSDQoFYmF0Y2gYASABKAkSIQoHZW50cmllcxgCIAMoCzIQLmNhdWRhbC52MS5FbnRyeRISCgpyZXF1ZXN0X2lkGAMgASgJIjMKC0FkZGVkRm9sZGVyEgwKBHBhdGgYASABKAkSFgoOZm9sZGVyX29yZGluYWwYAiABKA0ijwEKEkFkZEVudHJpZXNSZXNwb25zZRIVCg1maXJzdF9vcmRpbmFsGAEgASgNEhEKCW5ld19jb3VudBgCIAEoDRIQCghvcmRpbmFscxgDIAMoDRInCgdmb2xkZXJzGAQgAygLMhYuY2F1ZGFsLnYxLkFkZGVkRm9sZGVyEhQKDGFscmVhZHlfaGVsZBgFIAMoDSJ8ChRDb21wbGV0ZUJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEigKB21pc3NpbmcYAiABKA4yFy5jYXVkYWwudjEuTWlzc2luZ0ZpbGVzEhgKEGV4cGVjdGVkX2VudHJpZXMYAyABKA0SEgoKcmVxdWVzdF9pZBgEIAEoCSKxAQoGRm9sZGVyEgwKBG5hbWUYASABKAkSDwoHb3JkaW5hbBgCIAEoDRIOCgZwYXJlbnQYAyABKAkSDAoEcGF0aBgEIAEoCRIlCgVzdGF0ZRgFIAEoDjIWLmNhdWRhbC52MS5Gb2xkZXJTdGF0ZRINCgV0b3RhbBgGIAEoDRIRCglwcm9jZXNzZWQYByABKA0SDgoGZmFpbGVkGAggASgNEhEKCWNhbmNlbGxlZBgJIAEoDSJLChJMaXN0Rm9sZGVyc1JlcXVlc3QSDgoGcGFyZW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlIKE0xpc3RGb2xkZXJzUmVzcG9uc2USIgoHZm9sZGVycxgBIAMoCzIRLmNhdWRhbC52MS5Gb2xkZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjkKEVdhdGNoQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSFgoOYWZ0ZXJfcmV2aXNpb24YAiABKAMicAoLRmlsZUNvbHVtbnMSFQoNZmlyc3Rfb3JkaW5hbBgBIAEoDRIVCg1vcmRpbmFsX2RlbHRhGAIgAygNEiMKBXN0YXRlGAMgAygOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRIOCgZkZXRhaWwYBCADKA0iawoNRm9sZGVyQ29sdW1ucxIVCg1vcmRpbmFsX2RlbHRhGAEgAygNEg0KBXRvdGFsGAIgAygNEhEKCXByb2Nlc3NlZBgDIAMoDRIOCgZmYWlsZWQYBCADKA0SEQoJY2FuY2VsbGVkGAUgAygNIp0BCghTbmFwc2hvdBIQCghyZXZpc2lvbhgBIAEoAxIfCgViYXRjaBgCIAEoCzIQLmNhdWRhbC52MS5CYXRjaBIlCgVmaWxlcxgDIAEoCzIWLmNhdWRhbC52MS5GaWxlQ29sdW1ucxIpCgdmb2xkZXJzGAQgASgLMhguY2F1ZGFsLnYxLkZvbGRlckNvbHVtbnMSDAoEbGFzdBgFIAEoCCKOAQoHQ2hhbmdlcxIQCghyZXZpc2lvbhgBIAEoAxIfCgViYXRjaBgCIAEoCzIQLmNhdWRhbC52MS5CYXRjaBIlCgVmaWxlcxgDIAEoCzIWLmNhdWRhbC52MS5GaWxlQ29sdW1ucxIpCgdmb2xkZXJzGAQgASgLMhguY2F1ZGFsLnYxLkZvbGRlckNvbHVtbnMiewoHQ2xvc2luZxIoCgZyZWFzb24YASABKA4yGC5jYXVkYWwudjEuQ2xvc2luZ1JlYXNvbhIWCg5hZnRlcl9yZXZpc2lvbhgCIAEoAxIuCgtyZXRyeV9hZnRlchgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKWAQoSV2F0Y2hCYXRjaFJlc3BvbnNlEicKCHNuYXBzaG90GAEgASgLMhMuY2F1ZGFsLnYxLlNuYXBzaG90SAASJQoHY2hhbmdlcxgCIAEoCzISLmNhdWRhbC52MS5DaGFuZ2VzSAASJQoHY2xvc2luZxgDIAEoCzISLmNhdWRhbC52MS5DbG9zaW5nSABCCQoHbWVzc2FnZSqmAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhQKEEJBVENIX1NUQVRFX09QRU4QARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGQoVQkFUQ0hfU1RBVEVfU1VDQ0VFREVEEAMSFgoSQkFUQ0hfU1RBVEVfRkFJTEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUqXgoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIQCgxQUklPUklUWV9MT1cQARITCg9QUklPUklUWV9OT1JNQUwQAhIRCg1QUklPUklUWV9ISUdIEAMqUQoFU3RhcnQSFQoRU1RBUlRfVU5TUEVDSUZJRUQQABIXChNTVEFSVF9XSEVOX1VQTE9BREVEEAESGAoUU1RBUlRfV0hFTl9DT01QTEVURUQQAip3CgtQYXVzZVNvdXJjZRIcChhQQVVTRV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIWChJQQVVTRV9TT1VSQ0VfQkFUQ0gQARIXChNQQVVTRV9TT1VSQ0VfVEVOQU5UEAISGQoVUEFVU0VfU09VUkNFX09QRVJBVE9SEAMqXQoMTWlzc2luZ0ZpbGVzEh0KGU1JU1NJTkdfRklMRVNfVU5TUEVDSUZJRUQQABIWChJNSVNTSU5HX0ZJTEVTX1dBSVQQARIWChJNSVNTSU5HX0ZJTEVTX0ZBSUwQAiqWAQoLRm9sZGVyU3RhdGUSHAoYRk9MREVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoURk9MREVSX1NUQVRFX1JVTk5JTkcQARIaChZGT0xERVJfU1RBVEVfU1VDQ0VFREVEEAISFwoTRk9MREVSX1NUQVRFX0ZBSUxFRBADEhoKFkZPTERFUl9TVEFURV9DQU5DRUxMRUQQBCqgAQoNQ2xvc2luZ1JlYXNvbhIeChpDTE9TSU5HX1JFQVNPTl9VTlNQRUNJRklFRBAAEhsKF0NMT1NJTkdfUkVBU09OX0RSQUlOSU5HEAESGgoWQ0xPU0lOR19SRUFTT05fTUFYX0FHRRACEhoKFkNMT1NJTkdfUkVBU09OX1JFVk9LRUQQAxIaChZDTE9TSU5HX1JFQVNPTl9ERUxFVEVEEAQygAQKDEJhdGNoU2VydmljZRI+CgtDcmVhdGVCYXRjaBIdLmNhdWRhbC52MS5DcmVhdGVCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSOAoIR2V0QmF0Y2gSGi5jYXVkYWwudjEuR2V0QmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEkwKC0xpc3RCYXRjaGVzEh0uY2F1ZGFsLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlEkkKCkFkZEVudHJpZXMSHC5jYXVkYWwudjEuQWRkRW50cmllc1JlcXVlc3QaHS5jYXVkYWwudjEuQWRkRW50cmllc1Jlc3BvbnNlEkIKDUNvbXBsZXRlQmF0Y2gSHy5jYXVkYWwudjEuQ29tcGxldGVCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSTAoLTGlzdEZvbGRlcnMSHS5jYXVkYWwudjEuTGlzdEZvbGRlcnNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RGb2xkZXJzUmVzcG9uc2USSwoKV2F0Y2hCYXRjaBIcLmNhdWRhbC52MS5XYXRjaEJhdGNoUmVxdWVzdBodLmNhdWRhbC52MS5XYXRjaEJhdGNoUmVzcG9uc2UwAWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_caudal_v1_file]);
+  fileDesc("ChVjYXVkYWwvdjEvYmF0Y2gucHJvdG8SCWNhdWRhbC52MSJxCgVQYXVzZRIiCgJieRgBIAEoDjIWLmNhdWRhbC52MS5QYXVzZVNvdXJjZRILCgN3aG8YAiABKAkSDAoEbm90ZRgDIAEoCRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifQoMQmF0Y2hPcHRpb25zEg4KBnN0YWdlcxgBIAMoCRIfCgVzdGFydBgCIAEoDjIQLmNhdWRhbC52MS5TdGFydBITCgtyZXRhaW5fZGF5cxgDIAEoBRInCh90ZWxsX3VwbG9hZF90b2tlbnNfd2hhdF9pc19oZWxkGAQgASgIIvUBCgpGaWxlQ291bnRzEg0KBXRvdGFsGAEgASgNEg8KB3BlbmRpbmcYAiABKA0SEQoJdXBsb2FkaW5nGAMgASgNEhAKCHVwbG9hZGVkGAQgASgNEg4KBnF1ZXVlZBgFIAEoDRISCgpwcm9jZXNzaW5nGAYgASgNEhAKCHJldHJ5aW5nGAcgASgNEhEKCXByb2Nlc3NlZBgIIAEoDRIOCgZmYWlsZWQYCSABKA0SEQoJY2FuY2VsbGVkGAogASgNEhAKCGNvbXBsZXRlGAsgASgNEg8KB3BhcnRpYWwYDCABKA0SEwoLc3RvcmVkX29ubHkYDSABKA0iQwoKQnl0ZUNvdW50cxIQCghkZWNsYXJlZBgBIAEoAxIQCgh1cGxvYWRlZBgCIAEoAxIRCglwcm9jZXNzZWQYAyABKAMihgUKBUJhdGNoEgwKBG5hbWUYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEiQKBXN0YXRlGAMgASgOMhUuY2F1ZGFsLnYxLkJhdGNoU3RhdGUSCwoDcnVuGAQgASgNEhAKCHJldmlzaW9uGAUgASgDEiUKCHByaW9yaXR5GAYgASgOMhMuY2F1ZGFsLnYxLlByaW9yaXR5Eh8KBXBhdXNlGAcgASgLMhAuY2F1ZGFsLnYxLlBhdXNlEigKB29wdGlvbnMYCCABKAsyFy5jYXVkYWwudjEuQmF0Y2hPcHRpb25zEikKCG1ldGFkYXRhGAkgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIlCgZjb3VudHMYCiABKAsyFS5jYXVkYWwudjEuRmlsZUNvdW50cxIkCgVieXRlcxgLIAEoCzIVLmNhdWRhbC52MS5CeXRlQ291bnRzEhsKE2NvbXBsZXRlZF9ieV9zeXN0ZW0YDCABKAgSEgoKY2FuY2VsbGluZxgNIAEoCBIvCgtjcmVhdGVfdGltZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKDWNvbXBsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI2ChJ1cGxvYWRfZXhwaXJlX3RpbWUYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInMKBUVudHJ5EgwKBHBhdGgYASABKAkSJAoEZmlsZRgCIAEoCzIULmNhdWRhbC52MS5GaWxlRW50cnlIABIuCglkaXJlY3RvcnkYAyABKAsyGS5jYXVkYWwudjEuRGlyZWN0b3J5RW50cnlIAEIGCgRraW5kIqABCglGaWxlRW50cnkSDAoEc2l6ZRgBIAEoAxIOCgZzaGEyNTYYAiABKAwSFwoPbWVkaWFfdHlwZV9oaW50GAMgASgJEjEKDW1vZGlmaWVkX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCIQCg5EaXJlY3RvcnlFbnRyeSJJChJDcmVhdGVCYXRjaFJlcXVlc3QSHwoFYmF0Y2gYASABKAsyEC5jYXVkYWwudjEuQmF0Y2gSEgoKcmVxdWVzdF9pZBgCIAEoCSIfCg9HZXRCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCSKVAQoSTGlzdEJhdGNoZXNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJEiUKBnN0YXRlcxgDIAMoDjIVLmNhdWRhbC52MS5CYXRjaFN0YXRlEjEKDWNyZWF0ZWRfYWZ0ZXIYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlEKE0xpc3RCYXRjaGVzUmVzcG9uc2USIQoHYmF0Y2hlcxgBIAMoCzIQLmNhdWRhbC52MS5CYXRjaBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiWQoRQWRkRW50cmllc1JlcXVlc3QSDQoFYmF0Y2gYASABKAkSIQoHZW50cmllcxgCIAMoCzIQLmNhdWRhbC52MS5FbnRyeRISCgpyZXF1ZXN0X2lkGAMgASgJIjMKC0FkZGVkRm9sZGVyEgwKBHBhdGgYASABKAkSFgoOZm9sZGVyX29yZGluYWwYAiABKA0ijwEKEkFkZEVudHJpZXNSZXNwb25zZRIVCg1maXJzdF9vcmRpbmFsGAEgASgNEhEKCW5ld19jb3VudBgCIAEoDRIQCghvcmRpbmFscxgDIAMoDRInCgdmb2xkZXJzGAQgAygLMhYuY2F1ZGFsLnYxLkFkZGVkRm9sZGVyEhQKDGFscmVhZHlfaGVsZBgFIAMoDSJ8ChRDb21wbGV0ZUJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEigKB21pc3NpbmcYAiABKA4yFy5jYXVkYWwudjEuTWlzc2luZ0ZpbGVzEhgKEGV4cGVjdGVkX2VudHJpZXMYAyABKA0SEgoKcmVxdWVzdF9pZBgEIAEoCSJ6ChJVcGRhdGVCYXRjaFJlcXVlc3QSHwoFYmF0Y2gYASABKAsyEC5jYXVkYWwudjEuQmF0Y2gSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhIKCnJlcXVlc3RfaWQYAyABKAkiNgoSQ2FuY2VsQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSJDChFQYXVzZUJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBG5vdGUYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSI2ChJSZXN1bWVCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCRISCgpyZXF1ZXN0X2lkGAIgASgJIrEBCgZGb2xkZXISDAoEbmFtZRgBIAEoCRIPCgdvcmRpbmFsGAIgASgNEg4KBnBhcmVudBgDIAEoCRIMCgRwYXRoGAQgASgJEiUKBXN0YXRlGAUgASgOMhYuY2F1ZGFsLnYxLkZvbGRlclN0YXRlEg0KBXRvdGFsGAYgASgNEhEKCXByb2Nlc3NlZBgHIAEoDRIOCgZmYWlsZWQYCCABKA0SEQoJY2FuY2VsbGVkGAkgASgNIksKEkxpc3RGb2xkZXJzUmVxdWVzdBIOCgZwYXJlbnQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiUgoTTGlzdEZvbGRlcnNSZXNwb25zZRIiCgdmb2xkZXJzGAEgAygLMhEuY2F1ZGFsLnYxLkZvbGRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiOQoRV2F0Y2hCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIWCg5hZnRlcl9yZXZpc2lvbhgCIAEoAyJwCgtGaWxlQ29sdW1ucxIVCg1maXJzdF9vcmRpbmFsGAEgASgNEhUKDW9yZGluYWxfZGVsdGEYAiADKA0SIwoFc3RhdGUYAyADKA4yFC5jYXVkYWwudjEuRmlsZVN0YXRlEg4KBmRldGFpbBgEIAMoDSJrCg1Gb2xkZXJDb2x1bW5zEhUKDW9yZGluYWxfZGVsdGEYASADKA0SDQoFdG90YWwYAiADKA0SEQoJcHJvY2Vzc2VkGAMgAygNEg4KBmZhaWxlZBgEIAMoDRIRCgljYW5jZWxsZWQYBSADKA0inQEKCFNuYXBzaG90EhAKCHJldmlzaW9uGAEgASgDEh8KBWJhdGNoGAIgASgLMhAuY2F1ZGFsLnYxLkJhdGNoEiUKBWZpbGVzGAMgASgLMhYuY2F1ZGFsLnYxLkZpbGVDb2x1bW5zEikKB2ZvbGRlcnMYBCABKAsyGC5jYXVkYWwudjEuRm9sZGVyQ29sdW1ucxIMCgRsYXN0GAUgASgIIo4BCgdDaGFuZ2VzEhAKCHJldmlzaW9uGAEgASgDEh8KBWJhdGNoGAIgASgLMhAuY2F1ZGFsLnYxLkJhdGNoEiUKBWZpbGVzGAMgASgLMhYuY2F1ZGFsLnYxLkZpbGVDb2x1bW5zEikKB2ZvbGRlcnMYBCABKAsyGC5jYXVkYWwudjEuRm9sZGVyQ29sdW1ucyJ7CgdDbG9zaW5nEigKBnJlYXNvbhgBIAEoDjIYLmNhdWRhbC52MS5DbG9zaW5nUmVhc29uEhYKDmFmdGVyX3JldmlzaW9uGAIgASgDEi4KC3JldHJ5X2FmdGVyGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIpYBChJXYXRjaEJhdGNoUmVzcG9uc2USJwoIc25hcHNob3QYASABKAsyEy5jYXVkYWwudjEuU25hcHNob3RIABIlCgdjaGFuZ2VzGAIgASgLMhIuY2F1ZGFsLnYxLkNoYW5nZXNIABIlCgdjbG9zaW5nGAMgASgLMhIuY2F1ZGFsLnYxLkNsb3NpbmdIAEIJCgdtZXNzYWdlKqYBCgpCYXRjaFN0YXRlEhsKF0JBVENIX1NUQVRFX1VOU1BFQ0lGSUVEEAASFAoQQkFUQ0hfU1RBVEVfT1BFThABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIZChVCQVRDSF9TVEFURV9TVUNDRUVERUQQAxIWChJCQVRDSF9TVEFURV9GQUlMRUQQBBIZChVCQVRDSF9TVEFURV9DQU5DRUxMRUQQBSpeCghQcmlvcml0eRIYChRQUklPUklUWV9VTlNQRUNJRklFRBAAEhAKDFBSSU9SSVRZX0xPVxABEhMKD1BSSU9SSVRZX05PUk1BTBACEhEKDVBSSU9SSVRZX0hJR0gQAypRCgVTdGFydBIVChFTVEFSVF9VTlNQRUNJRklFRBAAEhcKE1NUQVJUX1dIRU5fVVBMT0FERUQQARIYChRTVEFSVF9XSEVOX0NPTVBMRVRFRBACKncKC1BhdXNlU291cmNlEhwKGFBBVVNFX1NPVVJDRV9VTlNQRUNJRklFRBAAEhYKElBBVVNFX1NPVVJDRV9CQVRDSBABEhcKE1BBVVNFX1NPVVJDRV9URU5BTlQQAhIZChVQQVVTRV9TT1VSQ0VfT1BFUkFUT1IQAypdCgxNaXNzaW5nRmlsZXMSHQoZTUlTU0lOR19GSUxFU19VTlNQRUNJRklFRBAAEhYKEk1JU1NJTkdfRklMRVNfV0FJVBABEhYKEk1JU1NJTkdfRklMRVNfRkFJTBACKpYBCgtGb2xkZXJTdGF0ZRIcChhGT0xERVJfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRGT0xERVJfU1RBVEVfUlVOTklORxABEhoKFkZPTERFUl9TVEFURV9TVUNDRUVERUQQAhIXChNGT0xERVJfU1RBVEVfRkFJTEVEEAMSGgoWRk9MREVSX1NUQVRFX0NBTkNFTExFRBAEKqABCg1DbG9zaW5nUmVhc29uEh4KGkNMT1NJTkdfUkVBU09OX1VOU1BFQ0lGSUVEEAASGwoXQ0xPU0lOR19SRUFTT05fRFJBSU5JTkcQARIaChZDTE9TSU5HX1JFQVNPTl9NQVhfQUdFEAISGgoWQ0xPU0lOR19SRUFTT05fUkVWT0tFRBADEhoKFkNMT1NJTkdfUkVBU09OX0RFTEVURUQQBDL+BQoMQmF0Y2hTZXJ2aWNlEj4KC0NyZWF0ZUJhdGNoEh0uY2F1ZGFsLnYxLkNyZWF0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI4CghHZXRCYXRjaBIaLmNhdWRhbC52MS5HZXRCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSTAoLTGlzdEJhdGNoZXMSHS5jYXVkYWwudjEuTGlzdEJhdGNoZXNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RCYXRjaGVzUmVzcG9uc2USSQoKQWRkRW50cmllcxIcLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVxdWVzdBodLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVzcG9uc2USQgoNQ29tcGxldGVCYXRjaBIfLmNhdWRhbC52MS5Db21wbGV0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI+CgtVcGRhdGVCYXRjaBIdLmNhdWRhbC52MS5VcGRhdGVCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLQ2FuY2VsQmF0Y2gSHS5jYXVkYWwudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEjwKClBhdXNlQmF0Y2gSHC5jYXVkYWwudjEuUGF1c2VCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLUmVzdW1lQmF0Y2gSHS5jYXVkYWwudjEuUmVzdW1lQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEkwKC0xpc3RGb2xkZXJzEh0uY2F1ZGFsLnYxLkxpc3RGb2xkZXJzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0Rm9sZGVyc1Jlc3BvbnNlEksKCldhdGNoQmF0Y2gSHC5jYXVkYWwudjEuV2F0Y2hCYXRjaFJlcXVlc3QaHS5jYXVkYWwudjEuV2F0Y2hCYXRjaFJlc3BvbnNlMAFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_caudal_v1_file]);
 
 /**
  * A pause in force.
@@ -772,6 +772,132 @@ export const CompleteBatchRequestSchema: GenMessage<CompleteBatchRequest> = /*@_
   messageDesc(file_caudal_v1_batch, 15);
 
 /**
+ * Changes a batch.
+ *
+ * @generated from message caudal.v1.UpdateBatchRequest
+ */
+export type UpdateBatchRequest = Message<"caudal.v1.UpdateBatchRequest"> & {
+  /**
+   * `name` says which; of the rest only what `update_mask` names is read.
+   *
+   * @generated from field: caudal.v1.Batch batch = 1;
+   */
+  batch?: Batch | undefined;
+
+  /**
+   * `priority`, `display_name`, `metadata`; at least one.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   */
+  updateMask?: FieldMask | undefined;
+
+  /**
+   * UUID; see the rules at the top.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.UpdateBatchRequest.
+ * Use `create(UpdateBatchRequestSchema)` to create a new message.
+ */
+export const UpdateBatchRequestSchema: GenMessage<UpdateBatchRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_batch, 16);
+
+/**
+ * Cancels a batch.
+ *
+ * @generated from message caudal.v1.CancelBatchRequest
+ */
+export type CancelBatchRequest = Message<"caudal.v1.CancelBatchRequest"> & {
+  /**
+   * `batches/{uuid}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * UUID; see the rules at the top.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.CancelBatchRequest.
+ * Use `create(CancelBatchRequestSchema)` to create a new message.
+ */
+export const CancelBatchRequestSchema: GenMessage<CancelBatchRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_batch, 17);
+
+/**
+ * Pauses a batch.
+ *
+ * @generated from message caudal.v1.PauseBatchRequest
+ */
+export type PauseBatchRequest = Message<"caudal.v1.PauseBatchRequest"> & {
+  /**
+   * `batches/{uuid}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Free words for those who see the pause, at most 200 characters.
+   *
+   * @generated from field: string note = 2;
+   */
+  note: string;
+
+  /**
+   * UUID; see the rules at the top.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.PauseBatchRequest.
+ * Use `create(PauseBatchRequestSchema)` to create a new message.
+ */
+export const PauseBatchRequestSchema: GenMessage<PauseBatchRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_batch, 18);
+
+/**
+ * Resumes a batch.
+ *
+ * @generated from message caudal.v1.ResumeBatchRequest
+ */
+export type ResumeBatchRequest = Message<"caudal.v1.ResumeBatchRequest"> & {
+  /**
+   * `batches/{uuid}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * UUID; see the rules at the top.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.ResumeBatchRequest.
+ * Use `create(ResumeBatchRequestSchema)` to create a new message.
+ */
+export const ResumeBatchRequestSchema: GenMessage<ResumeBatchRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_batch, 19);
+
+/**
  * A folder of a batch. Its counters are those of its whole subtree.
  *
  * @generated from message caudal.v1.Folder
@@ -846,7 +972,7 @@ export type Folder = Message<"caudal.v1.Folder"> & {
  * Use `create(FolderSchema)` to create a new message.
  */
 export const FolderSchema: GenMessage<Folder> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 16);
+  messageDesc(file_caudal_v1_batch, 20);
 
 /**
  * Asks for a page of folders.
@@ -881,7 +1007,7 @@ export type ListFoldersRequest = Message<"caudal.v1.ListFoldersRequest"> & {
  * Use `create(ListFoldersRequestSchema)` to create a new message.
  */
 export const ListFoldersRequestSchema: GenMessage<ListFoldersRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 17);
+  messageDesc(file_caudal_v1_batch, 21);
 
 /**
  * A page of folders.
@@ -909,7 +1035,7 @@ export type ListFoldersResponse = Message<"caudal.v1.ListFoldersResponse"> & {
  * Use `create(ListFoldersResponseSchema)` to create a new message.
  */
 export const ListFoldersResponseSchema: GenMessage<ListFoldersResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 18);
+  messageDesc(file_caudal_v1_batch, 22);
 
 /**
  * Watches a batch.
@@ -938,7 +1064,7 @@ export type WatchBatchRequest = Message<"caudal.v1.WatchBatchRequest"> & {
  * Use `create(WatchBatchRequestSchema)` to create a new message.
  */
 export const WatchBatchRequestSchema: GenMessage<WatchBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 19);
+  messageDesc(file_caudal_v1_batch, 23);
 
 /**
  * Columns of files, so that 100,000 rows are some 200 KB.
@@ -980,7 +1106,7 @@ export type FileColumns = Message<"caudal.v1.FileColumns"> & {
  * Use `create(FileColumnsSchema)` to create a new message.
  */
 export const FileColumnsSchema: GenMessage<FileColumns> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 20);
+  messageDesc(file_caudal_v1_batch, 24);
 
 /**
  * Columns of folders: counters of the whole subtree.
@@ -1029,7 +1155,7 @@ export type FolderColumns = Message<"caudal.v1.FolderColumns"> & {
  * Use `create(FolderColumnsSchema)` to create a new message.
  */
 export const FolderColumnsSchema: GenMessage<FolderColumns> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 21);
+  messageDesc(file_caudal_v1_batch, 25);
 
 /**
  * The whole batch as of a revision, in parts of at most 1 MiB.
@@ -1078,7 +1204,7 @@ export type Snapshot = Message<"caudal.v1.Snapshot"> & {
  * Use `create(SnapshotSchema)` to create a new message.
  */
 export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 22);
+  messageDesc(file_caudal_v1_batch, 26);
 
 /**
  * What moved since the last message: the latest value of each touched row.
@@ -1120,7 +1246,7 @@ export type Changes = Message<"caudal.v1.Changes"> & {
  * Use `create(ChangesSchema)` to create a new message.
  */
 export const ChangesSchema: GenMessage<Changes> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 23);
+  messageDesc(file_caudal_v1_batch, 27);
 
 /**
  * Last message of a stream.
@@ -1155,7 +1281,7 @@ export type Closing = Message<"caudal.v1.Closing"> & {
  * Use `create(ClosingSchema)` to create a new message.
  */
 export const ClosingSchema: GenMessage<Closing> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 24);
+  messageDesc(file_caudal_v1_batch, 28);
 
 /**
  * One message of a watch.
@@ -1200,7 +1326,7 @@ export type WatchBatchResponse = Message<"caudal.v1.WatchBatchResponse"> & {
  * Use `create(WatchBatchResponseSchema)` to create a new message.
  */
 export const WatchBatchResponseSchema: GenMessage<WatchBatchResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 25);
+  messageDesc(file_caudal_v1_batch, 29);
 
 /**
  * The state of a batch: a function of its manifest, its cancel flag and its counters.
@@ -1562,6 +1688,48 @@ export const BatchService: GenService<{
   completeBatch: {
     methodKind: "unary";
     input: typeof CompleteBatchRequestSchema;
+    output: typeof BatchSchema;
+  },
+  /**
+   * Changes the priority, display name or metadata of a batch, whatever its state.
+   * Errors: INVALID_ARGUMENT for a path in `update_mask` that cannot be changed.
+   *
+   * @generated from rpc caudal.v1.BatchService.UpdateBatch
+   */
+  updateBatch: {
+    methodKind: "unary";
+    input: typeof UpdateBatchRequestSchema;
+    output: typeof BatchSchema;
+  },
+  /**
+   * Cancels a batch: from now on nothing is added, confirmed, admitted or retried; what runs stops within seconds.
+   * The batch is CANCELLED, for good, when all its files are final. Repeating it changes nothing.
+   *
+   * @generated from rpc caudal.v1.BatchService.CancelBatch
+   */
+  cancelBatch: {
+    methodKind: "unary";
+    input: typeof CancelBatchRequestSchema;
+    output: typeof BatchSchema;
+  },
+  /**
+   * Holds a batch: nothing more goes out to the stages until it is resumed; what is out finishes its stage.
+   *
+   * @generated from rpc caudal.v1.BatchService.PauseBatch
+   */
+  pauseBatch: {
+    methodKind: "unary";
+    input: typeof PauseBatchRequestSchema;
+    output: typeof BatchSchema;
+  },
+  /**
+   * Lets a paused batch go on.
+   *
+   * @generated from rpc caudal.v1.BatchService.ResumeBatch
+   */
+  resumeBatch: {
+    methodKind: "unary";
+    input: typeof ResumeBatchRequestSchema;
     output: typeof BatchSchema;
   },
   /**

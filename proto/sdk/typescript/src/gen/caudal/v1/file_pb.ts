@@ -6,6 +6,8 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { OperationSchema } from "../../google/longrunning/operations_pb.js";
+import { file_google_longrunning_operations } from "../../google/longrunning/operations_pb.js";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
@@ -14,7 +16,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/file.proto.
  */
 export const file_caudal_v1_file: GenFile = /*@__PURE__*/
-  fileDesc("ChRjYXVkYWwvdjEvZmlsZS5wcm90bxIJY2F1ZGFsLnYxIjUKB1dhcm5pbmcSDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCSJ8CgZSZWFzb24SDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCRIOCgZyZW1lZHkYBCABKAkSEQoJcmV0cnlhYmxlGAUgASgIEhMKC25lZWRzX2J5dGVzGAYgASgIEg4KBmRldGFpbBgHIAEoCSJJCghBcnRpZmFjdBIMCgRuYW1lGAEgASgJEg0KBXN0YWdlGAIgASgJEgwKBHNpemUYAyABKAMSEgoKbWVkaWFfdHlwZRgEIAEoCSJNCgVVc2FnZRINCgVieXRlcxgBIAEoAxINCgVwYWdlcxgCIAEoAxIOCgZ0b2tlbnMYAyABKAMSFgoOcHJvdmlkZXJfY2FsbHMYBCABKAMihwEKC1N0YWdlUmVzdWx0Eg0KBXN0YWdlGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSHwoFdXNhZ2UYAyABKAsyEC5jYXVkYWwudjEuVXNhZ2USDwoHc2tpcHBlZBgEIAEoCBImCgVmYWN0cxgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3Qi+wQKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdvcmRpbmFsGAIgASgNEg4KBmZvbGRlchgDIAEoCRIMCgRwYXRoGAQgASgJEgwKBHNpemUYBSABKAMSEgoKbWVkaWFfdHlwZRgGIAEoCRIOCgZzaGEyNTYYByABKAwSIwoFc3RhdGUYCCABKA4yFC5jYXVkYWwudjEuRmlsZVN0YXRlEg0KBXN0YWdlGAkgASgJEiMKB291dGNvbWUYCiABKA4yEi5jYXVkYWwudjEuT3V0Y29tZRIkCgh3YXJuaW5ncxgLIAMoCzISLmNhdWRhbC52MS5XYXJuaW5nEiEKBnJlYXNvbhgMIAEoCzIRLmNhdWRhbC52MS5SZWFzb24SEAoIYXR0ZW1wdHMYDSABKA0SEgoKZ2VuZXJhdGlvbhgOIAEoDRI1ChFuZXh0X2F0dGVtcHRfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoJYXJ0aWZhY3RzGBAgAygLMhMuY2F1ZGFsLnYxLkFydGlmYWN0EicKB3Jlc3VsdHMYESADKAsyFi5jYXVkYWwudjEuU3RhZ2VSZXN1bHQSJwoGcmVjb3JkGBIgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIpCghtZXRhZGF0YRgTIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLY2hhbmdlX3RpbWUYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2NyZWF0ZV90aW1lGBUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAgoMRmlsZVNlbGVjdG9yEg0KBWJhdGNoGAEgASgJEg4KBmZvbGRlchgCIAEoCRIRCglyZWN1cnNpdmUYAyABKAgSJAoGc3RhdGVzGAQgAygOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRIkCghvdXRjb21lcxgFIAMoDjISLmNhdWRhbC52MS5PdXRjb21lEg4KBnN0YWdlcxgGIAMoCRIPCgdyZWFzb25zGAcgAygJEi8KDGluX3N0YXRlX2ZvchgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCglwYXRoX2dsb2IYCSABKAkSEAoIb3JkaW5hbHMYCiADKA0iHgoOR2V0RmlsZVJlcXVlc3QSDAoEbmFtZRgBIAEoCSKHAQoQTGlzdEZpbGVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSIQoEdmlldxgEIAEoDjITLmNhdWRhbC52MS5GaWxlVmlldyJMChFMaXN0RmlsZXNSZXNwb25zZRIeCgVmaWxlcxgBIAMoCzIPLmNhdWRhbC52MS5GaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChJHZXRBcnRpZmFjdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIQCghhcnRpZmFjdBgCIAEoCSJ1ChNHZXRBcnRpZmFjdFJlc3BvbnNlEgsKA3VybBgBIAEoCRIvCgtleHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEc2l6ZRgDIAEoAxISCgptZWRpYV90eXBlGAQgASgJKogCCglGaWxlU3RhdGUSGgoWRklMRV9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkZJTEVfU1RBVEVfUEVORElORxABEhgKFEZJTEVfU1RBVEVfVVBMT0FESU5HEAISFwoTRklMRV9TVEFURV9VUExPQURFRBADEhUKEUZJTEVfU1RBVEVfUVVFVUVEEAQSGQoVRklMRV9TVEFURV9QUk9DRVNTSU5HEAUSGAoURklMRV9TVEFURV9QUk9DRVNTRUQQBhIXChNGSUxFX1NUQVRFX1JFVFJZSU5HEAcSFQoRRklMRV9TVEFURV9GQUlMRUQQCBIYChRGSUxFX1NUQVRFX0NBTkNFTExFRBAJKmYKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhQKEE9VVENPTUVfQ09NUExFVEUQARITCg9PVVRDT01FX1BBUlRJQUwQAhIXChNPVVRDT01FX1NUT1JFRF9PTkxZEAMqTgoIRmlsZVZpZXcSGQoVRklMRV9WSUVXX1VOU1BFQ0lGSUVEEAASEwoPRklMRV9WSUVXX0JBU0lDEAESEgoORklMRV9WSUVXX0ZVTEwQAjLaAQoLRmlsZVNlcnZpY2USNQoHR2V0RmlsZRIZLmNhdWRhbC52MS5HZXRGaWxlUmVxdWVzdBoPLmNhdWRhbC52MS5GaWxlEkYKCUxpc3RGaWxlcxIbLmNhdWRhbC52MS5MaXN0RmlsZXNSZXF1ZXN0GhwuY2F1ZGFsLnYxLkxpc3RGaWxlc1Jlc3BvbnNlEkwKC0dldEFydGlmYWN0Eh0uY2F1ZGFsLnYxLkdldEFydGlmYWN0UmVxdWVzdBoeLmNhdWRhbC52MS5HZXRBcnRpZmFjdFJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChRjYXVkYWwvdjEvZmlsZS5wcm90bxIJY2F1ZGFsLnYxIjUKB1dhcm5pbmcSDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCSJ8CgZSZWFzb24SDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCRIOCgZyZW1lZHkYBCABKAkSEQoJcmV0cnlhYmxlGAUgASgIEhMKC25lZWRzX2J5dGVzGAYgASgIEg4KBmRldGFpbBgHIAEoCSJJCghBcnRpZmFjdBIMCgRuYW1lGAEgASgJEg0KBXN0YWdlGAIgASgJEgwKBHNpemUYAyABKAMSEgoKbWVkaWFfdHlwZRgEIAEoCSJNCgVVc2FnZRINCgVieXRlcxgBIAEoAxINCgVwYWdlcxgCIAEoAxIOCgZ0b2tlbnMYAyABKAMSFgoOcHJvdmlkZXJfY2FsbHMYBCABKAMihwEKC1N0YWdlUmVzdWx0Eg0KBXN0YWdlGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSHwoFdXNhZ2UYAyABKAsyEC5jYXVkYWwudjEuVXNhZ2USDwoHc2tpcHBlZBgEIAEoCBImCgVmYWN0cxgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3Qi+wQKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdvcmRpbmFsGAIgASgNEg4KBmZvbGRlchgDIAEoCRIMCgRwYXRoGAQgASgJEgwKBHNpemUYBSABKAMSEgoKbWVkaWFfdHlwZRgGIAEoCRIOCgZzaGEyNTYYByABKAwSIwoFc3RhdGUYCCABKA4yFC5jYXVkYWwudjEuRmlsZVN0YXRlEg0KBXN0YWdlGAkgASgJEiMKB291dGNvbWUYCiABKA4yEi5jYXVkYWwudjEuT3V0Y29tZRIkCgh3YXJuaW5ncxgLIAMoCzISLmNhdWRhbC52MS5XYXJuaW5nEiEKBnJlYXNvbhgMIAEoCzIRLmNhdWRhbC52MS5SZWFzb24SEAoIYXR0ZW1wdHMYDSABKA0SEgoKZ2VuZXJhdGlvbhgOIAEoDRI1ChFuZXh0X2F0dGVtcHRfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoJYXJ0aWZhY3RzGBAgAygLMhMuY2F1ZGFsLnYxLkFydGlmYWN0EicKB3Jlc3VsdHMYESADKAsyFi5jYXVkYWwudjEuU3RhZ2VSZXN1bHQSJwoGcmVjb3JkGBIgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIpCghtZXRhZGF0YRgTIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLY2hhbmdlX3RpbWUYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2NyZWF0ZV90aW1lGBUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAgoMRmlsZVNlbGVjdG9yEg0KBWJhdGNoGAEgASgJEg4KBmZvbGRlchgCIAEoCRIRCglyZWN1cnNpdmUYAyABKAgSJAoGc3RhdGVzGAQgAygOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRIkCghvdXRjb21lcxgFIAMoDjISLmNhdWRhbC52MS5PdXRjb21lEg4KBnN0YWdlcxgGIAMoCRIPCgdyZWFzb25zGAcgAygJEi8KDGluX3N0YXRlX2ZvchgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCglwYXRoX2dsb2IYCSABKAkSEAoIb3JkaW5hbHMYCiADKA0iHgoOR2V0RmlsZVJlcXVlc3QSDAoEbmFtZRgBIAEoCSKHAQoQTGlzdEZpbGVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSIQoEdmlldxgEIAEoDjITLmNhdWRhbC52MS5GaWxlVmlldyJMChFMaXN0RmlsZXNSZXNwb25zZRIeCgVmaWxlcxgBIAMoCzIPLmNhdWRhbC52MS5GaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChJHZXRBcnRpZmFjdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIQCghhcnRpZmFjdBgCIAEoCSJ1ChNHZXRBcnRpZmFjdFJlc3BvbnNlEgsKA3VybBgBIAEoCRIvCgtleHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEc2l6ZRgDIAEoAxISCgptZWRpYV90eXBlGAQgASgJImoKEUNvdW50RmlsZXNSZXF1ZXN0EikKCHNlbGVjdG9yGAEgASgLMhcuY2F1ZGFsLnYxLkZpbGVTZWxlY3RvchIqCghncm91cF9ieRgCIAEoDjIYLmNhdWRhbC52MS5Db3VudEdyb3VwaW5nIioKDENvdW50ZWRGaWxlcxILCgNrZXkYASABKAkSDQoFY291bnQYAiABKA0iTAoSQ291bnRGaWxlc1Jlc3BvbnNlEicKBmNvdW50cxgBIAMoCzIXLmNhdWRhbC52MS5Db3VudGVkRmlsZXMSDQoFdG90YWwYAiABKA0iTQoWTGlzdEZpbGVIaXN0b3J5UmVxdWVzdBIMCgRuYW1lGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIpoBCg5GaWxlVHJhbnNpdGlvbhIiCgRmcm9tGAEgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRIgCgJ0bxgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSDQoFc3RhZ2UYAyABKAkSIwoHb3V0Y29tZRgEIAEoDjISLmNhdWRhbC52MS5PdXRjb21lEg4KBnJlYXNvbhgFIAEoCSJMCg5SZWNvcmRlZFJlc3VsdBISCgpnZW5lcmF0aW9uGAEgASgNEiYKBnJlc3VsdBgCIAEoCzIWLmNhdWRhbC52MS5TdGFnZVJlc3VsdCJECg1GYWlsZWRBdHRlbXB0EiEKBnJlYXNvbhgBIAEoCzIRLmNhdWRhbC52MS5SZWFzb24SEAoIdHJhY2VfaWQYAiABKAkiYQoKRGVhZExldHRlchIhCgZyZWFzb24YASABKAsyES5jYXVkYWwudjEuUmVhc29uEjAKDGRpc21pc3NfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi/QEKEEZpbGVIaXN0b3J5RW50cnkSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoKdHJhbnNpdGlvbhgCIAEoCzIZLmNhdWRhbC52MS5GaWxlVHJhbnNpdGlvbkgAEisKBnJlc3VsdBgDIAEoCzIZLmNhdWRhbC52MS5SZWNvcmRlZFJlc3VsdEgAEisKB2F0dGVtcHQYBCABKAsyGC5jYXVkYWwudjEuRmFpbGVkQXR0ZW1wdEgAEiwKC2RlYWRfbGV0dGVyGAUgASgLMhUuY2F1ZGFsLnYxLkRlYWRMZXR0ZXJIAEIGCgR3aGF0InAKF0xpc3RGaWxlSGlzdG9yeVJlc3BvbnNlEiwKB2VudHJpZXMYASADKAsyGy5jYXVkYWwudjEuRmlsZUhpc3RvcnlFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSDgoGcHJ1bmVkGAMgASgIImcKE0xpc3RGYWlsdXJlc1JlcXVlc3QSKQoIc2VsZWN0b3IYASABKAsyFy5jYXVkYWwudjEuRmlsZVNlbGVjdG9yEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIrABCgxGYWlsdXJlR3JvdXASIQoGcmVhc29uGAEgASgLMhEuY2F1ZGFsLnYxLlJlYXNvbhINCgVjb3VudBgCIAEoDRIuCgpmaXJzdF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCglsYXN0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB3NhbXBsZXMYBSADKAkiWAoUTGlzdEZhaWx1cmVzUmVzcG9uc2USJwoGZ3JvdXBzGAEgAygLMhcuY2F1ZGFsLnYxLkZhaWx1cmVHcm91cBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkikgEKEVJldHJ5RmlsZXNSZXF1ZXN0EikKCHNlbGVjdG9yGAEgASgLMhcuY2F1ZGFsLnYxLkZpbGVTZWxlY3RvchIUCgxza2lwX2JhY2tvZmYYAiABKAgSEQoJbWF4X2NvdW50GAMgASgNEhUKDXZhbGlkYXRlX29ubHkYBCABKAgSEgoKcmVxdWVzdF9pZBgFIAEoCSJ9ChJDYW5jZWxGaWxlc1JlcXVlc3QSKQoIc2VsZWN0b3IYASABKAsyFy5jYXVkYWwudjEuRmlsZVNlbGVjdG9yEhEKCW1heF9jb3VudBgCIAEoDRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEhIKCnJlcXVlc3RfaWQYBCABKAkiowEKFVJlcHJvY2Vzc0ZpbGVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEgoKZnJvbV9zdGFnZRgCIAEoCRINCgVmb3JjZRgDIAEoCBIRCgltYXhfY291bnQYBCABKA0SFQoNdmFsaWRhdGVfb25seRgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJIoEBChZEaXNtaXNzRmFpbHVyZXNSZXF1ZXN0EikKCHNlbGVjdG9yGAEgASgLMhcuY2F1ZGFsLnYxLkZpbGVTZWxlY3RvchIRCgltYXhfY291bnQYAiABKA0SFQoNdmFsaWRhdGVfb25seRgDIAEoCBISCgpyZXF1ZXN0X2lkGAQgASgJKogCCglGaWxlU3RhdGUSGgoWRklMRV9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkZJTEVfU1RBVEVfUEVORElORxABEhgKFEZJTEVfU1RBVEVfVVBMT0FESU5HEAISFwoTRklMRV9TVEFURV9VUExPQURFRBADEhUKEUZJTEVfU1RBVEVfUVVFVUVEEAQSGQoVRklMRV9TVEFURV9QUk9DRVNTSU5HEAUSGAoURklMRV9TVEFURV9QUk9DRVNTRUQQBhIXChNGSUxFX1NUQVRFX1JFVFJZSU5HEAcSFQoRRklMRV9TVEFURV9GQUlMRUQQCBIYChRGSUxFX1NUQVRFX0NBTkNFTExFRBAJKmYKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhQKEE9VVENPTUVfQ09NUExFVEUQARITCg9PVVRDT01FX1BBUlRJQUwQAhIXChNPVVRDT01FX1NUT1JFRF9PTkxZEAMqTgoIRmlsZVZpZXcSGQoVRklMRV9WSUVXX1VOU1BFQ0lGSUVEEAASEwoPRklMRV9WSUVXX0JBU0lDEAESEgoORklMRV9WSUVXX0ZVTEwQAiqzAQoNQ291bnRHcm91cGluZxIeChpDT1VOVF9HUk9VUElOR19VTlNQRUNJRklFRBAAEhcKE0NPVU5UX0dST1VQSU5HX05PTkUQARIYChRDT1VOVF9HUk9VUElOR19TVEFURRACEhkKFUNPVU5UX0dST1VQSU5HX1JFQVNPThADEhgKFENPVU5UX0dST1VQSU5HX1NUQUdFEAQSGgoWQ09VTlRfR1JPVVBJTkdfT1VUQ09NRRAFMpAGCgtGaWxlU2VydmljZRI1CgdHZXRGaWxlEhkuY2F1ZGFsLnYxLkdldEZpbGVSZXF1ZXN0Gg8uY2F1ZGFsLnYxLkZpbGUSRgoJTGlzdEZpbGVzEhsuY2F1ZGFsLnYxLkxpc3RGaWxlc1JlcXVlc3QaHC5jYXVkYWwudjEuTGlzdEZpbGVzUmVzcG9uc2USSQoKQ291bnRGaWxlcxIcLmNhdWRhbC52MS5Db3VudEZpbGVzUmVxdWVzdBodLmNhdWRhbC52MS5Db3VudEZpbGVzUmVzcG9uc2USWAoPTGlzdEZpbGVIaXN0b3J5EiEuY2F1ZGFsLnYxLkxpc3RGaWxlSGlzdG9yeVJlcXVlc3QaIi5jYXVkYWwudjEuTGlzdEZpbGVIaXN0b3J5UmVzcG9uc2USTwoMTGlzdEZhaWx1cmVzEh4uY2F1ZGFsLnYxLkxpc3RGYWlsdXJlc1JlcXVlc3QaHy5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVzcG9uc2USSQoKUmV0cnlGaWxlcxIcLmNhdWRhbC52MS5SZXRyeUZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SSwoLQ2FuY2VsRmlsZXMSHS5jYXVkYWwudjEuQ2FuY2VsRmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJRCg5SZXByb2Nlc3NGaWxlcxIgLmNhdWRhbC52MS5SZXByb2Nlc3NGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uElMKD0Rpc21pc3NGYWlsdXJlcxIhLmNhdWRhbC52MS5EaXNtaXNzRmFpbHVyZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJMCgtHZXRBcnRpZmFjdBIdLmNhdWRhbC52MS5HZXRBcnRpZmFjdFJlcXVlc3QaHi5jYXVkYWwudjEuR2V0QXJ0aWZhY3RSZXNwb25zZWIGcHJvdG8z", [file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * Something that was not done to a PROCESSED file.
@@ -409,7 +411,8 @@ export const FileSchema: GenMessage<File> = /*@__PURE__*/
   messageDesc(file_caudal_v1_file, 5);
 
 /**
- * Chooses files. All set fields must hold; an empty selector is refused.
+ * Chooses files. All set fields must hold; an empty selector is refused. Without `batch` it goes over the whole tenant,
+ * and must name `states`, `outcomes` or `reasons`, so that the batches' counters tell where to look.
  *
  * @generated from message caudal.v1.FileSelector
  */
@@ -471,14 +474,14 @@ export type FileSelector = Message<"caudal.v1.FileSelector"> & {
   inStateFor?: Duration | undefined;
 
   /**
-   * `*` within a part, `**` across parts; needs `batch`.
+   * `*` and `?` within a part, `**` across parts, `[a-z]` and `{a,b}`; needs `batch`.
    *
    * @generated from field: string path_glob = 9;
    */
   pathGlob: string;
 
   /**
-   * These ordinals; needs `batch`.
+   * These ordinals, at most 1,000; needs `batch`.
    *
    * @generated from field: repeated uint32 ordinals = 10;
    */
@@ -654,6 +657,654 @@ export const GetArtifactResponseSchema: GenMessage<GetArtifactResponse> = /*@__P
   messageDesc(file_caudal_v1_file, 11);
 
 /**
+ * Asks how many files are chosen.
+ *
+ * @generated from message caudal.v1.CountFilesRequest
+ */
+export type CountFilesRequest = Message<"caudal.v1.CountFilesRequest"> & {
+  /**
+   * Which files.
+   *
+   * @generated from field: caudal.v1.FileSelector selector = 1;
+   */
+  selector?: FileSelector | undefined;
+
+  /**
+   * What is counted apart.
+   *
+   * @generated from field: caudal.v1.CountGrouping group_by = 2;
+   */
+  groupBy: CountGrouping;
+};
+
+/**
+ * Describes the message caudal.v1.CountFilesRequest.
+ * Use `create(CountFilesRequestSchema)` to create a new message.
+ */
+export const CountFilesRequestSchema: GenMessage<CountFilesRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 12);
+
+/**
+ * Files that share a key.
+ *
+ * @generated from message caudal.v1.CountedFiles
+ */
+export type CountedFiles = Message<"caudal.v1.CountedFiles"> & {
+  /**
+   * Says `group_by` what of.
+   *
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * How many.
+   *
+   * @generated from field: uint32 count = 2;
+   */
+  count: number;
+};
+
+/**
+ * Describes the message caudal.v1.CountedFiles.
+ * Use `create(CountedFilesSchema)` to create a new message.
+ */
+export const CountedFilesSchema: GenMessage<CountedFiles> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 13);
+
+/**
+ * How many files are chosen.
+ *
+ * @generated from message caudal.v1.CountFilesResponse
+ */
+export type CountFilesResponse = Message<"caudal.v1.CountFilesResponse"> & {
+  /**
+   * One for each key that occurs, the most files first. Empty when grouped by NONE.
+   *
+   * @generated from field: repeated caudal.v1.CountedFiles counts = 1;
+   */
+  counts: CountedFiles[];
+
+  /**
+   * All of them.
+   *
+   * @generated from field: uint32 total = 2;
+   */
+  total: number;
+};
+
+/**
+ * Describes the message caudal.v1.CountFilesResponse.
+ * Use `create(CountFilesResponseSchema)` to create a new message.
+ */
+export const CountFilesResponseSchema: GenMessage<CountFilesResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 14);
+
+/**
+ * Asks for the history of a file.
+ *
+ * @generated from message caudal.v1.ListFileHistoryRequest
+ */
+export type ListFileHistoryRequest = Message<"caudal.v1.ListFileHistoryRequest"> & {
+  /**
+   * `batches/{uuid}/files/{ordinal}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * 1 to 1,000; 0 means 100.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message caudal.v1.ListFileHistoryRequest.
+ * Use `create(ListFileHistoryRequestSchema)` to create a new message.
+ */
+export const ListFileHistoryRequestSchema: GenMessage<ListFileHistoryRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 15);
+
+/**
+ * A file went from one state to another, or on to its next stage.
+ *
+ * @generated from message caudal.v1.FileTransition
+ */
+export type FileTransition = Message<"caudal.v1.FileTransition"> & {
+  /**
+   * State before; UNSPECIFIED: it entered the manifest.
+   *
+   * @generated from field: caudal.v1.FileState from = 1;
+   */
+  from: FileState;
+
+  /**
+   * State after.
+   *
+   * @generated from field: caudal.v1.FileState to = 2;
+   */
+  to: FileState;
+
+  /**
+   * Name of the stage it is in or waits for afterwards.
+   *
+   * @generated from field: string stage = 3;
+   */
+  stage: string;
+
+  /**
+   * When PROCESSED.
+   *
+   * @generated from field: caudal.v1.Outcome outcome = 4;
+   */
+  outcome: Outcome;
+
+  /**
+   * When FAILED: the reason's code.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message caudal.v1.FileTransition.
+ * Use `create(FileTransitionSchema)` to create a new message.
+ */
+export const FileTransitionSchema: GenMessage<FileTransition> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 16);
+
+/**
+ * A stage's result was recorded.
+ *
+ * @generated from message caudal.v1.RecordedResult
+ */
+export type RecordedResult = Message<"caudal.v1.RecordedResult"> & {
+  /**
+   * How often the file had begun anew.
+   *
+   * @generated from field: uint32 generation = 1;
+   */
+  generation: number;
+
+  /**
+   * The result.
+   *
+   * @generated from field: caudal.v1.StageResult result = 2;
+   */
+  result?: StageResult | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.RecordedResult.
+ * Use `create(RecordedResultSchema)` to create a new message.
+ */
+export const RecordedResultSchema: GenMessage<RecordedResult> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 17);
+
+/**
+ * A stage failed, or its worker was lost.
+ *
+ * @generated from message caudal.v1.FailedAttempt
+ */
+export type FailedAttempt = Message<"caudal.v1.FailedAttempt"> & {
+  /**
+   * Why, and in which stage.
+   *
+   * @generated from field: caudal.v1.Reason reason = 1;
+   */
+  reason?: Reason | undefined;
+
+  /**
+   * Of its trace; empty when none was sent.
+   *
+   * @generated from field: string trace_id = 2;
+   */
+  traceId: string;
+};
+
+/**
+ * Describes the message caudal.v1.FailedAttempt.
+ * Use `create(FailedAttemptSchema)` to create a new message.
+ */
+export const FailedAttemptSchema: GenMessage<FailedAttempt> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 18);
+
+/**
+ * The file is FAILED, and what is to be known of it.
+ *
+ * @generated from message caudal.v1.DeadLetter
+ */
+export type DeadLetter = Message<"caudal.v1.DeadLetter"> & {
+  /**
+   * Why, and in which stage.
+   *
+   * @generated from field: caudal.v1.Reason reason = 1;
+   */
+  reason?: Reason | undefined;
+
+  /**
+   * Set when it was dismissed.
+   *
+   * @generated from field: google.protobuf.Timestamp dismiss_time = 2;
+   */
+  dismissTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.DeadLetter.
+ * Use `create(DeadLetterSchema)` to create a new message.
+ */
+export const DeadLetterSchema: GenMessage<DeadLetter> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 19);
+
+/**
+ * One thing that happened to a file.
+ *
+ * @generated from message caudal.v1.FileHistoryEntry
+ */
+export type FileHistoryEntry = Message<"caudal.v1.FileHistoryEntry"> & {
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 1;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * What.
+   *
+   * @generated from oneof caudal.v1.FileHistoryEntry.what
+   */
+  what: {
+    /**
+     * It moved.
+     *
+     * @generated from field: caudal.v1.FileTransition transition = 2;
+     */
+    value: FileTransition;
+    case: "transition";
+  } | {
+    /**
+     * A result was recorded.
+     *
+     * @generated from field: caudal.v1.RecordedResult result = 3;
+     */
+    value: RecordedResult;
+    case: "result";
+  } | {
+    /**
+     * A stage failed.
+     *
+     * @generated from field: caudal.v1.FailedAttempt attempt = 4;
+     */
+    value: FailedAttempt;
+    case: "attempt";
+  } | {
+    /**
+     * It is FAILED now.
+     *
+     * @generated from field: caudal.v1.DeadLetter dead_letter = 5;
+     */
+    value: DeadLetter;
+    case: "deadLetter";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message caudal.v1.FileHistoryEntry.
+ * Use `create(FileHistoryEntrySchema)` to create a new message.
+ */
+export const FileHistoryEntrySchema: GenMessage<FileHistoryEntry> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 20);
+
+/**
+ * A page of a file's history.
+ *
+ * @generated from message caudal.v1.ListFileHistoryResponse
+ */
+export type ListFileHistoryResponse = Message<"caudal.v1.ListFileHistoryResponse"> & {
+  /**
+   * In order of time. A page may come back short, or empty with a `next_page_token`, when much else happened in the batch.
+   *
+   * @generated from field: repeated caudal.v1.FileHistoryEntry entries = 1;
+   */
+  entries: FileHistoryEntry[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The oldest transitions are no longer kept.
+   *
+   * @generated from field: bool pruned = 3;
+   */
+  pruned: boolean;
+};
+
+/**
+ * Describes the message caudal.v1.ListFileHistoryResponse.
+ * Use `create(ListFileHistoryResponseSchema)` to create a new message.
+ */
+export const ListFileHistoryResponseSchema: GenMessage<ListFileHistoryResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 21);
+
+/**
+ * Asks for failures.
+ *
+ * @generated from message caudal.v1.ListFailuresRequest
+ */
+export type ListFailuresRequest = Message<"caudal.v1.ListFailuresRequest"> & {
+  /**
+   * Which files; empty means all of the tenant. `states` may be empty or FAILED; `outcomes` must be empty.
+   *
+   * @generated from field: caudal.v1.FileSelector selector = 1;
+   */
+  selector?: FileSelector | undefined;
+
+  /**
+   * 1 to 1,000; 0 means 100.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message caudal.v1.ListFailuresRequest.
+ * Use `create(ListFailuresRequestSchema)` to create a new message.
+ */
+export const ListFailuresRequestSchema: GenMessage<ListFailuresRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 22);
+
+/**
+ * FAILED files that share a reason and a stage.
+ *
+ * @generated from message caudal.v1.FailureGroup
+ */
+export type FailureGroup = Message<"caudal.v1.FailureGroup"> & {
+  /**
+   * In words, in the language of the request's `accept-language`, with the remedy; the detail is left empty.
+   *
+   * @generated from field: caudal.v1.Reason reason = 1;
+   */
+  reason?: Reason | undefined;
+
+  /**
+   * How many.
+   *
+   * @generated from field: uint32 count = 2;
+   */
+  count: number;
+
+  /**
+   * When the first of them failed.
+   *
+   * @generated from field: google.protobuf.Timestamp first_time = 3;
+   */
+  firstTime?: Timestamp | undefined;
+
+  /**
+   * When the last of them failed.
+   *
+   * @generated from field: google.protobuf.Timestamp last_time = 4;
+   */
+  lastTime?: Timestamp | undefined;
+
+  /**
+   * Names of some of them, at most 3.
+   *
+   * @generated from field: repeated string samples = 5;
+   */
+  samples: string[];
+};
+
+/**
+ * Describes the message caudal.v1.FailureGroup.
+ * Use `create(FailureGroupSchema)` to create a new message.
+ */
+export const FailureGroupSchema: GenMessage<FailureGroup> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 23);
+
+/**
+ * A page of failures.
+ *
+ * @generated from message caudal.v1.ListFailuresResponse
+ */
+export type ListFailuresResponse = Message<"caudal.v1.ListFailuresResponse"> & {
+  /**
+   * In the order of the catalogue of reasons.
+   *
+   * @generated from field: repeated caudal.v1.FailureGroup groups = 1;
+   */
+  groups: FailureGroup[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message caudal.v1.ListFailuresResponse.
+ * Use `create(ListFailuresResponseSchema)` to create a new message.
+ */
+export const ListFailuresResponseSchema: GenMessage<ListFailuresResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 24);
+
+/**
+ * Retries files.
+ *
+ * @generated from message caudal.v1.RetryFilesRequest
+ */
+export type RetryFilesRequest = Message<"caudal.v1.RetryFilesRequest"> & {
+  /**
+   * Which files; `states` may hold FAILED and RETRYING.
+   *
+   * @generated from field: caudal.v1.FileSelector selector = 1;
+   */
+  selector?: FileSelector | undefined;
+
+  /**
+   * Files that wait for their next attempt are ready at once too.
+   *
+   * @generated from field: bool skip_backoff = 2;
+   */
+  skipBackoff: boolean;
+
+  /**
+   * Refuse when more files are chosen; 0: not checked.
+   *
+   * @generated from field: uint32 max_count = 3;
+   */
+  maxCount: number;
+
+  /**
+   * Count only, and do nothing.
+   *
+   * @generated from field: bool validate_only = 4;
+   */
+  validateOnly: boolean;
+
+  /**
+   * UUID; see the rules at the top of batch.proto. Not needed with `validate_only`.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.RetryFilesRequest.
+ * Use `create(RetryFilesRequestSchema)` to create a new message.
+ */
+export const RetryFilesRequestSchema: GenMessage<RetryFilesRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 25);
+
+/**
+ * Cancels files.
+ *
+ * @generated from message caudal.v1.CancelFilesRequest
+ */
+export type CancelFilesRequest = Message<"caudal.v1.CancelFilesRequest"> & {
+  /**
+   * Which files; `states` may hold those that are not final.
+   *
+   * @generated from field: caudal.v1.FileSelector selector = 1;
+   */
+  selector?: FileSelector | undefined;
+
+  /**
+   * Refuse when more files are chosen; 0: not checked.
+   *
+   * @generated from field: uint32 max_count = 2;
+   */
+  maxCount: number;
+
+  /**
+   * Count only, and do nothing.
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+
+  /**
+   * UUID; see the rules at the top of batch.proto. Not needed with `validate_only`.
+   *
+   * @generated from field: string request_id = 4;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.CancelFilesRequest.
+ * Use `create(CancelFilesRequestSchema)` to create a new message.
+ */
+export const CancelFilesRequestSchema: GenMessage<CancelFilesRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 26);
+
+/**
+ * Reprocesses files.
+ *
+ * @generated from message caudal.v1.ReprocessFilesRequest
+ */
+export type ReprocessFilesRequest = Message<"caudal.v1.ReprocessFilesRequest"> & {
+  /**
+   * Which files; `states` may hold PROCESSED.
+   *
+   * @generated from field: caudal.v1.FileSelector selector = 1;
+   */
+  selector?: FileSelector | undefined;
+
+  /**
+   * Name of the first stage that runs again; empty: upload, the first of all.
+   *
+   * @generated from field: string from_stage = 2;
+   */
+  fromStage: string;
+
+  /**
+   * Run the later stages again too where their results are of the current version.
+   *
+   * @generated from field: bool force = 3;
+   */
+  force: boolean;
+
+  /**
+   * Refuse when more files are chosen; 0: not checked.
+   *
+   * @generated from field: uint32 max_count = 4;
+   */
+  maxCount: number;
+
+  /**
+   * Count only, and do nothing.
+   *
+   * @generated from field: bool validate_only = 5;
+   */
+  validateOnly: boolean;
+
+  /**
+   * UUID; see the rules at the top of batch.proto. Not needed with `validate_only`.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.ReprocessFilesRequest.
+ * Use `create(ReprocessFilesRequestSchema)` to create a new message.
+ */
+export const ReprocessFilesRequestSchema: GenMessage<ReprocessFilesRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 27);
+
+/**
+ * Dismisses dead letters.
+ *
+ * @generated from message caudal.v1.DismissFailuresRequest
+ */
+export type DismissFailuresRequest = Message<"caudal.v1.DismissFailuresRequest"> & {
+  /**
+   * Which files; `states` may hold FAILED.
+   *
+   * @generated from field: caudal.v1.FileSelector selector = 1;
+   */
+  selector?: FileSelector | undefined;
+
+  /**
+   * Refuse when more files are chosen; 0: not checked.
+   *
+   * @generated from field: uint32 max_count = 2;
+   */
+  maxCount: number;
+
+  /**
+   * Count only, and do nothing.
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+
+  /**
+   * UUID; see the rules at the top of batch.proto. Not needed with `validate_only`.
+   *
+   * @generated from field: string request_id = 4;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.DismissFailuresRequest.
+ * Use `create(DismissFailuresRequestSchema)` to create a new message.
+ */
+export const DismissFailuresRequestSchema: GenMessage<DismissFailuresRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 28);
+
+/**
  * The state of a file. It is in exactly one at all times.
  *
  * @generated from enum caudal.v1.FileState
@@ -812,7 +1463,68 @@ export const FileViewSchema: GenEnum<FileView> = /*@__PURE__*/
   enumDesc(file_caudal_v1_file, 2);
 
 /**
- * Reads files and their results.
+ * By what files are counted apart.
+ *
+ * @generated from enum caudal.v1.CountGrouping
+ */
+export enum CountGrouping {
+  /**
+   * Taken as NONE.
+   *
+   * @generated from enum value: COUNT_GROUPING_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Only the total.
+   *
+   * @generated from enum value: COUNT_GROUPING_NONE = 1;
+   */
+  NONE = 1,
+
+  /**
+   * By state; keys are names such as UPLOADED.
+   *
+   * @generated from enum value: COUNT_GROUPING_STATE = 2;
+   */
+  STATE = 2,
+
+  /**
+   * By reason; keys are codes, empty for files without one.
+   *
+   * @generated from enum value: COUNT_GROUPING_REASON = 3;
+   */
+  REASON = 3,
+
+  /**
+   * By stage; keys are names such as "extract-text".
+   *
+   * @generated from enum value: COUNT_GROUPING_STAGE = 4;
+   */
+  STAGE = 4,
+
+  /**
+   * By outcome; keys are names such as COMPLETE, empty for files that are not PROCESSED.
+   *
+   * @generated from enum value: COUNT_GROUPING_OUTCOME = 5;
+   */
+  OUTCOME = 5,
+}
+
+/**
+ * Describes the enum caudal.v1.CountGrouping.
+ */
+export const CountGroupingSchema: GenEnum<CountGrouping> = /*@__PURE__*/
+  enumDesc(file_caudal_v1_file, 3);
+
+/**
+ * Reads files and their results, and acts on selections of them.
+ *
+ * The acts (RetryFiles, CancelFiles, ReprocessFiles, DismissFailures) are long-running operations: they go through the
+ * selection in bounded slices, tell their progress through google.longrunning.Operations, and go on after a restart.
+ * `validate_only` counts and does nothing; more than `max_count` files is FAILED_PRECONDITION (MAX_COUNT_EXCEEDED) with
+ * the count; a selector that chooses everything because it is empty is refused. A file that has moved on before its
+ * turn comes is left alone and counted among the refused ones.
  *
  * @generated from service caudal.v1.FileService
  */
@@ -838,6 +1550,81 @@ export const FileService: GenService<{
     methodKind: "unary";
     input: typeof ListFilesRequestSchema;
     output: typeof ListFilesResponseSchema;
+  },
+  /**
+   * Counts the chosen files: from counters where the selector holds nothing but batch, states and outcomes, otherwise
+   * by reading key ranges.
+   *
+   * @generated from rpc caudal.v1.FileService.CountFiles
+   */
+  countFiles: {
+    methodKind: "unary";
+    input: typeof CountFilesRequestSchema;
+    output: typeof CountFilesResponseSchema;
+  },
+  /**
+   * Tells what happened to a file: its transitions, results, failed attempts and dead letter, in order of time.
+   * Transitions are kept for some days, the rest for as long as the file.
+   *
+   * @generated from rpc caudal.v1.FileService.ListFileHistory
+   */
+  listFileHistory: {
+    methodKind: "unary";
+    input: typeof ListFileHistoryRequestSchema;
+    output: typeof ListFileHistoryResponseSchema;
+  },
+  /**
+   * Groups FAILED files by stage and reason, without those that were dismissed. Here an empty selector means all.
+   *
+   * @generated from rpc caudal.v1.FileService.ListFailures
+   */
+  listFailures: {
+    methodKind: "unary";
+    input: typeof ListFailuresRequestSchema;
+    output: typeof ListFailuresResponseSchema;
+  },
+  /**
+   * Retries FAILED files: those whose bytes are good go on at the stage that failed, those whose bytes are missing or
+   * wrong are PENDING again and want an upload. With `skip_backoff` files that wait for their next attempt are ready at
+   * once too. Files of a cancelled batch are refused.
+   *
+   * @generated from rpc caudal.v1.FileService.RetryFiles
+   */
+  retryFiles: {
+    methodKind: "unary";
+    input: typeof RetryFilesRequestSchema;
+    output: typeof OperationSchema;
+  },
+  /**
+   * Cancels files that are not final. Running work stops within seconds.
+   *
+   * @generated from rpc caudal.v1.FileService.CancelFiles
+   */
+  cancelFiles: {
+    methodKind: "unary";
+    input: typeof CancelFilesRequestSchema;
+    output: typeof OperationSchema;
+  },
+  /**
+   * Takes PROCESSED files through the route again, from a stage on. Their old record serves until the new one is
+   * written. Files of a cancelled batch are refused.
+   *
+   * @generated from rpc caudal.v1.FileService.ReprocessFiles
+   */
+  reprocessFiles: {
+    methodKind: "unary";
+    input: typeof ReprocessFilesRequestSchema;
+    output: typeof OperationSchema;
+  },
+  /**
+   * Takes dead letters off lists and alarms. The files stay FAILED and can be retried.
+   *
+   * @generated from rpc caudal.v1.FileService.DismissFailures
+   */
+  dismissFailures: {
+    methodKind: "unary";
+    input: typeof DismissFailuresRequestSchema;
+    output: typeof OperationSchema;
   },
   /**
    * Gives a URL from which one artifact of a file can be fetched for some minutes.

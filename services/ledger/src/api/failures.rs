@@ -1,0 +1,105 @@
+//! FAILED files in groups, for tenants and operators.
+
+use caudal_domain::{Language, limits, names};
+use caudal_proto::convert::{reason_to_proto, timestamp_from_micros};
+use caudal_proto::v1::{self, ListFailuresRequest, ListFailuresResponse};
+use sea_orm::DbErr;
+use tonic::{Response, Status};
+
+use super::operations::saturated;
+use super::{Ledger, page_token, status, unreadable};
+use crate::store::failures::{self, FailureGroup, Letters};
+use crate::store::selection::Selection;
+
+/// Whose failures are grouped.
+pub(super) enum Failed<'a> {
+    /// Those that a tenant's selector chooses.
+    Chosen(&'a Selection),
+    /// Those of all tenants.
+    All(Letters),
+}
+
+impl Ledger {
+    pub(super) async fn failures(
+        &self,
+        failed: Failed<'_>,
+        message: &ListFailuresRequest,
+        language: Language,
+    ) -> Result<Response<ListFailuresResponse>, Status> {
+        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
+            .map_err(|refusal| status(&refusal))?;
+        let after =
+            page_token::decode::<3>(&message.page_token).map_err(|refusal| status(&refusal))?;
+        let mut groups = self
+            .groups(&failed, after, size)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let more = groups.len() > size;
+        groups.truncate(size);
+        let next_page_token = match groups.last() {
+            Some(last) if more => page_token::encode(&place_of(last)),
+            _ => String::new(),
+        };
+        Ok(Response::new(ListFailuresResponse {
+            groups: groups
+                .iter()
+                .map(|group| message_of(group, language))
+                .collect(),
+            next_page_token,
+        }))
+    }
+
+    /// Groups after a place, one more than asked for if there is one.
+    async fn groups(
+        &self,
+        failed: &Failed<'_>,
+        after: Option<[u8; 3]>,
+        size: usize,
+    ) -> Result<Vec<FailureGroup>, DbErr> {
+        let session = self.store.reader();
+        let letters = match failed {
+            Failed::Chosen(chosen) => Letters::of(chosen),
+            Failed::All(letters) => Some(letters.clone()),
+        };
+        let mut groups = match (&letters, failed) {
+            (Some(letters), _) => failures::groups(&session, letters).await?,
+            (None, Failed::Chosen(chosen)) => failures::groups_by_walk(&session, chosen).await?,
+            (None, Failed::All(_)) => Vec::new(),
+        };
+        if let Some(after) = after {
+            groups.retain(|group| place_of(group) > after);
+        }
+        groups.truncate(size + 1);
+        if let Some(letters) = &letters {
+            for group in groups.iter_mut().take(size) {
+                failures::add_samples(&session, letters, group).await?;
+            }
+        }
+        Ok(groups)
+    }
+}
+
+/// Where a group stands among all.
+fn place_of(group: &FailureGroup) -> [u8; 3] {
+    let [high, low] = group.reason.number().to_be_bytes();
+    [high, low, group.stage.code()]
+}
+
+fn message_of(group: &FailureGroup, language: Language) -> v1::FailureGroup {
+    v1::FailureGroup {
+        reason: Some(reason_to_proto(
+            group.reason,
+            Some(group.stage),
+            "",
+            language,
+        )),
+        count: saturated(group.count),
+        first_time: Some(timestamp_from_micros(group.first.0)),
+        last_time: Some(timestamp_from_micros(group.last.0)),
+        samples: group
+            .samples
+            .iter()
+            .map(|file| names::file_name(file.batch, file.ordinal))
+            .collect(),
+    }
+}

@@ -1,0 +1,443 @@
+//! Bulk operations: begun by FileService and OperatorService, followed through `google.longrunning.Operations`.
+
+use std::time::Duration;
+
+use caudal_domain::{Refusal, Stage, TenantId, limits, names};
+use caudal_node::scope::{self, Role, Scope};
+use caudal_proto::convert::{duration_from_proto, timestamp_from_micros};
+use caudal_proto::longrunning::operation::Result as Ended;
+use caudal_proto::longrunning::operations_server::Operations;
+use caudal_proto::longrunning::{
+    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+    ListOperationsResponse, Operation, WaitOperationRequest,
+};
+use caudal_proto::status::status_of;
+use caudal_proto::v1::{
+    BulkKind, BulkMetadata, BulkResult, CancelFilesRequest, DismissFailuresRequest, FileSelector,
+    RefusedFiles, ReprocessFilesRequest, RetryFilesRequest,
+};
+use prost::Message;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::selector::{Purpose, resolve};
+use super::{Ledger, TenantScope, page_token, request_key, status, unreadable};
+use crate::store::operations::{OperationRow, OperationState, Viewer};
+use crate::store::selection::{Grouping, Selection};
+use crate::store::{changes, operations, selection};
+use crate::writer::acts::{Act, Answer, EndOperation, RequestKey, StartOperation, Verb};
+
+/// What `name` of ListOperations may be.
+const COLLECTION: &str = "operations";
+
+/// In whose name a bulk operation is begun, and over whose files.
+pub(crate) struct Commander {
+    pub(crate) tenant: TenantId,
+    pub(crate) principal: String,
+    pub(crate) by_operator: bool,
+}
+
+impl Commander {
+    /// A member of the tenant; a credential for one batch commands nothing.
+    pub(crate) fn member(scope: &TenantScope) -> Result<Self, Refusal> {
+        scope.require_whole_tenant()?;
+        Ok(Self {
+            tenant: scope.tenant,
+            principal: scope.principal.clone(),
+            by_operator: false,
+        })
+    }
+}
+
+/// A bulk operation as a request asks for it.
+pub(crate) struct Command {
+    pub(crate) verb: Verb,
+    pub(crate) selector: FileSelector,
+    /// Where the selector stands in the request.
+    pub(crate) field: &'static str,
+    pub(crate) max_count: u32,
+    /// `None`: only counted.
+    pub(crate) request: Option<RequestKey>,
+}
+
+/// Where the request of a bulk act stands in the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is the call.
+    Itself,
+    /// In the field `files`, beside a tenant.
+    Beside,
+}
+
+/// What the requests of the bulk acts have in common.
+pub(crate) trait BulkRequest {
+    /// What is to be done.
+    fn verb(&self, place: Place) -> Result<Verb, Refusal>;
+    /// To which files.
+    fn selector(&self) -> Option<&FileSelector>;
+    /// At most how many, whether they are only counted, and the request id.
+    fn bounds(&self) -> (u32, bool, &str);
+}
+
+macro_rules! bulk_request {
+    ($request:ty, |$this:ident, $place:ident| $verb:expr) => {
+        impl BulkRequest for $request {
+            fn verb(&self, $place: Place) -> Result<Verb, Refusal> {
+                let $this = self;
+                $verb
+            }
+
+            fn selector(&self) -> Option<&FileSelector> {
+                self.selector.as_ref()
+            }
+
+            fn bounds(&self) -> (u32, bool, &str) {
+                (self.max_count, self.validate_only, &self.request_id)
+            }
+        }
+    };
+}
+
+bulk_request!(RetryFilesRequest, |request, _place| Ok(Verb::Retry {
+    skip_backoff: request.skip_backoff
+}));
+bulk_request!(CancelFilesRequest, |_request, _place| Ok(Verb::Cancel));
+bulk_request!(ReprocessFilesRequest, |request, place| {
+    Ok(Verb::Reprocess {
+        from: first_stage(&request.from_stage, place)?,
+        force: request.force,
+    })
+});
+bulk_request!(DismissFailuresRequest, |_request, _place| Ok(Verb::Dismiss));
+
+fn first_stage(name: &str, place: Place) -> Result<Stage, Refusal> {
+    if name.is_empty() {
+        return Ok(Stage::Upload);
+    }
+    name.parse().map_err(|error: caudal_domain::UnknownStage| {
+        let field = match place {
+            Place::Itself => "from_stage",
+            Place::Beside => "files.from_stage",
+        };
+        Refusal::invalid(field, error.to_string())
+    })
+}
+
+impl Command {
+    /// What a request asks for. `call` is the name of the RPC, `whole` its whole message.
+    pub(crate) fn of(
+        request: &impl BulkRequest,
+        call: &'static str,
+        place: Place,
+        whole: &impl Message,
+    ) -> Result<Self, Refusal> {
+        let (max_count, validate_only, request_id) = request.bounds();
+        Ok(Self {
+            verb: request.verb(place)?,
+            selector: request.selector().cloned().unwrap_or_default(),
+            field: match place {
+                Place::Itself => "selector",
+                Place::Beside => "files.selector",
+            },
+            max_count,
+            request: if validate_only {
+                None
+            } else {
+                Some(request_key(call, request_id, whole)?)
+            },
+        })
+    }
+}
+
+impl Ledger {
+    /// Counts what a command chooses and, unless it only asks for that, begins the operation.
+    pub(super) async fn begin(
+        &self,
+        commander: Commander,
+        command: Command,
+    ) -> Result<Response<Operation>, Status> {
+        let tenant = commander.tenant;
+        if let Some(request) = &command.request
+            && let Some(first) = self.first_answer(tenant, request).await?
+        {
+            return Ok(Response::new(first));
+        }
+        let session = self.store.reader();
+        let now = session.now().await.map_err(|error| unreadable(&error))?;
+        let chosen = resolve(
+            &session,
+            tenant,
+            command.field,
+            &command.selector,
+            Purpose::Act(&command.verb),
+            now,
+        )
+        .await?;
+        let matched = self.matched(&chosen).await?;
+        let most = u64::from(command.max_count);
+        if most > 0 && matched > most {
+            return Err(status(&too_many(matched, most)));
+        }
+        let Some(request) = command.request else {
+            let row = OperationRow {
+                tenant,
+                id: Uuid::nil(),
+                verb: command.verb,
+                selector: command.selector.encode_to_vec(),
+                state: OperationState::Succeeded,
+                cursor: None,
+                matched,
+                max_count: most,
+                done: 0,
+                refused: std::collections::BTreeMap::new(),
+                requested_by: commander.principal,
+                by_operator: commander.by_operator,
+                created_at: now,
+                updated_at: now,
+                ended_at: Some(now),
+            };
+            let counted = Operation {
+                name: String::new(),
+                ..message_of(&row)
+            };
+            return Ok(Response::new(counted));
+        };
+        let act = StartOperation {
+            tenant,
+            id: Uuid::now_v7(),
+            request,
+            verb: command.verb,
+            selector: command.selector.encode_to_vec(),
+            matched,
+            max_count: most,
+            requested_by: commander.principal,
+            by_operator: commander.by_operator,
+        };
+        match self.writer.ask(Act::StartOperation(Box::new(act))).await {
+            Ok(Answer::Operation(operation)) => {
+                self.operations.begun.notify_one();
+                Ok(Response::new(*operation))
+            }
+            Ok(_) => Err(status(&Refusal::internal())),
+            Err(refusal) => Err(status(&refusal)),
+        }
+    }
+
+    /// The answer to the same request before: files are not counted again, for they may have moved since.
+    async fn first_answer(
+        &self,
+        tenant: TenantId,
+        request: &RequestKey,
+    ) -> Result<Option<Operation>, Status> {
+        let first = changes::answered(&self.store.reader(), tenant, request.id)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        Ok(first
+            .filter(|first| first.method == request.method && first.body_hash == request.body_hash)
+            .and_then(|first| Operation::decode(first.answer.as_slice()).ok()))
+    }
+
+    async fn matched(&self, chosen: &Selection) -> Result<u64, Status> {
+        let counts = selection::count(&self.store.reader(), chosen, Grouping::Nothing)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        Ok(counts.iter().map(|(_, count)| count).sum())
+    }
+
+    async fn operation(&self, viewer: Viewer, name: &str) -> Result<OperationRow, Status> {
+        let id =
+            names::parse_operation_name(name).map_err(|error| status(&error.refusal("name")))?;
+        operations::get(&self.store.reader(), viewer, id)
+            .await
+            .map_err(|error| unreadable(&error))?
+            .ok_or_else(|| status(&Refusal::not_found(name)))
+    }
+}
+
+fn too_many(matched: u64, most: u64) -> Refusal {
+    let message = format!(
+        "{matched} files are chosen, more than the {most} that `max_count` allows: choose fewer, or raise it"
+    );
+    Refusal::failed_precondition("MAX_COUNT_EXCEEDED", message)
+        .with_metadata("count", matched.to_string())
+        .with_metadata("max_count", most.to_string())
+}
+
+/// Whose operations a caller sees.
+fn viewer<T>(request: &Request<T>) -> Result<Viewer, Status> {
+    let caller: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
+    if caller.role == Role::Operator {
+        return Ok(Viewer::Operator);
+    }
+    let scope = TenantScope::of(request)?;
+    scope
+        .require_whole_tenant()
+        .map_err(|refusal| status(&refusal))?;
+    Ok(Viewer::Tenant(scope.tenant))
+}
+
+#[tonic::async_trait]
+impl Operations for Ledger {
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
+        let viewer = viewer(&request)?;
+        let message = request.get_ref();
+        if !message.filter.is_empty() {
+            let words = "is not served: list all and choose among them";
+            return Err(status(&Refusal::invalid("filter", words)));
+        }
+        if !["", COLLECTION].contains(&message.name.as_str()) {
+            let words = "must be `operations`, or empty";
+            return Err(status(&Refusal::invalid("name", words)));
+        }
+        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
+            .map_err(|refusal| status(&refusal))?;
+        let before =
+            page_token::decode::<16>(&message.page_token).map_err(|refusal| status(&refusal))?;
+        let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
+        let before = before.map(Uuid::from_bytes);
+        let mut rows = operations::list(&self.store.reader(), viewer, before, limit)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next_page_token = match rows.last() {
+            Some(last) if more => page_token::encode(last.id.as_bytes()),
+            _ => String::new(),
+        };
+        Ok(Response::new(ListOperationsResponse {
+            operations: rows.iter().map(message_of).collect(),
+            next_page_token,
+            unreachable: Vec::new(),
+        }))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let viewer = viewer(&request)?;
+        let row = self.operation(viewer, &request.get_ref().name).await?;
+        Ok(Response::new(message_of(&row)))
+    }
+
+    async fn delete_operation(
+        &self,
+        _request: Request<DeleteOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented(
+            "operations are deleted by the system a week after their end; CancelOperation stops one",
+        ))
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<CancelOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        let viewer = viewer(&request)?;
+        let row = self.operation(viewer, &request.get_ref().name).await?;
+        let act = EndOperation {
+            tenant: row.tenant,
+            operation: row.id,
+            state: OperationState::Cancelled,
+        };
+        match self.writer.ask(Act::EndOperation(Box::new(act))).await {
+            Ok(_) => {
+                self.operations.moved.send_replace(());
+                Ok(Response::new(()))
+            }
+            Err(refusal) => Err(status(&refusal)),
+        }
+    }
+
+    async fn wait_operation(
+        &self,
+        request: Request<WaitOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let viewer = viewer(&request)?;
+        let message = request.get_ref();
+        let asked = match &message.timeout {
+            Some(timeout) => duration_from_proto(timeout)
+                .map_err(|error| status(&Refusal::invalid("timeout", error.to_string())))?,
+            None => Duration::MAX,
+        };
+        let until = tokio::time::Instant::now() + asked.min(limits::MAX_OPERATION_WAIT);
+        let mut moved = self.operations.moved.subscribe();
+        loop {
+            let row = self.operation(viewer, &message.name).await?;
+            if row.state != OperationState::Running {
+                return Ok(Response::new(message_of(&row)));
+            }
+            let waited = tokio::time::timeout_at(until, moved.changed()).await;
+            if !matches!(waited, Ok(Ok(()))) {
+                let row = self.operation(viewer, &message.name).await?;
+                return Ok(Response::new(message_of(&row)));
+            }
+        }
+    }
+}
+
+/// An operation on the wire.
+pub(crate) fn message_of(row: &OperationRow) -> Operation {
+    let refused: Vec<RefusedFiles> = row
+        .refused
+        .iter()
+        .map(|(reason, count)| RefusedFiles {
+            reason: reason.clone(),
+            count: saturated(*count),
+        })
+        .collect();
+    let kind = match row.verb {
+        Verb::Retry { .. } => BulkKind::Retry,
+        Verb::Cancel => BulkKind::Cancel,
+        Verb::Reprocess { .. } => BulkKind::Reprocess,
+        Verb::Dismiss => BulkKind::Dismiss,
+    };
+    let metadata = BulkMetadata {
+        kind: kind.into(),
+        selector: FileSelector::decode(row.selector.as_slice()).ok(),
+        matched: saturated(row.matched),
+        done: saturated(row.done),
+        refused: refused.clone(),
+        create_time: Some(timestamp_from_micros(row.created_at.0)),
+        update_time: Some(timestamp_from_micros(row.updated_at.0)),
+    };
+    let ended = match row.state {
+        OperationState::Running => None,
+        OperationState::Succeeded => Some(Ended::Response(packed(
+            "caudal.v1.BulkResult",
+            &BulkResult {
+                done: saturated(row.done),
+                refused,
+            },
+        ))),
+        OperationState::Cancelled => Some(Ended::Error(status_of(
+            tonic::Code::Cancelled,
+            "the operation was cancelled; what it had done stays done",
+        ))),
+        OperationState::Failed => Some(Ended::Error(status_of(
+            tonic::Code::Internal,
+            "the operation was given up because its slices failed again and again; what it had done stays done",
+        ))),
+    };
+    Operation {
+        name: names::operation_name(row.id),
+        metadata: Some(packed("caudal.v1.BulkMetadata", &metadata)),
+        done: ended.is_some(),
+        result: ended,
+    }
+}
+
+fn packed(name: &str, message: &impl Message) -> prost_types::Any {
+    prost_types::Any {
+        type_url: format!("type.googleapis.com/{name}"),
+        value: message.encode_to_vec(),
+    }
+}
+
+/// A count on the wire.
+pub(crate) fn saturated(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,298 @@
+//! `caudal.v1.OperatorService`: questions and acts over all tenants, for operators alone.
+
+use std::collections::HashMap;
+
+use caudal_domain::{FileState, Refusal, Stage, TenantId, names};
+use caudal_node::scope::{self, Role, Scope};
+use caudal_proto::convert::{duration_from_proto, file_state_from_proto, timestamp_from_micros};
+use caudal_proto::longrunning::Operation;
+use caudal_proto::v1::operator_service_server::OperatorService;
+use caudal_proto::v1::{
+    self, AgedFiles, AgedGrouping, CountAgedRequest, CountAgedResponse, ListFailuresResponse,
+    ListStagesRequest, ListStagesResponse, OperatorServiceCancelFilesRequest,
+    OperatorServiceDismissFailuresRequest, OperatorServiceListFailuresRequest,
+    OperatorServiceReprocessFilesRequest, OperatorServiceRetryFilesRequest,
+};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::failures::Failed;
+use super::files::language;
+use super::operations::{BulkRequest, Command, Commander, Place, saturated};
+use super::selector::{Purpose, resolve, resolve_letters};
+use super::{Ledger, status, unreadable};
+use crate::store::selection::{self, Aged};
+use crate::store::time::Micros;
+use crate::store::{tenants, work};
+
+/// Rows that one answer holds; its total counts them all.
+const AGED_ROWS: usize = 1_000;
+
+/// The principal of an operator's call.
+fn operator<T>(request: &Request<T>) -> Result<String, Status> {
+    let scope: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
+    if scope.role != Role::Operator {
+        return Err(status(&Refusal::permission_denied(
+            "this is for operators: use an operator's key for it",
+        )));
+    }
+    Ok(scope.principal.clone())
+}
+
+#[tonic::async_trait]
+impl OperatorService for Ledger {
+    async fn count_aged(
+        &self,
+        request: Request<CountAgedRequest>,
+    ) -> Result<Response<CountAgedResponse>, Status> {
+        operator(&request)?;
+        let message = request.get_ref();
+        let question = Question::of(message).map_err(|refusal| status(&refusal))?;
+        let tenant = match message.tenant.as_str() {
+            "" => None,
+            name => Some(self.tenant("tenant", name).await?),
+        };
+        let session = self.store.reader();
+        let now = session.now().await.map_err(|error| unreadable(&error))?;
+        let before = now.minus(question.min_age);
+        let aged = selection::aged(&session, tenant, question.state, before)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let total = aged.iter().map(|row| row.count).sum();
+        let mut rows = grouped(&aged, question.by_stage);
+        rows.truncate(AGED_ROWS);
+        if !question.by_stage {
+            self.name_tenants(&mut rows).await?;
+        }
+        Ok(Response::new(CountAgedResponse {
+            rows: rows.into_iter().map(|(_, row)| row).collect(),
+            total: saturated(total),
+        }))
+    }
+
+    async fn list_stages(
+        &self,
+        request: Request<ListStagesRequest>,
+    ) -> Result<Response<ListStagesResponse>, Status> {
+        operator(&request)?;
+        let waiting = work::waiting_by_stage(&self.store.reader())
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let stages = Stage::ALL.into_iter().map(|stage| {
+            let (count, oldest) = waiting.get(&stage).copied().unwrap_or_default();
+            v1::Stage {
+                name: stage.name().to_owned(),
+                waiting: saturated(count),
+                oldest_ready_time: (count > 0).then(|| timestamp_from_micros(oldest.0)),
+                dispatched: u32::try_from(self.metrics.outstanding.with([stage.name()]).get())
+                    .unwrap_or_default(),
+                window: self.windows.get(&stage).copied().unwrap_or_default(),
+            }
+        });
+        Ok(Response::new(ListStagesResponse {
+            stages: stages.collect(),
+        }))
+    }
+
+    async fn list_failures(
+        &self,
+        request: Request<OperatorServiceListFailuresRequest>,
+    ) -> Result<Response<ListFailuresResponse>, Status> {
+        const FIELD: &str = "failures.selector";
+        operator(&request)?;
+        let language = language(&request);
+        let message = request.get_ref();
+        let failures = message.failures.clone().unwrap_or_default();
+        let selector = failures.selector.clone().unwrap_or_default();
+        let session = self.store.reader();
+        let now = session.now().await.map_err(|error| unreadable(&error))?;
+        if message.tenant.is_empty() {
+            let letters =
+                resolve_letters(FIELD, &selector, now).map_err(|refusal| status(&refusal))?;
+            return self
+                .failures(Failed::All(letters), &failures, language)
+                .await;
+        }
+        let tenant = self.tenant("tenant", &message.tenant).await?;
+        let chosen = resolve(&session, tenant, FIELD, &selector, Purpose::Failures, now).await?;
+        self.failures(Failed::Chosen(&chosen), &failures, language)
+            .await
+    }
+
+    async fn retry_files(
+        &self,
+        request: Request<OperatorServiceRetryFilesRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let message = request.get_ref();
+        let files = message.files.clone().unwrap_or_default();
+        self.command_of_operator("operator.RetryFiles", &request, &message.tenant, &files)
+            .await
+    }
+
+    async fn cancel_files(
+        &self,
+        request: Request<OperatorServiceCancelFilesRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let message = request.get_ref();
+        let files = message.files.clone().unwrap_or_default();
+        self.command_of_operator("operator.CancelFiles", &request, &message.tenant, &files)
+            .await
+    }
+
+    async fn reprocess_files(
+        &self,
+        request: Request<OperatorServiceReprocessFilesRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let message = request.get_ref();
+        let files = message.files.clone().unwrap_or_default();
+        self.command_of_operator("operator.ReprocessFiles", &request, &message.tenant, &files)
+            .await
+    }
+
+    async fn dismiss_failures(
+        &self,
+        request: Request<OperatorServiceDismissFailuresRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let message = request.get_ref();
+        let files = message.files.clone().unwrap_or_default();
+        self.command_of_operator(
+            "operator.DismissFailures",
+            &request,
+            &message.tenant,
+            &files,
+        )
+        .await
+    }
+}
+
+impl Ledger {
+    async fn command_of_operator<T: Message>(
+        &self,
+        call: &'static str,
+        request: &Request<T>,
+        tenant: &str,
+        files: &impl BulkRequest,
+    ) -> Result<Response<Operation>, Status> {
+        let principal = operator(request)?;
+        let commander = Commander {
+            tenant: self.tenant("tenant", tenant).await?,
+            principal,
+            by_operator: true,
+        };
+        let command = Command::of(files, call, Place::Beside, request.get_ref())
+            .map_err(|refusal| status(&refusal))?;
+        self.begin(commander, command).await
+    }
+
+    /// A tenant that an operator names.
+    async fn tenant(&self, field: &str, name: &str) -> Result<TenantId, Status> {
+        let tenant =
+            names::parse_tenant_name(name).map_err(|error| status(&error.refusal(field)))?;
+        let known = tenants::names(&self.store.reader(), &[tenant])
+            .await
+            .map_err(|error| unreadable(&error))?;
+        if known.contains_key(&tenant) {
+            Ok(tenant)
+        } else {
+            Err(status(&Refusal::not_found(name)))
+        }
+    }
+
+    async fn name_tenants(&self, rows: &mut [(Group, AgedFiles)]) -> Result<(), Status> {
+        let asked: Vec<TenantId> = rows
+            .iter()
+            .filter_map(|(group, _)| match group {
+                Group::Tenant(tenant) => Some(*tenant),
+                Group::Stage(_) => None,
+            })
+            .collect();
+        let known = tenants::names(&self.store.reader(), &asked)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        for (group, row) in rows {
+            if let Group::Tenant(tenant) = group {
+                row.tenant = names::tenant_name(*tenant);
+                row.tenant_display_name = known.get(tenant).cloned().unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A valid question about aged files.
+struct Question {
+    state: FileState,
+    min_age: std::time::Duration,
+    by_stage: bool,
+}
+
+impl Question {
+    fn of(message: &CountAgedRequest) -> Result<Self, Refusal> {
+        let state = file_state_from_proto(message.state)
+            .map_err(|error| Refusal::invalid("state", error.to_string()))?;
+        if matches!(state, FileState::Processed | FileState::Cancelled) {
+            let words = format!(
+                "{} files wait for nothing: name a state in which files wait, or FAILED; CountFiles counts the others",
+                state.name()
+            );
+            return Err(Refusal::invalid("state", words));
+        }
+        let min_age = match &message.min_age {
+            Some(age) => duration_from_proto(age)
+                .map_err(|error| Refusal::invalid("min_age", error.to_string()))?,
+            None => std::time::Duration::ZERO,
+        };
+        let by_stage = match AgedGrouping::try_from(message.group_by) {
+            Ok(AgedGrouping::Unspecified | AgedGrouping::Tenant) => false,
+            Ok(AgedGrouping::Stage) => true,
+            Err(_) => {
+                return Err(Refusal::invalid(
+                    "group_by",
+                    "is not a value of AgedGrouping",
+                ));
+            }
+        };
+        Ok(Self {
+            state,
+            min_age,
+            by_stage,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Group {
+    Tenant(TenantId),
+    Stage(Stage),
+}
+
+/// Rows by tenant or by stage, the most files first.
+fn grouped(aged: &[Aged], by_stage: bool) -> Vec<(Group, AgedFiles)> {
+    let mut sums: HashMap<Group, (u64, Micros)> = HashMap::new();
+    for row in aged {
+        let group = if by_stage {
+            Group::Stage(row.stage)
+        } else {
+            Group::Tenant(row.tenant)
+        };
+        let sum = sums.entry(group).or_insert((0, row.oldest));
+        sum.0 += row.count;
+        sum.1 = sum.1.min(row.oldest);
+    }
+    let mut rows: Vec<(Group, (u64, Micros))> = sums.into_iter().collect();
+    rows.sort_by_key(|(_, (count, oldest))| (std::cmp::Reverse(*count), *oldest));
+    rows.into_iter()
+        .map(|(group, (count, oldest))| {
+            let row = AgedFiles {
+                stage: match group {
+                    Group::Stage(stage) => stage.name().to_owned(),
+                    Group::Tenant(_) => String::new(),
+                },
+                count: saturated(count),
+                oldest_time: Some(timestamp_from_micros(oldest.0)),
+                ..AgedFiles::default()
+            };
+            (group, row)
+        })
+        .collect()
+}

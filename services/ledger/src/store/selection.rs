@@ -1,0 +1,793 @@
+//! Files chosen by a selector: one walk in the order of keys and one count, which lists, counts and bulk operations
+//! share.
+//!
+//! Where to look is decided by what is known without looking: given ordinals are read by key; FAILED files of a whole
+//! tenant stand in `dead_letters`; otherwise the counters of `batch_progress` tell which batches hold any, and those are
+//! read by ranges of the primary key. Nothing here wants an index on a column that a hop changes.
+
+use caudal_domain::{BatchId, FileRef, FileState, Outcome, Reason, Stage, TenantId};
+use globset::GlobMatcher;
+use sea_orm::{ConnectionTrait, DbErr, Value};
+
+use super::page::Page;
+use super::reads;
+use super::time::Micros;
+use super::work::{self, WorkRow};
+use super::{Session, u32_of, uuid_of};
+
+/// Batches whose ranges one statement counts.
+const BATCHES_A_STATEMENT: u32 = 256;
+/// What visiting a batch costs of the rows a walk may read: many small batches are bounded too.
+const ROWS_A_BATCH: u32 = 10;
+/// Rows that one step of a count by path reads.
+const ROWS_A_STEP: u32 = 10_000;
+
+/// Which files are chosen: all that is set must hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    pub(crate) tenant: TenantId,
+    /// `None`: the whole tenant, and then `states` is not empty.
+    pub(crate) batch: Option<BatchId>,
+    /// In order; empty: all of the batch.
+    pub(crate) ordinals: Vec<u32>,
+    pub(crate) states: Vec<FileState>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) stages: Vec<Stage>,
+    pub(crate) reasons: Vec<Reason>,
+    pub(crate) changed_before: Option<Micros>,
+    pub(crate) folder: Option<Subtree>,
+    pub(crate) glob: Option<GlobMatcher>,
+    /// Only files whose dead letter was not dismissed.
+    pub(crate) undismissed: bool,
+}
+
+/// A folder of the batch, alone or with everything below it.
+#[derive(Clone, Debug)]
+pub(crate) struct Subtree {
+    pub(crate) folder: u32,
+    /// Between which paths the folders below it stand.
+    pub(crate) below: Option<(String, String)>,
+}
+
+impl Subtree {
+    /// The folder with everything below it.
+    pub(crate) fn recursive(folder: u32, path: &str) -> Self {
+        // '0' is the character after '/': everything below `path/`.
+        let below = if path.is_empty() {
+            (String::new(), "\u{10FFFF}".to_owned())
+        } else {
+            (format!("{path}/"), format!("{path}0"))
+        };
+        Self {
+            folder,
+            below: Some(below),
+        }
+    }
+}
+
+/// Where a walk goes on: the first key that was not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) batch: BatchId,
+    pub(crate) ordinal: u32,
+}
+
+/// A step of a walk.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// In the order of keys.
+    pub(crate) rows: Vec<WorkRow>,
+    /// `None`: that was the end.
+    pub(crate) next: Option<Position>,
+}
+
+/// What files are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grouping {
+    Nothing,
+    State,
+    Reason,
+    Stage,
+    Outcome,
+}
+
+impl Selection {
+    /// Whether `batch_progress` answers how many there are.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.ordinals.is_empty()
+            && self.stages.is_empty()
+            && self.reasons.is_empty()
+            && self.changed_before.is_none()
+            && self.folder.is_none()
+            && self.glob.is_none()
+            && !self.undismissed
+    }
+
+    /// Whether every chosen file has a dead letter, and those are the shortest way to it.
+    fn goes_by_dead_letters(&self) -> bool {
+        self.undismissed || (self.batch.is_none() && self.states == [FileState::Failed])
+    }
+
+    /// A batch holds none of the chosen files where this sum is 0.
+    fn counters(&self) -> String {
+        let states = if self.states.is_empty() {
+            &FileState::ALL[..]
+        } else {
+            &self.states[..]
+        };
+        let column = |state: &FileState| match state {
+            FileState::Processed if !self.outcomes.is_empty() => {
+                sum(self.outcomes.iter().map(|outcome| outcome_column(*outcome)))
+            }
+            state => format!("p.{}", state_column(*state)),
+        };
+        states.iter().map(column).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// What rows of `file_work` as `w` must hold beside the key. The sums keep the planner on the key.
+    fn conditions(&self, values: &mut Vec<Value>) -> String {
+        let mut text = String::new();
+        let mut any = |column: &str, codes: Vec<String>| {
+            if !codes.is_empty() {
+                text.push_str(&format!(" AND w.{column} + 0 IN ({})", codes.join(", ")));
+            }
+        };
+        any("state", codes(&self.states, |state| state.code().into()));
+        any(
+            "outcome",
+            codes(&self.outcomes, |outcome| outcome.code().into()),
+        );
+        any("stage", codes(&self.stages, |stage| stage.code().into()));
+        any("reason", codes(&self.reasons, |reason| reason.number()));
+        if let Some(before) = self.changed_before {
+            text.push_str(&format!(" AND w.changed_at <= {}", before.0));
+        }
+        if let Some(Subtree { folder, below }) = &self.folder {
+            text.push_str(&format!(" AND (w.folder = {folder}"));
+            if let (Some((from, to)), Some(batch)) = (below, self.batch) {
+                let first = values.len() + 1;
+                text.push_str(&format!(
+                    " OR w.folder IN (SELECT d.folder FROM folders AS d WHERE d.tenant_id = ${first} AND d.batch_id = ${} \
+                     AND d.path > ${} AND d.path < ${})",
+                    first + 1,
+                    first + 2,
+                    first + 3
+                ));
+                values.extend([
+                    self.tenant.as_uuid().into(),
+                    batch.as_uuid().into(),
+                    from.clone().into(),
+                    to.clone().into(),
+                ]);
+            }
+            text.push(')');
+        }
+        text
+    }
+}
+
+fn codes<T>(members: &[T], code: impl Fn(&T) -> u16) -> Vec<String> {
+    members
+        .iter()
+        .map(|member| code(member).to_string())
+        .collect()
+}
+
+fn sum(columns: impl Iterator<Item = &'static str>) -> String {
+    columns
+        .map(|column| format!("p.{column}"))
+        .collect::<Vec<_>>()
+        .join(" + ")
+}
+
+/// The counter of a state.
+pub(crate) fn state_column(state: FileState) -> &'static str {
+    match state {
+        FileState::Pending => "n_pending",
+        FileState::Uploading => "n_uploading",
+        FileState::Uploaded => "n_uploaded",
+        FileState::Queued => "n_queued",
+        FileState::Processing => "n_processing",
+        FileState::Processed => "n_processed",
+        FileState::Retrying => "n_retrying",
+        FileState::Failed => "n_failed",
+        FileState::Cancelled => "n_cancelled",
+    }
+}
+
+fn outcome_column(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Complete => "n_complete",
+        Outcome::Partial => "n_partial",
+        Outcome::StoredOnly => "n_stored_only",
+    }
+}
+
+/// The next chosen files from a position on: at most `files`, after reading about `rows` rows at most.
+pub(crate) async fn next<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    from: Option<Position>,
+    rows: u32,
+    files: u32,
+) -> Result<Step, DbErr> {
+    let mut step = if !selection.ordinals.is_empty() {
+        named(session, selection, from, files).await?
+    } else if selection.goes_by_dead_letters() {
+        failed(session, selection, from, rows.min(files)).await?
+    } else {
+        ranges(session, selection, from, rows, files).await?
+    };
+    if let Some(glob) = &selection.glob {
+        let views = reads::views(session, step.rows).await?;
+        let chosen = views.into_iter().filter(|view| glob.is_match(&view.path));
+        step.rows = chosen.map(|view| view.work).collect();
+    }
+    Ok(step)
+}
+
+/// Given ordinals, by key.
+async fn named<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    from: Option<Position>,
+    files: u32,
+) -> Result<Step, DbErr> {
+    let Some(batch) = selection.batch else {
+        return Ok(Step {
+            rows: Vec::new(),
+            next: None,
+        });
+    };
+    let from = from.map_or(0, |position| position.ordinal);
+    let wanted = selection
+        .ordinals
+        .iter()
+        .filter(|ordinal| **ordinal >= from);
+    let keys: Vec<FileRef> = wanted
+        .map(|ordinal| FileRef::new(selection.tenant, batch, *ordinal))
+        .collect();
+    let mut rows = by_key(session, selection, &keys).await?;
+    let next = rows.get(files as usize).map(|row| position_of(row.file));
+    rows.truncate(files as usize);
+    Ok(Step { rows, next })
+}
+
+fn position_of(file: FileRef) -> Position {
+    Position {
+        batch: file.batch,
+        ordinal: file.ordinal,
+    }
+}
+
+async fn by_key<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    keys: &[FileRef],
+) -> Result<Vec<WorkRow>, DbErr> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (page, mut values) = Page::of_files(keys.iter().copied()).bind(session.dialect, 1);
+    let conditions = selection.conditions(&mut values);
+    let with = format!("WITH {page} ");
+    let from = format!("u JOIN file_work AS w ON {}", work::BY_KEY);
+    let rest = format!("WHERE 1 = 1{conditions}");
+    let mut rows = work::select(session, &with, &from, &rest, values).await?;
+    rows.sort_by_key(|row| row.file);
+    Ok(rows)
+}
+
+/// FAILED files, by the keys of their dead letters.
+async fn failed<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    from: Option<Position>,
+    rows: u32,
+) -> Result<Step, DbErr> {
+    let mut values: Vec<Value> = vec![selection.tenant.as_uuid().into()];
+    let mut range = String::new();
+    if let Some(batch) = selection.batch {
+        values.push(batch.as_uuid().into());
+        range.push_str(" AND d.batch_id = $2");
+    }
+    if let Some(from) = from {
+        let first = values.len() + 1;
+        values.push(from.batch.as_uuid().into());
+        values.push(signed_small(from.ordinal).into());
+        range.push_str(&format!(
+            " AND (d.batch_id, d.ordinal) >= (${first}, ${})",
+            first + 1
+        ));
+    }
+    let sql = format!(
+        "SELECT d.tenant_id, d.batch_id, d.ordinal, d.dismissed_at FROM dead_letters AS d WHERE d.tenant_id = $1{range} \
+         ORDER BY d.batch_id, d.ordinal LIMIT {}",
+        rows.saturating_add(1)
+    );
+    let mut keys = Vec::new();
+    let mut next = None;
+    for (read, row) in session.rows(sql, values).await?.iter().enumerate() {
+        let file = super::file_of(row)?;
+        if read == rows as usize {
+            next = Some(position_of(file));
+            break;
+        }
+        let dismissed: Option<i64> = row.try_get("", "dismissed_at")?;
+        if !(selection.undismissed && dismissed.is_some()) {
+            keys.push(file);
+        }
+    }
+    Ok(Step {
+        rows: by_key(session, selection, &keys).await?,
+        next,
+    })
+}
+
+/// Ranges of the key, batch by batch.
+async fn ranges<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    from: Option<Position>,
+    rows: u32,
+    files: u32,
+) -> Result<Step, DbErr> {
+    let mut found = Vec::new();
+    let mut position = from;
+    let mut budget = rows;
+    while let Some((batch, end)) = batch_from(session, selection, position).await? {
+        let begin = position
+            .filter(|position| position.batch == batch)
+            .map_or(0, |position| position.ordinal);
+        let until = begin.saturating_add(budget).min(end);
+        let wanted = files.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+        let chosen = range(session, selection, batch, begin..until, wanted).await?;
+        let is_full = chosen.len() >= wanted as usize;
+        let last = chosen.last().map(|row| row.file.ordinal);
+        found.extend(chosen);
+        let reached = match last {
+            Some(last) if is_full => last.saturating_add(1),
+            _ => until,
+        };
+        let next = if reached < end {
+            Position {
+                batch,
+                ordinal: reached,
+            }
+        } else {
+            match batch_after(batch) {
+                Some(batch) if selection.batch.is_none() => Position { batch, ordinal: 0 },
+                _ => break,
+            }
+        };
+        budget = budget.saturating_sub((reached - begin).max(ROWS_A_BATCH));
+        if is_full || budget == 0 {
+            return Ok(Step {
+                rows: found,
+                next: Some(next),
+            });
+        }
+        position = Some(next);
+    }
+    Ok(Step {
+        rows: found,
+        next: None,
+    })
+}
+
+/// The least batch id above this one.
+fn batch_after(batch: BatchId) -> Option<BatchId> {
+    let next = batch.as_uuid().as_u128().checked_add(1)?;
+    Some(BatchId::from_uuid(uuid::Uuid::from_u128(next)))
+}
+
+/// The next batch that holds chosen files, and how many ordinals it has given.
+async fn batch_from<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    from: Option<Position>,
+) -> Result<Option<(BatchId, u32)>, DbErr> {
+    let (relation, batch) = match (selection.batch, from) {
+        (Some(batch), _) => ("=", batch),
+        (None, Some(position)) => (">=", position.batch),
+        (None, None) => (">=", BatchId::from_uuid(uuid::Uuid::nil())),
+    };
+    let sql = format!(
+        "SELECT p.batch_id, p.next_ordinal FROM batch_progress AS p WHERE p.tenant_id = $1 AND p.batch_id {relation} $2 \
+         AND {} > 0 ORDER BY p.batch_id LIMIT 1",
+        selection.counters()
+    );
+    let values = vec![selection.tenant.as_uuid().into(), batch.as_uuid().into()];
+    let row = session.row(sql, values).await?;
+    row.map(|row| {
+        let batch = BatchId::from_uuid(uuid_of(&row, "batch_id")?);
+        Ok((batch, u32_of(&row, "next_ordinal")?))
+    })
+    .transpose()
+}
+
+async fn range<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    batch: BatchId,
+    ordinals: std::ops::Range<u32>,
+    files: u32,
+) -> Result<Vec<WorkRow>, DbErr> {
+    let mut values: Vec<Value> = vec![
+        selection.tenant.as_uuid().into(),
+        batch.as_uuid().into(),
+        signed_small(ordinals.start).into(),
+        signed_small(ordinals.end).into(),
+    ];
+    let conditions = selection.conditions(&mut values);
+    let rest = format!(
+        "WHERE w.tenant_id = $1 AND w.batch_id = $2 AND w.ordinal >= $3 AND w.ordinal < $4{conditions} \
+         ORDER BY w.ordinal LIMIT {files}"
+    );
+    work::select(session, "", "file_work AS w", &rest, values).await
+}
+
+/// How many files are chosen, by the number of what they are grouped by (0: none of it; all are 0 when by nothing).
+pub(crate) async fn count<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    grouping: Grouping,
+) -> Result<Vec<(u16, u64)>, DbErr> {
+    let by_counters = matches!(
+        grouping,
+        Grouping::Nothing | Grouping::State | Grouping::Outcome
+    );
+    if selection.is_counted() && by_counters {
+        return counted(session, selection, grouping).await;
+    }
+    if selection.glob.is_some() {
+        return count_by_walk(session, selection, grouping).await;
+    }
+    let key = match grouping {
+        Grouping::Nothing => "0",
+        Grouping::State => "w.state",
+        Grouping::Reason => "w.reason",
+        Grouping::Stage => "w.stage",
+        Grouping::Outcome => "w.outcome",
+    };
+    let mut tally = Tally::default();
+    if !selection.ordinals.is_empty() {
+        let rows = named(session, selection, None, u32::MAX).await?.rows;
+        for row in &rows {
+            tally.add(grouping.key_of(row), 1);
+        }
+    } else if selection.goes_by_dead_letters() {
+        let mut values: Vec<Value> = vec![selection.tenant.as_uuid().into()];
+        let mut of_letters = String::new();
+        if let Some(batch) = selection.batch {
+            values.push(batch.as_uuid().into());
+            of_letters.push_str(" AND d.batch_id = $2");
+        }
+        if selection.undismissed {
+            of_letters.push_str(" AND d.dismissed_at IS NULL");
+        }
+        let conditions = selection.conditions(&mut values);
+        let sql = format!(
+            "SELECT {key} AS key, count(*) AS n FROM dead_letters AS d JOIN file_work AS w ON w.tenant_id = d.tenant_id \
+             AND w.batch_id = d.batch_id AND w.ordinal = d.ordinal WHERE d.tenant_id = $1{of_letters}{conditions} GROUP BY 1"
+        );
+        tally.add_rows(session, sql, values).await?;
+    } else if let Some(batch) = selection.batch {
+        let mut values: Vec<Value> =
+            vec![selection.tenant.as_uuid().into(), batch.as_uuid().into()];
+        let conditions = selection.conditions(&mut values);
+        let sql = format!(
+            "SELECT {key} AS key, count(*) AS n FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2{conditions} \
+             GROUP BY 1"
+        );
+        tally.add_rows(session, sql, values).await?;
+    } else {
+        let tenant = Some(selection.tenant);
+        let holders = batches_with(session, tenant, &selection.counters(), "").await?;
+        for page in holders.chunks(BATCHES_A_STATEMENT as usize) {
+            let (page, mut values) = page_of_batches(page).bind(session.dialect, 1);
+            let conditions = selection.conditions(&mut values);
+            let sql = format!(
+                "WITH {page} SELECT {key} AS key, count(*) AS n FROM u JOIN file_work AS w ON w.tenant_id = u.t \
+                 AND w.batch_id = u.b WHERE 1 = 1{conditions} GROUP BY 1"
+            );
+            tally.add_rows(session, sql, values).await?;
+        }
+    }
+    Ok(tally.counts)
+}
+
+impl Grouping {
+    fn key_of(self, row: &WorkRow) -> u16 {
+        match self {
+            Self::Nothing => 0,
+            Self::State => row.state.code().into(),
+            Self::Reason => row.reason.map_or(0, Reason::number),
+            Self::Stage => row.stage.code().into(),
+            Self::Outcome => row.outcome.map_or(0, |outcome| outcome.code().into()),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    counts: Vec<(u16, u64)>,
+}
+
+impl Tally {
+    fn add(&mut self, key: u16, by: u64) {
+        if by == 0 {
+            return;
+        }
+        match self.counts.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, count)) => *count += by,
+            None => self.counts.push((key, by)),
+        }
+    }
+
+    async fn add_rows<C: ConnectionTrait>(
+        &mut self,
+        session: &Session<'_, C>,
+        sql: String,
+        values: Vec<Value>,
+    ) -> Result<(), DbErr> {
+        for row in session.rows(sql, values).await? {
+            let key: i32 = row.try_get("", "key")?;
+            let key = u16::try_from(key).map_err(|_| super::damaged("key"))?;
+            self.add(key, super::u64_of(&row, "n")?);
+        }
+        Ok(())
+    }
+}
+
+/// From the counters of batches: one row each, by key.
+async fn counted<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    grouping: Grouping,
+) -> Result<Vec<(u16, u64)>, DbErr> {
+    let mut columns: Vec<(u16, &'static str)> = Vec::new();
+    for state in FileState::ALL {
+        if !selection.states.is_empty() && !selection.states.contains(&state) {
+            continue;
+        }
+        let by_outcome = !selection.outcomes.is_empty() || grouping == Grouping::Outcome;
+        if state == FileState::Processed && by_outcome {
+            let outcomes = Outcome::ALL.into_iter().filter(|outcome| {
+                selection.outcomes.is_empty() || selection.outcomes.contains(outcome)
+            });
+            for outcome in outcomes {
+                let key = match grouping {
+                    Grouping::Outcome => outcome.code(),
+                    _ => state.code(),
+                };
+                columns.push((key.into(), outcome_column(outcome)));
+            }
+        } else if selection.outcomes.is_empty() {
+            let key = match grouping {
+                Grouping::Outcome => 0,
+                _ => state.code(),
+            };
+            columns.push((key.into(), state_column(state)));
+        }
+    }
+    let mut tally = Tally::default();
+    if columns.is_empty() {
+        return Ok(tally.counts);
+    }
+    let mut values: Vec<Value> = vec![selection.tenant.as_uuid().into()];
+    let mut of_batch = "";
+    if let Some(batch) = selection.batch {
+        values.push(batch.as_uuid().into());
+        of_batch = " AND p.batch_id = $2";
+    }
+    let sums: Vec<String> = columns
+        .iter()
+        .map(|(_, column)| format!("CAST(coalesce(sum(p.{column}), 0) AS bigint) AS {column}"))
+        .collect();
+    let sql = format!(
+        "SELECT {} FROM batch_progress AS p WHERE p.tenant_id = $1{of_batch}",
+        sums.join(", ")
+    );
+    if let Some(row) = session.row(sql, values).await? {
+        for (key, column) in columns {
+            let key = if grouping == Grouping::Nothing {
+                0
+            } else {
+                key
+            };
+            tally.add(key, super::u64_of(&row, column)?);
+        }
+    }
+    Ok(tally.counts)
+}
+
+async fn count_by_walk<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    grouping: Grouping,
+) -> Result<Vec<(u16, u64)>, DbErr> {
+    let mut tally = Tally::default();
+    let mut from = None;
+    loop {
+        let step = next(session, selection, from, ROWS_A_STEP, ROWS_A_STEP).await?;
+        for row in &step.rows {
+            tally.add(grouping.key_of(row), 1);
+        }
+        match step.next {
+            Some(next) => from = Some(next),
+            None => return Ok(tally.counts),
+        }
+    }
+}
+
+/// Batches, of one tenant or of all, for which a sum of counters is not 0.
+async fn batches_with<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: Option<TenantId>,
+    counters: &str,
+    more: &str,
+) -> Result<Vec<super::progress::BatchKey>, DbErr> {
+    let mut values: Vec<Value> = Vec::new();
+    let mut of_tenant = "";
+    if let Some(tenant) = tenant {
+        values.push(tenant.as_uuid().into());
+        of_tenant = " AND p.tenant_id = $1";
+    }
+    let sql = format!(
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE {counters} > 0{of_tenant}{more} \
+         ORDER BY p.tenant_id, p.batch_id"
+    );
+    session
+        .rows(sql, values)
+        .await?
+        .iter()
+        .map(super::batch_key_of)
+        .collect()
+}
+
+fn page_of_batches(batches: &[super::progress::BatchKey]) -> Page {
+    Page::new()
+        .uuids("t", batches.iter().map(|(tenant, _)| tenant.as_uuid()))
+        .uuids("b", batches.iter().map(|(_, batch)| batch.as_uuid()))
+}
+
+/// Files of one tenant and stage that have been in a state for some time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aged {
+    pub(crate) tenant: TenantId,
+    pub(crate) stage: Stage,
+    pub(crate) count: u64,
+    pub(crate) oldest: Micros,
+}
+
+/// Files that have been in `state` since `before` or longer, of one tenant or of all; `state` is one in which files
+/// wait, or FAILED.
+///
+/// Batches that hold any are told by their counters: those not ended by index `batch_progress_live`. FAILED files of all
+/// batches stand in `dead_letters`.
+pub(crate) async fn aged<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: Option<TenantId>,
+    state: FileState,
+    before: Micros,
+) -> Result<Vec<Aged>, DbErr> {
+    let mut found = Vec::new();
+    if state == FileState::Failed {
+        let mut values: Vec<Value> = vec![before.0.into()];
+        let mut of_tenant = "";
+        if let Some(tenant) = tenant {
+            values.push(tenant.as_uuid().into());
+            of_tenant = " AND d.tenant_id = $2";
+        }
+        let sql = format!(
+            "SELECT d.tenant_id, d.stage, count(*) AS n, min(d.at) AS oldest FROM dead_letters AS d WHERE d.at <= $1{of_tenant} \
+             GROUP BY d.tenant_id, d.stage"
+        );
+        add_aged(session, sql, values, &mut found).await?;
+        return Ok(found);
+    }
+    let counter = format!("p.{}", state_column(state));
+    let live = " AND p.state IN (1, 2)";
+    let holders = batches_with(session, tenant, &counter, live).await?;
+    for page in holders.chunks(BATCHES_A_STATEMENT as usize) {
+        let (page, values) = page_of_batches(page).bind(session.dialect, 1);
+        let sql = format!(
+            "WITH {page} SELECT w.tenant_id, w.stage, count(*) AS n, min(w.changed_at) AS oldest FROM u JOIN file_work AS w \
+             ON w.tenant_id = u.t AND w.batch_id = u.b WHERE w.state + 0 = {} AND w.changed_at <= {} \
+             GROUP BY w.tenant_id, w.stage",
+            state.code(),
+            before.0
+        );
+        add_aged(session, sql, values, &mut found).await?;
+    }
+    Ok(found)
+}
+
+async fn add_aged<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    sql: String,
+    values: Vec<Value>,
+    found: &mut Vec<Aged>,
+) -> Result<(), DbErr> {
+    for row in session.rows(sql, values).await? {
+        found.push(Aged {
+            tenant: super::tenant_of(&row)?,
+            stage: super::code_of(&row, "stage", Stage::from_code)?,
+            count: super::u64_of(&row, "n")?,
+            oldest: Micros(row.try_get("", "oldest")?),
+        });
+    }
+    Ok(())
+}
+
+fn signed_small(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Selection {
+        /// All files of a batch.
+        fn of_batch(tenant: TenantId, batch: BatchId) -> Self {
+            Self {
+                batch: Some(batch),
+                ..Self::of_tenant(tenant)
+            }
+        }
+
+        /// All files of a tenant; `states` is to be set.
+        fn of_tenant(tenant: TenantId) -> Self {
+            Self {
+                tenant,
+                batch: None,
+                ordinals: Vec::new(),
+                states: Vec::new(),
+                outcomes: Vec::new(),
+                stages: Vec::new(),
+                reasons: Vec::new(),
+                changed_before: None,
+                folder: None,
+                glob: None,
+                undismissed: false,
+            }
+        }
+    }
+
+    fn tenant() -> TenantId {
+        TenantId::from_uuid(uuid::Uuid::from_u128(7))
+    }
+
+    #[test]
+    fn counters_tell_which_batches_to_look_into() {
+        let mut selection = Selection::of_tenant(tenant());
+        selection.states = vec![FileState::Retrying, FileState::Processed];
+        assert_eq!(selection.counters(), "p.n_retrying + p.n_processed");
+        selection.outcomes = vec![Outcome::Partial, Outcome::StoredOnly];
+        assert_eq!(
+            selection.counters(),
+            "p.n_retrying + p.n_partial + p.n_stored_only"
+        );
+    }
+
+    #[test]
+    fn failed_files_of_a_tenant_are_found_by_their_dead_letters() {
+        let mut selection = Selection::of_tenant(tenant());
+        selection.states = vec![FileState::Failed];
+        assert!(selection.goes_by_dead_letters());
+        selection.states.push(FileState::Retrying);
+        assert!(!selection.goes_by_dead_letters());
+        let batch = BatchId::from_uuid(uuid::Uuid::from_u128(1));
+        let mut of_batch = Selection::of_batch(tenant(), batch);
+        of_batch.states = vec![FileState::Failed];
+        assert!(!of_batch.goes_by_dead_letters());
+    }
+
+    #[test]
+    fn a_folder_is_a_range_of_paths() {
+        let below = Subtree::recursive(3, "a/b").below;
+        assert_eq!(below, Some(("a/b/".to_owned(), "a/b0".to_owned())));
+    }
+}
