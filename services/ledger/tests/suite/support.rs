@@ -304,10 +304,7 @@ impl TestLedger {
 
     /// Changes the database behind the ledger's back.
     pub(crate) async fn sql(&self, statement: &str) {
-        use sea_orm::ConnectionTrait;
-        let database = sea_orm::Database::connect(&self.settings.database_url)
-            .await
-            .unwrap();
+        let database = self.database().await;
         database.execute_unprepared(statement).await.unwrap();
         database.close().await.unwrap();
     }
