@@ -120,7 +120,9 @@ pub(crate) async fn resolve<C: ConnectionTrait>(
         folder,
         glob: parsed.glob,
         undismissed: match purpose {
-            Purpose::Failures | Purpose::Act(Verb::Dismiss) => selector.ordinals.is_empty(),
+            Purpose::Failures => true,
+            // Named one by one, what is not to be dismissed is told of.
+            Purpose::Act(Verb::Dismiss) => selector.ordinals.is_empty(),
             Purpose::Count | Purpose::List | Purpose::Act(_) => false,
         },
     })

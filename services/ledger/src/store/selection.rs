@@ -139,6 +139,12 @@ impl Selection {
         );
         any("stage", codes(&self.stages, |stage| stage.code().into()));
         any("reason", codes(&self.reasons, |reason| reason.number()));
+        if self.undismissed && !self.ordinals.is_empty() {
+            text.push_str(
+                " AND EXISTS (SELECT 1 FROM dead_letters AS d WHERE d.tenant_id = w.tenant_id \
+                 AND d.batch_id = w.batch_id AND d.ordinal = w.ordinal AND d.dismissed_at IS NULL)",
+            );
+        }
         if let Some(before) = self.changed_before {
             text.push_str(&format!(" AND w.changed_at <= {}", before.0));
         }
@@ -211,19 +217,36 @@ pub(crate) async fn next<C: ConnectionTrait>(
     rows: u32,
     files: u32,
 ) -> Result<Step, DbErr> {
-    let mut step = if !selection.ordinals.is_empty() {
-        named(session, selection, from, files).await?
-    } else if selection.goes_by_dead_letters() {
-        failed(session, selection, from, rows.min(files)).await?
-    } else {
-        ranges(session, selection, from, rows, files).await?
+    let Some(glob) = &selection.glob else {
+        return next_by_row(session, selection, from, rows, files).await;
     };
-    if let Some(glob) = &selection.glob {
-        let views = reads::views(session, step.rows).await?;
-        let chosen = views.into_iter().filter(|view| glob.is_match(&view.path));
-        step.rows = chosen.map(|view| view.work).collect();
+    // Few may match, so all that may be read is read.
+    let mut step = next_by_row(session, selection, from, rows, rows).await?;
+    let views = reads::views(session, step.rows).await?;
+    let chosen = views.into_iter().filter(|view| glob.is_match(&view.path));
+    step.rows = chosen.map(|view| view.work).collect();
+    if let Some(beyond) = step.rows.get(files as usize) {
+        step.next = Some(position_of(beyond.file));
+        step.rows.truncate(files as usize);
     }
     Ok(step)
+}
+
+/// The same without a look at paths.
+async fn next_by_row<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    selection: &Selection,
+    from: Option<Position>,
+    rows: u32,
+    files: u32,
+) -> Result<Step, DbErr> {
+    if !selection.ordinals.is_empty() {
+        named(session, selection, from, files).await
+    } else if selection.goes_by_dead_letters() {
+        failed(session, selection, from, rows.min(files)).await
+    } else {
+        ranges(session, selection, from, rows, files).await
+    }
 }
 
 /// Given ordinals, by key.
