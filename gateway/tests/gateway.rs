@@ -13,16 +13,21 @@ use std::time::Duration;
 
 use caudal_domain::{FileRef, Refusal, Target, landing_key};
 use caudal_node::Role;
+use caudal_proto::longrunning;
+use caudal_proto::longrunning::operations_client::OperationsClient;
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::{from_parts, from_status, to_status};
 use caudal_proto::v1;
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::confirmation::Result as Confirmed;
 use caudal_proto::v1::file_service_client::FileServiceClient;
+use caudal_proto::v1::operator_service_client::OperatorServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::upload_target::How;
 use caudal_proto::v1::watch_batch_response::Message;
-use fake::{BATCH, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_PROCESSED, ORDINAL_UNKNOWN, World};
+use fake::{
+    BATCH, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_PROCESSED, ORDINAL_UNKNOWN, TENANT, World,
+};
 use tonic::{Code, Request};
 
 fn batch_name() -> String {
@@ -596,6 +601,92 @@ async fn an_operators_key_works_inside_no_tenant() {
     );
     let refused = batches.get_batch(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn operators_ask_across_tenants_and_members_do_not() {
+    let world = World::start().await;
+    let bearer = format!("Bearer {}", world.operator.text());
+    let as_operator = |message| {
+        let mut request = Request::new(message);
+        let bearer = bearer.parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        request
+    };
+    let mut operator = OperatorServiceClient::new(world.channel());
+    let asked = v1::CountAgedRequest::default();
+    operator
+        .count_aged(as_operator(asked.clone()))
+        .await
+        .unwrap();
+    let [call] = &world.ledger.forwarded()[..] else {
+        panic!("one call was to be forwarded")
+    };
+    assert_eq!((call.scope.role, call.scope.tenant), (Role::Operator, None));
+    let refused = operator.count_aged(world.request(asked)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("operator"), "{refused}");
+
+    // Operations are looked at by both.
+    let mut operations = OperationsClient::new(world.channel());
+    let list = longrunning::ListOperationsRequest::default();
+    let request = as_operator(v1::CountAgedRequest::default()).map(|_| list.clone());
+    operations.list_operations(request).await.unwrap();
+    operations
+        .list_operations(world.request(list))
+        .await
+        .unwrap();
+    let scopes: Vec<_> = world.ledger.forwarded().into_iter().skip(1).collect();
+    assert_eq!(scopes[0].scope.tenant, None);
+    assert_eq!(scopes[1].scope.tenant, Some(TENANT));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn acts_on_batches_and_files_go_to_the_ledger() {
+    let world = World::start().await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let name = batch_name();
+    let request = v1::PauseBatchRequest {
+        name: name.clone(),
+        ..Default::default()
+    };
+    batches.pause_batch(world.request(request)).await.unwrap();
+    let request = v1::ResumeBatchRequest {
+        name: name.clone(),
+        ..Default::default()
+    };
+    batches.resume_batch(world.request(request)).await.unwrap();
+    let request = v1::CancelBatchRequest {
+        name,
+        ..Default::default()
+    };
+    batches.cancel_batch(world.request(request)).await.unwrap();
+    let request = v1::UpdateBatchRequest::default();
+    batches.update_batch(world.request(request)).await.unwrap();
+    let mut files = FileServiceClient::new(world.channel());
+    let request = v1::CountFilesRequest::default();
+    files.count_files(world.request(request)).await.unwrap();
+    let request = v1::ListFileHistoryRequest::default();
+    files
+        .list_file_history(world.request(request))
+        .await
+        .unwrap();
+    let request = v1::ListFailuresRequest::default();
+    files.list_failures(world.request(request)).await.unwrap();
+    let request = v1::RetryFilesRequest::default();
+    files.retry_files(world.request(request)).await.unwrap();
+    let request = v1::CancelFilesRequest::default();
+    files.cancel_files(world.request(request)).await.unwrap();
+    let request = v1::ReprocessFilesRequest::default();
+    files.reprocess_files(world.request(request)).await.unwrap();
+    let request = v1::DismissFailuresRequest::default();
+    files
+        .dismiss_failures(world.request(request))
+        .await
+        .unwrap();
+    assert_eq!(world.ledger.forwarded().len(), 11);
     world.stop().await;
 }
 

@@ -7,6 +7,10 @@ use caudal_domain::StageSet;
 use caudal_sdk::Client;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bulk::{
+    BulkArguments, PauseArguments, ReprocessArguments, ResumeArguments, RetryArguments,
+};
+use crate::count::{CountArguments, StuckArguments};
 use crate::failure::Failure;
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{DEFAULT_BUCKET, DEFAULT_REGION, StoreArguments, TelemetryArguments};
@@ -32,6 +36,22 @@ pub(crate) enum Command {
     Watch(WatchArguments),
     /// List the files of a batch, how each ended and why
     Files(FilesArguments),
+    /// Count files, of a batch or of the whole tenant
+    Count(CountArguments),
+    /// Count the files that have been waiting for long, of all tenants or one (needs an operator's key)
+    Stuck(StuckArguments),
+    /// Retry failed files
+    Retry(RetryArguments),
+    /// Cancel a batch, or files that are not final
+    Cancel(BulkArguments),
+    /// Take processed files through the stages again
+    Reprocess(ReprocessArguments),
+    /// Take failures off the list; the files stay failed
+    Dismiss(BulkArguments),
+    /// Hold a batch: nothing more goes out to the stages until it is resumed
+    Pause(PauseArguments),
+    /// Let a paused batch go on
+    Resume(ResumeArguments),
     /// Sign a header with which grpcurl may call the services behind the gateway, for a minute
     Scope(ScopeArguments),
     /// Check that the database keeps its promises; a line for each invariant
@@ -278,7 +298,7 @@ fn stage_name(text: &str) -> Result<String, String> {
 }
 
 /// `batches/ID` of either form.
-fn batch_name(text: &str) -> Result<String, String> {
+pub(crate) fn batch_name(text: &str) -> Result<String, String> {
     let name = if text.starts_with("batches/") {
         text.to_owned()
     } else {

@@ -1,12 +1,16 @@
-//! The caudal command: up, serve, ingest, watch, files, verify.
+//! The caudal command: up, serve, ingest, watch, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
+//! verify.
 
+mod bulk;
 mod cli;
+mod count;
 mod failure;
 mod files;
 mod follow;
 mod ingest;
 mod report;
 mod scope;
+mod selector;
 mod serve;
 mod service;
 mod settings;
@@ -49,6 +53,14 @@ fn main() -> ExitCode {
             Command::Ingest(arguments) => ingest::run(arguments).await,
             Command::Watch(arguments) => watch::run(arguments).await,
             Command::Files(arguments) => files::run(arguments).await,
+            Command::Count(arguments) => count::count(arguments).await,
+            Command::Stuck(arguments) => count::stuck(arguments).await,
+            Command::Retry(arguments) => bulk::retry(arguments).await,
+            Command::Cancel(arguments) => bulk::cancel(arguments).await,
+            Command::Reprocess(arguments) => bulk::reprocess(arguments).await,
+            Command::Dismiss(arguments) => bulk::dismiss(arguments).await,
+            Command::Pause(arguments) => bulk::pause(arguments).await,
+            Command::Resume(arguments) => bulk::resume(arguments).await,
             Command::Scope(arguments) => scope::run(&arguments),
             Command::Verify(arguments) => verify::run(*arguments).await,
         }

@@ -15,7 +15,7 @@ use crate::error::{ClientError, is_worth_repeating};
 use crate::retry::Backoff;
 
 /// Largest message that is sent or taken; the gateway's own limit.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -337,7 +337,7 @@ impl Client {
     }
 
     /// Sends the same body until an answer comes that repeating cannot better, or patience ends.
-    async fn call<Body, Answer, Sent>(
+    pub(crate) async fn call<Body, Answer, Sent>(
         &self,
         body: Body,
         send: impl Fn(Request<Body>) -> Sent,
@@ -380,7 +380,11 @@ impl Client {
         request
     }
 
-    fn batches(&self) -> BatchServiceClient<Channel> {
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub(crate) fn batches(&self) -> BatchServiceClient<Channel> {
         BatchServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -392,7 +396,7 @@ impl Client {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    fn files(&self) -> FileServiceClient<Channel> {
+    pub(crate) fn files(&self) -> FileServiceClient<Channel> {
         FileServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -432,7 +436,7 @@ fn deepest(error: &dyn std::error::Error) -> String {
     deepest
 }
 
-fn new_request_id() -> String {
+pub(crate) fn new_request_id() -> String {
     Uuid::new_v4().to_string()
 }
 

@@ -4,7 +4,9 @@ import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { BatchService } from "./gen/caudal/v1/batch_pb.js";
 import { EventService } from "./gen/caudal/v1/event_pb.js";
 import { FileService } from "./gen/caudal/v1/file_pb.js";
+import { OperatorService } from "./gen/caudal/v1/operator_pb.js";
 import { UploadService } from "./gen/caudal/v1/upload_pb.js";
+import { Operations } from "./gen/google/longrunning/operations_pb.js";
 
 /** Where the gateway is and who calls. */
 export interface CaudalOptions {
@@ -23,6 +25,10 @@ export interface Caudal {
   batches: Client<typeof BatchService>;
   events: Client<typeof EventService>;
   files: Client<typeof FileService>;
+  /** Bulk acts under way. */
+  operations: Client<typeof Operations>;
+  /** For an operator's key. */
+  operator: Client<typeof OperatorService>;
   uploads: Client<typeof UploadService>;
 }
 
@@ -38,6 +44,8 @@ export function caudal(options: CaudalOptions): Caudal {
     batches: createClient(BatchService, transport),
     events: createClient(EventService, transport),
     files: createClient(FileService, transport),
+    operations: createClient(Operations, transport),
+    operator: createClient(OperatorService, transport),
     uploads: createClient(UploadService, transport),
   };
 }

@@ -1,6 +1,7 @@
 //! The whole system, as a person or a script runs it.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod operators;
 mod page;
 mod recovery;
 mod refusals;

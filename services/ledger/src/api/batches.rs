@@ -4,9 +4,10 @@ use caudal_domain::{BatchId, BatchState, Refusal, StageSet, limits, names};
 use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_from_timestamp};
 use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::{
-    AddEntriesRequest, AddEntriesResponse, Batch, CompleteBatchRequest, CreateBatchRequest,
-    GetBatchRequest, ListBatchesRequest, ListBatchesResponse, ListFoldersRequest,
-    ListFoldersResponse, MissingFiles, Priority, Start, WatchBatchRequest, WatchBatchResponse,
+    AddEntriesRequest, AddEntriesResponse, Batch, CancelBatchRequest, CompleteBatchRequest,
+    CreateBatchRequest, GetBatchRequest, ListBatchesRequest, ListBatchesResponse,
+    ListFoldersRequest, ListFoldersResponse, MissingFiles, PauseBatchRequest, Priority,
+    ResumeBatchRequest, Start, UpdateBatchRequest, WatchBatchRequest, WatchBatchResponse,
 };
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
@@ -16,9 +17,14 @@ use super::messages::{self, StoredOptions};
 use super::{Ledger, TenantScope, entries, page_token, request_key, status, unreadable};
 use crate::store::time::Micros;
 use crate::store::{manifest, reads};
-use crate::writer::acts::{Act, AddEntries, Answer, CompleteBatch, CreateBatch};
+use crate::writer::acts::{
+    Act, AddEntries, Answer, CancelBatch, CompleteBatch, CreateBatch, NewPause, SetPause,
+    UpdateBatch,
+};
 
 const DEFAULT_BATCHES: usize = 50;
+/// Characters in the words left with a pause.
+const MAX_NOTE_CHARS: usize = 200;
 
 #[tonic::async_trait]
 impl BatchService for Ledger {
@@ -122,30 +128,66 @@ impl BatchService for Ledger {
 
     async fn update_batch(
         &self,
+<<<<<<< HEAD
         _request: Request<caudal_proto::v1::UpdateBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         Err(Status::unimplemented("not yet"))
+=======
+        request: Request<UpdateBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let act = update(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
+        self.change_batch(Act::UpdateBatch(Box::new(act))).await
+>>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn cancel_batch(
         &self,
+<<<<<<< HEAD
         _request: Request<caudal_proto::v1::CancelBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         Err(Status::unimplemented("not yet"))
+=======
+        request: Request<CancelBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let message = request.get_ref();
+        let act = cancellation(&scope, message).map_err(|refusal| status(&refusal))?;
+        let answer = self.change_batch(Act::CancelBatch(Box::new(act))).await?;
+        // Its files follow at once.
+        self.reconcile.notify_one();
+        Ok(answer)
+>>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn pause_batch(
         &self,
+<<<<<<< HEAD
         _request: Request<caudal_proto::v1::PauseBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         Err(Status::unimplemented("not yet"))
+=======
+        request: Request<PauseBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let act = pause(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
+        self.change_batch(Act::SetPause(Box::new(act))).await
+>>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn resume_batch(
         &self,
+<<<<<<< HEAD
         _request: Request<caudal_proto::v1::ResumeBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         Err(Status::unimplemented("not yet"))
+=======
+        request: Request<ResumeBatchRequest>,
+    ) -> Result<Response<Batch>, Status> {
+        let scope = TenantScope::of(&request)?;
+        let act = resumption(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
+        self.change_batch(Act::SetPause(Box::new(act))).await
+>>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn list_folders(
@@ -198,6 +240,123 @@ impl BatchService for Ledger {
     }
 }
 
+impl Ledger {
+    /// An act that answers with the batch it changed.
+    async fn change_batch(&self, act: Act) -> Result<Response<Batch>, Status> {
+        match self.writer.ask(act).await {
+            Ok(Answer::Batch(batch)) => Ok(Response::new(*batch)),
+            Ok(_) => Err(status(&Refusal::internal())),
+            Err(refusal) => Err(status(&refusal)),
+        }
+    }
+}
+
+/// The batch that a credential for the whole tenant may change.
+fn changed_batch(scope: &TenantScope, field: &str, name: &str) -> Result<BatchId, Refusal> {
+    let batch = scope.batch(field, name)?;
+    scope.require_whole_tenant()?;
+    Ok(batch)
+}
+
+fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBatch, Refusal> {
+    let batch = message.batch.clone().unwrap_or_default();
+    let mut act = UpdateBatch {
+        tenant: scope.tenant,
+        batch: changed_batch(scope, "batch.name", &batch.name)?,
+        request: request_key("UpdateBatch", &message.request_id, message)?,
+        name: None,
+        priority: None,
+        metadata: None,
+    };
+    let paths = message
+        .update_mask
+        .as_ref()
+        .map(|mask| mask.paths.as_slice())
+        .unwrap_or_default();
+    if paths.is_empty() {
+        let words = "must name what is to be changed: `priority`, `display_name` or `metadata`";
+        return Err(Refusal::invalid("update_mask", words));
+    }
+    for (index, path) in paths.iter().enumerate() {
+        match path.as_str() {
+            "display_name" => act.name = Some(display_name(&batch.display_name)?.to_owned()),
+            "priority" => act.priority = Some(priority(batch.priority)?),
+            "metadata" => {
+                act.metadata = Some(batch.metadata.as_ref().map(metadata_text).transpose()?);
+            }
+            _ => {
+                let words = format!(
+                    "`{path}` cannot be changed: `priority`, `display_name` and `metadata` can"
+                );
+                return Err(Refusal::invalid(
+                    format!("update_mask.paths[{index}]"),
+                    words,
+                ));
+            }
+        }
+    }
+    Ok(act)
+}
+
+fn cancellation(scope: &TenantScope, message: &CancelBatchRequest) -> Result<CancelBatch, Refusal> {
+    Ok(CancelBatch {
+        tenant: scope.tenant,
+        batch: changed_batch(scope, "name", &message.name)?,
+        request: request_key("CancelBatch", &message.request_id, message)?,
+    })
+}
+
+fn pause(scope: &TenantScope, message: &PauseBatchRequest) -> Result<SetPause, Refusal> {
+    if message.note.chars().count() > MAX_NOTE_CHARS {
+        let words = format!("has more than {MAX_NOTE_CHARS} characters");
+        return Err(Refusal::invalid("note", words));
+    }
+    Ok(SetPause {
+        tenant: scope.tenant,
+        batch: changed_batch(scope, "name", &message.name)?,
+        request: request_key("PauseBatch", &message.request_id, message)?,
+        pause: Some(NewPause {
+            who: scope.principal.clone(),
+            note: message.note.clone(),
+        }),
+    })
+}
+
+fn resumption(scope: &TenantScope, message: &ResumeBatchRequest) -> Result<SetPause, Refusal> {
+    Ok(SetPause {
+        tenant: scope.tenant,
+        batch: changed_batch(scope, "name", &message.name)?,
+        request: request_key("ResumeBatch", &message.request_id, message)?,
+        pause: None,
+    })
+}
+
+fn display_name(name: &str) -> Result<&str, Refusal> {
+    if name.chars().count() > limits::MAX_DISPLAY_NAME_CHARS {
+        let description = format!(
+            "has more than {} characters",
+            limits::MAX_DISPLAY_NAME_CHARS
+        );
+        return Err(Refusal::invalid("batch.display_name", description));
+    }
+    Ok(name)
+}
+
+/// The number of a priority; NORMAL where none is said.
+fn priority(number: i32) -> Result<u32, Refusal> {
+    let priority = match Priority::try_from(number) {
+        Ok(Priority::Unspecified) => Priority::Normal,
+        Ok(priority) => priority,
+        Err(_) => {
+            return Err(Refusal::invalid(
+                "batch.priority",
+                "is not a value of Priority",
+            ));
+        }
+    };
+    Ok(u32::try_from(i32::from(priority)).unwrap_or_default())
+}
+
 fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<CreateBatch, Refusal> {
     scope.require_whole_tenant()?;
     let request = request_key("CreateBatch", &message.request_id, message)?;
@@ -208,28 +367,12 @@ fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<Create
             "is given by the system; leave it empty",
         ));
     }
-    if batch.display_name.chars().count() > limits::MAX_DISPLAY_NAME_CHARS {
-        let description = format!(
-            "has more than {} characters",
-            limits::MAX_DISPLAY_NAME_CHARS
-        );
-        return Err(Refusal::invalid("batch.display_name", description));
-    }
+    display_name(&batch.display_name)?;
     let options = batch.options.clone().unwrap_or_default();
     let stages = StageSet::parse(&options.stages)
         .map_err(|error| Refusal::invalid("batch.options.stages", error.to_string()))?;
     let start = Start::try_from(options.start)
         .map_err(|_| Refusal::invalid("batch.options.start", "is not a value of Start"))?;
-    let priority = match Priority::try_from(batch.priority) {
-        Ok(Priority::Unspecified) => Priority::Normal,
-        Ok(priority) => priority,
-        Err(_) => {
-            return Err(Refusal::invalid(
-                "batch.priority",
-                "is not a value of Priority",
-            ));
-        }
-    };
     if options.retain_days < 0 {
         return Err(Refusal::invalid(
             "batch.options.retain_days",
@@ -253,7 +396,7 @@ fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<Create
         name: batch.display_name,
         options: serde_json::to_string(&stored).map_err(|_| Refusal::internal())?,
         metadata: batch.metadata.as_ref().map(metadata_text).transpose()?,
-        priority: u32::try_from(i32::from(priority)).unwrap_or_default(),
+        priority: priority(batch.priority)?,
         stages,
         starts_when_completed: start == Start::WhenCompleted,
         created_by: scope.principal.clone(),

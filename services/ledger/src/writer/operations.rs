@@ -24,7 +24,7 @@ impl Group<'_> {
         let row = OperationRow {
             tenant: act.tenant,
             id: act.id,
-            verb: act.verb.clone(),
+            verb: act.verb,
             selector: act.selector.clone(),
             state: OperationState::Running,
             cursor: None,

@@ -2,6 +2,8 @@
 
 mod leadership;
 mod manifest;
+mod operations;
 mod recovery;
+mod selector;
 mod stages;
 pub(crate) mod support;

@@ -8,6 +8,8 @@ use caudal_harness::{Postgres, Redis, until};
 use caudal_ledger::{Bootstrap, KeyRecord, Ledger, LedgerSettings, RunningLedger};
 use caudal_node::scope::{MeshSecret, Role, Scope, SignedScope};
 use caudal_proto::convert::file_tokens_to_proto;
+use caudal_proto::longrunning::operations_client::OperationsClient;
+use caudal_proto::longrunning::{Operation, WaitOperationRequest};
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::mesh::v1::{
     CheckCredentialRequest, Done, Failed, LeaseRequest, LeaseResponse, RenewRequest, Report,
@@ -15,10 +17,12 @@ use caudal_proto::mesh::v1::{
 };
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::file_service_client::FileServiceClient;
+use caudal_proto::v1::operator_service_client::OperatorServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::{
-    AddEntriesRequest, Batch, CompleteBatchRequest, ConfirmUploadsRequest, CreateBatchRequest,
-    Entry, File, FileEntry, GetBatchRequest, GetFileRequest, Outcome, Uploaded, entry,
+    AddEntriesRequest, Batch, BulkMetadata, CompleteBatchRequest, ConfirmUploadsRequest,
+    CreateBatchRequest, Entry, File, FileEntry, GetBatchRequest, GetFileRequest, Outcome, Uploaded,
+    entry,
 };
 use caudal_streams::{Names, Reader, Streams};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
@@ -235,6 +239,74 @@ impl TestLedger {
 
     pub(crate) fn uploads_of(&self, tenant: TenantId) -> UploadServiceClient<Signed> {
         UploadServiceClient::new(self.member(tenant))
+    }
+
+    pub(crate) fn files_of(&self, tenant: TenantId) -> FileServiceClient<Signed> {
+        FileServiceClient::new(self.member(tenant))
+    }
+
+    /// Files, as a credential for one batch sees them.
+    pub(crate) fn files_of_token(&self, batch: BatchId) -> FileServiceClient<Signed> {
+        FileServiceClient::new(self.signed(Scope {
+            tenant: Some(self.tenant),
+            principal: "token".into(),
+            role: Role::Member,
+            batch: Some(batch),
+        }))
+    }
+
+    pub(crate) fn operations(&self) -> OperationsClient<Signed> {
+        OperationsClient::new(self.member(self.tenant))
+    }
+
+    fn as_operator(&self) -> Signed {
+        self.signed(Scope {
+            tenant: None,
+            principal: "operator".into(),
+            role: Role::Operator,
+            batch: None,
+        })
+    }
+
+    pub(crate) fn operator(&self) -> OperatorServiceClient<Signed> {
+        OperatorServiceClient::new(self.as_operator())
+    }
+
+    pub(crate) fn operator_as_member(&self) -> OperatorServiceClient<Signed> {
+        OperatorServiceClient::new(self.member(self.tenant))
+    }
+
+    pub(crate) fn operations_of_operator(&self) -> OperationsClient<Signed> {
+        OperationsClient::new(self.as_operator())
+    }
+
+    /// Waits until a bulk operation has ended, and what it did.
+    pub(crate) async fn ended(&self, name: &str) -> (Operation, BulkMetadata) {
+        let begun = std::time::Instant::now();
+        loop {
+            let request = WaitOperationRequest {
+                name: name.to_owned(),
+                timeout: None,
+            };
+            let mut operations = self.operations_of_operator();
+            let operation = operations
+                .wait_operation(request)
+                .await
+                .unwrap()
+                .into_inner();
+            if operation.done {
+                let metadata = bulk_metadata(&operation);
+                return (operation, metadata);
+            }
+            assert!(begun.elapsed() < PATIENCE, "{operation:?}");
+        }
+    }
+
+    /// Changes the database behind the ledger's back.
+    pub(crate) async fn sql(&self, statement: &str) {
+        let database = self.database().await;
+        database.execute_unprepared(statement).await.unwrap();
+        database.close().await.unwrap();
     }
 
     pub(crate) async fn create(&self, batch: Batch) -> BatchId {
@@ -485,6 +557,32 @@ async fn launch(settings: &LedgerSettings) -> ((RunningLedger, CancellationToken
     let address = format!("http://{}", running.address());
     let channel = caudal_node::Channels::default().channel(&address).unwrap();
     ((running, shutdown), channel)
+}
+
+/// What an operation says of itself.
+pub(crate) fn bulk_metadata(operation: &Operation) -> BulkMetadata {
+    let any = operation.metadata.clone().unwrap();
+    assert_eq!(any.type_url, "type.googleapis.com/caudal.v1.BulkMetadata");
+    prost::Message::decode(any.value.as_slice()).unwrap()
+}
+
+/// The fields that a refusal names.
+pub(crate) fn wrong_fields(status: &Status) -> Vec<String> {
+    use tonic_types::StatusExt;
+    let details = status.get_error_details();
+    let violations = details
+        .bad_request()
+        .map(|bad| bad.field_violations.clone())
+        .unwrap_or_default();
+    violations
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect()
+}
+
+/// The machine-readable reason of a refusal.
+pub(crate) fn reason_of(status: &Status) -> String {
+    caudal_proto::status::from_status(status).reason
 }
 
 pub(crate) fn request_id() -> String {

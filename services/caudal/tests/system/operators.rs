@@ -1,0 +1,150 @@
+//! What people type when something is wrong: count, look, retry, cancel, dismiss, pause.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::{Database, Ground, QUICK, json as answer};
+
+/// Texts, and two PDFs that are none.
+fn with_broken(ground: &Ground, texts: usize) -> PathBuf {
+    let folder = ground.texts(texts);
+    std::fs::create_dir_all(folder.join("scans")).unwrap();
+    for name in ["one.pdf", "two.pdf"] {
+        std::fs::write(
+            folder.join("scans").join(name),
+            b"%PDF-1.7\nnothing of it\n",
+        )
+        .unwrap();
+    }
+    folder
+}
+
+fn run(ground: &Ground, arguments: &[&str]) -> (Option<i32>, Value) {
+    let mut command = arguments.to_vec();
+    command.extend(["--output", "json"]);
+    let output = ground.system.caudal(&command).unwrap();
+    (output.status.code(), answer(&output))
+}
+
+fn words(ground: &Ground, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = ground.system.caudal(arguments).unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), words)
+}
+
+fn ingest(ground: &Ground, folder: &std::path::Path, more: &[&str]) -> String {
+    let mut arguments = vec!["ingest", folder.to_str().unwrap(), "--stages", QUICK];
+    arguments.extend(more);
+    let (_, ended) = run(ground, &arguments);
+    ended["batch_id"].as_str().unwrap().to_owned()
+}
+
+fn failures_are_counted_retried_and_dismissed(database: Database) {
+    let ground = Ground::new(database);
+    let folder = with_broken(&ground, 10);
+    let batch = ingest(&ground, &folder, &[]);
+
+    let (_, counted) = run(&ground, &["count", &batch, "--by", "state"]);
+    assert_eq!(
+        counted,
+        json!({"total": 12, "counts": {"PROCESSED": 10, "FAILED": 2}})
+    );
+    let (_, counted) = run(&ground, &["count", "--state", "failed", "--by", "reason"]);
+    assert_eq!(counted["counts"], json!({"CORRUPT_DOCUMENT": 2}));
+    let (_, counted) = run(&ground, &["count", &batch, "--folder", "scans"]);
+    assert_eq!(counted["total"], 2);
+    let (_, counted) = run(&ground, &["count", &batch, "--path", "**/*.txt"]);
+    assert_eq!(counted["total"], 10);
+
+    let (code, looked) = run(&ground, &["retry", &batch, "--dry-run"]);
+    assert_eq!((code, &looked["matched"]), (Some(0), &json!(2)));
+    assert_eq!(looked["operation"], Value::Null);
+    let (code, refused) = words(&ground, &["retry", &batch, "--max-count", "1"]);
+    assert_eq!(code, Some(1));
+    assert!(refused.contains("2 files are chosen"), "{refused}");
+    let (code, empty) = words(&ground, &["retry"]);
+    assert_eq!(code, Some(1));
+    assert!(empty.contains("selector"), "{empty}");
+
+    let (code, retried) = run(&ground, &["retry", &batch, "--reason", "CORRUPT_DOCUMENT"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        (&retried["matched"], &retried["done"]),
+        (&json!(2), &json!(2))
+    );
+    // They fail again, for they are broken.
+    let (code, ended) = run(&ground, &["watch", &batch]);
+    assert_eq!(code, Some(1));
+    assert_eq!(ended["files"]["FAILED"], 2);
+
+    let (code, dismissed) = run(&ground, &["dismiss", &batch]);
+    assert_eq!((code, &dismissed["done"]), (Some(0), &json!(2)));
+    let (_, again) = run(&ground, &["dismiss", &batch, "--dry-run"]);
+    assert_eq!(again["matched"], 0);
+    let (code, reprocessed) = run(
+        &ground,
+        &[
+            "reprocess",
+            &batch,
+            "--path",
+            "0/**",
+            "--from",
+            "extract-text",
+            "--force",
+        ],
+    );
+    assert_eq!(code, Some(0));
+    assert!(reprocessed["done"].as_u64().unwrap() > 0, "{reprocessed}");
+    let (_, ended) = run(&ground, &["watch", &batch]);
+    assert_eq!(ended["files"]["PROCESSED"], 10);
+
+    let operator = ground.system.ready("operator_key");
+    let stuck = ["stuck", "--state", "failed", "--for", "0s"];
+    let (code, found) = run(&ground, &[&stuck[..], &["--api-key", &operator]].concat());
+    assert_eq!((code, &found["total"]), (Some(0), &json!(2)));
+    let tenant = found["rows"][0]["tenant"].as_str().unwrap().to_owned();
+    assert_eq!(found["rows"][0]["name"], "default");
+    let for_tenant = ["--tenant", &tenant, "--api-key", &operator];
+    let command = ["retry", "--state", "failed", "--for", "0s"];
+    let (code, acted) = run(&ground, &[&command[..], &for_tenant].concat());
+    assert_eq!((code, &acted["done"]), (Some(0), &json!(2)));
+    let (code, member) = words(&ground, &stuck);
+    assert_eq!(code, Some(1));
+    assert!(member.contains("operator"), "{member}");
+    run(&ground, &["watch", &batch]);
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn failures_are_counted_retried_and_dismissed_from_the_command_line() {
+    failures_are_counted_retried_and_dismissed(Database::Sqlite);
+}
+
+#[test]
+fn failures_are_counted_retried_and_dismissed_on_postgres() {
+    failures_are_counted_retried_and_dismissed(Database::Postgres);
+}
+
+#[test]
+fn a_batch_is_paused_resumed_and_cancelled_from_the_command_line() {
+    let ground = Ground::new(Database::Sqlite);
+    let folder = ground.texts(200);
+    let batch = ingest(&ground, &folder, &["--no-wait"]);
+    let (code, paused) = run(&ground, &["pause", &batch, "--note", "wait for the gauge"]);
+    assert_eq!((code, &paused["paused"]), (Some(0), &json!(true)));
+    let (code, resumed) = run(&ground, &["resume", &batch]);
+    assert_eq!((code, &resumed["paused"]), (Some(0), &json!(false)));
+    let (_, ended) = run(&ground, &["watch", &batch]);
+    assert_eq!(ended["files"]["PROCESSED"], 200);
+
+    // Held from the start, so that there is something to cancel.
+    std::fs::write(folder.join("more.txt"), "the river rose\n").unwrap();
+    let second = ingest(&ground, &folder, &["--no-wait"]);
+    run(&ground, &["pause", &second]);
+    let (code, cancelled) = run(&ground, &["cancel", &second]);
+    assert_eq!(code, Some(0), "{cancelled}");
+    let (_, ended) = run(&ground, &["watch", &second]);
+    assert_eq!(ended["state"], "CANCELLED");
+    ground.system.verify().unwrap();
+}
