@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up test setup build page client lint fmt bench clean
+.PHONY: help demo up test setup build page client lint fmt bench bench-ledger clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -18,7 +18,7 @@ DATA_DIR ?= .caudal/data
 LISTEN ?= 127.0.0.1:7410
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup page build ## Start the embedded system, ingest docs/samples, show how each file ended
 	@infra/demo
@@ -71,6 +71,10 @@ lint: ## Formatting, clippy, protos, dependencies
 bench: ## Measure the whole system (release build)
 	cargo build --release --locked --bin caudal
 	benches/ingest
+
+bench-ledger: ## Measure the ledger through the real mesh, beside a raw-SQL loop (release build; BENCH_LEDGER=options)
+	cargo build --release --locked -p caudal -p caudal-bench-ledger --bins
+	target/release/bench-ledger $(BENCH_LEDGER)
 
 fmt: ## Format the Rust code
 	cargo fmt --all

@@ -62,11 +62,19 @@ impl Postgres {
         ))
     }
 
-    /// Makes a data folder and starts a server on it.
+    /// Makes a data folder and starts a server on it, which does not wait for the disk.
     ///
     /// # Errors
     /// When Postgres is not installed (`make setup` installs it), or does not start.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&["fsync=off", "max_connections=300"])
+    }
+
+    /// Makes a data folder and starts a server on it, with these settings over the defaults of Postgres.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
         let programs = programs()?;
         let folder = TempDir::with_prefix("caudal-postgres-")?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777))?;
@@ -100,7 +108,7 @@ impl Postgres {
                 "-c",
                 "unix_socket_directories=",
             ])
-            .args(["-c", "fsync=off", "-c", "max_connections=300"])
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("log"))?);

@@ -29,6 +29,12 @@ impl Redis {
         })
     }
 
+    /// Number of its process; none between a death and the restart.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.pid()
+    }
+
     /// Where it listens, password included.
     #[must_use]
     pub fn url(&self) -> String {

@@ -1,0 +1,233 @@
+//! Measures the ledger through the real mesh: every service its own process, a real Redis, a real Postgres or a SQLite file
+//! that waits for the disk, four stages of the product's runtime around a handler that does nothing. Beside it, in the same
+//! run, the same writes as a loop of plain SQL. Prints one JSON object; a file that is lost or an invariant that breaks ends
+//! it with an error. Build first: `cargo build --release -p caudal -p caudal-bench-ledger`.
+
+mod cost;
+mod database;
+mod mesh;
+mod null;
+mod others;
+mod raw;
+mod way;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use clap::{Parser, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use crate::database::Kind;
+use crate::mesh::Setup;
+
+/// The first argument of a process that is a stage.
+const NULL_STAGE: &str = "null-stage";
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Files a second over four hops, and the raw-SQL loop beside it
+    Way,
+    /// Entries of a manifest a second
+    Manifest,
+    /// What a lone request and a lone file take
+    Lone,
+    /// Memory of the ledger while files wait
+    Waiting,
+    /// Time and size of a snapshot
+    Snapshot,
+}
+
+impl Part {
+    const ALL: [Self; 5] = [
+        Self::Way,
+        Self::Manifest,
+        Self::Lone,
+        Self::Waiting,
+        Self::Snapshot,
+    ];
+}
+
+/// Measures the ledger through the real mesh; prints one JSON object
+#[derive(Debug, Parser)]
+struct Options {
+    /// What to measure; all when left out
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Which database; both when left out
+    #[arg(long, value_enum)]
+    database: Vec<Kind>,
+    /// Files of a run of the way
+    #[arg(long, default_value_t = 10_000)]
+    files: u32,
+    /// Runs of the way and of the raw loop each; medians are told
+    #[arg(long, default_value_t = 3)]
+    runs: u32,
+    /// Entries and confirmations of one call, rows of a transaction of the raw loop
+    #[arg(long, default_value_t = 500)]
+    page: u32,
+    /// Entries of the manifest, files of the snapshot
+    #[arg(long, default_value_t = 100_000)]
+    entries: u32,
+    /// How many files wait; above 100,000 they are inserted by SQL
+    #[arg(long, value_delimiter = ',', default_value = "10000,100000,1000000")]
+    waiting: Vec<u32>,
+    /// Leave the raw loop out
+    #[arg(long)]
+    no_raw: bool,
+    /// The product's binary; the one beside this program when left out
+    #[arg(long)]
+    caudal: Option<PathBuf>,
+    /// Worker threads of each service's runtime (TOKIO_WORKER_THREADS); left out: as many as there are cores
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Handlers at once in a stage process; the limiter may grant fewer
+    #[arg(long, default_value_t = 256)]
+    slots: usize,
+    /// Dispatches that a stage process reads ahead: the rate times the time to a recorded report
+    #[arg(long, default_value_t = 2_048)]
+    prefetch: usize,
+    /// Records the way with perf into this folder, and counts the statements of Postgres
+    #[arg(long)]
+    profile: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    // On this thread alone: processes that it starts end with it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut arguments = std::env::args_os();
+    if arguments.nth(1).is_some_and(|first| first == NULL_STAGE) {
+        let arguments = std::iter::once(NULL_STAGE.into()).chain(arguments);
+        let stage = null::NullStage::parse_from(arguments);
+        // As the product's own processes do.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        return runtime.block_on(null::run(stage));
+    }
+    let figures = runtime.block_on(measure(&Options::parse()))?;
+    println!("{figures:#}");
+    Ok(())
+}
+
+async fn measure(options: &Options) -> anyhow::Result<Value> {
+    let caudal = match &options.caudal {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("caudal"),
+    };
+    ensure!(
+        caudal.is_file(),
+        "{} is missing: cargo build --release -p caudal -p caudal-bench-ledger",
+        caudal.display()
+    );
+    let setup = Setup {
+        caudal: std::path::absolute(caudal)?,
+        threads: options.threads,
+        slots: options.slots,
+        prefetch: options.prefetch,
+    };
+    let parts = if options.parts.is_empty() {
+        Part::ALL.to_vec()
+    } else {
+        options.parts.clone()
+    };
+    let databases = if options.database.is_empty() {
+        vec![Kind::Postgres, Kind::Sqlite]
+    } else {
+        options.database.clone()
+    };
+    let mut figures = Map::new();
+    figures.insert("machine".to_owned(), machine());
+    for kind in databases {
+        let mut of_database = Map::new();
+        for part in &parts {
+            let name = part
+                .to_possible_value()
+                .map(|value| value.get_name().to_owned());
+            let name = name.unwrap_or_default();
+            eprintln!("{}: {name}", kind.name());
+            let measured = match part {
+                Part::Way => way_and_raw(options, &setup, kind).await,
+                Part::Manifest => others::manifest(&setup, kind, options.entries).await,
+                Part::Lone => others::lone(&setup, kind).await,
+                Part::Waiting => others::waiting(&setup, kind, &options.waiting).await,
+                Part::Snapshot => others::snapshot(&setup, kind, options.entries).await,
+            };
+            let measured = measured.with_context(|| format!("{} on {}", name, kind.name()))?;
+            of_database.insert(name, measured);
+        }
+        figures.insert(kind.name().to_owned(), Value::Object(of_database));
+    }
+    Ok(Value::Object(figures))
+}
+
+fn machine() -> Value {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZeroUsize::get);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    json!({
+        "cores": cores,
+        // Above zero others were at work, and the figures are worse for it.
+        "load_before": load.split(' ').next().and_then(|load| load.parse::<f64>().ok()),
+    })
+}
+
+/// Mesh and raw loop in turns, so that what the machine does meanwhile falls on both.
+async fn way_and_raw(options: &Options, setup: &Setup, kind: Kind) -> anyhow::Result<Value> {
+    let (mut ways, mut raws) = (Vec::new(), Vec::new());
+    for _ in 0..options.runs {
+        if !options.no_raw {
+            raws.push(raw::run(&setup.caudal, kind, options.files, options.page).await?);
+        }
+        let profile = options.profile.as_deref();
+        ways.push(way::run(setup, kind, options.files, options.page, profile).await?);
+    }
+    let rate = median(ways.iter().map(|run| run.files_per_second));
+    let database = median(ways.iter().map(|run| run.database_micros));
+    let mut figures = json!({
+        "files": options.files,
+        "page": options.page,
+        "median_files_per_second": rate.round(),
+        "median_database_cpu_micros_a_file": database.round(),
+        "runs": ways.into_iter().map(|run| run.figures).collect::<Vec<_>>(),
+    });
+    if !raws.is_empty() {
+        let raw_rate = median(raws.iter().map(|run| run.files_per_second));
+        let raw_database = median(raws.iter().map(|run| run.database_micros));
+        figures["raw"] = json!({
+            "median_files_per_second": raw_rate.round(),
+            "median_database_cpu_micros_a_file": raw_database.round(),
+            "runs": raws.into_iter().map(|run| run.figures).collect::<Vec<_>>(),
+        });
+        figures["files_per_second_to_raw"] = hundredths(rate / raw_rate);
+        figures["database_cpu_to_raw"] = hundredths(database / raw_database);
+    }
+    Ok(figures)
+}
+
+fn hundredths(ratio: f64) -> Value {
+    json!((ratio * 100.0).round() / 100.0)
+}
+
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_unstable_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    match numbers.len() {
+        0 => 0.0,
+        length if length % 2 == 1 => numbers[middle],
+        _ => f64::midpoint(numbers[middle - 1], numbers[middle]),
+    }
+}

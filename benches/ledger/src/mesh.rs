@@ -1,0 +1,403 @@
+//! The mesh of a run, every service its own process: limiter, ledger and gateway of the product, four stages of its runtime
+//! around a handler that does nothing, a Redis and a database.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use caudal_domain::{Stage, TenantId};
+use caudal_harness::Redis;
+use caudal_node::{MeshSecret, Role, Scope, scope};
+use caudal_sdk::Client;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use uuid::Uuid;
+
+use crate::cost::{self, Memory};
+use crate::database::{Database, Kind};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Keys of a mesh that lives for a measurement.
+const API_KEY: &str = "caudal_meshmember_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaad2ec2019";
+const OPERATOR_KEY: &str = "caudal_meshoperator_bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb52f62bc8";
+const MESH_SECRET: &str = "the secret of a mesh that lives for one measurement";
+
+/// The stages of the document route.
+const STAGES: [Stage; 4] = [
+    Stage::Upload,
+    Stage::ExtractText,
+    Stage::Embeddings,
+    Stage::Metadata,
+];
+
+/// How the services of a mesh are started.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// The product's binary.
+    pub(crate) caudal: PathBuf,
+    /// Worker threads of each service's runtime; the runtime's own choice when left out.
+    pub(crate) threads: Option<usize>,
+    /// Handlers at once in a stage process; the limiter may grant fewer.
+    pub(crate) slots: usize,
+    /// Dispatches that a stage process holds at once.
+    pub(crate) prefetch: usize,
+}
+
+struct Process {
+    name: &'static str,
+    child: Child,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running mesh.
+pub(crate) struct Mesh {
+    processes: Vec<Process>,
+    pub(crate) database: Database,
+    redis: Redis,
+    setup: Setup,
+    folder: TempDir,
+    ports: Vec<(&'static str, u16)>,
+}
+
+/// Processor time by process, over a stretch of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Spent(Vec<(&'static str, Duration)>);
+
+impl Spent {
+    /// What was spent since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let parts = self.0.iter().zip(&earlier.0);
+        Self(
+            parts
+                .map(|((name, now), (_, before))| (*name, now.saturating_sub(*before)))
+                .collect(),
+        )
+    }
+
+    /// Of one process.
+    pub(crate) fn of(&self, name: &str) -> Duration {
+        let part = self.0.iter().find(|(part, _)| *part == name);
+        part.map_or(Duration::ZERO, |(_, spent)| *spent)
+    }
+
+    /// In microseconds a file, by process and in all.
+    pub(crate) fn a_file(&self, files: u32) -> Value {
+        let micros =
+            |spent: Duration| (spent.as_secs_f64() * 1e7 / f64::from(files)).round() / 10.0;
+        let mut parts: serde_json::Map<String, Value> = self
+            .0
+            .iter()
+            .map(|(name, spent)| ((*name).to_owned(), micros(*spent).into()))
+            .collect();
+        let all: Duration = self.0.iter().map(|(_, spent)| *spent).sum();
+        parts.insert("all".to_owned(), micros(all).into());
+        Value::Object(parts)
+    }
+}
+
+impl Mesh {
+    /// Starts ledger, gateway and limiter on a database, and the stages if asked to. To be called on the main thread: what
+    /// it starts ends with the thread.
+    pub(crate) async fn start(
+        setup: &Setup,
+        database: Database,
+        with_stages: bool,
+    ) -> anyhow::Result<Self> {
+        let folder = TempDir::with_prefix("caudal-bench-mesh-")?;
+        let names = ["ledger", "gateway", "limiter"].into_iter();
+        let ports = names
+            .chain(STAGES.iter().map(|stage| stage.name()))
+            .map(|name| {
+                let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+                Ok((name, port))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut mesh = Self {
+            processes: Vec::new(),
+            database,
+            redis: Redis::start().await?,
+            setup: setup.clone(),
+            folder,
+            ports,
+        };
+        mesh.write_settings()?;
+        mesh.serve("ledger")?;
+        mesh.serve("gateway")?;
+        if with_stages {
+            for stage in STAGES {
+                mesh.null_stage(stage)?;
+            }
+        }
+        // Last: a new limiter grants what is in use already, and no more until it may know of all.
+        mesh.serve("limiter")?;
+        Ok(mesh)
+    }
+
+    fn write_settings(&self) -> anyhow::Result<()> {
+        let text = format!(
+            "ledger = {ledger:?}\nlimiter = {limiter:?}\nredis-url = {redis:?}\ns3-endpoint = \"http://127.0.0.1:9\"\n\
+             s3-access-key = \"none\"\ns3-secret-key = \"none\"\nmesh-secret = {MESH_SECRET:?}\n\n[service.ledger]\n\
+             database-url = {database:?}\nbootstrap-api-key = {API_KEY:?}\nbootstrap-operator-key = {OPERATOR_KEY:?}\n",
+            ledger = self.address("ledger"),
+            limiter = self.address("limiter"),
+            redis = self.redis.url(),
+            database = self.database.url,
+        );
+        std::fs::write(self.folder.path().join("caudal.toml"), text)?;
+        Ok(())
+    }
+
+    fn port(&self, name: &str) -> u16 {
+        let found = self.ports.iter().find(|(known, _)| *known == name);
+        found.map_or(0, |(_, port)| *port)
+    }
+
+    pub(crate) fn address(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}", self.port(name))
+    }
+
+    fn serve(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let mut command = dying_with_this_thread(&self.setup.caudal);
+        command
+            .args(["serve", name, "--config"])
+            .arg(self.folder.path().join("caudal.toml"))
+            .args(["--listen", &format!("127.0.0.1:{}", self.port(name))]);
+        self.launch(name, command)
+    }
+
+    fn null_stage(&mut self, stage: Stage) -> anyhow::Result<()> {
+        let name = stage.name();
+        let mut command = dying_with_this_thread(&std::env::current_exe()?);
+        command
+            .args([crate::NULL_STAGE, name])
+            .args(["--listen", &format!("127.0.0.1:{}", self.port(name))])
+            .args(["--ledger", &self.address("ledger")])
+            .args(["--limiter", &self.address("limiter")])
+            .args(["--redis-url", &self.redis.url()])
+            .args(["--mesh-secret", MESH_SECRET])
+            .args(["--slots", &self.setup.slots.to_string()])
+            .args(["--prefetch", &self.setup.prefetch.to_string()]);
+        self.launch(name, command)
+    }
+
+    fn launch(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<()> {
+        if let Some(threads) = self.setup.threads {
+            command.env("TOKIO_WORKER_THREADS", threads.to_string());
+        }
+        let log = std::fs::File::create(self.log(name))?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{name} does not run"))?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        self.processes.push(Process { name, child });
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let read = BufReader::new(stdout).read_line(&mut line);
+            let _ = sender.send(read.map(|_| line));
+        });
+        let line = receiver
+            .recv_timeout(PATIENCE)
+            .with_context(|| format!("{name} is not ready in time: {}", self.tail(name)))??;
+        let line: Value = serde_json::from_str(&line)
+            .with_context(|| format!("{name} does not serve: {}", self.tail(name)))?;
+        ensure!(line["ready"] == true, "{line}");
+        Ok(())
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
+    }
+
+    fn tail(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.log(name)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(6)..].join("\n")
+    }
+
+    /// The ends of all logs, for an error.
+    pub(crate) fn tails(&self) -> String {
+        let names = self.processes.iter().map(|process| process.name);
+        names
+            .map(|name| format!("--- {name}\n{}\n", self.tail(name)))
+            .collect()
+    }
+
+    /// A client of the gateway, as anybody has it.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.address("gateway"), API_KEY).await?)
+    }
+
+    /// The scope of the mesh's tenant, signed as the gateway signs it: for calls that go straight to the ledger.
+    pub(crate) async fn scope(&self) -> anyhow::Result<scope::SignedScope> {
+        let tenant: Uuid = self
+            .database
+            .value("SELECT tenant_id AS v FROM tenants")
+            .await?;
+        let scope = Scope {
+            tenant: Some(TenantId::from_uuid(tenant)),
+            principal: "bench".to_owned(),
+            role: Role::Member,
+            batch: None,
+        };
+        let secret = MeshSecret::new(MESH_SECRET.as_bytes())?;
+        Ok(scope::SignedScope::new(scope, secret))
+    }
+
+    pub(crate) fn pid(&self, name: &str) -> anyhow::Result<u32> {
+        let found = self.processes.iter().find(|process| process.name == name);
+        Ok(found.with_context(|| format!("no {name}"))?.child.id())
+    }
+
+    /// Resident memory of a service.
+    pub(crate) fn memory(&self, name: &str) -> anyhow::Result<Memory> {
+        cost::memory(self.pid(name)?)
+    }
+
+    /// Resident memory of all services, by name.
+    pub(crate) fn memories(&self) -> anyhow::Result<Vec<(&'static str, Memory)>> {
+        let processes = self.processes.iter();
+        processes
+            .map(|process| Ok((process.name, cost::memory(process.child.id())?)))
+            .collect()
+    }
+
+    /// Processor time of every process so far. `client` is this process.
+    pub(crate) fn spent(&self) -> anyhow::Result<Spent> {
+        let mut parts = Vec::new();
+        for process in &self.processes {
+            parts.push((process.name, cost::cpu(process.child.id())?));
+        }
+        let redis = self.redis.pid().context("redis is gone")?;
+        parts.push(("redis", cost::cpu(redis)?));
+        if let Some(postmaster) = self.database.postmaster() {
+            parts.push(("postgres", cost::cpu_of_family(postmaster)?));
+        }
+        parts.push(("client", cost::cpu(std::process::id())?));
+        Ok(Spent(parts))
+    }
+
+    /// The ledger's own counters, by name.
+    pub(crate) async fn counters(&self) -> anyhow::Result<Value> {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port("ledger"))).await?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
+            .await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let mut counters = serde_json::Map::new();
+        for line in text.lines() {
+            let wanted = line.starts_with("caudal_writer_") || line.starts_with("caudal_relayed");
+            if !wanted || line.contains("_bucket") {
+                continue;
+            }
+            if let Some((series, value)) = line.rsplit_once(' ') {
+                let name = series.split('{').next().unwrap_or(series);
+                let name = name.trim_start_matches("caudal_");
+                let value: f64 = value.trim().parse().unwrap_or_default();
+                counters.insert(name.to_owned(), json!(value));
+            }
+        }
+        Ok(Value::Object(counters))
+    }
+
+    /// Ends all services as an operator does, the last started first.
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
+        // The limiter was started last, and is missed least by the others at their end.
+        while let Some(mut process) = self.processes.pop() {
+            let pid = process.child.id().to_string();
+            ensure!(
+                Command::new("kill")
+                    .args(["-TERM", &pid])
+                    .status()?
+                    .success(),
+                "{} ended before its time: {}",
+                process.name,
+                self.tail(process.name)
+            );
+            let begun = std::time::Instant::now();
+            let status = loop {
+                if let Some(status) = process.child.try_wait()? {
+                    break status;
+                }
+                ensure!(begun.elapsed() < PATIENCE, "{} does not end", process.name);
+                tokio::time::sleep(LOOK_EVERY).await;
+            };
+            ensure!(
+                status.success(),
+                "{} ended with {status}: {}",
+                process.name,
+                self.tail(process.name)
+            );
+        }
+        Ok(())
+    }
+
+    /// Ends all, and has the product itself check every invariant of database and streams; a lost file is an error.
+    pub(crate) async fn verify(mut self, files: u32) -> anyhow::Result<()> {
+        self.stop().await?;
+        verify(
+            &self.setup.caudal,
+            &self.database.url,
+            Some(&self.redis.url()),
+            files,
+        )
+    }
+}
+
+/// `caudal verify` on a database: every invariant holds, and there are so many files.
+pub(crate) fn verify(
+    caudal: &Path,
+    database_url: &str,
+    redis_url: Option<&str>,
+    files: u32,
+) -> anyhow::Result<()> {
+    let mut command = Command::new(caudal);
+    command.args(["verify", "--database-url", database_url]);
+    if let Some(url) = redis_url {
+        command.args(["--redis-url", url]);
+    }
+    let checked = command.stdin(Stdio::null()).output()?;
+    let words = String::from_utf8_lossy(&checked.stdout);
+    ensure!(
+        checked.status.success(),
+        "{words}{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
+    ensure!(
+        words.contains(&format!(" {files} files\n")),
+        "there should be {files} files: {words}"
+    );
+    Ok(())
+}
+
+/// What is started ends with this thread, however that ends.
+fn dying_with_this_thread(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig=KILL", "--"]).arg(program);
+    command
+}
+
+/// Whether the database is one of the ledger's processes or lives inside it.
+pub(crate) fn database_process(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Postgres => "postgres",
+        Kind::Sqlite => "ledger",
+    }
+}

@@ -1,0 +1,138 @@
+//! A stage of the real runtime around a handler that does nothing and touches no object: what is left is the cost of the
+//! mesh itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use caudal_domain::{Outcome, Stage, StageVersion};
+use caudal_node::{
+    Channels, LeaderChannel, MeshSecret, ServerLimits, ServerParts, ServiceIdentity, Settings,
+    telemetry,
+};
+use caudal_objects::ObjectStore;
+use caudal_stage::{Dependencies, Done, Failure, Handler, Job, SlotSource, StageProcess};
+use caudal_stage::{StageSettings, Usage};
+use caudal_streams::{DEFAULT_PREFIX, Names, Streams};
+use clap::Parser;
+use sha2::{Digest as _, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+const DRAIN: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How a stage process is started.
+#[derive(Debug, Parser)]
+pub(crate) struct NullStage {
+    stage: Stage,
+    #[arg(long)]
+    listen: SocketAddr,
+    #[arg(long)]
+    ledger: String,
+    #[arg(long)]
+    limiter: String,
+    #[arg(long)]
+    redis_url: String,
+    #[arg(long)]
+    mesh_secret: String,
+    #[arg(long)]
+    slots: usize,
+    #[arg(long)]
+    prefetch: usize,
+}
+
+/// Reports what takes a file along the document route, and does nothing.
+#[derive(Debug, Clone, Copy)]
+struct Null(Stage);
+
+impl Handler for Null {
+    fn version(&self) -> StageVersion {
+        StageVersion::new(self.0, "null")
+    }
+
+    async fn handle(&self, job: Job) -> Result<Done, Failure> {
+        let facts = serde_json::json!({});
+        Ok(match self.0 {
+            Stage::Upload => {
+                let mut content = Sha256::new();
+                content.update(job.file.batch.as_bytes());
+                content.update(job.file.ordinal.to_be_bytes());
+                Done {
+                    facts,
+                    content_sha256: Some(content.finalize().into()),
+                    media_type: Some("text/plain".to_owned()),
+                    usage: Usage {
+                        bytes: job.declared_size,
+                        ..Usage::default()
+                    },
+                    ..Done::default()
+                }
+            }
+            Stage::ExtractText => Done {
+                facts,
+                has_text: true,
+                ..Done::default()
+            },
+            Stage::Embeddings | Stage::ImageProcessing => Done {
+                facts,
+                ..Done::default()
+            },
+            Stage::Metadata => Done {
+                facts,
+                outcome: Some(Outcome::Complete),
+                ..Done::default()
+            },
+        })
+    }
+}
+
+/// Runs one stage until SIGTERM.
+pub(crate) async fn run(arguments: NullStage) -> anyhow::Result<()> {
+    let name = arguments.stage.name();
+    let _telemetry = telemetry::init(&telemetry::TelemetrySettings {
+        service: format!("null-{name}"),
+        ..telemetry::TelemetrySettings::default()
+    })?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let secret = MeshSecret::new(arguments.mesh_secret.as_bytes())?;
+    let identity = ServiceIdentity::new(name, &secret);
+    let nowhere = caudal_objects::Settings::new("http://127.0.0.1:9", "none", "none", "none");
+    let dependencies = Dependencies {
+        ledger: identity.channel(LeaderChannel::new(&Channels::default(), &arguments.ledger)?),
+        objects: ObjectStore::connect(nowhere)?,
+        streams: Streams::connect(&arguments.redis_url, Names::new(DEFAULT_PREFIX))?,
+        limiter: Some(SlotSource {
+            channel: identity.channel(Channels::default().channel(&arguments.limiter)?),
+            local_share: u32::try_from(arguments.slots)?,
+        }),
+    };
+    let settings = StageSettings {
+        prefetch: arguments.prefetch,
+        drain: DRAIN,
+        farewell: FAREWELL,
+        ..StageSettings::fast(arguments.slots)
+    };
+    let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
+    let stop = CancellationToken::new();
+    let server = Settings {
+        name: name.to_owned(),
+        mesh_secret: secret,
+        limits: ServerLimits {
+            drain_deadline: FAREWELL,
+            ..ServerLimits::default()
+        },
+    };
+    let server = ServerParts::new(server, listener, stop.clone());
+    let process = StageProcess::start(Null(arguments.stage), settings, dependencies, server)?;
+    println!("{}", serde_json::json!({"ready": true, "service": name}));
+    let waiting = process.wait();
+    tokio::pin!(waiting);
+    tokio::select! {
+        ended = &mut waiting => ended.context("the stage ended by itself"),
+        _ = terminate.recv() => {
+            stop.cancel();
+            Ok(waiting.await?)
+        }
+    }
+}
