@@ -138,7 +138,15 @@ pub(crate) struct Group<'a> {
     dispatches: HashMap<Stage, Vec<(FileRef, Token)>>,
     entered: Vec<(FileRef, Token)>,
     left: Vec<(FileRef, Token)>,
+    turns: Vec<Taken>,
     use_remembered_rows: bool,
+}
+
+/// A turn that this group took: who waits for it again if the group is lost.
+struct Taken {
+    stage: Stage,
+    key: BatchKey,
+    weight: u32,
 }
 
 /// Runs acts in one transaction. `relayed` are outbox rows that Redis has accepted.
@@ -175,6 +183,7 @@ pub(crate) async fn run(
         dispatches: HashMap::new(),
         entered: Vec::new(),
         left: Vec::new(),
+        turns: Vec::new(),
         use_remembered_rows,
     };
     let outcome = group.work(acts, relayed).await;
@@ -205,6 +214,8 @@ struct Aftermath {
     rows: Vec<WorkRow>,
     entered: Vec<(FileRef, Token)>,
     left: Vec<(FileRef, Token)>,
+    turns: Vec<Taken>,
+    now: Micros,
     new_versions: Vec<(u32, StageVersion)>,
     newest_versions: HashMap<Stage, u32>,
     priorities: Vec<(BatchKey, u32)>,
@@ -229,12 +240,23 @@ impl Aftermath {
 
     /// Neither the old pairs nor the new ones leave: the reconciler looks at the rows (protocol 2.1).
     fn unknown(self, state: &mut WriterState) {
+        self.wait_again(state);
         for row in self.rows {
             state.dispatcher.forget(row.file);
         }
     }
 
+    /// Whoever was admitted, or was found to have nothing ready, may be waiting still (protocol 2.4).
+    fn wait_again(&self, state: &mut WriterState) {
+        for turn in &self.turns {
+            state
+                .dispatcher
+                .wait(turn.stage, turn.key, turn.weight, self.now, self.now);
+        }
+    }
+
     fn undone(self, state: &mut WriterState) {
+        self.wait_again(state);
         for (file, token) in self.entered {
             state.dispatcher.leave(file, token);
         }
@@ -254,6 +276,8 @@ impl Group<'_> {
             rows: self.files.into_values().map(|worked| worked.row).collect(),
             entered: self.entered,
             left: self.left,
+            turns: self.turns,
+            now: self.now,
             new_versions: self.new_versions,
         }
     }
@@ -649,6 +673,15 @@ impl Group<'_> {
         let key = (turn.tenant, turn.batch);
         self.lock_tenants(BTreeSet::from([turn.tenant])).await?;
         self.lock_batches(BTreeSet::from([key])).await?;
+        let weight = self
+            .batches
+            .get(&key)
+            .map_or(0, |batched| batched.row.priority);
+        self.turns.push(Taken {
+            stage: turn.stage,
+            key,
+            weight,
+        });
         if !self.may_go_out(key) {
             // Whatever lets it go on (completion, resume) says again that it waits.
             self.state.dispatcher.turn_taken(turn, 0, true);
@@ -687,10 +720,6 @@ impl Group<'_> {
             && let Some(at) =
                 work::earliest_ready(&self.session, turn.stage, turn.tenant, turn.batch).await?
         {
-            let weight = self
-                .batches
-                .get(&key)
-                .map_or(0, |batched| batched.row.priority);
             self.state
                 .dispatcher
                 .wait(turn.stage, key, weight, at, self.now);
@@ -769,6 +798,7 @@ impl Group<'_> {
     }
 
     async fn learn_ancestors(&mut self, places: Vec<(BatchKey, u32)>) -> Result<(), DbErr> {
+        self.state.ancestors.make_room();
         let unknown: Vec<_> = places
             .into_iter()
             .filter(|place| !self.state.ancestors.knows(*place))
