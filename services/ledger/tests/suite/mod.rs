@@ -5,4 +5,5 @@ mod leadership;
 mod manifest;
 mod recovery;
 mod stages;
+mod storm;
 pub(crate) mod support;
