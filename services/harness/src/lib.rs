@@ -2,12 +2,14 @@
 
 pub mod mesh;
 pub mod postgres;
+pub mod postgres_proxy;
 pub mod redis;
 pub mod system;
 pub mod until;
 
 pub use mesh::{Mesh, MeshOptions};
 pub use postgres::Postgres;
+pub use postgres_proxy::{Loss, PostgresProxy};
 pub use redis::Redis;
 pub use system::System;
 pub use until::until;

@@ -1,11 +1,16 @@
 //! Checks what must hold, over database, streams and object store. Reads only. Run it when nothing is in work to have
 //! all of it checked, or at any time for what must hold even then.
 
+mod letters;
+mod manifest;
+mod shown;
+mod standing;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use caudal_domain::{
-    BatchState, FileCounts, FileEvent, FileRef, FileState, FolderCounts, Stage, keys,
+    BatchState, FileCounts, FileEvent, FileRef, FileState, FolderCounts, Stage, Token, keys,
 };
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::ChangeSet;
@@ -41,17 +46,23 @@ pub enum Invariant {
     Outbox,
     /// The bytes at a file's final key have the recorded checksum.
     Bytes,
+    /// What watchers were shown last is what the rows say, and revisions have no gap.
+    Shown,
+    /// What is ready waits or is out, never both and never neither: nobody else would ever find it.
+    Live,
 }
 
 impl Invariant {
     /// All, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Terminal,
         Self::Chain,
         Self::Once,
         Self::Counters,
         Self::Outbox,
         Self::Bytes,
+        Self::Shown,
+        Self::Live,
     ];
 
     /// Its short name, as `docs/guarantees.md` has it.
@@ -64,6 +75,8 @@ impl Invariant {
             Self::Counters => "I4 counters",
             Self::Outbox => "I5 outbox",
             Self::Bytes => "I6 bytes",
+            Self::Shown => "I8 shown",
+            Self::Live => "I11 live",
         }
     }
 }
@@ -149,6 +162,7 @@ pub async fn verify(
             verify_batch(&session, &progress, objects, &mut report).await?;
         }
     }
+    shown::verify_tenants(&session, &mut report).await?;
     verify_outbox(&session, redis_url, in_work, &mut report).await?;
     store.close().await;
     Ok(report)
@@ -168,9 +182,24 @@ async fn all_batches(session: &Session<'_, DatabaseConnection>) -> Result<Vec<Ba
 #[derive(Default)]
 struct Recount {
     counts: FileCounts,
-    bytes_processed: u64,
+    bytes: Bytes,
     folders: HashMap<u32, FolderCounts>,
-    states: HashMap<u32, FileState>,
+    files: HashMap<u32, Shown>,
+}
+
+/// Bytes of a batch's files: of all, of those that have arrived, of those that are processed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bytes {
+    declared: u64,
+    uploaded: u64,
+    processed: u64,
+}
+
+/// What is shown of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shown {
+    state: FileState,
+    detail: u32,
 }
 
 async fn verify_batch(
@@ -191,29 +220,33 @@ async fn verify_batch(
             report.files += 1;
             recount.add(row);
             verify_terminal(progress, row, report);
+            standing::verify(row, report);
         }
+        letters::verify(session, &rows, report).await?;
+        manifest::verify(session, progress, &rows, report).await?;
         verify_results(session, &rows, objects, report).await?;
         if last {
             break;
         }
     }
     verify_batch_state(progress, report);
-    verify_counters(
-        session,
-        progress,
-        recount.counts,
-        recount.bytes_processed,
-        recount.folders,
-        report,
-    )
-    .await?;
-    verify_chains(session, progress, &recount.states, report).await?;
+    let mut last = verify_chains(session, progress, &recount.files, report).await?;
+    shown::verify_batch(progress, &last, report);
+    verify_counters(session, progress, recount, &mut last, report).await?;
     Ok(())
 }
 
 impl Recount {
     fn add(&mut self, row: &WorkRow) {
-        self.states.insert(row.file.ordinal, row.state);
+        let shown = Shown {
+            state: row.state,
+            detail: row.detail(),
+        };
+        self.files.insert(row.file.ordinal, shown);
+        self.bytes.declared += row.size;
+        if row.etag.is_some() {
+            self.bytes.uploaded += row.size;
+        }
         if let Ok(counts) = self.counts.moved(None, Some(row.state)) {
             self.counts = counts;
         }
@@ -222,7 +255,7 @@ impl Recount {
         match row.state {
             FileState::Processed => {
                 folder.processed += 1;
-                self.bytes_processed += row.size;
+                self.bytes.processed += row.size;
                 if let Ok(counts) = self.counts.outcome_moved(None, row.outcome) {
                     self.counts = counts;
                 }
@@ -307,6 +340,21 @@ async fn verify_results(
                 report.breaks(Invariant::Once, words);
             }
         }
+        let is_there = |stage: Stage| results.iter().any(|result| result.stage == stage);
+        if !row.state.is_final() && is_there(row.stage) {
+            let words = format!(
+                "{} is {} at {}, which has been recorded already",
+                row.file, row.state, row.stage
+            );
+            report.breaks(Invariant::Once, words);
+        }
+        if row.state == FileState::Processing
+            && row.stage != Stage::Upload
+            && !is_there(Stage::Upload)
+        {
+            let words = format!("{} is at {} without an upload result", row.file, row.stage);
+            report.breaks(Invariant::Once, words);
+        }
         let has_record = results
             .iter()
             .any(|result| result.stage == Stage::Metadata && !result.skipped);
@@ -377,12 +425,12 @@ async fn digest(
 async fn verify_counters(
     session: &Session<'_, DatabaseConnection>,
     progress: &ProgressRow,
-    counts: FileCounts,
-    bytes_processed: u64,
-    direct: HashMap<u32, FolderCounts>,
+    recount: Recount,
+    last: &mut shown::Last,
     report: &mut VerifyReport,
 ) -> Result<(), VerifyError> {
     report.check(Invariant::Counters);
+    let (counts, direct) = (recount.counts, recount.folders);
     if progress.facts.counts != counts {
         let words = format!(
             "batch {}: {:?} recorded, {counts:?} counted",
@@ -390,10 +438,23 @@ async fn verify_counters(
         );
         report.breaks(Invariant::Counters, words);
     }
-    if progress.bytes_processed != bytes_processed {
+    let recorded = Bytes {
+        declared: progress.bytes_declared,
+        uploaded: progress.bytes_uploaded,
+        processed: progress.bytes_processed,
+    };
+    if recorded != recount.bytes {
         let words = format!(
-            "batch {}: {} bytes processed recorded, {bytes_processed} counted",
-            progress.batch, progress.bytes_processed
+            "batch {}: {recorded:?} recorded, {:?} counted",
+            progress.batch, recount.bytes
+        );
+        report.breaks(Invariant::Counters, words);
+    }
+    let missing = counts.pending + counts.uploading > 0;
+    if progress.uploads_open != missing {
+        let words = format!(
+            "batch {}: uploads open {}, files without bytes {missing}",
+            progress.batch, progress.uploads_open
         );
         report.breaks(Invariant::Counters, words);
     }
@@ -423,6 +484,7 @@ async fn verify_counters(
         }
     }
     for folder in folders {
+        last.verify_folder(progress, &folder, report);
         report.check(Invariant::Counters);
         let counted = subtrees.get(&folder.folder).copied().unwrap_or_default();
         if counted != folder.counts {
@@ -436,20 +498,22 @@ async fn verify_counters(
     Ok(())
 }
 
-/// Follows each file through the recorded changes, as far as they are kept.
+/// Follows each file through the recorded changes, as far as they are kept; what they showed last.
 async fn verify_chains(
     session: &Session<'_, DatabaseConnection>,
     progress: &ProgressRow,
-    states: &HashMap<u32, FileState>,
+    files: &HashMap<u32, Shown>,
     report: &mut VerifyReport,
-) -> Result<(), VerifyError> {
+) -> Result<shown::Last, VerifyError> {
     let mut followed: HashMap<u32, FileState> = HashMap::new();
+    let mut last = shown::Last::default();
     let mut after = 0;
     let mut whole = true;
     loop {
         let rows = changes::changes_after(session, progress.key(), after, PAGE).await?;
-        let Some((last, _)) = rows.last() else { break };
-        let reached = *last;
+        if rows.is_empty() {
+            break;
+        }
         for (revision, body) in rows {
             if revision != after + 1 {
                 // Pruned before this one; what follows must still be without a gap.
@@ -471,24 +535,23 @@ async fn verify_chains(
                 continue;
             };
             follow(progress, &changes, whole, &mut followed, report);
+            last.take(revision, changes);
         }
-        after = reached;
     }
-    for (ordinal, state) in states {
+    for (ordinal, shown) in files {
         report.check(Invariant::Chain);
+        let file = FileRef::new(progress.tenant, progress.batch, *ordinal);
         match followed.get(ordinal) {
-            Some(last) if last == state => {}
+            Some(last) if *last == shown.state => {}
             None if !whole => {}
             last => {
-                let file = FileRef::new(progress.tenant, progress.batch, *ordinal);
-                report.breaks(
-                    Invariant::Chain,
-                    format!("{file} is {state}, its changes end with {last:?}"),
-                );
+                let words = format!("{file} is {}, its changes end with {last:?}", shown.state);
+                report.breaks(Invariant::Chain, words);
             }
         }
+        last.verify_file(file, *shown, report);
     }
-    Ok(())
+    Ok(last)
 }
 
 fn follow(
@@ -566,29 +629,47 @@ async fn verify_outbox(
             ),
         );
     }
+    let mut after = 0;
+    loop {
+        let rows = changes::outbox_after(session, after, PAGE).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.id;
+        for row in rows {
+            let place = format!("outbox row {}", row.id);
+            match caudal_streams::decode(&row.body) {
+                Ok(dispatch) => verify_tokens(session, &place, &dispatch.files, report).await?,
+                Err(error) => report.breaks(Invariant::Outbox, format!("{place}: {error}")),
+            }
+        }
+    }
     let Some(redis_url) = redis_url else {
         return Ok(());
     };
     let streams = Streams::connect(redis_url, Names::new(caudal_streams::DEFAULT_PREFIX))?;
     for stage in Stage::ALL {
         for entry in streams.inspect(stage).await?.entries {
-            let files: Vec<FileRef> = entry.files.iter().map(|(file, _)| *file).collect();
-            let rows = work::read(session, &files).await?;
-            let tokens: HashMap<FileRef, u64> =
-                rows.iter().map(|row| (row.file, row.token.get())).collect();
-            for (file, token) in entry.files {
-                report.check(Invariant::Outbox);
-                if tokens
-                    .get(&file)
-                    .is_none_or(|current| token.get() > *current)
-                {
-                    let words = format!(
-                        "{stage}: entry {} names {file} token {token}, which never was",
-                        entry.id
-                    );
-                    report.breaks(Invariant::Outbox, words);
-                }
-            }
+            let place = format!("{stage}: entry {}", entry.id);
+            verify_tokens(session, &place, &entry.files, report).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A message names files and tokens that are, or have been: a dispatch is committed before it is published.
+async fn verify_tokens(
+    session: &Session<'_, DatabaseConnection>,
+    place: &str,
+    dispatches: &[(FileRef, Token)],
+    report: &mut VerifyReport,
+) -> Result<(), VerifyError> {
+    let files: Vec<FileRef> = dispatches.iter().map(|(file, _)| *file).collect();
+    let rows = work::read(session, &files).await?;
+    let current: HashMap<FileRef, Token> = rows.iter().map(|row| (row.file, row.token)).collect();
+    for (file, token) in dispatches {
+        report.check(Invariant::Outbox);
+        if current.get(file).is_none_or(|current| token > current) {
+            let words = format!("{place} names {file} token {token}, which never was");
+            report.breaks(Invariant::Outbox, words);
         }
     }
     Ok(())

@@ -128,26 +128,15 @@ impl BatchService for Ledger {
 
     async fn update_batch(
         &self,
-<<<<<<< HEAD
-        _request: Request<caudal_proto::v1::UpdateBatchRequest>,
-    ) -> Result<Response<Batch>, Status> {
-        Err(Status::unimplemented("not yet"))
-=======
         request: Request<UpdateBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = update(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
         self.change_batch(Act::UpdateBatch(Box::new(act))).await
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn cancel_batch(
         &self,
-<<<<<<< HEAD
-        _request: Request<caudal_proto::v1::CancelBatchRequest>,
-    ) -> Result<Response<Batch>, Status> {
-        Err(Status::unimplemented("not yet"))
-=======
         request: Request<CancelBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
@@ -157,37 +146,24 @@ impl BatchService for Ledger {
         // Its files follow at once.
         self.reconcile.notify_one();
         Ok(answer)
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn pause_batch(
         &self,
-<<<<<<< HEAD
-        _request: Request<caudal_proto::v1::PauseBatchRequest>,
-    ) -> Result<Response<Batch>, Status> {
-        Err(Status::unimplemented("not yet"))
-=======
         request: Request<PauseBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = pause(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
         self.change_batch(Act::SetPause(Box::new(act))).await
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn resume_batch(
         &self,
-<<<<<<< HEAD
-        _request: Request<caudal_proto::v1::ResumeBatchRequest>,
-    ) -> Result<Response<Batch>, Status> {
-        Err(Status::unimplemented("not yet"))
-=======
         request: Request<ResumeBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = resumption(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
         self.change_batch(Act::SetPause(Box::new(act))).await
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
 
     async fn list_folders(

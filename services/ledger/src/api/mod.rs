@@ -40,11 +40,8 @@ pub(crate) struct Ledger {
     pub(crate) writer: Desk,
     pub(crate) reconcile: Arc<tokio::sync::Notify>,
     pub(crate) lease: std::time::Duration,
-<<<<<<< HEAD
     pub(crate) briefs: Briefs,
     pub(crate) versions: Versions,
-=======
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     pub(crate) operations: Signals,
     pub(crate) windows: HashMap<Stage, u32>,
     pub(crate) metrics: LedgerMetrics,

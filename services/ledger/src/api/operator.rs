@@ -55,11 +55,7 @@ impl OperatorService for Ledger {
         let session = self.store.reader();
         let now = session.now().await.map_err(|error| unreadable(&error))?;
         let before = now.minus(question.min_age);
-<<<<<<< HEAD
-        let aged = selection::aged(&session, tenant, question.state, before)
-=======
         let aged = selection::aged(&session, tenant, question.state, before, question.by_stage)
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
             .await
             .map_err(|error| unreadable(&error))?;
         let total = aged.iter().map(|row| row.count).sum();
@@ -274,16 +270,9 @@ enum Group {
 fn grouped(aged: &[Aged], by_stage: bool) -> Vec<(Group, AgedFiles)> {
     let mut sums: HashMap<Group, (u64, Micros)> = HashMap::new();
     for row in aged {
-<<<<<<< HEAD
-        let group = if by_stage {
-            Group::Stage(row.stage)
-        } else {
-            Group::Tenant(row.tenant)
-=======
         let group = match row.stage {
             Some(stage) if by_stage => Group::Stage(stage),
             _ => Group::Tenant(row.tenant),
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
         };
         let sum = sums.entry(group).or_insert((0, row.oldest));
         sum.0 += row.count;

@@ -120,13 +120,9 @@ pub(crate) async fn resolve<C: ConnectionTrait>(
         folder,
         glob: parsed.glob,
         undismissed: match purpose {
-<<<<<<< HEAD
-            Purpose::Failures | Purpose::Act(Verb::Dismiss) => selector.ordinals.is_empty(),
-=======
             Purpose::Failures => true,
             // Named one by one, what is not to be dismissed is told of.
             Purpose::Act(Verb::Dismiss) => selector.ordinals.is_empty(),
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
             Purpose::Count | Purpose::List | Purpose::Act(_) => false,
         },
     })

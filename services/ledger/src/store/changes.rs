@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use caudal_domain::{BatchId, Stage, TenantId};
-use sea_orm::{ConnectionTrait, DbErr, Value};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use uuid::Uuid;
 
 use super::page::Page;
 use super::progress::BatchKey;
 use super::time::Micros;
-use super::{Session, code_of, signed, u64_of, uuid_of};
+use super::{Session, code_of, signed, tenant_of, u64_of, uuid_of};
 
 /// Takes the leadership if its term has ended, or in any case: the epoch that every group of this ledger then stands
 /// under. `None`: another ledger leads.
@@ -220,6 +220,35 @@ pub(crate) async fn tenant_revisions<C: ConnectionTrait>(
     Ok((newest, row.map(|row| u64_of(&row, "revision")).transpose()?))
 }
 
+/// What is kept of a tenant's changes.
+pub(crate) struct KeptRevisions {
+    pub(crate) tenant: TenantId,
+    pub(crate) oldest: u64,
+    pub(crate) newest: u64,
+    pub(crate) count: u64,
+    /// The revision in the tenant's row.
+    pub(crate) recorded: u64,
+}
+
+/// What is kept of each tenant's changes: all of them are read, so only for a check of everything.
+pub(crate) async fn kept_revisions<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<Vec<KeptRevisions>, DbErr> {
+    let sql = "SELECT n.tenant_id, n.revision, min(c.revision) AS oldest, max(c.revision) AS newest, count(*) AS kept \
+               FROM tenants AS n JOIN changes AS c ON c.tenant_id = n.tenant_id GROUP BY n.tenant_id, n.revision";
+    let mut found = Vec::new();
+    for row in session.rows(sql, Vec::new()).await? {
+        found.push(KeptRevisions {
+            tenant: tenant_of(&row)?,
+            oldest: u64_of(&row, "oldest")?,
+            newest: u64_of(&row, "newest")?,
+            count: u64_of(&row, "kept")?,
+            recorded: u64_of(&row, "revision")?,
+        });
+    }
+    Ok(found)
+}
+
 /// Deletes what is older than `before` from `changes` or `requests`, at most `limit` rows.
 pub(crate) async fn prune<C: ConnectionTrait>(
     session: &Session<'_, C>,
@@ -255,6 +284,16 @@ pub(crate) struct OutboxRow {
     pub(crate) id: u64,
     pub(crate) stage: Stage,
     pub(crate) body: Vec<u8>,
+}
+
+impl OutboxRow {
+    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        Ok(Self {
+            id: u64_of(row, "id")?,
+            stage: code_of(row, "stage", Stage::from_code)?,
+            body: row.try_get("", "body")?,
+        })
+    }
 }
 
 /// Inserts dispatches that are to be published.
@@ -311,18 +350,22 @@ pub(crate) async fn left_outbox<C: ConnectionTrait>(
     let sql = format!(
         "SELECT o.id, o.stage, o.body FROM outbox AS o WHERE o.id < $1 OR o.at <= $2 ORDER BY o.id LIMIT {limit}"
     );
-    let mut found = Vec::new();
-    for row in session
-        .rows(sql, vec![signed(own).into(), before.0.into()])
-        .await?
-    {
-        found.push(OutboxRow {
-            id: u64_of(&row, "id")?,
-            stage: code_of(&row, "stage", Stage::from_code)?,
-            body: row.try_get("", "body")?,
-        });
-    }
-    Ok(found)
+    let values = vec![signed(own).into(), before.0.into()];
+    let rows = session.rows(sql, values).await?;
+    rows.iter().map(OutboxRow::read).collect()
+}
+
+/// All rows, page by page: those after an id, by key.
+pub(crate) async fn outbox_after<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<OutboxRow>, DbErr> {
+    let sql = format!(
+        "SELECT o.id, o.stage, o.body FROM outbox AS o WHERE o.id > $1 ORDER BY o.id LIMIT {limit}"
+    );
+    let rows = session.rows(sql, vec![signed(after).into()]).await?;
+    rows.iter().map(OutboxRow::read).collect()
 }
 
 /// When the oldest unpublished dispatch of each stage was written (protocol 8.1).

@@ -256,6 +256,32 @@ pub(crate) async fn known_files<C: ConnectionTrait>(
     Ok(found)
 }
 
+/// Folder and size of the files of a batch between two ordinals, both included: a range of the key.
+pub(crate) async fn file_span<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, batch): BatchKey,
+    (first, last): (u32, u32),
+) -> Result<Vec<(u32, u32, u64)>, DbErr> {
+    let sql = "SELECT f.ordinal, f.folder, f.size FROM files AS f WHERE f.tenant_id = $1 AND f.batch_id = $2 \
+               AND f.ordinal BETWEEN $3 AND $4";
+    let number = |ordinal: u32| i32::try_from(ordinal).unwrap_or(i32::MAX);
+    let values = vec![
+        tenant.as_uuid().into(),
+        batch.as_uuid().into(),
+        number(first).into(),
+        number(last).into(),
+    ];
+    let mut found = Vec::new();
+    for row in session.rows(sql, values).await? {
+        found.push((
+            u32_of(&row, "ordinal")?,
+            u32_of(&row, "folder")?,
+            u64_of(&row, "size")?,
+        ));
+    }
+    Ok(found)
+}
+
 /// Inserts files of a manifest page.
 pub(crate) async fn insert_files<C: ConnectionTrait>(
     session: &Session<'_, C>,

@@ -543,6 +543,29 @@ pub(crate) async fn delete_dead_letters<C: ConnectionTrait>(
     Ok(())
 }
 
+/// The dead letters of these files, by key: token and reason.
+pub(crate) async fn dead_letters<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: &[FileRef],
+) -> Result<HashMap<FileRef, (Token, Reason)>, DbErr> {
+    if files.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (page, values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT l.tenant_id, l.batch_id, l.ordinal, l.token, l.reason FROM u JOIN dead_letters AS l \
+         ON l.tenant_id = u.t AND l.batch_id = u.b AND l.ordinal = u.o"
+    );
+    let mut found = HashMap::new();
+    for row in session.rows(sql, values).await? {
+        let reason = u16::try_from(u32_of(&row, "reason")?).ok();
+        let reason = reason.and_then(Reason::from_number);
+        let reason = reason.ok_or_else(|| damaged("reason"))?;
+        found.insert(file_of(&row)?, (Token::new(u64_of(&row, "token")?), reason));
+    }
+    Ok(found)
+}
+
 fn attempt_page(rows: &[AttemptRow]) -> Page {
     Page::of_files(rows.iter().map(|row| row.file))
         .numbers("token", rows.iter().map(|row| signed(row.token.get())))

@@ -9,10 +9,7 @@ use caudal_domain::{BatchId, FileRef, FileState, Outcome, Reason, Stage, TenantI
 use globset::GlobMatcher;
 use sea_orm::{ConnectionTrait, DbErr, Value};
 
-<<<<<<< HEAD
-=======
 use super::dialect::Dialect;
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
 use super::page::Page;
 use super::reads;
 use super::time::Micros;
@@ -20,11 +17,7 @@ use super::work::{self, WorkRow};
 use super::{Session, u32_of, uuid_of};
 
 /// Batches whose ranges one statement counts.
-<<<<<<< HEAD
-const BATCHES_A_STATEMENT: u32 = 256;
-=======
 const BATCHES_A_STATEMENT: usize = 256;
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
 /// What visiting a batch costs of the rows a walk may read: many small batches are bounded too.
 const ROWS_A_BATCH: u32 = 10;
 /// Rows that one step of a count by path reads.
@@ -147,15 +140,12 @@ impl Selection {
         );
         any("stage", codes(&self.stages, |stage| stage.code().into()));
         any("reason", codes(&self.reasons, |reason| reason.number()));
-<<<<<<< HEAD
-=======
         if self.undismissed && !self.ordinals.is_empty() {
             text.push_str(
                 " AND EXISTS (SELECT 1 FROM dead_letters AS d WHERE d.tenant_id = w.tenant_id \
                  AND d.batch_id = w.batch_id AND d.ordinal = w.ordinal AND d.dismissed_at IS NULL)",
             );
         }
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
         if let Some(before) = self.changed_before {
             text.push_str(&format!(" AND w.changed_at <= {}", before.0));
         }
@@ -228,19 +218,6 @@ pub(crate) async fn next<C: ConnectionTrait>(
     rows: u32,
     files: u32,
 ) -> Result<Step, DbErr> {
-<<<<<<< HEAD
-    let mut step = if !selection.ordinals.is_empty() {
-        named(session, selection, from, files).await?
-    } else if selection.goes_by_dead_letters() {
-        failed(session, selection, from, rows.min(files)).await?
-    } else {
-        ranges(session, selection, from, rows, files).await?
-    };
-    if let Some(glob) = &selection.glob {
-        let views = reads::views(session, step.rows).await?;
-        let chosen = views.into_iter().filter(|view| glob.is_match(&view.path));
-        step.rows = chosen.map(|view| view.work).collect();
-=======
     let Some(glob) = &selection.glob else {
         return next_by_row(session, selection, from, rows, files).await;
     };
@@ -252,13 +229,10 @@ pub(crate) async fn next<C: ConnectionTrait>(
     if let Some(beyond) = step.rows.get(files as usize) {
         step.next = Some(position_of(beyond.file));
         step.rows.truncate(files as usize);
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
     Ok(step)
 }
 
-<<<<<<< HEAD
-=======
 /// The same without a look at paths.
 async fn next_by_row<C: ConnectionTrait>(
     session: &Session<'_, C>,
@@ -276,7 +250,6 @@ async fn next_by_row<C: ConnectionTrait>(
     }
 }
 
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
 /// Given ordinals, by key.
 async fn named<C: ConnectionTrait>(
     session: &Session<'_, C>,
@@ -495,23 +468,16 @@ pub(crate) async fn count<C: ConnectionTrait>(
         return count_by_walk(session, selection, grouping).await;
     }
     let key = match grouping {
-<<<<<<< HEAD
-        Grouping::Nothing => "0",
-=======
         Grouping::Nothing => "min(0)",
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
         Grouping::State => "w.state",
         Grouping::Reason => "w.reason",
         Grouping::Stage => "w.stage",
         Grouping::Outcome => "w.outcome",
     };
-<<<<<<< HEAD
-=======
     let grouped = match grouping {
         Grouping::Nothing => "",
         _ => " GROUP BY 1",
     };
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     let mut tally = Tally::default();
     if !selection.ordinals.is_empty() {
         let rows = named(session, selection, None, u32::MAX).await?.rows;
@@ -531,11 +497,7 @@ pub(crate) async fn count<C: ConnectionTrait>(
         let conditions = selection.conditions(&mut values);
         let sql = format!(
             "SELECT {key} AS key, count(*) AS n FROM dead_letters AS d JOIN file_work AS w ON w.tenant_id = d.tenant_id \
-<<<<<<< HEAD
-             AND w.batch_id = d.batch_id AND w.ordinal = d.ordinal WHERE d.tenant_id = $1{of_letters}{conditions} GROUP BY 1"
-=======
              AND w.batch_id = d.batch_id AND w.ordinal = d.ordinal WHERE d.tenant_id = $1{of_letters}{conditions}{grouped}"
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
         );
         tally.add_rows(session, sql, values).await?;
     } else if let Some(batch) = selection.batch {
@@ -543,32 +505,17 @@ pub(crate) async fn count<C: ConnectionTrait>(
             vec![selection.tenant.as_uuid().into(), batch.as_uuid().into()];
         let conditions = selection.conditions(&mut values);
         let sql = format!(
-<<<<<<< HEAD
-            "SELECT {key} AS key, count(*) AS n FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2{conditions} \
-             GROUP BY 1"
-=======
             "SELECT {key} AS key, count(*) AS n FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2{conditions}{grouped}"
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
         );
         tally.add_rows(session, sql, values).await?;
     } else {
         let tenant = Some(selection.tenant);
         let holders = batches_with(session, tenant, &selection.counters(), "").await?;
-<<<<<<< HEAD
-        for page in holders.chunks(BATCHES_A_STATEMENT as usize) {
-            let (page, mut values) = page_of_batches(page).bind(session.dialect, 1);
-            let conditions = selection.conditions(&mut values);
-            let sql = format!(
-                "WITH {page} SELECT {key} AS key, count(*) AS n FROM u JOIN file_work AS w ON w.tenant_id = u.t \
-                 AND w.batch_id = u.b WHERE 1 = 1{conditions} GROUP BY 1"
-            );
-=======
         for page in holders.chunks(BATCHES_A_STATEMENT) {
             let (page, mut values) = page_of_batches(page).bind(session.dialect, 1);
             let columns = format!("{key} AS key, count(*) AS n");
             let rest = format!("{}{grouped}", selection.conditions(&mut values));
             let sql = over_batches(session.dialect, &page, &columns, &rest);
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
             tally.add_rows(session, sql, values).await?;
         }
     }
@@ -610,14 +557,9 @@ impl Tally {
         values: Vec<Value>,
     ) -> Result<(), DbErr> {
         for row in session.rows(sql, values).await? {
-<<<<<<< HEAD
-            let key: i32 = row.try_get("", "key")?;
-            let key = u16::try_from(key).map_err(|_| super::damaged("key"))?;
-=======
             // Null: nothing was counted, and not even that by a key.
             let key: Option<i32> = row.try_get("", "key")?;
             let key = u16::try_from(key.unwrap_or_default()).map_err(|_| super::damaged("key"))?;
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
             self.add(key, super::u64_of(&row, "n")?);
         }
         Ok(())
@@ -736,13 +678,6 @@ fn page_of_batches(batches: &[super::progress::BatchKey]) -> Page {
         .uuids("b", batches.iter().map(|(_, batch)| batch.as_uuid()))
 }
 
-<<<<<<< HEAD
-/// Files of one tenant and stage that have been in a state for some time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Aged {
-    pub(crate) tenant: TenantId,
-    pub(crate) stage: Stage,
-=======
 /// A query of totals over the files of a page of batches; on Postgres in a row for each batch.
 ///
 /// Each batch is read by its own range of the key: joined to the page in one, an analysed table would be sorted by
@@ -766,60 +701,20 @@ pub(crate) struct Aged {
     pub(crate) tenant: TenantId,
     /// When counted by stage.
     pub(crate) stage: Option<Stage>,
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     pub(crate) count: u64,
     pub(crate) oldest: Micros,
 }
 
-<<<<<<< HEAD
-/// Files that have been in `state` since `before` or longer, of one tenant or of all; `state` is one in which files
-/// wait, or FAILED.
-///
-/// Batches that hold any are told by their counters: those not ended by index `batch_progress_live`. FAILED files of all
-/// batches stand in `dead_letters`.
-=======
 /// Files that have been in `state` since `before` or longer, of one tenant or of all, by tenant and perhaps by stage;
 /// `state` is one in which files wait, or FAILED.
 ///
 /// Batches that hold any are told by their counters: those not ended by index `batch_progress_live`. FAILED files of all
 /// batches stand in `dead_letters`. Totals alone, for to group 100,000 rows takes longer than to read them.
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
 pub(crate) async fn aged<C: ConnectionTrait>(
     session: &Session<'_, C>,
     tenant: Option<TenantId>,
     state: FileState,
     before: Micros,
-<<<<<<< HEAD
-) -> Result<Vec<Aged>, DbErr> {
-    let mut found = Vec::new();
-    if state == FileState::Failed {
-        let mut values: Vec<Value> = vec![before.0.into()];
-        let mut of_tenant = "";
-        if let Some(tenant) = tenant {
-            values.push(tenant.as_uuid().into());
-            of_tenant = " AND d.tenant_id = $2";
-        }
-        let sql = format!(
-            "SELECT d.tenant_id, d.stage, count(*) AS n, min(d.at) AS oldest FROM dead_letters AS d WHERE d.at <= $1{of_tenant} \
-             GROUP BY d.tenant_id, d.stage"
-        );
-        add_aged(session, sql, values, &mut found).await?;
-        return Ok(found);
-    }
-    let counter = format!("p.{}", state_column(state));
-    let live = " AND p.state IN (1, 2)";
-    let holders = batches_with(session, tenant, &counter, live).await?;
-    for page in holders.chunks(BATCHES_A_STATEMENT as usize) {
-        let (page, values) = page_of_batches(page).bind(session.dialect, 1);
-        let sql = format!(
-            "WITH {page} SELECT w.tenant_id, w.stage, count(*) AS n, min(w.changed_at) AS oldest FROM u JOIN file_work AS w \
-             ON w.tenant_id = u.t AND w.batch_id = u.b WHERE w.state + 0 = {} AND w.changed_at <= {} \
-             GROUP BY w.tenant_id, w.stage",
-            state.code(),
-            before.0
-        );
-        add_aged(session, sql, values, &mut found).await?;
-=======
     by_stage: bool,
 ) -> Result<Vec<Aged>, DbErr> {
     if state == FileState::Failed {
@@ -865,23 +760,10 @@ pub(crate) async fn aged<C: ConnectionTrait>(
                 }
             }
         }
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
     }
     Ok(found)
 }
 
-<<<<<<< HEAD
-async fn add_aged<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    sql: String,
-    values: Vec<Value>,
-    found: &mut Vec<Aged>,
-) -> Result<(), DbErr> {
-    for row in session.rows(sql, values).await? {
-        found.push(Aged {
-            tenant: super::tenant_of(&row)?,
-            stage: super::code_of(&row, "stage", Stage::from_code)?,
-=======
 fn totals_by_stage() -> Vec<(Option<Stage>, String)> {
     Stage::ALL
         .into_iter()
@@ -912,16 +794,11 @@ async fn aged_failures<C: ConnectionTrait>(
         found.push(Aged {
             tenant: super::tenant_of(&row)?,
             stage: Some(super::code_of(&row, "stage", Stage::from_code)?),
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
             count: super::u64_of(&row, "n")?,
             oldest: Micros(row.try_get("", "oldest")?),
         });
     }
-<<<<<<< HEAD
-    Ok(())
-=======
     Ok(found)
->>>>>>> e6efd685578feee4629c8df971e0b040f3a438be
 }
 
 fn signed_small(number: u32) -> i32 {

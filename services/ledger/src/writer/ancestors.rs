@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::store::progress::BatchKey;
 
-/// Folders remembered; beyond it the memory is emptied and learnt anew.
+/// Folders remembered between groups; beyond it the memory is emptied and learnt anew.
 const REMEMBERED: usize = 200_000;
 
 /// Ancestors by batch and folder, root first.
@@ -28,10 +28,37 @@ impl Ancestors {
         self.of.clear();
     }
 
+    /// What is learnt stays until the next [`Ancestors::make_room`], so that a group finds all that it needs.
     pub(super) fn learn(&mut self, place: (BatchKey, u32), ancestors: Vec<u32>) {
+        self.of.insert(place, ancestors);
+    }
+
+    /// Forgets everything if it is too much. To be called before a group learns what it needs.
+    pub(super) fn make_room(&mut self) {
         if self.of.len() >= REMEMBERED {
             self.of.clear();
         }
-        self.of.insert(place, ancestors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caudal_domain::{BatchId, TenantId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    // A folder that is forgotten between the look and the use would be counted without those above it.
+    #[test]
+    fn what_a_group_has_learnt_is_not_forgotten_before_it_is_used() {
+        let nil = Uuid::nil();
+        let key = (TenantId::from_uuid(nil), BatchId::from_uuid(nil));
+        let mut ancestors = Ancestors::default();
+        for folder in 0..=200_000 {
+            ancestors.learn((key, folder), vec![0]);
+        }
+        assert_eq!(ancestors.of((key, 1)), [0]);
+        ancestors.make_room();
+        assert!(!ancestors.knows((key, 1)));
     }
 }

@@ -442,6 +442,7 @@ impl Writer {
     ) -> Result<(DatabaseTransaction, Decided, Aftermath), GroupError> {
         let acts: Vec<&Act> = requests.iter().map(|request| &request.act).collect();
         let mut relayed = self.relay.take_relayed();
+        self.state.ancestors.make_room();
         if self.in_flight.is_none() {
             self.state.known.make_room();
         }

@@ -187,12 +187,14 @@ impl Group<'_> {
         if let Some((number, _)) = self.new_versions.iter().find(|(_, known)| known == version) {
             return Ok(*number);
         }
-        let known = self
-            .state
-            .versions
-            .values()
-            .chain(self.new_versions.iter().map(|(number, _)| number));
-        let number = known.max().map_or(1, |highest| highest + 1);
+        // Read, not remembered: a group whose COMMIT got no answer may have recorded this version, or another.
+        let recorded = results::versions(&self.session).await?;
+        if let Some((number, _)) = recorded.iter().find(|(_, known)| known == version) {
+            self.new_versions.push((*number, version.clone()));
+            return Ok(*number);
+        }
+        let highest = recorded.iter().map(|(number, _)| *number).max();
+        let number = highest.map_or(1, |highest| highest + 1);
         results::insert_version(&self.session, number, version, self.now).await?;
         self.new_versions.push((number, version.clone()));
         Ok(number)

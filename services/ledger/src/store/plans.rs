@@ -1,0 +1,867 @@
+//! Explains what the store runs: on tables that are empty, young (nobody has analysed them, and nobody will) and large.
+//! A plan that walks a table is quick in every other test and ruins the first large batch.
+//!
+//! The statements are those that the store's functions send: a recorder in [`super::Session`] keeps them with their
+//! values. On Postgres each is explained with a custom and with a generic plan, because a prepared statement's generic
+//! plan is made once, perhaps while its table is empty, and stays.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use caudal_domain::{BatchId, FileRef, FolderCounts, Generation, Reason, Stage, TenantId, Token};
+use caudal_harness::Postgres;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement, Value};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::changes::{self, ChangeRow, OutboxRow};
+use super::dialect::Dialect;
+use super::manifest::{self, FileRow, FolderRow};
+use super::progress::{self, BatchRow, ProgressRow, TenantRow};
+use super::results::{self, AttemptRow, ResultRow, Trace, Used};
+use super::time::Micros;
+use super::work::{self, WorkRow};
+use super::{Session, Store, reads};
+
+/// What one statement must read by an index: the table, the index, and how many of its columns must be in the search.
+type Path = (&'static str, &'static str, usize);
+
+/// A statement that the store sent.
+#[derive(Clone)]
+struct Recorded {
+    name: &'static str,
+    paths: &'static [Path],
+    sorts: bool,
+    sql: String,
+    values: Vec<Value>,
+}
+
+#[derive(Default)]
+struct Recorder {
+    step: Option<(&'static str, &'static [Path], bool)>,
+    found: Vec<Recorded>,
+}
+
+thread_local! {
+    static RECORDER: RefCell<Recorder> = RefCell::default();
+}
+
+/// Keeps a statement, when a step is under way in this thread.
+pub(super) fn record(sql: &str, values: &[Value]) {
+    RECORDER.with_borrow_mut(|recorder| {
+        if let Some((name, paths, sorts)) = recorder.step {
+            recorder.found.push(Recorded {
+                name,
+                paths,
+                sorts,
+                sql: sql.to_owned(),
+                values: values.to_vec(),
+            });
+        }
+    });
+}
+
+/// The statements sent from now on belong to `name`.
+fn step(name: &'static str, paths: &'static [Path]) {
+    RECORDER.with_borrow_mut(|recorder| recorder.step = Some((name, paths, false)));
+}
+
+/// The same for one that must put in order what its page names.
+fn sorting_step(name: &'static str, paths: &'static [Path]) {
+    RECORDER.with_borrow_mut(|recorder| recorder.step = Some((name, paths, true)));
+}
+
+fn recorded() -> Vec<Recorded> {
+    RECORDER.with_borrow_mut(|recorder| {
+        recorder.step = None;
+        std::mem::take(&mut recorder.found)
+    })
+}
+
+/// The columns of an index, in order, as the migrations make it. `PK`: the primary key.
+fn columns(table: &str, index: &str) -> &'static [&'static str] {
+    match (table, index) {
+        ("file_work" | "files" | "dead_letters", PK) => &["tenant_id", "batch_id", "ordinal"],
+        ("stage_results", PK) => &["tenant_id", "batch_id", "ordinal", "generation", "stage"],
+        ("attempts", PK) => &["tenant_id", "batch_id", "ordinal", "token"],
+        ("folders", PK) => &["tenant_id", "batch_id", "folder"],
+        ("batches" | "batch_progress", PK) => &["tenant_id", "batch_id"],
+        ("changes", PK) => &["tenant_id", "revision"],
+        ("requests", PK) => &["tenant_id", "request_id"],
+        ("tenants", PK) => &["tenant_id"],
+        ("outbox", PK) => &["id"],
+        ("file_work", "file_work_ready") => &["wait_stage", "tenant_id", "batch_id", "ready_at"],
+        ("files", "files_name") => &["tenant_id", "batch_id", "folder", "name"],
+        ("folders", "folders_path") => &["tenant_id", "batch_id", "path"],
+        ("changes", "changes_of_batch") => &["tenant_id", "batch_id", "batch_revision"],
+        ("changes", "changes_age") | ("requests", "requests_age") => &["at"],
+        ("batch_progress", "batch_progress_live") => &["state"],
+        _ => panic!("{table} has no index {index}"),
+    }
+}
+
+const PK: &str = "PK";
+
+fn tenant() -> TenantId {
+    TenantId::from_uuid(uuid(0))
+}
+
+/// Batch 1 is the large one.
+fn batch(number: u32) -> BatchId {
+    BatchId::from_uuid(uuid(number))
+}
+
+fn uuid(number: u32) -> Uuid {
+    Uuid::from_u128((0x7000_8000_u128 << 48) | u128::from(number))
+}
+
+fn file(ordinal: u32) -> FileRef {
+    FileRef::new(tenant(), batch(1), ordinal)
+}
+
+/// Runs every function of the store with pages of `size`, on rows as they are in the young database.
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list, in the order of the store's files"
+)]
+async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
+    const BY_FILE: &[Path] = &[("file_work", PK, 3)];
+    let now = Micros(1_000_000);
+    let key = (tenant(), batch(1));
+    let files: Vec<FileRef> = (0..size).map(file).collect();
+
+    step("work::lock", BY_FILE);
+    let rows = work::lock(session, &files).await.unwrap();
+    step("work::read", BY_FILE);
+    work::read(session, &files).await.unwrap();
+    step("work::update", BY_FILE);
+    let moved: Vec<(Token, &WorkRow)> = rows.iter().map(|row| (row.token, row)).collect();
+    work::update(session, &moved, false).await.unwrap();
+    step("work::update with bytes", BY_FILE);
+    work::update(session, &moved, true).await.unwrap();
+    step("work::waiting", &[("file_work", "file_work_ready", 4)]);
+    work::waiting(session, Stage::Upload, key.0, key.1, now, size)
+        .await
+        .unwrap();
+    step(
+        "work::earliest_ready",
+        &[("file_work", "file_work_ready", 3)],
+    );
+    work::earliest_ready(session, Stage::Upload, key.0, key.1)
+        .await
+        .unwrap();
+    step("work::all_waiting", &[("file_work", "file_work_ready", 0)]);
+    work::all_waiting(session).await.unwrap();
+    step(
+        "work::all_dispatched",
+        &[
+            ("batch_progress", "batch_progress_live", 1),
+            ("file_work", PK, 2),
+        ],
+    );
+    work::all_dispatched(session).await.unwrap();
+    step("work::range", BY_FILE);
+    work::range(session, key.0, key.1, 1, size).await.unwrap();
+    step("work::missing", &[("file_work", PK, 2)]);
+    work::missing(session, key.0, key.1, size).await.unwrap();
+    step("work::insert", &[]);
+    let new: Vec<WorkRow> = rows
+        .iter()
+        .map(|row| WorkRow {
+            file: FileRef::new(tenant(), batch(9_999_999), row.file.ordinal),
+            ..row.clone()
+        })
+        .collect();
+    work::insert(session, &new).await.unwrap();
+
+    step(
+        "changes::changes_after",
+        &[("changes", "changes_of_batch", 3)],
+    );
+    changes::changes_after(session, key, 5, size).await.unwrap();
+    step("changes::tenant_changes_after", &[("changes", PK, 2)]);
+    changes::tenant_changes_after(session, key.0, None, 5, size)
+        .await
+        .unwrap();
+    step(
+        "changes::tenant_changes_after of a batch",
+        &[("changes", "changes_of_batch", 2)],
+    );
+    changes::tenant_changes_after(session, key.0, Some(key.1), 5, size)
+        .await
+        .unwrap();
+    step(
+        "changes::tenant_revisions",
+        &[("tenants", PK, 1), ("changes", PK, 1)],
+    );
+    changes::tenant_revisions(session, key.0).await.unwrap();
+    step("changes::insert_changes", &[]);
+    let change = ChangeRow {
+        key,
+        revision: 1 << 40,
+        batch_revision: 1 << 40,
+        count: 1,
+        body: vec![1],
+    };
+    changes::insert_changes(session, &[change], now)
+        .await
+        .unwrap();
+    step(
+        "changes::prune",
+        &[
+            ("changes", PK, 2),
+            ("changes", "changes_age", 1),
+            ("requests", PK, 2),
+            ("requests", "requests_age", 1),
+        ],
+    );
+    changes::prune(session, Micros(5), Micros(5), size)
+        .await
+        .unwrap();
+    step("changes::insert_outbox", &[]);
+    let row = OutboxRow {
+        id: 1 << 50,
+        stage: Stage::Upload,
+        body: vec![1],
+    };
+    changes::insert_outbox(session, &[row], now).await.unwrap();
+    step("changes::delete_outbox", &[("outbox", PK, 1)]);
+    let ids: Vec<u64> = (0..u64::from(size)).collect();
+    changes::delete_outbox(session, &ids).await.unwrap();
+    step("changes::left_outbox", &[("outbox", PK, 0)]);
+    changes::left_outbox(session, 3, Micros(3), 512)
+        .await
+        .unwrap();
+    step("changes::answered", &[("requests", PK, 2)]);
+    changes::answered(session, key.0, uuid(3)).await.unwrap();
+    step("changes::remember", &[]);
+    changes::remember(session, key.0, uuid(9_999_999), "m", &[0; 32], vec![1], now)
+        .await
+        .unwrap();
+
+    step("progress::lock", &[("batch_progress", PK, 2)]);
+    let keys: Vec<_> = (1..=size).map(|number| (tenant(), batch(number))).collect();
+    let batches: Vec<ProgressRow> = progress::lock(session, &keys).await.unwrap();
+    step("progress::update", &[("batch_progress", PK, 2)]);
+    progress::update(session, &batches.iter().collect::<Vec<_>>())
+        .await
+        .unwrap();
+    step("progress::set_times", &[("batches", PK, 2)]);
+    progress::set_times(session, &[(key, Some(now), None)])
+        .await
+        .unwrap();
+    step("progress::lock_tenants", &[("tenants", PK, 1)]);
+    let tenants: Vec<TenantId> = (0..size).map(|n| TenantId::from_uuid(uuid(n))).collect();
+    let tenants: Vec<TenantRow> = progress::lock_tenants(session, &tenants).await.unwrap();
+    step("progress::update_tenants", &[("tenants", PK, 1)]);
+    progress::update_tenants(session, &tenants.iter().collect::<Vec<_>>())
+        .await
+        .unwrap();
+    step(
+        "progress::failing_missing",
+        &[("batch_progress", "batch_progress_live", 1)],
+    );
+    progress::failing_missing(session, size).await.unwrap();
+    step(
+        "progress::live_priorities",
+        &[("batch_progress", "batch_progress_live", 1)],
+    );
+    progress::live_priorities(session).await.unwrap();
+    step("progress::insert", &[]);
+    let made = BatchRow {
+        name: String::new(),
+        options: "{}".into(),
+        metadata: None,
+        priority: 2,
+        created_by: String::new(),
+        created_at: now,
+        completed_at: None,
+        ended_at: None,
+    };
+    let new = ProgressRow::new(tenant(), batch(9_999_999), now);
+    progress::insert(session, &new, &made).await.unwrap();
+
+    step(
+        "manifest::folders_by_path",
+        &[("folders", "folders_path", 3)],
+    );
+    let paths: Vec<String> = (1..=size).map(|number| format!("d{number}")).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    manifest::folders_by_path(session, key, &paths)
+        .await
+        .unwrap();
+    step("manifest::lock_folders", &[("folders", PK, 3)]);
+    let places: Vec<_> = (0..size).map(|folder| (key, folder)).collect();
+    manifest::lock_folders(session, &places).await.unwrap();
+    step("manifest::update_folders", &[("folders", PK, 3)]);
+    let counts: Vec<_> = (0..size)
+        .map(|folder| (key, folder, FolderCounts::default()))
+        .collect();
+    manifest::update_folders(session, &counts).await.unwrap();
+    step("manifest::folder_range", &[("folders", PK, 3)]);
+    manifest::folder_range(session, key, 1, size).await.unwrap();
+    step("manifest::known_files", &[("files", "files_name", 4)]);
+    let names: Vec<(u32, &str)> = (0..size).map(|number| (number, "f1")).collect();
+    manifest::known_files(session, key, &names).await.unwrap();
+    step("manifest::insert_folders", &[]);
+    let folder = FolderRow {
+        folder: 9_999_999,
+        ancestors: vec![0],
+        path: "new".into(),
+        counts: FolderCounts::default(),
+    };
+    manifest::insert_folders(session, key, &[folder])
+        .await
+        .unwrap();
+    step("manifest::insert_files", &[]);
+    let new: Vec<FileRow> = files
+        .iter()
+        .map(|file| FileRow {
+            file: FileRef::new(tenant(), batch(9_999_999), file.ordinal),
+            folder: 0,
+            name: format!("f{}", file.ordinal),
+            size: 1,
+            declared_sha256: None,
+            media_type_hint: None,
+            metadata: None,
+            modified_at: None,
+            created_at: now,
+        })
+        .collect();
+    manifest::insert_files(session, &new).await.unwrap();
+
+    step("results::of_generations", &[("stage_results", PK, 4)]);
+    let generations: Vec<_> = files
+        .iter()
+        .map(|file| (*file, Generation::FIRST))
+        .collect();
+    results::of_generations(session, &generations)
+        .await
+        .unwrap();
+    let pairs: Vec<_> = files.iter().map(|file| (*file, Token::new(3))).collect();
+    step("results::already_recorded", &[("stage_results", PK, 3)]);
+    results::already_recorded(session, Trace::Result, &pairs)
+        .await
+        .unwrap();
+    step("results::already_recorded attempts", &[("attempts", PK, 4)]);
+    results::already_recorded(session, Trace::Attempt, &pairs)
+        .await
+        .unwrap();
+    // The rows of a page are put in the order of their tokens: no more than were asked for.
+    sorting_step("results::last_attempts", &[("attempts", PK, 3)]);
+    results::last_attempts(session, &files).await.unwrap();
+    step("results::delete_dead_letters", &[("dead_letters", PK, 3)]);
+    results::delete_dead_letters(session, &files).await.unwrap();
+    step("results::insert", &[]);
+    let new: Vec<ResultRow> = files
+        .iter()
+        .map(|file| result(FileRef::new(tenant(), batch(9_999_999), file.ordinal), now))
+        .collect();
+    results::insert(session, &new).await.unwrap();
+    step("results::insert_attempts", &[]);
+    let lost: Vec<AttemptRow> = files
+        .iter()
+        .map(|file| AttemptRow {
+            file: FileRef::new(tenant(), batch(9_999_999), file.ordinal),
+            token: Token::new(1),
+            stage: Stage::Upload,
+            reason: Reason::WorkerLost,
+            detail: "d".into(),
+            trace_id: String::new(),
+            ended_at: now,
+        })
+        .collect();
+    results::insert_attempts(session, &lost).await.unwrap();
+    step("results::insert_dead_letters", &[]);
+    results::insert_dead_letters(session, &lost).await.unwrap();
+
+    step(
+        "reads::batch",
+        &[("batch_progress", PK, 2), ("batches", PK, 2)],
+    );
+    reads::batch(session, key.0, key.1).await.unwrap();
+    step(
+        "reads::batches",
+        &[("batch_progress", PK, 2), ("batches", PK, 2)],
+    );
+    reads::batches(session, key.0, Some(batch(50)), &[], None, 100)
+        .await
+        .unwrap();
+    step("reads::views", &[("files", PK, 3), ("folders", PK, 3)]);
+    reads::views(session, rows.clone()).await.unwrap();
+    step(
+        "reads::subtree",
+        &[("folders", PK, 3), ("folders", "folders_path", 3)],
+    );
+    reads::subtree(session, key.0, key.1, 1, true)
+        .await
+        .unwrap();
+    step("reads::snapshot_files", BY_FILE);
+    reads::snapshot_files(session, key.0, key.1, 1, size)
+        .await
+        .unwrap();
+    step("reads::snapshot_folders", &[("folders", PK, 3)]);
+    reads::snapshot_folders(session, key.0, key.1, 1, size)
+        .await
+        .unwrap();
+}
+
+fn result(file: FileRef, at: Micros) -> ResultRow {
+    ResultRow {
+        file,
+        generation: Generation::FIRST,
+        stage: Stage::Upload,
+        version: None,
+        content: Some([1; 32]),
+        media_type: None,
+        token: Token::new(1),
+        nonce: "n".into(),
+        artifacts: Vec::new(),
+        facts: "{}".into(),
+        warnings: Vec::new(),
+        used: Used::default(),
+        skipped: false,
+        at,
+    }
+}
+
+/// Rows of one filling.
+struct Filling {
+    /// First and last batch; each has `files` files.
+    batches: (u32, u32),
+    files: u32,
+}
+
+/// Says the same rows to both databases.
+struct Words(Dialect);
+
+impl Words {
+    fn uuid(&self, number: &str) -> String {
+        match self.0 {
+            Dialect::Postgres => {
+                format!("('00000000-0000-7000-8000-' || lpad(to_hex({number}), 12, '0'))::uuid")
+            }
+            Dialect::Sqlite => format!("unhex(printf('00000000000070008000%012x', {number}))"),
+        }
+    }
+
+    fn bytes(&self, hex: &str) -> String {
+        match self.0 {
+            Dialect::Postgres => format!("'\\x{hex}'::bytea"),
+            Dialect::Sqlite => format!("unhex('{hex}')"),
+        }
+    }
+
+    /// `name(n)`, counting.
+    fn count(&self, name: &str, from: u32, to: u32) -> String {
+        match self.0 {
+            Dialect::Postgres => format!("{name}(n) AS (SELECT generate_series({from}, {to}))"),
+            Dialect::Sqlite => format!(
+                "{name}(n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM {name} WHERE n < {to})"
+            ),
+        }
+    }
+}
+
+/// Inserts rows of every table by one statement each.
+async fn fill(session: &Session<'_, sea_orm::DatabaseConnection>, filling: &Filling) {
+    let words = Words(session.dialect);
+    let (first, last) = filling.batches;
+    let t = words.uuid("0");
+    let b = words.uuid("b.n");
+    let each = format!(
+        "WITH RECURSIVE {}, {}",
+        words.count("b", first, last),
+        words.count("f", 0, filling.files - 1)
+    );
+    let batches = format!("WITH RECURSIVE {}", words.count("b", first, last));
+    let of_file = format!("{t}, {b}, f.n");
+    let content = words.bytes(&"01".repeat(32));
+    let few = (filling.files / 10).max(1);
+    // Most batches have ended, as in an installation that has run for a while.
+    let state = "CASE WHEN b.n % 50 = 1 THEN 2 ELSE 3 END";
+    let inserts = [
+        format!(
+            "{batches} INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, \
+             created_at) SELECT {}, 'tenant ' || (b.n - 1), 1, '{{}}', 0, 0, 0, 0 FROM b",
+            words.uuid("b.n - 1")
+        ),
+        format!(
+            "{batches} INSERT INTO batches (tenant_id, batch_id, name, options, priority, created_by, created_at) \
+             SELECT {t}, {b}, '', '{{}}', 2, '', 0 FROM b"
+        ),
+        format!(
+            "{batches} INSERT INTO batch_progress (tenant_id, batch_id, state, manifest_complete, cancel_requested, \
+             missing_fails, starts_when_completed, stages, priority, run, pause_by, completed_by_system, revision, \
+             next_ordinal, next_folder, n_pending, n_uploading, n_uploaded, n_queued, n_processing, n_processed, \
+             n_retrying, n_failed, n_cancelled, n_complete, n_partial, n_stored_only, bytes_declared, \
+             bytes_uploaded, bytes_processed, changed_at, touched_at, upload_deadline, uploads_open) \
+             SELECT {t}, {b}, {state}, true, false, false, false, 31, 2, 1, 0, false, 1, 0, 1, 0, 0, 0, 0, \
+             CASE WHEN b.n % 50 = 1 THEN 5 ELSE 0 END, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false FROM b"
+        ),
+        format!(
+            "{each} INSERT INTO file_work (tenant_id, batch_id, ordinal, state, stage, token, generation, fails, \
+             kills, target, wait_stage, ready_at, changed_at, outcome, reason, folder, size) SELECT {of_file}, \
+             CASE WHEN f.n < {few} THEN 5 ELSE 6 END, 1 + f.n % 5, 9, 1, 0, 0, 1, \
+             CASE WHEN f.n < {few} THEN 1 + f.n % 5 END, CASE WHEN f.n < {few} THEN f.n END, 0, \
+             CASE WHEN f.n < {few} THEN 0 ELSE 1 END, 0, 0, 10 FROM b, f"
+        ),
+        format!(
+            "{each} INSERT INTO files (tenant_id, batch_id, ordinal, folder, name, size, created_at) \
+             SELECT {of_file}, 0, 'f' || f.n, 10, 0 FROM b, f"
+        ),
+        format!(
+            "{each} INSERT INTO folders (tenant_id, batch_id, folder, ancestors, path, total, processed, failed, \
+             cancelled) SELECT {of_file}, {}, CASE WHEN f.n = 0 THEN '' ELSE 'd' || f.n END, 0, 0, 0, 0 FROM b, f \
+             WHERE f.n < {few}",
+            words.bytes("")
+        ),
+        format!(
+            "{each} INSERT INTO stage_results (tenant_id, batch_id, ordinal, generation, stage, content, token, \
+             nonce, artifacts, facts, warnings, used_bytes, used_pages, used_tokens, used_calls, skipped, at) \
+             SELECT {of_file}, 1, 1, {content}, 3, 'n', '[]', '{{}}', '[]', 0, 0, 0, 0, false, 0 FROM b, f"
+        ),
+        format!(
+            "{each} INSERT INTO attempts (tenant_id, batch_id, ordinal, token, stage, reason, detail, trace_id, \
+             ended_at) SELECT {of_file}, 3, 1, 1, '', '', 0 FROM b, f WHERE f.n < {few}"
+        ),
+        format!(
+            "{each} INSERT INTO dead_letters (tenant_id, batch_id, ordinal, stage, reason, token, detail, at) \
+             SELECT {of_file}, 1, 1, 3, '', 0 FROM b, f WHERE f.n < {few}"
+        ),
+        format!(
+            "{each} INSERT INTO changes (tenant_id, revision, batch_id, batch_revision, at, n, body) \
+             SELECT {t}, b.n * 1000 + f.n, {b}, f.n, f.n, 1, {content} FROM b, f WHERE f.n < {few}"
+        ),
+        format!(
+            "{each} INSERT INTO requests (tenant_id, request_id, method, body_hash, answer, at) \
+             SELECT {t}, {}, 'm', {content}, {content}, f.n FROM b, f WHERE f.n < {few}",
+            words.uuid("b.n * 100000 + f.n")
+        ),
+        format!(
+            "{batches} INSERT INTO outbox (id, stage, at, body) SELECT b.n, 1 + b.n % 5, b.n, {content} FROM b"
+        ),
+    ];
+    for sql in inserts {
+        session.connection.execute_unprepared(&sql).await.unwrap();
+    }
+}
+
+/// The tables' states, in the order in which a database comes to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Empty,
+    Young,
+    Large,
+    LargeAnalysed,
+}
+
+async fn explain_all(open: impl AsyncFn(&str) -> Store) {
+    let store = open("recorded").await;
+    fill(
+        &store.writer_session(),
+        &Filling {
+            batches: (1, 20),
+            files: 100,
+        },
+    )
+    .await;
+    for size in [1, 100, 1_000] {
+        let transaction = store.begin().await.unwrap();
+        tour(&Session::new(&transaction, store.dialect()), size).await;
+        transaction.rollback().await.unwrap();
+    }
+    store.close().await;
+    let statements = recorded();
+    assert!(statements.len() > 100, "the recorder missed something");
+
+    let store = open("explained").await;
+    let session = store.writer_session();
+    let mut wrong = BTreeSet::new();
+    for size in [Size::Empty, Size::Young, Size::Large, Size::LargeAnalysed] {
+        match size {
+            Size::Empty => {}
+            Size::Young => {
+                let filling = Filling {
+                    batches: (1, 2),
+                    files: 1_000,
+                };
+                fill(&session, &filling).await;
+            }
+            Size::Large => {
+                let filling = Filling {
+                    batches: (3, 4_002),
+                    files: 49,
+                };
+                fill(&session, &filling).await;
+            }
+            Size::LargeAnalysed => {
+                session
+                    .connection
+                    .execute_unprepared("ANALYZE")
+                    .await
+                    .unwrap();
+            }
+        }
+        for step in statements.chunk_by(|one, next| one.name == next.name) {
+            let modes: &[&str] = match store.dialect() {
+                Dialect::Postgres => &["force_custom_plan", "force_generic_plan"],
+                Dialect::Sqlite => &[""],
+            };
+            for mode in modes {
+                let mut missed: Vec<&Path> = step[0].paths.iter().collect();
+                let mut faults = Vec::new();
+                for statement in step {
+                    faults.extend(match store.dialect() {
+                        Dialect::Postgres => {
+                            postgres_faults(&session, statement, mode, &mut missed).await
+                        }
+                        Dialect::Sqlite => sqlite_faults(&session, statement, &mut missed).await,
+                    });
+                }
+                faults.extend(missed.into_iter().map(|path| format!("not by {path:?}")));
+                for fault in faults {
+                    wrong.insert(format!("{} ({size:?}, {mode}): {fault}", step[0].name));
+                }
+            }
+        }
+    }
+    store.close().await;
+    let wrong: Vec<String> = wrong.into_iter().collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What is wrong with the plan that Postgres makes of a statement; `missed` are the paths not seen yet.
+async fn postgres_faults(
+    session: &Session<'_, sea_orm::DatabaseConnection>,
+    statement: &Recorded,
+    mode: &str,
+    missed: &mut Vec<&Path>,
+) -> Vec<String> {
+    let types: Vec<&str> = statement.values.iter().map(type_of).collect();
+    let types = if types.is_empty() {
+        String::new()
+    } else {
+        format!("({})", types.join(", "))
+    };
+    let values: Vec<String> = statement.values.iter().map(literal).collect();
+    let values = if values.is_empty() {
+        String::new()
+    } else {
+        format!("({})", values.join(", "))
+    };
+    let run = async |sql: String| {
+        session
+            .connection
+            .execute_unprepared(&sql)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", statement.name));
+    };
+    run(format!("PREPARE statement {types} AS {}", statement.sql)).await;
+    run(format!("SET plan_cache_mode = {mode}")).await;
+    let sql = format!("EXPLAIN (FORMAT JSON) EXECUTE statement {values}");
+    let plan = Statement::from_string(Dialect::Postgres.backend(), sql);
+    let row = session.connection.query_one_raw(plan).await;
+    let plan: Json = row.unwrap().unwrap().try_get_by_index(0).unwrap();
+    run("DEALLOCATE statement".into()).await;
+    let mut nodes = Vec::new();
+    flatten(&plan[0]["Plan"], &mut nodes);
+    faults_of_nodes(&nodes, statement, missed)
+}
+
+fn flatten<'a>(node: &'a Json, nodes: &mut Vec<&'a Json>) {
+    nodes.push(node);
+    for child in node["Plans"].as_array().into_iter().flatten() {
+        flatten(child, nodes);
+    }
+}
+
+fn faults_of_nodes(nodes: &[&Json], statement: &Recorded, missed: &mut Vec<&Path>) -> Vec<String> {
+    let text = |node: &Json, member: &str| node[member].as_str().unwrap_or_default().to_owned();
+    let mut faults = Vec::new();
+    let mut reads_a_table = false;
+    for node in nodes {
+        let kind = text(node, "Node Type");
+        let table = text(node, "Relation Name");
+        let index = text(node, "Index Name");
+        let condition = text(node, "Index Cond");
+        if kind == "ModifyTable" || kind == "LockRows" {
+            continue;
+        }
+        if kind.contains("Seq Scan") || kind.starts_with("Bitmap") || kind == "Tid Scan" {
+            faults.push(format!("{kind} of {table}"));
+        }
+        if !table.is_empty() {
+            reads_a_table = true;
+        }
+        missed.retain(|(wanted, name, count)| {
+            let name = if *name == PK {
+                format!("{wanted}_pkey")
+            } else {
+                (*name).to_owned()
+            };
+            let key = &columns(wanted, if name.ends_with("_pkey") { PK } else { &name })[..*count];
+            let found = *wanted == table
+                && name == index
+                && key.iter().all(|column| condition.contains(column));
+            !found
+        });
+    }
+    for node in nodes {
+        let kind = text(node, "Node Type");
+        let walks = kind == "Hash Join" || kind == "Merge Join" || kind == "Materialize";
+        let sorts = kind == "Sort" && !statement.sorts;
+        if reads_a_table && (walks || sorts) {
+            let mut below = Vec::new();
+            flatten(node, &mut below);
+            let tables: Vec<String> = below
+                .iter()
+                .map(|node| text(node, "Relation Name"))
+                .filter(|table| !table.is_empty())
+                .collect();
+            if !tables.is_empty() {
+                faults.push(format!("{kind} over {}", tables.join(", ")));
+            }
+        }
+    }
+    faults
+}
+
+/// What is wrong with the plan that SQLite makes of a statement; `missed` are the paths not seen yet.
+async fn sqlite_faults(
+    session: &Session<'_, sea_orm::DatabaseConnection>,
+    statement: &Recorded,
+    missed: &mut Vec<&Path>,
+) -> Vec<String> {
+    let explain = Statement::from_sql_and_values(
+        Dialect::Sqlite.backend(),
+        format!("EXPLAIN QUERY PLAN {}", statement.sql),
+        statement.values.clone(),
+    );
+    let mut faults = Vec::new();
+    let tables = aliases(&statement.sql);
+    for row in session.connection.query_all_raw(explain).await.unwrap() {
+        let detail: String = row.try_get("", "detail").unwrap();
+        let mut words = detail.split(' ');
+        let (verb, name) = (words.next().unwrap(), words.next().unwrap_or_default());
+        let table = tables.iter().find(|(alias, _)| alias == name);
+        let Some((_, table)) = table else {
+            if detail.contains("TEMP B-TREE FOR ORDER BY") && !statement.sorts {
+                faults.push(detail);
+            }
+            continue;
+        };
+        let by_index = detail.contains(" USING ") && !detail.contains("AUTOMATIC");
+        let allowed_to_walk = statement
+            .paths
+            .iter()
+            .any(|(wanted, _, count)| wanted == table && *count == 0);
+        if verb == "SCAN" && !allowed_to_walk || verb == "SEARCH" && !by_index {
+            faults.push(detail.clone());
+        }
+        missed.retain(|(wanted, index, count)| {
+            let key = &columns(wanted, index)[..*count];
+            let rowid = *wanted == "outbox" && detail.contains("INTEGER PRIMARY KEY (rowid=?)");
+            let by = if *index == PK {
+                // A table with a row id names its primary key so.
+                detail.contains("USING PRIMARY KEY")
+                    || detail.contains(&format!("sqlite_autoindex_{wanted}_1"))
+            } else {
+                detail.contains(index)
+            };
+            let walked = *count == 0 && (by || *index == PK && verb == "SCAN");
+            let found = wanted == table
+                && (rowid || walked || by && key.iter().all(|column| detail.contains(column)));
+            !found
+        });
+    }
+    faults
+}
+
+/// Which table each name of a statement stands for.
+fn aliases(sql: &str) -> Vec<(String, String)> {
+    let words: Vec<&str> = sql
+        .split([' ', ',', '(', ')', '\n'])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let mut found = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        if !matches!(*word, "FROM" | "JOIN" | "UPDATE") {
+            continue;
+        }
+        let table = words.get(at + 1).copied().unwrap_or_default();
+        if matches!(table, "u" | "json_each" | "SET" | "SELECT") {
+            continue;
+        }
+        found.push((table.to_owned(), table.to_owned()));
+        if words.get(at + 2) == Some(&"AS")
+            && let Some(alias) = words.get(at + 3)
+        {
+            found.push(((*alias).to_owned(), table.to_owned()));
+        }
+    }
+    found
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Bool(_) => "boolean",
+        Value::Int(_) => "integer",
+        Value::BigInt(_) => "bigint",
+        Value::String(_) => "text",
+        Value::Bytes(_) => "bytea",
+        Value::Uuid(_) => "uuid",
+        Value::Array(sea_orm::sea_query::ArrayType::Uuid, _) => "uuid[]",
+        Value::Array(sea_orm::sea_query::ArrayType::BigInt, _) => "bigint[]",
+        Value::Array(sea_orm::sea_query::ArrayType::String, _) => "text[]",
+        Value::Array(sea_orm::sea_query::ArrayType::Bytes, _) => "bytea[]",
+        other => panic!("the store sends a {other:?}"),
+    }
+}
+
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Array(_, Some(cells)) => {
+            let cells: Vec<String> = cells.iter().map(literal).collect();
+            format!("ARRAY[{}]::{}", cells.join(", "), type_of(value))
+        }
+        Value::Bool(Some(cell)) => cell.to_string(),
+        Value::Int(Some(cell)) => cell.to_string(),
+        Value::BigInt(Some(i64::MIN)) => "'-9223372036854775808'::bigint".into(),
+        Value::BigInt(Some(cell)) => cell.to_string(),
+        Value::String(Some(cell)) => format!("'{}'", cell.replace('\'', "''")),
+        Value::Bytes(Some(cell)) => format!("'\\x{}'::bytea", hex::encode(cell)),
+        Value::Uuid(Some(cell)) => format!("'{cell}'::uuid"),
+        _ => "NULL".into(),
+    }
+}
+
+#[tokio::test]
+async fn every_statement_goes_by_its_index_on_postgres() {
+    explain_all(async |_| {
+        let store = Store::open(&Postgres::new_database().unwrap())
+            .await
+            .unwrap();
+        let session = store.writer_session();
+        let tables = "SELECT tablename::text AS name FROM pg_tables WHERE schemaname = 'public'";
+        for row in session.rows(tables, Vec::new()).await.unwrap() {
+            let name: String = row.try_get("", "name").unwrap();
+            let sql = format!("ALTER TABLE {name} SET (autovacuum_enabled = off)");
+            session.connection.execute_unprepared(&sql).await.unwrap();
+        }
+        store
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_statement_goes_by_its_index_on_sqlite() {
+    let folder = TempDir::new().unwrap();
+    explain_all(async |name| {
+        let url = format!("sqlite:{}", folder.path().join(name).display());
+        Store::open(&url).await.unwrap()
+    })
+    .await;
+}
