@@ -3,6 +3,7 @@
 //! Several operations take turns. How far each is stands in its row, so whoever leads next goes on from there.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,20 +167,19 @@ impl SliceRunner {
         underway: &mut HashMap<Key, Underway>,
     ) -> Result<(), TurnError> {
         let key = (row.tenant, row.id);
-        if !underway.contains_key(&key) {
-            let Some(selection) = self.selection_of(row).await? else {
-                // What it chose from is gone.
-                return self.apply(row, Vec::new(), row.cursor, true).await;
-            };
-            let begun = Underway {
-                selection,
-                position: row.cursor,
-                empty_slices: 0,
-            };
-            underway.insert(key, begun);
-        }
-        let Some(operation) = underway.get_mut(&key) else {
-            return Ok(());
+        let operation = match underway.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let Some(selection) = self.selection_of(row).await? else {
+                    // What it chose from is gone.
+                    return self.apply(row, Vec::new(), row.cursor, true).await;
+                };
+                new.insert(Underway {
+                    selection,
+                    position: row.cursor,
+                    empty_slices: 0,
+                })
+            }
         };
         let may_touch = match row.max_count {
             0 => u64::MAX,
