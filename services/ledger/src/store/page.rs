@@ -17,7 +17,9 @@ const NULL_NUMBER: i64 = i64::MIN;
 
 enum Cells {
     Uuid(Vec<Uuid>),
-    Number(Vec<Option<i64>>),
+    /// Never null, as keys are: an expression around the column would cost the planner what it knows of it.
+    Number(Vec<i64>),
+    NullableNumber(Vec<Option<i64>>),
     Text(Vec<Option<String>>),
     Bytes(Vec<Option<Vec<u8>>>),
 }
@@ -27,6 +29,7 @@ impl Cells {
         match self {
             Self::Uuid(cells) => cells.len(),
             Self::Number(cells) => cells.len(),
+            Self::NullableNumber(cells) => cells.len(),
             Self::Text(cells) => cells.len(),
             Self::Bytes(cells) => cells.len(),
         }
@@ -76,7 +79,7 @@ impl Page {
         cells: impl IntoIterator<Item = i64>,
     ) -> Self {
         self.columns
-            .push((name, Cells::Number(cells.into_iter().map(Some).collect())));
+            .push((name, Cells::Number(cells.into_iter().collect())));
         self
     }
 
@@ -87,7 +90,7 @@ impl Page {
         cells: impl IntoIterator<Item = Option<i64>>,
     ) -> Self {
         self.columns
-            .push((name, Cells::Number(cells.into_iter().collect())));
+            .push((name, Cells::NullableNumber(cells.into_iter().collect())));
         self
     }
 
@@ -148,6 +151,11 @@ impl Page {
                     name.to_owned(),
                 ),
                 Cells::Number(cells) => (
+                    array(ArrayType::BigInt, cells.into_iter().map(Value::from)),
+                    "bigint[]",
+                    name.to_owned(),
+                ),
+                Cells::NullableNumber(cells) => (
                     array(
                         ArrayType::BigInt,
                         cells
@@ -197,7 +205,9 @@ impl Page {
             let cell = format!("e.value ->> {position}");
             select.push(match cells {
                 Cells::Uuid(_) | Cells::Bytes(_) => format!("unhex({cell}) AS {name}"),
-                Cells::Number(_) | Cells::Text(_) => format!("{cell} AS {name}"),
+                Cells::Number(_) | Cells::NullableNumber(_) | Cells::Text(_) => {
+                    format!("{cell} AS {name}")
+                }
             });
         }
         // MATERIALIZED puts the page outside and the primary key inside: without it SQLite scans the table for each page.
@@ -234,7 +244,8 @@ fn push_json_cell(text: &mut String, cells: &Cells, row: usize) {
             text.push_str(cells[row].simple().encode_lower(&mut buffer));
             text.push('"');
         }
-        Cells::Number(cells) => match cells[row] {
+        Cells::Number(cells) => text.push_str(&cells[row].to_string()),
+        Cells::NullableNumber(cells) => match cells[row] {
             Some(number) => text.push_str(&number.to_string()),
             None => text.push_str("null"),
         },

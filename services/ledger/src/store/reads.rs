@@ -1,5 +1,7 @@
 //! What callers read, each for one tenant.
 
+use std::collections::{BTreeSet, HashMap};
+
 use caudal_domain::{BatchId, BatchState, FileState, Outcome, Reason, Stage, TenantId};
 use sea_orm::{ConnectionTrait, DbErr, Value};
 
@@ -7,7 +9,7 @@ use super::page::Page;
 use super::progress::{BATCH_COLUMNS, BatchRow, PROGRESS_COLUMNS, ProgressRow};
 use super::time::Micros;
 use super::work::{self, WorkRow};
-use super::{Session, code_of, file_of, u32_of};
+use super::{Session, batch_key_of, code_of, file_of, u32_of};
 
 /// One batch, by key.
 pub(crate) async fn batch<C: ConnectionTrait>(
@@ -87,20 +89,21 @@ pub(crate) async fn views<C: ConnectionTrait>(
     let page = Page::of_files(works.iter().map(|row| row.file));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
-        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.name, f.declared_sha256, f.metadata, f.created_at, \
-         d.path FROM u JOIN files AS f ON f.tenant_id = u.t AND f.batch_id = u.b AND f.ordinal = u.o \
-         JOIN folders AS d ON d.tenant_id = f.tenant_id AND d.batch_id = f.batch_id AND d.folder = f.folder"
+        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.name, f.declared_sha256, f.metadata, f.created_at \
+         FROM u JOIN files AS f ON f.tenant_id = u.t AND f.batch_id = u.b AND f.ordinal = u.o"
     );
-    let mut cold = std::collections::HashMap::new();
+    let mut cold = HashMap::new();
     for row in session.rows(sql, values).await? {
         cold.insert(file_of(&row)?, row);
     }
+    let paths = folder_paths(session, &works).await?;
     let mut found = Vec::with_capacity(works.len());
     for work in works {
         let Some(row) = cold.get(&work.file) else {
             continue;
         };
-        let folder: String = row.try_get("", "path")?;
+        let place = (work.file.tenant, work.file.batch, work.folder);
+        let folder = paths.get(&place).map_or("", String::as_str);
         let name: String = row.try_get("", "name")?;
         found.push(FileView {
             path: if folder.is_empty() {
@@ -113,6 +116,35 @@ pub(crate) async fn views<C: ConnectionTrait>(
             created_at: Micros(row.try_get("", "created_at")?),
             work,
         });
+    }
+    Ok(found)
+}
+
+/// The paths of the folders that these files are in, each folder read once, by key.
+async fn folder_paths<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    works: &[WorkRow],
+) -> Result<HashMap<(TenantId, BatchId, u32), String>, DbErr> {
+    let places: BTreeSet<(TenantId, BatchId, u32)> = works
+        .iter()
+        .map(|work| (work.file.tenant, work.file.batch, work.folder))
+        .collect();
+    let page = Page::new()
+        .uuids("t", places.iter().map(|(tenant, ..)| tenant.as_uuid()))
+        .uuids("b", places.iter().map(|(_, batch, _)| batch.as_uuid()))
+        .numbers("f", places.iter().map(|(.., folder)| i64::from(*folder)));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT d.tenant_id, d.batch_id, d.folder, d.path FROM u JOIN folders AS d ON d.tenant_id = u.t \
+         AND d.batch_id = u.b AND d.folder = u.f"
+    );
+    let mut found = HashMap::new();
+    for row in session.rows(sql, values).await? {
+        let (tenant, batch) = batch_key_of(&row)?;
+        found.insert(
+            (tenant, batch, u32_of(&row, "folder")?),
+            row.try_get("", "path")?,
+        );
     }
     Ok(found)
 }

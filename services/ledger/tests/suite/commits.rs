@@ -25,6 +25,8 @@ async fn behind_a_proxy() -> (TestLedger, PostgresProxy) {
     let ledger = TestLedger::start_with(|settings| {
         let before = PostgresProxy::start(&settings.database_url).unwrap();
         settings.database_url = before.url();
+        // A look at the rows is a COMMIT too: it must not come before the one that is to be lost.
+        settings.reconcile_age = Duration::from_secs(3);
         let window = u32::try_from(WINDOW).unwrap();
         settings.windows.of_stage =
             HashMap::from([(Stage::Upload, window), (Stage::Metadata, window)]);
