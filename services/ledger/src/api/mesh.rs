@@ -748,7 +748,11 @@ fn work_message(
             _ => String::new(),
         },
         final_key,
-        etag: row.etag.clone().unwrap_or_default(),
+        etag: row
+            .etag
+            .clone()
+            .filter(|_| !granted.reads_final_object())
+            .unwrap_or_default(),
         declared_size: messages::signed(row.size),
         declared_sha256: declared.sha256.clone().map(Bytes::from).unwrap_or_default(),
         content_sha256: content

@@ -10,7 +10,7 @@ use caudal_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{Ledger, TenantScope, request_key, status};
-use crate::writer::acts::{Act, Answer, ConfirmUploads, ConfirmedUpload};
+use crate::writer::acts::{Act, Answer, ConfirmUploads, ConfirmedUpload, KEPT};
 
 /// Characters of an ETag.
 const MAX_ETAG_CHARS: usize = 256;
@@ -58,7 +58,8 @@ fn confirmations(
     let mut seen = HashSet::new();
     let mut uploads = Vec::with_capacity(count);
     for (index, upload) in message.uploads.iter().enumerate() {
-        if upload.etag.is_empty() || upload.etag.chars().count() > MAX_ETAG_CHARS {
+        let is_none = upload.etag.is_empty() || upload.etag == KEPT;
+        if is_none || upload.etag.chars().count() > MAX_ETAG_CHARS {
             let description = "must be the ETag that the store answered the upload with";
             violations.push(FieldViolation::new(
                 format!("uploads[{index}].etag"),

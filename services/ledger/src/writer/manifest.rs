@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::acts::{
     AddEntries, AddedEntries, Answer, CompleteBatch, ConfirmUploads, ConfirmedUpload, CreateBatch,
-    NewEntry, NewFile,
+    KEPT, NewEntry, NewFile,
 };
 use super::group::{BatchAnswer, Group, GroupError};
 use super::reuse::{Onward, TenantContent};
@@ -297,7 +297,10 @@ impl Group<'_> {
                 },
             );
             self.raise_token(file)?;
-            self.row_mut(file)?.stage = next.unwrap_or(Stage::Metadata);
+            self.mark_bytes_moved(file);
+            let row = self.row_mut(file)?;
+            row.etag = Some(KEPT.to_owned());
+            row.stage = next.unwrap_or(Stage::Metadata);
             self.step(file, FileEvent::Arrived)?;
             self.make_ready(file, self.now)?;
             already_held.push(*position);

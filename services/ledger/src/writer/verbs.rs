@@ -7,7 +7,7 @@ use caudal_domain::{
     route,
 };
 
-use super::acts::{Answer, CancelBatch, RequestKey, SetPause, UpdateBatch, Verb};
+use super::acts::{Answer, CancelBatch, KEPT, RequestKey, SetPause, UpdateBatch, Verb};
 use super::group::{BatchAnswer, Group, GroupError, Renamed};
 use super::manifest::{Answered, cancelled, decode_batch};
 use crate::store::progress::{BatchKey, Pause};
@@ -224,8 +224,7 @@ impl Group<'_> {
         row.reason = None;
         row.outcome = None;
         if from == Stage::Upload {
-            // The bytes are at their final key: no landing object was confirmed.
-            row.etag = None;
+            row.etag = Some(KEPT.to_owned());
         }
         if let Some(batched) = self.batches.get_mut(&(file.tenant, file.batch)) {
             let row = &mut batched.row;

@@ -9,3 +9,4 @@ mod selector;
 mod stages;
 mod storm;
 pub(crate) mod support;
+mod verbs;

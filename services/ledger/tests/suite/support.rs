@@ -309,6 +309,19 @@ impl TestLedger {
         database.close().await.unwrap();
     }
 
+    /// Makes a tenant, as an operator would.
+    pub(crate) async fn add_tenant(&self, tenant: TenantId) {
+        let id = match crate::DATABASE {
+            Database::Postgres => format!("'{tenant}'"),
+            Database::Sqlite => format!("X'{}'", tenant.as_uuid().simple()),
+        };
+        self.sql(&format!(
+            "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
+             VALUES ({id}, 'other', 1, '{{}}', 0, 0, 0, 0)"
+        ))
+        .await;
+    }
+
     pub(crate) async fn create(&self, batch: Batch) -> BatchId {
         let request = CreateBatchRequest {
             batch: Some(batch),
