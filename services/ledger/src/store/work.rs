@@ -198,14 +198,39 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     Ok(())
 }
 
+/// Which columns of a row may have moved: the fewer, the narrower the statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Moved {
+    /// It goes on undisturbed: nothing waits, failed or was renewed.
+    Onward,
+    /// Anything but the next.
+    Anything,
+    /// Etag, target or generation too.
+    BytesToo,
+}
+
+impl Moved {
+    /// The narrowest statement that writes a row.
+    pub(crate) fn of(row: &WorkRow, bytes_moved: bool) -> Self {
+        let undisturbed = row.wait_stage.is_none()
+            && row.ready_at.is_none()
+            && row.lease_until.is_none()
+            && row.reason.is_none()
+            && (row.fails, row.kills) == (0, 0);
+        match (bytes_moved, undisturbed) {
+            (true, _) => Self::BytesToo,
+            (false, true) => Self::Onward,
+            (false, false) => Self::Anything,
+        }
+    }
+}
+
 /// Writes rows whose token is still the one given beside them. How many were: fewer than asked means that a row
 /// changed under a caller that thought it knew it.
-///
-/// Rows whose etag, target and generation did not move go in a narrower statement.
 pub(crate) async fn update<C: ConnectionTrait>(
     session: &Session<'_, C>,
     rows: &[(Token, &WorkRow)],
-    with_bytes: bool,
+    moved: Moved,
 ) -> Result<u64, DbErr> {
     if rows.is_empty() {
         return Ok(0);
@@ -221,38 +246,45 @@ pub(crate) async fn update<C: ConnectionTrait>(
             "stage",
             rows.iter().map(|(_, row)| i64::from(row.stage.code())),
         )
-        .numbers("fails", rows.iter().map(|(_, row)| i64::from(row.fails)))
-        .numbers("kills", rows.iter().map(|(_, row)| i64::from(row.kills)))
-        .nullable_numbers(
-            "wait_stage",
-            rows.iter()
-                .map(|(_, row)| row.wait_stage.map(|stage| stage.code().into())),
-        )
-        .nullable_numbers(
-            "ready_at",
-            rows.iter().map(|(_, row)| row.ready_at.map(|at| at.0)),
-        )
         .nullable_numbers(
             "dispatched_at",
             rows.iter().map(|(_, row)| row.dispatched_at.map(|at| at.0)),
-        )
-        .nullable_numbers(
-            "lease_until",
-            rows.iter().map(|(_, row)| row.lease_until.map(|at| at.0)),
         )
         .numbers("changed_at", rows.iter().map(|(_, row)| row.changed_at.0))
         .numbers(
             "outcome",
             rows.iter()
                 .map(|(_, row)| row.outcome.map_or(0, |outcome| outcome.code().into())),
-        )
-        .numbers(
-            "reason",
-            rows.iter()
-                .map(|(_, row)| row.reason.map_or(0, |reason| reason.number().into())),
         );
-    let mut bytes_columns = "";
-    if with_bytes {
+    let mut rest =
+        "wait_stage = NULL, ready_at = NULL, lease_until = NULL, fails = 0, kills = 0, reason = 0";
+    if moved > Moved::Onward {
+        page = page
+            .numbers("fails", rows.iter().map(|(_, row)| i64::from(row.fails)))
+            .numbers("kills", rows.iter().map(|(_, row)| i64::from(row.kills)))
+            .nullable_numbers(
+                "wait_stage",
+                rows.iter()
+                    .map(|(_, row)| row.wait_stage.map(|stage| stage.code().into())),
+            )
+            .nullable_numbers(
+                "ready_at",
+                rows.iter().map(|(_, row)| row.ready_at.map(|at| at.0)),
+            )
+            .nullable_numbers(
+                "lease_until",
+                rows.iter().map(|(_, row)| row.lease_until.map(|at| at.0)),
+            )
+            .numbers(
+                "reason",
+                rows.iter()
+                    .map(|(_, row)| row.reason.map_or(0, |reason| reason.number().into())),
+            );
+        rest = "wait_stage = u.wait_stage, ready_at = u.ready_at, lease_until = u.lease_until, fails = u.fails, \
+                kills = u.kills, reason = u.reason";
+    }
+    let mut bytes = "";
+    if moved == Moved::BytesToo {
         page = page
             .numbers(
                 "generation",
@@ -263,13 +295,12 @@ pub(crate) async fn update<C: ConnectionTrait>(
                 rows.iter().map(|(_, row)| i64::from(row.target.get())),
             )
             .texts("etag", rows.iter().map(|(_, row)| row.etag.clone()));
-        bytes_columns = ", generation = u.generation, target = u.target, etag = u.etag";
+        bytes = ", generation = u.generation, target = u.target, etag = u.etag";
     }
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
-        "WITH {page} UPDATE file_work AS w SET token = u.token, state = u.state, stage = u.stage, fails = u.fails, \
-         kills = u.kills, wait_stage = u.wait_stage, ready_at = u.ready_at, dispatched_at = u.dispatched_at, \
-         lease_until = u.lease_until, changed_at = u.changed_at, outcome = u.outcome, reason = u.reason{bytes_columns} \
+        "WITH {page} UPDATE file_work AS w SET token = u.token, state = u.state, stage = u.stage, \
+         dispatched_at = u.dispatched_at, changed_at = u.changed_at, outcome = u.outcome, {rest}{bytes} \
          FROM u WHERE {BY_KEY} AND w.token + 0 = u.held"
     );
     session.execute(sql, values).await

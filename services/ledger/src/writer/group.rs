@@ -28,7 +28,7 @@ use crate::store::manifest;
 use crate::store::progress::{self, BatchKey, BatchRow, ProgressRow, TenantRow};
 use crate::store::results::{self, AttemptRow, ResultRow};
 use crate::store::time::Micros;
-use crate::store::work::{self, WorkRow, detail};
+use crate::store::work::{self, Moved, WorkRow, detail};
 use crate::store::{Session, Store};
 
 /// Turns that one group takes at one stage, and files it admits there: a group stays a bounded piece of work.
@@ -978,19 +978,16 @@ impl<'a> Group<'a> {
     }
 
     async fn write_files(&mut self) -> Result<(), GroupError> {
-        let mut moved = Vec::new();
-        let mut with_bytes = Vec::new();
+        let mut pages: BTreeMap<Moved, Vec<(Token, &WorkRow)>> = BTreeMap::new();
         for worked in self.files.values().filter(|worked| worked.touched) {
-            if worked.bytes_moved {
-                &mut with_bytes
-            } else {
-                &mut moved
-            }
-            .push((worked.held, &worked.row));
+            pages
+                .entry(Moved::of(&worked.row, worked.bytes_moved))
+                .or_default()
+                .push((worked.held, &worked.row));
         }
-        for (rows, bytes_moved) in [(&mut moved, false), (&mut with_bytes, true)] {
-            rows.sort_by_key(|(_, row)| row.file);
-            let written = work::update(&self.session, rows, bytes_moved).await?;
+        for (moved, mut rows) in pages {
+            rows.sort_unstable_by_key(|(_, row)| row.file);
+            let written = work::update(&self.session, &rows, moved).await?;
             if written != rows.len() as u64 {
                 return Err(GroupError::Stale);
             }
