@@ -9,6 +9,7 @@ use caudal_domain::Refusal;
 use caudal_node::leader::LEADER_METADATA;
 use caudal_node::scope::ScopeGuard;
 use caudal_node::{Health, hints};
+use caudal_objects::ObjectStore;
 use caudal_streams::Streams;
 use sea_orm::DbErr;
 use tokio::sync::{Notify, mpsc};
@@ -132,6 +133,7 @@ pub(crate) struct Leadership {
     pub(crate) health: Health,
     pub(crate) desk: Desk,
     pub(crate) briefs: Briefs,
+    pub(crate) objects: Option<ObjectStore>,
     pub(crate) address: String,
     pub(crate) reconcile: Arc<Notify>,
     pub(crate) operations: Signals,
@@ -273,6 +275,7 @@ impl Leadership {
         let operations = SliceRunner {
             store: self.store.clone(),
             writer: handle.clone(),
+            objects: self.objects.clone(),
             signals: self.operations.clone(),
         };
         let operations = AbortOnDropHandle::new(tokio::spawn(operations.run(stop_rest.clone())));

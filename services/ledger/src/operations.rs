@@ -7,8 +7,11 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_domain::{FileRef, TenantId};
+use caudal_domain::keys::landing_key;
+use caudal_domain::{FileRef, FileState, Reason, Target, TenantId};
+use caudal_objects::{ObjectError, ObjectStore};
 use caudal_proto::v1::FileSelector;
+use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use sea_orm::DbErr;
 use tokio::sync::{Notify, watch};
@@ -18,14 +21,17 @@ use uuid::Uuid;
 use crate::api::selector::{Purpose, SelectorError, resolve};
 use crate::store::operations::{OperationRow, OperationState};
 use crate::store::selection::{Position, Selection};
+use crate::store::work::WorkRow;
 use crate::store::{Store, operations, selection};
 use crate::writer::WriterHandle;
-use crate::writer::acts::{Act, EndOperation, Slice};
+use crate::writer::acts::{Act, ConfirmedFile, EndOperation, Slice, Verb};
 
 /// Rows read for one slice.
 const ROWS_A_SLICE: u32 = 1_000;
 /// Files handed to the writer in one slice.
 const FILES_A_SLICE: u32 = 500;
+/// Objects that the store is asked for at once.
+const ASKED_AT_ONCE: usize = 16;
 /// Slices that found nothing after which the place reached is written all the same.
 const EMPTY_SLICES: u32 = 50;
 /// Operations that take turns; the others wait until one of these has ended or had its turn.
@@ -61,6 +67,8 @@ impl Default for Signals {
 pub(crate) struct SliceRunner {
     pub(crate) store: Arc<Store>,
     pub(crate) writer: WriterHandle,
+    /// Asked for the bytes of files that never arrived, before they are asked of the client again.
+    pub(crate) objects: Option<ObjectStore>,
     pub(crate) signals: Signals,
 }
 
@@ -78,6 +86,8 @@ enum TurnError {
     Writer(#[from] caudal_domain::Refusal),
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
+    #[error("the object store failed: {0}")]
+    Store(#[from] ObjectError),
     #[error("the selector cannot be read: {0}")]
     Selector(#[from] prost::DecodeError),
 }
@@ -172,7 +182,7 @@ impl SliceRunner {
             Entry::Vacant(new) => {
                 let Some(selection) = self.selection_of(row).await? else {
                     // What it chose from is gone.
-                    return self.apply(row, Vec::new(), row.cursor, true).await;
+                    return self.apply(row, &[], row.cursor, true).await;
                 };
                 new.insert(Underway {
                     selection,
@@ -186,7 +196,7 @@ impl SliceRunner {
             max_count => max_count.saturating_sub(row.looked_at()),
         };
         if may_touch == 0 {
-            return self.apply(row, Vec::new(), operation.position, true).await;
+            return self.apply(row, &[], operation.position, true).await;
         }
         let step = selection::next(
             &self.store.reader(),
@@ -196,28 +206,54 @@ impl SliceRunner {
             u32::try_from(may_touch).map_or(FILES_A_SLICE, |most| most.min(FILES_A_SLICE)),
         )
         .await?;
-        let files: Vec<FileRef> = step.rows.iter().map(|row| row.file).collect();
         let ended = step.next.is_none();
         operation.position = step.next;
-        if files.is_empty() && !ended && operation.empty_slices < EMPTY_SLICES {
+        if step.rows.is_empty() && !ended && operation.empty_slices < EMPTY_SLICES {
             operation.empty_slices += 1;
             return Ok(());
         }
         operation.empty_slices = 0;
-        self.apply(row, files, step.next, ended).await
+        self.apply(row, &step.rows, step.next, ended).await
+    }
+
+    /// Those whose bytes landed although they were given up as never arrived: a retry adopts them (protocol 11.2).
+    async fn arrived(
+        &self,
+        verb: &Verb,
+        rows: &[WorkRow],
+    ) -> Result<Vec<ConfirmedFile>, ObjectError> {
+        let Some(objects) = self
+            .objects
+            .as_ref()
+            .filter(|_| matches!(verb, Verb::Retry { .. }))
+        else {
+            return Ok(Vec::new());
+        };
+        let mut asked = Vec::new();
+        for row in rows {
+            if row.state == FileState::Failed && row.reason == Some(Reason::NeverArrived) {
+                asked.push(landed(objects.clone(), row.file, row.target, row.size));
+            }
+        }
+        let answers: Vec<Option<ConfirmedFile>> = futures::stream::iter(asked)
+            .buffered(ASKED_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(answers.into_iter().flatten().collect())
     }
 
     async fn apply(
         &self,
         row: &OperationRow,
-        files: Vec<FileRef>,
+        rows: &[WorkRow],
         cursor: Option<Position>,
         ended: bool,
     ) -> Result<(), TurnError> {
         let slice = Slice {
             tenant: row.tenant,
             operation: row.id,
-            files,
+            files: rows.iter().map(|row| row.file).collect(),
+            arrived: self.arrived(&row.verb, rows).await?,
             cursor,
             ended,
         };
@@ -243,4 +279,20 @@ impl SliceRunner {
             Err(SelectorError::Database(error)) => Err(error.into()),
         }
     }
+}
+
+/// What the store has under the current target of a file, if it is as large as the file was declared.
+async fn landed(
+    objects: ObjectStore,
+    file: FileRef,
+    target: Target,
+    size: u64,
+) -> Result<Option<ConfirmedFile>, ObjectError> {
+    let head = objects.head(&landing_key(file, target)).await?;
+    let whole = head.filter(|head| head.size == size);
+    Ok(whole.map(|head| ConfirmedFile {
+        file,
+        target,
+        etag: head.etag,
+    }))
 }

@@ -19,6 +19,9 @@ pub struct LedgerSettings {
     pub address: String,
     /// Shared by the services of the mesh: signs and checks scopes.
     pub mesh_secret: caudal_node::scope::MeshSecret,
+    /// The object store, asked for the bytes of files that were given up before they are asked of the client again. Left
+    /// out: they are always asked of the client.
+    pub objects: Option<caudal_objects::Settings>,
     /// Makes the first tenant and keys, when given.
     pub bootstrap: Option<Bootstrap>,
     /// How many files may be out at once.
@@ -57,6 +60,7 @@ impl LedgerSettings {
             redis_prefix: caudal_streams::DEFAULT_PREFIX.to_owned(),
             address: String::new(),
             mesh_secret,
+            objects: None,
             bootstrap: None,
             windows: DispatchWindows::default(),
             tenant_limits: TenantLimits::default(),

@@ -7,6 +7,7 @@ use caudal_node::scope::ScopeGuard;
 use caudal_node::{
     Health, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, Registry, ServeError, Server, ServerLimits, hints,
 };
+use caudal_objects::{ObjectError, ObjectStore};
 use caudal_proto::longrunning::operations_server::OperationsServer;
 use caudal_proto::mesh::v1::ledger_service_server::LedgerServiceServer;
 use caudal_proto::v1::batch_service_server::BatchServiceServer;
@@ -42,6 +43,9 @@ pub enum LedgerError {
     /// The same, for hints.
     #[error("Redis cannot be used: {0}")]
     Hints(#[from] hints::HintError),
+    /// What is said of the object store is wrong.
+    #[error("the object store cannot be used: {0}")]
+    Store(#[from] ObjectError),
     /// The server failed.
     #[error("the ledger's server failed: {0}")]
     Serve(#[from] ServeError),
@@ -92,6 +96,11 @@ impl Ledger {
             health: health.clone(),
             desk: desk.clone(),
             briefs: briefs.clone(),
+            objects: settings
+                .objects
+                .clone()
+                .map(ObjectStore::connect)
+                .transpose()?,
             address: own_address,
             reconcile: reconcile.clone(),
             operations: operations.clone(),

@@ -119,6 +119,7 @@ fn ledger(arguments: &ServeArguments, listen: SocketAddr) -> Result<LedgerSettin
     let url = database_url(arguments)?;
     let mut settings = LedgerSettings::new(&url, redis_url(arguments)?, secret);
     settings.bootstrap = bootstrap(arguments)?;
+    settings.objects = arguments.store.store()?;
     match set(arguments.advertise.as_deref()) {
         Some(address) => {
             check_address("advertise", address)?;

@@ -66,6 +66,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
         .unwrap_or_else(|| format!("sqlite:{}", folder.ledger().display()));
     let mut settings = LedgerSettings::new(&database_url, &redis_url, secret.clone());
     settings.bootstrap = Some(bootstrap(&secrets)?);
+    settings.objects = Some(store.clone());
     let ledger = service::ledger::start(settings, LOOPBACK).await?;
     parts.stop_first(vec![ledger.part]);
     // It lives and dies with all stages.

@@ -110,6 +110,14 @@ pub(crate) struct ConfirmedUpload {
     pub(crate) etag: String,
 }
 
+/// Bytes that the store was found to hold.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfirmedFile {
+    pub(crate) file: FileRef,
+    pub(crate) target: Target,
+    pub(crate) etag: String,
+}
+
 /// Pauses a batch, or lets it go on.
 #[derive(Clone, Debug)]
 pub(crate) struct SetPause {
@@ -243,6 +251,8 @@ pub(crate) struct Slice {
     pub(crate) operation: Uuid,
     /// In the order of keys.
     pub(crate) files: Vec<FileRef>,
+    /// Those of them whose bytes the store was asked for and has.
+    pub(crate) arrived: Vec<ConfirmedFile>,
     /// Where the next slice begins.
     pub(crate) cursor: Option<Position>,
     /// There is no next one.

@@ -10,8 +10,8 @@ use caudal_proto::v1::{AddEntriesResponse, ConfirmUploadsResponse};
 use prost::Message;
 
 use super::acts::{
-    AddEntries, AddedEntries, Answer, CompleteBatch, ConfirmUploads, ConfirmedUpload, CreateBatch,
-    KEPT, NewEntry, NewFile,
+    AddEntries, AddedEntries, Answer, CompleteBatch, ConfirmUploads, ConfirmedFile,
+    ConfirmedUpload, CreateBatch, KEPT, NewEntry, NewFile,
 };
 use super::group::{BatchAnswer, Group, GroupError};
 use super::reuse::{Onward, TenantContent};
@@ -661,21 +661,49 @@ impl Group<'_> {
         if !matches!(row.state, FileState::Pending | FileState::Uploading) && !given_up {
             return Ok(Ok(row.state));
         }
-        if given_up {
+        self.take_bytes(file, &upload.etag)?;
+        Ok(Ok(self
+            .files
+            .get(&file)
+            .map_or(FileState::Uploaded, |worked| worked.row.state)))
+    }
+
+    /// The bytes of a file are there; of one that was given up, after all.
+    fn take_bytes(&mut self, file: FileRef, etag: &str) -> Result<(), GroupError> {
+        if self.row_mut(file)?.state == FileState::Failed {
             self.step(file, FileEvent::Adopted)?;
             self.take_back_letter(file);
         }
         self.raise_token(file)?;
         self.mark_bytes_moved(file);
         let row = self.row_mut(file)?;
-        row.etag = Some(upload.etag.clone());
+        row.etag = Some(etag.to_owned());
         row.reason = None;
         self.step(file, FileEvent::Arrived)?;
-        self.make_ready(file, self.now)?;
-        Ok(Ok(self
-            .files
-            .get(&file)
-            .map_or(FileState::Uploaded, |worked| worked.row.state)))
+        self.make_ready(file, self.now)
+    }
+
+    /// Adopts files that were given up as never arrived and whose bytes the store has under their current target
+    /// (protocol 11.2, 12.3); which were.
+    pub(super) fn adopt(&mut self, found: &[ConfirmedFile]) -> Result<Vec<FileRef>, GroupError> {
+        let mut adopted = Vec::new();
+        for ConfirmedFile { file, target, etag } in found {
+            let waits_for_it = self.files.get(file).is_some_and(|worked| {
+                let row = &worked.row;
+                row.state == FileState::Failed
+                    && row.reason == Some(Reason::NeverArrived)
+                    && row.target == *target
+            });
+            let cancelled = self
+                .batches
+                .get(&(file.tenant, file.batch))
+                .is_none_or(|batched| batched.row.facts.cancel_requested);
+            if waits_for_it && !cancelled {
+                self.take_bytes(*file, etag)?;
+                adopted.push(*file);
+            }
+        }
+        Ok(adopted)
     }
 
     /// Fails a slice of what has not arrived, after a completion that asked for it.

@@ -63,7 +63,15 @@ impl Group<'_> {
         if row.state != OperationState::Running {
             return Ok(Ok(Answer::Nothing));
         }
-        for result in self.apply_verb(&row.verb, &act.files).await? {
+        let adopted = self.adopt(&act.arrived)?;
+        row.done += adopted.len() as u64;
+        let files: Vec<_> = act
+            .files
+            .iter()
+            .copied()
+            .filter(|file| !adopted.contains(file))
+            .collect();
+        for result in self.apply_verb(&row.verb, &files).await? {
             match result {
                 Ok(()) => row.done += 1,
                 Err(reason) => *row.refused.entry(reason.to_owned()).or_default() += 1,
