@@ -1059,6 +1059,7 @@ impl<'a> Group<'a> {
     }
 
     async fn learn_ancestors(&mut self, places: &[(BatchKey, u32)]) -> Result<(), DbErr> {
+        self.state.ancestors.make_room();
         let unknown: Vec<_> = places
             .iter()
             .copied()
