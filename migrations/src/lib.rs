@@ -6,6 +6,7 @@
 
 mod dialect;
 mod m0001_initial;
+mod m0002_statistics;
 
 use sea_orm_migration::prelude::*;
 
@@ -15,6 +16,9 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_initial::Migration)]
+        vec![
+            Box::new(m0001_initial::Migration),
+            Box::new(m0002_statistics::Migration),
+        ]
     }
 }

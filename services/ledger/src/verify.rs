@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use caudal_domain::{
-    BatchState, FileCounts, FileEvent, FileRef, FileState, FolderCounts, Stage, Token, keys,
+    BatchState, FileCounts, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason, Stage,
+    Token, keys,
 };
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::ChangeSet;
@@ -183,6 +184,8 @@ async fn all_batches(session: &Session<'_, DatabaseConnection>) -> Result<Vec<Ba
 struct Recount {
     counts: FileCounts,
     bytes: Bytes,
+    /// Bytes that may count as uploaded.
+    unclear: u64,
     folders: HashMap<u32, FolderCounts>,
     files: HashMap<u32, Shown>,
 }
@@ -193,6 +196,19 @@ struct Bytes {
     declared: u64,
     uploaded: u64,
     processed: u64,
+}
+
+/// Whether a file's bytes count as uploaded; `None`: its row does not tell. A reprocess from the upload stage on forgets
+/// the ETag and keeps the bytes; a replay that needs them again forgets both.
+fn has_bytes(row: &WorkRow) -> Option<bool> {
+    let kept = row.generation > Generation::FIRST;
+    match row.state {
+        FileState::Pending | FileState::Uploading => Some(false),
+        FileState::Failed => Some(row.reason != Some(Reason::NeverArrived)),
+        FileState::Cancelled if row.etag.is_none() && kept => None,
+        FileState::Cancelled => Some(row.etag.is_some()),
+        _ => Some(true),
+    }
 }
 
 /// What is shown of a file.
@@ -244,8 +260,10 @@ impl Recount {
         };
         self.files.insert(row.file.ordinal, shown);
         self.bytes.declared += row.size;
-        if row.etag.is_some() {
-            self.bytes.uploaded += row.size;
+        match has_bytes(row) {
+            Some(true) => self.bytes.uploaded += row.size,
+            Some(false) => {}
+            None => self.unclear += row.size,
         }
         if let Ok(counts) = self.counts.moved(None, Some(row.state)) {
             self.counts = counts;
@@ -438,11 +456,15 @@ async fn verify_counters(
         );
         report.breaks(Invariant::Counters, words);
     }
-    let recorded = Bytes {
+    let mut recorded = Bytes {
         declared: progress.bytes_declared,
         uploaded: progress.bytes_uploaded,
         processed: progress.bytes_processed,
     };
+    let certain = recount.bytes.uploaded;
+    if (certain..=certain + recount.unclear).contains(&recorded.uploaded) {
+        recorded.uploaded = certain;
+    }
     if recorded != recount.bytes {
         let words = format!(
             "batch {}: {recorded:?} recorded, {:?} counted",

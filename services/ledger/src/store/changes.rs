@@ -170,7 +170,8 @@ pub(crate) struct RecordedChange {
     pub(crate) body: Vec<u8>,
 }
 
-/// A tenant's changes after a revision of its own, by key; of one batch by index `changes_of_batch`.
+/// A tenant's changes after a revision of its own, by key; of one batch by index `changes_of_batch`, from where it was at
+/// that revision: both revisions rise together, so that is found from its newest change back.
 pub(crate) async fn tenant_changes_after<C: ConnectionTrait>(
     session: &Session<'_, C>,
     tenant: TenantId,
@@ -179,16 +180,19 @@ pub(crate) async fn tenant_changes_after<C: ConnectionTrait>(
     limit: u32,
 ) -> Result<Vec<RecordedChange>, DbErr> {
     let mut values: Vec<Value> = vec![tenant.as_uuid().into(), signed(after).into()];
-    let (of_batch, order) = match batch {
+    let (range, order) = match batch {
         Some(batch) => {
             values.push(batch.as_uuid().into());
-            (" AND c.batch_id = $3", "c.batch_revision")
+            let range = "c.batch_id = $3 AND c.batch_revision > coalesce((SELECT b.batch_revision FROM changes AS b \
+                         WHERE b.tenant_id = $1 AND b.batch_id = $3 AND b.revision + 0 <= $2 \
+                         ORDER BY b.batch_revision DESC LIMIT 1), 0)";
+            (range, "c.batch_revision")
         }
-        None => ("", "c.revision"),
+        None => ("c.revision > $2", "c.revision"),
     };
     let sql = format!(
         "SELECT c.revision, c.batch_id, c.batch_revision, c.at, c.body FROM changes AS c WHERE c.tenant_id = $1 \
-         AND c.revision > $2{of_batch} ORDER BY {order} LIMIT {limit}"
+         AND {range} ORDER BY {order} LIMIT {limit}"
     );
     let mut found = Vec::new();
     for row in session.rows(sql, values).await? {

@@ -43,11 +43,12 @@ const IDLE_IN_TRANSACTION: &str = "3000";
 /// What Postgres is told not to choose. Every statement here reads a page of keys or a range of an index, but a planner
 /// that knows nothing yet of a table, or made its plan while the table was empty, takes it for small and walks it. With
 /// these off whatever has no other way still goes, at a cost that must not be taken for a reason to compile it.
-const BY_INDEX: [&str; 6] = [
+const BY_INDEX: [&str; 7] = [
     "enable_seqscan",
     "enable_bitmapscan",
     "enable_hashjoin",
     "enable_mergejoin",
+    "enable_material",
     "enable_sort",
     "jit",
 ];

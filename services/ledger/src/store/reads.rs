@@ -156,13 +156,14 @@ pub(crate) async fn folder_path<C: ConnectionTrait>(
     batch: BatchId,
     folder: u32,
 ) -> Result<Option<String>, DbErr> {
-    let sql = "SELECT d.path FROM folders AS d WHERE d.tenant_id = $1 AND d.batch_id = $2 AND d.folder = $3";
-    let number = i32::try_from(folder).unwrap_or(i32::MAX);
-    let values = vec![
-        tenant.as_uuid().into(),
-        batch.as_uuid().into(),
-        number.into(),
-    ];
+    let page = Page::new()
+        .uuids("t", [tenant.as_uuid()])
+        .uuids("b", [batch.as_uuid()])
+        .numbers("f", [i64::from(folder)]);
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT d.path FROM u JOIN folders AS d ON d.tenant_id = u.t AND d.batch_id = u.b AND d.folder = u.f"
+    );
     let row = session.row(sql, values).await?;
     row.map(|row| row.try_get("", "path")).transpose()
 }

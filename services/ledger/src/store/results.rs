@@ -346,14 +346,19 @@ async fn newest_generation_with<C: ConnectionTrait>(
         return Ok(found);
     }
     let (page, values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
+    // One scalar for each file: a group over the join would have its rows in order, and read all that come before.
     let sql = format!(
-        "WITH {page} SELECT r.tenant_id, r.batch_id, r.ordinal, max(r.generation) AS generation FROM u \
-         JOIN stage_results AS r ON r.tenant_id = u.t AND r.batch_id = u.b AND r.ordinal = u.o AND r.stage + 0 = {} \
-         GROUP BY r.tenant_id, r.batch_id, r.ordinal",
+        "WITH {page} SELECT u.t AS tenant_id, u.b AS batch_id, CAST(u.o AS integer) AS ordinal, \
+         (SELECT max(r.generation) FROM stage_results AS r WHERE r.tenant_id = u.t AND r.batch_id = u.b \
+         AND r.ordinal = u.o AND r.stage + 0 = {}) AS generation FROM u",
         stage.code()
     );
     for row in session.rows(sql, values).await? {
-        found.insert(file_of(&row)?, Generation::new(u32_of(&row, "generation")?));
+        let generation: Option<i32> = row.try_get("", "generation")?;
+        if let Some(generation) = generation {
+            let generation = u32::try_from(generation).map_err(|_| damaged("generation"))?;
+            found.insert(file_of(&row)?, Generation::new(generation));
+        }
     }
     Ok(found)
 }
@@ -398,11 +403,12 @@ pub(crate) async fn holders<C: ConnectionTrait>(
     let (page, values) = page.bind(session.dialect, 1);
     let batch = session.dialect.uuid_text("r.batch_id");
     // One scalar, so that both databases stop at the first holder: content that thousands of files share costs no more.
+    // The generation is one too, so that nobody begins with the files.
     let sql = format!(
         "WITH {page} SELECT u.t AS tenant_id, u.content, (SELECT {batch} || '/' || r.ordinal FROM stage_results AS r \
-         JOIN file_work AS w ON w.tenant_id = r.tenant_id AND w.batch_id = r.batch_id AND w.ordinal = r.ordinal \
-         AND w.generation + 0 = r.generation \
-         WHERE r.tenant_id = u.t AND r.content = u.content AND r.stage = 1 LIMIT 1) AS holder FROM u"
+         WHERE r.tenant_id = u.t AND r.content = u.content AND r.stage = 1 AND r.generation = (SELECT w.generation \
+         FROM file_work AS w WHERE w.tenant_id = r.tenant_id AND w.batch_id = r.batch_id AND w.ordinal = r.ordinal) \
+         LIMIT 1) AS holder FROM u"
     );
     for row in session.rows(sql, values).await? {
         let Some(holder) = row.try_get::<Option<String>>("", "holder")? else {
@@ -650,8 +656,8 @@ pub(crate) async fn dismiss<C: ConnectionTrait>(
     let (page, mut values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
     values.push(now.0.into());
     let sql = format!(
-        "WITH {page} UPDATE dead_letters AS d SET dismissed_at = ${} FROM u WHERE d.tenant_id = u.t \
-         AND d.batch_id = u.b AND d.ordinal = u.o AND d.dismissed_at IS NULL",
+        "WITH {page} UPDATE dead_letters AS d SET dismissed_at = coalesce(d.dismissed_at, ${}) FROM u \
+         WHERE d.tenant_id = u.t AND d.batch_id = u.b AND d.ordinal = u.o",
         values.len()
     );
     session.execute(sql, values).await?;

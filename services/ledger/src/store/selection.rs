@@ -294,10 +294,13 @@ async fn by_key<C: ConnectionTrait>(
     }
     let (page, mut values) = Page::of_files(keys.iter().copied()).bind(session.dialect, 1);
     let conditions = selection.conditions(&mut values);
-    let with = format!("WITH {page} ");
-    let from = format!("u JOIN file_work AS w ON {}", work::BY_KEY);
+    // Read first and chosen then: the conditions look so selective that rows would be looked for by them.
+    let with = format!(
+        "WITH {page}, k AS MATERIALIZED (SELECT x.* FROM u JOIN file_work AS x ON {}) ",
+        work::BY_KEY.replace("w.", "x.")
+    );
     let rest = format!("WHERE 1 = 1{conditions}");
-    let mut rows = work::select(session, &with, &from, &rest, values).await?;
+    let mut rows = work::select(session, &with, "k AS w", &rest, values).await?;
     rows.sort_by_key(|row| row.file);
     Ok(rows)
 }

@@ -1056,6 +1056,7 @@ impl<'a> Group<'a> {
     }
 
     async fn learn_ancestors(&mut self, places: &[(BatchKey, u32)]) -> Result<(), DbErr> {
+        self.state.ancestors.make_room();
         let unknown: Vec<_> = places
             .iter()
             .copied()

@@ -18,11 +18,16 @@ use super::support::{Database, PATIENCE, TestLedger, file, finished, uploaded};
 
 /// Files of a stage that may be out at once.
 const WINDOW: usize = 4;
+/// After this a dispatch is looked after, by groups of its own.
+const SOON: Duration = Duration::from_millis(300);
+/// The same where no group but those of the test may come in between.
+const LATER: Duration = Duration::from_secs(4);
 
 /// A ledger whose database is reached through a proxy.
-async fn behind_a_proxy() -> (TestLedger, PostgresProxy) {
+async fn behind_a_proxy(reconcile_age: Duration) -> (TestLedger, PostgresProxy) {
     let mut proxy = None;
     let ledger = TestLedger::start_with(|settings| {
+        settings.reconcile_age = reconcile_age;
         let before = PostgresProxy::start(&settings.database_url).unwrap();
         settings.database_url = before.url();
         // A look at the rows is a COMMIT too: it must not come before the one that is to be lost.
@@ -57,7 +62,7 @@ async fn nothing_is_doubled(loss: Loss) {
     if crate::DATABASE != Database::Postgres {
         return;
     }
-    let (ledger, proxy) = behind_a_proxy().await;
+    let (ledger, proxy) = behind_a_proxy(SOON).await;
 
     let id = Uuid::new_v4();
     let request = CreateBatchRequest {
@@ -133,23 +138,7 @@ async fn nothing_is_doubled(loss: Loss) {
         (Stage::Upload, uploaded("application/x-unknown")),
         (Stage::Metadata, finished(Outcome::StoredOnly)),
     ] {
-        let mut reader = ledger.reader(stage);
-        let mut recorded = 0;
-        while recorded < 6 {
-            assert!(out(&ledger, stage).await <= WINDOW);
-            let held = ledger.take(&mut reader, stage, 1).await;
-            let granted = current(&ledger, stage, &held).await;
-            if granted.is_empty() {
-                continue;
-            }
-            let verdicts = ledger.report(stage, &granted, &report).await;
-            assert!(
-                verdicts
-                    .iter()
-                    .all(|verdict| *verdict == ReportVerdict::Recorded)
-            );
-            recorded += granted.len();
-        }
+        work_off(&ledger, stage, &report, 6).await;
     }
     assert_eq!(ledger.complete(batch).await.state(), BatchState::Succeeded);
     // All the places are free again: a whole window goes out at once.
@@ -204,29 +193,52 @@ async fn four_of_six(ledger: &TestLedger) -> (caudal_domain::BatchId, Vec<(FileR
     ledger.confirm(batch, 0..6).await;
     ledger.complete(batch).await;
     let mut reader = ledger.reader(Stage::Upload);
-    let held = ledger.take(&mut reader, Stage::Upload, WINDOW).await;
-    ledger.lease(Stage::Upload, &held).await;
+    let mut held = Vec::new();
+    while held.len() < WINDOW {
+        held.extend(ledger.take(&mut reader, Stage::Upload, 1).await);
+        // A message may come twice, and under a later token.
+        held.sort_unstable();
+        held.dedup();
+        held = current(ledger, Stage::Upload, &held).await;
+    }
     (batch, held)
 }
 
 async fn end(ledger: TestLedger, batch: caudal_domain::BatchId) {
-    ledger
-        .work(
-            &mut ledger.reader(Stage::Upload),
-            Stage::Upload,
-            2,
-            &uploaded("application/x-unknown"),
-        )
-        .await;
-    let mut reader = ledger.reader(Stage::Metadata);
-    for count in [4, 2] {
-        let report = finished(Outcome::StoredOnly);
-        ledger
-            .work(&mut reader, Stage::Metadata, count, &report)
-            .await;
+    let stored = finished(Outcome::StoredOnly);
+    for (stage, report, count) in [
+        (Stage::Upload, uploaded("application/x-unknown"), 2),
+        (Stage::Metadata, stored, 6),
+    ] {
+        work_off(&ledger, stage, &report, count).await;
     }
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
     ledger.verify().await;
+}
+
+/// Works on a stage until so many results are recorded; never more than the window is out, and none of its places lost.
+async fn work_off(
+    ledger: &TestLedger,
+    stage: Stage,
+    report: &caudal_proto::mesh::v1::Report,
+    count: usize,
+) {
+    let mut reader = ledger.reader(stage);
+    let mut recorded = 0;
+    while recorded < count {
+        assert!(out(ledger, stage).await <= WINDOW);
+        let held = ledger.take(&mut reader, stage, 1).await;
+        let granted = current(ledger, stage, &held).await;
+        if granted.is_empty() {
+            continue;
+        }
+        let verdicts = ledger.report(stage, &granted, report).await;
+        let all = verdicts
+            .iter()
+            .all(|verdict| *verdict == ReportVerdict::Recorded);
+        assert!(all, "{verdicts:?}");
+        recorded += granted.len();
+    }
 }
 
 // Protocol 6.3: the repeated report is answered RECORDED, and the version that came with it is known.
@@ -234,10 +246,14 @@ async fn a_report_is_taken_once(loss: Loss) {
     if crate::DATABASE != Database::Postgres {
         return;
     }
-    let (ledger, proxy) = behind_a_proxy().await;
+    let (ledger, proxy) = behind_a_proxy(SOON).await;
     let (batch, held) = four_of_six(&ledger).await;
-    let lost = proxy.lose_commit(loss, batch.as_bytes(), 0);
-    let report = uploaded("application/x-unknown");
+    let mark = Uuid::new_v4().to_string();
+    let lost = proxy.lose_commit(loss, mark.as_bytes(), 0);
+    let mut report = uploaded("application/x-unknown");
+    if let Some(caudal_proto::mesh::v1::report::Outcome::Done(done)) = &mut report.outcome {
+        done.nonce.clone_from(&mark);
+    }
     assert!(
         ledger
             .try_report(Stage::Upload, &held, &report)
@@ -267,7 +283,7 @@ async fn an_admission_is_lost(loss: Loss) {
     if crate::DATABASE != Database::Postgres {
         return;
     }
-    let (ledger, proxy) = behind_a_proxy().await;
+    let (ledger, proxy) = behind_a_proxy(LATER).await;
     let (batch, held) = four_of_six(&ledger).await;
     // The group of the report makes room; the next one admits.
     let lost = proxy.lose_commit(loss, batch.as_bytes(), 1);
