@@ -9,6 +9,7 @@ mod mesh;
 mod null;
 mod others;
 mod raw;
+mod slim;
 mod way;
 
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ use crate::mesh::Setup;
 
 /// The first argument of a process that is a stage.
 const NULL_STAGE: &str = "null-stage";
+/// The first argument of a process that is one of the product's services, linked into this program.
+const SLIM: &str = "slim";
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,8 +80,11 @@ struct Options {
     #[arg(long)]
     no_raw: bool,
     /// The product's binary; the one beside this program when left out
-    #[arg(long)]
+    #[arg(long, conflicts_with = "slim")]
     caudal: Option<PathBuf>,
+    /// Run ledger, gateway and limiter out of this program, which is built without the libraries of the product's stages
+    #[arg(long)]
+    slim: bool,
     /// Worker threads of each service's runtime (TOKIO_WORKER_THREADS); left out: as many as there are cores
     #[arg(long)]
     threads: Option<usize>,
@@ -104,37 +110,51 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
+    let mut arguments = std::env::args_os();
+    match arguments.nth(1) {
+        Some(first) if first == NULL_STAGE => {
+            let arguments = std::iter::once(NULL_STAGE.into()).chain(arguments);
+            let stage = null::NullStage::parse_from(arguments);
+            return as_a_service()?.block_on(null::run(stage));
+        }
+        Some(first) if first == SLIM => {
+            let arguments = std::iter::once(SLIM.into()).chain(arguments);
+            let service = slim::Slim::parse_from(arguments);
+            return as_a_service()?.block_on(slim::run(service));
+        }
+        _ => {}
+    }
     // On this thread alone: processes that it starts end with it.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut arguments = std::env::args_os();
-    if arguments.nth(1).is_some_and(|first| first == NULL_STAGE) {
-        let arguments = std::iter::once(NULL_STAGE.into()).chain(arguments);
-        let stage = null::NullStage::parse_from(arguments);
-        // As the product's own processes do.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?;
-        return runtime.block_on(null::run(stage));
-    }
     let figures = runtime.block_on(measure(&Options::parse()))?;
     println!("{figures:#}");
     Ok(())
 }
 
+/// The runtime that the product's processes have.
+fn as_a_service() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
 async fn measure(options: &Options) -> anyhow::Result<Value> {
     let caudal = match &options.caudal {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("caudal"),
+        _ if options.slim => None,
+        Some(path) => Some(std::path::absolute(path)?),
+        None => Some(std::env::current_exe()?.with_file_name("caudal")),
     };
-    ensure!(
-        caudal.is_file(),
-        "{} is missing: cargo build --release -p caudal -p caudal-bench-ledger",
-        caudal.display()
-    );
+    if let Some(caudal) = &caudal {
+        ensure!(
+            caudal.is_file(),
+            "{} is missing: cargo build --release -p caudal -p caudal-bench-ledger --bins",
+            caudal.display()
+        );
+    }
     let setup = Setup {
-        caudal: std::path::absolute(caudal)?,
+        caudal,
         threads: options.threads,
         slots: options.slots,
         prefetch: options.prefetch,
@@ -189,7 +209,7 @@ async fn way_and_raw(options: &Options, setup: &Setup, kind: Kind) -> anyhow::Re
     let (mut ways, mut raws) = (Vec::new(), Vec::new());
     for _ in 0..options.runs {
         if !options.no_raw {
-            raws.push(raw::run(&setup.caudal, kind, options.files, options.page).await?);
+            raws.push(raw::run(setup.caudal.as_deref(), kind, options.files, options.page).await?);
         }
         let profile = options.profile.as_deref();
         ways.push(way::run(setup, kind, options.files, options.page, profile).await?);

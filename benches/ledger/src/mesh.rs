@@ -40,8 +40,8 @@ const STAGES: [Stage; 4] = [
 /// How the services of a mesh are started.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
-    /// The product's binary.
-    pub(crate) caudal: PathBuf,
+    /// The product's binary; this program's own services when left out.
+    pub(crate) caudal: Option<PathBuf>,
     /// Worker threads of each service's runtime; the runtime's own choice when left out.
     pub(crate) threads: Option<usize>,
     /// Handlers at once in a stage process; the limiter may grant fewer.
@@ -170,11 +170,29 @@ impl Mesh {
     }
 
     fn serve(&mut self, name: &'static str) -> anyhow::Result<()> {
-        let mut command = dying_with_this_thread(&self.setup.caudal);
-        command
-            .args(["serve", name, "--config"])
-            .arg(self.folder.path().join("caudal.toml"))
-            .args(["--listen", &format!("127.0.0.1:{}", self.port(name))]);
+        let listen = format!("127.0.0.1:{}", self.port(name));
+        let command = match &self.setup.caudal {
+            Some(caudal) => {
+                let mut command = dying_with_this_thread(caudal);
+                command
+                    .args(["serve", name, "--config"])
+                    .arg(self.folder.path().join("caudal.toml"))
+                    .args(["--listen", &listen]);
+                command
+            }
+            None => {
+                let mut command = dying_with_this_thread(&std::env::current_exe()?);
+                command
+                    .args([crate::SLIM, name, "--listen", &listen])
+                    .args(["--mesh-secret", MESH_SECRET])
+                    .args(["--ledger", &self.address("ledger")])
+                    .args(["--limiter", &self.address("limiter")])
+                    .args(["--redis-url", &self.redis.url()])
+                    .args(["--database-url", &self.database.url])
+                    .args(["--api-key", API_KEY, "--operator-key", OPERATOR_KEY]);
+                command
+            }
+        };
         self.launch(name, command)
     }
 
@@ -352,22 +370,27 @@ impl Mesh {
     /// Ends all, and has the product itself check every invariant of database and streams; a lost file is an error.
     pub(crate) async fn verify(mut self, files: u32) -> anyhow::Result<()> {
         self.stop().await?;
+        let redis_url = self.redis.url();
         verify(
-            &self.setup.caudal,
+            self.setup.caudal.as_deref(),
             &self.database.url,
-            Some(&self.redis.url()),
+            Some(&redis_url),
             files,
         )
+        .await
     }
 }
 
 /// `caudal verify` on a database: every invariant holds, and there are so many files.
-pub(crate) fn verify(
-    caudal: &Path,
+pub(crate) async fn verify(
+    caudal: Option<&Path>,
     database_url: &str,
     redis_url: Option<&str>,
     files: u32,
 ) -> anyhow::Result<()> {
+    let Some(caudal) = caudal else {
+        return crate::slim::verify(database_url, redis_url, files).await;
+    };
     let mut command = Command::new(caudal);
     command.args(["verify", "--database-url", database_url]);
     if let Some(url) = redis_url {

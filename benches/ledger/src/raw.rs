@@ -943,7 +943,7 @@ fn push(changes: &mut ChangeSet, ordinal: u32, from: u8, to: u8, stage: Stage) {
 
 /// Runs the loop once on a new database, and has the product check what it wrote.
 pub(crate) async fn run(
-    caudal: &std::path::Path,
+    caudal: Option<&std::path::Path>,
     kind: Kind,
     files: u32,
     page: u32,
@@ -987,7 +987,7 @@ pub(crate) async fn run(
     );
     let bytes = database.bytes().await?;
     work.connection.clone().close().await?;
-    crate::mesh::verify(caudal, &database.url, None, files)?;
+    crate::mesh::verify(caudal, &database.url, None, files).await?;
 
     let micros = |spent: Duration| (spent.as_secs_f64() * 1e7 / f64::from(files)).round() / 10.0;
     let database_micros = match kind {
