@@ -27,7 +27,7 @@ use super::progress::{self, BatchRow, ProgressRow, TenantRow};
 use super::results::{self, AttemptRow, ResultRow, Trace, Used};
 use super::selection::{self, Grouping, Position, Selection};
 use super::time::Micros;
-use super::work::{self, WorkRow};
+use super::work::{self, Moved, WorkRow};
 use super::{Session, Store, reads};
 
 /// What one statement must read by an index: the table, the index, and how many of its columns must be in the search.
@@ -147,11 +147,15 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     let rows = work::lock(session, &files).await.unwrap();
     step("work::read", BY_FILE);
     work::read(session, &files).await.unwrap();
-    step("work::update", BY_FILE);
     let moved: Vec<(Token, &WorkRow)> = rows.iter().map(|row| (row.token, row)).collect();
-    work::update(session, &moved, false).await.unwrap();
-    step("work::update with bytes", BY_FILE);
-    work::update(session, &moved, true).await.unwrap();
+    for (name, columns) in [
+        ("work::update onward", Moved::Onward),
+        ("work::update", Moved::Anything),
+        ("work::update with bytes", Moved::BytesToo),
+    ] {
+        step(name, BY_FILE);
+        work::update(session, &moved, columns).await.unwrap();
+    }
     step("work::waiting", &[("file_work", "file_work_ready", 4)]);
     work::waiting(session, Stage::Upload, key.0, key.1, now, size)
         .await
