@@ -803,7 +803,7 @@ impl Operations for Ledger {
         request: Request<longrunning::DeleteOperationRequest>,
     ) -> Result<Response<()>, Status> {
         self.admit(request.metadata())?;
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(()))
     }
 
     async fn cancel_operation(
@@ -811,7 +811,7 @@ impl Operations for Ledger {
         request: Request<longrunning::CancelOperationRequest>,
     ) -> Result<Response<()>, Status> {
         self.admit(request.metadata())?;
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(()))
     }
 
     async fn wait_operation(
