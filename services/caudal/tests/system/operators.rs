@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use caudal_proto::v1::{AddEntriesRequest, Batch, CreateBatchRequest};
 use serde_json::{Value, json};
 
+use crate::refusals::{batches, channel, file, request_id};
 use crate::{Database, Ground, QUICK, json as answer};
 
 /// Texts, and two PDFs that are none.
@@ -138,13 +140,32 @@ fn a_batch_is_paused_resumed_and_cancelled_from_the_command_line() {
     let (_, ended) = run(&ground, &["watch", &batch]);
     assert_eq!(ended["files"]["PROCESSED"], 200);
 
-    // Held from the start, so that there is something to cancel.
-    std::fs::write(folder.join("more.txt"), "the river rose\n").unwrap();
-    let second = ingest(&ground, &folder, &["--no-wait"]);
-    run(&ground, &["pause", &second]);
+    // Nothing of it arrives, so that there is something to cancel.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let second = runtime.block_on(async {
+        let channel = channel(&ground).await;
+        let mut member = batches(&channel, &ground.system.ready("api_key"));
+        let request = CreateBatchRequest {
+            batch: Some(Batch::default()),
+            request_id: request_id(),
+        };
+        let made = member.create_batch(request).await.unwrap().into_inner();
+        let request = AddEntriesRequest {
+            batch: made.name.clone(),
+            entries: vec![file("a.txt", 3), file("b.txt", 3)],
+            request_id: request_id(),
+        };
+        member.add_entries(request).await.unwrap();
+        made.name
+    });
+    let (_, counted) = run(&ground, &["cancel", &second, "--dry-run"]);
+    assert_eq!(counted["matched"], 2);
+    let (code, one) = run(&ground, &["cancel", &second, "--ordinal", "1"]);
+    assert_eq!((code, &one["done"]), (Some(0), &json!(1)));
     let (code, cancelled) = run(&ground, &["cancel", &second]);
     assert_eq!(code, Some(0), "{cancelled}");
     let (_, ended) = run(&ground, &["watch", &second]);
     assert_eq!(ended["state"], "CANCELLED");
+    assert_eq!(ended["files"]["CANCELLED"], 2);
     ground.system.verify().unwrap();
 }

@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use crate::{Database, Ground};
 
-type Keyed = InterceptedService<Channel, Key>;
+pub(crate) type Keyed = InterceptedService<Channel, Key>;
 
 #[derive(Clone)]
-struct Key(String);
+pub(crate) struct Key(String);
 
 impl tonic::service::Interceptor for Key {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -31,7 +31,7 @@ impl tonic::service::Interceptor for Key {
     }
 }
 
-async fn channel(ground: &Ground) -> Channel {
+pub(crate) async fn channel(ground: &Ground) -> Channel {
     Channel::from_shared(ground.system.ready("gateway"))
         .unwrap()
         .connect()
@@ -39,18 +39,18 @@ async fn channel(ground: &Ground) -> Channel {
         .unwrap()
 }
 
-fn batches(channel: &Channel, key: &str) -> BatchServiceClient<Keyed> {
+pub(crate) fn batches(channel: &Channel, key: &str) -> BatchServiceClient<Keyed> {
     BatchServiceClient::new(InterceptedService::new(
         channel.clone(),
         Key(key.to_owned()),
     ))
 }
 
-fn request_id() -> String {
+pub(crate) fn request_id() -> String {
     Uuid::new_v4().to_string()
 }
 
-fn file(path: &str, size: i64) -> Entry {
+pub(crate) fn file(path: &str, size: i64) -> Entry {
     let file = FileEntry {
         size,
         ..FileEntry::default()
