@@ -13,11 +13,14 @@ use caudal_harness::{Loss, PostgresProxy};
 use caudal_proto::convert::file_tokens_to_proto;
 use caudal_proto::mesh::v1::{
     LeaseRequest, LeaseVerdict, ReleaseRequest, RenewRequest, Report, ReportRequest, ReportVerdict,
+    report,
 };
 use caudal_proto::v1::{
-    AddEntriesRequest, Batch, BatchOptions, BatchState, CompleteBatchRequest,
-    ConfirmUploadsRequest, CreateBatchRequest, DirectoryEntry, Entry, GetBatchRequest,
-    MissingFiles, Outcome, Start, Uploaded, entry,
+    AddEntriesRequest, Batch, BatchOptions, BatchState, CancelBatchRequest, CancelFilesRequest,
+    CompleteBatchRequest, ConfirmUploadsRequest, CreateBatchRequest, DirectoryEntry,
+    DismissFailuresRequest, Entry, FileSelector, FileState, GetBatchRequest, MissingFiles, Outcome,
+    PauseBatchRequest, ReprocessFilesRequest, ResumeBatchRequest, RetryFilesRequest, Start,
+    Uploaded, entry,
 };
 use caudal_streams::Reader;
 use rand::rngs::StdRng;
@@ -45,6 +48,8 @@ const WINDOWS: [(Stage, u32); 5] = [
     (Stage::Metadata, 12),
 ];
 const WINDOW_OF_TENANT: u32 = 30;
+/// How often a file's bytes can have been asked for in a storm.
+const MOST_TARGETS: u32 = 6;
 const LEASE: Duration = Duration::from_millis(600);
 /// How long a caller repeats a call that is not answered, and how long the batches may take to end after the storm.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -168,7 +173,9 @@ impl Storm {
                 (None, _) => {}
                 (Some(batch), 0..40) => self.add(&batch, &mut dice).await,
                 (Some(batch), 40..88) => self.confirm(&batch, &mut dice).await,
-                (Some(batch), 88..92) => self.complete(&batch, dice.random()).await,
+                (Some(batch), 88..90) => self.complete(&batch, dice.random()).await,
+                (Some(batch), 90..98) => self.act_on_files(&batch, &mut dice).await,
+                (Some(batch), 98) => self.act_on_the_batch(&batch, &mut dice).await,
                 (Some(batch), _) => {
                     self.look(&batch).await;
                 }
@@ -260,14 +267,17 @@ impl Storm {
     }
 
     async fn confirm_all(&self, batch: &Known) {
-        let uploads = (0..batch.added).map(|ordinal| Uploaded {
-            ordinal,
-            target: 1,
-            etag: "e".into(),
-        });
-        let uploads: Vec<Uploaded> = uploads.collect();
-        for page in uploads.chunks(500) {
-            self.confirm_uploads(batch, page.to_vec()).await;
+        // A file whose bytes were asked for again waits for a later target.
+        for target in 1..=MOST_TARGETS {
+            let uploads = (0..batch.added).map(|ordinal| Uploaded {
+                ordinal,
+                target,
+                etag: "e".into(),
+            });
+            let uploads: Vec<Uploaded> = uploads.collect();
+            for page in uploads.chunks(500) {
+                self.confirm_uploads(batch, page.to_vec()).await;
+            }
         }
     }
 
@@ -299,6 +309,123 @@ impl Storm {
         let _ = insist(|| {
             let (mut batches, request) = (self.ledger.batches_of(batch.tenant), request.clone());
             async move { batches.complete_batch(request).await }
+        })
+        .await;
+    }
+
+    /// Cancels, retries, reprocesses or dismisses some files: an operation that goes on by itself.
+    async fn act_on_files(&self, batch: &Known, dice: &mut StdRng) {
+        let selector = |states: &[FileState]| {
+            Some(FileSelector {
+                batch: names::batch_name(batch.id),
+                states: states.iter().map(|state| (*state).into()).collect(),
+                ..FileSelector::default()
+            })
+        };
+        let files = || self.ledger.files_of(batch.tenant);
+        let failed = [FileState::Failed];
+        match dice.random_range(0..10) {
+            0 => {
+                let from = dice.random_range(0..=batch.added);
+                let request = CancelFilesRequest {
+                    selector: Some(FileSelector {
+                        ordinals: (from..from + 3).collect(),
+                        ..selector(&[]).unwrap_or_default()
+                    }),
+                    request_id: request_id(),
+                    ..CancelFilesRequest::default()
+                };
+                let _ = insist(|| {
+                    let (mut files, request) = (files(), request.clone());
+                    async move { files.cancel_files(request).await }
+                })
+                .await;
+            }
+            1..5 => {
+                let skip_backoff = dice.random();
+                let both = [FileState::Failed, FileState::Retrying];
+                let request = RetryFilesRequest {
+                    selector: selector(if skip_backoff { &both } else { &failed }),
+                    skip_backoff,
+                    request_id: request_id(),
+                    ..RetryFilesRequest::default()
+                };
+                let _ = insist(|| {
+                    let (mut files, request) = (files(), request.clone());
+                    async move { files.retry_files(request).await }
+                })
+                .await;
+            }
+            5..9 => {
+                let from = Stage::ALL[dice.random_range(0..Stage::ALL.len())];
+                let request = ReprocessFilesRequest {
+                    selector: selector(&[FileState::Processed]),
+                    from_stage: from.name().into(),
+                    force: dice.random(),
+                    request_id: request_id(),
+                    ..ReprocessFilesRequest::default()
+                };
+                let _ = insist(|| {
+                    let (mut files, request) = (files(), request.clone());
+                    async move { files.reprocess_files(request).await }
+                })
+                .await;
+            }
+            _ => {
+                let request = DismissFailuresRequest {
+                    selector: selector(&failed),
+                    request_id: request_id(),
+                    ..DismissFailuresRequest::default()
+                };
+                let _ = insist(|| {
+                    let (mut files, request) = (files(), request.clone());
+                    async move { files.dismiss_failures(request).await }
+                })
+                .await;
+            }
+        }
+    }
+
+    /// Pauses, lets go on, or cancels.
+    async fn act_on_the_batch(&self, batch: &Known, dice: &mut StdRng) {
+        let name = names::batch_name(batch.id);
+        let batches = || self.ledger.batches_of(batch.tenant);
+        match dice.random_range(0..10) {
+            0 => {
+                let request = CancelBatchRequest {
+                    name,
+                    request_id: request_id(),
+                };
+                let _ = insist(|| {
+                    let (mut batches, request) = (batches(), request.clone());
+                    async move { batches.cancel_batch(request).await }
+                })
+                .await;
+            }
+            1..6 => {
+                let request = PauseBatchRequest {
+                    name,
+                    note: "the river is high".into(),
+                    request_id: request_id(),
+                };
+                let _ = insist(|| {
+                    let (mut batches, request) = (batches(), request.clone());
+                    async move { batches.pause_batch(request).await }
+                })
+                .await;
+            }
+            _ => self.resume(batch).await,
+        }
+    }
+
+    async fn resume(&self, batch: &Known) {
+        let request = ResumeBatchRequest {
+            name: names::batch_name(batch.id),
+            request_id: request_id(),
+        };
+        let _ = insist(|| {
+            let (mut batches, request) = (self.ledger.batches_of(batch.tenant), request.clone());
+            async move { batches.resume_batch(request).await }
         })
         .await;
     }
@@ -444,10 +571,7 @@ impl Storm {
     }
 
     async fn report(&self, stage: Stage, held: &[(FileRef, Token)], report: &Report) {
-        let good = matches!(
-            report.outcome,
-            Some(caudal_proto::mesh::v1::report::Outcome::Done(_))
-        );
+        let good = matches!(report.outcome, Some(report::Outcome::Done(_)));
         let request = ReportRequest {
             stage: stage.name().into(),
             process: "storm".into(),
@@ -552,6 +676,7 @@ impl Storm {
         while !open.is_empty() {
             let mut still = Vec::new();
             for batch in open {
+                self.resume(&batch).await;
                 // What was completed to be waited for still arrives.
                 self.confirm_all(&batch).await;
                 self.complete(&batch, true).await;
@@ -636,7 +761,14 @@ fn report_of(stage: Stage, honest: bool, dice: &mut StdRng) -> Report {
     match stage {
         Stage::Upload => {
             let types = ["text/plain", "image/png", "application/x-unknown"];
-            uploaded(types[dice.random_range(0..types.len())])
+            let mut report = uploaded(types[dice.random_range(0..types.len())]);
+            // Some content is held already, and its results are taken over.
+            if let Some(report::Outcome::Done(done)) = &mut report.outcome
+                && dice.random_bool(0.8)
+            {
+                done.content_sha256 = dice.random::<[u8; 32]>().to_vec().into();
+            }
+            report
         }
         Stage::ExtractText | Stage::ImageProcessing => done(dice.random()),
         Stage::Embeddings => done(false),
