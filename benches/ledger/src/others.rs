@@ -137,12 +137,6 @@ impl Times {
     fn at(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "some hundreds of times"
-        )]
         let at = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
         sorted.get(at).copied().unwrap_or_default()
     }
@@ -161,7 +155,6 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 fn mib(bytes: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let bytes = bytes as f64;
     (bytes / MIB * 10.0).round() / 10.0
 }
