@@ -10,3 +10,4 @@ mod stages;
 mod storm;
 pub(crate) mod support;
 mod verbs;
+mod verify;

@@ -67,7 +67,7 @@ pub(crate) struct TestLedger {
     _folder: TempDir,
     settings: LedgerSettings,
     /// Of the database itself, whatever stands between it and the ledger.
-    database_url: String,
+    pub(crate) database_url: String,
     running: Option<(RunningLedger, CancellationToken)>,
     channel: Channel,
 }
