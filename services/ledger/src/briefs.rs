@@ -2,10 +2,10 @@
 //! A brief is good for one token only, so one that missed a result is never handed out. All of it can be read from the
 //! database again.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caudal_domain::{FileRef, Token};
+use rustc_hash::FxHashMap;
 
 use crate::store::results::ResultRow;
 
@@ -30,14 +30,16 @@ pub(crate) struct Brief {
     pub(crate) results: Arc<Vec<ResultRow>>,
 }
 
+type Kept = FxHashMap<FileRef, (Token, Brief)>;
+
 /// Briefs of the files that are out.
 #[derive(Clone, Default)]
 pub(crate) struct Briefs {
-    of: Arc<Mutex<HashMap<FileRef, (Token, Brief)>>>,
+    of: Arc<Mutex<Kept>>,
 }
 
 impl Briefs {
-    fn locked(&self) -> MutexGuard<'_, HashMap<FileRef, (Token, Brief)>> {
+    fn locked(&self) -> MutexGuard<'_, Kept> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

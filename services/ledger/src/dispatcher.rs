@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token};
+use rustc_hash::FxHashMap;
 
 use crate::store::progress::BatchKey;
 use crate::store::time::Micros;
@@ -66,10 +67,10 @@ pub(crate) struct Turn {
 /// Places and queues.
 pub(crate) struct Dispatcher {
     windows: Windows,
-    outstanding: HashMap<(FileRef, Token), Outstanding>,
+    outstanding: FxHashMap<(FileRef, Token), Outstanding>,
     tenants: HashMap<TenantId, u32>,
     /// Rows of files that are out, exactly as committed: an outcome needs no read. Never more than the places.
-    rows: HashMap<FileRef, WorkRow>,
+    rows: FxHashMap<FileRef, WorkRow>,
     stages: HashMap<Stage, StageQueue>,
     /// Batches whose earliest waiting file is not ready yet.
     later: BTreeMap<Micros, Vec<(Stage, TenantId, BatchId, u32)>>,
@@ -83,9 +84,9 @@ impl Dispatcher {
             .collect();
         Self {
             windows,
-            outstanding: HashMap::new(),
+            outstanding: FxHashMap::default(),
             tenants: HashMap::new(),
-            rows: HashMap::new(),
+            rows: FxHashMap::default(),
             stages,
             later: BTreeMap::new(),
         }

@@ -305,7 +305,7 @@ pub(crate) async fn insert_files<C: ConnectionTrait>(
             files.iter().map(|row| row.modified_at.map(|at| at.0)),
         )
         .numbers("at", files.iter().map(|row| row.created_at.0));
-    let (page, values) = page.bind(session.dialect, 1);
+    let (page, values) = page.alike_once().bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} INSERT INTO files (tenant_id, batch_id, ordinal, folder, name, size, declared_sha256, \
          media_type_hint, metadata, modified_at, created_at) SELECT u.t, u.b, u.o, u.folder, u.name, u.size, u.sha256, \

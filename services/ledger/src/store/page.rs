@@ -22,9 +22,52 @@ enum Cells {
     NullableNumber(Vec<Option<i64>>),
     Text(Vec<Option<String>>),
     Bytes(Vec<Option<Vec<u8>>>),
+    /// The same in every row: sent once.
+    Alike {
+        value: Value,
+        sql_type: &'static str,
+        rows: usize,
+    },
 }
 
 impl Cells {
+    /// The one value of a column in which all rows are alike.
+    fn alike(self) -> Self {
+        fn first_of_alike<T: PartialEq>(cells: &[T]) -> Option<&T> {
+            let first = cells.first()?;
+            (cells.len() > 1 && cells.iter().all(|cell| cell == first)).then_some(first)
+        }
+        let rows = self.len();
+        let (value, sql_type) = match &self {
+            Self::Uuid(cells) => (first_of_alike(cells).map(|cell| Value::from(*cell)), "uuid"),
+            Self::Number(cells) => (
+                first_of_alike(cells).map(|cell| Value::from(*cell)),
+                "bigint",
+            ),
+            Self::NullableNumber(cells) => (
+                first_of_alike(cells).map(|cell| Value::from(*cell)),
+                "bigint",
+            ),
+            Self::Text(cells) => (
+                first_of_alike(cells).map(|cell| Value::from(cell.clone())),
+                "text",
+            ),
+            Self::Bytes(cells) => (
+                first_of_alike(cells).map(|cell| Value::from(cell.clone())),
+                "bytea",
+            ),
+            Self::Alike { .. } => return self,
+        };
+        match value {
+            Some(value) => Self::Alike {
+                value,
+                sql_type,
+                rows,
+            },
+            None => self,
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Uuid(cells) => cells.len(),
@@ -32,6 +75,7 @@ impl Cells {
             Self::NullableNumber(cells) => cells.len(),
             Self::Text(cells) => cells.len(),
             Self::Bytes(cells) => cells.len(),
+            Self::Alike { rows, .. } => *rows,
         }
     }
 }
@@ -117,6 +161,15 @@ impl Page {
         self
     }
 
+    /// Sends columns once in which all rows are alike. For inserts, whose plan is always the same: the text of the
+    /// statement then depends on what is alike, and where a page is joined its keys must stay columns.
+    pub(crate) fn alike_once(mut self) -> Self {
+        for (_, cells) in &mut self.columns {
+            *cells = std::mem::replace(cells, Cells::Number(Vec::new())).alike();
+        }
+        self
+    }
+
     /// How many rows it has.
     pub(crate) fn len(&self) -> usize {
         self.columns.first().map_or(0, |(_, cells)| cells.len())
@@ -143,6 +196,14 @@ impl Page {
         let mut values = Vec::new();
         for (offset, (name, cells)) in self.columns.into_iter().enumerate() {
             let parameter = first + offset;
+            if let Cells::Alike {
+                value, sql_type, ..
+            } = cells
+            {
+                select.push(format!("${parameter}::{sql_type} AS {name}"));
+                values.push(value);
+                continue;
+            }
             names.push(name);
             let (array, sql_type, expression) = match cells {
                 Cells::Uuid(cells) => (
@@ -185,6 +246,7 @@ impl Page {
                     "bytea[]",
                     format!("nullif({name}, ''::bytea) AS {name}"),
                 ),
+                Cells::Alike { .. } => continue,
             };
             values.push(array);
             parameters.push(format!("${parameter}::{sql_type}"));
@@ -201,13 +263,22 @@ impl Page {
 
     fn bind_sqlite(self, first: usize) -> (String, Vec<Value>) {
         let mut select = Vec::new();
-        for (position, (name, cells)) in self.columns.iter().enumerate() {
+        let mut values = vec![Value::from(self.json())];
+        let mut position = 0;
+        for (name, cells) in self.columns {
+            if let Cells::Alike { value, .. } = cells {
+                select.push(format!("${} AS {name}", first + values.len()));
+                values.push(value);
+                continue;
+            }
             let cell = format!("e.value ->> {position}");
+            position += 1;
             select.push(match cells {
                 Cells::Uuid(_) | Cells::Bytes(_) => format!("unhex({cell}) AS {name}"),
-                Cells::Number(_) | Cells::NullableNumber(_) | Cells::Text(_) => {
-                    format!("{cell} AS {name}")
-                }
+                Cells::Number(_)
+                | Cells::NullableNumber(_)
+                | Cells::Text(_)
+                | Cells::Alike { .. } => format!("{cell} AS {name}"),
             });
         }
         // MATERIALIZED puts the page outside and the primary key inside: without it SQLite scans the table for each page.
@@ -215,7 +286,7 @@ impl Page {
             "u AS MATERIALIZED (SELECT {} FROM json_each(${first}) AS e)",
             select.join(", ")
         );
-        (text, vec![Value::from(self.json())])
+        (text, values)
     }
 
     fn json(&self) -> String {
@@ -223,7 +294,12 @@ impl Page {
         text.push('[');
         for row in 0..self.len() {
             text.push_str(if row == 0 { "[" } else { ",[" });
-            for (position, (_, cells)) in self.columns.iter().enumerate() {
+            let of_rows = self
+                .columns
+                .iter()
+                .map(|(_, cells)| cells)
+                .filter(|cells| !matches!(cells, Cells::Alike { .. }));
+            for (position, cells) in of_rows.enumerate() {
                 if position > 0 {
                     text.push(',');
                 }
@@ -244,6 +320,7 @@ fn push_json_cell(text: &mut String, cells: &Cells, row: usize) {
             text.push_str(cells[row].simple().encode_lower(&mut buffer));
             text.push('"');
         }
+        Cells::Alike { .. } => {}
         Cells::Number(cells) => text.push_str(&cells[row].to_string()),
         Cells::NullableNumber(cells) => match cells[row] {
             Some(number) => text.push_str(&number.to_string()),
@@ -293,6 +370,31 @@ mod tests {
             vec![Value::from(
                 "[[\"00000000000000000000000000000000\",null,\"a\\\"b\"]]".to_owned()
             )]
+        );
+    }
+
+    #[test]
+    fn what_is_alike_in_all_rows_is_sent_once() {
+        let page = || {
+            Page::new()
+                .numbers("o", [1, 2])
+                .numbers("g", [7, 7])
+                .alike_once()
+        };
+        let (postgres, values) = page().bind(Dialect::Postgres, 1);
+        assert_eq!(
+            postgres,
+            "u AS (SELECT o, $2::bigint AS g FROM unnest($1::bigint[]) AS p(o))"
+        );
+        assert_eq!(values[1], Value::from(7_i64));
+        let (sqlite, values) = page().bind(Dialect::Sqlite, 1);
+        assert_eq!(
+            sqlite,
+            "u AS MATERIALIZED (SELECT e.value ->> 0 AS o, $2 AS g FROM json_each($1) AS e)"
+        );
+        assert_eq!(
+            values,
+            vec![Value::from("[[1],[2]]".to_owned()), Value::from(7_i64)]
         );
     }
 }

@@ -232,7 +232,7 @@ async fn insert_page<C: ConnectionTrait>(
     more_columns: &str,
     more_values: &str,
 ) -> Result<(), DbErr> {
-    let (page, values) = page.bind(session.dialect, 1);
+    let (page, values) = page.alike_once().bind(session.dialect, 1);
     let skipped = session.dialect.boolean("u.skipped");
     let has_text = session.dialect.boolean("u.has_text");
     let sql = format!(

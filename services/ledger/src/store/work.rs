@@ -188,7 +188,7 @@ pub(crate) async fn insert<C: ConnectionTrait>(
         .numbers("at", rows.iter().map(|row| row.changed_at.0))
         .numbers("folder", rows.iter().map(|row| i64::from(row.folder)))
         .numbers("size", rows.iter().map(|row| signed(row.size)));
-    let (page, values) = page.bind(session.dialect, 1);
+    let (page, values) = page.alike_once().bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} INSERT INTO file_work (tenant_id, batch_id, ordinal, state, stage, token, generation, fails, \
          kills, target, changed_at, outcome, reason, folder, size) \

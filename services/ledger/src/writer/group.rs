@@ -18,6 +18,7 @@ use caudal_domain::{
 };
 use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sea_orm::{DatabaseTransaction, DbErr};
 
 use super::acts::{Act, Answer};
@@ -140,7 +141,7 @@ pub(crate) struct Group<'a> {
     pub(super) session: Session<'a, DatabaseTransaction>,
     pub(super) now: Micros,
     pub(super) state: &'a mut WriterState,
-    pub(super) files: HashMap<FileRef, Worked>,
+    pub(super) files: FxHashMap<FileRef, Worked>,
     pub(super) batches: HashMap<BatchKey, Batched>,
     pub(super) tenants: HashMap<TenantId, TenantRow>,
     pub(super) results: Vec<ResultRow>,
@@ -238,7 +239,7 @@ async fn decide_in(
         session,
         now,
         state,
-        files: HashMap::new(),
+        files: FxHashMap::default(),
         batches: HashMap::new(),
         tenants: HashMap::new(),
         results: Vec::new(),
@@ -378,7 +379,7 @@ pub(crate) struct Aftermath {
 
 impl Aftermath {
     /// The files that the group touched: the next one must not, until it has ended.
-    pub(crate) fn files(&self) -> HashSet<FileRef> {
+    pub(crate) fn files(&self) -> FxHashSet<FileRef> {
         self.rows.iter().map(|(_, row)| row.file).collect()
     }
 
@@ -391,7 +392,7 @@ impl Aftermath {
         for (file, token) in self.left {
             state.dispatcher.leave(file, token);
         }
-        let mut of_files: HashMap<FileRef, Vec<ResultRow>> = HashMap::new();
+        let mut of_files: FxHashMap<FileRef, Vec<ResultRow>> = FxHashMap::default();
         for result in results {
             of_files.entry(result.file).or_default().push(result);
         }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use caudal_domain::{FileRef, Refusal, Stage, StageVersion, Token};
 use rand::RngExt;
+use rustc_hash::FxHashSet;
 use sea_orm::{DatabaseTransaction, DbErr};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
@@ -175,7 +176,7 @@ struct Waiting {
 /// A group that is being written while the next one may be decided.
 struct InFlight {
     /// Its files: an act on one of them waits.
-    files: HashSet<FileRef>,
+    files: FxHashSet<FileRef>,
     /// The batches whose manifests it grows: their next page waits, because it must see the folders of this one.
     manifests: HashSet<BatchKey>,
     aftermath: Aftermath,
