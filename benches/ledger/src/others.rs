@@ -209,7 +209,7 @@ pub(crate) async fn lone(setup: &Setup, kind: Kind) -> anyhow::Result<Value> {
 
     let file = lone_file(setup, kind).await?;
     let added = |mesh: &Times, raw: &Times, share: f64| {
-        milliseconds(mesh.at(share)) - milliseconds(raw.at(share))
+        ((milliseconds(mesh.at(share)) - milliseconds(raw.at(share))) * 1e2).round() / 1e2
     };
     Ok(json!({
         "confirm_uploads": confirm.figures(),

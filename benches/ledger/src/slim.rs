@@ -1,5 +1,5 @@
 //! Ledger, gateway, limiter and the check of invariants as the product's binary starts them, without the libraries of its
-//! stages: this program is built in a fraction of the time, which is what counts while one tunes the ledger.
+//! stages: this program is built sooner, which is what counts while one tunes the ledger.
 
 use std::net::SocketAddr;
 
