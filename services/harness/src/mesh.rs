@@ -59,6 +59,8 @@ pub struct MeshOptions {
     pub database: Database,
     /// How many ledgers.
     pub ledgers: usize,
+    /// `--dispatch-windows` of the ledgers; empty: the default.
+    pub dispatch_windows: &'static str,
 }
 
 /// One service's process, over its restarts.
@@ -164,7 +166,7 @@ impl Mesh {
             folder,
             runtime,
         };
-        mesh.write_settings()?;
+        mesh.write_settings(options.dispatch_windows)?;
         // The limiter last: a new one grants what is in use already and no more until it may know of all.
         let (limiter, first) = mesh
             .services
@@ -183,7 +185,7 @@ impl Mesh {
     }
 
     /// One file for all of them, secrets in files of their own: as an installation has it.
-    fn write_settings(&self) -> anyhow::Result<()> {
+    fn write_settings(&self, dispatch_windows: &str) -> anyhow::Result<()> {
         let folder = self.folder.path();
         for (file, secret) in [
             ("mesh-secret", MESH_SECRET),
@@ -200,7 +202,7 @@ impl Mesh {
             .filter(|service| service.kind() == "ledger")
             .map(Service::address)
             .collect();
-        let text = format!(
+        let mut text = format!(
             r#"ledger = {ledgers:?}
 limiter = "{limiter}"
 redis-url = "{redis}"
@@ -219,6 +221,9 @@ bootstrap-operator-key-file = "{folder}/operator-key"
             s3 = self.s3_endpoint,
             database = self.database_url,
         );
+        if !dispatch_windows.is_empty() {
+            text.push_str(&format!("dispatch-windows = {dispatch_windows:?}\n"));
+        }
         std::fs::write(self.settings(), text)?;
         Ok(())
     }
@@ -310,6 +315,12 @@ bootstrap-operator-key-file = "{folder}/operator-key"
     #[must_use]
     pub fn redis_url(&self) -> String {
         self.redis.url()
+    }
+
+    /// Where its database is.
+    #[must_use]
+    pub fn database_url(&self) -> &str {
+        &self.database_url
     }
 
     /// The key of its tenant.

@@ -146,6 +146,31 @@ impl Postgres {
     }
 }
 
+/// Asks a database; the rows of the answer, columns separated by `|`.
+///
+/// # Errors
+/// When it cannot be reached, or refuses.
+pub fn query(url: &str, sql: &str) -> anyhow::Result<Vec<String>> {
+    let asked = Command::new(programs()?.join("psql"))
+        .args([
+            "--no-psqlrc",
+            "--tuples-only",
+            "--no-align",
+            "--dbname",
+            url,
+        ])
+        .args(["--command", sql])
+        .output()
+        .context("psql does not run")?;
+    ensure!(
+        asked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&asked.stderr)
+    );
+    let text = String::from_utf8_lossy(&asked.stdout);
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 /// The newest installed version's folder of programs.
 fn programs() -> anyhow::Result<PathBuf> {
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")

@@ -126,6 +126,17 @@ pub(crate) struct ServeArguments {
     /// Where the other services reach this ledger; where it listens when left out
     #[arg(long, env = "CAUDAL_ADVERTISE", value_name = "URL", help_heading = LEDGER)]
     pub(crate) advertise: Option<String>,
+    /// How many files may be out at a stage at once, such as upload=4096,embeddings=128; those left out keep their
+    /// default. All ledgers of one database should have the same
+    #[arg(
+        long,
+        env = "CAUDAL_DISPATCH_WINDOWS",
+        value_name = "STAGE=N",
+        value_delimiter = ',',
+        value_parser = dispatch_window,
+        help_heading = LEDGER
+    )]
+    pub(crate) dispatch_windows: Vec<(Stage, u32)>,
     /// Name of the first tenant, made where the keys below are given
     #[arg(
         long,
@@ -195,6 +206,20 @@ pub(crate) struct ServeArguments {
     pub(crate) local_slots: Option<u32>,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArguments,
+}
+
+/// One of `--dispatch-windows`.
+fn dispatch_window(text: &str) -> Result<(Stage, u32), String> {
+    let (stage, window) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not STAGE=N"))?;
+    let stage = stage
+        .parse()
+        .map_err(|_| format!("there is no stage `{stage}`"))?;
+    match window.parse() {
+        Ok(window) if window > 0 => Ok((stage, window)),
+        _ => Err(format!("`{window}` is no number of files above 0")),
+    }
 }
 
 impl std::fmt::Debug for ServeArguments {

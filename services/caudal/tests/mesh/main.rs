@@ -4,6 +4,7 @@
 mod deaths;
 mod folder;
 mod ledgers;
+mod replicas;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,12 @@ use tempfile::TempDir;
 const QUICK: &str = "upload,extract-text,metadata";
 
 fn mesh(database: Database, ledgers: usize) -> Mesh {
-    Mesh::start(binary(), MeshOptions { database, ledgers }).unwrap()
+    let options = MeshOptions {
+        database,
+        ledgers,
+        dispatch_windows: "",
+    };
+    Mesh::start(binary(), options).unwrap()
 }
 
 fn binary() -> &'static Path {

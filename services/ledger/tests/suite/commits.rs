@@ -80,7 +80,7 @@ async fn nothing_is_doubled(loss: Loss) {
     let list = ledger.batches().list_batches(list).await.unwrap();
     let listed = list.into_inner().batches.into_iter();
     let listed: Vec<String> = listed.map(|batch| batch.name).collect();
-    assert_eq!(listed, [made.name.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&made.name));
 
     let id = Uuid::new_v4();
     let request = AddEntriesRequest {

@@ -470,7 +470,7 @@ impl Storm {
                     let _ = self
                         .ledger
                         .streams()
-                        .acknowledge(stage, &[message.id.clone()])
+                        .acknowledge(stage, std::slice::from_ref(&message.id))
                         .await;
                 }
             }
@@ -517,7 +517,7 @@ impl Storm {
             }
         }
         if !honest && !late.is_empty() && dice.random_bool(0.2) {
-            let old: Vec<_> = late.drain(..).collect();
+            let old = std::mem::take(late);
             let report = report_of(stage, true, dice);
             self.report(stage, &old, &report).await;
         }
