@@ -317,7 +317,7 @@ pub(crate) async fn update<C: ConnectionTrait>(
         .uuids("b", rows.iter().map(|row| row.batch.as_uuid()));
     let mut assignments = Vec::with_capacity(COLUMNS.len());
     for (name, value) in COLUMNS {
-        page = page.numbers(name, rows.iter().map(|row| value(row)));
+        page = page.numbers(name, rows.iter().map(value));
         let expression = format!("u.{name}");
         let expression = if BOOLEANS.contains(&name) {
             session.dialect.boolean(&expression)

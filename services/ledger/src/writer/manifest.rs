@@ -148,7 +148,7 @@ impl Group<'_> {
         for file in &plan.new_files {
             self.count_new_file(key, file.file.ordinal, file.folder)?;
         }
-        let already_held = self.take_over_held(&plan, &works, lenders)?;
+        let already_held = self.take_over_held(&plan, &works, &lenders)?;
         self.touch(key);
         let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
         if let Some(batched) = self.batches.get_mut(&key) {
@@ -251,7 +251,7 @@ impl Group<'_> {
         &mut self,
         plan: &FilePlan,
         works: &[WorkRow],
-        lenders: HashMap<TenantContent, Vec<ResultRow>>,
+        lenders: &HashMap<TenantContent, Vec<ResultRow>>,
     ) -> Result<Vec<u32>, GroupError> {
         let mut already_held = Vec::new();
         for ((new, work), position) in plan.new_files.iter().zip(works).zip(&plan.positions) {

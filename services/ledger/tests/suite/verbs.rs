@@ -476,7 +476,7 @@ async fn a_reprocess_from_the_upload_on_reads_the_final_object() {
 fn with_sha256(path: &str, size: i64, sha256: u8) -> Entry {
     let file = FileEntry {
         size,
-        sha256: vec![sha256; 32].into(),
+        sha256: vec![sha256; 32],
         ..FileEntry::default()
     };
     Entry {
