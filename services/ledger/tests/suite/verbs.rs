@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use caudal_domain::{BatchId, FileRef, Stage, Token, keys, names};
+use caudal_domain::{BatchId, FileRef, Stage, Target, Token, keys, names};
+use caudal_embedded::{Durability, S3Server, S3Settings};
 use caudal_harness::until;
 use caudal_proto::mesh::v1::{
     Done, GetIssueFactsRequest, LeaseVerdict, Report, ReportVerdict, report,
 };
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, BatchState, CancelBatchRequest,
-    CancelFilesRequest, ConfirmUploadsRequest, Entry, FileEntry, FileSelector, FileState, Outcome,
-    PauseBatchRequest, ReprocessFilesRequest, ResumeBatchRequest, RetryFilesRequest, Uploaded,
-    confirmation, entry,
+    CancelFilesRequest, CompleteBatchRequest, ConfirmUploadsRequest, Entry, FileEntry,
+    FileSelector, FileState, MissingFiles, Outcome, PauseBatchRequest, ReprocessFilesRequest,
+    ResumeBatchRequest, RetryFilesRequest, Uploaded, confirmation, entry,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::support::{
@@ -348,6 +350,61 @@ async fn a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target() {
     work_on(&ledger, Stage::Metadata, 1, &finished(Outcome::StoredOnly)).await;
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
     ledger.verify().await;
+}
+
+/// An S3 server of the test's own.
+async fn store(folder: &std::path::Path) -> (caudal_objects::Settings, CancellationToken) {
+    let settings = S3Settings {
+        durability: Durability::ProcessCrash,
+        ..S3Settings::new(folder, "access", "secret-of-a-test", "caudal")
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stop = CancellationToken::new();
+    let server = S3Server::start(settings, listener, stop.clone())
+        .await
+        .unwrap();
+    let endpoint = server.endpoint();
+    tokio::spawn(server.stopped());
+    let settings = caudal_objects::Settings::new(endpoint, "caudal", "access", "secret-of-a-test");
+    (settings, stop)
+}
+
+// Protocol 11.2: the store is asked first, and only what it does not have is asked of the client again.
+#[tokio::test]
+async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (settings, stop) = store(folder.path()).await;
+    let objects = caudal_objects::ObjectStore::connect(settings.clone()).unwrap();
+    let ledger = TestLedger::start_with(|ledger| ledger.objects = Some(settings)).await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["landed", "absent", "cut-short"]).await;
+    let request = CompleteBatchRequest {
+        name: names::batch_name(batch),
+        missing: MissingFiles::Fail.into(),
+        request_id: request_id(),
+        ..CompleteBatchRequest::default()
+    };
+    ledger.batches().complete_batch(request).await.unwrap();
+    for ordinal in 0..3 {
+        ledger.until_state(batch, ordinal, FileState::Failed).await;
+    }
+    for (ordinal, bytes) in [(0, "ten bytes!"), (2, "ten")] {
+        let file = FileRef::new(ledger.tenant, batch, ordinal);
+        let key = keys::landing_key(file, Target::FIRST);
+        objects.put(&key, TEXT, bytes.into()).await.unwrap();
+    }
+    assert_eq!(retry(&ledger, batch, &[0, 1, 2], false).await, 3);
+    let adopted = ledger.file(batch, 0).await;
+    assert_eq!(
+        (adopted.state(), adopted.generation),
+        (FileState::Queued, 1)
+    );
+    for ordinal in [1, 2] {
+        let asked = ledger.file(batch, ordinal).await;
+        assert_eq!((asked.state(), asked.generation), (FileState::Pending, 2));
+    }
+    ledger.verify().await;
+    stop.cancel();
 }
 
 #[tokio::test]
