@@ -485,14 +485,12 @@ impl Writer {
 
     /// Waits until the group in flight has ended, and lets memory learn of it.
     async fn settle(&mut self) -> Result<(), Failure> {
-        if self.in_flight.is_some() {
-            ended_in_flight(&mut self.in_flight).await;
-        }
         let Some(ahead) = self.in_flight.take() else {
             return Ok(());
         };
-        let Some(ended) = ahead.ended else {
-            return Ok(());
+        let ended = match ahead.ended {
+            Some(ended) => ended,
+            None => ahead.written.await,
         };
         match ended {
             Ok(Written::Committed(results)) => {

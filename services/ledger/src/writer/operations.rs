@@ -7,14 +7,13 @@ use prost::Message;
 
 use super::acts::{Answer, EndOperation, Slice, StartOperation};
 use super::group::{Group, GroupError};
+use super::manifest::Answered;
 use crate::api::operations::message_of;
 use crate::store::operations::{OperationRow, OperationState};
 use crate::store::{changes, operations};
 
 /// Ended operations that one prune deletes at most.
 const PRUNE_SLICE: u32 = 1_000;
-
-type Answered = Result<Result<Answer, Refusal>, GroupError>;
 
 impl Group<'_> {
     pub(super) async fn start_operation(&mut self, act: &StartOperation) -> Answered {
