@@ -94,6 +94,9 @@ struct Options {
     /// Dispatches that a stage process reads ahead: the rate times the time to a recorded report
     #[arg(long, default_value_t = 2_048)]
     prefetch: usize,
+    /// Files that may be out at each stage at once: some two seconds of its work, as the windows of the product are
+    #[arg(long, default_value_t = 8_192)]
+    window: u32,
     /// Records the way with perf into this folder, and counts the statements of Postgres
     #[arg(long)]
     profile: Option<PathBuf>,
@@ -158,6 +161,7 @@ async fn measure(options: &Options) -> anyhow::Result<Value> {
         threads: options.threads,
         slots: options.slots,
         prefetch: options.prefetch,
+        window: options.window,
     };
     let parts = if options.parts.is_empty() {
         Part::ALL.to_vec()

@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) slots: usize,
     /// Dispatches that a stage process holds at once.
     pub(crate) prefetch: usize,
+    /// Files out at each stage at once.
+    pub(crate) window: u32,
 }
 
 struct Process {
@@ -150,7 +152,11 @@ impl Mesh {
         let text = format!(
             "ledger = {ledger:?}\nlimiter = {limiter:?}\nredis-url = {redis:?}\ns3-endpoint = \"http://127.0.0.1:9\"\n\
              s3-access-key = \"none\"\ns3-secret-key = \"none\"\nmesh-secret = {MESH_SECRET:?}\n\n[service.ledger]\n\
-             database-url = {database:?}\nbootstrap-api-key = {API_KEY:?}\nbootstrap-operator-key = {OPERATOR_KEY:?}\n",
+             database-url = {database:?}\nbootstrap-api-key = {API_KEY:?}\nbootstrap-operator-key = {OPERATOR_KEY:?}\n\
+             dispatch-windows = {windows:?}\n",
+            windows = STAGES
+                .map(|stage| format!("{}={}", stage.name(), self.setup.window))
+                .join(","),
             ledger = self.address("ledger"),
             limiter = self.address("limiter"),
             redis = self.redis.url(),
@@ -189,6 +195,7 @@ impl Mesh {
                     .args(["--limiter", &self.address("limiter")])
                     .args(["--redis-url", &self.redis.url()])
                     .args(["--database-url", &self.database.url])
+                    .args(["--window", &self.setup.window.to_string()])
                     .args(["--api-key", API_KEY, "--operator-key", OPERATOR_KEY]);
                 command
             }

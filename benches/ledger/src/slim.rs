@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::ensure;
+use caudal_domain::Stage;
 use caudal_gateway::key::ApiKey;
 use caudal_gateway::{Deps, Gateway};
 use caudal_ledger::{Bootstrap, KeyRecord, Ledger, LedgerSettings};
@@ -38,6 +39,8 @@ pub(crate) struct Slim {
     api_key: String,
     #[arg(long)]
     operator_key: String,
+    #[arg(long)]
+    window: u32,
 }
 
 /// Runs one service until SIGTERM.
@@ -99,6 +102,9 @@ fn ledger(arguments: &Slim) -> anyhow::Result<LedgerSettings> {
         &arguments.redis_url,
         secret(arguments)?,
     );
+    settings
+        .windows
+        .set(Stage::ALL.map(|stage| (stage, arguments.window)));
     settings.bootstrap = Some(Bootstrap {
         tenant_name: "default".to_owned(),
         api_key: record(&arguments.api_key)?,

@@ -20,6 +20,8 @@ use crate::mesh::{Mesh, Setup};
 pub(crate) const FOLDERS: u32 = 100;
 /// Bytes of every file: what the manifest says, for nobody looks.
 pub(crate) const FILE_BYTES: i64 = 1_000;
+/// Files that go the way before a run is measured.
+const WARM_UP: u32 = 100;
 /// Pages of confirmations on their way at once.
 const CONFIRMING: usize = 4;
 /// How often the batch is looked at.
@@ -115,10 +117,25 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Way> {
     let database = Database::start(kind, profile.is_some() && kind == Kind::Postgres).await?;
     let mesh = Mesh::start(setup, database, true).await?;
-    let measured = measure(&mesh, files, page, profile).await;
-    let measured = measured.with_context(|| mesh.tails())?;
-    mesh.verify(files).await?;
+    let measured = async {
+        warm_up(&mesh).await?;
+        measure(&mesh, files, page, profile).await
+    };
+    let measured = measured.await.with_context(|| mesh.tails())?;
+    mesh.verify(files + WARM_UP).await?;
     Ok(measured)
+}
+
+/// A small batch: when it has ended the limiter, which only confirms at first what others hold already, has given slots to
+/// every stage, and all connections are made.
+async fn warm_up(mesh: &Mesh) -> anyhow::Result<()> {
+    let client = mesh.client().await?;
+    let batch = client.create_batch(v1::Batch::default()).await?;
+    add(&client, &batch.name, WARM_UP, WARM_UP, true).await?;
+    let wait = v1::MissingFiles::Wait;
+    client.complete_batch(&batch.name, wait, WARM_UP).await?;
+    ended(&client, &batch.name, WARM_UP).await?;
+    Ok(())
 }
 
 async fn measure(

@@ -1,13 +1,16 @@
-//! What stage processes are told of the files that are out, kept while they are: the lease of a later hop reads nothing.
-//! A brief is good for one token only, so one that missed a result is never handed out. All of it can be read from the
-//! database again.
+//! What stage processes are told of the files that are out, kept while they are: the lease of a later hop reads nothing
+//! and asks nobody. A brief is good for one token only, so one that missed a result is never handed out. All of it can be
+//! read from the database again.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use caudal_domain::{FileRef, Token};
+use caudal_domain::{FileRef, FileState, StageVersion, Token};
 use rustc_hash::FxHashMap;
 
 use crate::store::results::ResultRow;
+use crate::writer::acts::Granted;
 
 /// Briefs kept; the windows bound how many files are out, so that it is reached only by what left unseen. Beyond it all
 /// are dropped and read anew.
@@ -30,7 +33,88 @@ pub(crate) struct Brief {
     pub(crate) results: Arc<Vec<ResultRow>>,
 }
 
-type Kept = FxHashMap<FileRef, (Token, Brief)>;
+/// What a committed group did to a file.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) file: FileRef,
+    /// The tokens before and after.
+    pub(crate) from: Token,
+    pub(crate) to: Token,
+    /// As it is out now; `None`: it is not.
+    pub(crate) out: Option<Arc<Granted>>,
+    /// It went out for the first time, and this is what was declared.
+    pub(crate) begun: Option<Arc<Declared>>,
+}
+
+struct Known {
+    token: Token,
+    brief: Brief,
+    /// The row under that token, once the writer has committed it as PROCESSING.
+    out: Option<Arc<Granted>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    files: FxHashMap<FileRef, Known>,
+    /// Versions under which the writer has granted leases: it has noted them.
+    versions: HashSet<StageVersion>,
+    /// Until when no other ledger can lead: what is kept here is then what the database holds.
+    leads_until: Option<Instant>,
+}
+
+impl Kept {
+    fn make_room(&mut self) {
+        if self.files.len() >= KEPT {
+            self.files.clear();
+        }
+    }
+
+    fn carry(&mut self, carried: Carried, recorded: Vec<ResultRow>) {
+        let Carried {
+            file,
+            from,
+            to,
+            out,
+            begun,
+        } = carried;
+        let Some(row) = out else {
+            self.files.remove(&file);
+            return;
+        };
+        let out = (row.row.state == FileState::Processing).then_some(row);
+        if let Some(declared) = begun {
+            self.make_room();
+            let brief = Brief {
+                declared,
+                results: Arc::new(recorded),
+            };
+            let token = to;
+            self.files.insert(file, Known { token, brief, out });
+            return;
+        }
+        let Some(known) = self.files.get_mut(&file) else {
+            return;
+        };
+        if known.token != from {
+            if known.token < to {
+                self.files.remove(&file);
+            }
+            return;
+        }
+        known.token = to;
+        known.out = out;
+        // A reader may have seen a result between its commit and this call.
+        let results = Arc::make_mut(&mut known.brief.results);
+        for result in recorded {
+            let same = |held: &ResultRow| {
+                (held.generation, held.stage) == (result.generation, result.stage)
+            };
+            if !results.iter().any(same) {
+                results.push(result);
+            }
+        }
+    }
+}
 
 /// Briefs of the files that are out.
 #[derive(Clone, Default)]
@@ -47,71 +131,113 @@ impl Briefs {
     pub(crate) fn get(&self, files: &[(FileRef, Token)]) -> Vec<Option<Brief>> {
         let kept = self.locked();
         let good = |(file, token): &(FileRef, Token)| {
-            let (of, brief) = kept.get(file)?;
-            (of == token).then(|| brief.clone())
+            let known = kept.files.get(file)?;
+            (known.token == *token).then(|| known.brief.clone())
         };
         files.iter().map(good).collect()
+    }
+
+    /// Grants later hops by what was committed, for they write nothing (protocol 5.1): those that are out to the stage
+    /// under this very token. Whoever is not granted here is to be looked at in the database. Nobody is, once another
+    /// ledger may lead, or where the version has not been noted.
+    pub(crate) fn grant(
+        &self,
+        version: &StageVersion,
+        held: &[(FileRef, Token)],
+    ) -> Vec<Option<(Arc<Granted>, Brief)>> {
+        let kept = self.locked();
+        let leads = kept.leads_until.is_some_and(|until| Instant::now() < until);
+        if !leads || !kept.versions.contains(version) {
+            return vec![None; held.len()];
+        }
+        let grant = |(file, token): &(FileRef, Token)| {
+            let known = kept.files.get(file)?;
+            let out = known.out.as_ref()?;
+            let granted = known.token == *token && out.row.stage == version.stage;
+            granted.then(|| (out.clone(), known.brief.clone()))
+        };
+        held.iter().map(grant).collect()
+    }
+
+    /// The writer has noted a version.
+    pub(crate) fn noted(&self, version: &StageVersion) {
+        let mut kept = self.locked();
+        if !kept.versions.contains(version) {
+            kept.versions.insert(version.clone());
+        }
+    }
+
+    /// The leadership was taken or renewed.
+    pub(crate) fn leads_until(&self, until: Instant) {
+        self.locked().leads_until = Some(until);
     }
 
     /// Keeps what was read under a token; never over one of a later token.
     pub(crate) fn learn(&self, briefs: impl IntoIterator<Item = (FileRef, Token, Brief)>) {
         let mut kept = self.locked();
         for (file, token, brief) in briefs {
-            if kept.len() >= KEPT {
-                kept.clear();
-            }
-            match kept.get(&file) {
-                Some((of, _)) if *of >= token => {}
+            kept.make_room();
+            match kept.files.get(&file) {
+                Some(known) if known.token >= token => {}
                 _ => {
-                    kept.insert(file, (token, brief));
+                    let out = None;
+                    kept.files.insert(file, Known { token, brief, out });
                 }
             }
         }
     }
 
-    /// A file went on from one token to another and is out again; `recorded` is what was recorded on the way.
-    pub(crate) fn went_on(&self, file: FileRef, from: Token, to: Token, recorded: Vec<ResultRow>) {
+    /// A group was committed; `recorded` are the results that it recorded, of any files. To be called in the order of the
+    /// commits, and before the next stages hear of it.
+    pub(crate) fn carry(&self, files: Vec<Carried>, recorded: Vec<ResultRow>) {
+        let mut of_files: FxHashMap<FileRef, Vec<ResultRow>> = FxHashMap::default();
+        for result in recorded {
+            of_files.entry(result.file).or_default().push(result);
+        }
         let mut kept = self.locked();
-        let Some((of, brief)) = kept.get_mut(&file) else {
-            return;
-        };
-        if *of == from {
-            *of = to;
-            // A reader may have seen a result between its commit and this call.
-            let results = Arc::make_mut(&mut brief.results);
-            for result in recorded {
-                let same = |known: &ResultRow| {
-                    (known.generation, known.stage) == (result.generation, result.stage)
-                };
-                if !results.iter().any(same) {
-                    results.push(result);
-                }
-            }
-        } else if *of < to {
-            kept.remove(&file);
+        for carried in files {
+            let recorded = of_files.remove(&carried.file).unwrap_or_default();
+            kept.carry(carried, recorded);
         }
     }
 
-    /// The file is not out any more.
-    pub(crate) fn forget(&self, file: FileRef) {
-        self.locked().remove(&file);
+    /// Nothing is known of these files any more.
+    pub(crate) fn forget(&self, files: impl IntoIterator<Item = FileRef>) {
+        let mut kept = self.locked();
+        for file in files {
+            kept.files.remove(&file);
+        }
+    }
+
+    /// Another ledger may lead.
+    pub(crate) fn forget_all(&self) {
+        *self.locked() = Kept::default();
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use caudal_domain::{BatchId, TenantId};
+    use std::time::Duration;
+
+    use caudal_domain::{BatchId, Generation, Stage, StageSet, Target, TenantId};
     use uuid::Uuid;
 
     use super::*;
+    use crate::store::time::Micros;
+    use crate::store::work::WorkRow;
+
+    fn declared() -> Arc<Declared> {
+        Arc::new(Declared {
+            path: "a".into(),
+            sha256: None,
+            metadata: None,
+        })
+    }
 
     fn brief() -> Brief {
         Brief {
-            declared: Arc::new(Declared {
-                path: "a".into(),
-                sha256: None,
-                metadata: None,
-            }),
+            declared: declared(),
             results: Arc::default(),
         }
     }
@@ -124,8 +250,63 @@ mod tests {
         )
     }
 
+    fn row(state: FileState, stage: Stage, token: u64) -> Arc<Granted> {
+        let row = WorkRow {
+            file: file(),
+            state,
+            stage,
+            token: Token::new(token),
+            generation: Generation::FIRST,
+            fails: 0,
+            kills: 0,
+            target: Target::FIRST,
+            etag: None,
+            wait_stage: None,
+            ready_at: None,
+            dispatched_at: Some(Micros(1)),
+            lease_until: None,
+            changed_at: Micros(1),
+            outcome: None,
+            reason: None,
+            folder: 0,
+            size: 1,
+        };
+        let stages = StageSet::default();
+        Arc::new(Granted { row, stages })
+    }
+
+    fn carried(from: u64, out: Option<Arc<Granted>>) -> Carried {
+        let to = out.as_ref().map_or(from + 1, |out| out.row.token.get());
+        Carried {
+            file: file(),
+            from: Token::new(from),
+            to: Token::new(to),
+            out,
+            begun: None,
+        }
+    }
+
+    fn went_on(briefs: &Briefs, from: u64, to: u64) {
+        let out = row(FileState::Processing, Stage::ExtractText, to);
+        briefs.carry(vec![carried(from, Some(out))], Vec::new());
+    }
+
     fn is_kept(briefs: &Briefs, token: u64) -> bool {
         briefs.get(&[(file(), Token::new(token))])[0].is_some()
+    }
+
+    fn is_granted(briefs: &Briefs, stage: Stage, token: u64) -> bool {
+        let version = StageVersion::new(stage, "1");
+        briefs.grant(&version, &[(file(), Token::new(token))])[0].is_some()
+    }
+
+    fn leading() -> Briefs {
+        let briefs = Briefs::default();
+        briefs.leads_until(Instant::now() + Duration::from_secs(60));
+        for stage in Stage::ALL {
+            briefs.noted(&StageVersion::new(stage, "1"));
+        }
+        briefs
     }
 
     #[test]
@@ -134,7 +315,7 @@ mod tests {
         briefs.learn([(file(), Token::new(3), brief())]);
         assert!(is_kept(&briefs, 3));
         assert!(!is_kept(&briefs, 4));
-        briefs.went_on(file(), Token::new(3), Token::new(4), Vec::new());
+        went_on(&briefs, 3, 4);
         assert!(is_kept(&briefs, 4));
         assert!(!is_kept(&briefs, 3));
     }
@@ -152,7 +333,76 @@ mod tests {
     fn a_brief_that_missed_a_step_is_dropped() {
         let briefs = Briefs::default();
         briefs.learn([(file(), Token::new(3), brief())]);
-        briefs.went_on(file(), Token::new(4), Token::new(5), Vec::new());
+        went_on(&briefs, 4, 5);
         assert!(!is_kept(&briefs, 3) && !is_kept(&briefs, 5));
+    }
+
+    // Protocol 5.1: the row's own token, at the stage that it is out to; a QUEUED row is written, so the writer grants it.
+    #[test]
+    fn only_what_is_out_under_this_token_at_this_stage_is_granted() {
+        let briefs = leading();
+        briefs.learn([(file(), Token::new(3), brief())]);
+        assert!(
+            !is_granted(&briefs, Stage::Upload, 3),
+            "only read, not committed"
+        );
+        went_on(&briefs, 3, 4);
+        assert!(is_granted(&briefs, Stage::ExtractText, 4));
+        assert!(!is_granted(&briefs, Stage::ExtractText, 3));
+        assert!(!is_granted(&briefs, Stage::ExtractText, 5));
+        assert!(!is_granted(&briefs, Stage::Embeddings, 4));
+        let queued = row(FileState::Queued, Stage::ExtractText, 5);
+        briefs.carry(vec![carried(4, Some(queued))], Vec::new());
+        assert!(!is_granted(&briefs, Stage::ExtractText, 5));
+    }
+
+    // Protocol 10.1: whatever takes a file away raises its token, and nobody gets it any more.
+    #[test]
+    fn a_file_that_is_not_out_any_more_is_not_granted() {
+        let briefs = leading();
+        briefs.learn([(file(), Token::new(3), brief())]);
+        went_on(&briefs, 3, 4);
+        briefs.carry(vec![carried(4, None)], Vec::new());
+        assert!(!is_granted(&briefs, Stage::ExtractText, 4));
+        assert!(!is_granted(&briefs, Stage::ExtractText, 5));
+    }
+
+    #[test]
+    fn nothing_is_granted_once_another_ledger_may_lead() {
+        let briefs = leading();
+        briefs.learn([(file(), Token::new(3), brief())]);
+        went_on(&briefs, 3, 4);
+        let past = Instant::now()
+            .checked_sub(Duration::from_millis(1))
+            .unwrap();
+        briefs.leads_until(past);
+        assert!(!is_granted(&briefs, Stage::ExtractText, 4));
+        briefs.forget_all();
+        assert!(!is_kept(&briefs, 4));
+    }
+
+    // The writer takes results over from the newest version only, so it must hear of each version first.
+    #[test]
+    fn a_version_that_the_writer_has_not_noted_is_not_served() {
+        let briefs = leading();
+        briefs.learn([(file(), Token::new(3), brief())]);
+        went_on(&briefs, 3, 4);
+        let other = StageVersion::new(Stage::ExtractText, "2");
+        assert!(briefs.grant(&other, &[(file(), Token::new(4))])[0].is_none());
+        briefs.noted(&other);
+        assert!(briefs.grant(&other, &[(file(), Token::new(4))])[0].is_some());
+    }
+
+    #[test]
+    fn a_file_that_goes_out_for_the_first_time_is_read_by_nobody() {
+        let briefs = leading();
+        let queued = row(FileState::Queued, Stage::Upload, 2);
+        let begun = Carried {
+            begun: Some(declared()),
+            ..carried(1, Some(queued))
+        };
+        briefs.carry(vec![begun], Vec::new());
+        assert!(is_kept(&briefs, 2));
+        assert!(!is_granted(&briefs, Stage::Upload, 2));
     }
 }

@@ -68,10 +68,10 @@ pub(crate) struct Turn {
 pub(crate) struct Dispatcher {
     windows: Windows,
     outstanding: FxHashMap<(FileRef, Token), Outstanding>,
-    tenants: HashMap<TenantId, u32>,
+    tenants: FxHashMap<TenantId, u32>,
     /// Rows of files that are out, exactly as committed: an outcome needs no read. Never more than the places.
     rows: FxHashMap<FileRef, WorkRow>,
-    stages: HashMap<Stage, StageQueue>,
+    stages: FxHashMap<Stage, StageQueue>,
     /// Batches whose earliest waiting file is not ready yet.
     later: BTreeMap<Micros, Vec<(Stage, TenantId, BatchId, u32)>>,
 }
@@ -85,7 +85,7 @@ impl Dispatcher {
         Self {
             windows,
             outstanding: FxHashMap::default(),
-            tenants: HashMap::new(),
+            tenants: FxHashMap::default(),
             rows: FxHashMap::default(),
             stages,
             later: BTreeMap::new(),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caudal_domain::Refusal;
 use caudal_node::leader::LEADER_METADATA;
@@ -177,6 +177,7 @@ impl Leadership {
     /// Takes the leadership if its term has ended, and reads what a leader must know: outstanding dispatches by one
     /// scan (protocol 9.1: else a new leader counts from zero and exceeds the windows), and who waits.
     pub(crate) async fn try_take_over(&self) -> Result<Option<WriterState>, DbErr> {
+        let asked = Instant::now();
         let transaction = self.store.begin().await?;
         let session = Session::new(&transaction, self.store.dialect());
         // A SQLite file has one ledger, whose data folder is locked: nobody else can be leading.
@@ -198,6 +199,8 @@ impl Leadership {
         }
         let state = self.read_state(&session, epoch, now).await?;
         transaction.commit().await?;
+        self.briefs.forget_all();
+        self.briefs.leads_until(asked + term);
         tracing::info!(epoch, "leading");
         Ok(Some(state))
     }
@@ -253,6 +256,7 @@ impl Leadership {
         let relay = AbortOnDropHandle::new(tokio::spawn(relay::run(
             relay_handle.clone(),
             self.streams.publisher(),
+            self.settings.windows.clone(),
             self.metrics.clone(),
             stop_rest.clone(),
         )));

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::LedgerMetrics;
+use crate::settings::DispatchWindows;
 use crate::store::changes::OutboxRow;
 
 /// Outbox rows kept in memory; what comes beyond is left to the sweep. The windows bound what can be out at all.
@@ -96,21 +97,11 @@ impl RelayHandle {
     }
 }
 
-/// How many dispatches one entry carries: one for slow stages, so that a file never waits behind another in a process
-/// while a process beside it is idle; more where a process has many slots.
-fn packed(stage: Stage) -> usize {
-    match stage {
-        Stage::Upload => 16,
-        Stage::ExtractText => 4,
-        Stage::Embeddings | Stage::ImageProcessing => 1,
-        Stage::Metadata => 32,
-    }
-}
-
 /// Publishes until `shutdown`. What is not published by then stays in the database.
 pub(crate) async fn run(
     handle: RelayHandle,
     publisher: Publisher,
+    windows: DispatchWindows,
     metrics: LedgerMetrics,
     shutdown: CancellationToken,
 ) {
@@ -125,7 +116,7 @@ pub(crate) async fn run(
                 () = shutdown.cancelled() => return,
             }
         }
-        let refused = publish_page(&handle, &publisher, &metrics, page).await;
+        let refused = publish_page(&handle, &publisher, &windows, &metrics, page).await;
         if !refused {
             backoff = FIRST_BACKOFF;
             continue;
@@ -143,13 +134,14 @@ pub(crate) async fn run(
 async fn publish_page(
     handle: &RelayHandle,
     publisher: &Publisher,
+    windows: &DispatchWindows,
     metrics: &LedgerMetrics,
     page: Vec<OutboxRow>,
 ) -> bool {
     let mut entries: Vec<(Stage, Bytes)> = Vec::new();
     let mut owners = Vec::new();
     for (position, row) in page.iter().enumerate() {
-        match entries_of(row) {
+        match entries_of(row, windows.packed(row.stage)) {
             Ok(bodies) => {
                 for body in bodies {
                     entries.push((row.stage, body));
@@ -192,9 +184,8 @@ async fn publish_page(
     any_refused
 }
 
-fn entries_of(row: &OutboxRow) -> Result<Vec<Bytes>, caudal_streams::DecodeError> {
+fn entries_of(row: &OutboxRow, size: usize) -> Result<Vec<Bytes>, caudal_streams::DecodeError> {
     let dispatch = decode(&row.body)?;
-    let size = packed(row.stage);
     if dispatch.files.len() <= size {
         return Ok(vec![Bytes::copy_from_slice(&row.body)]);
     }

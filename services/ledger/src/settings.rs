@@ -115,11 +115,39 @@ impl Default for DispatchWindows {
             (Stage::ImageProcessing, 256),
             (Stage::Metadata, 2_048),
         ]);
-        let of_tenant = of_stage.values().sum();
         Self {
+            of_tenant: of_stage.values().sum(),
             of_stage,
-            of_tenant,
         }
+    }
+}
+
+impl DispatchWindows {
+    /// Sets the windows of some stages; one tenant alone may fill them all.
+    pub fn set(&mut self, windows: impl IntoIterator<Item = (Stage, u32)>) {
+        self.of_stage.extend(windows);
+        self.of_tenant = self
+            .of_stage
+            .values()
+            .fold(0, |sum, window| sum.saturating_add(*window));
+    }
+
+    /// How many dispatches one entry of a stage's stream carries: one where a file takes long, so that it never waits
+    /// behind another in a process while a process beside it is idle; more where a process has many slots. A window is
+    /// about two seconds of work, so a stage with a wider one than usual is faster than usual.
+    pub(crate) fn packed(&self, stage: Stage) -> usize {
+        let usual_pack = match stage {
+            Stage::Upload => 16,
+            Stage::ExtractText => 4,
+            Stage::Embeddings | Stage::ImageProcessing => 1,
+            Stage::Metadata => 32,
+        };
+        let usual_window = Self::default().of_stage[&stage];
+        let window = self.of_stage.get(&stage).copied().unwrap_or(usual_window);
+        let pack = u64::from(window) * usual_pack / u64::from(usual_window);
+        usize::try_from(pack)
+            .unwrap_or(usize::MAX)
+            .clamp(1, limits::MAX_DISPATCHES_PER_ENTRY)
     }
 }
 

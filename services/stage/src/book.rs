@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use caudal_domain::{FileRef, Token};
 use caudal_streams::Entry;
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +37,7 @@ struct Held {
 
 #[derive(Default)]
 struct Inner {
-    files: HashMap<Key, Held>,
+    files: FxHashMap<Key, Held>,
     /// Dispatches without a final answer, of each entry.
     open: HashMap<Arc<str>, usize>,
     /// Entries all of whose dispatches have a final answer, not yet acknowledged.

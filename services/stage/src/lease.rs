@@ -15,7 +15,8 @@ const LEASE_PAGE: usize = 256;
 /// A dispatch that may be worked on.
 pub(crate) struct Leased {
     pub(crate) key: Key,
-    pub(crate) work: Work,
+    /// Boxed: it is handed on some times before it is run.
+    pub(crate) work: Box<Work>,
 }
 
 /// Leases until `keys` ends. At shutdown what has no answer yet is given back.
@@ -81,6 +82,7 @@ async fn take_answer(
         };
         core.metrics.leases.inc();
         if core.book.advance(key, Phase::Waiting).is_some() {
+            let work = Box::new(work);
             let _ = to_run.send(Leased { key: *key, work }).await;
         }
     }

@@ -241,7 +241,7 @@ fn fresh_nonce() -> String {
 async fn execute<H: Handler>(
     core: Arc<Core>,
     handler: Arc<H>,
-    work: Work,
+    work: Box<Work>,
     parts: JobParts,
 ) -> Result<Done, Failure> {
     let cancelled = parts.cancelled.clone();
@@ -253,16 +253,17 @@ async fn execute<H: Handler>(
         if work.suspect
             && let Some(solo) = &core.settings.solo
         {
-            return solo::run_alone(
+            // Boxed: it is rare and large, and would be carried about with every execution.
+            return Box::pin(solo::run_alone(
                 solo,
                 &core.version,
                 &work,
                 &parts,
                 core.settings.handler_timeout,
-            )
+            ))
             .await;
         }
-        let job = job_from_work(work, &core.version, parts)?;
+        let job = job_from_work(*work, &core.version, parts)?;
         handler.handle(job).await
     };
     let stage = core.stage;

@@ -120,8 +120,9 @@ fn ledger(arguments: &ServeArguments, listen: SocketAddr) -> Result<LedgerSettin
     let mut settings = LedgerSettings::new(&url, redis_url(arguments)?, secret);
     settings.bootstrap = bootstrap(arguments)?;
     settings.objects = arguments.store.store()?;
-    let windows = arguments.dispatch_windows.iter().copied();
-    settings.windows.of_stage.extend(windows);
+    settings
+        .windows
+        .set(arguments.dispatch_windows.iter().copied());
     match set(arguments.advertise.as_deref()) {
         Some(address) => {
             check_address("advertise", address)?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::{
-    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, TenantId, Token, keys,
-    limits, names,
+    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, StageVersion, TenantId,
+    Token, keys, limits, names,
 };
 use caudal_node::scope;
 use caudal_proto::convert::{
@@ -63,11 +63,29 @@ impl LedgerService for Ledger {
         let held = held_of(message.files.as_ref())?;
         let version = message.stage_version.clone().unwrap_or_default();
         let version = stage_version_from_proto(stage, &version);
-        let Answer::Leased(granted) = self.ask(Act::Lease { version, held }).await? else {
-            return Err(status(&Refusal::internal()));
+        let mut kept = self.briefs.grant(&version, &held);
+        let unknown: Vec<(FileRef, Token)> = held
+            .into_iter()
+            .zip(&kept)
+            .filter(|(_, kept)| kept.is_none())
+            .map(|(held, _)| held)
+            .collect();
+        let asked = if unknown.is_empty() {
+            Vec::new()
+        } else {
+            self.ask_for_leases(version, unknown).await?
         };
+        let mut asked = asked.into_iter();
+        let granted: Vec<Option<Arc<Granted>>> = kept
+            .iter()
+            .map(|kept| match kept {
+                Some((granted, _)) => Some(granted.clone()),
+                None => asked.next().flatten(),
+            })
+            .collect();
+        let briefs = kept.iter_mut().map(|kept| Some(kept.take()?.1));
         let works = self
-            .works(&granted)
+            .works(&granted, briefs.collect())
             .await
             .map_err(|error| unreadable(&error))?;
         let verdicts = granted
@@ -344,14 +362,45 @@ impl Ledger {
             .map_err(|refusal| status(&refusal))
     }
 
-    /// What handlers need for the granted files. Nothing is read for those whose brief is kept.
-    async fn works(&self, granted: &[Option<Box<Granted>>]) -> Result<Vec<Work>, DbErr> {
-        let files: Vec<&Granted> = granted.iter().flatten().map(AsRef::as_ref).collect();
+    /// Leases that the writer must grant: files that go PROCESSING, and whatever memory does not know.
+    async fn ask_for_leases(
+        &self,
+        version: StageVersion,
+        held: Vec<(FileRef, Token)>,
+    ) -> Result<Vec<Option<Arc<Granted>>>, Status> {
+        let lease = Act::Lease {
+            version: version.clone(),
+            held,
+        };
+        let Answer::Leased(granted) = self.ask(lease).await? else {
+            return Err(status(&Refusal::internal()));
+        };
+        self.briefs.noted(&version);
+        Ok(granted)
+    }
+
+    /// What handlers need for the granted files; `briefs` of all of them, as far as they are at hand. Nothing is read for
+    /// those whose brief is kept.
+    async fn works(
+        &self,
+        granted: &[Option<Arc<Granted>>],
+        briefs: Vec<Option<Brief>>,
+    ) -> Result<Vec<Work>, DbErr> {
+        let (files, mut briefs): (Vec<&Granted>, Vec<Option<Brief>>) = granted
+            .iter()
+            .zip(briefs)
+            .filter_map(|(granted, brief)| Some((granted.as_deref()?, brief)))
+            .unzip();
         let pairs: Vec<(FileRef, Token)> = files
             .iter()
-            .map(|granted| (granted.row.file, granted.row.token))
+            .zip(&briefs)
+            .filter(|(_, brief)| brief.is_none())
+            .map(|(granted, _)| (granted.row.file, granted.row.token))
             .collect();
-        let mut briefs = self.briefs.get(&pairs);
+        let mut kept = self.briefs.get(&pairs).into_iter();
+        for brief in briefs.iter_mut().filter(|brief| brief.is_none()) {
+            *brief = kept.next().flatten();
+        }
         let unknown: Vec<&Granted> = files
             .iter()
             .zip(&briefs)
@@ -382,12 +431,11 @@ impl Ledger {
             .flat_map(|brief| brief.results.iter())
             .filter_map(|result| result.version);
         let versions = self.versions.with(&self.store, numbers).await?;
-        let version_words = |number: u32| {
-            versions
-                .get(&number)
-                .map(ToString::to_string)
-                .unwrap_or_default()
-        };
+        let words: HashMap<u32, String> = versions
+            .iter()
+            .map(|(number, version)| (*number, version.to_string()))
+            .collect();
+        let version_words = |number: u32| words.get(&number).cloned().unwrap_or_default();
         let mut briefs = briefs.into_iter();
         let mut works = Vec::with_capacity(files.len());
         for (index, granted) in granted.iter().enumerate() {

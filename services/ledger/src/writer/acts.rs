@@ -1,5 +1,6 @@
 //! What callers ask of the writer, and what it answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use caudal_domain::{
@@ -435,7 +436,7 @@ pub(crate) enum Answer {
     Batch(Box<caudal_proto::v1::Batch>),
     Added(AddedEntries),
     Confirmed(Box<caudal_proto::v1::ConfirmUploadsResponse>),
-    Leased(Vec<Option<Box<Granted>>>),
+    Leased(Vec<Option<Arc<Granted>>>),
     Kept(Vec<bool>),
     Recorded(Vec<bool>),
     Looked(LookedUp),

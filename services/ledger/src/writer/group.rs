@@ -22,8 +22,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use sea_orm::{DatabaseTransaction, DbErr};
 
 use super::acts::{Act, Answer};
+use super::known::Pending;
 use super::{Waiting, WriterState};
 use crate::api::messages;
+use crate::briefs::Carried;
 use crate::store::changes::{self, ChangeRow, OutboxRow};
 use crate::store::manifest;
 use crate::store::progress::{self, BatchKey, BatchRow, ProgressRow, TenantRow};
@@ -132,8 +134,9 @@ pub(crate) struct Committed {
     pub(crate) answers: Vec<Result<Answer, Refusal>>,
     pub(crate) published: Vec<OutboxRow>,
     pub(crate) hints: Vec<(BatchKey, u64)>,
-    /// What was recorded of files, for those who carry it on.
+    /// What was recorded of files, and what became of each, for those who carry it on.
     pub(crate) results: Vec<ResultRow>,
+    pub(crate) carried: Vec<Carried>,
 }
 
 /// A group under way.
@@ -142,8 +145,10 @@ pub(crate) struct Group<'a> {
     pub(super) now: Micros,
     pub(super) state: &'a mut WriterState,
     pub(super) files: FxHashMap<FileRef, Worked>,
-    pub(super) batches: HashMap<BatchKey, Batched>,
-    pub(super) tenants: HashMap<TenantId, TenantRow>,
+    pub(super) batches: FxHashMap<BatchKey, Batched>,
+    pub(super) tenants: FxHashMap<TenantId, TenantRow>,
+    /// New files that have not arrived.
+    pub(super) added: Vec<Pending>,
     pub(super) results: Vec<ResultRow>,
     pub(super) attempts: Vec<AttemptRow>,
     pub(super) dead_letters: Vec<AttemptRow>,
@@ -188,6 +193,7 @@ pub(crate) struct Decided {
     outbox: Vec<OutboxRow>,
     pub(crate) relayed: Vec<u64>,
     hints: Vec<(BatchKey, u64)>,
+    carried: Vec<Carried>,
 }
 
 /// The first half: everything that is decided, with the rows of the files written. `relayed` are outbox rows that Redis
@@ -240,8 +246,9 @@ async fn decide_in(
         now,
         state,
         files: FxHashMap::default(),
-        batches: HashMap::new(),
-        tenants: HashMap::new(),
+        batches: FxHashMap::default(),
+        tenants: FxHashMap::default(),
+        added: Vec::new(),
         results: Vec::new(),
         attempts: Vec::new(),
         dead_letters: Vec::new(),
@@ -333,6 +340,7 @@ impl Decided {
             published: self.outbox,
             hints: self.hints,
             results: self.results,
+            carried: self.carried,
         })
     }
 }
@@ -363,8 +371,8 @@ async fn answer_with_batch(
 
 /// What the writer's memory learns when a group ends.
 pub(crate) struct Aftermath {
-    /// With the token that each file came in with.
-    rows: Vec<(Token, WorkRow)>,
+    rows: Vec<WorkRow>,
+    added: Vec<Pending>,
     /// Batches whose manifests grew.
     manifests: HashSet<BatchKey>,
     entered: Vec<(FileRef, Token)>,
@@ -380,7 +388,7 @@ pub(crate) struct Aftermath {
 impl Aftermath {
     /// The files that the group touched: the next one must not, until it has ended.
     pub(crate) fn files(&self) -> FxHashSet<FileRef> {
-        self.rows.iter().map(|(_, row)| row.file).collect()
+        self.rows.iter().map(|row| row.file).collect()
     }
 
     /// The batches whose manifests the group grew.
@@ -388,23 +396,15 @@ impl Aftermath {
         self.manifests.clone()
     }
 
-    pub(crate) fn committed(self, state: &mut WriterState, results: Vec<ResultRow>) {
+    pub(crate) fn committed(self, state: &mut WriterState) {
         for (file, token) in self.left {
             state.dispatcher.leave(file, token);
         }
-        let mut of_files: FxHashMap<FileRef, Vec<ResultRow>> = FxHashMap::default();
-        for result in results {
-            of_files.entry(result.file).or_default().push(result);
-        }
-        for (first, row) in self.rows {
-            let recorded = of_files.remove(&row.file).unwrap_or_default();
-            if row.dispatched_at.is_none() {
-                state.briefs.forget(row.file);
-            } else if first != row.token {
-                state.briefs.went_on(row.file, first, row.token, recorded);
-            }
+        for row in self.rows {
+            state.known.pending.remove(&row.file);
             state.dispatcher.remember(row);
         }
+        state.known.added(self.added);
         for (number, version) in self.new_versions {
             state.versions.insert(version, number);
         }
@@ -422,9 +422,9 @@ impl Aftermath {
     pub(crate) fn unknown(self, state: &mut WriterState) {
         state.known.forget();
         state.ancestors.forget();
-        for (_, row) in self.rows {
+        state.briefs.forget(self.rows.iter().map(|row| row.file));
+        for row in self.rows {
             state.dispatcher.forget(row.file);
-            state.briefs.forget(row.file);
         }
         for waiting in self.said_again.into_iter().chain(self.turns) {
             state.say(waiting, self.now);
@@ -502,11 +502,8 @@ impl<'a> Group<'a> {
                 .map(|batched| batched.row.key())
                 .collect(),
             newest_versions: self.newest_versions,
-            rows: self
-                .files
-                .into_values()
-                .map(|worked| (worked.first, worked.row))
-                .collect(),
+            rows: self.files.into_values().map(|worked| worked.row).collect(),
+            added: self.added,
             entered: self.entered,
             left: self.left,
             said_again: self.said_again,
@@ -537,10 +534,16 @@ impl<'a> Group<'a> {
     }
 
     async fn load_files(&mut self, acts: &[&Act]) -> Result<(), DbErr> {
-        let wanted: BTreeSet<FileRef> = acts.iter().flat_map(|act| act.files()).collect();
+        let mut wanted: Vec<FileRef> = acts.iter().flat_map(|act| act.files()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.files.reserve(wanted.len());
         let mut unknown = Vec::new();
         for file in wanted {
-            match self.state.dispatcher.row(file) {
+            let state = &self.state;
+            let remembered = state.dispatcher.row(file);
+            let pending = || Some(&state.known.pending.get(&file)?.row);
+            match remembered.or_else(pending) {
                 Some(row) if self.use_remembered_rows => {
                     let row = row.clone();
                     self.take_in(row);
@@ -1110,6 +1113,7 @@ impl<'a> Group<'a> {
             outbox: Vec::new(),
             relayed: Vec::new(),
             hints: Vec::with_capacity(keys.len()),
+            carried: self.carried(),
         };
         for key in keys {
             let Some(batched) = self.batches.get_mut(&key) else {
@@ -1136,6 +1140,28 @@ impl<'a> Group<'a> {
             known.folders.insert((*key, *folder), *counts);
         }
         Ok(decided)
+    }
+
+    fn carried(&self) -> Vec<Carried> {
+        let mut carried = Vec::with_capacity(self.files.len());
+        for (file, worked) in &self.files {
+            let Worked { first, row, .. } = worked;
+            let is_out = row.dispatched_at.is_some();
+            if is_out && *first == row.token {
+                continue;
+            }
+            let begun = self.state.known.pending.get(file);
+            carried.push(Carried {
+                file: *file,
+                from: *first,
+                to: row.token,
+                out: is_out.then(|| self.granted(row)),
+                begun: begun
+                    .filter(|pending| is_out && pending.row.token == *first)
+                    .map(|pending| pending.declared.clone()),
+            });
+        }
+        carried
     }
 
     fn outbox_rows(&mut self) -> Vec<OutboxRow> {

@@ -1,23 +1,37 @@
-//! Rows of batches, tenants and folders as the last group left them. The writer is the only one who changes them, so it
-//! need not read them again; the guard of each update (the revision that was known) says when that is not so. Bounded, and
-//! all of it can be read from the database again.
+//! Rows of batches, tenants, folders and new files as the last group left them. The writer is the only one who changes
+//! them, so it need not read them again; the guard of each update (the revision or the token that was known) says when that
+//! is not so. Bounded, and all of it can be read from the database again.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use caudal_domain::{FolderCounts, TenantId};
+use caudal_domain::{FileRef, FolderCounts, TenantId};
+use rustc_hash::FxHashMap;
 
+use crate::briefs::Declared;
 use crate::store::progress::{BatchKey, ProgressRow, TenantRow};
+use crate::store::work::WorkRow;
 
 /// Batches and tenants remembered; beyond it the memory is emptied and filled anew.
 const BATCHES: usize = 10_000;
 /// Folders remembered.
 const FOLDERS: usize = 200_000;
+/// New files remembered until they arrive: those beyond it are read.
+const PENDING: usize = 16_384;
+/// Bytes of a caller's metadata up to which a new file is remembered.
+const PENDING_METADATA: usize = 1_024;
+
+/// A file that was added and has not arrived.
+pub(crate) struct Pending {
+    pub(super) row: WorkRow,
+    pub(super) declared: Arc<Declared>,
+}
 
 #[derive(Default)]
 pub(crate) struct Known {
-    pub(super) batches: HashMap<BatchKey, ProgressRow>,
-    pub(super) tenants: HashMap<TenantId, TenantRow>,
-    pub(super) folders: HashMap<(BatchKey, u32), FolderCounts>,
+    pub(super) batches: FxHashMap<BatchKey, ProgressRow>,
+    pub(super) tenants: FxHashMap<TenantId, TenantRow>,
+    pub(super) folders: FxHashMap<(BatchKey, u32), FolderCounts>,
+    pub(super) pending: FxHashMap<FileRef, Pending>,
 }
 
 impl Known {
@@ -29,6 +43,16 @@ impl Known {
         }
         if self.folders.len() > FOLDERS {
             self.folders.clear();
+        }
+    }
+
+    /// Remembers files that a committed group has added, as far as there is room.
+    pub(super) fn added(&mut self, files: Vec<Pending>) {
+        for file in files {
+            let metadata = file.declared.metadata.as_ref().map_or(0, String::len);
+            if self.pending.len() < PENDING && metadata <= PENDING_METADATA {
+                self.pending.insert(file.row.file, file);
+            }
         }
     }
 

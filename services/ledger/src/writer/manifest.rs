@@ -1,6 +1,7 @@
 //! What clients ask: create, add entries, confirm, complete (protocol 12.1, 12.2, 14.2).
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use caudal_domain::{
     BatchId, FieldViolation, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason,
@@ -14,8 +15,10 @@ use super::acts::{
     ConfirmedUpload, CreateBatch, KEPT, NewEntry, NewFile,
 };
 use super::group::{BatchAnswer, Group, GroupError};
+use super::known::Pending;
 use super::reuse::{Onward, TenantContent};
 use crate::api::messages;
+use crate::briefs::Declared;
 use crate::settings::TenantLimits;
 use crate::store::manifest::{self, FileRow, FolderRow};
 use crate::store::progress::{BatchKey, BatchRow, ProgressRow};
@@ -149,6 +152,7 @@ impl Group<'_> {
             self.count_new_file(key, file.file.ordinal, file.folder)?;
         }
         let already_held = self.take_over_held(&plan, &works, &lenders)?;
+        self.remember_added(&act.entries, &plan, works);
         self.touch(key);
         let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
         if let Some(batched) = self.batches.get_mut(&key) {
@@ -306,6 +310,25 @@ impl Group<'_> {
             already_held.push(*position);
         }
         Ok(already_held)
+    }
+
+    /// New files that have not arrived with their page are soon confirmed.
+    fn remember_added(&mut self, entries: &[NewEntry], plan: &FilePlan, works: Vec<WorkRow>) {
+        for ((row, new), position) in works.into_iter().zip(&plan.new_files).zip(&plan.positions) {
+            let entry = entries.get(*position as usize);
+            let Some(NewEntry::File(entry)) = entry else {
+                continue;
+            };
+            if self.files.contains_key(&row.file) {
+                continue;
+            }
+            let declared = Arc::new(Declared {
+                path: join(&entry.parent, &entry.name),
+                sha256: new.declared_sha256.clone(),
+                metadata: new.metadata.clone(),
+            });
+            self.added.push(Pending { row, declared });
+        }
     }
 
     /// Numbers the folders that the page names or implies.

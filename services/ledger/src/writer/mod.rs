@@ -36,7 +36,6 @@ use crate::relay::RelayHandle;
 use crate::settings::LedgerSettings;
 use crate::store::dialect::Dialect;
 use crate::store::progress::BatchKey;
-use crate::store::results::ResultRow;
 use crate::store::time::Micros;
 use crate::store::{Store, changes};
 
@@ -201,7 +200,7 @@ impl InFlight {
 /// How writing a group ended.
 enum Written {
     /// Its callers are answered.
-    Committed(Vec<ResultRow>),
+    Committed,
     /// What it took is given back.
     Failed {
         error: GroupError,
@@ -308,6 +307,7 @@ impl Writer {
         }
         self.settle_all().await;
         if self.lost.is_cancelled() {
+            self.state.briefs.forget_all();
             // What waits is answered by the closed channel: UNAVAILABLE, ask again.
             return;
         }
@@ -330,9 +330,10 @@ impl Writer {
     async fn renew_leadership(&mut self) {
         self.settle_all().await;
         let session = self.store.writer_session();
-        match changes::renew_leadership(&session, self.state.epoch, self.state.settings.term).await
-        {
-            Ok(true) => {}
+        let term = self.state.settings.term;
+        let asked = Instant::now();
+        match changes::renew_leadership(&session, self.state.epoch, term).await {
+            Ok(true) => self.state.briefs.leads_until(asked + term),
             Ok(false) => self.lost.cancel(),
             Err(error) => {
                 tracing::warn!(%error, "the leadership was not renewed; it is tried again");
@@ -423,6 +424,7 @@ impl Writer {
         let writing = Writing {
             relay: self.relay.clone(),
             hints: self.hints.clone(),
+            briefs: self.state.briefs.clone(),
             metrics: self.state.metrics.clone(),
             begun,
         };
@@ -493,8 +495,8 @@ impl Writer {
             None => ahead.written.await,
         };
         match ended {
-            Ok(Written::Committed(results)) => {
-                ahead.aftermath.committed(&mut self.state, results);
+            Ok(Written::Committed) => {
+                ahead.aftermath.committed(&mut self.state);
                 Ok(())
             }
             Ok(Written::Failed {
@@ -562,6 +564,7 @@ impl Writer {
 struct Writing {
     relay: RelayHandle,
     hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
+    briefs: Briefs,
     metrics: LedgerMetrics,
     begun: Instant,
 }
@@ -582,7 +585,9 @@ impl Writing {
                 published,
                 hints,
                 results,
+                carried,
             }) => {
+                self.briefs.carry(carried, results);
                 self.metrics.groups.inc();
                 self.metrics.group_acts.inc_by(requests.len() as u64);
                 self.metrics
@@ -596,7 +601,7 @@ impl Writing {
                     // A caller that is gone asks again with the same request id.
                     let _ = request.reply.send(answer);
                 }
-                Written::Committed(results)
+                Written::Committed
             }
             Err(error) => Written::Failed {
                 error,

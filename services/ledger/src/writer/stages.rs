@@ -1,6 +1,7 @@
 //! What stage processes and the reconciler ask: lease, renew, release, report, repair (protocol 5 to 8).
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use caudal_domain::{
@@ -46,17 +47,18 @@ impl Group<'_> {
             {
                 self.step(*file, FileEvent::Leased)?;
             }
-            let stages = self
-                .batches
-                .get(&(file.tenant, file.batch))
-                .map(|batched| batched.row.stages);
-            let row = self.row(*file)?.clone();
-            answers.push(Some(Box::new(Granted {
-                row,
-                stages: stages.unwrap_or_default(),
-            })));
+            answers.push(Some(self.granted(self.row(*file)?)));
         }
         Ok(Answer::Leased(answers))
+    }
+
+    /// What a stage is told of a row that is out to it.
+    pub(super) fn granted(&self, row: &work::WorkRow) -> Arc<Granted> {
+        let batch = self.batches.get(&(row.file.tenant, row.file.batch));
+        Arc::new(Granted {
+            row: row.clone(),
+            stages: batch.map(|batched| batched.row.stages).unwrap_or_default(),
+        })
     }
 
     fn row(&self, file: FileRef) -> Result<&work::WorkRow, GroupError> {
