@@ -30,7 +30,7 @@ pub(crate) struct Declared {
 pub(crate) struct Brief {
     pub(crate) declared: Arc<Declared>,
     /// Results of its generation, in the order of their recording.
-    pub(crate) results: Arc<Vec<ResultRow>>,
+    pub(crate) results: Arc<Vec<Arc<ResultRow>>>,
 }
 
 /// What a committed group did to a file.
@@ -86,7 +86,7 @@ impl Kept {
             self.make_room();
             let brief = Brief {
                 declared,
-                results: Arc::new(recorded),
+                results: Arc::new(recorded.into_iter().map(Arc::new).collect()),
             };
             let token = to;
             self.files.insert(file, Known { token, brief, out });
@@ -106,11 +106,11 @@ impl Kept {
         // A reader may have seen a result between its commit and this call.
         let results = Arc::make_mut(&mut known.brief.results);
         for result in recorded {
-            let same = |held: &ResultRow| {
+            let same = |held: &Arc<ResultRow>| {
                 (held.generation, held.stage) == (result.generation, result.stage)
             };
             if !results.iter().any(same) {
-                results.push(result);
+                results.push(Arc::new(result));
             }
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::{
-    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, StageVersion, TenantId,
-    Token, keys, limits, names,
+    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, StageSet, StageVersion,
+    TenantId, Token, keys, limits, names,
 };
 use caudal_node::scope;
 use caudal_proto::convert::{
@@ -479,7 +479,14 @@ impl Ledger {
             // A doubled message names a file twice.
             briefs.entry(file).or_insert_with(|| Brief {
                 declared: Arc::new(declared),
-                results: Arc::new(of_files.remove(&file).unwrap_or_default()),
+                results: Arc::new(
+                    of_files
+                        .remove(&file)
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(Arc::new)
+                        .collect(),
+                ),
             });
         }
         Ok(briefs)
@@ -781,6 +788,7 @@ fn work_message(
     let upload = results
         .iter()
         .find(|result| result.stage == Stage::Upload)
+        .map(AsRef::as_ref)
         .or(verified);
     let content = upload.and_then(|upload| upload.content);
     let final_key = upload
@@ -820,7 +828,11 @@ fn work_message(
             .clone()
             .map(|text| Bytes::from(text.into_bytes()))
             .unwrap_or_default(),
-        stages: messages::stage_names(granted.stages),
+        stages: if granted.stages == StageSet::all() {
+            Vec::new()
+        } else {
+            messages::stage_names(granted.stages)
+        },
     }
 }
 

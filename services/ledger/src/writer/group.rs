@@ -2,19 +2,22 @@
 //!
 //! [`decide`] reads what it needs, moves the files in memory through the domain's state machine and writes their rows in
 //! set-based statements whose WHERE clause holds the token that was read: that token is the fence (protocol 0). Rows of
-//! files that are out, of batches, tenants and folders are known from memory, so leases and reports read nothing. Two
-//! acts on one file keep their order, because they are applied one after the other. [`write`] then inserts results,
-//! moves folders, batches and tenants, appends changes and outbox, and commits.
+//! files that are new or out, of batches, tenants and folders are known from memory, so confirmations, leases and reports
+//! read nothing. Two acts on one file keep their order, because they are applied one after the other. [`write`] then writes
+//! the rows of new files that have arrived (so that both halves cost about the same), inserts results, moves folders,
+//! batches and tenants, appends changes and outbox, and commits.
 //!
 //! While one group is being written the next may decide (on Postgres, which has two connections for it). The first never
-//! waits for the second: all its locks on files were taken before the second began, and what it still locks (folders,
-//! batches, tenants) the second locks only when it is written itself. Order of locks: leadership (shared), files by key,
+//! waits for the second: its locks on files were taken before the second began, but for those on new files, which nobody
+//! else wants (acts that look for such rows by themselves wait for it); and what it still locks (folders, batches, tenants)
+//! the second locks only when it is written itself. Order of locks: leadership (shared), files by key,
 //! then folders, batches, tenants, each by key (protocol 9.3).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use caudal_domain::{
-    FileEvent, FileRef, FileState, FolderCounts, Refusal, Stage, StageVersion, TenantId, Token,
+    FileEvent, FileRef, FileState, FolderCounts, Generation, Refusal, Stage, StageVersion,
+    TenantId, Token,
 };
 use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
@@ -67,6 +70,14 @@ pub(super) struct Worked {
     touched: bool,
     /// Etag, target or generation moved too.
     pub(super) bytes_moved: bool,
+    /// It came in without bytes, and never had any: nobody borrows from it, so nobody else wants its row.
+    new: bool,
+}
+
+impl Worked {
+    fn is_left_to_the_second_half(&self) -> bool {
+        self.bytes_moved && self.new
+    }
 }
 
 /// A batch of the group.
@@ -194,9 +205,11 @@ pub(crate) struct Decided {
     pub(crate) relayed: Vec<u64>,
     hints: Vec<(BatchKey, u64)>,
     carried: Vec<Carried>,
+    /// Rows of new files that have arrived, with the token that the database holds.
+    arrived: Vec<(Token, WorkRow)>,
 }
 
-/// The first half: everything that is decided, with the rows of the files written. `relayed` are outbox rows that Redis
+/// The first half: everything that is decided, with the rows of most files written. `relayed` are outbox rows that Redis
 /// has accepted. When it fails nothing happened.
 pub(crate) async fn decide(
     store: &Store,
@@ -299,6 +312,14 @@ impl Decided {
         self,
         session: &Session<'_, DatabaseTransaction>,
     ) -> Result<Committed, GroupError> {
+        let arrived: Vec<(Token, &WorkRow)> = self
+            .arrived
+            .iter()
+            .map(|(held, row)| (*held, row))
+            .collect();
+        if work::update(session, &arrived, Moved::BytesToo).await? != arrived.len() as u64 {
+            return Err(GroupError::Stale);
+        }
         results::insert(session, &self.results).await?;
         results::insert_attempts(session, &self.attempts).await?;
         results::insert_dead_letters(session, &self.dead_letters).await?;
@@ -521,14 +542,14 @@ impl<'a> Group<'a> {
         for (index, act) in acts.iter().enumerate() {
             answers.push(self.apply(index, act).await?);
         }
-        self.write_files().await?;
+        self.write_files(false).await?;
         for (stage, key, at) in std::mem::take(&mut self.waits) {
             let waiting = self.waiting(stage, key, at);
             self.state.say(waiting, self.now);
             self.said_again.push(waiting);
         }
         self.admit().await?;
-        self.write_files().await?;
+        self.write_files(false).await?;
         let folders = self.count_folders().await?;
         self.conclude(answers, folders).await
     }
@@ -561,9 +582,11 @@ impl<'a> Group<'a> {
         let worked = Worked {
             first: row.token,
             held: row.token,
-            row,
             touched: false,
             bytes_moved: false,
+            new: matches!(row.state, FileState::Pending | FileState::Uploading)
+                && row.generation == Generation::FIRST,
+            row,
         };
         self.files.insert(worked.row.file, worked);
     }
@@ -924,6 +947,7 @@ impl<'a> Group<'a> {
             self.state.dispatcher.turn_taken(turn, 0, true);
             return Ok(0);
         }
+        self.write_files(true).await?;
         let rows = work::waiting(
             &self.session,
             turn.stage,
@@ -951,7 +975,7 @@ impl<'a> Group<'a> {
         self.state.dispatcher.turn_taken(turn, cost, ran_dry);
         if admitted > 0 {
             // Written at once, so that the next turn of this batch does not read the same rows.
-            self.write_files().await?;
+            self.write_files(true).await?;
         }
         if ran_dry
             && let Some(at) =
@@ -981,9 +1005,13 @@ impl<'a> Group<'a> {
         }
     }
 
-    async fn write_files(&mut self) -> Result<(), GroupError> {
+    /// Writes the rows that changed. New files that have arrived are left to the second half, unless `all` are wanted because
+    /// they are going to be read.
+    async fn write_files(&mut self, all: bool) -> Result<(), GroupError> {
+        let is_written =
+            |worked: &Worked| worked.touched && (all || !worked.is_left_to_the_second_half());
         let mut pages: BTreeMap<Moved, Vec<(Token, &WorkRow)>> = BTreeMap::new();
-        for worked in self.files.values().filter(|worked| worked.touched) {
+        for worked in self.files.values().filter(|worked| is_written(worked)) {
             pages
                 .entry(Moved::of(&worked.row, worked.bytes_moved))
                 .or_default()
@@ -996,7 +1024,7 @@ impl<'a> Group<'a> {
                 return Err(GroupError::Stale);
             }
         }
-        for worked in self.files.values_mut().filter(|worked| worked.touched) {
+        for worked in self.files.values_mut().filter(|worked| is_written(worked)) {
             worked.touched = false;
             worked.bytes_moved = false;
             worked.held = worked.row.token;
@@ -1114,6 +1142,7 @@ impl<'a> Group<'a> {
             relayed: Vec::new(),
             hints: Vec::with_capacity(keys.len()),
             carried: self.carried(),
+            arrived: self.arrived(),
         };
         for key in keys {
             let Some(batched) = self.batches.get_mut(&key) else {
@@ -1140,6 +1169,16 @@ impl<'a> Group<'a> {
             known.folders.insert((*key, *folder), *counts);
         }
         Ok(decided)
+    }
+
+    /// Rows that are not written yet, in the order of their keys.
+    fn arrived(&self) -> Vec<(Token, WorkRow)> {
+        let unwritten = self.files.values().filter(|worked| worked.touched);
+        let mut arrived: Vec<(Token, WorkRow)> = unwritten
+            .map(|worked| (worked.held, worked.row.clone()))
+            .collect();
+        arrived.sort_unstable_by_key(|(_, row)| row.file);
+        arrived
     }
 
     fn carried(&self) -> Vec<Carried> {

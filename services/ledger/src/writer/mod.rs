@@ -186,8 +186,13 @@ struct InFlight {
 impl InFlight {
     /// Whether an act must wait until this group has ended.
     fn holds_up(&self, act: &Act) -> bool {
-        // Places are compared with rows while no dispatch is in flight (protocol 2.3).
-        if matches!(act, Act::LookUp { .. }) {
+        // Places are compared with rows while no dispatch is in flight (protocol 2.3). The others look for rows of files
+        // that this group may still have to write.
+        let reads_any_rows = matches!(
+            act,
+            Act::LookUp { .. } | Act::FailMissing { .. } | Act::CancelFiles { .. }
+        );
+        if reads_any_rows {
             return true;
         }
         if let Act::AddEntries(act) = act {
