@@ -2,7 +2,6 @@
 //! around a handler that does nothing, a Redis and a database.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use caudal_domain::{Stage, TenantId};
-use caudal_harness::Redis;
+use caudal_harness::{Port, Redis};
 use caudal_node::{MeshSecret, Role, Scope, scope};
 use caudal_sdk::Client;
 use serde_json::{Value, json};
@@ -71,7 +70,7 @@ pub(crate) struct Mesh {
     redis: Redis,
     setup: Setup,
     folder: TempDir,
-    ports: Vec<(&'static str, u16)>,
+    ports: Vec<(&'static str, Port)>,
 }
 
 /// Processor time by process, over a stretch of a run.
@@ -122,10 +121,7 @@ impl Mesh {
         let names = ["ledger", "gateway", "limiter"].into_iter();
         let ports = names
             .chain(STAGES.iter().map(|stage| stage.name()))
-            .map(|name| {
-                let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-                Ok((name, port))
-            })
+            .map(|name| Ok((name, Port::reserve()?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut mesh = Self {
             processes: Vec::new(),
@@ -168,7 +164,7 @@ impl Mesh {
 
     fn port(&self, name: &str) -> u16 {
         let found = self.ports.iter().find(|(known, _)| *known == name);
-        found.map_or(0, |(_, port)| *port)
+        found.map_or(0, |(_, port)| port.number())
     }
 
     pub(crate) fn address(&self, name: &str) -> String {

@@ -1,6 +1,7 @@
 //! Test support: starts real parts on free ports and ends them with the test. Never published.
 
 pub mod mesh;
+pub mod port;
 pub mod postgres;
 pub mod postgres_proxy;
 pub mod redis;
@@ -8,6 +9,7 @@ pub mod system;
 pub mod until;
 
 pub use mesh::{Mesh, MeshOptions};
+pub use port::Port;
 pub use postgres::Postgres;
 pub use postgres_proxy::{Loss, PostgresProxy};
 pub use redis::Redis;

@@ -3,7 +3,6 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{OnceLock, mpsc};
@@ -21,7 +20,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::{Postgres, Redis};
+use crate::{Port, Postgres, Redis};
 
 /// How long a process may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +67,7 @@ pub struct MeshOptions {
 struct Service {
     /// `ledger-1`, `upload`, ...
     name: String,
-    port: u16,
+    port: Port,
     child: Option<Child>,
     ready: Option<mpsc::Receiver<std::io::Result<String>>>,
 }
@@ -150,7 +149,7 @@ impl Mesh {
             .map(|name| {
                 Ok(Service {
                     name,
-                    port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
+                    port: Port::reserve()?,
                     child: None,
                     ready: None,
                 })

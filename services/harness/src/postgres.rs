@@ -1,6 +1,5 @@
 //! A real Postgres of the test's own.
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,13 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
+use crate::Port;
+
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A Postgres on a free port, with one empty database. It ends with the process that started it, however that ends.
 #[derive(Debug)]
 pub struct Postgres {
-    port: u16,
+    port: Port,
     // Held for the life of the server: its thread stops it when this is dropped.
     _stop: mpsc::Sender<()>,
     _folder: TempDir,
@@ -95,7 +96,7 @@ impl Postgres {
             "initdb failed: {}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = Port::reserve()?;
         let mut server = as_postgres(&programs.join("postgres"));
         server
             .arg("-D")

@@ -1,7 +1,6 @@
 //! The whole system as people run it: `caudal up` as a process, driven by its own command line.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -9,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
+
+use crate::Port;
 
 /// How long the system may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct System {
     binary: PathBuf,
     data: PathBuf,
-    port: u16,
+    port: Port,
     options: Vec<String>,
     environment: Vec<(String, String)>,
     child: Option<Child>,
@@ -44,7 +45,7 @@ impl System {
         options: &[&str],
         environment: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = Port::reserve()?;
         let mut system = Self {
             binary: binary.to_owned(),
             data: data.to_owned(),

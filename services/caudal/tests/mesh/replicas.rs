@@ -17,7 +17,7 @@ use crate::{QUICK, binary, json};
 
 /// Clients at once, each with a batch of its own.
 const BATCHES: usize = 3;
-const FILES: usize = 400;
+const FILES: usize = 300;
 /// Results that each file leaves in the stages of [`QUICK`].
 const RESULTS: usize = 3;
 /// Small, so that most files wait; as the ledgers are told, and as they are watched.
