@@ -13,6 +13,7 @@ const COUNT: u16 = 22_000;
 
 /// A port of 127.0.0.1 that no other test takes while this lives. To ask the system for a free one, and let it go again for
 /// the server to take, is a race that tests beside each other lose at times.
+#[derive(Debug)]
 pub struct Port {
     number: u16,
     _reserved: File,
