@@ -281,6 +281,18 @@ impl Mesh {
         Ok(scope::SignedScope::new(scope, secret))
     }
 
+    /// An operator's scope, signed as the gateway signs it.
+    pub(crate) fn operator_scope(&self) -> anyhow::Result<scope::SignedScope> {
+        let scope = Scope {
+            tenant: None,
+            principal: "bench".to_owned(),
+            role: Role::Operator,
+            batch: None,
+        };
+        let secret = MeshSecret::new(MESH_SECRET.as_bytes())?;
+        Ok(scope::SignedScope::new(scope, secret))
+    }
+
     pub(crate) fn pid(&self, name: &str) -> anyhow::Result<u32> {
         let found = self.processes.iter().find(|process| process.name == name);
         Ok(found.with_context(|| format!("no {name}"))?.child.id())

@@ -9,6 +9,7 @@ use caudal_proto::mesh::v1::GetSnapshotRequest;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::v1;
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
+use caudal_proto::v1::operator_service_client::OperatorServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::watch_batch_response::Message;
 use prost::Message as _;
@@ -273,6 +274,7 @@ pub(crate) async fn waiting(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow:
             "how": if by_api { "confirmed through the gateway" } else { "rows inserted by SQL, then the ledger started" },
             "seconds": took.as_secs_f64(),
             "still_uploaded": uploaded,
+            "count_aged": count_aged(&mesh, uploaded).await?.figures(),
             "ledger_mib": mib(ledger.now),
             "ledger_peak_mib": mib(ledger.peak),
             "database_mib": mib(mesh.database.bytes().await?),
@@ -280,6 +282,40 @@ pub(crate) async fn waiting(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow:
         mesh.verify(*files).await?;
     }
     Ok(Value::Array(figures))
+}
+
+/// How long the ledger takes to say how many files have waited for a second, by tenant and by stage.
+async fn count_aged(mesh: &Mesh, waiting: i32) -> anyhow::Result<Times> {
+    const LOOKS: usize = 10;
+    let channel = caudal_node::Channels::default().channel(&mesh.address("ledger"))?;
+    let scope = mesh.operator_scope()?;
+    let mut took = Times(Vec::new());
+    for _ in 0..LOOKS {
+        for group_by in [v1::AgedGrouping::Tenant, v1::AgedGrouping::Stage] {
+            let mut request = Request::new(v1::CountAgedRequest {
+                state: v1::FileState::Uploaded.into(),
+                min_age: Some(prost_types::Duration {
+                    seconds: 1,
+                    nanos: 0,
+                }),
+                tenant: String::new(),
+                group_by: group_by.into(),
+            });
+            let metadata = request.metadata_mut();
+            metadata.insert(SCOPE_METADATA, scope.value());
+            let begun = Instant::now();
+            let counted = OperatorServiceClient::new(channel.clone())
+                .count_aged(request)
+                .await?
+                .into_inner();
+            took.0.push(begun.elapsed());
+            ensure!(
+                i64::from(counted.total) == i64::from(waiting),
+                "{counted:?}"
+            );
+        }
+    }
+    Ok(took)
 }
 
 async fn waiting_by_api(setup: &Setup, kind: Kind, files: u32) -> anyhow::Result<(Mesh, Duration)> {

@@ -197,3 +197,28 @@ impl TenantLimits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wider_window_packs_more_files_into_a_message_and_lets_a_tenant_fill_it() {
+        let mut windows = DispatchWindows::default();
+        assert_eq!(windows.packed(Stage::Upload), 16);
+        assert_eq!(windows.packed(Stage::Embeddings), 1);
+        windows.set([
+            (Stage::Embeddings, 1_024),
+            (Stage::Upload, 1_000_000),
+            (Stage::Metadata, 1),
+        ]);
+        assert_eq!(windows.packed(Stage::Embeddings), 4);
+        assert_eq!(
+            windows.packed(Stage::Upload),
+            limits::MAX_DISPATCHES_PER_ENTRY
+        );
+        assert_eq!(windows.packed(Stage::Metadata), 1);
+        let all: u32 = windows.of_stage.values().sum();
+        assert_eq!(windows.of_tenant, all);
+    }
+}

@@ -1,10 +1,13 @@
 //! Lease, report, retry, kill: the way of a file through the stages.
 
+use std::time::Duration;
+
 use caudal_domain::{Stage, Token};
 use caudal_proto::mesh::v1::{LeaseVerdict, ReportVerdict};
 use caudal_proto::v1::{Batch, BatchOptions, BatchState, FileState, Outcome};
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 
-use super::support::{TestLedger, failed, finished, uploaded};
+use super::support::{TestLedger, done, failed, finished, uploaded};
 
 #[tokio::test]
 async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {
@@ -133,6 +136,52 @@ async fn a_lease_under_an_old_token_is_not_granted() {
     assert_eq!(granted.works[0].etag, "e");
     assert_eq!(ledger.file(batch, 0).await.state(), FileState::Processing);
     ledger.verify().await;
+}
+
+// Protocol 5.1: a lease of a later hop writes nothing, so it does not wait for who writes; only what memory does not know
+// is looked at in the database.
+#[tokio::test]
+async fn a_later_hop_is_leased_while_the_writer_waits() {
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a.txt", "b.txt"]).await;
+    ledger.confirm(batch, 0..2).await;
+    let mut reader = ledger.reader(Stage::Upload);
+    ledger
+        .work(&mut reader, Stage::Upload, 2, &uploaded("text/plain"))
+        .await;
+    let held = ledger
+        .take(
+            &mut ledger.reader(Stage::ExtractText),
+            Stage::ExtractText,
+            2,
+        )
+        .await;
+    // The first lease of a version is the writer's.
+    ledger.lease(Stage::ExtractText, &held[..1]).await;
+
+    let database = ledger.database().await;
+    let lock = database.begin().await.unwrap();
+    lock.execute_unprepared("UPDATE leadership SET holder = holder WHERE id = 1")
+        .await
+        .unwrap();
+    let granted = ledger.lease(Stage::ExtractText, &held[1..]).await;
+    assert_eq!(granted.verdicts, [i32::from(LeaseVerdict::Granted)]);
+    assert_eq!(granted.works[0].path, path_of(held[1].0.ordinal));
+    assert_eq!(granted.works[0].inputs.len(), 1);
+    let old = [(held[1].0, Token::new(held[1].1.get() - 1))];
+    let asked = ledger.lease(Stage::ExtractText, &old);
+    let waits = tokio::time::timeout(Duration::from_millis(300), asked).await;
+    assert!(waits.is_err(), "{waits:?}");
+    lock.rollback().await.unwrap();
+
+    let verdicts = ledger.report(Stage::ExtractText, &held, &done(true)).await;
+    assert_eq!(verdicts, [ReportVerdict::Recorded; 2]);
+    ledger.verify().await;
+}
+
+fn path_of(ordinal: u32) -> &'static str {
+    ["a.txt", "b.txt"][ordinal as usize]
 }
 
 // Protocol 7.1: a failure is charged; a permanent one is final with a dead letter.
