@@ -1,6 +1,5 @@
 //! A real Postgres of the test's own.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +7,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use tempfile::TempDir;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Port;
 
@@ -21,8 +20,20 @@ pub struct Postgres {
     port: Port,
     // Held for the life of the server: its thread stops it when this is dropped.
     _stop: mpsc::Sender<()>,
-    _folder: TempDir,
 }
+
+/// Runs a server whose data nobody needs after it, and deletes its folder when it has ended: a test that is killed deletes
+/// nothing itself.
+const SUPERVISOR: &str = r#"
+folder=$1
+shift
+trap 'kill -QUIT "$server"' INT
+"$@" 2>"$folder/log" &
+server=$!
+wait "$server"
+wait "$server"
+rm -rf "$folder"
+"#;
 
 static SHARED: Mutex<Option<Postgres>> = Mutex::new(None);
 
@@ -77,30 +88,25 @@ impl Postgres {
     /// As [`Postgres::start`].
     pub fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
         let programs = programs()?;
-        let folder = TempDir::with_prefix("caudal-postgres-")?;
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777))?;
-        let data = folder.path().join("data");
-        let made = as_postgres(&programs.join("initdb"))
-            .args([
-                "--auth=trust",
-                "--username=postgres",
-                "--encoding=UTF8",
-                "--no-sync",
-                "--pgdata",
-            ])
-            .arg(&data)
-            .output()
-            .context("initdb does not run")?;
+        let folder = new_folder()?;
+        let made = as_postgres(Path::new("cp"))
+            .arg("-a")
+            .arg(template(&programs)?)
+            .arg(folder.join("data"))
+            .output()?;
         ensure!(
             made.status.success(),
-            "initdb failed: {}",
+            "the data folder was not made: {}",
             String::from_utf8_lossy(&made.stderr)
         );
         let port = Port::reserve()?;
-        let mut server = as_postgres(&programs.join("postgres"));
+        let mut server = as_postgres(Path::new("sh"));
         server
+            .args(["-c", SUPERVISOR, "sh"])
+            .arg(&folder)
+            .arg(programs.join("postgres"))
             .arg("-D")
-            .arg(&data)
+            .arg(folder.join("data"))
             .args([
                 "-p",
                 &port.to_string(),
@@ -112,13 +118,9 @@ impl Postgres {
             .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("log"))?);
+            .stderr(Stdio::null());
         let stop = run_in_a_thread_that_lives(server)?;
-        let started = Self {
-            port,
-            _stop: stop,
-            _folder: folder,
-        };
+        let started = Self { port, _stop: stop };
         started.wait(&programs)?;
         Ok(started)
     }
@@ -186,6 +188,58 @@ fn programs() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// A new folder of the user who runs Postgres, who will delete it.
+fn new_folder() -> anyhow::Result<PathBuf> {
+    let made = as_postgres(Path::new("mktemp"))
+        .args(["-d", "-p"])
+        .arg(std::env::temp_dir())
+        .arg("caudal-postgres-XXXXXXXX")
+        .output()?;
+    ensure!(
+        made.status.success(),
+        "no folder for Postgres: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    Ok(PathBuf::from(String::from_utf8(made.stdout)?.trim_end()))
+}
+
+/// A data folder as initdb makes it, kept among the temporary files: making one takes a second, copying it a tenth.
+fn template(programs: &Path) -> anyhow::Result<PathBuf> {
+    let version = programs.parent().and_then(Path::file_name);
+    let name = format!(
+        "caudal-postgres-template-{}-{}",
+        version.unwrap_or_default().display(),
+        rustix::process::geteuid()
+    );
+    let template = std::env::temp_dir().join(name);
+    if template.is_dir() {
+        return Ok(template);
+    }
+    let folder = new_folder()?;
+    let data = folder.join("data");
+    let made = as_postgres(&programs.join("initdb"))
+        .args([
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--no-sync",
+            "--pgdata",
+        ])
+        .arg(&data)
+        .output()
+        .context("initdb does not run")?;
+    ensure!(
+        made.status.success(),
+        "initdb failed: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    // Another test may have been sooner: then theirs stays.
+    let renamed = std::fs::rename(&data, &template);
+    std::fs::remove_dir_all(&folder)?;
+    ensure!(template.is_dir(), "the template was not kept: {renamed:?}");
+    Ok(template)
+}
+
 /// Postgres refuses root: then it runs as the user that its package made. `setpriv` asks the kernel to end it with the
 /// thread that started it.
 fn as_postgres(program: &Path) -> Command {
@@ -209,7 +263,8 @@ fn run_in_a_thread_that_lives(mut command: Command) -> anyhow::Result<mpsc::Send
         Ok(mut child) => {
             let _ = started.send(Ok(()));
             let _ = stopped.recv();
-            let _ = child.kill();
+            let pid = Pid::from_child(&child);
+            let _ = kill_process(pid, Signal::INT);
             let _ = child.wait();
         }
         Err(error) => {
