@@ -134,7 +134,8 @@ impl DispatchWindows {
 
     /// How many dispatches one entry of a stage's stream carries: one where a file takes long, so that it never waits
     /// behind another in a process while a process beside it is idle; more where a process has many slots. A window is
-    /// about two seconds of work, so a stage with a wider one than usual is faster than usual.
+    /// about two seconds of work, so a stage with a wider one than usual is faster than usual. Four entries at least share
+    /// a narrow one.
     pub(crate) fn packed(&self, stage: Stage) -> usize {
         let usual_pack = match stage {
             Stage::Upload => 16,
@@ -144,9 +145,10 @@ impl DispatchWindows {
         };
         let usual_window = Self::default().of_stage[&stage];
         let window = self.of_stage.get(&stage).copied().unwrap_or(usual_window);
-        let pack = u64::from(window) * usual_pack / u64::from(usual_window);
-        usize::try_from(pack)
-            .unwrap_or(usize::MAX)
+        let wider = usize::try_from(window / usual_window).unwrap_or(1).max(1);
+        let quarter = usize::try_from(window / 4).unwrap_or(usize::MAX);
+        (usual_pack * wider)
+            .min(quarter)
             .clamp(1, limits::MAX_DISPATCHES_PER_ENTRY)
     }
 }
@@ -210,6 +212,7 @@ mod tests {
         windows.set([
             (Stage::Embeddings, 1_024),
             (Stage::Upload, 1_000_000),
+            (Stage::ExtractText, 8),
             (Stage::Metadata, 1),
         ]);
         assert_eq!(windows.packed(Stage::Embeddings), 4);
@@ -217,6 +220,7 @@ mod tests {
             windows.packed(Stage::Upload),
             limits::MAX_DISPATCHES_PER_ENTRY
         );
+        assert_eq!(windows.packed(Stage::ExtractText), 2);
         assert_eq!(windows.packed(Stage::Metadata), 1);
         let all: u32 = windows.of_stage.values().sum();
         assert_eq!(windows.of_tenant, all);

@@ -602,12 +602,11 @@ impl Group<'_> {
         let first_completion = !row.facts.manifest_complete;
         let held_back = row.starts_when_completed;
         self.touch(key);
-        if let Some(batched) = self.batches.get_mut(&key)
-            && first_completion
-        {
+        if let Some(batched) = self.batches.get_mut(&key) {
+            batched.completed |= first_completion;
             batched.row.facts.manifest_complete = true;
-            batched.row.missing_fails = act.missing_fails;
-            batched.completed = true;
+            // Who waited for what is missing may give it up later.
+            batched.row.missing_fails |= act.missing_fails;
         }
         if first_completion && held_back {
             self.waits.push((Stage::Upload, key, self.now));
@@ -729,7 +728,8 @@ impl Group<'_> {
         Ok(adopted)
     }
 
-    /// Fails a slice of what has not arrived, after a completion that asked for it.
+    /// Fails a slice of what has not arrived, after a completion that asked for it. With the last one that is done: what is
+    /// asked for again later, by a retry, has its time to arrive.
     pub(super) async fn fail_missing(
         &mut self,
         tenant: TenantId,
@@ -742,7 +742,14 @@ impl Group<'_> {
         {
             return Ok(Answer::Nothing);
         }
-        for row in work::missing(&self.session, tenant, batch, MISSING_SLICE).await? {
+        let rows = work::missing(&self.session, tenant, batch, MISSING_SLICE).await?;
+        if rows.len() < MISSING_SLICE as usize
+            && let Some(batched) = self.batches.get_mut(&(tenant, batch))
+        {
+            batched.row.missing_fails = false;
+            batched.touched = true;
+        }
+        for row in rows {
             let file = row.file;
             if self.files.contains_key(&file) {
                 continue;

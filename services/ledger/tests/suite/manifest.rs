@@ -160,6 +160,38 @@ async fn an_entry_that_is_known_gets_its_ordinal_again() {
     ledger.verify().await;
 }
 
+// A folder from a disk that tells cases apart keeps both files, and one that was written with other code points for the
+// same letters is the same file.
+#[tokio::test]
+async fn paths_differ_by_case_and_not_by_how_a_letter_is_composed() {
+    const COMPOSED: &str = "caf\u{e9}/menu.txt";
+    const DECOMPOSED: &str = "cafe\u{301}/menu.txt";
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    let cases = add(
+        &ledger,
+        batch,
+        vec![file("Reports/a.txt", 1), file("reports/A.txt", 1)],
+    )
+    .await
+    .unwrap();
+    assert_eq!((cases.new_count, cases.folders.len()), (2, 3));
+
+    let twice = vec![file(COMPOSED, 1), file(DECOMPOSED, 1)];
+    let refused = add(&ledger, batch, twice).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(fields(&refused), ["entries[1].path"]);
+    assert_eq!(ledger.batch(batch).await.counts.unwrap().total, 2);
+
+    let first = add(&ledger, batch, vec![file(DECOMPOSED, 1)])
+        .await
+        .unwrap();
+    assert_eq!(ledger.file(batch, first.first_ordinal).await.path, COMPOSED);
+    let again = add(&ledger, batch, vec![file(COMPOSED, 1)]).await.unwrap();
+    assert_eq!((again.new_count, again.ordinals), (0, vec![2]));
+    ledger.verify().await;
+}
+
 #[tokio::test]
 async fn empty_folders_are_kept_and_counted_in_no_state() {
     let ledger = TestLedger::start().await;

@@ -369,6 +369,16 @@ async fn store(folder: &std::path::Path) -> (caudal_objects::Settings, Cancellat
     (settings, stop)
 }
 
+async fn fail_what_is_missing(ledger: &TestLedger, batch: BatchId) {
+    let request = CompleteBatchRequest {
+        name: names::batch_name(batch),
+        missing: MissingFiles::Fail.into(),
+        request_id: request_id(),
+        ..CompleteBatchRequest::default()
+    };
+    ledger.batches().complete_batch(request).await.unwrap();
+}
+
 // Protocol 11.2: the store is asked first, and only what it does not have is asked of the client again.
 #[tokio::test]
 async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
@@ -378,13 +388,7 @@ async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
     let ledger = TestLedger::start_with(|ledger| ledger.objects = Some(settings)).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["landed", "absent", "cut-short"]).await;
-    let request = CompleteBatchRequest {
-        name: names::batch_name(batch),
-        missing: MissingFiles::Fail.into(),
-        request_id: request_id(),
-        ..CompleteBatchRequest::default()
-    };
-    ledger.batches().complete_batch(request).await.unwrap();
+    fail_what_is_missing(&ledger, batch).await;
     for ordinal in 0..3 {
         ledger.until_state(batch, ordinal, FileState::Failed).await;
     }
@@ -399,9 +403,26 @@ async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
         (adopted.state(), adopted.generation),
         (FileState::Queued, 1)
     );
+    let are_asked_for = async || {
+        for ordinal in [1, 2] {
+            let asked = ledger.file(batch, ordinal).await;
+            assert_eq!((asked.state(), asked.generation), (FileState::Pending, 2));
+        }
+    };
+    are_asked_for().await;
+    // They have their time, whatever the completion said of what was missing then: this batch is given up by a pass that
+    // began after the retry, and the next pass has nothing against them either.
+    for _ in 0..2 {
+        let given_up = ledger.create(Batch::default()).await;
+        ledger.add(given_up, &["absent"]).await;
+        fail_what_is_missing(&ledger, given_up).await;
+        ledger.until_state(given_up, 0, FileState::Failed).await;
+        are_asked_for().await;
+    }
+    // Until somebody gives them up as well.
+    fail_what_is_missing(&ledger, batch).await;
     for ordinal in [1, 2] {
-        let asked = ledger.file(batch, ordinal).await;
-        assert_eq!((asked.state(), asked.generation), (FileState::Pending, 2));
+        ledger.until_state(batch, ordinal, FileState::Failed).await;
     }
     ledger.verify().await;
     stop.cancel();

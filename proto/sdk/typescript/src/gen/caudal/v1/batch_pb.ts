@@ -397,7 +397,8 @@ export const BatchSchema: GenMessage<Batch> = /*@__PURE__*/
  */
 export type Entry = Message<"caudal.v1.Entry"> & {
   /**
-   * Relative, UTF-8, parts joined by `/`, no `.` or `..` part, at most 1,024 bytes, 255 a part, 64 deep. Stored as NFC.
+   * Relative, UTF-8, parts joined by `/`, no `.` or `..` part, at most 1,024 bytes, 255 a part, 64 deep. Stored as NFC, so that
+   * one letter is the same however it was composed; capital and small letters differ.
    *
    * @generated from field: string path = 1;
    */
