@@ -274,7 +274,7 @@ pub(crate) async fn waiting(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow:
             "how": if by_api { "confirmed through the gateway" } else { "rows inserted by SQL, then the ledger started" },
             "seconds": took.as_secs_f64(),
             "still_uploaded": uploaded,
-            "count_aged": count_aged(&mesh, uploaded).await?.figures(),
+            "count_aged": count_aged(&mesh, *files, setup.window).await?.figures(),
             "ledger_mib": mib(ledger.now),
             "ledger_peak_mib": mib(ledger.peak),
             "database_mib": mib(mesh.database.bytes().await?),
@@ -285,7 +285,7 @@ pub(crate) async fn waiting(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow:
 }
 
 /// How long the ledger takes to say how many files have waited for a second, by tenant and by stage.
-async fn count_aged(mesh: &Mesh, waiting: i32) -> anyhow::Result<Times> {
+async fn count_aged(mesh: &Mesh, files: u32, window: u32) -> anyhow::Result<Times> {
     const LOOKS: usize = 10;
     let channel = caudal_node::Channels::default().channel(&mesh.address("ledger"))?;
     let scope = mesh.operator_scope()?;
