@@ -277,8 +277,7 @@ impl Mesh {
             role: Role::Member,
             batch: None,
         };
-        let secret = MeshSecret::new(MESH_SECRET.as_bytes())?;
-        Ok(scope::SignedScope::new(scope, secret))
+        signed(scope)
     }
 
     /// An operator's scope, signed as the gateway signs it.
@@ -289,8 +288,7 @@ impl Mesh {
             role: Role::Operator,
             batch: None,
         };
-        let secret = MeshSecret::new(MESH_SECRET.as_bytes())?;
-        Ok(scope::SignedScope::new(scope, secret))
+        signed(scope)
     }
 
     pub(crate) fn pid(&self, name: &str) -> anyhow::Result<u32> {
@@ -394,6 +392,11 @@ impl Mesh {
         )
         .await
     }
+}
+
+fn signed(scope: Scope) -> anyhow::Result<scope::SignedScope> {
+    let secret = MeshSecret::new(MESH_SECRET.as_bytes())?;
+    Ok(scope::SignedScope::new(scope, secret))
 }
 
 /// `caudal verify` on a database: every invariant holds, and there are so many files.

@@ -52,22 +52,15 @@ impl Postgres {
             bail!("the server vanished")
         };
         let name = format!("test_{}", NAMES.fetch_add(1, Ordering::Relaxed));
-        let made = Command::new(programs()?.join("createdb"))
-            .args([
-                "-h",
-                "127.0.0.1",
-                "-U",
-                "postgres",
-                "-p",
-                &server.port.to_string(),
-                &name,
-            ])
-            .output()?;
-        ensure!(
-            made.status.success(),
-            "createdb failed: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        run(Command::new(programs()?.join("createdb")).args([
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-p",
+            &server.port.to_string(),
+            &name,
+        ]))?;
         Ok(format!(
             "postgres://postgres@127.0.0.1:{}/{name}",
             server.port
@@ -89,16 +82,10 @@ impl Postgres {
     pub fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
         let programs = programs()?;
         let folder = new_folder()?;
-        let made = as_postgres(Path::new("cp"))
+        run(as_postgres(Path::new("cp"))
             .arg("-a")
             .arg(template(&programs)?)
-            .arg(folder.join("data"))
-            .output()?;
-        ensure!(
-            made.status.success(),
-            "the data folder was not made: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+            .arg(folder.join("data")))?;
         let port = Port::reserve()?;
         let mut server = as_postgres(Path::new("sh"));
         server
@@ -154,7 +141,7 @@ impl Postgres {
 /// # Errors
 /// When it cannot be reached, or refuses.
 pub fn query(url: &str, sql: &str) -> anyhow::Result<Vec<String>> {
-    let asked = Command::new(programs()?.join("psql"))
+    let text = run(Command::new(programs()?.join("psql"))
         .args([
             "--no-psqlrc",
             "--tuples-only",
@@ -162,16 +149,21 @@ pub fn query(url: &str, sql: &str) -> anyhow::Result<Vec<String>> {
             "--dbname",
             url,
         ])
-        .args(["--command", sql])
-        .output()
-        .context("psql does not run")?;
-    ensure!(
-        asked.status.success(),
-        "{}",
-        String::from_utf8_lossy(&asked.stderr)
-    );
-    let text = String::from_utf8_lossy(&asked.stdout);
+        .args(["--command", sql]))?;
     Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Runs a program to its end, and what it says. One that fails is an error in its own words.
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let ended = command
+        .output()
+        .with_context(|| format!("{command:?} does not run"))?;
+    ensure!(
+        ended.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
+    Ok(String::from_utf8(ended.stdout)?)
 }
 
 /// The newest installed version's folder of programs.
@@ -190,17 +182,11 @@ fn programs() -> anyhow::Result<PathBuf> {
 
 /// A new folder of the user who runs Postgres, who will delete it.
 fn new_folder() -> anyhow::Result<PathBuf> {
-    let made = as_postgres(Path::new("mktemp"))
+    let made = run(as_postgres(Path::new("mktemp"))
         .args(["-d", "-p"])
         .arg(std::env::temp_dir())
-        .arg("caudal-postgres-XXXXXXXX")
-        .output()?;
-    ensure!(
-        made.status.success(),
-        "no folder for Postgres: {}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    Ok(PathBuf::from(String::from_utf8(made.stdout)?.trim_end()))
+        .arg("caudal-postgres-XXXXXXXX"))?;
+    Ok(PathBuf::from(made.trim_end()))
 }
 
 /// A data folder as initdb makes it, kept among the temporary files: making one takes a second, copying it a tenth.
@@ -217,7 +203,7 @@ fn template(programs: &Path) -> anyhow::Result<PathBuf> {
     }
     let folder = new_folder()?;
     let data = folder.join("data");
-    let made = as_postgres(&programs.join("initdb"))
+    run(as_postgres(&programs.join("initdb"))
         .args([
             "--auth=trust",
             "--username=postgres",
@@ -225,14 +211,7 @@ fn template(programs: &Path) -> anyhow::Result<PathBuf> {
             "--no-sync",
             "--pgdata",
         ])
-        .arg(&data)
-        .output()
-        .context("initdb does not run")?;
-    ensure!(
-        made.status.success(),
-        "initdb failed: {}",
-        String::from_utf8_lossy(&made.stderr)
-    );
+        .arg(&data))?;
     // Another test may have been sooner: then theirs stays.
     let renamed = std::fs::rename(&data, &template);
     std::fs::remove_dir_all(&folder)?;

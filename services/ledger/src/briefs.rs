@@ -220,7 +220,7 @@ impl Briefs {
 mod tests {
     use std::time::Duration;
 
-    use caudal_domain::{BatchId, Generation, Stage, StageSet, Target, TenantId};
+    use caudal_domain::{BatchId, Stage, StageSet, TenantId};
     use uuid::Uuid;
 
     use super::*;
@@ -252,24 +252,11 @@ mod tests {
 
     fn row(state: FileState, stage: Stage, token: u64) -> Arc<Granted> {
         let row = WorkRow {
-            file: file(),
             state,
             stage,
             token: Token::new(token),
-            generation: Generation::FIRST,
-            fails: 0,
-            kills: 0,
-            target: Target::FIRST,
-            etag: None,
-            wait_stage: None,
-            ready_at: None,
             dispatched_at: Some(Micros(1)),
-            lease_until: None,
-            changed_at: Micros(1),
-            outcome: None,
-            reason: None,
-            folder: 0,
-            size: 1,
+            ..WorkRow::pending(file(), 0, 1, Micros(1))
         };
         let stages = StageSet::default();
         Arc::new(Granted { row, stages })

@@ -40,6 +40,30 @@ const COLUMNS: &str = "w.tenant_id, w.batch_id, w.ordinal, w.state, w.stage, w.t
 pub(crate) const BY_KEY: &str = "w.tenant_id = u.t AND w.batch_id = u.b AND w.ordinal = u.o";
 
 impl WorkRow {
+    /// The row of a file that enters the manifest.
+    pub(crate) fn pending(file: FileRef, folder: u32, size: u64, now: Micros) -> Self {
+        Self {
+            file,
+            state: FileState::Pending,
+            stage: Stage::Upload,
+            token: Token::FIRST,
+            generation: Generation::FIRST,
+            fails: 0,
+            kills: 0,
+            target: Target::FIRST,
+            etag: None,
+            wait_stage: None,
+            ready_at: None,
+            dispatched_at: None,
+            lease_until: None,
+            changed_at: now,
+            outcome: None,
+            reason: None,
+            folder,
+            size,
+        }
+    }
+
     fn read(row: &QueryResult) -> Result<Self, DbErr> {
         let wait_stage: Option<i32> = row.try_get("", "wait_stage")?;
         let outcome: i32 = row.try_get("", "outcome")?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use caudal_domain::{
     BatchId, FieldViolation, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason,
-    Recorded, Refusal, Stage, Target, TenantId, Token, limits, names,
+    Recorded, Refusal, Stage, TenantId, Token, limits, names,
 };
 use caudal_proto::v1::{AddEntriesResponse, ConfirmUploadsResponse};
 use prost::Message;
@@ -20,11 +20,11 @@ use super::reuse::{Onward, TenantContent};
 use crate::api::messages;
 use crate::briefs::Declared;
 use crate::settings::TenantLimits;
+use crate::store::changes;
 use crate::store::manifest::{self, FileRow, FolderRow};
 use crate::store::progress::{BatchKey, BatchRow, ProgressRow};
 use crate::store::results::{AttemptRow, ResultRow};
 use crate::store::work::{self, WorkRow};
-use crate::store::{changes, time::Micros};
 
 /// How often a batch's `touched_at` and `upload_deadline` move at most: both are indexed.
 const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -145,7 +145,7 @@ impl Group<'_> {
         let works: Vec<WorkRow> = plan
             .new_files
             .iter()
-            .map(|file| new_work(file, self.now))
+            .map(|file| WorkRow::pending(file.file, file.folder, file.size, self.now))
             .collect();
         work::insert(&self.session, &works).await?;
         for file in &plan.new_files {
@@ -835,29 +835,6 @@ pub(super) fn cancelled(batch: BatchId) -> Refusal {
         names::batch_name(batch)
     );
     Refusal::failed_precondition("BATCH_CANCELLED", message)
-}
-
-fn new_work(file: &FileRow, now: Micros) -> WorkRow {
-    WorkRow {
-        file: file.file,
-        state: FileState::Pending,
-        stage: Stage::Upload,
-        token: Token::FIRST,
-        generation: Generation::FIRST,
-        fails: 0,
-        kills: 0,
-        target: Target::FIRST,
-        etag: None,
-        wait_stage: None,
-        ready_at: None,
-        dispatched_at: None,
-        lease_until: None,
-        changed_at: now,
-        outcome: None,
-        reason: None,
-        folder: file.folder,
-        size: file.size,
-    }
 }
 
 pub(super) fn decode_batch(answer: &[u8]) -> Result<Answer, Refusal> {

@@ -5,7 +5,7 @@ use caudal_proto::mesh::v1::ListEventsRequest;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CompleteBatchRequest,
     ConfirmUploadsRequest, CreateBatchRequest, DirectoryEntry, Entry, FileState, GetBatchRequest,
-    ListFoldersRequest, MissingFiles, Start, Uploaded, confirmation, entry, event,
+    ListFoldersRequest, Start, Uploaded, confirmation, entry, event,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -346,13 +346,7 @@ async fn what_is_missing_fails_when_the_completion_says_so_and_comes_back_when_i
     let ledger = TestLedger::start().await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a", "b"]).await;
-    let request = CompleteBatchRequest {
-        name: names::batch_name(batch),
-        missing: MissingFiles::Fail.into(),
-        request_id: request_id(),
-        ..CompleteBatchRequest::default()
-    };
-    ledger.batches().complete_batch(request).await.unwrap();
+    ledger.fail_what_is_missing(batch).await;
     let file = ledger.until_state(batch, 1, FileState::Failed).await;
     assert_eq!(file.reason.unwrap().code, "NEVER_ARRIVED");
     assert_eq!(ledger.batch(batch).await.state(), BatchState::Failed);

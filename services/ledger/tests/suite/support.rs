@@ -21,8 +21,8 @@ use caudal_proto::v1::operator_service_client::OperatorServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::{
     AddEntriesRequest, Batch, BulkMetadata, CompleteBatchRequest, ConfirmUploadsRequest,
-    CreateBatchRequest, Entry, File, FileEntry, GetBatchRequest, GetFileRequest, Outcome, Uploaded,
-    entry,
+    CreateBatchRequest, Entry, File, FileEntry, GetBatchRequest, GetFileRequest, MissingFiles,
+    Outcome, Uploaded, entry,
 };
 use caudal_streams::{Names, Reader, Streams};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
@@ -533,6 +533,17 @@ impl TestLedger {
             let mut reader = self.reader(stage);
             self.work(&mut reader, stage, count, &report).await;
         }
+    }
+
+    /// Completes a batch; what has not arrived fails.
+    pub(crate) async fn fail_what_is_missing(&self, batch: BatchId) {
+        let request = CompleteBatchRequest {
+            name: names::batch_name(batch),
+            missing: MissingFiles::Fail.into(),
+            request_id: request_id(),
+            ..CompleteBatchRequest::default()
+        };
+        self.batches().complete_batch(request).await.unwrap();
     }
 
     pub(crate) async fn until_state(

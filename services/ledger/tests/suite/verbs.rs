@@ -11,9 +11,9 @@ use caudal_proto::mesh::v1::{
 };
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, BatchState, CancelBatchRequest,
-    CancelFilesRequest, CompleteBatchRequest, ConfirmUploadsRequest, Entry, FileEntry,
-    FileSelector, FileState, MissingFiles, Outcome, PauseBatchRequest, ReprocessFilesRequest,
-    ResumeBatchRequest, RetryFilesRequest, Uploaded, confirmation, entry,
+    CancelFilesRequest, ConfirmUploadsRequest, Entry, FileEntry, FileSelector, FileState, Outcome,
+    PauseBatchRequest, ReprocessFilesRequest, ResumeBatchRequest, RetryFilesRequest, Uploaded,
+    confirmation, entry,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -369,16 +369,6 @@ async fn store(folder: &std::path::Path) -> (caudal_objects::Settings, Cancellat
     (settings, stop)
 }
 
-async fn fail_what_is_missing(ledger: &TestLedger, batch: BatchId) {
-    let request = CompleteBatchRequest {
-        name: names::batch_name(batch),
-        missing: MissingFiles::Fail.into(),
-        request_id: request_id(),
-        ..CompleteBatchRequest::default()
-    };
-    ledger.batches().complete_batch(request).await.unwrap();
-}
-
 // Protocol 11.2: the store is asked first, and only what it does not have is asked of the client again.
 #[tokio::test]
 async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
@@ -388,7 +378,7 @@ async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
     let ledger = TestLedger::start_with(|ledger| ledger.objects = Some(settings)).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["landed", "absent", "cut-short"]).await;
-    fail_what_is_missing(&ledger, batch).await;
+    ledger.fail_what_is_missing(batch).await;
     for ordinal in 0..3 {
         ledger.until_state(batch, ordinal, FileState::Failed).await;
     }
@@ -415,12 +405,12 @@ async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
     for _ in 0..2 {
         let given_up = ledger.create(Batch::default()).await;
         ledger.add(given_up, &["absent"]).await;
-        fail_what_is_missing(&ledger, given_up).await;
+        ledger.fail_what_is_missing(given_up).await;
         ledger.until_state(given_up, 0, FileState::Failed).await;
         are_asked_for().await;
     }
     // Until somebody gives them up as well.
-    fail_what_is_missing(&ledger, batch).await;
+    ledger.fail_what_is_missing(batch).await;
     for ordinal in [1, 2] {
         ledger.until_state(batch, ordinal, FileState::Failed).await;
     }
