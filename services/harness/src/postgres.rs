@@ -23,15 +23,15 @@ pub struct Postgres {
 }
 
 /// Runs a server whose data nobody needs after it, and deletes its folder when it has ended: a test that is killed deletes
-/// nothing itself.
+/// nothing itself. It is stopped by TERM: whatever a shell starts in the background ignores INT from the beginning, and no
+/// shell can trap a signal that it ignored when it began.
 const SUPERVISOR: &str = r#"
 folder=$1
 shift
-trap 'kill -QUIT "$server"' INT
+trap 'kill -QUIT "$!"' INT TERM
 "$@" 2>"$folder/log" &
-server=$!
-wait "$server"
-wait "$server"
+wait "$!"
+wait "$!"
 rm -rf "$folder"
 "#;
 
@@ -227,7 +227,7 @@ fn as_postgres(program: &Path) -> Command {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
     }
     command
-        .arg("--pdeathsig=INT")
+        .arg("--pdeathsig=TERM")
         .arg("--")
         .arg(program)
         .current_dir("/");
@@ -243,7 +243,7 @@ fn run_in_a_thread_that_lives(mut command: Command) -> anyhow::Result<mpsc::Send
             let _ = started.send(Ok(()));
             let _ = stopped.recv();
             let pid = Pid::from_child(&child);
-            let _ = kill_process(pid, Signal::INT);
+            let _ = kill_process(pid, Signal::TERM);
             let _ = child.wait();
         }
         Err(error) => {
@@ -255,4 +255,40 @@ fn run_in_a_thread_that_lives(mut command: Command) -> anyhow::Result<mpsc::Send
         .context("the thread of postgres ended")?
         .context("postgres does not run")?;
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn a_server_ends_with_its_test_even_where_a_shell_began_it_in_the_background() {
+        // It says that it runs, and ends at QUIT, as Postgres does.
+        const SERVER: &str = r#"
+import signal, sys
+signal.signal(signal.SIGQUIT, lambda *_: sys.exit())
+print("runs", file=sys.stderr, flush=True)
+signal.pause()
+"#;
+        let folder = tempfile::tempdir().unwrap().keep();
+        let mut shell = Command::new("sh")
+            .args(["-c", r#"trap '' INT; exec sh -c "$0" sh "$@""#, SUPERVISOR])
+            .arg(&folder)
+            .args(["python3", "-c", SERVER])
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while std::fs::read(folder.join("log"))
+            .unwrap_or_default()
+            .is_empty()
+        {
+            assert!(begun.elapsed() < PATIENCE, "it never ran");
+            std::thread::yield_now();
+        }
+        kill_process(Pid::from_child(&shell), Signal::TERM).unwrap();
+        shell.wait().unwrap();
+        assert!(!folder.exists());
+    }
 }
