@@ -135,6 +135,14 @@ impl Direct {
 struct Times(Vec<Duration>);
 
 impl Times {
+    /// Waits for `work`, and notes how long it took.
+    async fn time<T, E>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let begun = Instant::now();
+        let done = work.await?;
+        self.0.push(begun.elapsed());
+        Ok(done)
+    }
+
     fn at(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -165,46 +173,32 @@ pub(crate) async fn lone(setup: &Setup, kind: Kind) -> anyhow::Result<Value> {
     let database = Database::start(kind, false).await?;
     let mut raw = Loop::prepare(&database, LARGEST_PAGE).await?;
     raw.manifest(&(0..LARGEST_PAGE)).await?;
-    let mut raw_confirm = Times(Vec::new());
-    for ordinal in 0..LONE_REQUESTS {
-        let begun = Instant::now();
-        raw.confirm(&(ordinal..ordinal + 1)).await?;
-        raw_confirm.0.push(begun.elapsed());
-    }
-    let mut raw_create = Times(Vec::new());
-    for _ in 0..LONE_REQUESTS {
-        let begun = Instant::now();
-        raw.create_batch().await?;
-        raw_create.0.push(begun.elapsed());
-    }
-    drop(raw);
-    drop(database);
-
     // No stage takes up what is confirmed here, so that nothing else commits meanwhile.
     let mesh = Mesh::start(setup, Database::start(kind, false).await?, false).await?;
     let client = mesh.client().await?;
     let direct = Direct::new(&mesh).await?;
     let batch = direct.create().await?.name;
     way::add(&client, &batch, LARGEST_PAGE, LARGEST_PAGE, false).await?;
-    let (mut confirm, mut create) = (Times(Vec::new()), Times(Vec::new()));
-    let mut through_gateway = Times(Vec::new());
+    // In turns, because what a commit waits for the disk differs from one second to the next.
+    let (mut confirm, mut raw_confirm) = (Times(Vec::new()), Times(Vec::new()));
     for ordinal in 0..LONE_REQUESTS {
-        let begun = Instant::now();
-        direct.confirm(&batch, ordinal).await?;
-        confirm.0.push(begun.elapsed());
+        confirm.time(direct.confirm(&batch, ordinal)).await?;
+        raw_confirm
+            .time(raw.confirm(&(ordinal..ordinal + 1)))
+            .await?;
     }
+    let (mut create, mut raw_create) = (Times(Vec::new()), Times(Vec::new()));
     for _ in 0..LONE_REQUESTS {
-        let begun = Instant::now();
-        direct.create().await?;
-        create.0.push(begun.elapsed());
+        create.time(direct.create()).await?;
+        raw_create.time(raw.create_batch()).await?;
     }
+    let mut through_gateway = Times(Vec::new());
     for ordinal in LONE_REQUESTS..2 * LONE_REQUESTS {
-        let begun = Instant::now();
-        let taken = client
-            .confirm_uploads(&batch, way::confirmations(ordinal..ordinal + 1))
+        let confirmations = way::confirmations(ordinal..ordinal + 1);
+        let taken = through_gateway
+            .time(client.confirm_uploads(&batch, confirmations))
             .await?;
         ensure!(taken.len() == 1);
-        through_gateway.0.push(begun.elapsed());
     }
     mesh.verify(LARGEST_PAGE).await?;
 
