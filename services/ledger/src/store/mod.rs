@@ -52,6 +52,9 @@ const BY_INDEX: [&str; 7] = [
     "enable_sort",
     "jit",
 ];
+/// Postgres would plan a page of rows anew each time, because it sees how long the page is; by the rows it is to touch that
+/// takes longer than a page of one (see docs/performance.md), and there is one right plan for each statement of the writer.
+const PLANNED_ONCE: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 /// How long SQLite waits for a lock that another process (a verify, a backup) holds.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,13 +68,13 @@ pub(crate) struct Store {
 impl Store {
     /// Opens `url` (`sqlite:FILE` or `postgres://…`) and brings its schema up to date.
     pub(crate) async fn open(url: &str) -> Result<Self, DbErr> {
-        let migrations = connect(url, 1).await?;
+        let migrations = connect(url, 1, &[]).await?;
         migrate(&migrations).await?;
         let dialect = Dialect::of(migrations.get_database_backend());
         migrations.close().await?;
         let writers = if dialect.has_two_writers() { 2 } else { 1 };
-        let writes = connect(url, writers).await?;
-        let reads = connect(url, READ_CONNECTIONS).await?;
+        let writes = connect(url, writers, &[PLANNED_ONCE]).await?;
+        let reads = connect(url, READ_CONNECTIONS, &[]).await?;
         Ok(Self {
             reads,
             writes,
@@ -133,7 +136,11 @@ async fn migrate(connection: &DatabaseConnection) -> Result<(), DbErr> {
     migrated
 }
 
-async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbErr> {
+async fn connect(
+    url: &str,
+    connections: u32,
+    postgres_settings: &'static [(&str, &str)],
+) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new(url.to_owned());
     options
         .max_connections(connections)
@@ -142,11 +149,12 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .sqlx_logging(false)
-        .map_sqlx_postgres_opts(|postgres| {
+        .map_sqlx_postgres_opts(move |postgres| {
             postgres
                 // A ledger stopped inside a transaction holds the leadership row shared, and whoever takes over waits for it.
                 .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION)])
                 .options(BY_INDEX.map(|setting| (setting, "off")))
+                .options(postgres_settings.iter().copied())
         })
         .map_sqlx_sqlite_opts(|sqlite| {
             use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
