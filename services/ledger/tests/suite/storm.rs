@@ -669,7 +669,7 @@ impl Storm {
     }
 
     /// Completes every batch and waits until all have ended.
-    async fn settle(self: Arc<Self>) {
+    async fn settle(self: Arc<Self>, patience: Duration) {
         let batches = lock(&self.batches).clone();
         let begun = Instant::now();
         let mut open = batches.clone();
@@ -683,7 +683,7 @@ impl Storm {
                 let seen = self.look(&batch).await;
                 if matches!(seen.state(), BatchState::Open | BatchState::Running) {
                     assert!(
-                        begun.elapsed() < PATIENCE,
+                        begun.elapsed() < patience,
                         "it does not end: {:?}",
                         seen.counts
                     );
@@ -809,7 +809,7 @@ async fn no_counter_drifts_in_a_storm_of_every_operation() {
     while let Some(ended) = members.join_next().await {
         ended.unwrap();
     }
-    tasks.spawn(storm.clone().settle());
+    tasks.spawn(storm.clone().settle(PATIENCE + 2 * length));
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
