@@ -229,7 +229,7 @@ impl Ledger {
         tenant: TenantId,
         request: &RequestKey,
     ) -> Result<Option<Operation>, Status> {
-        let first = changes::answered(&self.store.reader(), tenant, request.id)
+        let first = changes::answered(&self.store.reader(), (tenant, request.id))
             .await
             .map_err(|error| unreadable(&error))?;
         Ok(first

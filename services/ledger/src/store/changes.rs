@@ -90,20 +90,47 @@ fn micros_of(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Begins a group: the database's time, if `epoch` still leads (protocol 1.1); `None` when another ledger does.
-/// The row stays locked, shared, until the transaction ends.
-pub(crate) async fn hold_leadership<C: ConnectionTrait>(
+/// What a group begins with.
+pub(crate) struct Beginning {
+    /// The database's time.
+    pub(crate) now: Micros,
+    /// Those of its requests that were answered before.
+    pub(crate) answered: Vec<(RequestName, AnsweredRequest)>,
+}
+
+/// Begins a group, if `epoch` still leads (protocol 1.1); `None` when another ledger does. The row stays locked, shared,
+/// until the transaction ends. In the same statement, for it is one way to the database and back: what `requests` were
+/// answered before, by key.
+pub(crate) async fn begin<C: ConnectionTrait>(
     session: &Session<'_, C>,
     epoch: u64,
-) -> Result<Option<Micros>, DbErr> {
-    let sql = format!(
-        "SELECT {} AS now FROM leadership WHERE id = 1 AND epoch = $1{}",
-        session.dialect.now(),
-        session.dialect.for_share()
-    );
-    let row = session.row(sql, vec![signed(epoch).into()]).await?;
-    row.map(|row| row.try_get("", "now").map(Micros))
-        .transpose()
+    requests: &[RequestName],
+) -> Result<Option<Beginning>, DbErr> {
+    let now = session.dialect.now();
+    let share = session.dialect.for_share_of("l");
+    let mut values = vec![signed(epoch).into()];
+    let sql = if requests.is_empty() {
+        format!("SELECT {now} AS now FROM leadership AS l WHERE l.id = 1 AND l.epoch = $1{share}")
+    } else {
+        let (page, names) = page_of(requests.iter()).bind(session.dialect, 2);
+        values.extend(names);
+        format!(
+            "WITH {page} SELECT {now} AS now, {ANSWERED_COLUMNS} FROM leadership AS l LEFT JOIN (u JOIN requests AS r \
+             ON r.tenant_id = u.t AND r.request_id = u.id) ON 1 = 1 WHERE l.id = 1 AND l.epoch = $1{share}"
+        )
+    };
+    let rows = session.rows(sql, values).await?;
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let now = Micros(first.try_get("", "now")?);
+    let mut answered = Vec::new();
+    for row in rows.iter().filter(|_| !requests.is_empty()) {
+        if row.try_get::<Option<Uuid>>("", "request_id")?.is_some() {
+            answered.push(read_answered(row)?);
+        }
+    }
+    Ok(Some(Beginning { now, answered }))
 }
 
 /// One row of `changes`.
@@ -121,20 +148,24 @@ pub(crate) async fn insert_changes<C: ConnectionTrait>(
     rows: &[ChangeRow],
     now: Micros,
 ) -> Result<(), DbErr> {
-    for row in rows {
-        let sql = "INSERT INTO changes (tenant_id, revision, batch_id, batch_revision, at, n, body) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
-        let values = vec![
-            row.key.0.as_uuid().into(),
-            signed(row.revision).into(),
-            row.key.1.as_uuid().into(),
-            signed(row.batch_revision).into(),
-            now.0.into(),
-            i32::try_from(row.count).unwrap_or(i32::MAX).into(),
-            row.body.clone().into(),
-        ];
-        session.execute(sql, values).await?;
+    if rows.is_empty() {
+        return Ok(());
     }
+    let page = Page::new()
+        .uuids("t", rows.iter().map(|row| row.key.0.as_uuid()))
+        .uuids("b", rows.iter().map(|row| row.key.1.as_uuid()))
+        .numbers("revision", rows.iter().map(|row| signed(row.revision)))
+        .numbers("r", rows.iter().map(|row| signed(row.batch_revision)))
+        .numbers("n", rows.iter().map(|row| i64::from(row.count)))
+        .bytes("body", rows.iter().map(|row| Some(row.body.clone())));
+    let (page, mut values) = page.bind(session.dialect, 1);
+    values.push(now.0.into());
+    let sql = format!(
+        "WITH {page} INSERT INTO changes (tenant_id, revision, batch_id, batch_revision, at, n, body) \
+         SELECT u.t, u.revision, u.b, u.r, ${}, u.n, u.body FROM u",
+        values.len()
+    );
+    session.execute(sql, values).await?;
     Ok(())
 }
 
@@ -306,20 +337,20 @@ pub(crate) async fn insert_outbox<C: ConnectionTrait>(
     rows: &[OutboxRow],
     now: Micros,
 ) -> Result<(), DbErr> {
-    for row in rows {
-        let values = vec![
-            signed(row.id).into(),
-            i32::from(row.stage.code()).into(),
-            now.0.into(),
-            row.body.clone().into(),
-        ];
-        session
-            .execute(
-                "INSERT INTO outbox (id, stage, at, body) VALUES ($1, $2, $3, $4)",
-                values,
-            )
-            .await?;
+    if rows.is_empty() {
+        return Ok(());
     }
+    let page = Page::new()
+        .numbers("id", rows.iter().map(|row| signed(row.id)))
+        .numbers("stage", rows.iter().map(|row| i64::from(row.stage.code())))
+        .bytes("body", rows.iter().map(|row| Some(row.body.clone())));
+    let (page, mut values) = page.bind(session.dialect, 1);
+    values.push(now.0.into());
+    let sql = format!(
+        "WITH {page} INSERT INTO outbox (id, stage, at, body) SELECT u.id, u.stage, ${}, u.body FROM u",
+        values.len()
+    );
+    session.execute(sql, values).await?;
     Ok(())
 }
 
@@ -392,52 +423,82 @@ pub(crate) async fn oldest_outbox<C: ConnectionTrait>(
     Ok(found)
 }
 
-/// A request that was answered before.
+/// Names a request: whose it is, and the id they gave it.
+pub(crate) type RequestName = (TenantId, Uuid);
+
+/// A request that was answered, and its answer.
+#[derive(Clone, Debug)]
 pub(crate) struct AnsweredRequest {
     pub(crate) method: String,
     pub(crate) body_hash: Vec<u8>,
     pub(crate) answer: Vec<u8>,
 }
 
-/// The answer given to a request id, by key.
-pub(crate) async fn answered<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    tenant: TenantId,
-    request_id: Uuid,
-) -> Result<Option<AnsweredRequest>, DbErr> {
-    let sql = "SELECT r.method, r.body_hash, r.answer FROM requests AS r WHERE r.tenant_id = $1 AND r.request_id = $2";
-    let row = session
-        .row(sql, vec![tenant.as_uuid().into(), request_id.into()])
-        .await?;
-    row.map(|row| {
-        Ok(AnsweredRequest {
-            method: row.try_get("", "method")?,
-            body_hash: row.try_get("", "body_hash")?,
-            answer: row.try_get("", "answer")?,
-        })
-    })
-    .transpose()
+const ANSWERED_COLUMNS: &str = "r.tenant_id, r.request_id, r.method, r.body_hash, r.answer";
+
+fn page_of<'a>(requests: impl Iterator<Item = &'a RequestName> + Clone) -> Page {
+    Page::new()
+        .uuids("t", requests.clone().map(|(tenant, _)| tenant.as_uuid()))
+        .uuids("id", requests.map(|(_, id)| *id))
 }
 
-/// Remembers the answer given to a request id.
+fn read_answered(row: &QueryResult) -> Result<(RequestName, AnsweredRequest), DbErr> {
+    let answered = AnsweredRequest {
+        method: row.try_get("", "method")?,
+        body_hash: row.try_get("", "body_hash")?,
+        answer: row.try_get("", "answer")?,
+    };
+    Ok(((tenant_of(row)?, uuid_of(row, "request_id")?), answered))
+}
+
+/// What a request was answered, by key.
+pub(crate) async fn answered<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (tenant, id): RequestName,
+) -> Result<Option<AnsweredRequest>, DbErr> {
+    let sql = format!(
+        "SELECT {ANSWERED_COLUMNS} FROM requests AS r WHERE r.tenant_id = $1 AND r.request_id = $2"
+    );
+    let row = session
+        .row(sql, vec![tenant.as_uuid().into(), id.into()])
+        .await?;
+    row.map(|row| read_answered(&row).map(|(_, answered)| answered))
+        .transpose()
+}
+
+/// Remembers what requests were answered.
 pub(crate) async fn remember<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    tenant: TenantId,
-    request_id: Uuid,
-    method: &str,
-    body_hash: &[u8; 32],
-    answer: Vec<u8>,
+    requests: &[(RequestName, AnsweredRequest)],
     now: Micros,
 ) -> Result<(), DbErr> {
-    let sql = "INSERT INTO requests (tenant_id, request_id, method, body_hash, answer, at) VALUES ($1, $2, $3, $4, $5, $6)";
-    let values: Vec<Value> = vec![
-        tenant.as_uuid().into(),
-        request_id.into(),
-        method.into(),
-        body_hash.to_vec().into(),
-        answer.into(),
-        now.0.into(),
-    ];
+    if requests.is_empty() {
+        return Ok(());
+    }
+    let answers = requests.iter().map(|(_, request)| request);
+    let page = page_of(requests.iter().map(|(name, _)| name))
+        .texts(
+            "method",
+            answers.clone().map(|request| Some(request.method.clone())),
+        )
+        .bytes(
+            "hash",
+            answers
+                .clone()
+                .map(|request| Some(request.body_hash.clone())),
+        )
+        .bytes(
+            "answer",
+            answers.map(|request| Some(request.answer.clone())),
+        );
+    let (page, mut values) = page.bind(session.dialect, 1);
+    values.push(now.0.into());
+    let sql = format!(
+        "WITH {page} INSERT INTO requests (tenant_id, request_id, method, body_hash, answer, at) \
+         SELECT u.t, u.id, u.method, u.hash, coalesce(u.answer, {}), ${} FROM u",
+        session.dialect.no_bytes(),
+        values.len()
+    );
     session.execute(sql, values).await?;
     Ok(())
 }

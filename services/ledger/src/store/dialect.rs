@@ -48,11 +48,11 @@ impl Dialect {
         }
     }
 
-    /// Locks a row against change, shared with other readers.
-    pub(crate) fn for_share(self) -> &'static str {
+    /// Locks the rows of one table of a join against change, shared with other readers.
+    pub(crate) fn for_share_of(self, table: &str) -> String {
         match self {
-            Self::Sqlite => "",
-            Self::Postgres => " FOR SHARE",
+            Self::Sqlite => String::new(),
+            Self::Postgres => format!(" FOR SHARE OF {table}"),
         }
     }
 
@@ -61,6 +61,14 @@ impl Dialect {
         match self {
             Self::Sqlite => expression.to_owned(),
             Self::Postgres => format!("({expression} <> 0)"),
+        }
+    }
+
+    /// No bytes, for a column that takes no null.
+    pub(crate) fn no_bytes(self) -> &'static str {
+        match self {
+            Self::Sqlite => "x''",
+            Self::Postgres => "''::bytea",
         }
     }
 

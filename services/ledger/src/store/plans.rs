@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::changes::{self, ChangeRow, OutboxRow};
+use super::changes::{self, AnsweredRequest, ChangeRow, OutboxRow};
 use super::dialect::Dialect;
 use super::history;
 use super::manifest::{self, FileRow, FolderRow};
@@ -96,7 +96,7 @@ fn columns(table: &str, index: &str) -> &'static [&'static str] {
         ("changes", PK) => &["tenant_id", "revision"],
         ("requests", PK) => &["tenant_id", "request_id"],
         ("tenants", PK) => &["tenant_id"],
-        ("outbox", PK) => &["id"],
+        ("outbox" | "leadership", PK) => &["id"],
         ("file_work", "file_work_ready") => &["wait_stage", "tenant_id", "batch_id", "ready_at"],
         ("files", "files_name") => &["tenant_id", "batch_id", "folder", "name"],
         ("folders", "folders_path") => &["tenant_id", "batch_id", "path"],
@@ -250,9 +250,20 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         .await
         .unwrap();
     step("changes::answered", &[("requests", PK, 2)]);
-    changes::answered(session, key.0, uuid(3)).await.unwrap();
+    changes::answered(session, (key.0, uuid(3))).await.unwrap();
+    step(
+        "changes::begin",
+        &[("leadership", PK, 1), ("requests", PK, 2)],
+    );
+    let names: Vec<_> = (0..size).map(|number| (key.0, uuid(number))).collect();
+    changes::begin(session, 1, &names).await.unwrap();
     step("changes::remember", &[]);
-    changes::remember(session, key.0, uuid(9_999_999), "m", &[0; 32], vec![1], now)
+    let answered = AnsweredRequest {
+        method: "m".into(),
+        body_hash: vec![0; 32],
+        answer: vec![1],
+    };
+    changes::remember(session, &[((key.0, uuid(9_999_999)), answered)], now)
         .await
         .unwrap();
 
@@ -294,7 +305,7 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         ended_at: None,
     };
     let new = ProgressRow::new(tenant(), batch(9_999_999), now);
-    progress::insert(session, &new, &made).await.unwrap();
+    progress::insert(session, &[(new, made)]).await.unwrap();
 
     step(
         "manifest::folders_by_path",
@@ -934,7 +945,8 @@ async fn sqlite_faults(
         }
         missed.retain(|(wanted, index, count)| {
             let key = &columns(wanted, index)[..*count];
-            let rowid = *wanted == "outbox" && detail.contains("INTEGER PRIMARY KEY (rowid=?)");
+            let rowid = ["outbox", "leadership"].contains(wanted)
+                && detail.contains("INTEGER PRIMARY KEY (rowid=?)");
             let by = if *index == PK {
                 // A table with a row id names its primary key so.
                 detail.contains("USING PRIMARY KEY")

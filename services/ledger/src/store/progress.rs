@@ -3,6 +3,7 @@
 use caudal_domain::{BatchFacts, BatchId, BatchState, FileCounts, StageSet, TenantId};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
+use super::dialect::Dialect;
 use super::page::Page;
 use super::time::Micros;
 use super::{Session, batch_key_of, code_of, signed, u32_of, u64_of, uuid_of};
@@ -217,48 +218,127 @@ pub(crate) async fn read<C: ConnectionTrait>(
         .collect()
 }
 
-/// Makes a batch: both its rows and its root folder.
+type Column = (&'static str, fn(&ProgressRow) -> i64);
+/// The columns of `batch_progress` that move.
+const MOVING: [Column; 29] = [
+    ("state", |row| row.state.code().into()),
+    ("run", |row| row.run.into()),
+    ("revision", |row| signed(row.revision)),
+    ("next_ordinal", |row| row.next_ordinal.into()),
+    ("next_folder", |row| row.next_folder.into()),
+    ("n_pending", |row| row.facts.counts.pending.into()),
+    ("n_uploading", |row| row.facts.counts.uploading.into()),
+    ("n_uploaded", |row| row.facts.counts.uploaded.into()),
+    ("n_queued", |row| row.facts.counts.queued.into()),
+    ("n_processing", |row| row.facts.counts.processing.into()),
+    ("n_processed", |row| row.facts.counts.processed.into()),
+    ("n_retrying", |row| row.facts.counts.retrying.into()),
+    ("n_failed", |row| row.facts.counts.failed.into()),
+    ("n_cancelled", |row| row.facts.counts.cancelled.into()),
+    ("n_complete", |row| row.facts.counts.complete.into()),
+    ("n_partial", |row| row.facts.counts.partial.into()),
+    ("n_stored_only", |row| row.facts.counts.stored_only.into()),
+    ("bytes_declared", |row| signed(row.bytes_declared)),
+    ("bytes_uploaded", |row| signed(row.bytes_uploaded)),
+    ("bytes_processed", |row| signed(row.bytes_processed)),
+    ("changed_at", |row| row.changed_at.0),
+    ("touched_at", |row| row.touched_at.0),
+    ("upload_deadline", |row| row.upload_deadline.0),
+    ("manifest_complete", |row| {
+        row.facts.manifest_complete.into()
+    }),
+    ("cancel_requested", |row| row.facts.cancel_requested.into()),
+    ("missing_fails", |row| row.missing_fails.into()),
+    ("uploads_open", |row| row.uploads_open.into()),
+    ("priority", |row| row.priority.into()),
+    ("completed_by_system", |row| row.completed_by_system.into()),
+];
+const BOOLEANS: [&str; 5] = [
+    "completed_by_system",
+    "manifest_complete",
+    "cancel_requested",
+    "missing_fails",
+    "uploads_open",
+];
+
+/// A page of batches with the columns that move, and the expression that each has in it.
+fn page_of(
+    rows: &[ProgressRow],
+    dialect: Dialect,
+) -> (Page, impl Iterator<Item = (&'static str, String)>) {
+    let keys = Page::new()
+        .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
+        .uuids("b", rows.iter().map(|row| row.batch.as_uuid()));
+    let page = MOVING.iter().fold(keys, |page, (name, value)| {
+        page.numbers(name, rows.iter().map(value))
+    });
+    let expressions = MOVING.iter().map(move |(name, _)| {
+        let column = format!("u.{name}");
+        let is_boolean = BOOLEANS.contains(name);
+        let expression = if is_boolean {
+            dialect.boolean(&column)
+        } else {
+            column
+        };
+        (*name, expression)
+    });
+    (page, expressions)
+}
+
+/// Makes batches: both rows of each, and its root folder.
 pub(crate) async fn insert<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    progress: &ProgressRow,
-    batch: &BatchRow,
+    made: &[(ProgressRow, BatchRow)],
 ) -> Result<(), DbErr> {
-    let (tenant, id) = (progress.tenant.as_uuid(), progress.batch.as_uuid());
-    let sql = "INSERT INTO batches (tenant_id, batch_id, name, options, metadata, priority, created_by, created_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-    let values = vec![
-        tenant.into(),
-        id.into(),
-        batch.name.clone().into(),
-        batch.options.clone().into(),
-        batch.metadata.clone().into(),
-        signed_small(batch.priority).into(),
-        batch.created_by.clone().into(),
-        batch.created_at.0.into(),
-    ];
+    if made.is_empty() {
+        return Ok(());
+    }
+    let (rows, batches): (Vec<ProgressRow>, Vec<&BatchRow>) =
+        made.iter().map(|(row, batch)| (row.clone(), batch)).unzip();
+    let keys = || {
+        Page::new()
+            .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
+            .uuids("b", rows.iter().map(|row| row.batch.as_uuid()))
+    };
+    let text = |of: fn(&BatchRow) -> &String| batches.iter().map(move |row| Some(of(row).clone()));
+    let (page, values) = keys()
+        .texts("name", text(|row| &row.name))
+        .texts("options", text(|row| &row.options))
+        .texts("metadata", batches.iter().map(|row| row.metadata.clone()))
+        .numbers("priority", batches.iter().map(|row| row.priority.into()))
+        .texts("created_by", text(|row| &row.created_by))
+        .numbers("created_at", batches.iter().map(|row| row.created_at.0))
+        .bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} INSERT INTO batches (tenant_id, batch_id, name, options, metadata, priority, created_by, created_at) \
+         SELECT u.t, u.b, coalesce(u.name, ''), coalesce(u.options, ''), u.metadata, u.priority, \
+         coalesce(u.created_by, ''), u.created_at FROM u"
+    );
     session.execute(sql, values).await?;
-    let sql = "INSERT INTO batch_progress (tenant_id, batch_id, state, manifest_complete, cancel_requested, \
-               missing_fails, starts_when_completed, stages, priority, run, pause_by, completed_by_system, revision, \
-               next_ordinal, next_folder, n_pending, n_uploading, n_uploaded, n_queued, n_processing, n_processed, \
-               n_retrying, n_failed, n_cancelled, n_complete, n_partial, n_stored_only, bytes_declared, \
-               bytes_uploaded, bytes_processed, changed_at, touched_at, upload_deadline, uploads_open) \
-               VALUES ($1, $2, $3, false, false, false, $4, $5, $6, 1, 0, false, 0, 0, 1, \
-               0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, $7, $7, $7, false)";
-    let values = vec![
-        tenant.into(),
-        id.into(),
-        i32::from(progress.state.code()).into(),
-        progress.starts_when_completed.into(),
-        i32::from(progress.stages.bits()).into(),
-        signed_small(progress.priority).into(),
-        progress.changed_at.0.into(),
-    ];
+    let (page, expressions) = page_of(&rows, session.dialect);
+    let (page, values) = page
+        .numbers("stages", rows.iter().map(|row| row.stages.bits().into()))
+        .numbers(
+            "starts",
+            rows.iter().map(|row| row.starts_when_completed.into()),
+        )
+        .bind(session.dialect, 1);
+    let (names, expressions): (Vec<&str>, Vec<String>) = expressions.unzip();
+    let sql = format!(
+        "WITH {page} INSERT INTO batch_progress (tenant_id, batch_id, stages, starts_when_completed, pause_by, {}) \
+         SELECT u.t, u.b, u.stages, {}, 0, {} FROM u",
+        names.join(", "),
+        session.dialect.boolean("u.starts"),
+        expressions.join(", ")
+    );
     session.execute(sql, values).await?;
-    let sql = "INSERT INTO folders (tenant_id, batch_id, folder, ancestors, path, total, processed, failed, cancelled) \
-               VALUES ($1, $2, 0, $3, '', 0, 0, 0, 0)";
-    session
-        .execute(sql, vec![tenant.into(), id.into(), Vec::<u8>::new().into()])
-        .await?;
+    let (page, values) = keys().bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} INSERT INTO folders (tenant_id, batch_id, folder, ancestors, path, total, processed, failed, cancelled) \
+         SELECT u.t, u.b, 0, {}, '', 0, 0, 0, 0 FROM u",
+        session.dialect.no_bytes()
+    );
+    session.execute(sql, values).await?;
     Ok(())
 }
 
@@ -271,61 +351,10 @@ pub(crate) async fn update<C: ConnectionTrait>(
     if rows.is_empty() {
         return Ok(0);
     }
-    type Column = (&'static str, fn(&ProgressRow) -> i64);
-    const COLUMNS: [Column; 29] = [
-        ("state", |row| row.state.code().into()),
-        ("run", |row| row.run.into()),
-        ("revision", |row| signed(row.revision)),
-        ("next_ordinal", |row| row.next_ordinal.into()),
-        ("next_folder", |row| row.next_folder.into()),
-        ("n_pending", |row| row.facts.counts.pending.into()),
-        ("n_uploading", |row| row.facts.counts.uploading.into()),
-        ("n_uploaded", |row| row.facts.counts.uploaded.into()),
-        ("n_queued", |row| row.facts.counts.queued.into()),
-        ("n_processing", |row| row.facts.counts.processing.into()),
-        ("n_processed", |row| row.facts.counts.processed.into()),
-        ("n_retrying", |row| row.facts.counts.retrying.into()),
-        ("n_failed", |row| row.facts.counts.failed.into()),
-        ("n_cancelled", |row| row.facts.counts.cancelled.into()),
-        ("n_complete", |row| row.facts.counts.complete.into()),
-        ("n_partial", |row| row.facts.counts.partial.into()),
-        ("n_stored_only", |row| row.facts.counts.stored_only.into()),
-        ("bytes_declared", |row| signed(row.bytes_declared)),
-        ("bytes_uploaded", |row| signed(row.bytes_uploaded)),
-        ("bytes_processed", |row| signed(row.bytes_processed)),
-        ("changed_at", |row| row.changed_at.0),
-        ("touched_at", |row| row.touched_at.0),
-        ("upload_deadline", |row| row.upload_deadline.0),
-        ("manifest_complete", |row| {
-            row.facts.manifest_complete.into()
-        }),
-        ("cancel_requested", |row| row.facts.cancel_requested.into()),
-        ("missing_fails", |row| row.missing_fails.into()),
-        ("uploads_open", |row| row.uploads_open.into()),
-        ("priority", |row| row.priority.into()),
-        ("completed_by_system", |row| row.completed_by_system.into()),
-    ];
-    const BOOLEANS: [&str; 5] = [
-        "completed_by_system",
-        "manifest_complete",
-        "cancel_requested",
-        "missing_fails",
-        "uploads_open",
-    ];
-    let mut page = Page::new()
-        .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
-        .uuids("b", rows.iter().map(|row| row.batch.as_uuid()));
-    let mut assignments = Vec::with_capacity(COLUMNS.len());
-    for (name, value) in COLUMNS {
-        page = page.numbers(name, rows.iter().map(value));
-        let expression = format!("u.{name}");
-        let expression = if BOOLEANS.contains(&name) {
-            session.dialect.boolean(&expression)
-        } else {
-            expression
-        };
-        assignments.push(format!("{name} = {expression}"));
-    }
+    let (page, expressions) = page_of(rows, session.dialect);
+    let assignments: Vec<String> = expressions
+        .map(|(name, expression)| format!("{name} = {expression}"))
+        .collect();
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} UPDATE batch_progress AS p SET {} FROM u WHERE p.tenant_id = u.t AND p.batch_id = u.b \
@@ -421,17 +450,20 @@ pub(crate) async fn set_times<C: ConnectionTrait>(
     session: &Session<'_, C>,
     rows: &[(BatchKey, Option<Micros>, Option<Micros>)],
 ) -> Result<(), DbErr> {
-    for ((tenant, batch), completed_at, ended_at) in rows {
-        let sql = "UPDATE batches SET completed_at = coalesce(completed_at, $3), ended_at = $4 \
-                   WHERE tenant_id = $1 AND batch_id = $2";
-        let values = vec![
-            tenant.as_uuid().into(),
-            batch.as_uuid().into(),
-            completed_at.map(|at| at.0).into(),
-            ended_at.map(|at| at.0).into(),
-        ];
-        session.execute(sql, values).await?;
+    if rows.is_empty() {
+        return Ok(());
     }
+    let page = Page::new()
+        .uuids("t", rows.iter().map(|((tenant, _), ..)| tenant.as_uuid()))
+        .uuids("b", rows.iter().map(|((_, batch), ..)| batch.as_uuid()))
+        .nullable_numbers("completed_at", rows.iter().map(|row| row.1.map(|at| at.0)))
+        .nullable_numbers("ended_at", rows.iter().map(|row| row.2.map(|at| at.0)));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} UPDATE batches AS c SET completed_at = coalesce(c.completed_at, u.completed_at), \
+         ended_at = u.ended_at FROM u WHERE c.tenant_id = u.t AND c.batch_id = u.b"
+    );
+    session.execute(sql, values).await?;
     Ok(())
 }
 

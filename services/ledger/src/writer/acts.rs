@@ -9,6 +9,7 @@ use caudal_domain::{
 };
 use uuid::Uuid;
 
+use crate::store::changes::AnsweredRequest;
 use crate::store::operations::OperationState;
 use crate::store::results::{StoredArtifact, Used};
 use crate::store::selection::Position;
@@ -22,6 +23,17 @@ pub(crate) struct RequestKey {
     pub(crate) method: &'static str,
     /// sha256 of the encoded request.
     pub(crate) body_hash: [u8; 32],
+}
+
+impl RequestKey {
+    /// As it is remembered with its answer.
+    pub(crate) fn answered(&self, answer: Vec<u8>) -> AnsweredRequest {
+        AnsweredRequest {
+            method: self.method.to_owned(),
+            body_hash: self.body_hash.to_vec(),
+            answer,
+        }
+    }
 }
 
 /// Makes a batch.
@@ -381,6 +393,41 @@ impl Act {
             | Self::EndOperation(_)
             | Self::PruneOperations => Vec::new(),
         }
+    }
+
+    /// The request that it answers, if a caller can repeat it.
+    pub(crate) fn request(&self) -> Option<(TenantId, &RequestKey)> {
+        match self {
+            Self::CreateBatch(act) => Some((act.tenant, &act.request)),
+            Self::AddEntries(act) => Some((act.tenant, &act.request)),
+            Self::CompleteBatch(act) => Some((act.tenant, &act.request)),
+            Self::ConfirmUploads(act) => Some((act.tenant, &act.request)),
+            Self::SetPause(act) => Some((act.tenant, &act.request)),
+            Self::CancelBatch(act) => Some((act.tenant, &act.request)),
+            Self::UpdateBatch(act) => Some((act.tenant, &act.request)),
+            Self::StartOperation(act) => Some((act.tenant, &act.request)),
+            Self::Lease { .. }
+            | Self::Renew { .. }
+            | Self::Release { .. }
+            | Self::Report(_)
+            | Self::LookUp { .. }
+            | Self::Repair(_)
+            | Self::FailMissing { .. }
+            | Self::CancelFiles { .. }
+            | Self::CompleteIdle { .. }
+            | Self::Prune
+            | Self::Slice(_)
+            | Self::EndOperation(_)
+            | Self::PruneOperations => None,
+        }
+    }
+
+    /// Whether it looks for rows of files that it does not name.
+    pub(crate) fn looks_for_rows(&self) -> bool {
+        matches!(
+            self,
+            Self::LookUp { .. } | Self::FailMissing { .. } | Self::CancelFiles { .. }
+        )
     }
 
     /// The batch it changes beside those of its files.

@@ -3,15 +3,15 @@
 //! [`decide`] reads what it needs, moves the files in memory through the domain's state machine and writes their rows in
 //! set-based statements whose WHERE clause holds the token that was read: that token is the fence (protocol 0). Rows of
 //! files that are new or out, of batches, tenants and folders are known from memory, so confirmations, leases and reports
-//! read nothing. Two acts on one file keep their order, because they are applied one after the other. [`write`] then writes
-//! the rows of new files that have arrived (so that both halves cost about the same), inserts results, moves folders,
-//! batches and tenants, appends changes and outbox, and commits.
+//! read nothing. Two acts on one file keep their order, because they are applied one after the other. [`write`] then inserts
+//! the files of manifests and results, writes the rows of new files that have arrived, and, when the group ahead is
+//! committed, moves folders, batches and tenants, appends changes and outbox, and commits.
 //!
-//! While one group is being written the next may decide (on Postgres, which has two connections for it). The first never
-//! waits for the second: its locks on files were taken before the second began, but for those on new files, which nobody
-//! else wants (acts that look for such rows by themselves wait for it); and what it still locks (folders, batches, tenants)
-//! the second locks only when it is written itself. Order of locks: leadership (shared), files by key,
-//! then folders, batches, tenants, each by key (protocol 9.3).
+//! While one group is being written the next may decide (on Postgres, which has two connections for it), and write what
+//! belongs to files. The first never waits for the second: its locks on files were taken before the second began, but for
+//! those on new files, which nobody else wants (acts that look for such rows by themselves wait for it); and what it still
+//! locks (folders, batches, tenants) the second locks only when the first is committed. Order of locks: leadership (shared),
+//! files by key, then folders, batches, tenants, each by key (protocol 9.3).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -23,14 +23,16 @@ use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sea_orm::{DatabaseTransaction, DbErr};
+use tokio::sync::oneshot;
 
-use super::acts::{Act, Answer};
+use super::acts::{Act, Answer, RequestKey};
 use super::known::Pending;
 use super::{Waiting, WriterState};
 use crate::api::messages;
 use crate::briefs::Carried;
-use crate::store::changes::{self, ChangeRow, OutboxRow};
-use crate::store::manifest;
+use crate::store::changes::{self, AnsweredRequest, Beginning, ChangeRow, OutboxRow, RequestName};
+use crate::store::dialect::Dialect;
+use crate::store::manifest::{self, FileRow};
 use crate::store::progress::{self, BatchKey, BatchRow, ProgressRow, TenantRow};
 use crate::store::results::{self, AttemptRow, ResultRow};
 use crate::store::time::Micros;
@@ -50,6 +52,8 @@ pub(crate) enum GroupError {
     NotLeading,
     /// A remembered row was not what the database holds: nothing happened; read and try again.
     Stale,
+    /// The group ahead, on which it stood, was not committed: nothing happened; try again.
+    Adrift,
     /// COMMIT got no answer: it may have happened.
     Unknown(DbErr),
 }
@@ -136,7 +140,21 @@ pub(super) struct Renamed {
 pub(super) struct BatchAnswer {
     pub(super) act: usize,
     pub(super) key: BatchKey,
-    pub(super) request: super::acts::RequestKey,
+    pub(super) request: RequestKey,
+}
+
+/// Files that a group adds.
+#[derive(Default)]
+pub(super) struct NewFiles {
+    pub(super) files: Vec<FileRow>,
+    pub(super) rows: Vec<WorkRow>,
+}
+
+impl NewFiles {
+    async fn insert(&self, session: &Session<'_, DatabaseTransaction>) -> Result<(), DbErr> {
+        manifest::insert_files(session, &self.files).await?;
+        work::insert(session, &self.rows).await
+    }
 }
 
 /// What a committed group leaves to be done.
@@ -158,8 +176,14 @@ pub(crate) struct Group<'a> {
     pub(super) files: FxHashMap<FileRef, Worked>,
     pub(super) batches: FxHashMap<BatchKey, Batched>,
     pub(super) tenants: FxHashMap<TenantId, TenantRow>,
+    /// Files that are not inserted yet.
+    pub(super) new: NewFiles,
     /// New files that have not arrived.
     pub(super) added: Vec<Pending>,
+    /// What the requests of its acts were answered, before or in this group.
+    answered: HashMap<RequestName, AnsweredRequest>,
+    /// Those of them that were answered in this group.
+    answered_now: Vec<RequestName>,
     pub(super) results: Vec<ResultRow>,
     pub(super) attempts: Vec<AttemptRow>,
     pub(super) dead_letters: Vec<AttemptRow>,
@@ -205,8 +229,10 @@ pub(crate) struct Decided {
     pub(crate) relayed: Vec<u64>,
     hints: Vec<(BatchKey, u64)>,
     carried: Vec<Carried>,
+    new: NewFiles,
     /// Rows of new files that have arrived, with the token that the database holds.
     arrived: Vec<(Token, WorkRow)>,
+    answered: Vec<(RequestName, AnsweredRequest)>,
 }
 
 /// The first half: everything that is decided, with the rows of most files written. `relayed` are outbox rows that Redis
@@ -249,9 +275,13 @@ async fn decide_in(
     use_remembered_rows: bool,
 ) -> Result<(Decided, Aftermath), GroupError> {
     let session = Session::new(transaction, store.dialect());
-    let Some(now) = changes::hold_leadership(&session, state.epoch).await? else {
-        return Err(GroupError::NotLeading);
-    };
+    let requests = acts.iter().filter_map(|act| act.request());
+    let names: BTreeSet<RequestName> = requests
+        .map(|(tenant, request)| (tenant, request.id))
+        .collect();
+    let names: Vec<RequestName> = names.into_iter().collect();
+    let begun = changes::begin(&session, state.epoch, &names).await?;
+    let Beginning { now, answered } = begun.ok_or(GroupError::NotLeading)?;
     state.clock.set(now);
     state.dispatcher.promote(now);
     let mut group = Group {
@@ -261,7 +291,10 @@ async fn decide_in(
         files: FxHashMap::default(),
         batches: FxHashMap::default(),
         tenants: FxHashMap::default(),
+        new: NewFiles::default(),
         added: Vec::new(),
+        answered: answered.into_iter().collect(),
+        answered_now: Vec::new(),
         results: Vec::new(),
         attempts: Vec::new(),
         dead_letters: Vec::new(),
@@ -288,14 +321,16 @@ async fn decide_in(
     }
 }
 
-/// The second half: everything else, and COMMIT.
+/// The second half: everything else, and COMMIT. `ahead` is told when the group ahead is committed, and dropped when it was
+/// not; `None` where there is none.
 pub(crate) async fn write(
     transaction: DatabaseTransaction,
-    dialect: crate::store::dialect::Dialect,
+    dialect: Dialect,
     decided: Decided,
+    ahead: Option<oneshot::Receiver<()>>,
 ) -> Result<Committed, GroupError> {
     let session = Session::new(&transaction, dialect);
-    match decided.write(&session).await {
+    match decided.write(&session, ahead).await {
         Ok(committed) => match transaction.commit().await {
             Ok(()) => Ok(committed),
             Err(error) => Err(GroupError::Unknown(error)),
@@ -311,7 +346,20 @@ impl Decided {
     async fn write(
         self,
         session: &Session<'_, DatabaseTransaction>,
+        ahead: Option<oneshot::Receiver<()>>,
     ) -> Result<Committed, GroupError> {
+        self.write_files(session).await?;
+        if let Some(ahead) = ahead {
+            ahead.await.map_err(|_| GroupError::Adrift)?;
+        }
+        self.write_what_counts_them(session).await
+    }
+
+    async fn write_files(
+        &self,
+        session: &Session<'_, DatabaseTransaction>,
+    ) -> Result<(), GroupError> {
+        self.new.insert(session).await?;
         let arrived: Vec<(Token, &WorkRow)> = self
             .arrived
             .iter()
@@ -324,10 +372,15 @@ impl Decided {
         results::insert_attempts(session, &self.attempts).await?;
         results::insert_dead_letters(session, &self.dead_letters).await?;
         results::dismiss(session, &self.dismissed, self.now).await?;
+        Ok(())
+    }
+
+    async fn write_what_counts_them(
+        mut self,
+        session: &Session<'_, DatabaseTransaction>,
+    ) -> Result<Committed, GroupError> {
         manifest::update_folders(session, &self.folders).await?;
-        for (row, made) in &self.made {
-            progress::insert(session, row, made).await?;
-        }
+        progress::insert(session, &self.made).await?;
         if progress::update(session, &self.batches).await? != self.batches.len() as u64 {
             return Err(GroupError::Stale);
         }
@@ -351,43 +404,35 @@ impl Decided {
         changes::insert_changes(session, &self.changes, self.now).await?;
         changes::insert_outbox(session, &self.outbox, self.now).await?;
         changes::delete_outbox(session, &self.relayed).await?;
-        let mut answers = self.answers;
-        for answer in self.batch_answers {
-            let act = answer.act;
-            answers[act] = Ok(answer_with_batch(session, answer, self.now).await?);
+        for BatchAnswer { act, key, request } in std::mem::take(&mut self.batch_answers) {
+            let message = self.batch(session, key).await?;
+            let answered = request.answered(message.encode_to_vec());
+            self.answered.push(((key.0, request.id), answered));
+            self.answers[act] = Ok(Answer::Batch(Box::new(message)));
         }
+        changes::remember(session, &self.answered, self.now).await?;
         Ok(Committed {
-            answers,
+            answers: self.answers,
             published: self.outbox,
             hints: self.hints,
             results: self.results,
             carried: self.carried,
         })
     }
-}
 
-async fn answer_with_batch(
-    session: &Session<'_, DatabaseTransaction>,
-    answer: BatchAnswer,
-    now: Micros,
-) -> Result<Answer, GroupError> {
-    let (tenant, batch) = answer.key;
-    let Some((progress, row)) = crate::store::reads::batch(session, tenant, batch).await? else {
-        return Err(GroupError::Stale);
-    };
-    let message = messages::batch(&progress, &row);
-    let request = &answer.request;
-    changes::remember(
-        session,
-        tenant,
-        request.id,
-        request.method,
-        &request.body_hash,
-        message.encode_to_vec(),
-        now,
-    )
-    .await?;
-    Ok(Answer::Batch(Box::new(message)))
+    /// A batch as this group leaves it.
+    async fn batch(
+        &self,
+        session: &Session<'_, DatabaseTransaction>,
+        key: BatchKey,
+    ) -> Result<caudal_proto::v1::Batch, GroupError> {
+        if let Some((progress, row)) = self.made.iter().find(|(row, _)| row.key() == key) {
+            return Ok(messages::batch(progress, row));
+        }
+        let found = crate::store::reads::batch(session, key.0, key.1).await?;
+        let (progress, row) = found.ok_or(GroupError::Stale)?;
+        Ok(messages::batch(&progress, &row))
+    }
 }
 
 /// What the writer's memory learns when a group ends.
@@ -469,9 +514,6 @@ impl Batched {
         decided: &mut Decided,
     ) {
         let row = &mut self.row;
-        if let Some(made) = self.made.take() {
-            decided.made.push((row.clone(), made));
-        }
         let before = row.state;
         let counts = row.facts.counts;
         row.state = caudal_domain::BatchState::derive(&row.facts);
@@ -501,7 +543,10 @@ impl Batched {
         if let Some(renamed) = self.renamed.take() {
             decided.renamed.push((key, renamed));
         }
-        decided.batches.push(row.clone());
+        match self.made.take() {
+            Some(made) => decided.made.push((row.clone(), made)),
+            None => decided.batches.push(row.clone()),
+        }
     }
 }
 
@@ -540,6 +585,9 @@ impl<'a> Group<'a> {
         self.load_batches_of(acts).await?;
         let mut answers = Vec::with_capacity(acts.len());
         for (index, act) in acts.iter().enumerate() {
+            if self.may_miss_new_files(act) {
+                self.insert_new_files().await?;
+            }
             answers.push(self.apply(index, act).await?);
         }
         self.write_files(false).await?;
@@ -552,6 +600,21 @@ impl<'a> Group<'a> {
         self.write_files(false).await?;
         let folders = self.count_folders().await?;
         self.conclude(answers, folders).await
+    }
+
+    /// Whether an act looks for rows of files that this group has not inserted yet.
+    fn may_miss_new_files(&self, act: &Act) -> bool {
+        match act {
+            Act::AddEntries(act) => self
+                .batches
+                .get(&(act.tenant, act.batch))
+                .is_some_and(|batched| batched.grown),
+            _ => act.looks_for_rows(),
+        }
+    }
+
+    async fn insert_new_files(&mut self) -> Result<(), DbErr> {
+        std::mem::take(&mut self.new).insert(&self.session).await
     }
 
     async fn load_files(&mut self, acts: &[&Act]) -> Result<(), DbErr> {
@@ -1008,6 +1071,9 @@ impl<'a> Group<'a> {
     /// Writes the rows that changed. New files that have arrived are left to the second half, unless `all` are wanted because
     /// they are going to be read.
     async fn write_files(&mut self, all: bool) -> Result<(), GroupError> {
+        if all {
+            self.insert_new_files().await?;
+        }
         let is_written =
             |worked: &Worked| worked.touched && (all || !worked.is_left_to_the_second_half());
         let mut pages: BTreeMap<Moved, Vec<(Token, &WorkRow)>> = BTreeMap::new();
@@ -1142,7 +1208,9 @@ impl<'a> Group<'a> {
             relayed: Vec::new(),
             hints: Vec::with_capacity(keys.len()),
             carried: self.carried(),
+            new: std::mem::take(&mut self.new),
             arrived: self.arrived(),
+            answered: self.answered(),
         };
         for key in keys {
             let Some(batched) = self.batches.get_mut(&key) else {
@@ -1179,6 +1247,14 @@ impl<'a> Group<'a> {
             .collect();
         arrived.sort_unstable_by_key(|(_, row)| row.file);
         arrived
+    }
+
+    fn answered(&mut self) -> Vec<(RequestName, AnsweredRequest)> {
+        let names = std::mem::take(&mut self.answered_now);
+        names
+            .into_iter()
+            .filter_map(|name| self.answered.remove_entry(&name))
+            .collect()
     }
 
     fn carried(&self) -> Vec<Carried> {
@@ -1226,18 +1302,23 @@ impl<'a> Group<'a> {
     }
 
     /// The first answer to a repeated request; a refusal when the id came with another body.
-    pub(super) async fn repeated(
+    pub(super) fn repeated(
         &self,
         tenant: TenantId,
-        request: &super::acts::RequestKey,
-    ) -> Result<Option<Result<Vec<u8>, Refusal>>, DbErr> {
-        let Some(first) = changes::answered(&self.session, tenant, request.id).await? else {
-            return Ok(None);
-        };
+        request: &RequestKey,
+    ) -> Option<Result<Vec<u8>, Refusal>> {
+        let first = self.answered.get(&(tenant, request.id))?;
         if first.method == request.method && first.body_hash == request.body_hash {
-            return Ok(Some(Ok(first.answer)));
+            return Some(Ok(first.answer.clone()));
         }
-        Ok(Some(Err(Refusal::request_id_reused())))
+        Some(Err(Refusal::request_id_reused()))
+    }
+
+    /// Remembers what a request was answered, for the next that comes with its id.
+    pub(super) fn remember(&mut self, tenant: TenantId, request: &RequestKey, answer: Vec<u8>) {
+        let name = (tenant, request.id);
+        self.answered.insert(name, request.answered(answer));
+        self.answered_now.push(name);
     }
 }
 

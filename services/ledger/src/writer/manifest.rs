@@ -37,7 +37,7 @@ pub(super) type Answered = Result<Result<Answer, Refusal>, GroupError>;
 
 impl Group<'_> {
     pub(super) async fn create_batch(&mut self, index: usize, act: &CreateBatch) -> Answered {
-        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+        if let Some(first) = self.repeated(act.tenant, &act.request) {
             return Ok(first.and_then(|answer| decode_batch(&answer)));
         }
         if !self.tenants.contains_key(&act.tenant) {
@@ -110,7 +110,7 @@ impl Group<'_> {
     }
 
     pub(super) async fn add_entries(&mut self, act: &AddEntries) -> Answered {
-        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+        if let Some(first) = self.repeated(act.tenant, &act.request) {
             let first = match first {
                 Ok(answer) => answer,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -141,18 +141,17 @@ impl Group<'_> {
                 .ancestors
                 .learn((key, folder.folder), folder.ancestors.clone());
         }
-        manifest::insert_files(&self.session, &plan.new_files).await?;
         let works: Vec<WorkRow> = plan
             .new_files
             .iter()
             .map(|file| WorkRow::pending(file.file, file.folder, file.size, self.now))
             .collect();
-        work::insert(&self.session, &works).await?;
         for file in &plan.new_files {
             self.count_new_file(key, file.file.ordinal, file.folder)?;
         }
         let already_held = self.take_over_held(&plan, &works, &lenders)?;
-        self.remember_added(&act.entries, &plan, works);
+        self.remember_added(&act.entries, &plan, &works);
+        self.new.rows.extend(works);
         self.touch(key);
         let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
         if let Some(batched) = self.batches.get_mut(&key) {
@@ -170,6 +169,7 @@ impl Group<'_> {
                 batched.changes.folder_cancelled.push(0);
             }
         }
+        self.new.files.extend(plan.new_files);
         let added = AddedEntries {
             first_ordinal,
             new_count,
@@ -184,16 +184,7 @@ impl Group<'_> {
         }
         .encode_to_vec();
         let request = &act.request;
-        changes::remember(
-            &self.session,
-            act.tenant,
-            request.id,
-            request.method,
-            &request.body_hash,
-            answer,
-            self.now,
-        )
-        .await?;
+        self.remember(act.tenant, request, answer);
         Ok(Ok(Answer::Added(added)))
     }
 
@@ -313,8 +304,8 @@ impl Group<'_> {
     }
 
     /// New files that have not arrived with their page are soon confirmed.
-    fn remember_added(&mut self, entries: &[NewEntry], plan: &FilePlan, works: Vec<WorkRow>) {
-        for ((row, new), position) in works.into_iter().zip(&plan.new_files).zip(&plan.positions) {
+    fn remember_added(&mut self, entries: &[NewEntry], plan: &FilePlan, works: &[WorkRow]) {
+        for ((row, new), position) in works.iter().zip(&plan.new_files).zip(&plan.positions) {
             let entry = entries.get(*position as usize);
             let Some(NewEntry::File(entry)) = entry else {
                 continue;
@@ -327,7 +318,10 @@ impl Group<'_> {
                 sha256: new.declared_sha256.clone(),
                 metadata: new.metadata.clone(),
             });
-            self.added.push(Pending { row, declared });
+            self.added.push(Pending {
+                row: row.clone(),
+                declared,
+            });
         }
     }
 
@@ -576,7 +570,7 @@ impl Group<'_> {
     }
 
     pub(super) async fn complete_batch(&mut self, index: usize, act: &CompleteBatch) -> Answered {
-        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+        if let Some(first) = self.repeated(act.tenant, &act.request) {
             return Ok(first.and_then(|answer| decode_batch(&answer)));
         }
         let row = match self.batch_of(act.tenant, act.batch) {
@@ -620,7 +614,7 @@ impl Group<'_> {
     }
 
     pub(super) async fn confirm_uploads(&mut self, act: &ConfirmUploads) -> Answered {
-        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+        if let Some(first) = self.repeated(act.tenant, &act.request) {
             return Ok(first.and_then(|answer| decode_confirmed(&answer)));
         }
         let row = match self.batch_of(act.tenant, act.batch) {
@@ -640,16 +634,7 @@ impl Group<'_> {
         let response =
             messages::confirmations(act.uploads.iter().map(|upload| upload.ordinal), &confirmed);
         let answer = response.encode_to_vec();
-        changes::remember(
-            &self.session,
-            act.tenant,
-            request.id,
-            request.method,
-            &request.body_hash,
-            answer,
-            self.now,
-        )
-        .await?;
+        self.remember(act.tenant, request, answer);
         Ok(Ok(Answer::Confirmed(Box::new(response))))
     }
 

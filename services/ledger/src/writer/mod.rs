@@ -179,6 +179,8 @@ struct InFlight {
     /// The batches whose manifests it grows: their next page waits, because it must see the folders of this one.
     manifests: HashSet<BatchKey>,
     aftermath: Aftermath,
+    /// Is told as soon as it is committed, and dropped if it is not: the next group waits for it.
+    committed: Option<oneshot::Receiver<()>>,
     written: JoinHandle<Written>,
     ended: Option<Result<Written, JoinError>>,
 }
@@ -186,13 +188,9 @@ struct InFlight {
 impl InFlight {
     /// Whether an act must wait until this group has ended.
     fn holds_up(&self, act: &Act) -> bool {
-        // Places are compared with rows while no dispatch is in flight (protocol 2.3). The others look for rows of files
-        // that this group may still have to write.
-        let reads_any_rows = matches!(
-            act,
-            Act::LookUp { .. } | Act::FailMissing { .. } | Act::CancelFiles { .. }
-        );
-        if reads_any_rows {
+        // Places are compared with rows while no dispatch is in flight (protocol 2.3), and this group may still have rows to
+        // write that others look for.
+        if act.looks_for_rows() {
             return true;
         }
         if let Act::AddEntries(act) = act {
@@ -390,7 +388,7 @@ impl Writer {
         taken
     }
 
-    /// Decides a group, and begins to write it when the one ahead has ended.
+    /// Decides a group, and begins to write it. What it decided stands on the group ahead: with that one it is given up.
     async fn commit(&mut self, requests: Vec<Request>) {
         if !self.store.dialect().has_two_writers() {
             self.settle_all().await;
@@ -398,18 +396,13 @@ impl Writer {
         let begun = Instant::now();
         match self.decide(&requests).await {
             Ok((transaction, decided, aftermath)) => {
-                if let Err(ahead) = self.settle().await {
-                    // What this group decided stood on the one ahead.
-                    group::roll_back(transaction).await;
-                    self.relay.give_back(decided.relayed);
-                    aftermath.undone(&mut self.state);
-                    for request in requests.into_iter().rev() {
-                        self.waiting.push_front(request);
-                    }
+                let next = self.begin_to_write(transaction, decided, aftermath, requests, begun);
+                let ahead = self.settle().await;
+                self.in_flight = Some(next);
+                if let Err(ahead) = ahead {
+                    self.wait_again().await;
                     self.recover(ahead).await;
-                    return;
                 }
-                self.begin_to_write(transaction, decided, aftermath, requests, begun);
             }
             Err(error) => {
                 self.settle_all().await;
@@ -425,22 +418,39 @@ impl Writer {
         aftermath: Aftermath,
         requests: Vec<Request>,
         begun: Instant,
-    ) {
+    ) -> InFlight {
+        let ahead = self
+            .in_flight
+            .as_mut()
+            .and_then(|ahead| ahead.committed.take());
+        let (told, committed) = oneshot::channel();
         let writing = Writing {
             relay: self.relay.clone(),
             hints: self.hints.clone(),
             briefs: self.state.briefs.clone(),
             metrics: self.state.metrics.clone(),
             begun,
+            ahead,
+            committed: told,
         };
         let dialect = self.store.dialect();
-        self.in_flight = Some(InFlight {
+        InFlight {
             files: aftermath.files(),
             manifests: aftermath.manifests(),
             aftermath,
+            committed: Some(committed),
             written: tokio::spawn(writing.write(transaction, dialect, decided, requests)),
             ended: None,
-        });
+        }
+    }
+
+    /// Lets what the group in flight was asked wait again: the one ahead of it was not committed, so it was not either.
+    async fn wait_again(&mut self) {
+        if let Err((_, requests)) = self.settle().await {
+            for request in requests.into_iter().rev() {
+                self.waiting.push_front(request);
+            }
+        }
     }
 
     /// The first half of a group. Where memory was not what the database holds, once more without it.
@@ -525,16 +535,21 @@ impl Writer {
         }
     }
 
-    /// Answers the callers of a group that was not committed. When the database refused a group of several, each act is
-    /// tried by itself, so that a bad one fails alone.
+    /// Answers the callers of a group that was not committed. When the database refused a group of several, or memory was not
+    /// what it holds, each act is tried by itself, so that a bad one fails alone.
     async fn recover(&mut self, (error, requests): Failure) {
         self.state.metrics.group_failures.inc();
         log_failure(&error);
         if matches!(error, GroupError::NotLeading) {
             self.lost.cancel();
         }
-        let may_be_one_bad_act = matches!(error, GroupError::Database(_) | GroupError::Stale);
-        if may_be_one_bad_act && requests.len() > 1 {
+        let goes_better_alone = match error {
+            GroupError::Database(_) => requests.len() > 1,
+            // Memory is forgotten by now.
+            GroupError::Stale => true,
+            GroupError::NotLeading | GroupError::Adrift | GroupError::Unknown(_) => false,
+        };
+        if goes_better_alone {
             tracing::warn!(
                 acts = requests.len(),
                 "the acts of a group are tried one by one"
@@ -557,7 +572,8 @@ impl Writer {
         // Boxed: a group that fails is tried again in parts.
         match Box::pin(self.decide(&requests)).await {
             Ok((transaction, decided, aftermath)) => {
-                self.begin_to_write(transaction, decided, aftermath, requests, begun);
+                let alone = self.begin_to_write(transaction, decided, aftermath, requests, begun);
+                self.in_flight = Some(alone);
                 self.settle().await
             }
             Err(error) => Err((error, requests)),
@@ -572,6 +588,9 @@ struct Writing {
     briefs: Briefs,
     metrics: LedgerMetrics,
     begun: Instant,
+    /// Tells when the group ahead is committed.
+    ahead: Option<oneshot::Receiver<()>>,
+    committed: oneshot::Sender<()>,
 }
 
 impl Writing {
@@ -584,7 +603,7 @@ impl Writing {
         requests: Vec<Request>,
     ) -> Written {
         let relayed = decided.relayed.clone();
-        match group::write(transaction, dialect, decided).await {
+        match group::write(transaction, dialect, decided, self.ahead).await {
             Ok(Committed {
                 answers,
                 published,
@@ -592,6 +611,8 @@ impl Writing {
                 results,
                 carried,
             }) => {
+                // The next group goes on; none may be there.
+                let _ = self.committed.send(());
                 self.briefs.carry(carried, results);
                 self.metrics.groups.inc();
                 self.metrics.group_acts.inc_by(requests.len() as u64);
@@ -657,15 +678,18 @@ fn log_failure(error: &GroupError) {
         GroupError::Stale => {
             tracing::error!("rows changed under the only writer; is another ledger running?");
         }
+        GroupError::Adrift => tracing::debug!("the group ahead was not committed"),
     }
 }
 
 fn refusal_of(error: &GroupError) -> Refusal {
     match error {
-        GroupError::Database(_) | GroupError::Unknown(_) => Refusal::unavailable(
-            "the database did not take the change; repeat the call with the same request_id",
-            RETRY_AFTER,
-        ),
+        GroupError::Database(_) | GroupError::Unknown(_) | GroupError::Adrift => {
+            Refusal::unavailable(
+                "the database did not take the change; repeat the call with the same request_id",
+                RETRY_AFTER,
+            )
+        }
         GroupError::NotLeading => Refusal::unavailable(
             "another ledger leads; repeat the call with the same request_id",
             RETRY_AFTER,

@@ -9,15 +9,15 @@ use super::acts::{Answer, EndOperation, Slice, StartOperation};
 use super::group::{Group, GroupError};
 use super::manifest::Answered;
 use crate::api::operations::message_of;
+use crate::store::operations;
 use crate::store::operations::{OperationRow, OperationState};
-use crate::store::{changes, operations};
 
 /// Ended operations that one prune deletes at most.
 const PRUNE_SLICE: u32 = 1_000;
 
 impl Group<'_> {
     pub(super) async fn start_operation(&mut self, act: &StartOperation) -> Answered {
-        if let Some(first) = self.repeated(act.tenant, &act.request).await? {
+        if let Some(first) = self.repeated(act.tenant, &act.request) {
             return Ok(first.and_then(|answer| decode(&answer)));
         }
         let row = OperationRow {
@@ -40,16 +40,7 @@ impl Group<'_> {
         operations::insert(&self.session, &row).await?;
         let message = message_of(&row);
         let request = &act.request;
-        changes::remember(
-            &self.session,
-            act.tenant,
-            request.id,
-            request.method,
-            &request.body_hash,
-            message.encode_to_vec(),
-            self.now,
-        )
-        .await?;
+        self.remember(act.tenant, request, message.encode_to_vec());
         Ok(Ok(Answer::Operation(Box::new(message))))
     }
 

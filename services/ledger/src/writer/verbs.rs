@@ -380,7 +380,7 @@ impl Group<'_> {
         key: BatchKey,
         request: &RequestKey,
     ) -> Result<Option<Result<Answer, Refusal>>, GroupError> {
-        let first = self.repeated(key.0, request).await?;
+        let first = self.repeated(key.0, request);
         Ok(first.map(|first| first.and_then(|answer| decode_batch(&answer))))
     }
 

@@ -108,6 +108,71 @@ async fn a_repeated_request_gets_the_first_answer_and_another_body_is_refused() 
 }
 
 #[tokio::test]
+async fn requests_that_come_at_once_are_answered_as_if_each_had_come_alone() {
+    let ledger = TestLedger::start().await;
+    let tenants: Vec<TenantId> = (0..8)
+        .map(|_| TenantId::from_uuid(Uuid::new_v4()))
+        .collect();
+    for tenant in &tenants {
+        ledger.add_tenant(*tenant).await;
+    }
+    let create = tenants.iter().map(|tenant| {
+        let request = CreateBatchRequest {
+            batch: Some(Batch::default()),
+            request_id: request_id(),
+        };
+        let ledger = &ledger;
+        async move {
+            let (mut one, mut other) = (ledger.batches_of(*tenant), ledger.batches_of(*tenant));
+            let (first, again) = tokio::join!(
+                one.create_batch(request.clone()),
+                other.create_batch(request.clone())
+            );
+            let first = first.unwrap().into_inner();
+            assert_eq!(first, again.unwrap().into_inner());
+            first.name
+        }
+    });
+    let batches = futures::future::join_all(create).await;
+
+    let pages = [["a/1", "b/1"], ["b/1", "a/1"], ["a/1", "a/2"]];
+    let add = tenants.iter().zip(&batches).flat_map(|(tenant, batch)| {
+        let ledger = &ledger;
+        pages.map(|paths| async move {
+            let request = AddEntriesRequest {
+                batch: batch.clone(),
+                entries: paths.map(|path| file(path, 1)).to_vec(),
+                request_id: request_id(),
+            };
+            let (mut one, mut other) = (ledger.batches_of(*tenant), ledger.batches_of(*tenant));
+            let (first, again) = tokio::join!(
+                one.add_entries(request.clone()),
+                other.add_entries(request.clone())
+            );
+            let first = first.unwrap().into_inner();
+            assert_eq!(first, again.unwrap().into_inner());
+            let ordinals = if first.ordinals.is_empty() {
+                (first.first_ordinal..).take(paths.len()).collect()
+            } else {
+                first.ordinals
+            };
+            paths.into_iter().zip(ordinals).collect::<Vec<_>>()
+        })
+    });
+    let added = futures::future::join_all(add).await;
+    for ((tenant, batch), added) in tenants.iter().zip(&batches).zip(added.chunks(pages.len())) {
+        let places: std::collections::BTreeSet<_> = added.iter().flatten().collect();
+        assert_eq!(places.len(), 3, "one ordinal for each path: {places:?}");
+        let request = GetBatchRequest {
+            name: batch.clone(),
+        };
+        let told = ledger.batches_of(*tenant).get_batch(request).await.unwrap();
+        assert_eq!(told.into_inner().counts.unwrap().total, 3);
+    }
+    ledger.verify().await;
+}
+
+#[tokio::test]
 async fn a_bad_page_names_every_bad_line_and_stores_nothing() {
     let ledger = TestLedger::start().await;
     let batch = ledger.create(Batch::default()).await;

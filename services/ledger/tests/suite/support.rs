@@ -317,7 +317,7 @@ impl TestLedger {
         };
         self.sql(&format!(
             "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
-             VALUES ({id}, 'other', 1, '{{}}', 0, 0, 0, 0)"
+             VALUES ({id}, '{tenant}', 1, '{{}}', 0, 0, 0, 0)"
         ))
         .await;
     }
