@@ -52,8 +52,8 @@ const BY_INDEX: [&str; 7] = [
     "enable_sort",
     "jit",
 ];
-/// Postgres would plan a page of rows anew each time, because it sees how long the page is; by the rows it is to touch that
-/// takes longer than a page of one (see docs/performance.md), and there is one right plan for each statement of the writer.
+/// Postgres would plan a page anew each time, for it sees how long the page is, and that takes longer than to write a page of
+/// one row. Each of the writer's statements has one right plan.
 const PLANNED_ONCE: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 /// How long SQLite waits for a lock that another process (a verify, a backup) holds.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
