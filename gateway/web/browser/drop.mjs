@@ -33,6 +33,7 @@ const browser = await chromium.launch({
   ],
 });
 const complaints = [];
+let shown = () => "nothing";
 try {
   const context = await browser.newContext({
     viewport: { width: 1320, height: 1160 },
@@ -40,6 +41,7 @@ try {
     locale: "en-GB",
   });
   const page = await context.newPage();
+  shown = () => page.locator("body").ariaSnapshot();
   page.on("pageerror", (error) => complaints.push(`page error: ${error.message}`));
   page.on("console", (message) => message.type() === "error" && complaints.push(`console: ${message.text()}`));
 
@@ -116,6 +118,7 @@ try {
   console.log(`${ends.files.size} files reached their end in the page; one says why it failed`);
 } catch (trouble) {
   console.error(complaints.join("\n"));
+  console.error(`the page shows:\n${await shown()}`);
   throw trouble;
 } finally {
   await browser.close();
