@@ -546,7 +546,7 @@ impl Writer {
         let goes_better_alone = match error {
             GroupError::Database(_) => requests.len() > 1,
             // Memory is forgotten by now.
-            GroupError::Stale => true,
+            GroupError::Stale => !requests.is_empty(),
             GroupError::NotLeading | GroupError::Adrift | GroupError::Unknown(_) => false,
         };
         if goes_better_alone {
