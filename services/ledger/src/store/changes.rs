@@ -125,9 +125,11 @@ pub(crate) async fn begin<C: ConnectionTrait>(
     };
     let now = Micros(first.try_get("", "now")?);
     let mut answered = Vec::new();
-    for row in rows.iter().filter(|_| !requests.is_empty()) {
-        if row.try_get::<Option<Uuid>>("", "request_id")?.is_some() {
-            answered.push(read_answered(row)?);
+    if !requests.is_empty() {
+        for row in &rows {
+            if row.try_get::<Option<Uuid>>("", "request_id")?.is_some() {
+                answered.push(read_answered(row)?);
+            }
         }
     }
     Ok(Some(Beginning { now, answered }))
@@ -151,9 +153,7 @@ pub(crate) async fn insert_changes<C: ConnectionTrait>(
     if rows.is_empty() {
         return Ok(());
     }
-    let page = Page::new()
-        .uuids("t", rows.iter().map(|row| row.key.0.as_uuid()))
-        .uuids("b", rows.iter().map(|row| row.key.1.as_uuid()))
+    let page = Page::of_batches(rows.iter().map(|row| row.key))
         .numbers("revision", rows.iter().map(|row| signed(row.revision)))
         .numbers("r", rows.iter().map(|row| signed(row.batch_revision)))
         .numbers("n", rows.iter().map(|row| i64::from(row.count)))

@@ -74,9 +74,7 @@ pub(crate) async fn folders_by_path<C: ConnectionTrait>(
     (tenant, batch): BatchKey,
     paths: &[&str],
 ) -> Result<HashMap<String, FolderRow>, DbErr> {
-    let page = Page::new()
-        .uuids("t", paths.iter().map(|_| tenant.as_uuid()))
-        .uuids("b", paths.iter().map(|_| batch.as_uuid()))
+    let page = Page::of_batches(paths.iter().map(|_| (tenant, batch)))
         .texts("path", paths.iter().map(|path| Some((*path).to_owned())));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
@@ -99,9 +97,7 @@ pub(crate) async fn folders<C: ConnectionTrait>(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let page = Page::new()
-        .uuids("t", keys.iter().map(|((tenant, _), _)| tenant.as_uuid()))
-        .uuids("b", keys.iter().map(|((_, batch), _)| batch.as_uuid()))
+    let page = Page::of_batches(keys.iter().map(|(batch, _)| *batch))
         .numbers("f", keys.iter().map(|(_, folder)| i64::from(*folder)));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
@@ -147,9 +143,7 @@ pub(crate) async fn insert_folders<C: ConnectionTrait>(
     if folders.is_empty() {
         return Ok(());
     }
-    let page = Page::new()
-        .uuids("t", folders.iter().map(|_| tenant.as_uuid()))
-        .uuids("b", folders.iter().map(|_| batch.as_uuid()))
+    let page = Page::of_batches(folders.iter().map(|_| (tenant, batch)))
         .numbers("f", folders.iter().map(|folder| i64::from(folder.folder)))
         .bytes(
             "ancestors",
@@ -176,12 +170,7 @@ pub(crate) async fn update_folders<C: ConnectionTrait>(
     if folders.is_empty() {
         return Ok(());
     }
-    let page = Page::new()
-        .uuids(
-            "t",
-            folders.iter().map(|((tenant, _), ..)| tenant.as_uuid()),
-        )
-        .uuids("b", folders.iter().map(|((_, batch), ..)| batch.as_uuid()))
+    let page = Page::of_batches(folders.iter().map(|(batch, ..)| *batch))
         .numbers("f", folders.iter().map(|(_, folder, _)| i64::from(*folder)))
         .numbers(
             "total",
@@ -230,9 +219,7 @@ pub(crate) async fn known_files<C: ConnectionTrait>(
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    let page = Page::new()
-        .uuids("t", places.iter().map(|_| tenant.as_uuid()))
-        .uuids("b", places.iter().map(|_| batch.as_uuid()))
+    let page = Page::of_batches(places.iter().map(|_| (tenant, batch)))
         .numbers("f", places.iter().map(|(folder, _)| i64::from(*folder)))
         .texts(
             "name",

@@ -11,6 +11,7 @@ use sea_orm::sea_query::ArrayType;
 use uuid::Uuid;
 
 use super::dialect::Dialect;
+use super::progress::BatchKey;
 
 /// Stands for null inside a Postgres array of numbers, which cannot carry one; no stored number is so small.
 const NULL_NUMBER: i64 = i64::MIN;
@@ -91,18 +92,19 @@ impl Page {
         Self::default()
     }
 
-    /// A page that names files: columns `t`, `b`, `o`.
-    pub(crate) fn of_files(files: impl IntoIterator<Item = FileRef> + Clone) -> Self {
+    /// A page that names batches: columns `t`, `b`.
+    pub(crate) fn of_batches(keys: impl IntoIterator<Item = BatchKey, IntoIter: Clone>) -> Self {
+        let keys = keys.into_iter();
         Self::new()
-            .uuids(
-                "t",
-                files.clone().into_iter().map(|file| file.tenant.as_uuid()),
-            )
-            .uuids(
-                "b",
-                files.clone().into_iter().map(|file| file.batch.as_uuid()),
-            )
-            .numbers("o", files.into_iter().map(|file| i64::from(file.ordinal)))
+            .uuids("t", keys.clone().map(|(tenant, _)| tenant.as_uuid()))
+            .uuids("b", keys.map(|(_, batch)| batch.as_uuid()))
+    }
+
+    /// A page that names files: columns `t`, `b`, `o`.
+    pub(crate) fn of_files(files: impl IntoIterator<Item = FileRef, IntoIter: Clone>) -> Self {
+        let files = files.into_iter();
+        Self::of_batches(files.clone().map(|file| (file.tenant, file.batch)))
+            .numbers("o", files.map(|file| i64::from(file.ordinal)))
     }
 
     /// Adds a column of ids.

@@ -203,10 +203,7 @@ pub(crate) async fn read<C: ConnectionTrait>(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let page = Page::new()
-        .uuids("t", keys.iter().map(|(tenant, _)| tenant.as_uuid()))
-        .uuids("b", keys.iter().map(|(_, batch)| batch.as_uuid()));
-    let (page, values) = page.bind(session.dialect, 1);
+    let (page, values) = Page::of_batches(keys.iter().copied()).bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT {PROGRESS_COLUMNS} FROM u JOIN batch_progress AS p ON p.tenant_id = u.t AND p.batch_id = u.b"
     );
@@ -262,15 +259,16 @@ const BOOLEANS: [&str; 5] = [
 ];
 
 /// A page of batches with the columns that move, and the expression that each has in it.
-fn page_of(
-    rows: &[ProgressRow],
+fn page_of<'a, Rows: Iterator<Item = &'a ProgressRow> + Clone>(
+    rows: &Rows,
     dialect: Dialect,
-) -> (Page, impl Iterator<Item = (&'static str, String)>) {
-    let keys = Page::new()
-        .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
-        .uuids("b", rows.iter().map(|row| row.batch.as_uuid()));
+) -> (
+    Page,
+    impl Iterator<Item = (&'static str, String)> + use<Rows>,
+) {
+    let keys = Page::of_batches(rows.clone().map(ProgressRow::key));
     let page = MOVING.iter().fold(keys, |page, (name, value)| {
-        page.numbers(name, rows.iter().map(value))
+        page.numbers(name, rows.clone().map(value))
     });
     let expressions = MOVING.iter().map(move |(name, _)| {
         let column = format!("u.{name}");
@@ -293,21 +291,17 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     if made.is_empty() {
         return Ok(());
     }
-    let (rows, batches): (Vec<ProgressRow>, Vec<&BatchRow>) =
-        made.iter().map(|(row, batch)| (row.clone(), batch)).unzip();
-    let keys = || {
-        Page::new()
-            .uuids("t", rows.iter().map(|row| row.tenant.as_uuid()))
-            .uuids("b", rows.iter().map(|row| row.batch.as_uuid()))
-    };
-    let text = |of: fn(&BatchRow) -> &String| batches.iter().map(move |row| Some(of(row).clone()));
+    let rows = made.iter().map(|(row, _)| row);
+    let batches = || made.iter().map(|(_, batch)| batch);
+    let keys = || Page::of_batches(rows.clone().map(ProgressRow::key));
+    let text = |of: fn(&BatchRow) -> &String| batches().map(move |row| Some(of(row).clone()));
     let (page, values) = keys()
         .texts("name", text(|row| &row.name))
         .texts("options", text(|row| &row.options))
-        .texts("metadata", batches.iter().map(|row| row.metadata.clone()))
-        .numbers("priority", batches.iter().map(|row| row.priority.into()))
+        .texts("metadata", batches().map(|row| row.metadata.clone()))
+        .numbers("priority", batches().map(|row| row.priority.into()))
         .texts("created_by", text(|row| &row.created_by))
-        .numbers("created_at", batches.iter().map(|row| row.created_at.0))
+        .numbers("created_at", batches().map(|row| row.created_at.0))
         .bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} INSERT INTO batches (tenant_id, batch_id, name, options, metadata, priority, created_by, created_at) \
@@ -317,10 +311,10 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     session.execute(sql, values).await?;
     let (page, expressions) = page_of(&rows, session.dialect);
     let (page, values) = page
-        .numbers("stages", rows.iter().map(|row| row.stages.bits().into()))
+        .numbers("stages", rows.clone().map(|row| row.stages.bits().into()))
         .numbers(
             "starts",
-            rows.iter().map(|row| row.starts_when_completed.into()),
+            rows.clone().map(|row| row.starts_when_completed.into()),
         )
         .bind(session.dialect, 1);
     let (names, expressions): (Vec<&str>, Vec<String>) = expressions.unzip();
@@ -351,7 +345,7 @@ pub(crate) async fn update<C: ConnectionTrait>(
     if rows.is_empty() {
         return Ok(0);
     }
-    let (page, expressions) = page_of(rows, session.dialect);
+    let (page, expressions) = page_of(&rows.iter(), session.dialect);
     let assignments: Vec<String> = expressions
         .map(|(name, expression)| format!("{name} = {expression}"))
         .collect();
@@ -453,9 +447,7 @@ pub(crate) async fn set_times<C: ConnectionTrait>(
     if rows.is_empty() {
         return Ok(());
     }
-    let page = Page::new()
-        .uuids("t", rows.iter().map(|((tenant, _), ..)| tenant.as_uuid()))
-        .uuids("b", rows.iter().map(|((_, batch), ..)| batch.as_uuid()))
+    let page = Page::of_batches(rows.iter().map(|(batch, ..)| *batch))
         .nullable_numbers("completed_at", rows.iter().map(|row| row.1.map(|at| at.0)))
         .nullable_numbers("ended_at", rows.iter().map(|row| row.2.map(|at| at.0)));
     let (page, values) = page.bind(session.dialect, 1);

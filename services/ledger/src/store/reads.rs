@@ -129,9 +129,7 @@ async fn folder_paths<C: ConnectionTrait>(
         .iter()
         .map(|work| (work.file.tenant, work.file.batch, work.folder))
         .collect();
-    let page = Page::new()
-        .uuids("t", places.iter().map(|(tenant, ..)| tenant.as_uuid()))
-        .uuids("b", places.iter().map(|(_, batch, _)| batch.as_uuid()))
+    let page = Page::of_batches(places.iter().map(|(tenant, batch, _)| (*tenant, *batch)))
         .numbers("f", places.iter().map(|(.., folder)| i64::from(*folder)));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
@@ -156,10 +154,7 @@ pub(crate) async fn folder_path<C: ConnectionTrait>(
     batch: BatchId,
     folder: u32,
 ) -> Result<Option<String>, DbErr> {
-    let page = Page::new()
-        .uuids("t", [tenant.as_uuid()])
-        .uuids("b", [batch.as_uuid()])
-        .numbers("f", [i64::from(folder)]);
+    let page = Page::of_batches([(tenant, batch)]).numbers("f", [i64::from(folder)]);
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT d.path FROM u JOIN folders AS d ON d.tenant_id = u.t AND d.batch_id = u.b AND d.folder = u.f"

@@ -515,7 +515,8 @@ pub(crate) async fn count<C: ConnectionTrait>(
         let tenant = Some(selection.tenant);
         let holders = batches_with(session, tenant, &selection.counters(), "").await?;
         for page in holders.chunks(BATCHES_A_STATEMENT) {
-            let (page, mut values) = page_of_batches(page).bind(session.dialect, 1);
+            let (page, mut values) =
+                Page::of_batches(page.iter().copied()).bind(session.dialect, 1);
             let columns = format!("{key} AS key, count(*) AS n");
             let rest = format!("{}{grouped}", selection.conditions(&mut values));
             let sql = over_batches(session.dialect, &page, &columns, &rest);
@@ -675,12 +676,6 @@ async fn batches_with<C: ConnectionTrait>(
         .collect()
 }
 
-fn page_of_batches(batches: &[super::progress::BatchKey]) -> Page {
-    Page::new()
-        .uuids("t", batches.iter().map(|(tenant, _)| tenant.as_uuid()))
-        .uuids("b", batches.iter().map(|(_, batch)| batch.as_uuid()))
-}
-
 /// A query of totals over the files of a page of batches; on Postgres in a row for each batch.
 ///
 /// Each batch is read by its own range of the key: joined to the page in one, an analysed table would be sorted by
@@ -747,7 +742,7 @@ pub(crate) async fn aged<C: ConnectionTrait>(
     let mut found = Vec::new();
     for of_tenant in holders.chunk_by(|one, next| one.0 == next.0) {
         for batches in of_tenant.chunks(BATCHES_A_STATEMENT) {
-            let (page, values) = page_of_batches(batches).bind(session.dialect, 1);
+            let (page, values) = Page::of_batches(batches.iter().copied()).bind(session.dialect, 1);
             let sql = over_batches(session.dialect, &page, &columns, &rest);
             for row in session.rows(sql, values).await? {
                 for (number, (stage, _)) in totals.iter().enumerate() {

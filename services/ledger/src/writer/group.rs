@@ -261,7 +261,7 @@ pub(crate) async fn decide(
 }
 
 /// Gives a group up: nothing of it happened.
-pub(crate) async fn roll_back(transaction: DatabaseTransaction) {
+async fn roll_back(transaction: DatabaseTransaction) {
     if let Err(error) = transaction.rollback().await {
         tracing::debug!(%error, "rolling a group back failed; the connection is given up");
     }
@@ -276,10 +276,9 @@ async fn decide_in(
 ) -> Result<(Decided, Aftermath), GroupError> {
     let session = Session::new(transaction, store.dialect());
     let requests = acts.iter().filter_map(|act| act.request());
-    let names: BTreeSet<RequestName> = requests
+    let names: Vec<RequestName> = requests
         .map(|(tenant, request)| (tenant, request.id))
         .collect();
-    let names: Vec<RequestName> = names.into_iter().collect();
     let begun = changes::begin(&session, state.epoch, &names).await?;
     let Beginning { now, answered } = begun.ok_or(GroupError::NotLeading)?;
     state.clock.set(now);

@@ -242,7 +242,7 @@ impl Group<'_> {
 
     pub(super) async fn set_pause(&mut self, index: usize, act: &SetPause) -> Answered {
         let key = (act.tenant, act.batch);
-        if let Some(answered) = self.answered_before(key, &act.request).await? {
+        if let Some(answered) = self.answered_before(key, &act.request) {
             return Ok(answered);
         }
         let now = self.now;
@@ -281,7 +281,7 @@ impl Group<'_> {
 
     pub(super) async fn cancel_batch(&mut self, index: usize, act: &CancelBatch) -> Answered {
         let key = (act.tenant, act.batch);
-        if let Some(answered) = self.answered_before(key, &act.request).await? {
+        if let Some(answered) = self.answered_before(key, &act.request) {
             return Ok(answered);
         }
         let Some(batched) = self.batches.get_mut(&key) else {
@@ -335,7 +335,7 @@ impl Group<'_> {
 
     pub(super) async fn update_batch(&mut self, index: usize, act: &UpdateBatch) -> Answered {
         let key = (act.tenant, act.batch);
-        if let Some(answered) = self.answered_before(key, &act.request).await? {
+        if let Some(answered) = self.answered_before(key, &act.request) {
             return Ok(answered);
         }
         let Some(batched) = self.batches.get_mut(&key) else {
@@ -375,13 +375,13 @@ impl Group<'_> {
         Answer::Nothing
     }
 
-    async fn answered_before(
+    fn answered_before(
         &self,
         key: BatchKey,
         request: &RequestKey,
-    ) -> Result<Option<Result<Answer, Refusal>>, GroupError> {
-        let first = self.repeated(key.0, request);
-        Ok(first.map(|first| first.and_then(|answer| decode_batch(&answer))))
+    ) -> Option<Result<Answer, Refusal>> {
+        let first = self.repeated(key.0, request)?;
+        Some(first.and_then(|answer| decode_batch(&answer)))
     }
 
     fn answer_with_batch(&mut self, act: usize, key: BatchKey, request: &RequestKey) {
