@@ -57,12 +57,18 @@ try {
   await picture(page, "running");
 
   await page.locator("[data-batch-state=SUCCEEDED], [data-batch-state=FAILED]").waitFor({ timeout: FINAL_MS });
+  await page.locator("[data-upload=done], [data-upload=short]").waitFor();
+  assert.equal(await page.locator(".left-out li").count(), 0, "everything dropped was taken");
   await page.locator("[data-upload=done]").waitFor();
 
   const ends = await collectRows(page);
   for (const path of expected.files) {
     assert.ok(ends.files.has(path), `${path} is not in the tree`);
     assert.match(ends.files.get(path), /^(Complete|Partly|Kept|Failed)$/, `${path} did not end`);
+  }
+  if (own !== undefined) {
+    const failed = [...ends.files].filter(([, state]) => state === "Failed").map(([path]) => path);
+    assert.deepEqual(failed, ["2024/Suppliers/frame agreement.pdf"], "one file alone is damaged");
   }
   assert.equal(ends.files.size, expected.files.length, "the tree holds what was dropped and nothing else");
   for (const path of expected.emptyFolders) assert.ok(ends.folders.has(path), `the empty folder ${path} was not kept`);

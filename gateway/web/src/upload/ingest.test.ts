@@ -1,3 +1,4 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
   AddEntriesResponseSchema,
   type Caudal,
@@ -7,6 +8,7 @@ import {
   create,
   IssueUploadsResponseSchema,
   MissingFiles,
+  type UploadTargetSchema,
 } from "@caudal/client";
 import { describe, expect, test } from "vitest";
 import type { Dropped, Found } from "../scan/found";
@@ -23,6 +25,8 @@ class FakeGateway {
   readonly confirmed: { ordinal: number; etag: string }[] = [];
   completed: { missing?: MissingFiles; expectedEntries?: number } | undefined;
   refuse: (path: string) => string | undefined = () => undefined;
+  /** Answers to the next questions for a target, each of one file, in order. */
+  insteadOfPut: MessageInitShape<typeof UploadTargetSchema>["how"][] = [];
   /** Thrown by the next calls, in order. */
   trouble: ConnectError[] = [];
 
@@ -53,7 +57,7 @@ class FakeGateway {
           targets: ordinals.map((ordinal) => ({
             ordinal,
             target: 1,
-            how: { case: "put" as const, value: { url: `http://store/${ordinal}` } },
+            how: this.insteadOfPut.shift() ?? { case: "put" as const, value: { url: `http://store/${ordinal}` } },
           })),
         });
       },
@@ -155,6 +159,48 @@ describe("an ingest", () => {
       return puts === 1 ? { status: 403, etag: "", code: "AccessDenied" } : stored(target, blob, onProgress, signal);
     });
     expect(gateway.issuedPages).toEqual([1, 1]);
+    expect(gateway.confirmed).toHaveLength(1);
+  });
+
+  test("asks again for a target that is not to be had at the moment", async () => {
+    const gateway = new FakeGateway();
+    const busy = { case: "error" as const, value: { code: Code.Unavailable, message: "not now" } };
+    gateway.insteadOfPut = [busy, busy];
+    const run = await ingest(gateway, [file("a.txt")]);
+    expect(gateway.issuedPages).toEqual([1, 1, 1]);
+    expect([run.problems, run.confirmedFiles, run.sentBytes]).toEqual([[], 1, 9]);
+  });
+
+  test("takes a file as sent when the store had it although its answer was lost", async () => {
+    const gateway = new FakeGateway();
+    const ended: number[] = [];
+    const run = await ingest(
+      gateway,
+      [file("a.txt")],
+      async () => {
+        gateway.insteadOfPut = [{ case: "held", value: {} }];
+        return { status: 0, etag: "", code: "" };
+      },
+      { onUploadEnded: (ordinal) => ended.push(ordinal) },
+    );
+    expect([run.problems, run.confirmedFiles, run.sentBytes, ended]).toEqual([[], 1, 9, [0]]);
+    expect(gateway.completed).toMatchObject({ missing: MissingFiles.WAIT, expectedEntries: 1 });
+  });
+
+  test("opens a file again that could not be read for a moment, and names one that never can", async () => {
+    const gateway = new FakeGateway();
+    const shy = (path: string, failures: number): Found => {
+      const whole = file(path) as Extract<Found, { kind: "file" }>;
+      let opened = 0;
+      const open = async () => {
+        opened += 1;
+        if (opened <= failures) throw new Error("the drive is away");
+        return whole.open();
+      };
+      return { ...whole, open };
+    };
+    const run = await ingest(gateway, [shy("a.txt", 2), shy("b.txt", 99)]);
+    expect(run.problems).toEqual([{ path: "b.txt", kind: "unreadable", why: "the drive is away" }]);
     expect(gateway.confirmed).toHaveLength(1);
   });
 

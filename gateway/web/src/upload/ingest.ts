@@ -27,7 +27,10 @@ const CONFIRMATIONS_A_PAGE = 1_000;
 const CONFIRM_GATHER_MS = 80;
 const FOUND_WAITING = 4_000;
 const ATTEMPTS = 8;
-const CONFIRM_ROUNDS = 8;
+/** How often what may pass is asked for again, of one file in a page. */
+const ROUNDS = 8;
+/** A file on a network drive may be away for a moment. */
+const READ_ATTEMPTS = 3;
 /** A target is asked for anew when it expires sooner than this. */
 const EXPIRY_MARGIN_MS = 30_000;
 
@@ -248,16 +251,22 @@ export class Ingest {
 
   private async issue(): Promise<void> {
     for (;;) {
-      const page = await this.waiting.take(TARGETS_A_PAGE, ENTRIES_GATHER_MS);
+      let page = await this.waiting.take(TARGETS_A_PAGE, ENTRIES_GATHER_MS);
       if (page.length === 0) break;
-      const targets = await this.targetsFor(page.map(({ ordinal }) => ordinal));
-      for (const [index, waiting] of page.entries()) {
-        const target = targets[index];
-        const how = target?.how;
-        if (target !== undefined && how?.case === "put") await this.targets.push({ ...waiting, target });
-        else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
-        else if (how?.case === "error") this.giveUp(waiting.file, "refused", how.value.message);
-        else this.giveUp(waiting.file, "upload-failed", "the gateway offers no way to upload that this page knows");
+      for (let round = 1; page.length > 0; round += 1) {
+        if (round > 1) await this.pauseBefore(round - 1);
+        const targets = await this.targetsFor(page.map(({ ordinal }) => ordinal));
+        const again: Waiting[] = [];
+        for (const [index, waiting] of page.entries()) {
+          const target = targets[index];
+          const how = target?.how;
+          if (target !== undefined && how?.case === "put") await this.targets.push({ ...waiting, target });
+          else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
+          else if (how?.case === "error" && PASSING.has(how.value.code) && round < ROUNDS) again.push(waiting);
+          else if (how?.case === "error") this.giveUp(waiting.file, "refused", how.value.message);
+          else this.giveUp(waiting.file, "upload-failed", "the gateway offers no way to upload that this page knows");
+        }
+        page = again;
       }
     }
     this.targets.close();
@@ -305,7 +314,9 @@ export class Ingest {
       try {
         bytes = await file.open();
       } catch (trouble) {
-        return leave("unreadable", wordsOf(trouble));
+        if (attempt >= READ_ATTEMPTS) return leave("unreadable", wordsOf(trouble));
+        await this.pauseBefore(attempt);
+        continue;
       }
       if (bytes.size !== file.size) return leave("changed", "");
 
@@ -336,9 +347,16 @@ export class Ingest {
       await this.pauseBefore(attempt);
       if (needsTarget) {
         const [another] = await this.targetsFor([ordinal]);
-        if (another?.how.case === "error") return leave("refused", another.how.value.message);
-        if (another?.how.case !== "put") return leave("upload-failed", "the bytes are wanted no more");
-        target = another;
+        if (another?.how.case === "held") {
+          // The store had taken them although its answer was lost, and the gateway found them there.
+          moveTo(file.size);
+          this.confirmedFiles += 1;
+          this.events.onUploadEnded?.(ordinal);
+          return;
+        }
+        if (another?.how.case === "put") target = another;
+        else if (another?.how.case !== "error") return leave("upload-failed", "the gateway offers no target for it");
+        else if (!PASSING.has(another.how.value.code)) return leave("refused", another.how.value.message);
       }
     }
   }
@@ -355,7 +373,7 @@ export class Ingest {
         for (const [index, one] of page.entries()) {
           const result = confirmations[index]?.result;
           if (result?.case !== "error") this.confirmedFiles += 1;
-          else if (PASSING.has(result.value.code) && round < CONFIRM_ROUNDS) {
+          else if (PASSING.has(result.value.code) && round < ROUNDS) {
             again.push(one);
             continue;
           } else {

@@ -83,18 +83,20 @@ function TimeLeft({ live }: { live: LiveBatch }) {
 function UploadLine({ live, now }: { live: LiveBatch; now: number }) {
   const { words, say } = useSaid();
   const { sent, total } = live.bytes;
-  const isOver = live.isKnown && sent >= total && live.ingest?.phase !== "scanning";
+  const isWhole = live.isKnown && sent >= total && live.ingest?.phase !== "scanning";
+  // What was given up does not arrive any more, and nothing is sent to a batch that has ended.
+  const isOver = isWhole || live.hasEnded || live.ingest?.isOver === true;
   const rate = live.uploadRate.perSecond(now);
   const left = live.uploadRate.secondsFor(total - sent, now);
   const parts = isOver
-    ? [words.batch.uploadDone(say.bytes(total))]
+    ? [isWhole ? words.batch.uploadDone(say.bytes(total)) : words.batch.uploadShort(say.bytes(sent), say.bytes(total))]
     : [
         words.batch.uploadOf(say.bytes(sent), say.bytes(total)),
         rate !== undefined && rate > 0 && words.batch.rate(say.bytes(rate)),
         left !== undefined && live.ingest?.phase !== "scanning" && words.batch.left(say.duration(left)),
       ];
   return (
-    <p data-upload={isOver ? "done" : "running"}>
+    <p data-upload={isWhole ? "done" : isOver ? "short" : "running"}>
       <b>{words.batch.upload}</b> · {parts.filter(Boolean).join(" · ")}
     </p>
   );

@@ -51,6 +51,7 @@ export const en = {
     processing: "Processing",
     uploadOf: (sent: string, total: string) => `${sent} of ${total}`,
     uploadDone: (total: string) => `done, ${total}`,
+    uploadShort: (sent: string, total: string) => `ended, ${sent} of ${total} arrived`,
     left: (time: string) => `${time} left`,
     rate: (rate: string) => `${rate}/s`,
     fileRate: (rate: string) => `${rate} files/s`,

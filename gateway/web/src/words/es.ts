@@ -52,6 +52,7 @@ export const es: Words = {
     processing: "Procesamiento",
     uploadOf: (sent, total) => `${sent} de ${total}`,
     uploadDone: (total) => `terminada, ${total}`,
+    uploadShort: (sent, total) => `acabada, llegaron ${sent} de ${total}`,
     left: (time) => `quedan ${time}`,
     rate: (rate) => `${rate}/s`,
     fileRate: (rate) => `${rate} archivos/s`,
