@@ -159,21 +159,21 @@ CREATE TABLE file_work (
     ordinal {int} NOT NULL,
     state {int} NOT NULL,
     stage {int} NOT NULL, -- it is in, waits for or failed in
+    folder {int} NOT NULL,
     token {big} NOT NULL, -- the only fence: rises in every write that changes who may act, never reset
+    changed_at {time} NOT NULL,
+    size {big} NOT NULL,
     generation {int} NOT NULL,
     fails {int} NOT NULL,
     kills {int} NOT NULL,
     target {int} NOT NULL, -- number of the landing key, only rises
-    etag {text},
+    outcome {int} NOT NULL, -- 0: none
+    reason {int} NOT NULL, -- 0: none
     wait_stage {int}, -- null: not waiting
     ready_at {time},
     dispatched_at {time}, -- set: a dispatch with the current token is out
     lease_until {time}, -- null until the first renewal
-    changed_at {time} NOT NULL,
-    outcome {int} NOT NULL, -- 0: none
-    reason {int} NOT NULL, -- 0: none
-    folder {int} NOT NULL,
-    size {big} NOT NULL,
+    etag {text},
     PRIMARY KEY (tenant_id, batch_id, ordinal)
 ) {fill 35};
 CREATE INDEX file_work_ready ON file_work (wait_stage, tenant_id, batch_id, ready_at) WHERE wait_stage IS NOT NULL; -- dispatcher

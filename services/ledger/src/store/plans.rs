@@ -13,7 +13,7 @@ use caudal_domain::{
     BatchId, FileRef, FileState, FolderCounts, Generation, Reason, Stage, TenantId, Token,
 };
 use caudal_harness::Postgres;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement, TransactionTrait, Value};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -39,6 +39,7 @@ struct Recorded {
     name: &'static str,
     paths: &'static [Path],
     sorts: bool,
+    by_range: bool,
     sql: String,
     values: Vec<Value>,
 }
@@ -46,6 +47,7 @@ struct Recorded {
 #[derive(Default)]
 struct Recorder {
     step: Option<(&'static str, &'static [Path], bool)>,
+    next_is_by_range: bool,
     found: Vec<Recorded>,
 }
 
@@ -56,16 +58,23 @@ thread_local! {
 /// Keeps a statement, when a step is under way in this thread.
 pub(super) fn record(sql: &str, values: &[Value]) {
     RECORDER.with_borrow_mut(|recorder| {
+        let by_range = std::mem::take(&mut recorder.next_is_by_range);
         if let Some((name, paths, sorts)) = recorder.step {
             recorder.found.push(Recorded {
                 name,
                 paths,
                 sorts,
+                by_range,
                 sql: sql.to_owned(),
                 values: values.to_vec(),
             });
         }
     });
+}
+
+/// The next statement reads whole ranges, with the settings for that.
+pub(super) fn record_range() {
+    RECORDER.with_borrow_mut(|recorder| recorder.next_is_by_range = true);
 }
 
 /// The statements sent from now on belong to `name`.
@@ -326,6 +335,10 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     manifest::update_folders(session, &counts).await.unwrap();
     step("manifest::folder_range", &[("folders", PK, 3)]);
     manifest::folder_range(session, key, 1, size).await.unwrap();
+    step("manifest::file_span", &[("files", PK, 3)]);
+    manifest::file_span(session, key, (3, 2 + size))
+        .await
+        .unwrap();
     step("manifest::known_files", &[("files", "files_name", 4)]);
     let names: Vec<(u32, &str)> = (0..size).map(|number| (number, "f1")).collect();
     manifest::known_files(session, key, &names).await.unwrap();
@@ -552,6 +565,16 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     selection::count(session, &chosen, Grouping::State)
         .await
         .unwrap();
+    const LIVE: &[Path] = &[
+        ("batch_progress", "batch_progress_live", 0),
+        ("file_work", PK, 2),
+    ];
+    step("selection::aged", LIVE);
+    for by_stage in [false, true] {
+        selection::aged(session, None, FileState::Processing, now, by_stage)
+            .await
+            .unwrap();
+    }
     chosen.states = vec![FileState::Failed];
     step(
         "selection::next of dead letters",
@@ -831,9 +854,9 @@ async fn postgres_faults(
     } else {
         format!("({})", values.join(", "))
     };
+    let savepoint = session.connection.begin().await.unwrap();
     let run = async |sql: String| {
-        session
-            .connection
+        savepoint
             .execute_unprepared(&sql)
             .await
             .unwrap_or_else(|error| panic!("{}: {error}", statement.name));
@@ -843,11 +866,15 @@ async fn postgres_faults(
         statement.sql
     );
     run(prepare).await;
+    if statement.by_range {
+        run(super::BY_RANGE.into()).await;
+    }
     let sql = format!("EXPLAIN (FORMAT JSON) EXECUTE statement {values}");
     let plan = Statement::from_string(Dialect::Postgres.backend(), sql);
-    let row = session.connection.query_one_raw(plan).await;
+    let row = savepoint.query_one_raw(plan).await;
     let plan: Json = row.unwrap().unwrap().try_get_by_index(0).unwrap();
     run("DEALLOCATE statement".into()).await;
+    savepoint.rollback().await.unwrap();
     let mut nodes = Vec::new();
     flatten(&plan[0]["Plan"], &mut nodes);
     faults_of_nodes(&nodes, statement, missed)
@@ -872,7 +899,8 @@ fn faults_of_nodes(nodes: &[&Json], statement: &Recorded, missed: &mut Vec<&Path
         if kind == "ModifyTable" || kind == "LockRows" {
             continue;
         }
-        if kind.contains("Seq Scan") || kind.starts_with("Bitmap") || kind == "Tid Scan" {
+        let by_bitmap = kind.starts_with("Bitmap") && !statement.by_range;
+        if kind.contains("Seq Scan") || by_bitmap || kind == "Tid Scan" {
             faults.push(format!("{kind} of {table}"));
         }
         if !table.is_empty() {
@@ -885,7 +913,8 @@ fn faults_of_nodes(nodes: &[&Json], statement: &Recorded, missed: &mut Vec<&Path
                 (*name).to_owned()
             };
             let key = &columns(wanted, if name.ends_with("_pkey") { PK } else { &name })[..*count];
-            let found = *wanted == table
+            // The scan of the index below a bitmap's names no table; the index is of one.
+            let found = (*wanted == table || kind == "Bitmap Index Scan")
                 && name == index
                 && key.iter().all(|column| condition.contains(column));
             !found
@@ -894,7 +923,7 @@ fn faults_of_nodes(nodes: &[&Json], statement: &Recorded, missed: &mut Vec<&Path
     for node in nodes {
         let kind = text(node, "Node Type");
         let walks = kind == "Hash Join" || kind == "Merge Join" || kind == "Materialize";
-        let sorts = kind == "Sort" && !statement.sorts;
+        let sorts = kind.ends_with("Sort") && !statement.sorts;
         if reads_a_table && (walks || sorts) {
             let mut below = Vec::new();
             flatten(node, &mut below);

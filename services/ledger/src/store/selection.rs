@@ -7,10 +7,11 @@
 
 use caudal_domain::{BatchId, FileRef, FileState, Outcome, Reason, Stage, TenantId};
 use globset::GlobMatcher;
-use sea_orm::{ConnectionTrait, DbErr, Value};
+use sea_orm::{ConnectionTrait, DbErr, TransactionTrait, Value};
 
 use super::dialect::Dialect;
 use super::page::Page;
+use super::progress::BatchKey;
 use super::reads;
 use super::time::Micros;
 use super::work::{self, WorkRow};
@@ -455,7 +456,7 @@ async fn range<C: ConnectionTrait>(
 }
 
 /// How many files are chosen, by the number of what they are grouped by (0: none of it; all are 0 when by nothing).
-pub(crate) async fn count<C: ConnectionTrait>(
+pub(crate) async fn count<C: ConnectionTrait + TransactionTrait>(
     session: &Session<'_, C>,
     selection: &Selection,
     grouping: Grouping,
@@ -554,13 +555,13 @@ impl Tally {
         }
     }
 
-    async fn add_rows<C: ConnectionTrait>(
+    async fn add_rows<C: ConnectionTrait + TransactionTrait>(
         &mut self,
         session: &Session<'_, C>,
         sql: String,
         values: Vec<Value>,
     ) -> Result<(), DbErr> {
-        for row in session.rows(sql, values).await? {
+        for row in session.rows_of_ranges(sql, values).await? {
             // Null: nothing was counted, and not even that by a key.
             let key: Option<i32> = row.try_get("", "key")?;
             let key = u16::try_from(key.unwrap_or_default()).map_err(|_| super::damaged("key"))?;
@@ -651,13 +652,13 @@ async fn count_by_walk<C: ConnectionTrait>(
     }
 }
 
-/// Batches, of one tenant or of all, for which a sum of counters is not 0.
+/// Batches, of one tenant or of all, for which a sum of counters is not 0; in order.
 async fn batches_with<C: ConnectionTrait>(
     session: &Session<'_, C>,
     tenant: Option<TenantId>,
     counters: &str,
     more: &str,
-) -> Result<Vec<super::progress::BatchKey>, DbErr> {
+) -> Result<Vec<BatchKey>, DbErr> {
     let mut values: Vec<Value> = Vec::new();
     let mut of_tenant = "";
     if let Some(tenant) = tenant {
@@ -665,21 +666,20 @@ async fn batches_with<C: ConnectionTrait>(
         of_tenant = " AND p.tenant_id = $1";
     }
     let sql = format!(
-        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE {counters} > 0{of_tenant}{more} \
-         ORDER BY p.tenant_id, p.batch_id"
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE {counters} > 0{of_tenant}{more}"
     );
-    session
-        .rows(sql, values)
-        .await?
+    let rows = session.rows(sql, values).await?;
+    let mut found: Vec<BatchKey> = rows
         .iter()
         .map(super::batch_key_of)
-        .collect()
+        .collect::<Result<_, _>>()?;
+    // Put in order here, for the database would go by the key, over all batches that ever were.
+    found.sort_unstable();
+    Ok(found)
 }
 
-/// A query of totals over the files of a page of batches; on Postgres in a row for each batch.
-///
-/// Each batch is read by its own range of the key: joined to the page in one, an analysed table would be sorted by
-/// batch on Postgres, which costs more than reading it.
+/// A query of totals over the files of a page of batches; on Postgres in a row for each batch, each of which is read by
+/// its own range of the key.
 fn over_batches(dialect: Dialect, page: &str, columns: &str, rest: &str) -> String {
     match dialect {
         Dialect::Postgres => format!(
@@ -697,7 +697,7 @@ fn over_batches(dialect: Dialect, page: &str, columns: &str, rest: &str) -> Stri
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Aged {
     pub(crate) tenant: TenantId,
-    /// When counted by stage.
+    /// Set when counted by stage, and where all are in one.
     pub(crate) stage: Option<Stage>,
     pub(crate) count: u64,
     pub(crate) oldest: Micros,
@@ -708,7 +708,7 @@ pub(crate) struct Aged {
 ///
 /// Batches that hold any are told by their counters: those not ended by index `batch_progress_live`. FAILED files of all
 /// batches stand in `dead_letters`. Totals alone, for to group 100,000 rows takes longer than to read them.
-pub(crate) async fn aged<C: ConnectionTrait>(
+pub(crate) async fn aged<C: ConnectionTrait + TransactionTrait>(
     session: &Session<'_, C>,
     tenant: Option<TenantId>,
     state: FileState,
@@ -718,19 +718,6 @@ pub(crate) async fn aged<C: ConnectionTrait>(
     if state == FileState::Failed {
         return aged_failures(session, tenant, before).await;
     }
-    let totals = if by_stage {
-        totals_by_stage()
-    } else {
-        vec![(None, String::new())]
-    };
-    let columns: Vec<String> = totals
-        .iter()
-        .enumerate()
-        .map(|(number, (_, filter))| {
-            format!("count(*){filter} AS n{number}, min(w.changed_at){filter} AS oldest{number}")
-        })
-        .collect();
-    let columns = columns.join(", ");
     let rest = format!(
         " AND w.state + 0 = {} AND w.changed_at <= {}",
         state.code(),
@@ -742,34 +729,68 @@ pub(crate) async fn aged<C: ConnectionTrait>(
     let mut found = Vec::new();
     for of_tenant in holders.chunk_by(|one, next| one.0 == next.0) {
         for batches in of_tenant.chunks(BATCHES_A_STATEMENT) {
-            let (page, values) = Page::of_batches(batches.iter().copied()).bind(session.dialect, 1);
-            let sql = over_batches(session.dialect, &page, &columns, &rest);
-            for row in session.rows(sql, values).await? {
-                for (number, (stage, _)) in totals.iter().enumerate() {
-                    let oldest: Option<i64> = row.try_get("", &format!("oldest{number}"))?;
-                    if let Some(oldest) = oldest {
-                        found.push(Aged {
-                            tenant: batches[0].0,
-                            stage: *stage,
-                            count: super::u64_of(&row, &format!("n{number}"))?,
-                            oldest: Micros(oldest),
-                        });
-                    }
-                }
+            // A total for each stage costs a third of the reading, and mostly all wait in one.
+            let mut totals = aged_in(session, batches, &rest, &[]).await?;
+            if by_stage && totals.iter().any(|total| total.stage.is_none()) {
+                totals = aged_in(session, batches, &rest, &Stage::ALL).await?;
             }
+            found.append(&mut totals);
         }
     }
     Ok(found)
 }
 
-fn totals_by_stage() -> Vec<(Option<Stage>, String)> {
-    Stage::ALL
-        .into_iter()
-        .map(|stage| {
-            let filter = format!(" FILTER (WHERE w.stage = {})", stage.code());
-            (Some(stage), filter)
+/// Totals of batches of one tenant, for each of `stages` or for all together. Together they name the stage when there is
+/// but one.
+async fn aged_in<C: ConnectionTrait + TransactionTrait>(
+    session: &Session<'_, C>,
+    batches: &[BatchKey],
+    rest: &str,
+    stages: &[Stage],
+) -> Result<Vec<Aged>, DbErr> {
+    let filters: Vec<String> = match stages {
+        [] => vec![String::new()],
+        stages => stages
+            .iter()
+            .map(|stage| format!(" FILTER (WHERE w.stage = {})", stage.code()))
+            .collect(),
+    };
+    let columns: Vec<String> = filters
+        .iter()
+        .enumerate()
+        .map(|(number, filter)| {
+            format!("count(*){filter} AS n{number}, min(w.changed_at){filter} AS oldest{number}")
         })
-        .collect()
+        .collect();
+    let columns = format!(
+        "{}, min(w.stage) AS first_stage, max(w.stage) AS last_stage",
+        columns.join(", ")
+    );
+    let (page, values) = Page::of_batches(batches.iter().copied()).bind(session.dialect, 1);
+    let sql = over_batches(session.dialect, &page, &columns, rest);
+    let mut found = Vec::new();
+    for row in session.rows_of_ranges(sql, values).await? {
+        for number in 0..filters.len() {
+            let Some(oldest) = row.try_get("", &format!("oldest{number}"))? else {
+                continue;
+            };
+            let stage = match stages.get(number) {
+                Some(stage) => Some(*stage),
+                None => {
+                    let first = super::code_of(&row, "first_stage", Stage::from_code)?;
+                    let last = super::code_of(&row, "last_stage", Stage::from_code)?;
+                    (first == last).then_some(first)
+                }
+            };
+            found.push(Aged {
+                tenant: batches[0].0,
+                stage,
+                count: super::u64_of(&row, &format!("n{number}"))?,
+                oldest: Micros(oldest),
+            });
+        }
+    }
+    Ok(found)
 }
 
 async fn aged_failures<C: ConnectionTrait>(

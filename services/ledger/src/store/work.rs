@@ -330,7 +330,8 @@ pub(crate) async fn update<C: ConnectionTrait>(
     session.execute(sql, values).await
 }
 
-/// The next files of one batch that wait for `stage` and whose time has come, by index `file_work_ready`; locked.
+/// The next files of one batch that wait for `stage` and whose time has come, by index `file_work_ready`; locked. Those of
+/// one instant come in any order: to sort them, all would be read, and that may be the whole batch.
 pub(crate) async fn waiting<C: ConnectionTrait>(
     session: &Session<'_, C>,
     stage: Stage,
@@ -345,7 +346,7 @@ pub(crate) async fn waiting<C: ConnectionTrait>(
     };
     let sql = format!(
         "SELECT {COLUMNS} FROM file_work AS w WHERE w.wait_stage = $1 AND w.tenant_id = $2 AND w.batch_id = $3 \
-         AND w.ready_at <= $4 ORDER BY w.ready_at, w.ordinal LIMIT {limit}{skip}"
+         AND w.ready_at <= $4 ORDER BY w.ready_at LIMIT {limit}{skip}"
     );
     let values = vec![
         i32::from(stage.code()).into(),
