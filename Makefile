@@ -30,13 +30,14 @@ up: setup page build ## Run the embedded system until Ctrl-C (DATA_DIR, LISTEN)
 # are compiled once and not also checked for a run of clippy by itself.
 LINTED := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__
 
-# Doc tests are left out: each would be linked on its own.
+# Doc tests are left out: each would be linked on its own. One test more than there are cores, because the long ones wait
+# for leases and terms to end.
 test: setup check page client ## Everything: lint, then all tests
 	@infra/setup/machine --for-tests
 	npm run --prefix gateway/web --silent check
 	npm run --prefix gateway/web --silent test
 	@if command -v cargo-nextest >/dev/null; then \
-	  $(LINTED) cargo nextest run --workspace --locked --no-fail-fast; \
+	  $(LINTED) cargo nextest run --workspace --locked --no-fail-fast --test-threads $$(($$(nproc) + 1)); \
 	else \
 	  $(LINTED) cargo test --workspace --locked --lib --bins --tests --no-fail-fast; \
 	fi
