@@ -7,7 +7,7 @@
 
 use caudal_domain::{BatchId, FileRef, FileState, Outcome, Reason, Stage, TenantId};
 use globset::GlobMatcher;
-use sea_orm::{ConnectionTrait, DbErr, TransactionTrait, Value};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, TransactionTrait, Value};
 
 use super::dialect::Dialect;
 use super::page::Page;
@@ -503,7 +503,7 @@ pub(crate) async fn count<C: ConnectionTrait + TransactionTrait>(
             "SELECT {key} AS key, count(*) AS n FROM dead_letters AS d JOIN file_work AS w ON w.tenant_id = d.tenant_id \
              AND w.batch_id = d.batch_id AND w.ordinal = d.ordinal WHERE d.tenant_id = $1{of_letters}{conditions}{grouped}"
         );
-        tally.add_rows(session, sql, values).await?;
+        tally.add_rows(&session.rows(sql, values).await?)?;
     } else if let Some(batch) = selection.batch {
         let mut values: Vec<Value> =
             vec![selection.tenant.as_uuid().into(), batch.as_uuid().into()];
@@ -511,7 +511,7 @@ pub(crate) async fn count<C: ConnectionTrait + TransactionTrait>(
         let sql = format!(
             "SELECT {key} AS key, count(*) AS n FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2{conditions}{grouped}"
         );
-        tally.add_rows(session, sql, values).await?;
+        tally.add_rows(&session.rows_of_ranges(sql, values).await?)?;
     } else {
         let tenant = Some(selection.tenant);
         let holders = batches_with(session, tenant, &selection.counters(), "").await?;
@@ -521,7 +521,7 @@ pub(crate) async fn count<C: ConnectionTrait + TransactionTrait>(
             let columns = format!("{key} AS key, count(*) AS n");
             let rest = format!("{}{grouped}", selection.conditions(&mut values));
             let sql = over_batches(session.dialect, &page, &columns, &rest);
-            tally.add_rows(session, sql, values).await?;
+            tally.add_rows(&session.rows_of_ranges(sql, values).await?)?;
         }
     }
     Ok(tally.counts)
@@ -555,17 +555,12 @@ impl Tally {
         }
     }
 
-    async fn add_rows<C: ConnectionTrait + TransactionTrait>(
-        &mut self,
-        session: &Session<'_, C>,
-        sql: String,
-        values: Vec<Value>,
-    ) -> Result<(), DbErr> {
-        for row in session.rows_of_ranges(sql, values).await? {
+    fn add_rows(&mut self, rows: &[QueryResult]) -> Result<(), DbErr> {
+        for row in rows {
             // Null: nothing was counted, and not even that by a key.
             let key: Option<i32> = row.try_get("", "key")?;
             let key = u16::try_from(key.unwrap_or_default()).map_err(|_| super::damaged("key"))?;
-            self.add(key, super::u64_of(&row, "n")?);
+            self.add(key, super::u64_of(row, "n")?);
         }
         Ok(())
     }

@@ -542,6 +542,41 @@ async fn a_files_history_tells_what_happened_in_order_of_time() {
 }
 
 #[tokio::test]
+async fn what_waits_for_several_stages_is_counted_for_each() {
+    let ledger = TestLedger::start_with(|settings| {
+        settings.windows.of_stage.insert(Stage::Upload, 1);
+    })
+    .await;
+    let waiting = |group_by: AgedGrouping| CountAgedRequest {
+        state: FileState::Uploaded.into(),
+        group_by: group_by.into(),
+        ..CountAgedRequest::default()
+    };
+    // One batch whose files wait for one stage, and one whose files wait for two.
+    for _ in 0..2 {
+        let batch = ledger.create(Batch::default()).await;
+        ledger.add(batch, &["a", "b", "c", "d"]).await;
+        ledger.confirm(batch, 0..4).await;
+    }
+    let mut operator = ledger.operator();
+    let counted = operator.count_aged(waiting(AgedGrouping::Tenant)).await;
+    let all = counted.unwrap().into_inner();
+    let other_stage = format!(
+        "UPDATE file_work SET stage = {} WHERE ordinal = 3 \
+         AND batch_id = (SELECT batch_id FROM batches ORDER BY batch_id DESC LIMIT 1)",
+        Stage::Embeddings.code()
+    );
+    ledger.sql(&other_stage).await;
+    let counted = operator.count_aged(waiting(AgedGrouping::Stage)).await;
+    let by_stage = counted.unwrap().into_inner();
+    assert_eq!((all.total, by_stage.total), (7, 7));
+    let rows = by_stage.rows.iter();
+    let stages: Vec<(&str, u32)> = rows.map(|row| (row.stage.as_str(), row.count)).collect();
+    assert_eq!(stages, [("upload", 6), ("embeddings", 1)]);
+    assert_eq!(by_stage.rows[0].oldest_time, all.rows[0].oldest_time);
+}
+
+#[tokio::test]
 async fn an_operator_sees_what_is_stuck_and_cancels_it() {
     // No room at the upload stage: what is confirmed waits.
     let ledger = TestLedger::start_with(|settings| {
