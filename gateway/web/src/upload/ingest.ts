@@ -254,7 +254,6 @@ export class Ingest {
       let page = await this.waiting.take(TARGETS_A_PAGE, ENTRIES_GATHER_MS);
       if (page.length === 0) break;
       for (let round = 1; page.length > 0; round += 1) {
-        if (round > 1) await this.pauseBefore(round - 1);
         const targets = await this.targetsFor(page.map(({ ordinal }) => ordinal));
         const again: Waiting[] = [];
         for (const [index, waiting] of page.entries()) {
@@ -267,6 +266,7 @@ export class Ingest {
           else this.giveUp(waiting.file, "upload-failed", "the gateway offers no way to upload that this page knows");
         }
         page = again;
+        if (page.length > 0) await this.pauseBefore(round);
       }
     }
     this.targets.close();
@@ -349,8 +349,7 @@ export class Ingest {
         const [another] = await this.targetsFor([ordinal]);
         if (another?.how.case === "held") {
           // The store had taken them although its answer was lost, and the gateway found them there.
-          moveTo(file.size);
-          this.confirmedFiles += 1;
+          this.arrivedBefore(file.size);
           this.events.onUploadEnded?.(ordinal);
           return;
         }

@@ -750,19 +750,18 @@ async fn aged_in<C: ConnectionTrait + TransactionTrait>(
             .map(|stage| format!(" FILTER (WHERE w.stage = {})", stage.code()))
             .collect(),
     };
-    let columns: Vec<String> = filters
+    let mut columns: Vec<String> = filters
         .iter()
         .enumerate()
         .map(|(number, filter)| {
             format!("count(*){filter} AS n{number}, min(w.changed_at){filter} AS oldest{number}")
         })
         .collect();
-    let columns = format!(
-        "{}, min(w.stage) AS first_stage, max(w.stage) AS last_stage",
-        columns.join(", ")
-    );
+    if stages.is_empty() {
+        columns.push("min(w.stage) AS first_stage, max(w.stage) AS last_stage".to_owned());
+    }
     let (page, values) = Page::of_batches(batches.iter().copied()).bind(session.dialect, 1);
-    let sql = over_batches(session.dialect, &page, &columns, rest);
+    let sql = over_batches(session.dialect, &page, &columns.join(", "), rest);
     let mut found = Vec::new();
     for row in session.rows_of_ranges(sql, values).await? {
         for number in 0..filters.len() {
