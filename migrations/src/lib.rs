@@ -7,6 +7,7 @@
 mod dialect;
 mod m0001_initial;
 mod m0002_statistics;
+mod m0003_proof;
 
 use sea_orm_migration::prelude::*;
 
@@ -19,6 +20,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_initial::Migration),
             Box::new(m0002_statistics::Migration),
+            Box::new(m0003_proof::Migration),
         ]
     }
 }

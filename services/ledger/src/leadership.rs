@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use caudal_domain::Refusal;
 use caudal_node::leader::LEADER_METADATA;
 use caudal_node::scope::ScopeGuard;
-use caudal_node::{Health, hints};
+use caudal_node::{Health, Rarely, hints};
 use caudal_objects::ObjectStore;
 use caudal_streams::Streams;
 use sea_orm::DbErr;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataValue;
@@ -29,14 +29,21 @@ use crate::relay::{self, RelayHandle};
 use crate::settings::{Bootstrap, LedgerSettings};
 use crate::store::dialect::Dialect;
 use crate::store::time::Micros;
-use crate::store::{Session, Store, changes, credentials, progress, results, work};
+use crate::store::{Session, Store, Transaction, changes, credentials, progress, results, work};
 use crate::writer::acts::{Act, Answer};
-use crate::writer::{HINT_QUEUE, Writer, WriterHandle, WriterState};
+use crate::writer::{HINT_QUEUE, Writer, WriterFailed, WriterHandle, WriterState};
 
 /// How often a ledger that stands by looks whether the term has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Callers of a ledger that stands by may try again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// How long giving the leadership back may take.
+const GIVE_BACK_PATIENCE: Duration = Duration::from_secs(2);
+/// A writer that lived for so long before it failed gets all its lives back.
+const STEADY_AFTER: Duration = Duration::from_secs(60);
+/// How often the writer may fail in a row before the ledger ends.
+const WRITER_LIVES: u32 = 5;
 
 #[derive(Clone)]
 enum Standing {
@@ -142,18 +149,41 @@ pub(crate) struct Leadership {
 impl Leadership {
     /// Leads whenever it can, until `shutdown`; then gives the leadership back, so that another takes over at once.
     /// `first` is what the first attempt gave.
-    pub(crate) async fn run(self, first: Option<WriterState>, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// The writer fails again and again, with all of its memory read anew.
+    pub(crate) async fn run(
+        self,
+        first: Option<WriterState>,
+        shutdown: CancellationToken,
+    ) -> Result<(), WriterFailed> {
         let mut state = first;
+        let mut lives = WRITER_LIVES;
         loop {
             if state.is_none() {
                 state = self.wait(&shutdown).await;
             }
-            let Some(taken) = state.take() else { return };
+            let Some(taken) = state.take() else {
+                return Ok(());
+            };
             let epoch = taken.epoch;
-            self.lead(taken, &shutdown).await;
-            if shutdown.is_cancelled() {
+            let begun = Instant::now();
+            let led = self.lead(taken, &shutdown).await;
+            if led.is_err() {
+                self.metrics.writer_failures.inc();
+                if begun.elapsed() >= STEADY_AFTER {
+                    lives = WRITER_LIVES;
+                }
+                lives -= 1;
+            }
+            if led.is_err() || shutdown.is_cancelled() {
                 self.give_back(epoch).await;
-                return;
+            }
+            if shutdown.is_cancelled() {
+                return Ok(());
+            }
+            if lives == 0 {
+                return led;
             }
         }
     }
@@ -161,6 +191,7 @@ impl Leadership {
     /// Stands by until the term ends. `None`: shut down.
     async fn wait(&self, shutdown: &CancellationToken) -> Option<WriterState> {
         self.health.set_serving(false).await;
+        let unanswered = Rarely::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return None,
@@ -169,7 +200,11 @@ impl Leadership {
             match self.try_take_over().await {
                 Ok(Some(state)) => return Some(state),
                 Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "standing by; the database did not answer"),
+                Err(error) => {
+                    if let Some(times) = unanswered.next() {
+                        tracing::warn!(%error, times, "standing by; the database did not answer");
+                    }
+                }
             }
         }
     }
@@ -177,9 +212,32 @@ impl Leadership {
     /// Takes the leadership if its term has ended, and reads what a leader must know: outstanding dispatches by one
     /// scan (protocol 9.1: else a new leader counts from zero and exceeds the windows), and who waits.
     pub(crate) async fn try_take_over(&self) -> Result<Option<WriterState>, DbErr> {
-        let asked = Instant::now();
         let transaction = self.store.begin().await?;
-        let session = Session::new(&transaction, self.store.dialect());
+        match self.take_over_in(&transaction).await {
+            Ok(None) => {
+                transaction.roll_back().await;
+                Ok(None)
+            }
+            Ok(Some((state, leads_until))) => {
+                transaction.commit().await?;
+                self.briefs.forget_all();
+                self.briefs.leads_until(leads_until);
+                tracing::info!(epoch = state.epoch, "leading");
+                Ok(Some(state))
+            }
+            Err(error) => {
+                transaction.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_over_in(
+        &self,
+        transaction: &Transaction,
+    ) -> Result<Option<(WriterState, Instant)>, DbErr> {
+        let asked = Instant::now();
+        let session = transaction.session();
         // A SQLite file has one ledger, whose data folder is locked: nobody else can be leading.
         let whatever_the_term = self.store.dialect() == Dialect::Sqlite;
         let holder = Uuid::new_v4().to_string();
@@ -189,7 +247,6 @@ impl Leadership {
                 .await?;
         let Some(epoch) = taken else {
             let leader = changes::leader_address(&session).await?;
-            transaction.rollback().await?;
             self.desk.set(Standing::StandsBy { leader });
             return Ok(None);
         };
@@ -198,11 +255,7 @@ impl Leadership {
             ensure_bootstrap(&session, bootstrap, now).await?;
         }
         let state = self.read_state(&session, epoch, now).await?;
-        transaction.commit().await?;
-        self.briefs.forget_all();
-        self.briefs.leads_until(asked + term);
-        tracing::info!(epoch, "leading");
-        Ok(Some(state))
+        Ok(Some((state, asked + term)))
     }
 
     async fn read_state<C: sea_orm::ConnectionTrait>(
@@ -244,15 +297,28 @@ impl Leadership {
     }
 
     /// Leads until `shutdown`, or until another ledger does.
-    async fn lead(&self, state: WriterState, shutdown: &CancellationToken) {
+    ///
+    /// # Errors
+    /// The writer ended by itself, which is a loss of the leadership too: nobody is served any more.
+    async fn lead(
+        &self,
+        state: WriterState,
+        shutdown: &CancellationToken,
+    ) -> Result<(), WriterFailed> {
         let lost = CancellationToken::new();
         let stop_writer = CancellationToken::new();
         let stop_rest = CancellationToken::new();
         let epoch = state.epoch;
         let relay_handle = RelayHandle::default();
         let (hint_sender, hint_receiver) = mpsc::channel(HINT_QUEUE);
-        let (writer, handle, old_pairs) =
-            Writer::new(self.store.clone(), state, relay_handle.clone(), hint_sender);
+        let (database_takes_calls, mut takes_calls) = watch::channel(true);
+        let (writer, handle, old_pairs) = Writer::new(
+            self.store.clone(),
+            state,
+            relay_handle.clone(),
+            hint_sender,
+            database_takes_calls,
+        );
         let relay = AbortOnDropHandle::new(tokio::spawn(relay::run(
             relay_handle.clone(),
             self.streams.publisher(),
@@ -283,17 +349,31 @@ impl Leadership {
             signals: self.operations.clone(),
         };
         let operations = AbortOnDropHandle::new(tokio::spawn(operations.run(stop_rest.clone())));
-        let writer =
+        let mut writer =
             AbortOnDropHandle::new(tokio::spawn(writer.run(stop_writer.clone(), lost.clone())));
         self.desk.set(Standing::Leads(handle));
         self.health.set_serving(true).await;
 
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = lost.cancelled() => {
-                tracing::warn!("another ledger leads; standing by");
-                self.desk.set(Standing::StandsBy { leader: String::new() });
-                self.health.set_serving(false).await;
+        let mut writer_ended = None;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = lost.cancelled() => {
+                    tracing::warn!("another ledger leads; standing by");
+                    self.serve_nobody().await;
+                    break;
+                }
+                ended = &mut writer => {
+                    self.serve_nobody().await;
+                    writer_ended = Some(ended);
+                    break;
+                }
+                changed = takes_calls.changed() => {
+                    if changed.is_ok() {
+                        let takes_calls = *takes_calls.borrow_and_update();
+                        self.health.set_serving(takes_calls).await;
+                    }
+                }
             }
         }
         stop_rest.cancel();
@@ -301,14 +381,44 @@ impl Leadership {
         let _ = operations.await;
         let _ = relay.await;
         stop_writer.cancel();
-        let _ = writer.await;
+        let ended = match writer_ended {
+            Some(ended) => ended,
+            None => writer.await,
+        };
         let _ = hinter.await;
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failed)) => {
+                tracing::error!("{failed}; its memory is read anew");
+                Err(failed)
+            }
+            Err(panicked) => {
+                tracing::error!(%panicked, "the writer ended; its memory is read anew");
+                Err(WriterFailed)
+            }
+        }
+    }
+
+    /// Nobody leads here from now on.
+    async fn serve_nobody(&self) {
+        let leader = String::new();
+        self.desk.set(Standing::StandsBy { leader });
+        self.briefs.forget_all();
+        self.health.set_serving(false).await;
     }
 
     async fn give_back(&self, epoch: u64) {
-        if let Err(error) = changes::give_back_leadership(&self.store.reader(), epoch).await {
-            tracing::warn!(%error, "the leadership was not given back; another ledger waits for the end of the term");
-        }
+        let given_back = async {
+            let transaction = self.store.begin().await?;
+            changes::give_back_leadership(&transaction.session(), epoch).await?;
+            transaction.commit().await
+        };
+        let why = match tokio::time::timeout(GIVE_BACK_PATIENCE, given_back).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the database does not answer".to_owned(),
+        };
+        tracing::warn!(error = %why, "the leadership was not given back; another ledger waits for the end of the term");
     }
 }
 

@@ -9,6 +9,8 @@
 mod api;
 mod briefs;
 mod dispatcher;
+#[cfg(test)]
+mod fault_tests;
 mod hints;
 mod leadership;
 mod metrics;

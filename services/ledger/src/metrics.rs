@@ -8,6 +8,8 @@ pub(crate) struct LedgerMetrics {
     pub(crate) groups: Counter,
     pub(crate) group_acts: Counter,
     pub(crate) group_failures: Counter,
+    pub(crate) defects: Counter,
+    pub(crate) writer_failures: Counter,
     pub(crate) group_seconds: Histogram,
     pub(crate) illegal_transitions: Counter,
     pub(crate) late_reports: Counter,
@@ -26,6 +28,14 @@ impl LedgerMetrics {
             group_acts: registry.counter("writer_acts", "Acts committed, in groups"),
             group_failures: registry
                 .counter("writer_group_failures", "Groups that were not committed"),
+            defects: registry.counter(
+                "writer_defects",
+                "Acts that were answered INTERNAL: deciding them failed or panicked",
+            ),
+            writer_failures: registry.counter(
+                "writer_failures",
+                "Times the writer ended by itself and its memory was read anew",
+            ),
             group_seconds: registry.durations(
                 "writer_group_seconds",
                 "Time of a group, from begin to commit",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use caudal_domain::keys::landing_key;
 use caudal_domain::{FileRef, FileState, Reason, Target, TenantId};
+use caudal_node::Rarely;
 use caudal_objects::{ObjectError, ObjectStore};
 use caudal_proto::v1::FileSelector;
 use futures::{StreamExt, TryStreamExt};
@@ -102,6 +103,7 @@ impl SliceRunner {
         let mut prune = tokio::time::interval(PRUNE_EVERY);
         let mut underway = HashMap::new();
         let mut failing_since = HashMap::new();
+        let unlooked = Rarely::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -118,7 +120,9 @@ impl SliceRunner {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => {
-                        tracing::warn!(%error, "operations cannot be looked for; they are again in a moment");
+                        if let Some(times) = unlooked.next() {
+                            tracing::warn!(%error, times, "operations cannot be looked for; they are again in a moment");
+                        }
                         break;
                     }
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caudal_domain::{FileRef, FileState, Stage, Token, limits};
+use caudal_node::Rarely;
 use caudal_streams::{Standing, StreamView, Streams};
 use sea_orm::DbErr;
 use tokio::sync::{Notify, watch};
@@ -70,6 +71,7 @@ impl Reconciler {
         let mut tick = tokio::time::interval(self.settings.reconcile_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut pass: u64 = 0;
+        let unfinished = Rarely::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -78,7 +80,9 @@ impl Reconciler {
             }
             if let Err(error) = self.pass(pass).await {
                 self.metrics.reconcile_failures.inc();
-                tracing::warn!(%error, "a reconcile pass was not finished");
+                if let Some(times) = unfinished.next() {
+                    tracing::warn!(%error, times, "a reconcile pass was not finished");
+                }
             }
             pass += 1;
         }

@@ -49,6 +49,11 @@ pub enum LedgerError {
     /// The server failed.
     #[error("the ledger's server failed: {0}")]
     Serve(#[from] ServeError),
+    /// The writer fails whenever it begins.
+    #[error(
+        "the ledger cannot go on: its writer fails again and again, with all of its memory read anew"
+    )]
+    Writer,
     /// The listener has no address.
     #[error("the ledger's listener is broken: {0}")]
     Listener(#[from] std::io::Error),
@@ -107,8 +112,9 @@ impl Ledger {
         };
         let first = leadership.try_take_over().await?;
         let stop_leading = CancellationToken::new();
-        let leading =
+        let mut leading =
             AbortOnDropHandle::new(tokio::spawn(leadership.run(first, stop_leading.clone())));
+        let stop_serving = shutdown.child_token();
 
         let ledger = api::Ledger {
             store: store.clone(),
@@ -131,14 +137,27 @@ impl Ledger {
             .health(health)
             .listen(listener)
             .limits(ServerLimits::default())
-            .shutdown(shutdown);
+            .shutdown(stop_serving.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
-            // The server goes first: what it was asked is still answered by the writer.
-            let served = server.serve().await;
-            stop_leading.cancel();
-            let _ = leading.await;
+            let serving = server.serve();
+            tokio::pin!(serving);
+            let ended_early = tokio::select! {
+                // The server goes first: what it was asked is still answered by the writer.
+                served = &mut serving => {
+                    stop_leading.cancel();
+                    let _ = leading.await;
+                    store.close().await;
+                    return served.map_err(LedgerError::from);
+                }
+                led = &mut leading => led,
+            };
+            stop_serving.cancel();
+            let _ = serving.await;
             store.close().await;
-            served.map_err(LedgerError::from)
+            match ended_early {
+                Ok(led) => led.map_err(|_| LedgerError::Writer),
+                Err(panicked) => Err(LedgerError::Listener(std::io::Error::other(panicked))),
+            }
         }));
         Ok(RunningLedger { address, task })
     }

@@ -43,7 +43,7 @@ pub(crate) async fn take_leadership<C: ConnectionTrait>(
     u64_of(&row, "epoch").map(Some)
 }
 
-/// Makes the term last on; whether `epoch` still leads. In a transaction of its own with no group in flight, because
+/// Makes the term last on; whether `epoch` still leads. With no group in flight, because
 /// groups hold the row shared (protocol 9.1).
 pub(crate) async fn renew_leadership<C: ConnectionTrait>(
     session: &Session<'_, C>,

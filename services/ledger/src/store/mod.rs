@@ -2,9 +2,12 @@
 //! differ is in [`dialect`] and [`page`].
 
 pub(crate) mod changes;
+mod connections;
 pub(crate) mod credentials;
 pub(crate) mod dialect;
 pub(crate) mod failures;
+#[cfg(test)]
+pub(crate) mod faults;
 pub(crate) mod history;
 pub(crate) mod manifest;
 pub(crate) mod operations;
@@ -17,6 +20,7 @@ pub(crate) mod results;
 pub(crate) mod selection;
 pub(crate) mod tenants;
 pub(crate) mod time;
+pub(crate) mod trouble;
 pub(crate) mod work;
 
 use std::time::Duration;
@@ -30,6 +34,8 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 
+pub(crate) use self::connections::Transaction;
+use self::connections::WriteConnections;
 use self::dialect::Dialect;
 use self::progress::BatchKey;
 use self::time::Micros;
@@ -64,20 +70,21 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The database, open and migrated.
 pub(crate) struct Store {
     reads: DatabaseConnection,
-    writes: DatabaseConnection,
+    writes: WriteConnections,
     dialect: Dialect,
 }
 
 impl Store {
     /// Opens `url` (`sqlite:FILE` or `postgres://…`) and brings its schema up to date.
     pub(crate) async fn open(url: &str) -> Result<Self, DbErr> {
-        let migrations = connect(url, 1, &[]).await?;
+        let migrations = Database::connect(options(url, 1, &[])).await?;
         migrate(&migrations).await?;
         let dialect = Dialect::of(migrations.get_database_backend());
         migrations.close().await?;
         let writers = if dialect.has_two_writers() { 2 } else { 1 };
-        let writes = connect(url, writers, &[PLANNED_ONCE]).await?;
-        let reads = connect(url, READ_CONNECTIONS, &[]).await?;
+        let writes =
+            WriteConnections::open(options(url, writers, &[PLANNED_ONCE]), dialect).await?;
+        let reads = Database::connect(options(url, READ_CONNECTIONS, &[])).await?;
         Ok(Self {
             reads,
             writes,
@@ -85,25 +92,14 @@ impl Store {
         })
     }
 
-    /// For what the writer does beside its groups, on its own connection and with no group in flight.
-    pub(crate) fn writer_session(&self) -> Session<'_, DatabaseConnection> {
-        Session {
-            connection: &self.writes,
-            dialect: self.dialect,
-        }
-    }
-
     /// For reads outside the writer. They see what is committed.
     pub(crate) fn reader(&self) -> Session<'_, DatabaseConnection> {
-        Session {
-            connection: &self.reads,
-            dialect: self.dialect,
-        }
+        Session::new(&self.reads, self.dialect)
     }
 
     /// Begins a transaction of the writer.
-    pub(crate) async fn begin(&self) -> Result<sea_orm::DatabaseTransaction, DbErr> {
-        self.writes.begin().await
+    pub(crate) async fn begin(&self) -> Result<Transaction, DbErr> {
+        self.writes.begin(&self.reads).await
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -112,11 +108,8 @@ impl Store {
 
     /// Ends all connections.
     pub(crate) async fn close(&self) {
-        for connection in [&self.reads, &self.writes] {
-            if let Err(error) = connection.clone().close().await {
-                tracing::warn!(%error, "closing the database failed");
-            }
-        }
+        self.writes.close().await;
+        connections::close(&self.reads).await;
     }
 }
 
@@ -139,11 +132,11 @@ async fn migrate(connection: &DatabaseConnection) -> Result<(), DbErr> {
     migrated
 }
 
-async fn connect(
+fn options(
     url: &str,
     connections: u32,
     postgres_settings: &'static [(&str, &str)],
-) -> Result<DatabaseConnection, DbErr> {
+) -> ConnectOptions {
     let mut options = ConnectOptions::new(url.to_owned());
     options
         .max_connections(connections)
@@ -171,13 +164,15 @@ async fn connect(
                 .pragma("temp_store", "memory")
                 .statement_cache_capacity(256)
         });
-    Database::connect(options).await
+    options
 }
 
 /// A connection or transaction, with the dialect it speaks.
 pub(crate) struct Session<'a, C> {
     connection: &'a C,
     pub(crate) dialect: Dialect,
+    #[cfg(test)]
+    faults: Option<&'a faults::Faults>,
 }
 
 impl<'a, C: ConnectionTrait> Session<'a, C> {
@@ -185,6 +180,8 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         Self {
             connection,
             dialect,
+            #[cfg(test)]
+            faults: None,
         }
     }
 
@@ -195,6 +192,14 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         Statement::from_sql_and_values(self.dialect.backend(), sql, values)
     }
 
+    #[cfg(test)]
+    async fn may_fail(&self) -> Result<(), DbErr> {
+        match self.faults {
+            Some(faults) => faults.within(faults::Point::Statement, self).await,
+            None => Ok(()),
+        }
+    }
+
     /// Runs a statement; how many rows it touched.
     pub(crate) async fn execute(
         &self,
@@ -202,6 +207,8 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         values: Vec<Value>,
     ) -> Result<u64, DbErr> {
         let statement = self.statement(sql, values);
+        #[cfg(test)]
+        self.may_fail().await?;
         Ok(self
             .connection
             .execute_raw(statement)
@@ -216,6 +223,8 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         values: Vec<Value>,
     ) -> Result<Vec<QueryResult>, DbErr> {
         let statement = self.statement(sql, values);
+        #[cfg(test)]
+        self.may_fail().await?;
         self.connection.query_all_raw(statement).await
     }
 
@@ -250,6 +259,8 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         values: Vec<Value>,
     ) -> Result<Option<QueryResult>, DbErr> {
         let statement = self.statement(sql, values);
+        #[cfg(test)]
+        self.may_fail().await?;
         self.connection.query_one_raw(statement).await
     }
 

@@ -754,8 +754,9 @@ enum Size {
 
 async fn explain_all(open: impl AsyncFn(&str) -> Store) {
     let store = open("recorded").await;
+    let writes = store.writes.current().await;
     fill(
-        &store.writer_session(),
+        &Session::new(&writes, store.dialect()),
         &Filling {
             batches: (1, 20),
             files: 100,
@@ -764,17 +765,18 @@ async fn explain_all(open: impl AsyncFn(&str) -> Store) {
     .await;
     for size in [2, 500] {
         let transaction = store.begin().await.unwrap();
-        let session = Session::new(&transaction, store.dialect());
+        let session = transaction.session();
         second_tour(&session, size).await;
         tour(&session, size).await;
-        transaction.rollback().await.unwrap();
+        transaction.roll_back().await;
     }
     store.close().await;
     let statements = recorded();
     assert!(statements.len() > 150, "the recorder missed something");
 
     let store = open("explained").await;
-    let session = store.writer_session();
+    let writes = store.writes.current().await;
+    let session = Session::new(&writes, store.dialect());
     let mut wrong = BTreeSet::new();
     for size in [Size::Empty, Size::Young, Size::Large, Size::LargeAnalysed] {
         match size {
@@ -805,7 +807,7 @@ async fn explain_all(open: impl AsyncFn(&str) -> Store) {
         }
         // Of one connection: what is prepared is its own.
         let transaction = store.begin().await.unwrap();
-        let session = Session::new(&transaction, store.dialect());
+        let session = transaction.session();
         for step in statements.chunk_by(|one, next| one.name == next.name) {
             let modes: &[&str] = match store.dialect() {
                 Dialect::Postgres => &["force_custom_plan", "force_generic_plan"],
@@ -828,7 +830,7 @@ async fn explain_all(open: impl AsyncFn(&str) -> Store) {
                 }
             }
         }
-        transaction.rollback().await.unwrap();
+        transaction.roll_back().await;
     }
     store.close().await;
     let wrong: Vec<String> = wrong.into_iter().collect();
@@ -1056,7 +1058,8 @@ async fn every_statement_goes_by_its_index_on_postgres() {
         let store = Store::open(&Postgres::new_database().unwrap())
             .await
             .unwrap();
-        let session = store.writer_session();
+        let writes = store.writes.current().await;
+        let session = Session::new(&writes, store.dialect());
         let tables = "SELECT tablename::text AS name FROM pg_tables WHERE schemaname = 'public'";
         for row in session.rows(tables, Vec::new()).await.unwrap() {
             let name: String = row.try_get("", "name").unwrap();

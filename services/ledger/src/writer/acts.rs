@@ -332,6 +332,33 @@ pub(crate) enum Act {
 }
 
 impl Act {
+    /// For logs.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::CreateBatch(_) => "CreateBatch",
+            Self::AddEntries(_) => "AddEntries",
+            Self::CompleteBatch(_) => "CompleteBatch",
+            Self::ConfirmUploads(_) => "ConfirmUploads",
+            Self::SetPause(_) => "SetPause",
+            Self::CancelBatch(_) => "CancelBatch",
+            Self::UpdateBatch(_) => "UpdateBatch",
+            Self::Lease { .. } => "Lease",
+            Self::Renew { .. } => "Renew",
+            Self::Release { .. } => "Release",
+            Self::Report(_) => "Report",
+            Self::LookUp { .. } => "LookUp",
+            Self::Repair(_) => "Repair",
+            Self::FailMissing { .. } => "FailMissing",
+            Self::CancelFiles { .. } => "CancelFiles",
+            Self::CompleteIdle { .. } => "CompleteIdle",
+            Self::Prune => "Prune",
+            Self::StartOperation(_) => "StartOperation",
+            Self::Slice(_) => "Slice",
+            Self::EndOperation(_) => "EndOperation",
+            Self::PruneOperations => "PruneOperations",
+        }
+    }
+
     /// How many rows it may touch: a group takes acts up to a bound.
     pub(crate) fn rows(&self) -> usize {
         match self {

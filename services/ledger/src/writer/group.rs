@@ -13,13 +13,16 @@
 //! locks (folders, batches, tenants) the second locks only when the first is committed. Order of locks: leadership (shared),
 //! files by key, then folders, batches, tenants, each by key (protocol 9.3).
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 
 use caudal_domain::{
     FileEvent, FileRef, FileState, FolderCounts, Generation, Refusal, Stage, StageVersion,
     TenantId, Token,
 };
 use caudal_proto::mesh::v1::ChangeSet;
+use futures::FutureExt;
 use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sea_orm::{DatabaseTransaction, DbErr};
@@ -27,17 +30,19 @@ use tokio::sync::oneshot;
 
 use super::acts::{Act, Answer, RequestKey};
 use super::known::Pending;
+#[cfg(debug_assertions)]
+use super::planted;
 use super::{Waiting, WriterState};
 use crate::api::messages;
 use crate::briefs::Carried;
 use crate::store::changes::{self, AnsweredRequest, Beginning, ChangeRow, OutboxRow, RequestName};
-use crate::store::dialect::Dialect;
 use crate::store::manifest::{self, FileRow};
 use crate::store::progress::{self, BatchKey, BatchRow, ProgressRow, TenantRow};
 use crate::store::results::{self, AttemptRow, ResultRow};
 use crate::store::time::Micros;
+use crate::store::trouble::Trouble;
 use crate::store::work::{self, Moved, WorkRow, detail};
-use crate::store::{Session, Store};
+use crate::store::{Session, Store, Transaction};
 
 /// Turns that one group takes at one stage, and files it admits there: a group stays a bounded piece of work.
 const MAX_TURNS: usize = 32;
@@ -46,8 +51,11 @@ const MAX_ADMISSIONS: u32 = 1_000;
 /// Why a group was not committed.
 #[derive(Debug)]
 pub(crate) enum GroupError {
-    /// The database refused or failed before COMMIT: nothing happened.
+    /// The database failed before COMMIT, whatever it was asked: nothing happened.
     Database(DbErr),
+    /// Something that will fail again: an act the database refuses, a stored row that cannot be, a bug that panics. Nothing
+    /// happened. `act` is the position of the act it happened in, where it is known.
+    Defect { act: Option<usize>, words: String },
     /// Another ledger leads: nothing happened, and this one must stop.
     NotLeading,
     /// A remembered row was not what the database holds: nothing happened; read and try again.
@@ -60,7 +68,35 @@ pub(crate) enum GroupError {
 
 impl From<DbErr> for GroupError {
     fn from(error: DbErr) -> Self {
+        if Trouble::of(&error) == Trouble::Defect {
+            return Self::defect(error.to_string());
+        }
         Self::Database(error)
+    }
+}
+
+impl GroupError {
+    pub(super) fn defect(words: String) -> Self {
+        Self::Defect { act: None, words }
+    }
+
+    fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let words = panic
+            .downcast_ref::<&str>()
+            .map(|words| (*words).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned());
+        Self::defect(format!("panicked: {}", words.unwrap_or_default()))
+    }
+
+    /// The same, of the act that was being decided.
+    fn of_act(self, deciding: Option<usize>) -> Self {
+        match self {
+            Self::Defect { act: None, words } => Self::Defect {
+                act: deciding,
+                words,
+            },
+            other => other,
+        }
     }
 }
 
@@ -205,6 +241,8 @@ pub(crate) struct Group<'a> {
     entered: Vec<(FileRef, Token)>,
     left: Vec<(FileRef, Token)>,
     use_remembered_rows: bool,
+    /// The position of the act that is being decided.
+    deciding: Option<usize>,
 }
 
 /// All that a decided group still writes.
@@ -243,38 +281,30 @@ pub(crate) async fn decide(
     acts: &[&Act],
     relayed: Vec<u64>,
     use_remembered_rows: bool,
-) -> Result<(DatabaseTransaction, Decided, Aftermath), (GroupError, Vec<u64>)> {
+) -> Result<(Transaction, Decided, Aftermath), (GroupError, Vec<u64>)> {
     let transaction = match store.begin().await {
         Ok(transaction) => transaction,
         Err(error) => return Err((error.into(), relayed)),
     };
-    match decide_in(&transaction, store, state, acts, use_remembered_rows).await {
+    match decide_in(&transaction, state, acts, use_remembered_rows).await {
         Ok((mut decided, aftermath)) => {
             decided.relayed = relayed;
             Ok((transaction, decided, aftermath))
         }
         Err(error) => {
-            roll_back(transaction).await;
+            transaction.roll_back().await;
             Err((error, relayed))
         }
     }
 }
 
-/// Gives a group up: nothing of it happened.
-async fn roll_back(transaction: DatabaseTransaction) {
-    if let Err(error) = transaction.rollback().await {
-        tracing::debug!(%error, "rolling a group back failed; the connection is given up");
-    }
-}
-
 async fn decide_in(
-    transaction: &DatabaseTransaction,
-    store: &Store,
+    transaction: &Transaction,
     state: &mut WriterState,
     acts: &[&Act],
     use_remembered_rows: bool,
 ) -> Result<(Decided, Aftermath), GroupError> {
-    let session = Session::new(transaction, store.dialect());
+    let session = transaction.session();
     let requests = acts.iter().filter_map(|act| act.request());
     let names: Vec<RequestName> = requests
         .map(|(tenant, request)| (tenant, request.id))
@@ -309,10 +339,14 @@ async fn decide_in(
         entered: Vec::new(),
         left: Vec::new(),
         use_remembered_rows,
+        deciding: None,
     };
-    match group.work(acts).await {
+    // What a group moved in memory is taken back below, also after a panic.
+    let worked = AssertUnwindSafe(group.work(acts)).catch_unwind().await;
+    match worked.unwrap_or_else(|panic| Err(GroupError::panicked(panic.as_ref()))) {
         Ok(decided) => Ok((decided, group.into_aftermath())),
         Err(error) => {
+            let error = error.of_act(group.deciding);
             let (aftermath, state) = group.give_up();
             aftermath.undone(state);
             Err(error)
@@ -323,19 +357,21 @@ async fn decide_in(
 /// The second half: everything else, and COMMIT. `ahead` is told when the group ahead is committed, and dropped when it was
 /// not; `None` where there is none.
 pub(crate) async fn write(
-    transaction: DatabaseTransaction,
-    dialect: Dialect,
+    transaction: Transaction,
     decided: Decided,
     ahead: Option<oneshot::Receiver<()>>,
 ) -> Result<Committed, GroupError> {
-    let session = Session::new(&transaction, dialect);
-    match decided.write(&session, ahead).await {
+    let session = transaction.session();
+    let written = AssertUnwindSafe(decided.write(&session, ahead))
+        .catch_unwind()
+        .await;
+    match written.unwrap_or_else(|panic| Err(GroupError::panicked(panic.as_ref()))) {
         Ok(committed) => match transaction.commit().await {
             Ok(()) => Ok(committed),
             Err(error) => Err(GroupError::Unknown(error)),
         },
         Err(error) => {
-            roll_back(transaction).await;
+            transaction.roll_back().await;
             Err(error)
         }
     }
@@ -584,11 +620,13 @@ impl<'a> Group<'a> {
         self.load_batches_of(acts).await?;
         let mut answers = Vec::with_capacity(acts.len());
         for (index, act) in acts.iter().enumerate() {
+            self.deciding = Some(index);
             if self.may_miss_new_files(act) {
                 self.insert_new_files().await?;
             }
             answers.push(self.apply(index, act).await?);
         }
+        self.deciding = None;
         self.write_files(false).await?;
         for (stage, key, at) in std::mem::take(&mut self.waits) {
             let waiting = self.waiting(stage, key, at);
@@ -727,6 +765,8 @@ impl<'a> Group<'a> {
         index: usize,
         act: &Act,
     ) -> Result<Result<Answer, Refusal>, GroupError> {
+        #[cfg(debug_assertions)]
+        planted::panic_where_asked(act);
         Ok(match act {
             Act::CreateBatch(act) => self.create_batch(index, act).await?,
             Act::AddEntries(act) => self.add_entries(act).await?,
@@ -795,7 +835,7 @@ impl<'a> Group<'a> {
         let state = self.row_mut(file)?.state;
         let steps = state.steps(event).map_err(|illegal| {
             self.state.metrics.illegal_transitions.inc();
-            GroupError::Database(DbErr::Custom(illegal.to_string()))
+            GroupError::defect(illegal.to_string())
         })?;
         for to in steps {
             self.move_to(file, *to)?;
@@ -1330,7 +1370,5 @@ fn push_change(changes: &mut ChangeSet, ordinal: u32, from: u8, to: u8, stage: u
 }
 
 pub(super) fn drifted(error: caudal_domain::CountUnderflow) -> GroupError {
-    GroupError::Database(DbErr::Custom(format!(
-        "a counter would fall below zero: {error}"
-    )))
+    GroupError::defect(format!("a counter would fall below zero: {error}"))
 }

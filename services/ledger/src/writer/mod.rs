@@ -9,6 +9,9 @@ mod group;
 mod known;
 mod manifest;
 mod operations;
+mod outage;
+#[cfg(debug_assertions)]
+mod planted;
 mod reuse;
 mod stages;
 pub(crate) mod verbs;
@@ -20,8 +23,8 @@ use std::time::{Duration, Instant};
 use caudal_domain::{FileRef, Refusal, Stage, StageVersion, Token};
 use rand::RngExt;
 use rustc_hash::FxHashSet;
-use sea_orm::{DatabaseTransaction, DbErr};
-use tokio::sync::{mpsc, oneshot};
+use sea_orm::DbErr;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -29,15 +32,16 @@ use self::acts::{Act, Answer};
 use self::ancestors::Ancestors;
 use self::group::{Aftermath, Committed, Decided, GroupError};
 use self::known::Known;
+use self::outage::Outage;
 use crate::briefs::Briefs;
 use crate::dispatcher::Dispatcher;
 use crate::metrics::LedgerMetrics;
 use crate::relay::RelayHandle;
 use crate::settings::LedgerSettings;
-use crate::store::dialect::Dialect;
 use crate::store::progress::BatchKey;
 use crate::store::time::Micros;
-use crate::store::{Store, changes};
+use crate::store::trouble::Trouble;
+use crate::store::{Store, Transaction, changes};
 
 /// Callers that were refused because the writer failed may try again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -77,7 +81,7 @@ impl WriterHandle {
 
 fn ended() -> Refusal {
     Refusal::unavailable(
-        "the ledger is shutting down; repeat the call with the same request_id",
+        "the ledger is ending or starts anew; repeat the call with the same request_id",
         RETRY_AFTER,
     )
 }
@@ -203,7 +207,7 @@ impl InFlight {
 /// How writing a group ended.
 enum Written {
     /// Its callers are answered.
-    Committed,
+    Committed { acts: usize },
     /// What it took is given back.
     Failed {
         error: GroupError,
@@ -222,13 +226,22 @@ pub(crate) struct Writer {
     requests: mpsc::Receiver<Request>,
     relay: RelayHandle,
     hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
-    outstanding: tokio::sync::watch::Sender<Vec<(FileRef, Token)>>,
+    outstanding: watch::Sender<Vec<(FileRef, Token)>>,
+    outage: Outage,
     waiting: VecDeque<Request>,
     in_flight: Option<InFlight>,
     /// Cancelled when another ledger leads.
     lost: CancellationToken,
+    has_failed: bool,
 }
 
+/// Deciding fails although nothing was asked: what this process remembers cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("the writer ended: deciding fails although nothing is asked")]
+pub(crate) struct WriterFailed;
+
+/// How long the writer goes on after it was told to end, for those who wait.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the leadership is renewed in its term.
 const RENEWALS_A_TERM: u32 = 3;
 /// Pairs that the reconciler looks after in one pass.
@@ -240,13 +253,10 @@ impl Writer {
         state: WriterState,
         relay: RelayHandle,
         hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
-    ) -> (
-        Self,
-        WriterHandle,
-        tokio::sync::watch::Receiver<Vec<(FileRef, Token)>>,
-    ) {
+        takes_calls: watch::Sender<bool>,
+    ) -> (Self, WriterHandle, watch::Receiver<Vec<(FileRef, Token)>>) {
         let (sender, requests) = mpsc::channel(state.settings.writer_queue);
-        let (outstanding, old_pairs) = tokio::sync::watch::channel(Vec::new());
+        let (outstanding, old_pairs) = watch::channel(Vec::new());
         let writer = Self {
             store,
             state,
@@ -254,21 +264,33 @@ impl Writer {
             relay,
             hints,
             outstanding,
+            outage: Outage::none(takes_calls),
             waiting: VecDeque::new(),
             in_flight: None,
             lost: CancellationToken::new(),
+            has_failed: false,
         };
         (writer, WriterHandle { requests: sender }, old_pairs)
     }
 
     /// Commits groups until `shutdown`, then what is queued, then ends. `lost` is cancelled when another ledger leads.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken, lost: CancellationToken) {
+    ///
+    /// # Errors
+    /// It ended by itself: whoever asks it gets no answer any more.
+    pub(crate) async fn run(
+        mut self,
+        shutdown: CancellationToken,
+        lost: CancellationToken,
+    ) -> Result<(), WriterFailed> {
         self.lost = lost;
         let mut renewal = tokio::time::interval(self.state.settings.term / RENEWALS_A_TERM);
         renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tick = tokio::time::interval(self.state.settings.reconcile_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.lost.is_cancelled() {
+            if self.has_failed {
+                return Err(WriterFailed);
+            }
             if is_due(&mut renewal).await {
                 self.renew_leadership().await;
             }
@@ -312,9 +334,20 @@ impl Writer {
         if self.lost.is_cancelled() {
             self.state.briefs.forget_all();
             // What waits is answered by the closed channel: UNAVAILABLE, ask again.
-            return;
+            return Ok(());
         }
         self.requests.close();
+        if tokio::time::timeout(END_PATIENCE, self.end())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database takes too long; who still waits is told to ask again");
+        }
+        Ok(())
+    }
+
+    /// Commits what is queued, and deletes what was relayed.
+    async fn end(&mut self) {
         loop {
             let requests = self.gather();
             if requests.is_empty() && !self.relay.has_relayed() {
@@ -332,14 +365,26 @@ impl Writer {
     /// With no group in flight, because groups hold the row shared (protocol 9.1).
     async fn renew_leadership(&mut self) {
         self.settle_all().await;
-        let session = self.store.writer_session();
         let term = self.state.settings.term;
         let asked = Instant::now();
-        match changes::renew_leadership(&session, self.state.epoch, term).await {
-            Ok(true) => self.state.briefs.leads_until(asked + term),
+        match self.renew(term).await {
+            Ok(true) => {
+                self.state.briefs.leads_until(asked + term);
+                self.outage.may_be_over();
+            }
             Ok(false) => self.lost.cancel(),
+            Err(error) => self.outage.failed(&error),
+        }
+    }
+
+    async fn renew(&self, term: Duration) -> Result<bool, DbErr> {
+        let transaction = self.store.begin().await?;
+        let leads = changes::renew_leadership(&transaction.session(), self.state.epoch, term).await;
+        match leads {
+            Ok(leads) => transaction.commit().await.map(|()| leads),
             Err(error) => {
-                tracing::warn!(%error, "the leadership was not renewed; it is tried again");
+                transaction.roll_back().await;
+                Err(error)
             }
         }
     }
@@ -374,6 +419,8 @@ impl Writer {
         let mut taken = Vec::new();
         let mut rows = 0;
         while let Some(next) = self.waiting.front() {
+            #[cfg(debug_assertions)]
+            planted::end_writer_where_asked(&next.act);
             rows += next.act.rows();
             if !taken.is_empty() && rows > self.state.settings.group_rows {
                 break;
@@ -413,7 +460,7 @@ impl Writer {
 
     fn begin_to_write(
         &mut self,
-        transaction: DatabaseTransaction,
+        transaction: Transaction,
         decided: Decided,
         aftermath: Aftermath,
         requests: Vec<Request>,
@@ -433,13 +480,12 @@ impl Writer {
             ahead,
             committed: told,
         };
-        let dialect = self.store.dialect();
         InFlight {
             files: aftermath.files(),
             manifests: aftermath.manifests(),
             aftermath,
             committed: Some(committed),
-            written: tokio::spawn(writing.write(transaction, dialect, decided, requests)),
+            written: tokio::spawn(writing.write(transaction, decided, requests)),
             ended: None,
         }
     }
@@ -447,9 +493,7 @@ impl Writer {
     /// Lets what the group in flight was asked wait again: the one ahead of it was not committed, so it was not either.
     async fn wait_again(&mut self) {
         if let Err((_, requests)) = self.settle().await {
-            for request in requests.into_iter().rev() {
-                self.waiting.push_front(request);
-            }
+            self.wait_first(requests);
         }
     }
 
@@ -457,7 +501,7 @@ impl Writer {
     async fn decide(
         &mut self,
         requests: &[Request],
-    ) -> Result<(DatabaseTransaction, Decided, Aftermath), GroupError> {
+    ) -> Result<(Transaction, Decided, Aftermath), GroupError> {
         let acts: Vec<&Act> = requests.iter().map(|request| &request.act).collect();
         let mut relayed = self.relay.take_relayed();
         self.state.ancestors.make_room();
@@ -510,8 +554,13 @@ impl Writer {
             None => ahead.written.await,
         };
         match ended {
-            Ok(Written::Committed) => {
+            Ok(Written::Committed { acts }) => {
                 ahead.aftermath.committed(&mut self.state);
+                if acts > 0 {
+                    self.outage.is_over();
+                } else {
+                    self.outage.may_be_over();
+                }
                 Ok(())
             }
             Ok(Written::Failed {
@@ -529,25 +578,43 @@ impl Writer {
             }
             Err(panicked) => {
                 ahead.aftermath.unknown(&mut self.state);
-                let error = DbErr::Custom(format!("writing a group ended early: {panicked}"));
-                Err((GroupError::Unknown(error), Vec::new()))
+                // After COMMIT: a repeat of what was asked gets its answer.
+                let words = format!("writing a group ended early: {panicked}");
+                Err((GroupError::defect(words), Vec::new()))
             }
         }
     }
 
-    /// Answers the callers of a group that was not committed. When the database refused a group of several, or memory was not
-    /// what it holds, each act is tried by itself, so that a bad one fails alone.
-    async fn recover(&mut self, (error, requests): Failure) {
+    /// Answers the callers of a group that was not committed. One whose act is at fault is told so, and the others wait again;
+    /// where it is not known which, or memory was not what the database holds, each act is tried by itself.
+    async fn recover(&mut self, (error, mut requests): Failure) {
         self.state.metrics.group_failures.inc();
-        log_failure(&error);
-        if matches!(error, GroupError::NotLeading) {
-            self.lost.cancel();
-        }
-        let goes_better_alone = match error {
-            GroupError::Database(_) => requests.len() > 1,
+        self.log_failure(&error, &requests);
+        let goes_better_alone = match &error {
+            GroupError::Defect {
+                act: Some(position),
+                ..
+            } if *position < requests.len() => {
+                let at_fault = requests.remove(*position);
+                self.refuse_defect(at_fault);
+                self.wait_first(requests);
+                return;
+            }
+            GroupError::Defect { .. } => {
+                // With nothing asked it is this process that cannot go on.
+                self.has_failed |= requests.is_empty();
+                requests.len() > 1
+            }
+            GroupError::Database(error) => {
+                Trouble::of(error) == Trouble::Busy && requests.len() > 1
+            }
             // Memory is forgotten by now.
             GroupError::Stale => !requests.is_empty(),
-            GroupError::NotLeading | GroupError::Adrift | GroupError::Unknown(_) => false,
+            GroupError::NotLeading => {
+                self.lost.cancel();
+                false
+            }
+            GroupError::Adrift | GroupError::Unknown(_) => false,
         };
         if goes_better_alone {
             tracing::warn!(
@@ -556,14 +623,62 @@ impl Writer {
             );
             for request in requests {
                 if let Err((error, requests)) = self.commit_alone(request).await {
-                    refuse(&error, requests);
+                    self.log_failure(&error, &requests);
+                    self.refuse(&error, requests);
                 }
             }
             return;
         }
-        refuse(&error, requests);
+        self.refuse(&error, requests);
         // A database that is away is asked again, but not without a breath.
         tokio::time::sleep(BREATH).await;
+    }
+
+    /// Lets requests wait before all others, in their order.
+    fn wait_first(&mut self, requests: Vec<Request>) {
+        for request in requests.into_iter().rev() {
+            self.waiting.push_front(request);
+        }
+    }
+
+    fn refuse(&self, error: &GroupError, requests: Vec<Request>) {
+        for request in requests {
+            match error {
+                GroupError::Defect { .. } => self.refuse_defect(request),
+                _ => {
+                    let _ = request.reply.send(Err(refusal_of(error)));
+                }
+            }
+        }
+    }
+
+    /// INTERNAL, so that its caller does not bring it again, here or to the ledger that leads next.
+    fn refuse_defect(&self, request: Request) {
+        self.state.metrics.defects.inc();
+        tracing::error!(act = request.act.name(), "an act was answered INTERNAL");
+        let _ = request.reply.send(Err(Refusal::internal()));
+    }
+
+    fn log_failure(&mut self, error: &GroupError, requests: &[Request]) {
+        let acts = requests.len();
+        match error {
+            GroupError::Database(error) if Trouble::of(error) == Trouble::Busy => {
+                tracing::warn!(%error, acts, "a group was not committed: others were in the way");
+            }
+            GroupError::Database(error) | GroupError::Unknown(error) => self.outage.failed(error),
+            GroupError::Defect { act, words } => {
+                let act = act.and_then(|position| requests.get(position));
+                let act = act.map_or("unknown", |request| request.act.name());
+                tracing::error!(act, acts, error = words, "a group cannot be decided");
+            }
+            GroupError::NotLeading => {
+                tracing::error!("another ledger leads; this one writes nothing");
+            }
+            GroupError::Stale => {
+                tracing::error!("rows changed under the only writer; is another ledger running?");
+            }
+            GroupError::Adrift => tracing::debug!("the group ahead was not committed"),
+        }
     }
 
     async fn commit_alone(&mut self, request: Request) -> Result<(), Failure> {
@@ -597,13 +712,12 @@ impl Writing {
     /// The second half of a group; its callers are answered as soon as it is committed.
     async fn write(
         self,
-        transaction: DatabaseTransaction,
-        dialect: Dialect,
+        transaction: Transaction,
         decided: Decided,
         requests: Vec<Request>,
     ) -> Written {
         let relayed = decided.relayed.clone();
-        match group::write(transaction, dialect, decided, self.ahead).await {
+        match group::write(transaction, decided, self.ahead).await {
             Ok(Committed {
                 answers,
                 published,
@@ -623,11 +737,12 @@ impl Writing {
                 if !hints.is_empty() && self.hints.try_send(hints).is_err() {
                     tracing::debug!("no room for a hint; watchers find the change by themselves");
                 }
+                let acts = requests.len();
                 for (request, answer) in requests.into_iter().zip(answers) {
                     // A caller that is gone asks again with the same request id.
                     let _ = request.reply.send(answer);
                 }
-                Written::Committed
+                Written::Committed { acts }
             }
             Err(error) => Written::Failed {
                 error,
@@ -635,12 +750,6 @@ impl Writing {
                 relayed,
             },
         }
-    }
-}
-
-fn refuse(error: &GroupError, requests: Vec<Request>) {
-    for request in requests {
-        let _ = request.reply.send(Err(refusal_of(error)));
     }
 }
 
@@ -668,32 +777,15 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-fn log_failure(error: &GroupError) {
-    match error {
-        GroupError::Database(error) => tracing::error!(%error, "a group was not committed"),
-        GroupError::Unknown(error) => {
-            tracing::error!(%error, "COMMIT got no answer; the reconciler looks at the rows");
-        }
-        GroupError::NotLeading => tracing::error!("another ledger leads; this one writes nothing"),
-        GroupError::Stale => {
-            tracing::error!("rows changed under the only writer; is another ledger running?");
-        }
-        GroupError::Adrift => tracing::debug!("the group ahead was not committed"),
-    }
-}
-
 fn refusal_of(error: &GroupError) -> Refusal {
-    match error {
-        GroupError::Database(_) | GroupError::Unknown(_) | GroupError::Adrift => {
-            Refusal::unavailable(
-                "the database did not take the change; repeat the call with the same request_id",
-                RETRY_AFTER,
-            )
-        }
-        GroupError::NotLeading => Refusal::unavailable(
-            "another ledger leads; repeat the call with the same request_id",
-            RETRY_AFTER,
-        ),
-        GroupError::Stale => Refusal::internal(),
-    }
+    let why = match error {
+        GroupError::Database(error) | GroupError::Unknown(error) => Trouble::of(error).words(),
+        GroupError::Adrift => Trouble::Busy.words(),
+        GroupError::NotLeading => "another ledger leads",
+        GroupError::Stale | GroupError::Defect { .. } => return Refusal::internal(),
+    };
+    Refusal::unavailable(
+        format!("{why}; repeat the call with the same request_id"),
+        RETRY_AFTER,
+    )
 }
