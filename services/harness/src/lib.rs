@@ -5,6 +5,7 @@ pub mod port;
 pub mod postgres;
 pub mod postgres_proxy;
 pub mod redis;
+pub mod small_disk;
 pub mod system;
 pub mod until;
 
@@ -13,5 +14,6 @@ pub use port::Port;
 pub use postgres::Postgres;
 pub use postgres_proxy::{Loss, PostgresProxy};
 pub use redis::Redis;
+pub use small_disk::SmallDisk;
 pub use system::System;
 pub use until::until;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use crate::Port;
+use crate::{Port, SmallDisk};
 
 /// How long the system may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,6 +22,7 @@ pub struct System {
     port: Port,
     options: Vec<String>,
     environment: Vec<(String, String)>,
+    disk: Option<SmallDisk>,
     child: Option<Child>,
     ready: Value,
 }
@@ -45,6 +46,25 @@ impl System {
         options: &[&str],
         environment: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
+        Self::start_at(binary, data, options, environment, None)
+    }
+
+    /// Starts one whose data folder is on a small disk.
+    ///
+    /// # Errors
+    /// As [`System::start`].
+    pub fn start_on(disk: SmallDisk, binary: &Path, options: &[&str]) -> anyhow::Result<Self> {
+        let data = disk.path().join("data");
+        Self::start_at(binary, &data, options, &[], Some(disk))
+    }
+
+    fn start_at(
+        binary: &Path,
+        data: &Path,
+        options: &[&str],
+        environment: &[(&str, &str)],
+        disk: Option<SmallDisk>,
+    ) -> anyhow::Result<Self> {
         let port = Port::reserve()?;
         let mut system = Self {
             binary: binary.to_owned(),
@@ -55,6 +75,7 @@ impl System {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            disk,
             child: None,
             ready: Value::Null,
         };
@@ -71,13 +92,16 @@ impl System {
             .create(true)
             .append(true)
             .open(self.log())?;
-        let mut child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        command
             .arg("up")
             .arg("--data-dir")
             .arg(&self.data)
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .args(&self.options)
-            .envs(self.environment.iter().cloned())
+            .envs(self.environment.iter().cloned());
+        let mut child = self
+            .on_its_disk(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -99,8 +123,27 @@ impl System {
         Ok(())
     }
 
+    fn on_its_disk(&self, command: Command) -> Command {
+        match &self.disk {
+            Some(disk) => disk.on_it(&command),
+            None => command,
+        }
+    }
+
+    /// The disk that its data folder is on, where it was started on a small one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&SmallDisk> {
+        self.disk.as_ref()
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
     fn tail(&self) -> String {
-        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let text = self.logged();
         let lines: Vec<&str> = text.lines().rev().take(15).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
@@ -135,8 +178,9 @@ impl System {
         command
             .args(arguments)
             .env("CAUDAL_GATEWAY", self.ready("gateway"))
-            .env("CAUDAL_API_KEY", self.ready("api_key"))
-            .stdin(Stdio::null());
+            .env("CAUDAL_API_KEY", self.ready("api_key"));
+        let mut command = self.on_its_disk(command);
+        command.stdin(Stdio::null());
         command
     }
 
@@ -164,9 +208,18 @@ impl System {
     /// # Errors
     /// When it does not end in time.
     pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
-        let mut child = self.child.take().context("it does not run")?;
-        let pid = rustix::process::Pid::from_child(&child);
+        let child = self.child.as_ref().context("it does not run")?;
+        let pid = rustix::process::Pid::from_child(child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.ended()
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut child = self.child.take().context("it does not run")?;
         let begun = Instant::now();
         loop {
             if let Some(status) = child.try_wait()? {

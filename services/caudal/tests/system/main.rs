@@ -1,8 +1,11 @@
 //! The whole system, as a person or a script runs it.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod bad_act;
+mod full_disk;
 mod operators;
 mod page;
+mod raw;
 mod recovery;
 mod refusals;
 mod samples;
@@ -49,18 +52,23 @@ impl Ground {
 
     /// A folder of small texts, nested, to be taken in.
     fn texts(&self, count: usize) -> PathBuf {
-        let root = self.folder.path().join("texts");
-        for number in 0..count {
-            let folder = root.join(format!("{}/{}", number % 7, number % 3));
-            std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(
-                folder.join(format!("{number}.txt")),
-                format!("gauge {number}: the river is high\n"),
-            )
-            .unwrap();
-        }
-        root
+        texts_in(self.folder.path(), count)
     }
+}
+
+/// A folder of small texts, nested, in another.
+fn texts_in(folder: &Path, count: usize) -> PathBuf {
+    let root = folder.join("texts");
+    for number in 0..count {
+        let folder = root.join(format!("{}/{}", number % 7, number % 3));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(
+            folder.join(format!("{number}.txt")),
+            format!("gauge {number}: the river is high\n"),
+        )
+        .unwrap();
+    }
+    root
 }
 
 fn binary() -> &'static Path {

@@ -33,7 +33,7 @@ pub(crate) fn begin(ground: &Ground) -> String {
     json(&begun)["batch_id"].as_str().unwrap().to_owned()
 }
 
-fn end(ground: &Ground, batch: &str) {
+pub(crate) fn end(ground: &Ground, batch: &str) {
     let watched = ground
         .system
         .caudal(&["watch", batch, "--output", "json"])
