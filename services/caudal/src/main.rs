@@ -1,8 +1,10 @@
 //! The caudal command: up, serve, ingest, watch, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
 //! verify.
 
+mod arguments;
 mod bulk;
 mod cli;
+mod config_file;
 mod count;
 mod failure;
 mod files;
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
     caudal_embedded::run_redis_child_if_asked();
     service::stages::run_solo_if_asked();
 
-    let cli = match serve::config_file::parse(&std::env::args_os().collect::<Vec<_>>()) {
+    let cli = match config_file::parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(wrong) => return wrong.show(),
     };
