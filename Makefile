@@ -42,7 +42,7 @@ test: setup check page client ## Everything: lint, then all tests
 	  $(LINTED) cargo test --workspace --locked --lib --bins --tests --no-fail-fast; \
 	fi
 
-setup: ## Install what is missing: redis-server, the offline model, buf, cargo-deny, cargo-nextest
+setup: ## Install what is missing: redis-server, the offline model, buf, cargo-deny, cargo-shear, cargo-nextest
 	@infra/setup/machine
 	@infra/setup/model
 	@infra/setup/tools
@@ -71,6 +71,7 @@ check:
 	cargo fmt --all --check
 	buf lint proto
 	cargo deny --locked check bans licenses sources
+	cargo shear --locked
 
 lint: check ## Formatting, clippy, protos, dependencies
 	cargo clippy --workspace --all-targets --locked -- -D warnings
