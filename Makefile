@@ -72,8 +72,10 @@ check:
 	buf lint proto
 	cargo deny --locked check bans licenses sources
 	cargo shear --locked
+	python3 -m unittest discover --quiet --start-directory infra/lint --pattern '*_test.py'
+	infra/lint/structure.py
 
-lint: check ## Formatting, clippy, protos, dependencies
+lint: check ## Formatting, clippy, protos, dependencies, who may know whom
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: ## Measure the whole system (release build)
