@@ -6,6 +6,8 @@ mod bulk;
 mod cli;
 mod config_file;
 mod count;
+#[cfg(test)]
+mod documented;
 mod failure;
 mod files;
 mod follow;
