@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up test setup build page client lint check fmt bench bench-ledger clean
+.PHONY: help demo up release test quick test-crate setup build page client lint check fmt bench bench-ledger clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -26,6 +26,9 @@ demo: setup page build ## Start the embedded system, ingest docs/samples, show h
 up: setup page build ## Run the embedded system until Ctrl-C (DATA_DIR, LISTEN)
 	@exec target/debug/caudal up --data-dir "$(DATA_DIR)" --listen "$(LISTEN)"
 
+release: setup page ## Build the release binary, target/release/caudal, and the page
+	cargo build --release --locked --bin caudal
+
 # clippy looks on while this repository's crates are compiled for the tests, so that their dependencies, most of the work,
 # are compiled once and not also checked for a run of clippy by itself.
 LINTED := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__
@@ -42,7 +45,14 @@ test: setup check page client ## Everything: lint, then all tests
 	  $(LINTED) cargo test --workspace --locked --lib --bins --tests --no-fail-fast; \
 	fi
 
-setup: ## Install what is missing: redis-server, the offline model, buf, cargo-deny, cargo-nextest
+# What is quick to say of what changed since main, or since SINCE; no server is started. See CONTRIBUTING.md.
+quick: ## What changed: formatting, structure, clippy, unit tests, documents (SINCE=commit)
+	@$(LINTED) infra/loop quick "$(SINCE)"
+
+test-crate: ## All tests of one crate (CRATE=ledger, DB=sqlite or postgres, TEST=part of a name)
+	@$(LINTED) infra/loop crate "$(CRATE)" "$(DB)" "$(TEST)"
+
+setup: ## Install what is missing: redis-server, the offline model, buf, cargo-deny, cargo-shear, cargo-nextest
 	@infra/setup/machine
 	@infra/setup/model
 	@infra/setup/tools
@@ -71,8 +81,11 @@ check:
 	cargo fmt --all --check
 	buf lint proto
 	cargo deny --locked check bans licenses sources
+	cargo shear --locked
+	python3 -m unittest discover --quiet --start-directory infra/lint --pattern '*_test.py'
+	infra/lint/structure.py
 
-lint: check ## Formatting, clippy, protos, dependencies
+lint: check ## Formatting, clippy, protos, dependencies, who may know whom
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: ## Measure the whole system (release build)

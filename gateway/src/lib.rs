@@ -43,7 +43,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 pub use browser::{AllowedOrigins, InvalidOrigin};
-pub use watch::WatchSettings;
+pub use live::WatchSettings;
 
 use crate::auth::{Authenticator, needs_a_tenant, needs_an_operator};
 use crate::events::Events;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caudal_domain::Refusal;
+use caudal_domain::limits::{MAX_WATCH_AGE, MIN_WATCH_INTERVAL};
 use caudal_proto::status::to_status;
 use caudal_proto::v1::ClosingReason;
 use futures::Stream;
@@ -16,13 +17,48 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::auth::{Authenticator, Credential};
-use crate::watch::WatchSettings;
 
 /// Pause after an error that may pass.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a stream tells, as tonic takes it.
 pub(crate) type LiveStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// How watchers of batches and of events are served.
+#[derive(Debug, Clone)]
+pub struct WatchSettings {
+    /// The least time between two messages of changes to one watcher.
+    pub min_interval: Duration,
+    /// How often the ledger is asked when no hint comes.
+    pub poll_interval: Duration,
+    /// After this a stream says goodbye.
+    pub max_age: Duration,
+    /// For how long a silent ledger is borne before the stream ends with UNAVAILABLE.
+    pub patience: Duration,
+    /// A stream whose reader takes no message for so long ends.
+    pub reader_patience: Duration,
+    /// How often it is asked whether a stream's credential is still good.
+    pub credential_check_interval: Duration,
+    /// Messages kept for all watchers of a batch together; whoever is further behind begins with a snapshot.
+    pub backlog: usize,
+    /// Streams at once in this gateway.
+    pub max_streams: usize,
+}
+
+impl Default for WatchSettings {
+    fn default() -> Self {
+        Self {
+            min_interval: MIN_WATCH_INTERVAL,
+            poll_interval: Duration::from_secs(1),
+            max_age: MAX_WATCH_AGE,
+            patience: Duration::from_secs(60),
+            reader_patience: Duration::from_secs(60),
+            credential_check_interval: Duration::from_secs(10),
+            backlog: 16,
+            max_streams: 10_000,
+        }
+    }
+}
 
 /// The streams of this gateway.
 #[derive(Clone)]

@@ -1,9 +1,6 @@
 //! One watcher of a batch: a snapshot, then what the batch's feed tells. A watcher keeps one message that is being sent
 //! and one that waits for it; whoever reads too slowly for that begins anew with a snapshot.
 
-use std::time::Duration;
-
-use caudal_domain::limits::{MAX_WATCH_AGE, MIN_WATCH_INTERVAL};
 use caudal_domain::{BatchId, TenantId, batch_name};
 use caudal_proto::v1;
 use caudal_proto::v1::ClosingReason;
@@ -27,42 +24,6 @@ const AFTER_A_DRAIN: prost_types::Duration = prost_types::Duration {
 
 /// What a watch tells, as tonic takes it.
 pub(crate) type WatchStream = LiveStream<v1::WatchBatchResponse>;
-
-/// How watchers of batches and of events are served.
-#[derive(Debug, Clone)]
-pub struct WatchSettings {
-    /// The least time between two messages of changes to one watcher.
-    pub min_interval: Duration,
-    /// How often the ledger is asked when no hint comes.
-    pub poll_interval: Duration,
-    /// After this a stream says goodbye.
-    pub max_age: Duration,
-    /// For how long a silent ledger is borne before the stream ends with UNAVAILABLE.
-    pub patience: Duration,
-    /// A stream whose reader takes no message for so long ends.
-    pub reader_patience: Duration,
-    /// How often it is asked whether a stream's credential is still good.
-    pub credential_check_interval: Duration,
-    /// Messages kept for all watchers of a batch together; whoever is further behind begins with a snapshot.
-    pub backlog: usize,
-    /// Streams at once in this gateway.
-    pub max_streams: usize,
-}
-
-impl Default for WatchSettings {
-    fn default() -> Self {
-        Self {
-            min_interval: MIN_WATCH_INTERVAL,
-            poll_interval: Duration::from_secs(1),
-            max_age: MAX_WATCH_AGE,
-            patience: Duration::from_secs(60),
-            reader_patience: Duration::from_secs(60),
-            credential_check_interval: Duration::from_secs(10),
-            backlog: 16,
-            max_streams: 10_000,
-        }
-    }
-}
 
 /// Opens watches.
 #[derive(Clone)]

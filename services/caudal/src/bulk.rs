@@ -7,8 +7,7 @@ use caudal_sdk::{Bulk, BulkProgress, Client, v1};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::{GatewayArguments, Output, OutputArguments, batch_name};
-use crate::count::tenant_name;
+use crate::arguments::{GatewayArguments, Output, OutputArguments, batch_name, tenant_name};
 use crate::failure::{Failure, status};
 use crate::report::{batch_id, batch_state};
 use crate::selector::{SelectorArguments, stage};

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use caudal_domain::StageSet;
-use caudal_sdk::Client;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+use crate::arguments::{GatewayArguments, OutputArguments, batch_name};
 use crate::bulk::{
     BulkArguments, PauseArguments, ReprocessArguments, ResumeArguments, RetryArguments,
 };
 use crate::count::{CountArguments, StuckArguments};
-use crate::failure::Failure;
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{DEFAULT_BUCKET, DEFAULT_REGION, StoreArguments, TelemetryArguments};
 
@@ -56,63 +55,6 @@ pub(crate) enum Command {
     Scope(ScopeArguments),
     /// Check that the database keeps its promises; a line for each invariant
     Verify(Box<VerifyArguments>),
-}
-
-/// How the answer is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    Text,
-    /// For scripts.
-    Json,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct OutputArguments {
-    /// How the answer is printed on standard output
-    #[arg(long, env = "CAUDAL_OUTPUT", value_enum, default_value = "text")]
-    pub(crate) output: Output,
-}
-
-#[derive(Clone, Args)]
-pub(crate) struct GatewayArguments {
-    /// Address of the gateway
-    #[arg(
-        long,
-        env = "CAUDAL_GATEWAY",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7410"
-    )]
-    pub(crate) gateway: String,
-    /// API key of the tenant: `caudal up` prints one
-    #[arg(
-        long,
-        env = "CAUDAL_API_KEY",
-        value_name = "KEY",
-        hide_env_values = true
-    )]
-    pub(crate) api_key: Option<String>,
-}
-
-impl GatewayArguments {
-    /// Connects, so that a wrong address shows at once.
-    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let key = self.api_key.as_deref().filter(|key| !key.trim().is_empty()).ok_or_else(|| {
-            Failure::misconfigured(
-                "no API key: give one with --api-key or CAUDAL_API_KEY; `caudal up` prints one when it is ready",
-            )
-        })?;
-        Ok(Client::connect(&self.gateway, key).await?)
-    }
-}
-
-impl std::fmt::Debug for GatewayArguments {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("GatewayArguments")
-            .field("gateway", &self.gateway)
-            .finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug, Args)]
@@ -295,18 +237,6 @@ fn stage_name(text: &str) -> Result<String, String> {
     let name = text.trim();
     StageSet::parse([name]).map_err(|error| error.to_string())?;
     Ok(name.to_owned())
-}
-
-/// `batches/ID` of either form.
-pub(crate) fn batch_name(text: &str) -> Result<String, String> {
-    let name = if text.starts_with("batches/") {
-        text.to_owned()
-    } else {
-        format!("batches/{text}")
-    };
-    caudal_domain::parse_batch_name(&name)
-        .map_err(|_| "a batch is named by its id, as `caudal ingest` prints it".to_owned())?;
-    Ok(name)
 }
 
 #[cfg(test)]

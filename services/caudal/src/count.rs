@@ -8,7 +8,7 @@ use caudal_sdk::v1;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::cli::{GatewayArguments, Output, OutputArguments};
+use crate::arguments::{GatewayArguments, Output, OutputArguments, tenant_name};
 use crate::failure::Failure;
 use crate::report::file_state;
 use crate::selector::{SelectorArguments, duration, state};
@@ -175,16 +175,4 @@ fn words_of(time: Duration) -> String {
         7_200..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
-}
-
-/// `tenants/ID` of either form.
-pub(crate) fn tenant_name(text: &str) -> Result<String, String> {
-    let name = if text.starts_with("tenants/") {
-        text.to_owned()
-    } else {
-        format!("tenants/{text}")
-    };
-    caudal_domain::parse_tenant_name(&name)
-        .map_err(|_| "a tenant is named by its id, as `caudal stuck` prints it".to_owned())?;
-    Ok(name)
 }

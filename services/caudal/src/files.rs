@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use caudal_sdk::v1;
 use serde::Serialize;
 
-use crate::cli::{FilesArguments, Output};
+use crate::arguments::Output;
+use crate::cli::FilesArguments;
 use crate::failure::Failure;
 use crate::report::{file_state, outcome};
 

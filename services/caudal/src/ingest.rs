@@ -9,7 +9,8 @@ use caudal_domain::limits::MAX_DISPLAY_NAME_CHARS;
 use caudal_sdk::ingest::{Ingested, check_folder};
 use caudal_sdk::{Client, Ingest, IngestSettings, Update, Watch, v1};
 
-use crate::cli::{IngestArguments, Output};
+use crate::arguments::Output;
+use crate::cli::IngestArguments;
 use crate::failure::{Failure, status};
 use crate::follow::Display;
 use crate::report::{Summary, batch_id, table};

@@ -1,9 +1,13 @@
 //! The caudal command: up, serve, ingest, watch, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
 //! verify.
 
+mod arguments;
 mod bulk;
 mod cli;
+mod config_file;
 mod count;
+#[cfg(test)]
+mod documented;
 mod failure;
 mod files;
 mod follow;
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
     caudal_embedded::run_redis_child_if_asked();
     service::stages::run_solo_if_asked();
 
-    let cli = match serve::config_file::parse(&std::env::args_os().collect::<Vec<_>>()) {
+    let cli = match config_file::parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(wrong) => return wrong.show(),
     };

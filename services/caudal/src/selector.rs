@@ -7,7 +7,7 @@ use caudal_proto::convert::{duration_to_proto, file_state_to_proto, outcome_to_p
 use caudal_sdk::v1;
 use clap::Args;
 
-use crate::cli::batch_name;
+use crate::arguments::batch_name;
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct SelectorArguments {

@@ -1,20 +1,15 @@
 //! Copies inside the store, of the object of one ETag and no other.
 
-use std::time::Duration;
-
-use aws_sdk_s3::config::timeout::TimeoutConfig;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::ObjectError;
 use crate::multipart::PartTag;
 use crate::parts::PartPlan;
 use crate::presign::encoded_path;
-use crate::store::{ObjectStore, etag_of, quoted};
+use crate::store::{ObjectStore, etag_of, patient, quoted};
 
 /// How many parts of one object are copied at a time.
 const PARTS_AT_A_TIME: usize = 4;
-/// A copy is answered when it is done, which takes S3 minutes for gigabytes.
-const COPIED_WITHIN: Duration = Duration::from_secs(600);
 
 impl ObjectStore {
     /// Copies the object of that ETag to another key, inside the store, whatever its size. Returns the copy's ETag. A
@@ -130,9 +125,4 @@ impl ObjectStore {
     fn copy_source(&self, key: &str) -> String {
         format!("{}/{}", self.settings.bucket, encoded_path(key))
     }
-}
-
-pub(crate) fn patient() -> aws_sdk_s3::config::Builder {
-    let timeouts = TimeoutConfig::builder().read_timeout(COPIED_WITHIN).build();
-    aws_sdk_s3::Config::builder().timeout_config(timeouts)
 }

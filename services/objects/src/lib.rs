@@ -12,6 +12,7 @@ mod presign;
 mod settings;
 mod store;
 mod stream;
+mod urls;
 
 pub use error::ObjectError;
 pub use multipart::{PartTag, UploadedPart};

@@ -5,7 +5,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
 use crate::error::ObjectError;
-use crate::store::{ObjectStore, etag_of, quoted, size_of};
+use crate::store::{ObjectStore, etag_of, patient, quoted, size_of};
 
 /// A part as an upload is completed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl ObjectStore {
         let complete = complete
             .upload_id(upload)
             .multipart_upload(completed.build());
-        let complete = complete.customize().config_override(crate::copy::patient());
+        let complete = complete.customize().config_override(patient());
         let answer = complete
             .send()
             .await

@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 
 use crate::error::ObjectError;
 use crate::settings::Settings;
-use crate::store::ObjectStore;
 
 /// The longest validity S3 takes: a week.
 pub const MAX_VALIDITY: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -24,66 +23,6 @@ pub struct Presigned {
     pub url: String,
     /// Headers by lower-case name that the signature covers. Browsers set `content-length` by themselves, to the body's.
     pub headers: Vec<(String, String)>,
-}
-
-impl ObjectStore {
-    /// A URL that puts exactly `size` bytes under exactly this key until it expires; with `media_type` as exactly that.
-    ///
-    /// # Errors
-    /// [`ObjectError::Refused`] when `expires` is under a second or over [`MAX_VALIDITY`].
-    pub async fn presign_put(
-        &self,
-        key: &str,
-        size: u64,
-        media_type: Option<&str>,
-        expires: Duration,
-    ) -> Result<Presigned, ObjectError> {
-        let mut headers = vec![("content-length".to_owned(), size.to_string())];
-        if let Some(media_type) = media_type {
-            headers.push(("content-type".to_owned(), media_type.to_owned()));
-        }
-        self.presigner
-            .presign("PUT", key, &[], headers, expires, SystemTime::now())
-    }
-
-    /// A URL that sends one part of exactly `size` bytes of an upload until it expires.
-    ///
-    /// # Errors
-    /// As [`presign_put`](ObjectStore::presign_put).
-    pub async fn presign_part(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        size: u64,
-        expires: Duration,
-    ) -> Result<Presigned, ObjectError> {
-        let number = number.to_string();
-        let query = [("partNumber", number.as_str()), ("uploadId", upload)];
-        let headers = vec![("content-length".to_owned(), size.to_string())];
-        self.presigner
-            .presign("PUT", key, &query, headers, expires, SystemTime::now())
-    }
-
-    /// A URL that reads the object until it expires; with `download_name` a browser saves it under that name instead of
-    /// showing it.
-    ///
-    /// # Errors
-    /// As [`presign_put`](ObjectStore::presign_put).
-    pub async fn presign_get(
-        &self,
-        key: &str,
-        expires: Duration,
-        download_name: Option<&str>,
-    ) -> Result<Presigned, ObjectError> {
-        let disposition = download_name.map(attachment);
-        let query = disposition
-            .as_deref()
-            .map(|value| ("response-content-disposition", value));
-        let query = query.as_slice();
-        self.presigner
-            .presign("GET", key, query, Vec::new(), expires, SystemTime::now())
-    }
 }
 
 /// Signs for one bucket as the public sees it.
@@ -132,8 +71,8 @@ impl Presigner {
         })
     }
 
-    /// `headers` by lower-case name.
-    fn presign(
+    /// Signs a request for this key; `headers` by lower-case name.
+    pub(crate) fn presign(
         &self,
         method: &str,
         key: &str,
@@ -263,7 +202,7 @@ fn compact_time(now: SystemTime) -> Option<String> {
 }
 
 /// The value of a Content-Disposition that saves under the name, in ASCII for old clients and in UTF-8.
-fn attachment(name: &str) -> String {
+pub(crate) fn attachment(name: &str) -> String {
     let plain: String = name
         .chars()
         .map(|c| {

@@ -33,6 +33,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// How long the store may take to begin its answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// A copy, and what makes parts one object, is answered when it is done, which takes S3 minutes for gigabytes.
+const COPIED_WITHIN: Duration = Duration::from_secs(600);
 /// S3's bound of one DeleteObjects.
 pub const DELETE_PAGE: usize = 1000;
 /// The region whose buckets are made without naming it.
@@ -375,4 +377,10 @@ pub(crate) fn etag_of(key: &str, etag: Option<String>) -> Result<String, ObjectE
 pub(crate) fn size_of(key: &str, size: Option<i64>) -> Result<u64, ObjectError> {
     size.and_then(|size| u64::try_from(size).ok())
         .ok_or_else(|| ObjectError::unavailable(key, "the store named no size"))
+}
+
+/// The configuration of a request that is answered when the store has moved the bytes.
+pub(crate) fn patient() -> aws_sdk_s3::config::Builder {
+    let timeouts = TimeoutConfig::builder().read_timeout(COPIED_WITHIN).build();
+    aws_sdk_s3::Config::builder().timeout_config(timeouts)
 }

@@ -1,7 +1,6 @@
 //! `caudal serve`: one service in a process of its own. Everything it is told is read and checked before it binds a port.
 
 pub(crate) mod arguments;
-pub(crate) mod config_file;
 mod plan;
 
 use std::process::ExitCode;

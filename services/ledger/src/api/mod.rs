@@ -1,4 +1,5 @@
-//! The faces of the ledger: handlers translate, they do not think.
+//! The faces of the ledger: handlers check and translate; what is to be done the writer decides. A lease of a later hop is
+//! the exception: it is granted from memory in `mesh.rs`, so that it need not wait for the writer.
 
 pub(crate) mod batches;
 pub(crate) mod entries;

@@ -89,7 +89,7 @@ export type BatchOptions = Message<"caudal.v1.BatchOptions"> & {
   start: Start;
 
   /**
-   * Days to keep the batch after its end. 0: for ever.
+   * Days to keep the batch after its end. 0: for ever. Kept with the batch; nothing is removed by it yet.
    *
    * @generated from field: int32 retain_days = 3;
    */
@@ -376,7 +376,7 @@ export type Batch = Message<"caudal.v1.Batch"> & {
   endTime?: Timestamp | undefined;
 
   /**
-   * Until when missing bytes are waited for. Output only.
+   * A day after the last upload, while bytes are missing: for people. Nothing ends by itself when it has passed. Output only.
    *
    * @generated from field: google.protobuf.Timestamp upload_expire_time = 18;
    */

@@ -39,7 +39,12 @@ async fn a_sampled_call_is_exported_by_caller_and_server_in_one_trace_and_an_uns
 
     let telemetry = init(&TelemetrySettings {
         service: "caudal-test".to_owned(),
-        filter: "caudal_node::server=info,mesh=info".to_owned(),
+        filter: concat!(
+            "caudal_node::server=info,",
+            env!("CARGO_CRATE_NAME"),
+            "=info"
+        )
+        .to_owned(),
         otlp_endpoint: Some(endpoint),
         sample_ratio: 0.0,
         ..TelemetrySettings::default()

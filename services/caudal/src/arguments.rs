@@ -1,0 +1,87 @@
+//! Arguments that several commands share: how to reach the gateway, how to answer, how batches and tenants are named.
+
+use caudal_sdk::Client;
+use clap::{Args, ValueEnum};
+
+use crate::failure::Failure;
+
+/// How the answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OutputArguments {
+    /// How the answer is printed on standard output
+    #[arg(long, env = "CAUDAL_OUTPUT", value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Args)]
+pub(crate) struct GatewayArguments {
+    /// Address of the gateway
+    #[arg(
+        long,
+        env = "CAUDAL_GATEWAY",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7410"
+    )]
+    pub(crate) gateway: String,
+    /// API key of the tenant: `caudal up` prints one
+    #[arg(
+        long,
+        env = "CAUDAL_API_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub(crate) api_key: Option<String>,
+}
+
+impl GatewayArguments {
+    /// Connects, so that a wrong address shows at once.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let key = self.api_key.as_deref().filter(|key| !key.trim().is_empty()).ok_or_else(|| {
+            Failure::misconfigured(
+                "no API key: give one with --api-key or CAUDAL_API_KEY; `caudal up` prints one when it is ready",
+            )
+        })?;
+        Ok(Client::connect(&self.gateway, key).await?)
+    }
+}
+
+impl std::fmt::Debug for GatewayArguments {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("GatewayArguments")
+            .field("gateway", &self.gateway)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `batches/ID` of either form.
+pub(crate) fn batch_name(text: &str) -> Result<String, String> {
+    let name = if text.starts_with("batches/") {
+        text.to_owned()
+    } else {
+        format!("batches/{text}")
+    };
+    caudal_domain::parse_batch_name(&name)
+        .map_err(|_| "a batch is named by its id, as `caudal ingest` prints it".to_owned())?;
+    Ok(name)
+}
+
+/// `tenants/ID` of either form.
+pub(crate) fn tenant_name(text: &str) -> Result<String, String> {
+    let name = if text.starts_with("tenants/") {
+        text.to_owned()
+    } else {
+        format!("tenants/{text}")
+    };
+    caudal_domain::parse_tenant_name(&name)
+        .map_err(|_| "a tenant is named by its id, as `caudal stuck` prints it".to_owned())?;
+    Ok(name)
+}
