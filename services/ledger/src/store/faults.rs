@@ -14,7 +14,7 @@ use super::Session;
 use super::dialect::Dialect;
 
 /// Where a transaction can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Point {
     Begin,
     Statement,
@@ -46,6 +46,8 @@ struct Plan {
     pass: u64,
     /// Points that fail then.
     fail: u64,
+    /// Points of another sort pass, and are not counted.
+    only: Option<Point>,
     hit: Vec<Point>,
 }
 
@@ -70,12 +72,13 @@ impl Faults {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After `pass` more points the next `fail` ones fail.
-    pub(crate) fn arm(&self, kind: Kind, pass: u64, fail: u64) {
+    /// After `pass` more points the next `fail` ones fail; with `only` those of one sort.
+    pub(crate) fn arm(&self, kind: Kind, pass: u64, fail: u64, only: Option<Point>) {
         *self.plan() = Plan {
             kind: Some(kind),
             pass,
             fail,
+            only,
             hit: Vec::new(),
         };
     }
@@ -85,9 +88,13 @@ impl Faults {
         std::mem::take(&mut *self.plan()).hit
     }
 
-    fn due(&self, point: Point) -> Option<Kind> {
+    /// What fails here, and how many have failed before.
+    fn due(&self, point: Point) -> Option<(Kind, usize)> {
         let mut plan = self.plan();
         let kind = plan.kind?;
+        if plan.only.is_some_and(|only| only != point) {
+            return None;
+        }
         if plan.pass > 0 {
             plan.pass -= 1;
             return None;
@@ -97,12 +104,12 @@ impl Faults {
         }
         plan.fail -= 1;
         plan.hit.push(point);
-        Some(kind)
+        Some((kind, plan.hit.len() - 1))
     }
 
     pub(super) fn at(&self, point: Point, dialect: Dialect) -> Result<(), DbErr> {
         self.due(point)
-            .map_or(Ok(()), |kind| Err(error(kind, dialect)))
+            .map_or(Ok(()), |(kind, _)| Err(error(kind, dialect)))
     }
 
     pub(super) async fn within<C: ConnectionTrait>(
@@ -110,15 +117,19 @@ impl Faults {
         point: Point,
         session: &Session<'_, C>,
     ) -> Result<(), DbErr> {
-        let Some(kind) = self.due(point) else {
+        let Some((kind, before)) = self.due(point) else {
             return Ok(());
         };
         let what_happens = match (session.dialect, point, kind) {
-            (_, Point::Commit, Kind::Io) => "COMMIT",
-            (Dialect::Sqlite, ..) => "ROLLBACK",
-            (Dialect::Postgres, ..) => "SELECT 1 / 0",
+            (_, Point::Commit, Kind::Io) => Some("COMMIT"),
+            // A COMMIT that finds the disk full leaves SQLite in a transaction or not, by where it found it.
+            (Dialect::Sqlite, Point::Commit, _) if before % 2 == 1 => None,
+            (Dialect::Sqlite, ..) => Some("ROLLBACK"),
+            (Dialect::Postgres, ..) => Some("SELECT 1 / 0"),
         };
-        let _ = session.connection.execute_unprepared(what_happens).await;
+        if let Some(sql) = what_happens {
+            let _ = session.connection.execute_unprepared(sql).await;
+        }
         Err(error(kind, session.dialect))
     }
 }
