@@ -11,7 +11,7 @@ pub mod until;
 
 pub use mesh::{Mesh, MeshOptions};
 pub use port::Port;
-pub use postgres::Postgres;
+pub use postgres::{Postgres, PostgresOnDisk};
 pub use postgres_proxy::{Loss, PostgresProxy};
 pub use redis::Redis;
 pub use small_disk::SmallDisk;

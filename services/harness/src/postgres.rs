@@ -1,7 +1,7 @@
 //! A real Postgres of the test's own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Port;
+use crate::{Port, SmallDisk};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -108,7 +108,7 @@ impl Postgres {
             .stderr(Stdio::null());
         let stop = run_in_a_thread_that_lives(server)?;
         let started = Self { port, _stop: stop };
-        started.wait(&programs)?;
+        until_ready(&started.port, &programs)?;
         Ok(started)
     }
 
@@ -117,22 +117,136 @@ impl Postgres {
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
+}
 
-    fn wait(&self, programs: &Path) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
-            let ready = Command::new(programs.join("pg_isready"))
-                .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
-                .status()?;
-            if ready.success() {
-                return Ok(());
-            }
-            ensure!(
-                begun.elapsed() < PATIENCE,
-                "postgres did not answer within {PATIENCE:?}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
+/// A Postgres whose log of changes is on a small disk. One that finds no room for it stops itself, as Postgres does, until
+/// somebody starts it again.
+#[derive(Debug)]
+pub struct PostgresOnDisk {
+    disk: SmallDisk,
+    port: Port,
+    server: Option<Child>,
+}
+
+/// As [`SUPERVISOR`], of a server whose folder goes with its disk.
+const SUPERVISOR_ON_DISK: &str = r#"
+trap 'kill -QUIT "$!"' INT TERM
+"$@" &
+wait "$!"
+wait "$!"
+"#;
+
+impl PostgresOnDisk {
+    /// Makes a data folder on the disk, and starts a server on it.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start(disk: SmallDisk) -> anyhow::Result<Self> {
+        let mut initdb = as_postgres(&programs()?.join("initdb"));
+        initdb
+            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8"])
+            // Small pieces of the log, so that it soon wants another one.
+            .args(["--no-sync", "--wal-segsize=1", "--pgdata"])
+            .arg(disk.beside().join("data"))
+            .arg("--waldir")
+            .arg(disk.path().join("log"));
+        run(&mut disk.on_it(&initdb))?;
+        let mut started = Self {
+            disk,
+            port: Port::reserve()?,
+            server: None,
+        };
+        started.restart()?;
+        Ok(started)
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn disk(&self) -> &SmallDisk {
+        &self.disk
+    }
+
+    /// Where its database is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Whether the server runs.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(match &mut self.server {
+            Some(server) => server.try_wait()?.is_none(),
+            None => false,
+        })
+    }
+
+    /// Starts the server again, whether or not it has stopped.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.stop()?;
+        let settings = [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            // No piece is used again.
+            "checkpoint_timeout=1d",
+            "max_wal_size=1GB",
+            "min_wal_size=2MB",
+        ];
+        let programs = programs()?;
+        let mut server = as_postgres(Path::new("sh"));
+        server
+            .args(["-c", SUPERVISOR_ON_DISK, "sh"])
+            .arg(programs.join("postgres"))
+            .arg("-D")
+            .arg(self.disk.beside().join("data"))
+            .args(["-p", &self.port.to_string()])
+            .args(settings.iter().flat_map(|setting| ["-c", setting]));
+        let server = self
+            .disk
+            .on_it(&server)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        self.server = Some(server);
+        until_ready(&self.port, &programs)
+    }
+
+    fn stop(&mut self) -> anyhow::Result<()> {
+        if let Some(mut server) = self.server.take() {
+            // One that has ended by itself is not there any more.
+            let _ = kill_process(Pid::from_child(&server), Signal::TERM);
+            server.wait()?;
         }
+        Ok(())
+    }
+}
+
+impl Drop for PostgresOnDisk {
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+fn until_ready(port: &Port, programs: &Path) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let ready = Command::new(programs.join("pg_isready"))
+            .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
+            .status()?;
+        if ready.success() {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < PATIENCE,
+            "postgres did not answer within {PATIENCE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

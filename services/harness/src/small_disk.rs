@@ -8,7 +8,15 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, ensure};
 
 /// Mounts the disk where nobody else sees it, says that it is there, and holds it for as long as somebody listens.
-const HOLD: &str = r#"mount -t tmpfs -o size="$1",mode=0777 tmpfs "$2" && echo mounted && cat"#;
+const HOLD: &str = r#"
+set -e
+mount -t tmpfs -o mode=0777 tmpfs "$2"
+mkdir "$2/small"
+mkdir -m 0777 "$2/beside"
+mount -t tmpfs -o size="$1",mode=0777 tmpfs "$2/small"
+echo mounted
+exec cat
+"#;
 /// Filled piece by piece, the last ones small.
 const PIECES: [usize; 3] = [1 << 20, 1 << 12, 1];
 
@@ -17,6 +25,7 @@ const PIECES: [usize; 3] = [1 << 20, 1 << 12, 1];
 pub struct SmallDisk {
     holder: Child,
     mount: tempfile::TempDir,
+    path: PathBuf,
 }
 
 impl SmallDisk {
@@ -45,13 +54,24 @@ impl SmallDisk {
             println!("passed over: this machine does not let a test mount a small disk");
             return Ok(None);
         }
-        Ok(Some(Self { holder, mount }))
+        let path = mount.path().join("small");
+        Ok(Some(Self {
+            holder,
+            mount,
+            path,
+        }))
     }
 
     /// Where programs that run on it find it.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.mount.path()
+        &self.path
+    }
+
+    /// A folder beside it that is never full, for what must not be on it.
+    #[must_use]
+    pub fn beside(&self) -> PathBuf {
+        self.mount.path().join("beside")
     }
 
     /// The same place as everybody else sees it.

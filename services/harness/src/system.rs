@@ -83,8 +83,13 @@ impl System {
         Ok(system)
     }
 
+    /// Never on a disk that may be full.
     fn log(&self) -> PathBuf {
-        self.data.with_extension("log")
+        let data = match &self.disk {
+            Some(disk) => disk.path(),
+            None => self.data.as_path(),
+        };
+        data.with_extension("log")
     }
 
     fn launch(&mut self) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! The ledger over real gRPC, on a real database and a real Redis: one suite, run on both databases.
 
 mod commits;
+mod full_disk;
 mod leadership;
 mod manifest;
 mod operations;
