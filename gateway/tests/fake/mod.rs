@@ -88,6 +88,8 @@ struct Script {
     stands_by_for: Option<String>,
     reads_of_changes: usize,
     snapshots: usize,
+    reads_of_events: usize,
+    promises_events: bool,
 }
 
 /// A scripted ledger.
@@ -233,6 +235,15 @@ impl Ledger {
     pub(crate) fn reads(&self) -> (usize, usize) {
         let script = self.script();
         (script.reads_of_changes, script.snapshots)
+    }
+
+    pub(crate) fn reads_of_events(&self) -> usize {
+        self.script().reads_of_events
+    }
+
+    /// From now on there are always more events, and none of them comes.
+    pub(crate) fn promise_events(&self) {
+        self.script().promises_events = true;
     }
 
     /// Events happen in a commit.
@@ -495,10 +506,12 @@ impl LedgerService for Ledger {
         if !asked.batch.is_empty() {
             self.batch_of(&asked.batch)?;
         }
-        let script = self.script();
+        let mut script = self.script();
+        script.reads_of_events += 1;
         let newest = script.events.last().map_or(0, |event| event.cursor);
         let mut answer = mesh::ListEventsResponse {
             cursor: newest,
+            more: script.promises_events,
             ..Default::default()
         };
         let after = asked.after_cursor;
@@ -886,7 +899,13 @@ impl World {
     /// With other settings of the gateway, and a limiter that is away.
     pub(crate) async fn tuned(tune: impl FnOnce(&mut Settings)) -> Self {
         let limiter = "http://127.0.0.1:1".to_owned();
-        Self::with(limiter, CancellationToken::new(), tune).await
+        Self::with(limiter, None, CancellationToken::new(), tune).await
+    }
+
+    /// With hints from a Redis.
+    pub(crate) async fn hinted(redis_url: String, tune: impl FnOnce(&mut Settings)) -> Self {
+        let limiter = "http://127.0.0.1:1".to_owned();
+        Self::with(limiter, Some(redis_url), CancellationToken::new(), tune).await
     }
 
     /// With a limiter that answers so.
@@ -902,11 +921,12 @@ impl World {
                 .await
                 .unwrap();
         });
-        Self::with(address, others, |_| ()).await
+        Self::with(address, None, others, |_| ()).await
     }
 
     async fn with(
         limiter: String,
+        redis_url: Option<String>,
         others: CancellationToken,
         tune: impl FnOnce(&mut Settings),
     ) -> Self {
@@ -957,7 +977,7 @@ impl World {
             limiter: ServiceIdentity::new("gateway", &mesh_secret())
                 .channel(channels.channel(&limiter).unwrap()),
             objects: objects.clone(),
-            redis_url: None,
+            redis_url,
         };
         let mut settings = Settings::new(mesh_secret());
         settings.takeover_patience = Duration::from_millis(500);
