@@ -231,6 +231,15 @@ impl Ledger {
         self.script().progress = progress;
     }
 
+    /// A failover lost what came after this.
+    pub(crate) fn go_back_to(&self, progress: Progress) {
+        let mut script = self.script();
+        script
+            .changes
+            .retain(|change| change.batch_revision <= progress.revision);
+        script.progress = progress;
+    }
+
     /// How often changes and snapshots were read.
     pub(crate) fn reads(&self) -> (usize, usize) {
         let script = self.script();

@@ -319,6 +319,43 @@ async fn a_hint_of_what_the_ledger_does_not_have_makes_one_question_and_deafens_
 }
 
 #[tokio::test]
+async fn a_ledger_that_has_gone_back_is_told_anew_to_all_when_somebody_joins() {
+    let world = World::tuned(quick).await;
+    let mut old = watch(&world, world.channel(), 0).await;
+    let (mut seen, mut seen_late) = (Seen::default(), Seen::default());
+    while seen.progress.revision == 0 {
+        seen.apply(next(&mut old).await);
+    }
+    world.ledger.commit(2, 7, v1::FileState::Queued);
+    let kept = world.ledger.progress();
+    for revision in 3..=5 {
+        world.ledger.commit(revision, 8, v1::FileState::Queued);
+    }
+    while seen.progress.revision < 5 {
+        seen.apply(next(&mut old).await);
+    }
+
+    world.ledger.go_back_to(kept);
+    let mut late = watch(&world, world.channel(), 0).await;
+    while seen.snapshots < 2 {
+        seen.apply(next(&mut old).await);
+    }
+    world.ledger.commit(3, 9, v1::FileState::Processed);
+    for (stream, seen) in [(&mut old, &mut seen), (&mut late, &mut seen_late)] {
+        while seen.progress.revision != 3 {
+            seen.apply(next(stream).await);
+        }
+        assert_eq!(seen.progress, world.ledger.progress());
+    }
+    assert!(
+        seen_late.snapshots <= 3,
+        "{} snapshots were sent",
+        seen_late.snapshots
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_stream_that_is_too_old_says_where_to_go_on() {
     let world = World::tuned(|settings| {
         settings.watch.max_age = Duration::from_millis(300);
