@@ -10,7 +10,7 @@ use caudal_gateway::key::ApiKey;
 use caudal_gateway::{Deps, Gateway, RunningGateway, Settings};
 use caudal_node::leader::LEADER_METADATA;
 use caudal_node::scope::{Scope, verify};
-use caudal_node::{Channels, LeaderChannel, MeshSecret, ServiceIdentity};
+use caudal_node::{Channels, LeaderChannel, MAX_ENCODE_BYTES, MeshSecret, ServiceIdentity};
 use caudal_objects::ObjectStore;
 use caudal_proto::longrunning;
 use caudal_proto::longrunning::operations_server::{Operations, OperationsServer};
@@ -90,6 +90,8 @@ struct Script {
     snapshots: usize,
     reads_of_events: usize,
     promises_events: bool,
+    /// Bytes added to answers.
+    padding: usize,
 }
 
 /// A scripted ledger.
@@ -104,7 +106,10 @@ async fn serve(ledger: &Ledger, shutdown: &CancellationToken) -> (String, JoinHa
     let server = tokio::spawn(async move {
         tonic::transport::Server::builder()
             .add_service(LedgerServiceServer::new(ledger.clone()))
-            .add_service(BatchServiceServer::new(ledger.clone()))
+            .add_service(
+                BatchServiceServer::new(ledger.clone()).max_encoding_message_size(MAX_ENCODE_BYTES),
+            )
+            // No limit: what it sends may be more than the gateway reads.
             .add_service(FileServiceServer::new(ledger.clone()))
             .add_service(OperationsServer::new(ledger.clone()))
             .add_service(OperatorServiceServer::new(ledger.clone()))
@@ -248,6 +253,15 @@ impl Ledger {
 
     pub(crate) fn reads_of_events(&self) -> usize {
         self.script().reads_of_events
+    }
+
+    /// Answers get larger by so much.
+    pub(crate) fn pad_answers(&self, bytes: usize) {
+        self.script().padding = bytes;
+    }
+
+    fn padding(&self) -> String {
+        "x".repeat(self.script().padding)
     }
 
     /// From now on there are always more events, and none of them comes.
@@ -434,6 +448,7 @@ impl LedgerService for Ledger {
             revision,
             batch: Some(v1::Batch {
                 revision,
+                display_name: self.padding(),
                 counts: progress.counts,
                 ..Default::default()
             }),
@@ -555,6 +570,7 @@ impl BatchService for Ledger {
         self.batch_of(BATCH.as_bytes())?;
         Ok(Response::new(v1::Batch {
             name: request.into_inner().name,
+            display_name: self.padding(),
             revision: self.progress().revision,
             ..Default::default()
         }))
@@ -673,7 +689,10 @@ impl FileService for Ledger {
         request: Request<v1::ListFailuresRequest>,
     ) -> Result<Response<v1::ListFailuresResponse>, Status> {
         self.admit(request.metadata())?;
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(v1::ListFailuresResponse {
+            next_page_token: self.padding(),
+            ..Default::default()
+        }))
     }
 
     async fn retry_files(
