@@ -184,7 +184,8 @@ impl Teller {
         loop {
             let mut more = false;
             if let Some(page) = page.take() {
-                more = page.more;
+                // One that does not go on has nothing more now, whatever it says.
+                more = page.more && page.cursor > self.cursor;
                 if self.send_page(page).await? {
                     spoke_at = Instant::now();
                 }

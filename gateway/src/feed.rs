@@ -180,6 +180,13 @@ impl Feeds {
         }
     }
 
+    /// Ends a feed that stands beyond what the ledger has: the database has gone back, and changes to come have revisions
+    /// that the feed told already. Whoever subscribes now opens another.
+    pub(crate) fn end(&self, of: &Subscription) {
+        tracing::warn!(batch = %of.feed.key.1, "the ledger has gone back behind what was told of the batch");
+        of.feed.told().messages = None;
+    }
+
     async fn run(self, feed: Arc<Feed>, revision: i64) {
         let followed = tokio::select! {
             biased;
@@ -190,12 +197,7 @@ impl Feeds {
         let mut told = feed.told();
         told.failure = followed.err();
         told.messages = None;
-        if open
-            .get(&feed.key)
-            .is_some_and(|known| Arc::ptr_eq(known, &feed))
-        {
-            open.remove(&feed.key);
-        }
+        remove(&mut open, &feed);
     }
 
     /// Publishes what happens until nobody listens, or what happened cannot be told in changes: then everybody
@@ -203,7 +205,7 @@ impl Feeds {
     ///
     /// # Errors
     /// The ledger was silent for longer than is borne.
-    async fn follow(&self, feed: &Feed, mut revision: i64) -> Result<(), Status> {
+    async fn follow(&self, feed: &Arc<Feed>, mut revision: i64) -> Result<(), Status> {
         let settings = &self.live.settings;
         let (tenant, batch) = feed.key;
         let mut wakeup = self.wakeups.listen(tenant, Some(batch));
@@ -242,7 +244,7 @@ impl Feeds {
     }
 
     /// Ends the feed if nobody listens. Nobody can subscribe meanwhile.
-    fn ended_unheard(&self, feed: &Feed) -> bool {
+    fn ended_unheard(&self, feed: &Arc<Feed>) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = feed.told();
         let is_heard = told
@@ -251,7 +253,7 @@ impl Feeds {
             .is_some_and(|messages| messages.receiver_count() > 0);
         if !is_heard {
             told.messages = None;
-            open.remove(&feed.key);
+            remove(&mut open, feed);
         }
         !is_heard
     }
@@ -339,6 +341,16 @@ impl Feeds {
         let snapshot: Snapshot = snapshot.into();
         *kept = Some((begun, Arc::clone(&snapshot)));
         Ok(snapshot)
+    }
+}
+
+/// Another may be open already in place of one that was ended.
+fn remove(open: &mut HashMap<Key, Arc<Feed>>, feed: &Arc<Feed>) {
+    if open
+        .get(&feed.key)
+        .is_some_and(|known| Arc::ptr_eq(known, feed))
+    {
+        open.remove(&feed.key);
     }
 }
 

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
+use crate::oversize;
+
 /// Metadata of a caller that goes on to the ledger. Nothing else does: not the credential, and no scope of its own.
 /// The trace goes on by itself.
 const PASSED_ON: [&str; 2] = ["accept-language", "grpc-timeout"];
@@ -198,9 +200,12 @@ fn met_no_leader(status: &Status) -> bool {
     status.code() == Code::Unavailable && from_status(status).reason == "STANDBY"
 }
 
-/// What the caller sees of the ledger's answer: its code, words and google.rpc details unchanged; a broken connection
-/// to it becomes a refusal of the gateway's own.
+/// What the caller sees of the ledger's answer: its code, words and google.rpc details unchanged; an answer beyond a limit
+/// and a broken connection to it become refusals of the gateway's own.
 pub(crate) fn passed_on(status: &Status) -> Status {
+    if let Some(refusal) = oversize::of_the_ledger(status) {
+        return refusal;
+    }
     if status.source().is_none() {
         return Status::with_details(
             status.code(),

@@ -27,7 +27,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
 use caudal_node::scope::{MeshSecret, Role};
-use caudal_node::{LeaderChannel, ServeError, Server, ServerLimits};
+use caudal_node::{LeaderChannel, Registry, ServeError, Server, ServerLimits};
 use caudal_objects::ObjectStore;
 use caudal_proto::FILE_DESCRIPTOR_SET;
 use caudal_proto::longrunning::operations_server::{OperationsServer, SERVICE_NAME as OPERATIONS};
@@ -36,6 +36,7 @@ use caudal_proto::v1::event_service_server::EventServiceServer;
 use caudal_proto::v1::file_service_server::FileServiceServer;
 use caudal_proto::v1::operator_service_server::{OperatorServiceServer, SERVICE_NAME as OPERATOR};
 use caudal_proto::v1::upload_service_server::UploadServiceServer;
+use http_body_util::BodyExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,7 @@ use crate::feed::Feeds;
 use crate::front::Front;
 use crate::ledger::Ledger;
 use crate::live::Live;
+use crate::oversize::Oversize;
 use crate::rates::Rates;
 use crate::uploads::Uploads;
 use crate::wakeups::Wakeups;
@@ -210,12 +212,15 @@ impl Gateway {
             download_validity: settings.download_url_validity,
         };
         let page = page::page(&settings.web_dir, &front.objects).await;
+        let metrics = Registry::new("gateway");
         let door = Door {
             authenticator,
             rates,
+            oversize: Oversize::new(&metrics),
         };
         let routes = browser::open_to_browsers(routes(front, door), &settings.allowed_origins)?;
         let serving = Server::builder("gateway")
+            .metrics(metrics)
             .routes(routes)
             .file_descriptor_set(FILE_DESCRIPTOR_SET)
             .reflection(false)
@@ -271,6 +276,7 @@ fn routes(front: Front, door: Door) -> Router {
 struct Door {
     authenticator: Authenticator,
     rates: Rates,
+    oversize: Oversize,
 }
 
 async fn admit(
@@ -283,15 +289,23 @@ async fn admit(
         Err(status) => return status.into_http::<axum::body::Body>().into_response(),
     };
     request.extensions_mut().insert(caller);
+    let uri = request.uri().clone();
     let response = next.run(request).await;
-    match response
+    let told = response
         .extensions()
         .get::<Status>()
-        .and_then(oversize::refusal)
-    {
-        Some(refusal) => refusal.into_http::<axum::body::Body>().into_response(),
-        None => response,
+        .and_then(|status| door.oversize.refusal(uri.path(), status));
+    if let Some(refusal) = told {
+        return refusal.into_http::<axum::body::Body>().into_response();
     }
+    response.map(|body| {
+        axum::body::Body::new(body.map_frame(move |mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                door.oversize.replace(uri.path(), trailers);
+            }
+            frame
+        }))
+    })
 }
 
 impl Door {

@@ -19,6 +19,8 @@ type Watched = HashMap<Key, watch::Sender<Hinted>>;
 struct Hinted {
     /// The highest revision of the batch.
     revision: i64,
+    /// How many hints there were of the batch.
+    hints: u64,
     /// How often hints may have been missed; of a tenant: or one of its batches moved.
     gaps: u64,
 }
@@ -33,7 +35,8 @@ pub(crate) struct Wakeups {
 pub(crate) struct Wakeup {
     key: Key,
     hinted: watch::Receiver<Hinted>,
-    gaps_seen: u64,
+    /// What has woken this one already.
+    seen: Hinted,
     watched: Arc<Mutex<Watched>>,
 }
 
@@ -45,11 +48,11 @@ impl Wakeups {
             .entry(key)
             .or_insert_with(|| watch::Sender::new(Hinted::default()))
             .subscribe();
-        let gaps_seen = hinted.borrow().gaps;
+        let seen = *hinted.borrow();
         Wakeup {
             key,
             hinted,
-            gaps_seen,
+            seen,
             watched: Arc::clone(&self.watched),
         }
     }
@@ -69,10 +72,9 @@ impl Wakeups {
             sender.send_modify(|known| known.gaps += 1);
         }
         if let Some(sender) = watched.get(&(tenant, Some(batch))) {
-            sender.send_if_modified(|known| {
-                let is_news = revision > known.revision;
+            sender.send_modify(|known| {
                 known.revision = revision.max(known.revision);
-                is_news
+                known.hints += 1;
             });
         }
     }
@@ -87,16 +89,17 @@ impl Wakeup {
         }
     }
 
-    /// Returns as soon as a revision of the batch above `known` was hinted, or hints were missed.
+    /// Returns as soon as a revision of the batch above `known` was hinted, or hints were missed. Each hint wakes once: the
+    /// database may have gone back behind it, and would be asked again and again for what it does not have.
     pub(crate) async fn beyond(&mut self, known: i64) {
-        let gaps_seen = self.gaps_seen;
-        let news = self
-            .hinted
-            .wait_for(|hinted| hinted.revision > known || hinted.gaps > gaps_seen)
-            .await;
-        let gaps = news.map(|hinted| hinted.gaps);
-        match gaps {
-            Ok(gaps) => self.gaps_seen = gaps,
+        let seen = self.seen;
+        let is_news = |hinted: &Hinted| {
+            let is_beyond = hinted.revision > known && hinted.hints > seen.hints;
+            is_beyond || hinted.gaps > seen.gaps
+        };
+        let news = self.hinted.wait_for(is_news).await.map(|hinted| *hinted);
+        match news {
+            Ok(hinted) => self.seen = hinted,
             // The sender lives in the map for as long as this listener does.
             Err(_) => std::future::pending().await,
         }
@@ -147,6 +150,8 @@ pub(crate) fn receive_hints(
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -187,5 +192,24 @@ mod tests {
                 .lock()
                 .is_ok_and(|watched| watched.is_empty())
         );
+    }
+
+    #[tokio::test]
+    async fn a_hint_beyond_what_can_be_read_wakes_once_and_the_next_one_again() {
+        let wakeups = Wakeups::default();
+        let tenant = TenantId::from_uuid(uuid::Uuid::from_bytes([1; 16]));
+        let batch = BatchId::from_uuid(uuid::Uuid::from_bytes([2; 16]));
+        let mut wakeup = wakeups.listen(tenant, Some(batch));
+        let mut wakes = |known| wakeup.beyond(known).now_or_never().is_some();
+        wakeups.hint(tenant, batch, 9);
+        assert!(wakes(4));
+        assert!(!wakes(4), "the ledger has no more than 4");
+        // What the ledger has now is behind that hint.
+        wakeups.hint(tenant, batch, 5);
+        assert!(wakes(4));
+        assert!(!wakes(5));
+        wakeups.hint(tenant, batch, 10);
+        assert!(wakes(5));
+        assert!(!wakes(10));
     }
 }

@@ -1,7 +1,10 @@
 //! One watcher of a batch: a snapshot, then what the batch's feed tells. A watcher keeps one message that is being sent
 //! and one that waits for it; whoever reads too slowly for that begins anew with a snapshot.
 
-use caudal_domain::{BatchId, TenantId, batch_name};
+use std::time::Duration;
+
+use caudal_domain::{BatchId, Refusal, TenantId, batch_name};
+use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::ClosingReason;
 use caudal_proto::v1::watch_batch_response::Message;
@@ -21,6 +24,8 @@ const AFTER_A_DRAIN: prost_types::Duration = prost_types::Duration {
     seconds: 0,
     nanos: 200_000_000,
 };
+
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a watch tells, as tonic takes it.
 pub(crate) type WatchStream = LiveStream<v1::WatchBatchResponse>;
@@ -204,6 +209,12 @@ impl Watcher {
                 Read::Nothing | Read::TooOld => {
                     let start = subscription.start;
                     self.send_snapshot(subscription, start).await?;
+                    if self.known < start {
+                        self.feeds.end(subscription);
+                        let words = "the batch is behind what was told of it: watch again";
+                        let refusal = Refusal::unavailable(words, TRY_AGAIN_AFTER);
+                        return Err(Stop::Refused(to_status(&refusal)));
+                    }
                 }
             }
         }

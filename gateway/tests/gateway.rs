@@ -203,6 +203,45 @@ async fn a_bad_page_names_its_field_and_an_oversized_message_its_limit() {
     world.stop().await;
 }
 
+/// By the gateway, because it is larger than any client reads; by the ledger; or by the gateway because the ledger has sent
+/// more than is read of it.
+#[tokio::test]
+async fn an_answer_that_cannot_be_sent_says_what_may_have_been_done_and_blames_nobody() {
+    const MIB: usize = 1024 * 1024;
+    let world = World::start().await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let mut files = FileServiceClient::new(world.channel());
+    let mut refused = Vec::new();
+    for mib in [5, 17] {
+        world.ledger.pad_answers(mib * MIB);
+        let get = v1::GetBatchRequest { name: batch_name() };
+        refused.push(batches.get_batch(world.request(get)).await.unwrap_err());
+        let list = v1::ListFailuresRequest::default();
+        refused.push(files.list_failures(world.request(list)).await.unwrap_err());
+    }
+    world.ledger.pad_answers(5 * MIB);
+    let watch = v1::WatchBatchRequest {
+        name: batch_name(),
+        after_revision: 0,
+    };
+    let watched = batches.watch_batch(world.request(watch)).await.unwrap();
+    refused.push(watched.into_inner().message().await.unwrap_err());
+
+    for status in &refused {
+        assert_eq!(status.code(), Code::Internal, "{}", status.message());
+        assert_eq!(from_status(status).reason, "ANSWER_TOO_LARGE");
+        for words in ["may have been done", "ask for a smaller page"] {
+            assert!(status.message().contains(words), "{}", status.message());
+        }
+    }
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let metrics = http.get(format!("{}/metrics", world.gateway)).send().await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    let counted = "caudal_oversized_answers_total{service=\"gateway\"} 5\n";
+    assert!(metrics.contains(counted), "{metrics}");
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn bytes_go_to_the_store_and_an_etag_that_was_not_told_is_asked_for() {
     let world = World::start().await;

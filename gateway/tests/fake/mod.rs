@@ -10,7 +10,7 @@ use caudal_gateway::key::ApiKey;
 use caudal_gateway::{Deps, Gateway, RunningGateway, Settings};
 use caudal_node::leader::LEADER_METADATA;
 use caudal_node::scope::{Scope, verify};
-use caudal_node::{Channels, LeaderChannel, MeshSecret, ServiceIdentity};
+use caudal_node::{Channels, LeaderChannel, MAX_ENCODE_BYTES, MeshSecret, ServiceIdentity};
 use caudal_objects::ObjectStore;
 use caudal_proto::longrunning;
 use caudal_proto::longrunning::operations_server::{Operations, OperationsServer};
@@ -88,6 +88,10 @@ struct Script {
     stands_by_for: Option<String>,
     reads_of_changes: usize,
     snapshots: usize,
+    reads_of_events: usize,
+    promises_events: bool,
+    /// Bytes added to answers.
+    padding: usize,
 }
 
 /// A scripted ledger.
@@ -102,7 +106,10 @@ async fn serve(ledger: &Ledger, shutdown: &CancellationToken) -> (String, JoinHa
     let server = tokio::spawn(async move {
         tonic::transport::Server::builder()
             .add_service(LedgerServiceServer::new(ledger.clone()))
-            .add_service(BatchServiceServer::new(ledger.clone()))
+            .add_service(
+                BatchServiceServer::new(ledger.clone()).max_encoding_message_size(MAX_ENCODE_BYTES),
+            )
+            // No limit: what it sends may be more than the gateway reads.
             .add_service(FileServiceServer::new(ledger.clone()))
             .add_service(OperationsServer::new(ledger.clone()))
             .add_service(OperatorServiceServer::new(ledger.clone()))
@@ -229,10 +236,37 @@ impl Ledger {
         self.script().progress = progress;
     }
 
+    /// A failover lost what came after this.
+    pub(crate) fn go_back_to(&self, progress: Progress) {
+        let mut script = self.script();
+        script
+            .changes
+            .retain(|change| change.batch_revision <= progress.revision);
+        script.progress = progress;
+    }
+
     /// How often changes and snapshots were read.
     pub(crate) fn reads(&self) -> (usize, usize) {
         let script = self.script();
         (script.reads_of_changes, script.snapshots)
+    }
+
+    pub(crate) fn reads_of_events(&self) -> usize {
+        self.script().reads_of_events
+    }
+
+    /// Answers get larger by so much.
+    pub(crate) fn pad_answers(&self, bytes: usize) {
+        self.script().padding = bytes;
+    }
+
+    fn padding(&self) -> String {
+        "x".repeat(self.script().padding)
+    }
+
+    /// From now on there are always more events, and none of them comes.
+    pub(crate) fn promise_events(&self) {
+        self.script().promises_events = true;
     }
 
     /// Events happen in a commit.
@@ -414,6 +448,7 @@ impl LedgerService for Ledger {
             revision,
             batch: Some(v1::Batch {
                 revision,
+                display_name: self.padding(),
                 counts: progress.counts,
                 ..Default::default()
             }),
@@ -495,10 +530,12 @@ impl LedgerService for Ledger {
         if !asked.batch.is_empty() {
             self.batch_of(&asked.batch)?;
         }
-        let script = self.script();
+        let mut script = self.script();
+        script.reads_of_events += 1;
         let newest = script.events.last().map_or(0, |event| event.cursor);
         let mut answer = mesh::ListEventsResponse {
             cursor: newest,
+            more: script.promises_events,
             ..Default::default()
         };
         let after = asked.after_cursor;
@@ -533,6 +570,7 @@ impl BatchService for Ledger {
         self.batch_of(BATCH.as_bytes())?;
         Ok(Response::new(v1::Batch {
             name: request.into_inner().name,
+            display_name: self.padding(),
             revision: self.progress().revision,
             ..Default::default()
         }))
@@ -651,7 +689,10 @@ impl FileService for Ledger {
         request: Request<v1::ListFailuresRequest>,
     ) -> Result<Response<v1::ListFailuresResponse>, Status> {
         self.admit(request.metadata())?;
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(v1::ListFailuresResponse {
+            next_page_token: self.padding(),
+            ..Default::default()
+        }))
     }
 
     async fn retry_files(
@@ -886,7 +927,13 @@ impl World {
     /// With other settings of the gateway, and a limiter that is away.
     pub(crate) async fn tuned(tune: impl FnOnce(&mut Settings)) -> Self {
         let limiter = "http://127.0.0.1:1".to_owned();
-        Self::with(limiter, CancellationToken::new(), tune).await
+        Self::with(limiter, None, CancellationToken::new(), tune).await
+    }
+
+    /// With hints from a Redis.
+    pub(crate) async fn hinted(redis_url: String, tune: impl FnOnce(&mut Settings)) -> Self {
+        let limiter = "http://127.0.0.1:1".to_owned();
+        Self::with(limiter, Some(redis_url), CancellationToken::new(), tune).await
     }
 
     /// With a limiter that answers so.
@@ -902,11 +949,12 @@ impl World {
                 .await
                 .unwrap();
         });
-        Self::with(address, others, |_| ()).await
+        Self::with(address, None, others, |_| ()).await
     }
 
     async fn with(
         limiter: String,
+        redis_url: Option<String>,
         others: CancellationToken,
         tune: impl FnOnce(&mut Settings),
     ) -> Self {
@@ -957,7 +1005,7 @@ impl World {
             limiter: ServiceIdentity::new("gateway", &mesh_secret())
                 .channel(channels.channel(&limiter).unwrap()),
             objects: objects.clone(),
-            redis_url: None,
+            redis_url,
         };
         let mut settings = Settings::new(mesh_secret());
         settings.takeover_patience = Duration::from_millis(500);

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use caudal_embedded::{Launcher, RedisChild, RedisSettings};
+use caudal_node::hints::Publisher;
+use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::from_status;
 use caudal_proto::v1;
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
@@ -17,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use crate::batch_name;
-use crate::fake::{Progress, World};
+use crate::fake::{BATCH, Progress, TENANT, World};
 
 const LONG_ENOUGH: Duration = Duration::from_secs(20);
 
@@ -249,6 +252,109 @@ async fn the_watchers_of_a_batch_cost_the_ledger_what_one_costs() {
     world.stop().await;
 }
 
+/// Some work for the gateway, in whose course it could do much else.
+async fn a_hundred_calls(world: &World) {
+    let mut batches = BatchServiceClient::new(world.channel());
+    for _ in 0..100 {
+        let get = v1::GetBatchRequest { name: batch_name() };
+        batches.get_batch(world.request(get)).await.unwrap();
+    }
+}
+
+async fn hint(hints: &Publisher, batch_revision: i64) {
+    let changed = mesh::ChangedBatch {
+        tenant: TENANT.as_bytes().to_vec().into(),
+        batch: BATCH.as_bytes().to_vec().into(),
+        batch_revision,
+    };
+    hints.publish(vec![changed]).await.unwrap();
+}
+
+/// Nothing is asked of its own accord here: each read of changes has its cause.
+#[tokio::test]
+async fn a_hint_of_what_the_ledger_does_not_have_makes_one_question_and_deafens_to_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = RedisSettings::new(folder.path());
+    settings.launcher = Launcher::Direct;
+    let redis = RedisChild::start(settings).await.unwrap();
+    let hints = Publisher::new(&redis.url()).unwrap();
+    let world = World::hinted(redis.url(), |settings| {
+        settings.watch.min_interval = Duration::from_millis(2);
+        settings.watch.poll_interval = Duration::from_secs(3600);
+    })
+    .await;
+    let mut stream = watch(&world, world.channel(), 0).await;
+    let mut seen = Seen::default();
+    let mut until = async |revision| {
+        while seen.progress.revision < revision {
+            seen.apply(next(&mut stream).await);
+        }
+    };
+    until(1).await;
+    world.ledger.commit(2, 7, v1::FileState::Queued);
+    hint(&hints, 2).await;
+    until(2).await;
+
+    let (before, _) = world.ledger.reads();
+    hint(&hints, 9).await;
+    let asked = async {
+        while world.ledger.reads().0 == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG_ENOUGH, asked).await.unwrap();
+    a_hundred_calls(&world).await;
+    let (after, _) = world.ledger.reads();
+    assert!(
+        after <= before + 2,
+        "one hint, and one that may have come late, made {} questions",
+        after - before
+    );
+
+    world.ledger.commit(3, 7, v1::FileState::Processed);
+    hint(&hints, 3).await;
+    until(3).await;
+    world.stop().await;
+    redis.stop().await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_has_gone_back_is_told_anew_to_all_when_somebody_joins() {
+    let world = World::tuned(quick).await;
+    let mut old = watch(&world, world.channel(), 0).await;
+    let (mut seen, mut seen_late) = (Seen::default(), Seen::default());
+    while seen.progress.revision == 0 {
+        seen.apply(next(&mut old).await);
+    }
+    world.ledger.commit(2, 7, v1::FileState::Queued);
+    let kept = world.ledger.progress();
+    for revision in 3..=5 {
+        world.ledger.commit(revision, 8, v1::FileState::Queued);
+    }
+    while seen.progress.revision < 5 {
+        seen.apply(next(&mut old).await);
+    }
+
+    world.ledger.go_back_to(kept);
+    let mut late = watch(&world, world.channel(), 0).await;
+    while seen.snapshots < 2 {
+        seen.apply(next(&mut old).await);
+    }
+    world.ledger.commit(3, 9, v1::FileState::Processed);
+    for (stream, seen) in [(&mut old, &mut seen), (&mut late, &mut seen_late)] {
+        while seen.progress.revision != 3 {
+            seen.apply(next(stream).await);
+        }
+        assert_eq!(seen.progress, world.ledger.progress());
+    }
+    assert!(
+        seen_late.snapshots <= 3,
+        "{} snapshots were sent",
+        seen_late.snapshots
+    );
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn a_stream_that_is_too_old_says_where_to_go_on() {
     let world = World::tuned(|settings| {
@@ -378,6 +484,26 @@ async fn events_come_from_a_cursor_from_the_beginning_or_from_now_on() {
     for stream in [&mut earliest, &mut after, &mut now] {
         assert!(stream.message().await.unwrap().is_none());
     }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_promises_events_and_tells_none_is_asked_now_and_then() {
+    let world = World::tuned(|settings| {
+        settings.watch.poll_interval = Duration::from_secs(3600);
+    })
+    .await;
+    world.ledger.tell(1, 1);
+    world.ledger.promise_events();
+    let begun = std::time::Instant::now();
+    let earliest = Some(Start::Start(v1::EventStart::Earliest.into()));
+    let mut stream = events(&world, earliest, "").await.unwrap();
+    assert_eq!(page(&mut stream).await, (1, 1));
+    a_hundred_calls(&world).await;
+    // One that tells, one that does not, and one for each heartbeat.
+    let reads = world.ledger.reads_of_events();
+    let most = 3 + usize::try_from(begun.elapsed().as_secs()).unwrap();
+    assert!(reads <= most, "{reads} of at most {most}");
     world.stop().await;
 }
 

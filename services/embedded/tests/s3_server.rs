@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Region};
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::config::{BehaviorVersion, ConfigBag, Intercept, Region, RuntimeComponents};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
@@ -74,14 +75,31 @@ impl Running {
     }
 
     async fn presigned_put(&self, key: &str, length: i64) -> String {
-        let config = PresigningConfig::expires_in(Duration::from_secs(60)).unwrap();
-        let put = self
-            .s3
-            .put_object()
-            .bucket(BUCKET)
-            .key(key)
-            .content_length(length);
-        put.presigned(config).await.unwrap().uri().to_owned()
+        presigned_put(&self.s3, key, length).await
+    }
+
+    /// Of an upload's only part.
+    async fn presigned_part(&self, s3: &Client, key: &str, upload: &str, length: i64) -> String {
+        let part = s3.upload_part().bucket(BUCKET).key(key).upload_id(upload);
+        let part = part.part_number(1).content_length(length);
+        part.presigned(a_minute()).await.unwrap().uri().to_owned()
+    }
+
+    /// A client of the right keys that adds a header to each request, before it is signed or after.
+    fn adding(&self, header: (&'static str, &'static str), signed: bool) -> Client {
+        let (name, value) = header;
+        let adds = AddsHeader {
+            name,
+            value,
+            signed,
+        };
+        let config = config(&self.server.endpoint(), ACCESS, SECRET);
+        Client::from_conf(config.interceptor(adds).build())
+    }
+
+    async fn has(&self, key: &str) -> bool {
+        let head = self.s3.head_object().bucket(BUCKET).key(key);
+        status(head.send().await) == 200
     }
 
     /// Sends a request as it is written and returns the answer as it came.
@@ -109,9 +127,66 @@ impl Running {
     }
 }
 
+#[derive(Debug)]
+struct AddsHeader {
+    name: &'static str,
+    value: &'static str,
+    signed: bool,
+}
+
+impl Intercept for AddsHeader {
+    fn name(&self) -> &'static str {
+        "AddsHeader"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if self.signed {
+            context
+                .request_mut()
+                .headers_mut()
+                .insert(self.name, self.value);
+        }
+        Ok(())
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if !self.signed {
+            context
+                .request_mut()
+                .headers_mut()
+                .insert(self.name, self.value);
+        }
+        Ok(())
+    }
+}
+
+fn a_minute() -> PresigningConfig {
+    PresigningConfig::expires_in(Duration::from_secs(60)).unwrap()
+}
+
+async fn presigned_put(s3: &Client, key: &str, length: i64) -> String {
+    let put = s3.put_object().bucket(BUCKET).key(key);
+    let put = put.content_length(length).presigned(a_minute()).await;
+    put.unwrap().uri().to_owned()
+}
+
 fn client(endpoint: &str, access: &str, secret: &str) -> Client {
+    Client::from_conf(config(endpoint, access, secret).build())
+}
+
+fn config(endpoint: &str, access: &str, secret: &str) -> aws_sdk_s3::config::Builder {
     let http = aws_smithy_http_client::Builder::new().build_http();
-    let config = aws_sdk_s3::Config::builder()
+    aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .endpoint_url(endpoint)
@@ -119,8 +194,6 @@ fn client(endpoint: &str, access: &str, secret: &str) -> Client {
         .retry_config(RetryConfig::disabled())
         .force_path_style(true)
         .http_client(http)
-        .build();
-    Client::from_conf(config)
 }
 
 fn status<T, E>(result: Result<T, SdkError<E>>) -> u16 {
@@ -412,6 +485,24 @@ async fn a_presigned_put_of_another_length_is_refused() {
         )
         .await;
     assert!(unsaid.starts_with("HTTP/1.1 403"), "{unsaid}");
+    let said_twice = running
+        .put_raw(
+            &url,
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            b"6\r\nsixsix\r\n0\r\n\r\n",
+        )
+        .await;
+    assert!(said_twice.starts_with("HTTP/1.1 4"), "{said_twice}");
+    let decoded = running
+        .put_raw(
+            &url,
+            "Content-Length: 5\r\nContent-Encoding: aws-chunked\r\n\
+             X-Amz-Content-Sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER\r\n\
+             X-Amz-Trailer: x-amz-checksum-crc32\r\nX-Amz-Decoded-Content-Length: 0\r\n",
+            b"0\r\n\r\n",
+        )
+        .await;
+    assert!(decoded.starts_with("HTTP/1.1 403"), "{decoded}");
     let elsewhere = running
         .put_raw(
             &url.replace("/key", "/kez"),
@@ -437,6 +528,112 @@ async fn a_presigned_put_of_another_length_is_refused() {
         .await;
     assert!(right.starts_with("HTTP/1.1 200"), "{right}");
     assert_eq!(running.get("key").await, b"fiver");
+}
+
+fn is_refused_as_unsigned(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.1 403")
+        && answer.contains("<Code>AccessDenied</Code>")
+        && answer.contains("There were headers present in the request which were not signed")
+}
+
+/// Objects of all tenants are in one bucket, and the server would copy any of them.
+#[tokio::test]
+async fn a_presigned_put_copies_no_object_whether_the_copy_is_signed_or_not() {
+    let running = Running::start().await;
+    running.put("theirs/secret", "of another tenant").await;
+    let url = running.presigned_put("mine", 5).await;
+    for copy in [
+        "x-amz-copy-source: /caudal/theirs/secret\r\n",
+        "X-AMZ-Copy-Source: caudal/theirs%2Fsecret\r\n",
+        "x-amz-copy-source: caudal/theirs/secret\r\nx-amz-metadata-directive: COPY\r\n",
+    ] {
+        let headers = format!("Content-Length: 5\r\n{copy}");
+        let answer = running.put_raw(&url, &headers, b"fiver").await;
+        assert!(is_refused_as_unsigned(&answer), "{copy}: {answer}");
+        assert!(!running.has("mine").await, "{copy}");
+    }
+    let copy = "Content-Length: 5\r\nx-amz-copy-source: caudal/theirs/secret\r\n";
+    for more in [
+        "&X-Amz-SignedHeaders=x-amz-copy-source",
+        "&x-amz-copy-source=caudal/theirs/secret",
+    ] {
+        for headers in [copy, "Content-Length: 5\r\n"] {
+            let answer = running
+                .put_raw(&format!("{url}{more}"), headers, b"fiver")
+                .await;
+            assert!(answer.starts_with("HTTP/1.1 4"), "{more}: {answer}");
+            assert!(!running.has("mine").await, "{more}");
+        }
+    }
+
+    let signs_a_copy = running.adding(("x-amz-copy-source", "caudal/theirs/secret"), true);
+    let url = presigned_put(&signs_a_copy, "mine", 5).await;
+    assert!(url.contains("x-amz-copy-source"), "{url}");
+    let answer = running.put_raw(&url, copy, b"fiver").await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(!running.has("mine").await);
+}
+
+#[tokio::test]
+async fn a_presigned_part_copies_no_object_whether_the_copy_is_signed_or_not() {
+    let running = Running::start().await;
+    running.put("theirs/secret", "of another tenant").await;
+    let upload = running.s3.create_multipart_upload().bucket(BUCKET);
+    let id = upload.key("mine").send().await.unwrap().upload_id.unwrap();
+    let signs_a_copy = running.adding(("x-amz-copy-source", "caudal/theirs/secret"), true);
+    for s3 in [&running.s3, &signs_a_copy] {
+        let url = running.presigned_part(s3, "mine", &id, 5).await;
+        let copy = "Content-Length: 5\r\nx-amz-copy-source: caudal/theirs/secret\r\n";
+        let answer = running.put_raw(&url, copy, b"fiver").await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        let ranged = format!("{copy}x-amz-copy-source-range: bytes=0-4\r\n");
+        let answer = running.put_raw(&url, &ranged, b"fiver").await;
+        assert!(is_refused_as_unsigned(&answer), "{answer}");
+        let parts = running.s3.list_parts().bucket(BUCKET).key("mine");
+        let parts = parts.upload_id(&id).send().await.unwrap();
+        assert!(parts.parts().is_empty());
+    }
+    let url = running.presigned_part(&running.s3, "mine", &id, 5).await;
+    let answer = running
+        .put_raw(&url, "Content-Length: 5\r\n", b"fiver")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_instruction_to_the_store_that_is_not_signed_is_refused() {
+    let running = Running::start().await;
+    let url = running.presigned_put("key", 5).await;
+    for header in [
+        "x-amz-meta-mine: 1",
+        "X-Amz-Meta-Mine: 1",
+        "x-amz-acl: public-read",
+        "x-amz-tagging: a=b",
+        "x-amz-content-sha256: UNSIGNED-PAYLOAD",
+        "x-amz-checksum-crc32: AAAAAA==",
+        "x-amz-unheard-of: 1",
+    ] {
+        let headers = format!("Content-Length: 5\r\n{header}\r\n");
+        let answer = running.put_raw(&url, &headers, b"fiver").await;
+        assert!(is_refused_as_unsigned(&answer), "{header}: {answer}");
+        assert!(!running.has("key").await, "{header}");
+    }
+    let signs = running.adding(("x-amz-meta-mine", "1"), true);
+    let url = presigned_put(&signs, "key", 5).await;
+    let headers = "Content-Length: 5\r\nx-amz-meta-mine: 1\r\n";
+    let answer = running.put_raw(&url, headers, b"fiver").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    // The same of requests that are signed in a header, as the services' own are.
+    running.put("source", "source").await;
+    let copy = ("x-amz-copy-source", "caudal/source");
+    for (signed, answered) in [(false, 403), (true, 200)] {
+        let put = running.adding(copy, signed).put_object();
+        let put = put.bucket(BUCKET).key("copy").send().await;
+        assert_eq!(status(put), answered);
+        assert_eq!(running.has("copy").await, signed);
+    }
+    assert_eq!(running.get("copy").await, b"source");
 }
 
 #[tokio::test]

@@ -46,9 +46,8 @@ impl SourceText {
         objects: &ObjectStore,
         max_bytes: usize,
     ) -> Result<ReadText, Failure> {
-        let key = &self.artifact.key;
         let mut object = objects
-            .get(key, None)
+            .get(&self.artifact.key, None)
             .await
             .map_err(|error| store_failure(&error))?;
         let mut bytes = Vec::new();
@@ -63,10 +62,9 @@ impl SourceText {
             }
         }
         let text = whole_characters(bytes, truncated).map_err(|position| {
-            Failure::new(
-                Reason::Internal,
-                format!("{key} is not UTF-8 at byte {position}"),
-            )
+            let name = &self.artifact.name;
+            let words = format!("the artifact {name} is not UTF-8 at byte {position}");
+            Failure::new(Reason::Internal, words)
         })?;
         Ok(ReadText { text, truncated })
     }
@@ -77,7 +75,7 @@ fn store_failure(error: &ObjectError) -> Failure {
         ObjectError::NotFound { .. } => Reason::ArtifactMissing,
         _ => Reason::StoreUnavailable,
     };
-    Failure::new(reason, error.to_string())
+    Failure::of_store(reason, error)
 }
 
 /// The text that `bytes` are; where they were `cut`, they may end in the middle of a character. The error is the first

@@ -4,23 +4,25 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use thiserror::Error;
 
-/// Why the store did not do what was asked.
+/// Why the store did not do what was asked. Its words are for whoever runs the store; [`in_brief`](ObjectError::in_brief)
+/// says it to whoever's file it is. Neither names the key, which is half of what it takes to get at an object: it is told by
+/// [`key`](ObjectError::key) alone.
 #[derive(Debug, Error)]
 pub enum ObjectError {
     /// There is no such object, or no such upload.
-    #[error("{key} is not in the store")]
+    #[error("the object is not in the store")]
     NotFound {
         /// The key asked for.
         key: String,
     },
     /// The object's ETag is not the one asked for: it was replaced.
-    #[error("{key} is no longer the object that was asked for")]
+    #[error("the object is no longer the one that was asked for")]
     PreconditionFailed {
         /// The key asked for.
         key: String,
     },
     /// The object is larger than the caller takes.
-    #[error("{key} has {size} bytes, more than {limit}")]
+    #[error("the object has {size} bytes, more than {limit}")]
     TooLarge {
         /// The key asked for.
         key: String,
@@ -30,7 +32,7 @@ pub enum ObjectError {
         limit: u64,
     },
     /// The store could not be reached, was busy, or broke off. Retried here already; worth another try later.
-    #[error("the object store is unavailable ({key}): {detail}")]
+    #[error("the object store is unavailable: {detail}")]
     Unavailable {
         /// The key asked for, or the bucket.
         key: String,
@@ -38,7 +40,7 @@ pub enum ObjectError {
         detail: String,
     },
     /// The store refused, or the request makes no sense: the same again will be refused again.
-    #[error("the object store refused ({key}): {code}: {detail}")]
+    #[error("the object store refused: {code}: {detail}")]
     Refused {
         /// The key asked for, or the bucket.
         key: String,
@@ -53,6 +55,28 @@ impl ObjectError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, ObjectError::Unavailable { .. })
+    }
+
+    /// What was asked for: a key, or the bucket.
+    pub fn key(&self) -> &str {
+        match self {
+            ObjectError::NotFound { key }
+            | ObjectError::PreconditionFailed { key }
+            | ObjectError::TooLarge { key, .. }
+            | ObjectError::Unavailable { key, .. }
+            | ObjectError::Refused { key, .. } => key,
+        }
+    }
+
+    /// Without the store's own words: they may hold keys, and addresses too.
+    pub fn in_brief(&self) -> String {
+        match self {
+            ObjectError::Unavailable { .. } => "the object store is unavailable".to_owned(),
+            ObjectError::Refused { code, .. } => format!("the object store refused: {code}"),
+            ObjectError::NotFound { .. }
+            | ObjectError::PreconditionFailed { .. }
+            | ObjectError::TooLarge { .. } => self.to_string(),
+        }
     }
 
     pub(crate) fn unavailable(key: &str, detail: impl Into<String>) -> ObjectError {

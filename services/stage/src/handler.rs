@@ -232,10 +232,7 @@ impl ArtifactWriter {
         let size = bytes.len() as u64;
         let key = self.key(name);
         if let Err(error) = self.objects.put(&key, media_type, bytes).await {
-            return Err(Failure::new(
-                Reason::StoreUnavailable,
-                format!("{key}: {error}"),
-            ));
+            return Err(Failure::of_store(Reason::StoreUnavailable, &error));
         }
         self.written.push(Artifact {
             name: name.to_owned(),

@@ -52,7 +52,7 @@ impl Handler for Upload {
                 .objects
                 .copy_sized_if_match(&source, &content.etag, content.size, &kept)
                 .await;
-            copied.map_err(|error| failure_of_source(&error, &source))?
+            copied.map_err(|error| failure_of_source(&error))?
         };
         let media_type = media_type::sniff(&content, &job.path);
         let warnings = media_type::differs_from_name(media_type, &job.path)
@@ -98,7 +98,7 @@ impl Handler for Upload {
             return;
         }
         if let Err(error) = self.objects.delete_many(&landed).await {
-            tracing::warn!(%error, objects = landed.len(), "landing objects stay for the collector");
+            tracing::warn!(key = error.key(), %error, objects = landed.len(), "landing objects stay for the collector");
         }
     }
 }
@@ -111,7 +111,7 @@ async fn read(job: &Job, source: &str) -> Result<Content, Failure> {
         .objects
         .get(source, confirmed)
         .await
-        .map_err(|error| failure_of_source(&error, source))?;
+        .map_err(|error| failure_of_source(&error))?;
     if object.size != job.declared_size {
         let detail = format!(
             "declared {} bytes, found {}",
@@ -120,7 +120,7 @@ async fn read(job: &Job, source: &str) -> Result<Content, Failure> {
         return Err(Failure::new(Reason::SizeMismatch, detail));
     }
     tokio::select! {
-        read = Content::read(object) => read.map_err(|error| failure_of_source(&error, source)),
+        read = Content::read(object) => read.map_err(|error| failure_of_source(&error)),
         () = job.cancelled.cancelled() => Err(Failure::new(Reason::Internal, "cancelled")),
     }
 }
@@ -146,7 +146,7 @@ fn check(job: &Job, content: &Content) -> Result<(), Failure> {
 }
 
 /// The source is the caller's upload: gone or replaced, only the caller can bring it again.
-fn failure_of_source(error: &ObjectError, source: &str) -> Failure {
+fn failure_of_source(error: &ObjectError) -> Failure {
     let reason = match error {
         ObjectError::NotFound { .. } => Reason::ObjectMissing,
         ObjectError::PreconditionFailed { .. } => Reason::ObjectChanged,
@@ -154,5 +154,5 @@ fn failure_of_source(error: &ObjectError, source: &str) -> Failure {
         | ObjectError::TooLarge { .. }
         | ObjectError::Refused { .. } => Reason::StoreUnavailable,
     };
-    Failure::new(reason, format!("{source}: {error}"))
+    Failure::of_store(reason, error)
 }

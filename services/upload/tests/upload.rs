@@ -20,7 +20,7 @@ const HELLO_SHA256: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286
 struct Stand {
     store: ObjectStore,
     handler: Upload,
-    _server: S3Server,
+    server: S3Server,
     _folder: tempfile::TempDir,
 }
 
@@ -39,7 +39,7 @@ impl Stand {
         Self {
             handler: Upload::new(store.clone()),
             store,
-            _server: server,
+            server,
             _folder: folder,
         }
     }
@@ -274,4 +274,54 @@ async fn an_absent_store_is_worth_a_retry() {
     let failure = stand.handler.handle(job).await.unwrap_err();
     assert_eq!(failure.reason, Reason::StoreUnavailable);
     assert!(failure.reason.retryable());
+}
+
+/// A key is half of what it takes to get at an object, and failures are shown to whoever may read the file's record.
+#[tokio::test]
+async fn a_failure_of_the_store_tells_no_key() {
+    let stand = Stand::new().await;
+    let nowhere = Settings::new("http://127.0.0.1:9", "bucket", "key", "secret");
+    let away = ObjectStore::connect(nowhere).unwrap();
+    let stranger = Settings::new(stand.server.endpoint(), "bucket", "key", "wrong");
+    let stranger = ObjectStore::connect(stranger).unwrap();
+    let mut failures = Vec::new();
+
+    let missing = stand.landed(b"hello\n", "hello.txt").await;
+    let landing = missing.source_key.clone().unwrap();
+    stand.store.delete(&landing).await.unwrap();
+    failures.push(stand.handler.handle(missing).await.unwrap_err());
+
+    let replaced = stand.landed(b"hello\n", "hello.txt").await;
+    let other = Bytes::from_static(b"other\n");
+    stand
+        .store
+        .put(&landing, "text/plain", other)
+        .await
+        .unwrap();
+    failures.push(stand.handler.handle(replaced).await.unwrap_err());
+
+    let mut unreachable = stand.landed(b"hello\n", "hello.txt").await;
+    unreachable.objects = away;
+    failures.push(stand.handler.handle(unreachable).await.unwrap_err());
+
+    let mut refused = stand.landed(b"hello\n", "hello.txt").await;
+    refused.objects = stranger.clone();
+    refused.final_key = Some(final_key(file(), &hello_sha256()));
+    let fetched = caudal_stage::sandbox::fetch_input(&refused, 100, Reason::Internal).await;
+    failures.push(fetched.unwrap_err());
+    failures.push(stand.handler.handle(refused).await.unwrap_err());
+    let (stage, generation) = (Stage::Upload, Generation(1));
+    let mut artifacts = ArtifactWriter::new(stranger, stage, file(), generation, Token(2), "0");
+    let put = artifacts.put("text.txt", "text/plain", Bytes::new()).await;
+    failures.push(put.unwrap_err());
+
+    assert_eq!(failures.len(), 6);
+    let tenant = file().tenant.to_string();
+    for failure in failures {
+        let detail = failure.detail;
+        assert!(
+            !detail.contains('/') && !detail.contains(&tenant),
+            "{detail}"
+        );
+    }
 }

@@ -1,7 +1,8 @@
 //! An S3 server on a folder: the protocol and its signatures by s3s, the storage by our own [`store`].
 //!
 //! What holds, as far as Caudal relies on S3:
-//! - Every request must be signed with the configured keys; a presigned URL fixes key, length, type and expiry.
+//! - Every request must be signed with the configured keys, and the signature cover each `x-amz-*` header; a presigned URL
+//!   fixes key, length, type and expiry, and never copies.
 //! - An object appears whole under its key, with its ETag, or not at all; a body that breaks off or differs from a declared
 //!   checksum leaves what was there. A reader gets the object it opened to its end, whatever is put meanwhile.
 //! - If-Match and If-None-Match are honoured on GetObject, HeadObject, PutObject, CompleteMultipartUpload, and as the copy
@@ -13,6 +14,7 @@
 mod listing;
 mod receive;
 mod service;
+mod signature;
 mod store;
 mod uploads;
 
@@ -22,7 +24,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, Request};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -30,6 +33,7 @@ use hyper_util::service::TowerToHyperService;
 use s3s::auth::SimpleAuth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpError, HttpResponse};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -166,6 +170,27 @@ fn signed(service: Service, access_key: String, secret_key: String) -> S3Service
     builder.build()
 }
 
+/// The service behind the check of what its signatures cover.
+fn checked(
+    service: S3Service,
+) -> impl tower::Service<Request<Incoming>, Response = HttpResponse, Error = HttpError, Future: Send>
++ Clone
++ Send {
+    tower::service_fn(move |request: Request<Incoming>| {
+        let service = service.clone();
+        async move {
+            match signature::check(request.uri(), request.headers()) {
+                Ok(()) => service.call(request.map(Body::from)).await,
+                Err(refused) => {
+                    tracing::debug!(%refused, "a request was refused for its signature");
+                    let answer = refused.to_http_response();
+                    answer.map_err(|error| HttpError::new(Box::new(error)))
+                }
+            }
+        }
+    })
+}
+
 /// Any page may ask: what it may do is decided by the signature in the URL it was given.
 fn cors() -> CorsLayer {
     CorsLayer::new()
@@ -201,7 +226,7 @@ async fn serve(listen: TcpListener, service: S3Service, shutdown: CancellationTo
         };
         let service = tower::ServiceBuilder::new()
             .layer(cors())
-            .service(service.clone());
+            .service(checked(service.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)

@@ -62,7 +62,7 @@ async fn fetch(
         .objects
         .get(key, None)
         .await
-        .map_err(|error| refused(key, &error))?;
+        .map_err(|error| refused(&error))?;
     if object.size > max_bytes {
         return Err(Failure::new(
             too_large,
@@ -73,7 +73,7 @@ async fn fetch(
     let mut writer = tokio::fs::File::from_std(file.reopen().map_err(|error| unwritable(&error))?);
     // The stream itself ends well only after the size it was announced with.
     while let Some(chunk) = object.stream.next().await {
-        let chunk = chunk.map_err(|error| refused(key, &error))?;
+        let chunk = chunk.map_err(|error| refused(&error))?;
         writer
             .write_all(&chunk)
             .await
@@ -86,13 +86,13 @@ async fn fetch(
     })
 }
 
-fn refused(key: &str, error: &ObjectError) -> Failure {
+fn refused(error: &ObjectError) -> Failure {
     let reason = match error {
         ObjectError::NotFound { .. } => Reason::ObjectMissing,
         ObjectError::Refused { .. } => Reason::Internal,
         _ => Reason::StoreUnavailable,
     };
-    Failure::new(reason, format!("{key}: {error}"))
+    Failure::of_store(reason, error)
 }
 
 fn unwritable(error: &std::io::Error) -> Failure {
