@@ -8,7 +8,8 @@
 //! **Fairness** is deficit round robin at each stage, first over tenants, then over a tenant's batches by priority. The
 //! quantum is estimated cost in bytes, with a floor: one 2,000-page document is not one thumbnail.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token};
@@ -72,8 +73,55 @@ pub(crate) struct Dispatcher {
     /// Rows of files that are out, exactly as committed: an outcome needs no read. Never more than the places.
     rows: FxHashMap<FileRef, WorkRow>,
     stages: FxHashMap<Stage, StageQueue>,
-    /// Batches whose earliest waiting file is not ready yet.
-    later: BTreeMap<Micros, Vec<(Stage, TenantId, BatchId, u32)>>,
+    later: Later,
+}
+
+/// Batches with files that are not ready yet: of each batch at each stage the earliest time alone, however many files wait.
+/// The next time is read when the batch has had its turn and ran dry.
+#[derive(Default)]
+struct Later {
+    times: BTreeSet<(Micros, Stage, BatchKey)>,
+    /// When, and with which weight.
+    earliest: FxHashMap<(Stage, BatchKey), (Micros, u32)>,
+}
+
+impl Later {
+    fn add(&mut self, stage: Stage, key: BatchKey, weight: u32, at: Micros) {
+        match self.earliest.entry((stage, key)) {
+            Entry::Occupied(known) if known.get().0 <= at => return,
+            Entry::Occupied(mut known) => {
+                let (later, _) = known.insert((at, weight));
+                self.times.remove(&(later, stage, key));
+            }
+            Entry::Vacant(new) => {
+                new.insert((at, weight));
+            }
+        }
+        self.times.insert((at, stage, key));
+    }
+
+    fn next(&self) -> Option<Micros> {
+        self.times.first().map(|(at, ..)| *at)
+    }
+
+    /// One whose time has come.
+    fn take(&mut self, now: Micros) -> Option<(Stage, BatchKey, u32)> {
+        let (at, stage, key) = *self.times.first()?;
+        if at > now {
+            return None;
+        }
+        self.times.pop_first();
+        let (_, weight) = self.earliest.remove(&(stage, key))?;
+        Some((stage, key, weight))
+    }
+
+    fn reweigh(&mut self, key: BatchKey, weight: u32) {
+        for stage in Stage::ALL {
+            if let Some((_, known)) = self.earliest.get_mut(&(stage, key)) {
+                *known = weight;
+            }
+        }
+    }
 }
 
 impl Dispatcher {
@@ -88,7 +136,7 @@ impl Dispatcher {
             tenants: FxHashMap::default(),
             rows: FxHashMap::default(),
             stages,
-            later: BTreeMap::new(),
+            later: Later::default(),
         }
     }
 
@@ -190,10 +238,7 @@ impl Dispatcher {
         now: Micros,
     ) {
         if ready_at > now {
-            self.later
-                .entry(ready_at)
-                .or_default()
-                .push((stage, tenant, batch, weight));
+            self.later.add(stage, (tenant, batch), weight, ready_at);
             return;
         }
         let queue = self.stage(stage);
@@ -232,31 +277,19 @@ impl Dispatcher {
                 .or_default()
                 .push_back(batch);
         }
-        for (_, _, _, later) in self
-            .later
-            .values_mut()
-            .flatten()
-            .filter(|(_, of, waiting, _)| (*of, *waiting) == (tenant, batch))
-        {
-            *later = weight;
-        }
+        self.later.reweigh((tenant, batch), weight);
     }
 
     /// Batches whose time has come join their queues.
     pub(crate) fn promote(&mut self, now: Micros) {
-        while let Some(entry) = self.later.first_entry() {
-            if *entry.key() > now {
-                return;
-            }
-            for (stage, tenant, batch, weight) in entry.remove() {
-                self.wait(stage, (tenant, batch), weight, now, now);
-            }
+        while let Some((stage, key, weight)) = self.later.take(now) {
+            self.wait(stage, key, weight, now, now);
         }
     }
 
     /// When the next batch becomes ready.
     pub(crate) fn next_promotion(&self) -> Option<Micros> {
-        self.later.first_key_value().map(|(at, _)| *at)
+        self.later.next()
     }
 
     /// Whether a turn could be taken now.
@@ -454,6 +487,23 @@ mod tests {
         assert_eq!(dispatcher.next_promotion(), Some(Micros(50)));
         dispatcher.promote(Micros(50));
         assert!(dispatcher.can_admit());
+    }
+
+    #[test]
+    fn a_million_files_that_wait_for_later_cost_no_more_than_their_batch() {
+        let mut dispatcher = dispatcher(10, 10);
+        let key = batch(1, 1);
+        for at in 0..1_000_000 {
+            // The earliest comes last.
+            let at = Micros(2_000_000 - at);
+            dispatcher.wait(Stage::Upload, key, NORMAL, at, NOW);
+        }
+        assert_eq!(dispatcher.later.times.len(), 1);
+        assert_eq!(dispatcher.later.earliest.len(), 1);
+        assert_eq!(dispatcher.next_promotion(), Some(Micros(1_000_001)));
+        dispatcher.promote(Micros(1_000_001));
+        assert!(dispatcher.can_admit());
+        assert_eq!(dispatcher.next_promotion(), None);
     }
 
     proptest! {

@@ -153,14 +153,18 @@ impl FolderDelta {
         self.cancelled += other.cancelled;
     }
 
-    fn apply(self, counts: FolderCounts) -> FolderCounts {
-        let moved = |count: u32, by: i64| u32::try_from(i64::from(count) + by).unwrap_or(0);
-        FolderCounts {
-            total: moved(counts.total, self.total),
-            processed: moved(counts.processed, self.processed),
-            failed: moved(counts.failed, self.failed),
-            cancelled: moved(counts.cancelled, self.cancelled),
-        }
+    fn apply(self, counts: FolderCounts) -> Result<FolderCounts, GroupError> {
+        let moved = |count: u32, by: i64| {
+            u32::try_from(i64::from(count) + by).map_err(|_| {
+                GroupError::defect(format!("a folder's counter would go from {count} by {by}"))
+            })
+        };
+        Ok(FolderCounts {
+            total: moved(counts.total, self.total)?,
+            processed: moved(counts.processed, self.processed)?,
+            failed: moved(counts.failed, self.failed)?,
+            cancelled: moved(counts.cancelled, self.cancelled)?,
+        })
     }
 }
 
@@ -1176,7 +1180,7 @@ impl<'a> Group<'a> {
         let mut counted = Vec::with_capacity(deltas.len());
         for (place, delta) in deltas {
             let before = known.get(&place).ok_or(GroupError::Stale)?;
-            counted.push((place.0, place.1, delta.apply(*before)));
+            counted.push((place.0, place.1, delta.apply(*before)?));
         }
         for (key, folder, counts) in &counted {
             if let Some(batched) = self.batches.get_mut(key) {
