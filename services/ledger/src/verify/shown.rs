@@ -1,21 +1,27 @@
-//! What watchers were shown last: the newest change of every file and folder carries absolute values, and so must equal
+//! I8: what watchers were shown last is what the rows say, and revisions have no gap: the newest change of every file and folder carries absolute values, and so must equal
 //! its row.
 
 use std::collections::HashMap;
 
 use caudal_domain::{FileRef, FileState, FolderCounts};
 use caudal_proto::mesh::v1::ChangeSet;
-use sea_orm::DatabaseConnection;
 
-use super::{Invariant, Shown, VerifyError, VerifyReport};
+use super::report::{Invariant, VerifyReport};
 use crate::api::messages;
+use crate::store::changes::KeptRevisions;
 use crate::store::manifest::FolderRow;
 use crate::store::progress::ProgressRow;
-use crate::store::{Session, changes};
+
+/// What is shown of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) state: FileState,
+    pub(crate) detail: u32,
+}
 
 /// The newest change of everything in a batch.
 #[derive(Default)]
-pub(super) struct Last {
+pub(crate) struct Last {
     revision: u64,
     batch: Option<caudal_proto::v1::Batch>,
     files: HashMap<u32, (u32, u32)>,
@@ -24,7 +30,7 @@ pub(super) struct Last {
 
 impl Last {
     /// Takes the next change of the batch.
-    pub(super) fn take(&mut self, revision: u64, changes: ChangeSet) {
+    pub(crate) fn take(&mut self, revision: u64, changes: ChangeSet) {
         self.revision = revision;
         let files = changes.ordinal.iter().zip(&changes.to).zip(&changes.detail);
         for ((ordinal, to), detail) in files {
@@ -43,7 +49,7 @@ impl Last {
         self.batch = changes.batch;
     }
 
-    pub(super) fn verify_file(&self, file: FileRef, shown: Shown, report: &mut VerifyReport) {
+    pub(crate) fn check_file(&self, file: FileRef, shown: Shown, report: &mut VerifyReport) {
         report.check(Invariant::Shown);
         let Some(&(to, detail)) = self.files.get(&file.ordinal) else {
             return;
@@ -58,7 +64,7 @@ impl Last {
         }
     }
 
-    pub(super) fn verify_folder(
+    pub(crate) fn check_folder(
         &self,
         progress: &ProgressRow,
         folder: &FolderRow,
@@ -78,7 +84,7 @@ impl Last {
 }
 
 /// The newest change of a batch is the one that its row names, and shows what the row says.
-pub(super) fn verify_batch(progress: &ProgressRow, last: &Last, report: &mut VerifyReport) {
+pub(crate) fn check_batch(progress: &ProgressRow, last: &Last, report: &mut VerifyReport) {
     report.check(Invariant::Shown);
     // None is kept any more: nothing to compare.
     let Some(batch) = &last.batch else { return };
@@ -98,20 +104,14 @@ pub(super) fn verify_batch(progress: &ProgressRow, last: &Last, report: &mut Ver
 }
 
 /// A tenant's revisions have no gap, and end with the one that its row names.
-pub(super) async fn verify_tenants(
-    session: &Session<'_, DatabaseConnection>,
-    report: &mut VerifyReport,
-) -> Result<(), VerifyError> {
-    for kept in changes::kept_revisions(session).await? {
-        report.check(Invariant::Shown);
-        let without_gap = kept.oldest + kept.count == kept.newest + 1;
-        if !without_gap || kept.newest != kept.recorded {
-            let words = format!(
-                "tenant {}: {} changes from {} to {}, its row says {}",
-                kept.tenant, kept.count, kept.oldest, kept.newest, kept.recorded
-            );
-            report.breaks(Invariant::Shown, words);
-        }
+pub(crate) fn check_tenant(kept: &KeptRevisions, report: &mut VerifyReport) {
+    report.check(Invariant::Shown);
+    let without_gap = kept.oldest + kept.count == kept.newest + 1;
+    if !without_gap || kept.newest != kept.recorded {
+        let words = format!(
+            "tenant {}: {} changes from {} to {}, its row says {}",
+            kept.tenant, kept.count, kept.oldest, kept.newest, kept.recorded
+        );
+        report.breaks(Invariant::Shown, words);
     }
-    Ok(())
 }

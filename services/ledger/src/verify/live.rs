@@ -1,11 +1,11 @@
-//! Whether a file stands where somebody finds it: among the waiting, or out under a token.
+//! I11: what is ready waits or is out, never both and never neither: whether a file stands where somebody finds it: among the waiting, or out under a token.
 
 use caudal_domain::FileState;
 
-use super::{Invariant, VerifyReport};
+use super::report::{Invariant, VerifyReport};
 use crate::store::work::WorkRow;
 
-pub(super) fn verify(row: &WorkRow, report: &mut VerifyReport) {
+pub(crate) fn check(row: &WorkRow, report: &mut VerifyReport) {
     report.check(Invariant::Live);
     let (waits, out) = (row.wait_stage.is_some(), row.dispatched_at.is_some());
     let right = match row.state {
