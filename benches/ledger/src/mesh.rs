@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use caudal_domain::{Stage, TenantId};
+use caudal_domain::{MediaKind, Stage, TenantId, route};
 use caudal_harness::{Port, Redis};
 use caudal_node::{MeshSecret, Role, Scope, scope};
 use caudal_sdk::Client;
@@ -28,13 +28,8 @@ const API_KEY: &str = "caudal_meshmember_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaad2ec201
 const OPERATOR_KEY: &str = "caudal_meshoperator_bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb52f62bc8";
 const MESH_SECRET: &str = "the secret of a mesh that lives for one measurement";
 
-/// The stages of the document route.
-const STAGES: [Stage; 4] = [
-    Stage::Upload,
-    Stage::ExtractText,
-    Stage::Embeddings,
-    Stage::Metadata,
-];
+/// The stages that the files of a measurement go through.
+const STAGES: &[Stage] = route(MediaKind::Document);
 
 /// How the services of a mesh are started.
 #[derive(Debug, Clone)]
@@ -136,7 +131,7 @@ impl Mesh {
         mesh.serve("gateway")?;
         if with_stages {
             for stage in STAGES {
-                mesh.null_stage(stage)?;
+                mesh.null_stage(*stage)?;
             }
         }
         // Last: a new limiter grants what is in use already, and no more until it may know of all.
@@ -151,7 +146,9 @@ impl Mesh {
              database-url = {database:?}\nbootstrap-api-key = {API_KEY:?}\nbootstrap-operator-key = {OPERATOR_KEY:?}\n\
              dispatch-windows = {windows:?}\n",
             windows = STAGES
-                .map(|stage| format!("{}={}", stage.name(), self.setup.window))
+                .iter()
+                .map(|stage| format!("{stage}={}", self.setup.window))
+                .collect::<Vec<_>>()
                 .join(","),
             ledger = self.address("ledger"),
             limiter = self.address("limiter"),

@@ -74,13 +74,13 @@ impl Handler for Null {
                 has_text: true,
                 ..Done::default()
             },
-            Stage::Embeddings | Stage::ImageProcessing => Done {
-                facts,
-                ..Done::default()
-            },
             Stage::Metadata => Done {
                 facts,
                 outcome: Some(Outcome::Complete),
+                ..Done::default()
+            },
+            _ => Done {
+                facts,
                 ..Done::default()
             },
         })

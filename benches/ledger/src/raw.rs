@@ -58,12 +58,12 @@ const STEPS: [Step; 7] = [
 
 /// The stage after each that reports.
 fn after(stage: Stage) -> Option<Stage> {
-    match stage {
-        Stage::Upload => Some(Stage::ExtractText),
-        Stage::ExtractText => Some(Stage::Embeddings),
-        Stage::Embeddings | Stage::ImageProcessing => Some(Stage::Metadata),
-        Stage::Metadata => None,
-    }
+    let mut reports = STEPS.into_iter().filter_map(|step| match step {
+        Step::Report(stage) => Some(stage),
+        _ => None,
+    });
+    reports.find(|reported| *reported == stage)?;
+    reports.next()
 }
 
 /// A column of a page.

@@ -8,6 +8,7 @@ pub mod ids;
 pub mod keys;
 pub mod language;
 pub mod limits;
+pub mod media_kind;
 pub mod names;
 pub mod outcome;
 pub mod path;
@@ -16,6 +17,7 @@ pub mod refusal;
 pub mod retry;
 pub mod route;
 pub mod stage;
+pub mod stage_set;
 pub mod stage_version;
 pub mod trace;
 
@@ -30,6 +32,7 @@ pub use keys::{
     landing_key, tenant_prefix, tus_tail_key,
 };
 pub use language::Language;
+pub use media_kind::MediaKind;
 pub use names::{
     NameError, batch_name, file_name, folder_name, operation_name, parse_batch_name,
     parse_file_name, parse_folder_name, parse_operation_name, parse_tenant_name, tenant_name,
@@ -39,7 +42,8 @@ pub use path::{PathError, RelativePath};
 pub use reason::Reason;
 pub use refusal::{FieldViolation, QuotaViolation, Refusal, RefusalKind};
 pub use retry::{InvalidRetryPolicy, MAX_KILLS, RetryPolicy};
-pub use route::{Hop, MediaKind, Recorded, next_hop, route};
-pub use stage::{Stage, StageSet, UnknownStage};
+pub use route::{Hop, Recorded, next_hop, route};
+pub use stage::{Stage, StageProfile, UnknownStage};
+pub use stage_set::StageSet;
 pub use stage_version::{InvalidStageVersion, StageVersion, idempotency_key};
 pub use trace::{file_trace_id, sampled};

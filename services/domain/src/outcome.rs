@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::language::Language;
-use crate::route::MediaKind;
+use crate::media_kind::MediaKind;
 use crate::stage::Stage;
 
 /// How much of what was asked for was done to a PROCESSED file.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::stage::Stage;
-
 /// How often the worker of a file may be lost before the file is FAILED: the first makes it a suspect that runs alone,
 /// the third ends it (protocol 7.3).
 pub const MAX_KILLS: u32 = 3;
@@ -62,20 +60,15 @@ impl RetryPolicy {
         })
     }
 
-    /// The default of a stage: a stage that depends on the world outside is more patient than one that parses.
+    /// A policy that stands in the code: one that breaks a rule does not compile there.
+    ///
+    /// # Panics
+    /// Where it is not a constant and breaks a rule; see [`RetryPolicy::try_new`].
     #[must_use]
-    pub const fn for_stage(stage: Stage) -> Self {
-        let (max_fails, base, cap) = match stage {
-            Stage::Upload => (6, 1, 120),
-            Stage::ExtractText => (3, 1, 30),
-            Stage::Embeddings => (8, 2, 300),
-            Stage::ImageProcessing => (4, 1, 60),
-            Stage::Metadata => (6, 1, 60),
-        };
-        Self {
-            max_fails,
-            base: Duration::from_secs(base),
-            cap: Duration::from_secs(cap),
+    pub const fn fixed(max_fails: u32, base: Duration, cap: Duration) -> Self {
+        match Self::try_new(max_fails, base, cap) {
+            Ok(policy) => policy,
+            Err(_) => panic!("max_fails >= 1, 0 < base <= cap <= 24 h"),
         }
     }
 
@@ -137,6 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::stage::Stage;
 
     const fn seconds(number: u64) -> Duration {
         Duration::from_secs(number)
@@ -156,15 +150,6 @@ mod tests {
             ),
         ] {
             assert_eq!(RetryPolicy::try_new(max_fails, base, cap), Err(error));
-        }
-    }
-
-    #[test]
-    fn the_policy_of_every_stage_keeps_the_rules() {
-        for stage in Stage::ALL {
-            let policy = RetryPolicy::for_stage(stage);
-            let again = RetryPolicy::try_new(policy.max_fails(), policy.base(), policy.cap());
-            assert_eq!(again, Ok(policy));
         }
     }
 

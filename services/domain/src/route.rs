@@ -1,100 +1,40 @@
-//! Which stages a file goes through: data in one place. A new stage is one more line in [`route`].
+//! Which stages a file goes through: a reading of the table of stages.
 
-use serde::{Deserialize, Serialize};
+use crate::media_kind::MediaKind;
+use crate::stage::{STAGES, Stage};
+use crate::stage_set::StageSet;
 
-use crate::stage::{Stage, StageSet};
-
-/// What kind of content a file has, by its sniffed media type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum MediaKind {
-    /// Its text can be read.
-    Document,
-    /// It can be decoded as an image.
-    Image,
-    /// It is stored, and nothing else.
-    Other,
-}
-
-const DOCUMENT_TYPES: [&str; 10] = [
-    "application/pdf",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    "application/vnd.oasis.opendocument.text",
-    "application/json",
-    "application/x-ndjson",
-    "application/xhtml+xml",
-    "application/xml",
-    "application/csv",
-];
-
-const IMAGE_TYPES: [&str; 7] = [
-    "image/png",
-    "image/jpeg",
-    "image/gif",
-    "image/webp",
-    "image/bmp",
-    "image/x-ms-bmp",
-    "image/tiff",
-];
-
-/// Text that is markup of a program's own rather than something to read.
-const TEXT_TYPES_NOT_READ: [&str; 1] = ["text/rtf"];
-
-impl MediaKind {
-    /// The kind of a media type; case and parameters (`; charset=…`) do not matter. Everything under `text/` is a
-    /// document, an image of a format that is not decoded is `Other`.
-    #[must_use]
-    pub fn of(media_type: &str) -> Self {
-        let essence = media_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
-        let essence = essence.as_str();
-        if TEXT_TYPES_NOT_READ.contains(&essence) {
-            return Self::Other;
-        }
-        if essence.starts_with("text/") || DOCUMENT_TYPES.contains(&essence) {
-            return Self::Document;
-        }
-        if IMAGE_TYPES.contains(&essence) {
-            return Self::Image;
-        }
-        Self::Other
-    }
-
-    /// The name, upper case.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Document => "DOCUMENT",
-            Self::Image => "IMAGE",
-            Self::Other => "OTHER",
-        }
-    }
-}
-
-/// The stages of a kind of file, in order. Between upload and metadata each stage works on what the one before made.
+/// The stages of a kind of file, in order.
 #[must_use]
 pub const fn route(kind: MediaKind) -> &'static [Stage] {
-    match kind {
-        MediaKind::Document => &[
-            Stage::Upload,
-            Stage::ExtractText,
-            Stage::Embeddings,
-            Stage::Metadata,
-        ],
-        MediaKind::Image => &[
-            Stage::Upload,
-            Stage::ImageProcessing,
-            Stage::Embeddings,
-            Stage::Metadata,
-        ],
-        MediaKind::Other => &[Stage::Upload, Stage::Metadata],
+    const DOCUMENT: (usize, [Stage; STAGES]) = gather(MediaKind::Document);
+    const IMAGE: (usize, [Stage; STAGES]) = gather(MediaKind::Image);
+    const OTHER: (usize, [Stage; STAGES]) = gather(MediaKind::Other);
+    let (count, stages) = match kind {
+        MediaKind::Document => &DOCUMENT,
+        MediaKind::Image => &IMAGE,
+        MediaKind::Other => &OTHER,
+    };
+    stages.split_at(*count).0
+}
+
+/// How many stages work on a kind of file, and these, in front.
+const fn gather(kind: MediaKind) -> (usize, [Stage; STAGES]) {
+    let mut stages = Stage::IN_ORDER;
+    let (mut row, mut count) = (0, 0);
+    while row < STAGES {
+        let kinds = Stage::IN_ORDER[row].profile().route;
+        let mut place = 0;
+        while place < kinds.len() {
+            if kinds[place] as u8 == kind as u8 {
+                stages[count] = Stage::IN_ORDER[row];
+                count += 1;
+            }
+            place += 1;
+        }
+        row += 1;
     }
+    (count, stages)
 }
 
 /// What is known when a stage's result has been recorded.
@@ -104,7 +44,7 @@ pub struct Recorded<'a> {
     pub stage: Stage,
     /// The sniffed media type: from the upload stage only; it decides the route there. None is an unknown type.
     pub media_type: Option<&'a str>,
-    /// Whether extract-text or image-processing made text that can be embedded.
+    /// Whether that stage made text; one that works on text need not say so.
     pub has_text: bool,
 }
 
@@ -117,20 +57,36 @@ pub struct Hop {
     pub skipped: Vec<Stage>,
 }
 
-/// Decides the next stage. One that was not asked for is skipped, and so is one that would have worked on its result.
-/// Where there is no text, embeddings is passed over without being called skipped: nobody left it out.
+/// Decides the next stage. One that was not asked for is skipped, and so is one that needs the result of a skipped one.
+/// Where there is no text, a stage that works on text is passed over without being called skipped: nobody left it out.
 #[must_use]
 pub fn next_hop(recorded: &Recorded<'_>, asked: StageSet) -> Hop {
+    hop_from(recorded.stage, kind_at(recorded), recorded.has_text, asked)
+}
+
+/// Upload tells the type. Later it is not asked again: all the kinds that come to a stage go on alike, as a test holds the
+/// table to.
+fn kind_at(recorded: &Recorded<'_>) -> MediaKind {
+    if recorded.stage == Stage::Upload {
+        return recorded.media_type.map_or(MediaKind::Other, MediaKind::of);
+    }
+    let kinds = recorded.stage.profile().route;
+    kinds.first().copied().unwrap_or(MediaKind::Other)
+}
+
+fn hop_from(here: Stage, kind: MediaKind, has_text: bool, asked: StageSet) -> Hop {
+    let left_out = left_out(here, kind, asked);
+    // One that works on text was given some, whatever it says of its own result.
+    let has_text = has_text || here.profile().needs_text;
     let mut skipped = Vec::new();
-    let mut input_left_out = false;
-    for stage in stages_after(recorded) {
-        if input_left_out && stage != Stage::Metadata || !asked.contains(stage) {
+    let behind = route(kind).iter().copied();
+    for stage in behind.skip_while(|stage| *stage != here).skip(1) {
+        if left_out.contains(&stage) {
             skipped.push(stage);
-            input_left_out = true;
             continue;
         }
-        let nothing_to_embed = stage == Stage::Embeddings && !recorded.has_text;
-        if nothing_to_embed {
+        let has_nothing_to_read = stage.profile().needs_text && !has_text;
+        if has_nothing_to_read {
             continue;
         }
         return Hop {
@@ -144,19 +100,17 @@ pub fn next_hop(recorded: &Recorded<'_>, asked: StageSet) -> Hop {
     }
 }
 
-fn stages_after(recorded: &Recorded<'_>) -> impl Iterator<Item = Stage> + use<> {
-    let kind = match recorded.stage {
-        Stage::Upload => recorded.media_type.map_or(MediaKind::Other, MediaKind::of),
-        Stage::ImageProcessing => MediaKind::Image,
-        // Past extract-text, and from embeddings on, the routes of documents and images are the same.
-        Stage::ExtractText | Stage::Embeddings | Stage::Metadata => MediaKind::Document,
-    };
-    let here = recorded.stage;
-    route(kind)
-        .iter()
-        .copied()
-        .skip_while(move |stage| *stage != here)
-        .skip(1)
+/// The stages of the route that a file does not go through, which has come as far as `here`.
+fn left_out(here: Stage, kind: MediaKind, asked: StageSet) -> Vec<Stage> {
+    let mut left_out = Vec::new();
+    for stage in route(kind).iter().copied().filter(|stage| *stage != here) {
+        let needs = stage.profile().needs;
+        let lacks_input = needs.iter().any(|need| left_out.contains(need));
+        if lacks_input || !asked.contains(stage) {
+            left_out.push(stage);
+        }
+    }
+    left_out
 }
 
 #[cfg(test)]
@@ -254,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_route_of_every_kind_begins_with_upload_ends_with_metadata_and_repeats_nothing() {
-        for kind in [MediaKind::Document, MediaKind::Image, MediaKind::Other] {
+        for kind in MediaKind::ALL {
             let stages = route(kind);
             assert_eq!(stages.first(), Some(&Stage::Upload));
             assert_eq!(stages.last(), Some(&Stage::Metadata));
@@ -265,21 +219,24 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_by_type_whatever_its_case_and_parameters() {
-        for (media_type, kind) in [
-            ("text/plain; charset=iso-8859-1", MediaKind::Document),
-            ("Text/CSV", MediaKind::Document),
-            ("text/markdown", MediaKind::Document),
-            ("application/JSON", MediaKind::Document),
-            ("image/JPEG", MediaKind::Image),
-            ("image/svg+xml", MediaKind::Other),
-            ("image/heic", MediaKind::Other),
-            ("text/rtf", MediaKind::Other),
-            ("application/octet-stream", MediaKind::Other),
-            ("", MediaKind::Other),
-            (";;", MediaKind::Other),
-        ] {
-            assert_eq!(MediaKind::of(media_type), kind, "{media_type}");
+    fn where_the_type_is_not_told_any_more_all_kinds_go_on_alike() {
+        let later = Stage::ALL.into_iter().filter(|here| *here != Stage::Upload);
+        for (here, bits) in later.flat_map(|here| (0..=u8::MAX).map(move |bits| (here, bits))) {
+            let asked = StageSet::from_bits(bits);
+            let recorded = Recorded {
+                stage: here,
+                media_type: None,
+                has_text: true,
+            };
+            let kinds = here.profile().route.iter().copied();
+            for kind in kinds.filter(|kind| !left_out(Stage::Upload, *kind, asked).contains(&here))
+            {
+                assert_eq!(
+                    hop_from(here, kind, true, asked),
+                    next_hop(&recorded, asked),
+                    "{kind:?} goes on from {here} in another way, and the type is told by upload alone"
+                );
+            }
         }
     }
 
@@ -298,7 +255,7 @@ mod tests {
                 prop_assert!(!skipped.contains(stage));
             }
             for stage in route(MediaKind::of(media_type)) {
-                let silent = *stage == Stage::Embeddings && !has_text;
+                let silent = stage.profile().needs_text && !has_text;
                 prop_assert!(ran.contains(stage) || skipped.contains(stage) || silent);
             }
         }

@@ -1,36 +1,156 @@
-//! The stages, and the set of them that a batch asks for.
+//! The table of stages: all that the rest of the system must know of one stands in its row. What a stage does to a file is
+//! its handler's, which is registered in `services/caudal/src/service/stages.rs`.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A stage of the pipeline, each its own service. Codes are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[repr(u8)]
-pub enum Stage {
+use crate::media_kind::MediaKind;
+use crate::retry::RetryPolicy;
+
+/// What a stage is to those around it: a row of the table, without the code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageProfile {
+    /// The name in options, streams, keys and metrics: `extract-text`. Never changed: it stands in keys of objects.
+    pub name: &'static str,
+    /// The kinds of file that go through it.
+    pub route: &'static [MediaKind],
+    /// The stages without whose result it has nothing to do: it is left out where one of them was. They stand above it.
+    pub needs: &'static [Stage],
+    /// Whether it works on text: a file is passed on without it where the stage before it found none.
+    pub needs_text: bool,
+    /// How often a failure is tried again, and after which time.
+    pub retry: RetryPolicy,
+    /// How many of its files may be out at once: about two seconds of its work, so that its stream stays short whatever
+    /// the backlog.
+    pub window: u32,
+    /// How many dispatches an entry of its stream carries: one where a file takes long, so that it never waits behind
+    /// another in a process while a process beside it is idle; more where a process has many slots.
+    pub pack: usize,
+    /// How many files may be in work at once, over all its processes: what the limiter grants.
+    pub slots: u32,
+    /// Where a process of it listens unless told otherwise.
+    pub port: u16,
+}
+
+macro_rules! stages {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal: $profile:expr;)+) => {
+        /// A stage of the pipeline, each its own service. Codes are stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        #[repr(u8)]
+        pub enum Stage {
+            $($(#[$doc])* $variant = $code,)+
+        }
+
+        /// How many stages there are.
+        pub(crate) const STAGES: usize = [$(Stage::$variant),+].len();
+
+        impl Stage {
+            /// Every stage, in the order of the table: that in which a file goes through those of its route.
+            pub(crate) const IN_ORDER: [Self; STAGES] = [$(Self::$variant),+];
+
+            /// The row of this stage.
+            #[must_use]
+            pub const fn profile(self) -> &'static StageProfile {
+                match self {
+                    $(Self::$variant => {
+                        const PROFILE: StageProfile = $profile;
+                        &PROFILE
+                    })+
+                }
+            }
+        }
+    };
+}
+
+// The order of the rows is the order of the work. A code is stored: it is never given to another stage. Ports follow it.
+stages! {
     /// Verifies the landed object and moves it to its final key.
-    Upload = 1,
+    Upload = 1: StageProfile {
+        name: "upload",
+        route: &MediaKind::ALL,
+        needs: &[],
+        needs_text: false,
+        retry: RetryPolicy::fixed(6, seconds(1), seconds(120)),
+        window: 2_048,
+        pack: 16,
+        slots: 128,
+        port: 7413,
+    };
     /// Reads the text of a document.
-    ExtractText = 2,
-    /// Turns text into vectors.
-    Embeddings = 3,
+    ExtractText = 2: StageProfile {
+        name: "extract-text",
+        route: &[MediaKind::Document],
+        needs: &[Stage::Upload],
+        needs_text: false,
+        retry: RetryPolicy::fixed(3, seconds(1), seconds(30)),
+        window: 1_024,
+        pack: 4,
+        slots: 32,
+        port: 7414,
+    };
     /// Decodes an image: thumbnail, orientation, hash, caption.
-    ImageProcessing = 4,
+    ImageProcessing = 4: StageProfile {
+        name: "image-processing",
+        route: &[MediaKind::Image],
+        needs: &[Stage::Upload],
+        needs_text: false,
+        retry: RetryPolicy::fixed(4, seconds(1), seconds(60)),
+        window: 256,
+        pack: 1,
+        slots: 16,
+        port: 7416,
+    };
+    /// Turns text into vectors.
+    Embeddings = 3: StageProfile {
+        name: "embeddings",
+        route: &[MediaKind::Document, MediaKind::Image],
+        needs: &[Stage::ExtractText, Stage::ImageProcessing],
+        needs_text: true,
+        // It depends on the world outside, and is more patient than one that parses.
+        retry: RetryPolicy::fixed(8, seconds(2), seconds(300)),
+        window: 256,
+        pack: 1,
+        slots: 8,
+        port: 7415,
+    };
     /// Gathers all results into the final record and closes the file.
-    Metadata = 5,
+    Metadata = 5: StageProfile {
+        name: "metadata",
+        route: &MediaKind::ALL,
+        // It gathers what there is, whatever was left out.
+        needs: &[],
+        needs_text: false,
+        retry: RetryPolicy::fixed(6, seconds(1), seconds(60)),
+        window: 2_048,
+        pack: 32,
+        slots: 256,
+        port: 7417,
+    };
+}
+
+const fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
 }
 
 impl Stage {
     /// Every stage, in the order of the codes.
-    pub const ALL: [Self; 5] = [
-        Self::Upload,
-        Self::ExtractText,
-        Self::Embeddings,
-        Self::ImageProcessing,
-        Self::Metadata,
-    ];
+    pub const ALL: [Self; STAGES] = {
+        let mut sorted = Self::IN_ORDER;
+        let mut unsorted = 1;
+        while unsorted < STAGES {
+            let mut at = unsorted;
+            while at > 0 && sorted[at].code() < sorted[at - 1].code() {
+                (sorted[at], sorted[at - 1]) = (sorted[at - 1], sorted[at]);
+                at -= 1;
+            }
+            unsorted += 1;
+        }
+        sorted
+    };
 
     /// The stable number.
     #[must_use]
@@ -47,13 +167,7 @@ impl Stage {
     /// The name in options, streams, keys and metrics: `extract-text`.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Upload => "upload",
-            Self::ExtractText => "extract-text",
-            Self::Embeddings => "embeddings",
-            Self::ImageProcessing => "image-processing",
-            Self::Metadata => "metadata",
-        }
+        self.profile().name
     }
 
     /// The stage with this name.
@@ -61,9 +175,13 @@ impl Stage {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|stage| stage.name() == name)
     }
+}
 
-    const fn bit(self) -> u8 {
-        1 << (self.code() - 1)
+impl RetryPolicy {
+    /// The default of a stage.
+    #[must_use]
+    pub const fn for_stage(stage: Stage) -> Self {
+        stage.profile().retry
     }
 }
 
@@ -83,9 +201,7 @@ impl FromStr for Stage {
 
 /// A name that no stage has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "there is no stage {name:?}: the stages are upload, extract-text, embeddings, image-processing and metadata"
-)]
+#[error("there is no stage {name:?}: the stages are {}", all_names())]
 pub struct UnknownStage {
     /// The beginning of the name that was given.
     pub name: String,
@@ -100,107 +216,21 @@ impl UnknownStage {
     }
 }
 
-/// The stages a batch asks for; upload and metadata are always among them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Vec<String>", into = "Vec<String>")]
-pub struct StageSet(u8);
-
-impl StageSet {
-    const ALWAYS: u8 = Stage::Upload.bit() | Stage::Metadata.bit();
-
-    /// Every stage.
-    #[must_use]
-    pub const fn all() -> Self {
-        Self(
-            Stage::Upload.bit()
-                | Stage::ExtractText.bit()
-                | Stage::Embeddings.bit()
-                | Stage::ImageProcessing.bit()
-                | Stage::Metadata.bit(),
-        )
-    }
-
-    /// Reads a list of names. An empty list asks for all (a proto list cannot tell "none" from "not said"); to have
-    /// nothing but storing, name `metadata` alone. An unknown name is an error.
-    pub fn parse<I>(names: I) -> Result<Self, UnknownStage>
-    where
-        I: IntoIterator,
-        I::Item: AsRef<str>,
-    {
-        let mut bits = 0;
-        for name in names {
-            let stage: Stage = name.as_ref().parse()?;
-            bits |= stage.bit();
-        }
-        if bits == 0 {
-            return Ok(Self::all());
-        }
-        Ok(Self(bits | Self::ALWAYS))
-    }
-
-    /// Reads the number of [`StageSet::bits`]; unknown bits are dropped, upload and metadata are put in.
-    #[must_use]
-    pub const fn from_bits(bits: u8) -> Self {
-        Self((bits & Self::all().0) | Self::ALWAYS)
-    }
-
-    /// One bit a stage, the lowest for code 1.
-    #[must_use]
-    pub const fn bits(self) -> u8 {
-        self.0
-    }
-
-    /// Whether `stage` is asked for.
-    #[must_use]
-    pub const fn contains(self, stage: Stage) -> bool {
-        self.0 & stage.bit() != 0
-    }
-
-    /// The stages asked for, in the order of their codes.
-    pub fn stages(self) -> impl Iterator<Item = Stage> {
-        Stage::ALL
-            .into_iter()
-            .filter(move |stage| self.contains(*stage))
-    }
-
-    /// Their names, in the order of their codes.
-    #[must_use]
-    pub fn names(self) -> Vec<&'static str> {
-        self.stages().map(Stage::name).collect()
-    }
-}
-
-impl Default for StageSet {
-    fn default() -> Self {
-        Self::all()
-    }
-}
-
-impl fmt::Debug for StageSet {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_set().entries(self.stages()).finish()
-    }
-}
-
-impl TryFrom<Vec<String>> for StageSet {
-    type Error = UnknownStage;
-
-    fn try_from(names: Vec<String>) -> Result<Self, UnknownStage> {
-        Self::parse(names)
-    }
-}
-
-impl From<StageSet> for Vec<String> {
-    fn from(set: StageSet) -> Self {
-        set.stages().map(|stage| stage.name().to_owned()).collect()
-    }
+/// `upload, extract-text and metadata`
+fn all_names() -> String {
+    let names = Stage::ALL.map(Stage::name);
+    let [others @ .., last] = &names;
+    format!("{} and {last}", others.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used)]
 
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::limits;
 
     #[test]
     fn names_and_codes_read_back() {
@@ -216,34 +246,56 @@ mod tests {
         assert_eq!(Stage::from_code(6), None);
     }
 
+    // They stand in databases, keys of objects, streams and files of settings.
     #[test]
-    fn upload_and_metadata_are_always_asked_for() {
-        let set = StageSet::parse(["extract-text"]).unwrap();
-        assert_eq!(set.names(), ["upload", "extract-text", "metadata"]);
-        let none_but_storing = StageSet::parse(["metadata"]).unwrap();
-        assert_eq!(none_but_storing.names(), ["upload", "metadata"]);
-        for bits in 0..=u8::MAX {
-            let set = StageSet::from_bits(bits);
-            assert!(set.contains(Stage::Upload) && set.contains(Stage::Metadata));
-            assert_eq!(StageSet::parse(set.names()), Ok(set));
-            assert_eq!(StageSet::from_bits(set.bits()), set);
-            let json = serde_json::to_string(&set).unwrap();
-            assert_eq!(serde_json::from_str::<StageSet>(&json).unwrap(), set);
+    fn a_stage_keeps_its_code_its_name_and_its_port_for_ever() {
+        for (code, name, port) in [
+            (1, "upload", 7413),
+            (2, "extract-text", 7414),
+            (3, "embeddings", 7415),
+            (4, "image-processing", 7416),
+            (5, "metadata", 7417),
+        ] {
+            let stage = Stage::from_code(code).unwrap();
+            assert_eq!((stage.name(), stage.profile().port), (name, port));
         }
     }
 
     #[test]
-    fn no_names_ask_for_all_stages() {
-        assert_eq!(StageSet::parse(Vec::<String>::new()), Ok(StageSet::all()));
-        assert_eq!(StageSet::default().names().len(), Stage::ALL.len());
+    fn the_rows_of_the_table_fit_together() {
+        let mut above: Vec<Stage> = Vec::new();
+        let mut ports = BTreeSet::new();
+        for stage in Stage::IN_ORDER {
+            let profile = stage.profile();
+            let waits_for_what_comes_first = profile.needs.iter().all(|need| {
+                let kinds = need.profile().route;
+                above.contains(need) && kinds.iter().any(|kind| profile.route.contains(kind))
+            });
+            assert!(waits_for_what_comes_first, "{stage}");
+            assert!(!profile.route.is_empty(), "{stage} never gets a file");
+            assert!(profile.window > 0, "{stage} never gets a file");
+            assert!(profile.slots > 0, "{stage} never works");
+            assert!(
+                (1..=limits::MAX_DISPATCHES_PER_ENTRY).contains(&profile.pack),
+                "{stage}"
+            );
+            assert!(
+                ports.insert(profile.port),
+                "{stage} listens where another does"
+            );
+            above.push(stage);
+        }
+        assert_eq!(above.first(), Some(&Stage::Upload));
+        assert_eq!(above.last(), Some(&Stage::Metadata));
+        let names = Stage::ALL.map(Stage::name);
+        assert_eq!(BTreeSet::from(names).len(), names.len());
     }
 
     #[test]
-    fn an_unknown_name_is_told_with_the_names_that_there_are() {
-        let error = StageSet::parse(["upload", "Extract-Text"]).unwrap_err();
-        assert_eq!(error.name, "Extract-Text");
-        for stage in Stage::ALL {
-            assert!(error.to_string().contains(stage.name()));
-        }
+    fn an_unknown_name_is_told_with_all_the_names() {
+        assert_eq!(
+            UnknownStage::new("ocr").to_string(),
+            "there is no stage \"ocr\": the stages are upload, extract-text, embeddings, image-processing and metadata"
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use caudal_domain::Stage;
 use caudal_embedded::{Durability, S3Server, S3Settings};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -33,14 +34,6 @@ const MESH_SECRET: &str = "the secret of a mesh that lives for one test";
 const S3_ACCESS_KEY: &str = "mesh";
 const S3_SECRET_KEY: &str = "the secret key of one test";
 const BUCKET: &str = "caudal";
-
-const STAGES: [&str; 5] = [
-    "upload",
-    "extract-text",
-    "embeddings",
-    "image-processing",
-    "metadata",
-];
 
 /// Which database the ledgers work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +87,7 @@ impl Drop for Service {
     }
 }
 
-/// A running mesh: limiter, ledgers, five stages and gateway as processes, with an S3 server in this one and a Redis.
+/// A running mesh: limiter, ledgers, stages and gateway as processes, with an S3 server in this one and a Redis.
 #[derive(Debug)]
 pub struct Mesh {
     services: Vec<Service>,
@@ -143,7 +136,10 @@ impl Mesh {
             Database::Postgres => Postgres::new_database()?,
         };
         let ledgers = (1..=options.ledgers).map(|number| format!("ledger-{number}"));
-        let others = STAGES.into_iter().chain(["gateway", "limiter"]);
+        let others = Stage::ALL
+            .map(Stage::name)
+            .into_iter()
+            .chain(["gateway", "limiter"]);
         let services = ledgers
             .chain(others.map(str::to_owned))
             .map(|name| {
@@ -482,7 +478,8 @@ bootstrap-operator-key-file = "{folder}/operator-key"
             .into_iter()
             .filter(|name| name.starts_with("ledger-"))
             .collect();
-        let order = ["gateway"].into_iter().chain(STAGES).chain(["limiter"]);
+        let stages = Stage::ALL.map(Stage::name);
+        let order = ["gateway"].into_iter().chain(stages).chain(["limiter"]);
         for name in order.map(str::to_owned).chain(ledgers) {
             if self.service(&name)?.child.is_none() {
                 continue;

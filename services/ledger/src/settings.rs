@@ -108,13 +108,8 @@ pub struct DispatchWindows {
 
 impl Default for DispatchWindows {
     fn default() -> Self {
-        let of_stage = HashMap::from([
-            (Stage::Upload, 2_048),
-            (Stage::ExtractText, 1_024),
-            (Stage::Embeddings, 256),
-            (Stage::ImageProcessing, 256),
-            (Stage::Metadata, 2_048),
-        ]);
+        let of_stage: HashMap<Stage, u32> =
+            HashMap::from(Stage::ALL.map(|stage| (stage, stage.profile().window)));
         Self {
             of_tenant: of_stage.values().sum(),
             of_stage,
@@ -132,22 +127,14 @@ impl DispatchWindows {
             .fold(0, |sum, window| sum.saturating_add(*window));
     }
 
-    /// How many dispatches one entry of a stage's stream carries: one where a file takes long, so that it never waits
-    /// behind another in a process while a process beside it is idle; more where a process has many slots. A window is
-    /// about two seconds of work, so a stage with a wider one than usual is faster than usual. Four entries at least share
-    /// a narrow one.
+    /// How many dispatches one entry of a stage's stream carries: what its row says, and more where it has a wider window
+    /// than its row says, for then it is faster. Four entries at least share a narrow one.
     pub(crate) fn packed(&self, stage: Stage) -> usize {
-        let usual_pack = match stage {
-            Stage::Upload => 16,
-            Stage::ExtractText => 4,
-            Stage::Embeddings | Stage::ImageProcessing => 1,
-            Stage::Metadata => 32,
-        };
-        let usual_window = Self::default().of_stage[&stage];
-        let window = self.of_stage.get(&stage).copied().unwrap_or(usual_window);
-        let wider = usize::try_from(window / usual_window).unwrap_or(1).max(1);
+        let usual = stage.profile();
+        let window = self.of_stage.get(&stage).copied().unwrap_or(usual.window);
+        let wider = usize::try_from(window / usual.window).unwrap_or(1).max(1);
         let quarter = usize::try_from(window / 4).unwrap_or(usize::MAX);
-        (usual_pack * wider)
+        (usual.pack * wider)
             .min(quarter)
             .clamp(1, limits::MAX_DISPATCHES_PER_ENTRY)
     }

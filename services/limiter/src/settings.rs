@@ -182,18 +182,9 @@ impl SlotLimits {
     }
 
     fn defaults() -> Self {
-        let by_stage = Stage::ALL.into_iter().map(|stage| {
-            let slots = match stage {
-                Stage::Upload => 128,
-                Stage::ExtractText => 32,
-                Stage::Embeddings => 8,
-                Stage::ImageProcessing => 16,
-                Stage::Metadata => 256,
-            };
-            (stage, slots)
-        });
+        let by_stage = Stage::ALL.map(|stage| (stage, stage.profile().slots));
         Self {
-            by_stage: by_stage.collect(),
+            by_stage: BTreeMap::from(by_stage),
             total: 512,
             validity: Duration::from_secs(6),
             recovery: Duration::from_secs(6),

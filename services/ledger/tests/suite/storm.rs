@@ -39,20 +39,26 @@ const WORKERS: u64 = 2;
 /// Batches of a storm, and files of one page.
 const BATCHES: usize = 14;
 const PAGE: usize = 24;
-/// Small, so that most files wait.
-const WINDOWS: [(Stage, u32); 5] = [
-    (Stage::Upload, 20),
-    (Stage::ExtractText, 8),
-    (Stage::Embeddings, 6),
-    (Stage::ImageProcessing, 6),
-    (Stage::Metadata, 12),
-];
+/// Files of one tenant that may be out, over all stages.
 const WINDOW_OF_TENANT: u32 = 30;
 /// How often a file's bytes can have been asked for in a storm.
 const MOST_TARGETS: u32 = 6;
 const LEASE: Duration = Duration::from_millis(600);
 /// How long a caller repeats a call that is not answered, and how long the batches may take to end after the storm.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Small, so that most files wait.
+fn windows() -> HashMap<Stage, u32> {
+    HashMap::from(Stage::ALL.map(|stage| {
+        let window = match stage {
+            Stage::Upload => 20,
+            Stage::ExtractText => 8,
+            Stage::Metadata => 12,
+            _ => 6,
+        };
+        (stage, window)
+    }))
+}
 
 /// A batch as its callers know it.
 #[derive(Clone)]
@@ -120,7 +126,7 @@ impl Storm {
     async fn start() -> Self {
         let mut proxy = None;
         let ledger = TestLedger::start_with(|settings| {
-            settings.windows.of_stage = HashMap::from(WINDOWS);
+            settings.windows.of_stage = windows();
             settings.windows.of_tenant = WINDOW_OF_TENANT;
             settings.lease = LEASE;
             settings.reconcile_age = Duration::from_millis(200);
@@ -641,7 +647,7 @@ impl Storm {
 
     /// Looks at what is out, all the time: never more than the windows.
     async fn windows(self: Arc<Self>, database: DatabaseConnection) {
-        let windows = HashMap::from(WINDOWS);
+        let windows = windows();
         while !self.has_ended() {
             let sql = "SELECT stage, tenant_id, count(*) AS n FROM file_work WHERE dispatched_at IS NOT NULL \
                        GROUP BY stage, tenant_id";
@@ -771,11 +777,11 @@ fn report_of(stage: Stage, honest: bool, dice: &mut StdRng) -> Report {
             report
         }
         Stage::ExtractText | Stage::ImageProcessing => done(dice.random()),
-        Stage::Embeddings => done(false),
         Stage::Metadata => {
             let outcomes = [Outcome::Complete, Outcome::Partial, Outcome::StoredOnly];
             finished(outcomes[dice.random_range(0..outcomes.len())])
         }
+        _ => done(false),
     }
 }
 
