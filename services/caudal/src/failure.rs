@@ -1,5 +1,6 @@
 //! How the command fails: a plain sentence that says what to do next, and an exit status that scripts can tell apart.
 
+use std::fmt;
 use std::process::ExitCode;
 
 use caudal_sdk::ClientError;
@@ -49,6 +50,12 @@ impl Failure {
     pub(crate) fn show(&self) -> ExitCode {
         eprintln!("error: {}", self.words);
         ExitCode::from(self.status)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.words)
     }
 }
 

@@ -27,17 +27,10 @@ use std::process::ExitCode;
 use crate::cli::Command;
 use crate::failure::Failure;
 
-/// Parsers of untrusted bytes, each run in a child process with limits.
-const PARSERS: &[&[(&str, caudal_stage::sandbox::Parser)]] = &[
-    caudal_extract_text::PARSERS,
-    caudal_image_processing::PARSERS,
-];
-
 fn main() -> ExitCode {
     // This program also runs as a child of itself; then nothing below is reached.
-    caudal_stage::sandbox::run_child_if_asked(&PARSERS.concat());
+    service::stages::run_as_child_if_asked();
     caudal_embedded::run_redis_child_if_asked();
-    service::stages::run_solo_if_asked();
 
     let cli = match config_file::parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,

@@ -6,6 +6,7 @@
 //! The way of a dispatch through the files here: `read` -> `lease` -> `run` -> `report` -> `release`, with `renew` beside
 //! it and the `book` below.
 
+mod any_handler;
 mod backoff;
 mod book;
 mod core;
@@ -26,6 +27,7 @@ mod settings;
 mod solo;
 mod wire;
 
+pub use any_handler::AnyHandler;
 pub use failure::Failure;
 pub use handler::{
     Artifact, ArtifactWriter, Done, Handler, Input, InputArtifact, Job, RecordedFile, Usage,
@@ -35,4 +37,4 @@ pub use settings::{
     FAST_PREFETCH, InvalidSettings, MAX_PREFETCH, MAX_SLOTS, SLOW_READ_AHEAD, SoloSettings,
     StageSettings,
 };
-pub use solo::{SOLO_ARGUMENT, Solo, SoloStage, SoloStart, run_solo_if_asked};
+pub use solo::{SOLO_ARGUMENT, Solo, run_solo_if_asked};

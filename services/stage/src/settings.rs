@@ -37,8 +37,8 @@ pub struct StageSettings {
 pub struct SoloSettings {
     /// The executable, whose `main` calls [`crate::run_solo_if_asked`] first.
     pub executable: PathBuf,
-    /// Given to the stage's [`crate::SoloStage::start`]: what it needs to make the handler and the object store. It may
-    /// hold secrets: it travels through a pipe and is never shown.
+    /// Given to what [`crate::run_solo_if_asked`] makes the handler and the object store with. It may hold secrets: it
+    /// travels through a pipe and is never shown.
     pub config: serde_json::Value,
 }
 

@@ -3,9 +3,7 @@
 //! its standard input, and writes the end of it to its standard output. Should it die, the living worker reports that as
 //! a failure of this file, and nobody else's work is lost.
 
-use std::future::Future;
 use std::io::{Read, Write};
-use std::pin::Pin;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -18,8 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
+use crate::any_handler::AnyHandler;
 use crate::failure::Failure;
-use crate::handler::{Done, Handler, Job};
+use crate::handler::{Done, Handler};
 use crate::run::end_in_time;
 use crate::settings::SoloSettings;
 use crate::wire::{JobParts, job_from_work};
@@ -32,63 +31,13 @@ const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// Longest request: a lease's work in hexadecimal, and the configuration.
 const MAX_REQUEST_BYTES: u64 = 8 << 20;
 
-/// How an executable makes the handler of one stage.
-#[derive(Debug, Clone, Copy)]
-pub struct SoloStage {
-    /// Which stage.
-    pub stage: Stage,
-    /// Makes it, from [`SoloSettings::config`]. An error is in words.
-    pub start: fn(serde_json::Value) -> SoloStart,
-}
-
-/// A handler on its way.
-pub type SoloStart = Pin<Box<dyn Future<Output = Result<Solo, String>> + Send>>;
-
-/// A handler and what it works with, of any stage.
+/// A handler, and the store that its job works with.
+#[derive(Debug)]
 pub struct Solo {
-    handler: Box<dyn AnyHandler>,
-    objects: ObjectStore,
-}
-
-impl std::fmt::Debug for Solo {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Solo")
-            .field("version", &self.handler.version())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Solo {
-    /// Of this handler.
-    pub fn new<H: Handler>(handler: H, objects: ObjectStore) -> Self {
-        Self {
-            handler: Box::new(handler),
-            objects,
-        }
-    }
-}
-
-/// [`Handler`] without a type of its own, for the one process that does not know its stage beforehand.
-trait AnyHandler: Send + Sync {
-    fn version(&self) -> StageVersion;
-    fn handle_one(
-        &self,
-        job: Job,
-    ) -> Pin<Box<dyn Future<Output = Result<Done, Failure>> + Send + '_>>;
-}
-
-impl<H: Handler> AnyHandler for H {
-    fn version(&self) -> StageVersion {
-        Handler::version(self)
-    }
-
-    fn handle_one(
-        &self,
-        job: Job,
-    ) -> Pin<Box<dyn Future<Output = Result<Done, Failure>> + Send + '_>> {
-        Box::pin(self.handle(job))
-    }
+    /// The handler.
+    pub handler: AnyHandler,
+    /// The object store.
+    pub objects: ObjectStore,
 }
 
 /// What the process is told.
@@ -196,17 +145,18 @@ fn judge(status: ExitStatus, answer: &[u8]) -> Result<Done, Failure> {
     }
 }
 
-/// When the first argument says so, handles the one file on standard input with the registry's handler, answers on
-/// standard output and ends the process; else does nothing. Call it at the beginning of `main`, after
-/// [`crate::sandbox::run_child_if_asked`] and before anything is started or written to standard output.
-pub fn run_solo_if_asked(registry: &[SoloStage]) {
+/// When the first argument says so, handles the one file on standard input, answers on standard output and ends the process;
+/// else does nothing. `make` gives the handler of a stage, from [`SoloSettings::config`], or says in words why not; it runs
+/// inside a tokio runtime. Call this at the beginning of `main`, after [`crate::sandbox::run_child_if_asked`] and before
+/// anything is started or written to standard output.
+pub fn run_solo_if_asked(make: impl FnOnce(Stage, serde_json::Value) -> Result<Solo, String>) {
     if std::env::args_os()
         .nth(1)
         .is_none_or(|argument| argument != SOLO_ARGUMENT)
     {
         return;
     }
-    let code = match serve_one(registry) {
+    let code = match serve_one(make) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Lost with the process otherwise; the parent passes standard error on.
@@ -217,7 +167,9 @@ pub fn run_solo_if_asked(registry: &[SoloStage]) {
     std::process::exit(if code == ExitCode::SUCCESS { 0 } else { 1 });
 }
 
-fn serve_one(registry: &[SoloStage]) -> Result<(), String> {
+fn serve_one(
+    make: impl FnOnce(Stage, serde_json::Value) -> Result<Solo, String>,
+) -> Result<(), String> {
     die_with_parent()?;
     let mut bytes = Vec::new();
     let read = std::io::stdin()
@@ -232,14 +184,11 @@ fn serve_one(registry: &[SoloStage]) -> Result<(), String> {
     {
         return Err("the worker has ended".to_owned());
     }
-    let Some(entry) = registry.iter().find(|entry| entry.stage == request.stage) else {
-        return Err(format!("this executable has no stage {}", request.stage));
-    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
-    let answer = match runtime.block_on(handle(entry, request)) {
+    let answer = match runtime.block_on(handle(make, request)) {
         Ok(done) => Answer::Done(Box::new(done)),
         Err(failure) => Answer::Failure(failure),
     };
@@ -251,10 +200,12 @@ fn serve_one(registry: &[SoloStage]) -> Result<(), String> {
         .map_err(|error| format!("the answer cannot be sent: {error}"))
 }
 
-async fn handle(entry: &SoloStage, request: Request) -> Result<Done, Failure> {
+async fn handle(
+    make: impl FnOnce(Stage, serde_json::Value) -> Result<Solo, String>,
+    request: Request,
+) -> Result<Done, Failure> {
     let fault = |detail: String| Failure::new(Reason::Internal, detail);
-    let solo = (entry.start)(request.config)
-        .await
+    let solo = make(request.stage, request.config)
         .map_err(|error| fault(format!("the handler cannot start: {error}")))?;
     let work = hex::decode(&request.work).map_err(|error| fault(format!("work: {error}")))?;
     let work = Work::decode(work.as_slice()).map_err(|error| fault(format!("work: {error}")))?;
@@ -267,7 +218,7 @@ async fn handle(entry: &SoloStage, request: Request) -> Result<Done, Failure> {
         cancelled: cancelled.clone(),
     };
     let job = job_from_work(work, &solo.handler.version(), parts)?;
-    end_in_time(solo.handler.handle_one(job), &cancelled, request.timeout).await
+    end_in_time(solo.handler.handle(job), &cancelled, request.timeout).await
 }
 
 fn die_with_parent() -> Result<(), String> {

@@ -14,9 +14,6 @@ const GATEWAY: &str = "Gateway";
 const LEDGER: &str = "Ledger";
 const STAGES: &str = "Stages";
 
-/// Where the gateway listens unless told otherwise; the others follow.
-const FIRST_PORT: u16 = 7410;
-
 /// A service that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
@@ -27,16 +24,22 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Gateway,
-        Self::Ledger,
-        Self::Limiter,
-        Self::Stage(Stage::Upload),
-        Self::Stage(Stage::ExtractText),
-        Self::Stage(Stage::Embeddings),
-        Self::Stage(Stage::ImageProcessing),
-        Self::Stage(Stage::Metadata),
-    ];
+    const BESIDE_STAGES: [Self; 3] = [Self::Gateway, Self::Ledger, Self::Limiter];
+
+    pub(crate) const ALL: [Self; Self::BESIDE_STAGES.len() + Stage::ALL.len()] = {
+        let beside = Self::BESIDE_STAGES;
+        let mut all = [Self::Gateway; Self::BESIDE_STAGES.len() + Stage::ALL.len()];
+        let mut at = 0;
+        while at < all.len() {
+            all[at] = if at < beside.len() {
+                beside[at]
+            } else {
+                Self::Stage(Stage::ALL[at - beside.len()])
+            };
+            at += 1;
+        }
+        all
+    };
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -49,12 +52,13 @@ impl Service {
 
     /// A port of its own on this machine alone.
     pub(crate) fn usual_address(self) -> SocketAddr {
-        let ports = FIRST_PORT..;
-        let port = Self::ALL
-            .into_iter()
-            .zip(ports)
-            .find_map(|(service, port)| (service == self).then_some(port));
-        SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or_default()))
+        let port = match self {
+            Self::Gateway => 7410,
+            Self::Ledger => 7411,
+            Self::Limiter => 7412,
+            Self::Stage(stage) => stage.profile().port,
+        };
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 }
 
@@ -77,8 +81,8 @@ pub(crate) struct ServeArguments {
     /// is over it, flags are over both
     #[arg(long, env = "CAUDAL_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where it listens; port 0 takes a free one. Left out: 127.0.0.1, 7410 for the gateway, 7411 to 7417 for the others
-    /// in the order above
+    /// Where it listens; port 0 takes a free one. Left out: 127.0.0.1, 7410 for the gateway, the ports after it for the
+    /// others in the order above
     #[arg(long, env = "CAUDAL_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
     /// The secret that all services of the mesh share, 32 characters at least
@@ -229,5 +233,36 @@ impl std::fmt::Debug for ServeArguments {
             .field("service", &self.service)
             .field("listen", &self.listen)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn each_service_has_the_next_port_and_its_place_in_the_manual() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
+        let page = std::fs::read_to_string(page);
+        for (service, port) in Service::ALL.into_iter().zip(7410..) {
+            assert_eq!(service.usual_address().port(), port);
+            if let Ok(page) = &page {
+                let told = format!("{port} {}", service.name());
+                assert!(
+                    page.contains(&told),
+                    "docs/operations.md does not say: {told}"
+                );
+            }
+        }
+        if let Ok(page) = &page {
+            let names = Service::ALL.map(Service::name).join("|");
+            let told = format!("caudal serve {names}\n");
+            assert!(
+                page.contains(&told),
+                "docs/operations.md does not say: {told}"
+            );
+        }
     }
 }

@@ -1,7 +1,6 @@
-//! The five stages: how each handler is made, and how its process is started. A new stage is one arm here and one line
-//! below.
+//! The stages of this executable: a line in [`registered`] makes one a service, alone or in `caudal up`, and a process of
+//! its own for a suspect file.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,10 +14,9 @@ use caudal_metadata::Metadata;
 use caudal_node::{ServerLimits, ServerParts, Settings};
 use caudal_objects::ObjectStore;
 use caudal_providers::{EmbeddingProvider, EmbeddingSettings, ProviderPermits, Unlimited};
-use caudal_stage::sandbox::{Limits, Sandbox};
+use caudal_stage::sandbox::{Limits, Parser, Sandbox};
 use caudal_stage::{
-    Dependencies, Handler, SlotSource, Solo, SoloSettings, SoloStage, SoloStart, StageProcess,
-    StageSettings,
+    AnyHandler, Dependencies, Handler, SlotSource, Solo, SoloSettings, StageProcess, StageSettings,
 };
 use caudal_streams::{DEFAULT_PREFIX, Names, Streams};
 use caudal_upload::Upload;
@@ -36,9 +34,93 @@ const THIS_EXECUTABLE: &str = "/proc/self/exe";
 const DRAIN: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(3);
 
-const UPLOAD_SLOTS: usize = 32;
-const EMBEDDINGS_SLOTS: usize = 2;
-const METADATA_SLOTS: usize = 64;
+/// How each stage is run here: at which pace, how many files at once by the number of cores, and made of what.
+fn registered(stage: Stage) -> Registration {
+    match stage {
+        Stage::Upload => fast(|_cores| 32, |with| Ok(Upload::new(with.objects.clone()))),
+        Stage::ExtractText => fast(|cores| (2 * cores).clamp(8, 32), extract_text)
+            .parses_with(caudal_extract_text::PARSERS),
+        Stage::Embeddings => slow(|_cores| 2, embeddings),
+        Stage::ImageProcessing => slow(|cores| cores.clamp(2, 16), image_processing)
+            .parses_with(caudal_image_processing::PARSERS),
+        Stage::Metadata => fast(|_cores| 64, |_| Ok(Metadata)),
+    }
+}
+
+fn extract_text(_: &Ingredients<'_>) -> Result<ExtractText, Failure> {
+    let settings = caudal_extract_text::Settings::default();
+    Ok(ExtractText::new(&sandbox()?, settings))
+}
+
+fn image_processing(_: &Ingredients<'_>) -> Result<ImageProcessing, Failure> {
+    let settings = caudal_image_processing::Settings::default();
+    Ok(ImageProcessing::new(&sandbox()?, settings))
+}
+
+fn embeddings(with: &Ingredients<'_>) -> Result<EmbeddingsStage, Failure> {
+    let settings = EmbeddingsSettings::default();
+    Ok(EmbeddingsStage::new((with.embedding_provider)()?, settings))
+}
+
+/// Each handler sets limits of its own on it.
+fn sandbox() -> Result<Sandbox, Failure> {
+    let limits = Limits {
+        memory: 512 << 20,
+        cpu: Duration::from_secs(30),
+        wall: Duration::from_secs(60),
+        output: 16 << 20,
+    };
+    Sandbox::of_this_executable(limits)
+        .map_err(|error| Failure::broken(format!("no child processes for parsers: {error}")))
+}
+
+/// What handlers are made of, beside the settings of their crates.
+struct Ingredients<'a> {
+    objects: ObjectStore,
+    embedding_provider: &'a dyn Fn() -> Result<EmbeddingProvider, Failure>,
+}
+
+/// Parsers of untrusted bytes by name, each run in a child process with limits.
+type Parsers = &'static [(&'static str, Parser)];
+type Make = Box<dyn Fn(&Ingredients<'_>) -> Result<AnyHandler, Failure>>;
+
+/// How one stage is run.
+struct Registration {
+    settings: fn(usize) -> StageSettings,
+    usual_slots: fn(usize) -> usize,
+    make: Make,
+    parsers: Parsers,
+}
+
+/// A stage whose files take milliseconds.
+fn fast<H: Handler>(
+    usual_slots: fn(usize) -> usize,
+    make: fn(&Ingredients<'_>) -> Result<H, Failure>,
+) -> Registration {
+    Registration {
+        settings: StageSettings::fast,
+        usual_slots,
+        make: Box::new(move |with| make(with).map(AnyHandler::new)),
+        parsers: &[],
+    }
+}
+
+/// A stage whose files take a tenth of a second or more.
+fn slow<H: Handler>(
+    usual_slots: fn(usize) -> usize,
+    make: fn(&Ingredients<'_>) -> Result<H, Failure>,
+) -> Registration {
+    Registration {
+        settings: StageSettings::slow,
+        ..fast(usual_slots, make)
+    }
+}
+
+impl Registration {
+    fn parses_with(self, parsers: Parsers) -> Self {
+        Self { parsers, ..self }
+    }
+}
 
 /// How one stage process works.
 pub(crate) struct StageOptions {
@@ -57,110 +139,96 @@ pub(crate) async fn start(
     mesh: &Mesh,
     address: SocketAddr,
 ) -> Result<Started, Failure> {
+    let name = stage.name();
+    let broken = |error: &dyn std::fmt::Display| cannot_start(name, error);
+    let registered = registered(stage);
+    let objects = mesh.objects()?;
+    let handler = (registered.make)(&Ingredients {
+        objects: objects.clone(),
+        embedding_provider: &|| {
+            let permits = LimiterPermits::new(name, mesh.limiter_for(name)?);
+            embedding_provider(options.embeddings.clone(), Arc::new(permits))
+        },
+    })?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
-    let start = Start {
-        stage,
-        local_slots: options.local_slots,
-        mesh,
-        address,
-    };
-    let slots = |usual| options.slots.unwrap_or(usual);
-    match stage {
-        Stage::Upload => {
-            let upload = Upload::new(mesh.objects()?);
-            start
-                .process(upload, StageSettings::fast(slots(UPLOAD_SLOTS)))
-                .await
-        }
-        Stage::ExtractText => {
-            let sandbox = sandbox().map_err(Failure::broken)?;
-            let extract_text = ExtractText::new(&sandbox, caudal_extract_text::Settings::default());
-            let usual = (cores * 2).clamp(8, 32);
-            start
-                .process(extract_text, StageSettings::fast(slots(usual)))
-                .await
-        }
-        Stage::Embeddings => {
-            let permits = LimiterPermits::new(stage.name(), mesh.limiter_for(stage.name())?);
-            let embeddings = embeddings(options.embeddings, Arc::new(permits))
-                .map_err(Failure::misconfigured)?;
-            start
-                .process(embeddings, StageSettings::slow(slots(EMBEDDINGS_SLOTS)))
-                .await
-        }
-        Stage::ImageProcessing => {
-            let sandbox = sandbox().map_err(Failure::broken)?;
-            let images =
-                ImageProcessing::new(&sandbox, caudal_image_processing::Settings::default());
-            let usual = cores.clamp(2, 16);
-            start
-                .process(images, StageSettings::slow(slots(usual)))
-                .await
-        }
-        Stage::Metadata => {
-            start
-                .process(Metadata, StageSettings::fast(slots(METADATA_SLOTS)))
-                .await
-        }
-    }
-}
-
-/// What is the same for every stage.
-struct Start<'a> {
-    stage: Stage,
-    local_slots: Option<u32>,
-    mesh: &'a Mesh,
-    address: SocketAddr,
-}
-
-impl Start<'_> {
-    async fn process<H: Handler>(
-        self,
-        handler: H,
-        settings: StageSettings,
-    ) -> Result<Started, Failure> {
-        let name = self.stage.name();
-        let broken = |error: &dyn std::fmt::Display| cannot_start(name, error);
-        let slots = u32::try_from(settings.slots).unwrap_or(u32::MAX);
-        let dependencies = Dependencies {
-            ledger: self.mesh.ledger_for(name)?,
-            objects: self.mesh.objects()?,
-            streams: Streams::connect(&self.mesh.redis_url, Names::new(DEFAULT_PREFIX))
+    let slots = options
+        .slots
+        .unwrap_or_else(|| (registered.usual_slots)(cores));
+    let settings = StageSettings {
+        drain: DRAIN,
+        farewell: FAREWELL,
+        solo: Some(SoloSettings {
+            executable: PathBuf::from(THIS_EXECUTABLE),
+            config: serde_json::to_value(SoloConfig::of(&mesh.store))
                 .map_err(|error| broken(&error))?,
-            limiter: Some(SlotSource {
-                channel: self.mesh.limiter_for(name)?,
-                local_share: self.local_slots.unwrap_or(slots),
-            }),
-        };
-        let settings = StageSettings {
-            drain: DRAIN,
-            farewell: FAREWELL,
-            solo: Some(SoloSettings {
-                executable: PathBuf::from(THIS_EXECUTABLE),
-                config: serde_json::to_value(SoloConfig::of(&self.mesh.store))
-                    .map_err(|error| broken(&error))?,
-            }),
-            ..settings
-        };
-        let listener = listen(self.address).await?;
-        let address = listener.local_addr().map_err(|error| broken(&error))?;
-        let stop = CancellationToken::new();
-        let server = Settings {
-            name: name.to_owned(),
-            mesh_secret: self.mesh.secret.clone(),
-            limits: ServerLimits {
-                drain_deadline: FAREWELL,
-                ..ServerLimits::default()
-            },
-        };
-        let server = ServerParts::new(server, listener, stop.clone());
-        let process = StageProcess::start(handler, settings, dependencies, server)
-            .map_err(|error| broken(&error))?;
-        Ok(Started {
-            address: reached_at(address),
-            part: Part::new(name, stop, process.wait()),
-        })
-    }
+        }),
+        ..(registered.settings)(slots)
+    };
+    let all_slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    let dependencies = Dependencies {
+        ledger: mesh.ledger_for(name)?,
+        objects,
+        streams: Streams::connect(&mesh.redis_url, Names::new(DEFAULT_PREFIX))
+            .map_err(|error| broken(&error))?,
+        limiter: Some(SlotSource {
+            channel: mesh.limiter_for(name)?,
+            local_share: options.local_slots.unwrap_or(all_slots),
+        }),
+    };
+    let listener = listen(address).await?;
+    let address = listener.local_addr().map_err(|error| broken(&error))?;
+    let stop = CancellationToken::new();
+    let server = Settings {
+        name: name.to_owned(),
+        mesh_secret: mesh.secret.clone(),
+        limits: ServerLimits {
+            drain_deadline: FAREWELL,
+            ..ServerLimits::default()
+        },
+    };
+    let server = ServerParts::new(server, listener, stop.clone());
+    let process = StageProcess::start(handler, settings, dependencies, server)
+        .map_err(|error| broken(&error))?;
+    Ok(Started {
+        address: reached_at(address),
+        part: Part::new(name, stop, process.wait()),
+    })
+}
+
+fn embedding_provider(
+    settings: EmbeddingSettings,
+    permits: Arc<dyn ProviderPermits>,
+) -> Result<EmbeddingProvider, Failure> {
+    EmbeddingProvider::new(settings, permits)
+        .map_err(|error| Failure::misconfigured(error.to_string()))
+}
+
+/// When this process was started to parse the bytes of one file, or to handle one suspect file, does it and exits.
+pub(crate) fn run_as_child_if_asked() {
+    let parsers: Vec<(&str, Parser)> = Stage::ALL
+        .into_iter()
+        .flat_map(|stage| registered(stage).parsers)
+        .copied()
+        .collect();
+    caudal_stage::sandbox::run_child_if_asked(&parsers);
+    caudal_stage::run_solo_if_asked(|stage, config| {
+        solo(stage, config).map_err(|failure| failure.to_string())
+    });
+}
+
+fn solo(stage: Stage, config: serde_json::Value) -> Result<Solo, Failure> {
+    let config: SoloConfig =
+        serde_json::from_value(config).map_err(|error| Failure::broken(error.to_string()))?;
+    let objects = config.store()?;
+    let handler = (registered(stage).make)(&Ingredients {
+        objects: objects.clone(),
+        embedding_provider: &|| {
+            let settings = EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
+                .map_err(|error| Failure::misconfigured(error.to_string()))?;
+            embedding_provider(settings, Arc::new(Unlimited))
+        },
+    })?;
+    Ok(Solo { handler, objects })
 }
 
 /// What a process for one suspect file must know. It travels through a pipe.
@@ -186,7 +254,7 @@ impl SoloConfig {
         }
     }
 
-    fn store(self) -> Result<ObjectStore, String> {
+    fn store(self) -> Result<ObjectStore, Failure> {
         let mut settings = caudal_objects::Settings::new(
             self.endpoint,
             self.bucket,
@@ -195,91 +263,30 @@ impl SoloConfig {
         );
         settings.region = self.region;
         settings.public_endpoint = self.public_endpoint;
-        ObjectStore::connect(settings).map_err(|error| error.to_string())
+        ObjectStore::connect(settings).map_err(|error| Failure::misconfigured(error.to_string()))
     }
 }
 
-/// When this process was started for one suspect file, handles it and exits.
-pub(crate) fn run_solo_if_asked() {
-    caudal_stage::run_solo_if_asked(&[
-        SoloStage {
-            stage: Stage::Upload,
-            start: |config| solo(config, |objects| async { Ok(Upload::new(objects)) }),
-        },
-        SoloStage {
-            stage: Stage::ExtractText,
-            start: |config| solo(config, |_| solo_extract_text()),
-        },
-        SoloStage {
-            stage: Stage::Embeddings,
-            start: |config| solo(config, |_| solo_embeddings()),
-        },
-        SoloStage {
-            stage: Stage::ImageProcessing,
-            start: |config| solo(config, |_| solo_images()),
-        },
-        SoloStage {
-            stage: Stage::Metadata,
-            start: |config| solo(config, |_| async { Ok(Metadata) }),
-        },
-    ]);
-}
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
+    use super::*;
 
-fn solo<H, Made>(
-    config: serde_json::Value,
-    make: impl FnOnce(ObjectStore) -> Made + Send + 'static,
-) -> SoloStart
-where
-    H: Handler,
-    Made: Future<Output = Result<H, String>> + Send,
-{
-    Box::pin(async move {
-        let config: SoloConfig =
-            serde_json::from_value(config).map_err(|error| error.to_string())?;
-        let store = config.store()?;
-        Ok(Solo::new(make(store.clone()).await?, store))
-    })
-}
-
-async fn solo_extract_text() -> Result<ExtractText, String> {
-    Ok(ExtractText::new(
-        &sandbox()?,
-        caudal_extract_text::Settings::default(),
-    ))
-}
-
-async fn solo_images() -> Result<ImageProcessing, String> {
-    Ok(ImageProcessing::new(
-        &sandbox()?,
-        caudal_image_processing::Settings::default(),
-    ))
-}
-
-async fn solo_embeddings() -> Result<EmbeddingsStage, String> {
-    let settings = EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
-        .map_err(|error| error.to_string())?;
-    embeddings(settings, Arc::new(Unlimited))
-}
-
-fn embeddings(
-    settings: EmbeddingSettings,
-    permits: Arc<dyn ProviderPermits>,
-) -> Result<EmbeddingsStage, String> {
-    let provider = EmbeddingProvider::new(settings, permits).map_err(|error| error.to_string())?;
-    Ok(EmbeddingsStage::new(
-        provider,
-        EmbeddingsSettings::default(),
-    ))
-}
-
-/// Each handler sets limits of its own on it.
-fn sandbox() -> Result<Sandbox, String> {
-    let limits = Limits {
-        memory: 512 << 20,
-        cpu: Duration::from_secs(30),
-        wall: Duration::from_secs(60),
-        output: 16 << 20,
-    };
-    Sandbox::of_this_executable(limits)
-        .map_err(|error| format!("no child processes for parsers: {error}"))
+    #[tokio::test]
+    async fn each_stage_is_served_by_a_handler_of_its_own() {
+        let store = caudal_objects::Settings::new("http://127.0.0.1:9", "bucket", "key", "secret");
+        let ingredients = Ingredients {
+            objects: ObjectStore::connect(store).unwrap(),
+            embedding_provider: &|| {
+                embedding_provider(EmbeddingSettings::None, Arc::new(Unlimited))
+            },
+        };
+        for stage in Stage::ALL {
+            let handler = (registered(stage).make)(&ingredients).unwrap();
+            assert_eq!(handler.version().stage, stage);
+        }
+    }
 }

@@ -23,13 +23,15 @@ pub(crate) enum Call {
     Released(Key),
     Done(Key, Box<Done>),
     Failed(Key, String, String),
-    Reconcile,
+    Reconcile(String),
 }
 
 #[derive(Default)]
 pub(crate) struct State {
     /// The path of each file's work tells the handler what to do. A file that is not here is not granted.
     pub(crate) paths: HashMap<Key, String>,
+    /// What earlier stages recorded of a file.
+    pub(crate) inputs: HashMap<Key, Vec<Input>>,
     pub(crate) suspects: HashSet<Key>,
     /// Renewals of these are answered with STOP.
     pub(crate) stops: HashSet<Key>,
@@ -127,6 +129,7 @@ impl LedgerService for FakeLedger {
                 path,
                 source_key: format!("landing/{}", key.0.ordinal),
                 suspect: state.suspects.contains(&key),
+                inputs: state.inputs.get(&key).cloned().unwrap_or_default(),
                 ..Work::default()
             });
         }
@@ -190,8 +193,8 @@ impl LedgerService for FakeLedger {
         &self,
         request: Request<RequestReconcileRequest>,
     ) -> Answer<RequestReconcileResponse> {
-        assert_eq!(request.into_inner().stage, "extract-text");
-        self.check("reconcile")?.calls.push(Call::Reconcile);
+        let stage = request.into_inner().stage;
+        self.check("reconcile")?.calls.push(Call::Reconcile(stage));
         Ok(Response::new(RequestReconcileResponse {}))
     }
 

@@ -25,7 +25,7 @@ macro_rules! trials {
 }
 
 fn main() {
-    caudal_stage::run_solo_if_asked(&[stand::SOLO]);
+    caudal_stage::run_solo_if_asked(|_, _| Ok(stand::solo()));
     let trials = trials![
         a_dispatch_is_leased_worked_on_reported_and_only_then_acknowledged,
         what_is_not_granted_is_acknowledged_without_work,
@@ -366,7 +366,8 @@ async fn a_drain_that_is_over_cancels_and_gives_back_what_still_runs() {
 async fn a_lost_group_is_made_again_and_the_ledger_is_asked_to_reconcile() {
     let stand = Stand::new().await;
     let running = stand.run(Stand::settings(4, 16)).await;
-    let reconciles = async || stand.ledger.count(|call| *call == Call::Reconcile);
+    let of_stage = Call::Reconcile(STAGE.to_string());
+    let reconciles = async || stand.ledger.count(|call| *call == of_stage);
     eventually("the first start asks", async || reconciles().await == 1).await;
     stand.dispatch(&[(1, "hold")]).await;
     eventually("it runs", async || {

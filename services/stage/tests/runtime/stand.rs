@@ -12,8 +12,8 @@ use caudal_node::{
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
 use caudal_stage::{
-    Dependencies, Done, Failure, Handler, Job, RecordedFile, SlotSource, Solo, SoloSettings,
-    SoloStage, StageProcess, StageSettings,
+    AnyHandler, Dependencies, Done, Failure, Handler, Job, RecordedFile, SlotSource, Solo,
+    SoloSettings, StageProcess, StageSettings,
 };
 use caudal_streams::{Names, Streams, encode};
 use tokio::net::TcpListener;
@@ -188,10 +188,12 @@ fn scopeguard<F: FnMut()>(at_end: F) -> ScopeGuard<F> {
 }
 
 /// For the processes of suspect files.
-pub(crate) const SOLO: SoloStage = SoloStage {
-    stage: STAGE,
-    start: |_| Box::pin(async { Ok(Solo::new(Scripted::default(), objects())) }),
-};
+pub(crate) fn solo() -> Solo {
+    Solo {
+        handler: AnyHandler::new(Scripted::default()),
+        objects: objects(),
+    }
+}
 
 /// A store nobody asks.
 fn objects() -> ObjectStore {
@@ -252,12 +254,25 @@ impl Stand {
         settings: StageSettings,
         limiter: Option<&str>,
     ) -> Running {
-        let identity = ServiceIdentity::new("extract-text", &self.secret);
+        let handler = self.handler.clone();
+        self.run_handler(handler, objects(), settings, limiter)
+            .await
+    }
+
+    pub(crate) async fn run_handler(
+        &self,
+        handler: impl Handler,
+        objects: ObjectStore,
+        settings: StageSettings,
+        limiter: Option<&str>,
+    ) -> Running {
+        let name = handler.version().stage.name();
+        let identity = ServiceIdentity::new(name, &self.secret);
         let channels = Channels::default();
         let channel = |address: &str| identity.channel(channels.channel(address).unwrap());
         let dependencies = Dependencies {
             ledger: channel(&self.ledger.address),
-            objects: objects(),
+            objects,
             streams: self.streams.clone(),
             limiter: limiter.map(|address| SlotSource {
                 channel: channel(address),
@@ -268,13 +283,12 @@ impl Stand {
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         let server = Settings {
-            name: "extract-text".to_owned(),
+            name: name.to_owned(),
             mesh_secret: self.secret.clone(),
             limits: ServerLimits::default(),
         };
         let server = ServerParts::new(server, listener, shutdown.clone());
-        let process =
-            StageProcess::start(self.handler.clone(), settings, dependencies, server).unwrap();
+        let process = StageProcess::start(handler, settings, dependencies, server).unwrap();
         let service = StageServiceClient::new(channel(&address));
         Running {
             process,
@@ -294,10 +308,14 @@ impl Stand {
     }
 
     pub(crate) async fn publish(&self, keys: &[Key]) {
+        self.publish_to(STAGE, keys).await;
+    }
+
+    pub(crate) async fn publish_to(&self, stage: Stage, keys: &[Key]) {
         let answers = self
             .streams
             .publisher()
-            .publish(&[(STAGE, encode(keys, 0))])
+            .publish(&[(stage, encode(keys, 0))])
             .await
             .unwrap();
         assert!(answers.iter().all(Result::is_ok));

@@ -1,0 +1,70 @@
+use std::fmt;
+
+use caudal_domain::StageVersion;
+use futures::future::BoxFuture;
+
+use crate::failure::Failure;
+use crate::handler::{Done, Handler, Job, RecordedFile};
+
+/// A handler of any stage, for an executable that holds all of its stages in one table.
+pub struct AnyHandler(Box<dyn Erased>);
+
+impl AnyHandler {
+    /// The given one.
+    pub fn new<H: Handler>(handler: H) -> Self {
+        Self(Box::new(handler))
+    }
+}
+
+impl Handler for AnyHandler {
+    fn version(&self) -> StageVersion {
+        self.0.version()
+    }
+
+    async fn handle(&self, job: Job) -> Result<Done, Failure> {
+        self.0.handle(job).await
+    }
+
+    fn wants_recorded(&self) -> bool {
+        self.0.wants_recorded()
+    }
+
+    async fn recorded(&self, files: Vec<RecordedFile>) {
+        self.0.recorded(files).await;
+    }
+}
+
+impl fmt::Debug for AnyHandler {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("AnyHandler")
+            .field(&Handler::version(self))
+            .finish()
+    }
+}
+
+/// [`Handler`] with futures of one type.
+trait Erased: Send + Sync {
+    fn version(&self) -> StageVersion;
+    fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>>;
+    fn wants_recorded(&self) -> bool;
+    fn recorded(&self, files: Vec<RecordedFile>) -> BoxFuture<'_, ()>;
+}
+
+impl<H: Handler> Erased for H {
+    fn version(&self) -> StageVersion {
+        Handler::version(self)
+    }
+
+    fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>> {
+        Box::pin(Handler::handle(self, job))
+    }
+
+    fn wants_recorded(&self) -> bool {
+        Handler::wants_recorded(self)
+    }
+
+    fn recorded(&self, files: Vec<RecordedFile>) -> BoxFuture<'_, ()> {
+        Box::pin(Handler::recorded(self, files))
+    }
+}
