@@ -1,8 +1,12 @@
 //! The stage runtime against a real Redis and a ledger that does what the test says.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod example;
 mod fake_ledger;
 mod fake_limiter;
+#[path = "../../examples/language.rs"]
+#[expect(unreachable_pub, reason = "a library of its own elsewhere")]
+mod language;
 mod stand;
 
 use std::time::Duration;
@@ -11,6 +15,10 @@ use caudal_proto::mesh::v1::{GetStageRequest, PauseRequest, ResumeRequest, SetCo
 use caudal_stage::StageSettings;
 use libtest_mimic::{Arguments, Trial};
 
+use example::{
+    the_page_shows_code_that_is_compiled, the_row_of_the_page_takes_nothing_that_a_stage_has,
+    the_stage_of_the_page_finds_the_language_of_a_text,
+};
 use fake_ledger::Call;
 use stand::{STAGE, Stand, eventually, key};
 
@@ -53,6 +61,9 @@ fn main() {
         a_paused_process_reads_nothing_until_it_is_resumed,
         the_handler_is_told_what_was_recorded,
         a_process_tells_what_it_does_and_serves_metrics,
+        the_stage_of_the_page_finds_the_language_of_a_text,
+        the_page_shows_code_that_is_compiled,
+        the_row_of_the_page_takes_nothing_that_a_stage_has,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
