@@ -12,6 +12,7 @@ use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 
 use crate::cli::Cli;
+use crate::serve::arguments::Service;
 
 const ID: &str = "0190b5a2-0000-7000-8000-000000000001";
 /// The fewest commands that all documents together show: fewer, and they are not found any more.
@@ -165,4 +166,18 @@ fn the_table_of_settings_has_every_setting_of_a_service_and_no_other() {
         .filter(|name| *name != "-file" && !settings.contains(*name))
         .collect();
     assert!(unknown.is_empty(), "docs/operations.md names {unknown:?}");
+}
+
+// Installations know the ports, and the help says that they follow each other.
+#[test]
+fn each_service_has_the_next_port_and_its_place_in_the_manual() {
+    let page = read("docs/operations.md");
+    for (service, port) in Service::ALL.into_iter().zip(7410..) {
+        assert_eq!(service.usual_address().port(), port);
+        let told = format!("{port} {}", service.name());
+        assert!(page.contains(&told), "docs/operations.md lacks {told}");
+    }
+    let names = Service::ALL.map(Service::name).join("|");
+    let told = format!("caudal serve {names}\n");
+    assert!(page.contains(&told), "docs/operations.md lacks {told}");
 }

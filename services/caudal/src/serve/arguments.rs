@@ -235,34 +235,3 @@ impl std::fmt::Debug for ServeArguments {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn each_service_has_the_next_port_and_its_place_in_the_manual() {
-        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
-        let page = std::fs::read_to_string(page);
-        for (service, port) in Service::ALL.into_iter().zip(7410..) {
-            assert_eq!(service.usual_address().port(), port);
-            if let Ok(page) = &page {
-                let told = format!("{port} {}", service.name());
-                assert!(
-                    page.contains(&told),
-                    "docs/operations.md does not say: {told}"
-                );
-            }
-        }
-        if let Ok(page) = &page {
-            let names = Service::ALL.map(Service::name).join("|");
-            let told = format!("caudal serve {names}\n");
-            assert!(
-                page.contains(&told),
-                "docs/operations.md does not say: {told}"
-            );
-        }
-    }
-}
