@@ -23,6 +23,7 @@ pub(crate) enum Call {
     Released(Key),
     Done(Key, Box<Done>),
     Failed(Key, String, String),
+    Checked(Key, u32),
     Reconcile,
 }
 
@@ -39,6 +40,8 @@ pub(crate) struct State {
     pub(crate) refused_reports: HashSet<Key>,
     /// Reports of these are answered SUPERSEDED.
     pub(crate) superseded: HashSet<Key>,
+    /// Results that a reader of the database sees.
+    pub(crate) seen: HashSet<Key>,
     pub(crate) lease_ms: u32,
     pub(crate) calls: Vec<Call>,
     pub(crate) lease_pages: Vec<usize>,
@@ -184,6 +187,21 @@ impl LedgerService for FakeLedger {
             });
         }
         Ok(Response::new(ReportResponse { verdicts }))
+    }
+
+    async fn check_recorded(
+        &self,
+        request: Request<CheckRecordedRequest>,
+    ) -> Answer<CheckRecordedResponse> {
+        let mut state = self.check("check")?;
+        let request = request.into_inner();
+        assert_eq!(request.stage, "extract-text");
+        let mut recorded = Vec::new();
+        for (key, generation) in keys(request.files).into_iter().zip(request.generation) {
+            state.calls.push(Call::Checked(key, generation));
+            recorded.push(state.seen.contains(&key));
+        }
+        Ok(Response::new(CheckRecordedResponse { recorded }))
     }
 
     async fn request_reconcile(
