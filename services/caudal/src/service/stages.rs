@@ -46,6 +46,8 @@ pub(crate) struct StageOptions {
     pub(crate) slots: Option<usize>,
     /// How many of them while the limiter is away; all when left out.
     pub(crate) local_slots: Option<u32>,
+    /// How long after its result was recorded a landing object may be freed. Looked at by the upload stage only.
+    pub(crate) landing_delay: Duration,
     /// Looked at by the embeddings stage only.
     pub(crate) embeddings: EmbeddingSettings,
 }
@@ -67,10 +69,11 @@ pub(crate) async fn start(
     let slots = |usual| options.slots.unwrap_or(usual);
     match stage {
         Stage::Upload => {
-            let upload = Upload::new(mesh.objects()?);
-            start
-                .process(upload, StageSettings::fast(slots(UPLOAD_SLOTS)))
-                .await
+            let settings = StageSettings {
+                landing_delay: options.landing_delay,
+                ..StageSettings::fast(slots(UPLOAD_SLOTS))
+            };
+            start.process(Upload, settings).await
         }
         Stage::ExtractText => {
             let sandbox = sandbox().map_err(Failure::broken)?;
@@ -204,7 +207,7 @@ pub(crate) fn run_solo_if_asked() {
     caudal_stage::run_solo_if_asked(&[
         SoloStage {
             stage: Stage::Upload,
-            start: |config| solo(config, |objects| async { Ok(Upload::new(objects)) }),
+            start: |config| solo(config, |_| async { Ok(Upload) }),
         },
         SoloStage {
             stage: Stage::ExtractText,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use caudal_domain::{FileRef, Token};
+use caudal_domain::{FileRef, Target, Token, landing_key};
 use caudal_proto::convert::file_tokens_from_proto;
 use caudal_proto::mesh::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
 use caudal_proto::mesh::v1::report::Outcome;
@@ -128,7 +128,7 @@ impl LedgerService for FakeLedger {
                 index: index as u32,
                 generation: 1,
                 path,
-                source_key: format!("landing/{}", key.0.ordinal),
+                source_key: landing_key(key.0, Target(1)),
                 suspect: state.suspects.contains(&key),
                 ..Work::default()
             });
