@@ -550,6 +550,13 @@ impl LedgerService for Ledger {
         Ok(Response::new(answer))
     }
 
+    async fn check_recorded(
+        &self,
+        _: Request<mesh::CheckRecordedRequest>,
+    ) -> Result<Response<mesh::CheckRecordedResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn request_reconcile(
         &self,
         _: Request<mesh::RequestReconcileRequest>,

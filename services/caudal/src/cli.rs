@@ -12,7 +12,9 @@ use crate::bulk::{
 };
 use crate::count::{CountArguments, StuckArguments};
 use crate::serve::arguments::ServeArguments;
-use crate::settings::{DEFAULT_BUCKET, DEFAULT_REGION, StoreArguments, TelemetryArguments};
+use crate::settings::{
+    DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments, TelemetryArguments,
+};
 
 /// Takes whole folder trees in and runs every file through a pipeline of services.
 #[derive(Debug, Parser)]
@@ -219,6 +221,8 @@ pub(crate) struct UpArguments {
     pub(crate) redis_server: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArguments,
+    #[command(flatten)]
+    pub(crate) landing: LandingArguments,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArguments,
 }

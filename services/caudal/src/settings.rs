@@ -1,12 +1,15 @@
 //! Settings that several commands share, and their checks. Nothing is opened or bound by a check.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use caudal_node::telemetry::{LogFormat, TelemetrySettings};
 use caudal_objects::ObjectStore;
+use caudal_stage::MAX_LANDING_DELAY;
 use clap::{Args, ValueEnum};
 
 use crate::failure::Failure;
+use crate::selector::duration;
 
 pub(crate) const DEFAULT_BUCKET: &str = "caudal";
 pub(crate) const DEFAULT_REGION: &str = "us-east-1";
@@ -83,6 +86,31 @@ impl StoreArguments {
             .map_err(|error| Failure::misconfigured(error.to_string()))?;
         Ok(Some(settings))
     }
+}
+
+/// What the upload stage keeps.
+#[derive(Debug, Args)]
+pub(crate) struct LandingArguments {
+    /// How long uploaded bytes are kept where they landed, after their copy was recorded
+    #[arg(
+        long,
+        env = "CAUDAL_LANDING_DELAY",
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = landing_delay
+    )]
+    pub(crate) landing_delay: Duration,
+}
+
+fn landing_delay(text: &str) -> Result<Duration, String> {
+    let delay = duration(text)?;
+    if delay > MAX_LANDING_DELAY {
+        return Err(format!(
+            "landing objects are kept for {} s at most",
+            MAX_LANDING_DELAY.as_secs()
+        ));
+    }
+    Ok(delay)
 }
 
 /// How log lines look.
@@ -202,6 +230,29 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
+
+    #[test]
+    fn a_landing_delay_has_a_unit_a_usual_value_and_a_bound() {
+        use clap::Parser as _;
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            landing: LandingArguments,
+        }
+        let delay = |flags: &[&str]| {
+            let line = ["caudal"].iter().chain(flags);
+            let alone = Alone::try_parse_from(line).map_err(|error| error.to_string())?;
+            Ok::<_, String>(alone.landing.landing_delay)
+        };
+        assert_eq!(delay(&[]), Ok(caudal_stage::LANDING_DELAY));
+        assert_eq!(delay(&["--landing-delay", "1h"]), Ok(MAX_LANDING_DELAY));
+        let words = delay(&["--landing-delay", "61m"]).unwrap_err();
+        assert!(
+            words.contains("--landing-delay") && words.contains("3600"),
+            "{words}"
+        );
+        assert!(delay(&["--landing-delay", "5"]).is_err());
+    }
 
     #[test]
     fn a_secret_comes_from_one_place_and_is_never_repeated() {

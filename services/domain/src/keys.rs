@@ -16,12 +16,18 @@ pub fn tenant_prefix(tenant: TenantId) -> String {
 /// delete of one upload away from the bytes of the next).
 #[must_use]
 pub fn landing_key(file: FileRef, target: Target) -> String {
+    format!("{}{target}", landing_prefix(file))
+}
+
+/// What the landing keys of a file begin with, and nothing else does.
+#[must_use]
+pub fn landing_prefix(file: FileRef) -> String {
     let FileRef {
         tenant,
         batch,
         ordinal,
     } = file;
-    format!("{tenant}/landing/{batch}/{ordinal}/{target}")
+    format!("{tenant}/landing/{batch}/{ordinal}/")
 }
 
 /// Where verified bytes stay: `{tenant}/files/{batch}/{ordinal}/{sha256 in hex}` (protocol 12.4: the hash keeps a late

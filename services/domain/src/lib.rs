@@ -29,7 +29,7 @@ pub use file_state::{FileEvent, FileState, IllegalTransition};
 pub use ids::{BatchId, FileRef, Generation, InvalidId, Target, TenantId, Token};
 pub use keys::{
     InvalidArtifactName, artifact_key, artifact_prefix, check_artifact_name, export_key, final_key,
-    landing_key, tenant_prefix, tus_tail_key,
+    landing_key, landing_prefix, tenant_prefix, tus_tail_key,
 };
 pub use language::Language;
 pub use media_kind::MediaKind;

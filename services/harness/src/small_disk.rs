@@ -75,7 +75,7 @@ impl SmallDisk {
     }
 
     /// The same place as everybody else sees it.
-    fn from_outside(&self) -> PathBuf {
+    fn seen_from_outside(&self) -> PathBuf {
         let seen = format!("/proc/{}/root", self.holder.id());
         let path = self.path().strip_prefix("/").unwrap_or(self.path());
         Path::new(&seen).join(path)
@@ -137,7 +137,7 @@ impl SmallDisk {
     }
 
     fn filler(&self) -> PathBuf {
-        self.from_outside().join("filler")
+        self.seen_from_outside().join("filler")
     }
 }
 

@@ -4,7 +4,7 @@ use caudal_domain::StageVersion;
 use futures::future::BoxFuture;
 
 use crate::failure::Failure;
-use crate::handler::{Done, Handler, Job, RecordedFile};
+use crate::handler::{Done, Handler, Job};
 
 /// A handler of any stage, for an executable that holds all of its stages in one table.
 pub struct AnyHandler(Box<dyn Erased>);
@@ -24,14 +24,6 @@ impl Handler for AnyHandler {
     async fn handle(&self, job: Job) -> Result<Done, Failure> {
         self.0.handle(job).await
     }
-
-    fn wants_recorded(&self) -> bool {
-        self.0.wants_recorded()
-    }
-
-    async fn recorded(&self, files: Vec<RecordedFile>) {
-        self.0.recorded(files).await;
-    }
 }
 
 impl fmt::Debug for AnyHandler {
@@ -47,8 +39,6 @@ impl fmt::Debug for AnyHandler {
 trait Erased: Send + Sync {
     fn version(&self) -> StageVersion;
     fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>>;
-    fn wants_recorded(&self) -> bool;
-    fn recorded(&self, files: Vec<RecordedFile>) -> BoxFuture<'_, ()>;
 }
 
 impl<H: Handler> Erased for H {
@@ -58,13 +48,5 @@ impl<H: Handler> Erased for H {
 
     fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>> {
         Box::pin(Handler::handle(self, job))
-    }
-
-    fn wants_recorded(&self) -> bool {
-        Handler::wants_recorded(self)
-    }
-
-    fn recorded(&self, files: Vec<RecordedFile>) -> BoxFuture<'_, ()> {
-        Box::pin(Handler::recorded(self, files))
     }
 }

@@ -197,15 +197,6 @@ impl Book {
         }
     }
 
-    /// Whether the lease cannot have lapsed by `now`: it lives for three intervals from its last renewal, or from reading.
-    pub(crate) fn lease_holds(&self, key: &Key, now: Instant, interval: Duration) -> bool {
-        let inner = self.lock();
-        inner
-            .files
-            .get(key)
-            .is_some_and(|held| now < held.renew_at + interval * 2)
-    }
-
     /// The token has moved on. What waits is dropped, a running handler is cancelled; an outcome on its way gets its own
     /// answer, which may well be that it is recorded.
     pub(crate) fn stop(&self, key: &Key) {
@@ -362,19 +353,6 @@ mod tests {
         assert_eq!(book.due(read_at + THIRD, 10), [key(1, 1)]);
         book.renewed(&key(1, 1), read_at + THIRD * 2);
         assert!(book.due(read_at + THIRD, 10).is_empty());
-    }
-
-    #[test]
-    fn a_lease_holds_for_three_intervals_after_its_last_renewal() {
-        let book = Book::new(10);
-        let read_at = Instant::now();
-        let almost = THIRD * 3 - Duration::from_millis(1);
-        book.take(entry("1-0", &[key(1, 1)]), read_at, THIRD);
-        assert!(book.lease_holds(&key(1, 1), read_at + almost, THIRD));
-        assert!(!book.lease_holds(&key(1, 1), read_at + THIRD * 3, THIRD));
-        book.renewed(&key(1, 1), read_at + THIRD * 3);
-        assert!(book.lease_holds(&key(1, 1), read_at + THIRD * 3, THIRD));
-        assert!(!book.lease_holds(&key(2, 1), read_at, THIRD));
     }
 
     #[test]

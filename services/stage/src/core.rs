@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::book::Book;
+use crate::landing::Landings;
 use crate::ledger::LedgerLink;
 use crate::metrics::StageMetrics;
 use crate::settings::StageSettings;
@@ -23,6 +24,7 @@ pub(crate) struct Core {
     pub(crate) process: Uuid,
     pub(crate) settings: StageSettings,
     pub(crate) book: Book,
+    pub(crate) landings: Landings,
     pub(crate) ledger: LedgerLink,
     pub(crate) streams: Streams,
     pub(crate) objects: ObjectStore,
@@ -63,6 +65,7 @@ impl Core {
             version: parts.version,
             process: parts.process,
             book: Book::new(parts.settings.prefetch),
+            landings: Landings::new(parts.settings.landing_delay, parts.metrics.landing.clone()),
             settings: parts.settings,
             ledger: parts.ledger,
             streams: parts.streams,

@@ -21,19 +21,6 @@ pub trait Handler: Send + Sync + 'static {
     /// Works on one file. Ends soon when `job.cancelled` is; may be called twice for one job, also at once and in two
     /// processes, so all it writes goes through `job.artifacts` or has a key made of the content.
     fn handle(&self, job: Job) -> impl Future<Output = Result<Done, Failure>> + Send;
-
-    /// Whether [`Handler::recorded`] wants to be called.
-    fn wants_recorded(&self) -> bool {
-        false
-    }
-
-    /// Called after the ledger said that the good results of these files are recorded, several at once. It may not be
-    /// called at all (the process died, too many wait, or the lease had lapsed by then), so nothing may depend on it but
-    /// tidiness.
-    fn recorded(&self, files: Vec<RecordedFile>) -> impl Future<Output = ()> + Send {
-        drop(files);
-        async {}
-    }
 }
 
 /// One file to work on.
@@ -131,6 +118,9 @@ pub struct Done {
     pub content_sha256: Option<[u8; 32]>,
     /// Upload stage: sniffed from the bytes.
     pub media_type: Option<String>,
+    /// Upload stage: where the bytes landed that stand at their final key now. The runtime frees it some time after this
+    /// result was recorded, if a reader of the database sees it then.
+    pub landing_key: Option<String>,
     /// There is text that can be embedded.
     pub has_text: bool,
     /// What was not done.
@@ -163,17 +153,6 @@ pub struct Usage {
     pub tokens: u64,
     /// Calls of a provider.
     pub provider_calls: u64,
-}
-
-/// A file whose good result was recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordedFile {
-    /// Which file.
-    pub file: FileRef,
-    /// As in [`Job`].
-    pub source_key: Option<String>,
-    /// As in [`Job`].
-    pub final_key: Option<String>,
 }
 
 /// Writes the objects of one execution, each under a key that no other execution writes to. Nothing is ever deleted by

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use caudal_domain::{Stage, StageVersion};
+use caudal_domain::{Generation, Stage, StageVersion};
 use caudal_node::{MAX_ENCODE_BYTES, MeshChannel, with_deadline};
 use caudal_proto::convert::{file_tokens_to_proto, stage_version_to_proto};
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::mesh::v1::{
-    FileTokens, LeaseRequest, LeaseResponse, LeaseVerdict, ReleaseRequest, RenewRequest, Report,
-    ReportRequest, ReportVerdict, RequestReconcileRequest,
+    CheckRecordedRequest, FileTokens, LeaseRequest, LeaseResponse, LeaseVerdict, ReleaseRequest,
+    RenewRequest, Report, ReportRequest, ReportVerdict, RequestReconcileRequest,
 };
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -122,6 +122,34 @@ impl LedgerLink {
             ReportVerdict::try_from(verdict).is_ok()
         })?;
         Ok(response.verdicts)
+    }
+
+    /// For each execution, whether a reader of the database sees its result.
+    pub(crate) async fn check_recorded(
+        &self,
+        stage: Stage,
+        executions: &[(Key, Generation)],
+    ) -> Result<Vec<bool>, Status> {
+        let request = CheckRecordedRequest {
+            stage: stage.name().to_owned(),
+            files: Some(file_tokens_to_proto(executions.iter().map(|(key, _)| *key))),
+            generation: executions
+                .iter()
+                .map(|(_, generation)| generation.get())
+                .collect(),
+        };
+        let response = self
+            .client
+            .clone()
+            .check_recorded(with_deadline(request, CALL_TIMEOUT))
+            .await?
+            .into_inner();
+        check_length(
+            "answers about results",
+            executions.len(),
+            response.recorded.len(),
+        )?;
+        Ok(response.recorded)
     }
 
     pub(crate) async fn request_reconcile(&self, stage: Stage) -> Result<(), Status> {

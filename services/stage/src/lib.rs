@@ -4,14 +4,16 @@
 //! at work when a process died is handled in a process of its own.
 //!
 //! The way of a dispatch through the files here: `read` -> `lease` -> `run` -> `report` -> `release`, with `renew` beside
-//! it and the `book` below.
+//! it and the `book` below. What landed waits in `landing` until `free` may delete it.
 
 mod any_handler;
 mod backoff;
 mod book;
 mod core;
 mod failure;
+mod free;
 mod handler;
+mod landing;
 mod lease;
 mod ledger;
 mod metrics;
@@ -29,12 +31,10 @@ mod wire;
 
 pub use any_handler::AnyHandler;
 pub use failure::Failure;
-pub use handler::{
-    Artifact, ArtifactWriter, Done, Handler, Input, InputArtifact, Job, RecordedFile, Usage,
-};
+pub use handler::{Artifact, ArtifactWriter, Done, Handler, Input, InputArtifact, Job, Usage};
 pub use process::{Dependencies, SlotSource, StageError, StageProcess};
 pub use settings::{
-    FAST_PREFETCH, InvalidSettings, MAX_PREFETCH, MAX_SLOTS, SLOW_READ_AHEAD, SoloSettings,
-    StageSettings,
+    FAST_PREFETCH, InvalidSettings, LANDING_DELAY, MAX_LANDING_DELAY, MAX_PREFETCH, MAX_SLOTS,
+    SLOW_READ_AHEAD, SoloSettings, StageSettings,
 };
 pub use solo::{SOLO_ARGUMENT, Solo, run_solo_if_asked};

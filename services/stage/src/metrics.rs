@@ -23,6 +23,35 @@ pub(crate) struct StageMetrics {
     pub(crate) entries_acknowledged: Counter,
     pub(crate) groups_created: Counter,
     pub(crate) unanswered_calls: Counter,
+    pub(crate) landing: LandingMetrics,
+}
+
+/// What becomes of landing objects.
+#[derive(Debug, Clone)]
+pub(crate) struct LandingMetrics {
+    pub(crate) waiting: Gauge,
+    pub(crate) freed: Counter,
+    pub(crate) left: Counter,
+}
+
+impl LandingMetrics {
+    pub(crate) fn new(registry: &Registry, stage: &str) -> Self {
+        let waiting = registry.gauges(
+            "stage_landing_waiting_objects",
+            "Landing objects of recorded files that are not freed yet",
+            ["stage"],
+        );
+        let ended = registry.counters(
+            "stage_landing_objects",
+            "Landing objects of recorded files that were freed, or left to a collector",
+            ["stage", "end"],
+        );
+        Self {
+            waiting: waiting.with([stage]),
+            freed: ended.with([stage, "freed"]),
+            left: ended.with([stage, "left"]),
+        }
+    }
 }
 
 /// A count that the process also tells of itself.
@@ -94,6 +123,7 @@ impl StageMetrics {
                 "stage_unanswered_calls",
                 "Calls of ledger or Redis without an answer",
             ),
+            landing: LandingMetrics::new(registry, stage),
         }
     }
 }

@@ -23,10 +23,7 @@ use crate::ledger::LedgerLink;
 use crate::metrics::StageMetrics;
 use crate::service::Service;
 use crate::settings::{InvalidSettings, StageSettings};
-use crate::{lease, read, release, renew, report, run};
-
-/// Recorded files that wait to be told to the handler.
-const TELL_QUEUE: usize = 4_096;
+use crate::{free, lease, read, release, renew, report, run};
 
 /// What a stage process works with.
 #[derive(Debug, Clone)]
@@ -184,26 +181,25 @@ async fn consume<H: Handler>(
     let (to_run, leased) = mpsc::channel(queue);
     let (to_report, ended) = mpsc::channel(queue);
     let (to_release, given_back) = mpsc::channel(queue);
-    let (to_tell, recorded) = mpsc::channel(TELL_QUEUE);
     // Each of these ends when the one before it has; together they end when everything has a final answer.
     let mut way = JoinSet::new();
     way.spawn(read::read(core.clone(), to_lease));
     way.spawn(lease::lease(core.clone(), keys, to_run, to_release.clone()));
     way.spawn(run::run(
         core.clone(),
-        handler.clone(),
+        handler,
         leased,
         to_report,
         to_release,
     ));
-    way.spawn(report::report(core.clone(), ended, to_tell));
+    way.spawn(report::report(core.clone(), ended));
     way.spawn(release::release(core.clone(), given_back));
-    way.spawn(run::tell(core.clone(), handler, recorded));
     way.spawn(release::ask_for_reconcile(core.clone()));
     // These serve all of them, and end when told to.
     let answered = CancellationToken::new();
     let mut sides = JoinSet::new();
     sides.spawn(renew::renew(core.clone(), answered.clone()));
+    sides.spawn(free::free(core.clone(), answered.clone()));
     sides.spawn(hold_slots(core.clone(), limiter, answered.clone()));
     let settled = CancellationToken::new();
     let mut acknowledging = JoinSet::new();

@@ -2,20 +2,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use caudal_domain::Reason;
 use caudal_proto::mesh::v1::report::Outcome;
 use caudal_proto::mesh::v1::{Report, ReportVerdict};
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::backoff::Backoff;
 use crate::book::Key;
 use crate::core::Core;
 use crate::failure::Failure;
-use crate::handler::RecordedFile;
+use crate::landing::Landed;
 use crate::wire::failure_to_proto;
 
 /// Outcomes in one call at most.
@@ -27,18 +27,14 @@ const REPORT_BYTES: usize = caudal_domain::limits::MAX_MESSAGE_BYTES / 2;
 pub(crate) struct Ended {
     pub(crate) key: Key,
     pub(crate) report: Report,
-    /// To be told the handler once it is recorded.
-    pub(crate) tell: Option<RecordedFile>,
+    /// To be freed some time after it is recorded.
+    pub(crate) landed: Option<Landed>,
     /// The ledger refused this report once: what is sent now says so instead of the outcome.
     pub(crate) refused_once: bool,
 }
 
 /// Reports until `ended` closes, then until nothing is left or the deadline.
-pub(crate) async fn report(
-    core: Arc<Core>,
-    mut ended: mpsc::Receiver<Ended>,
-    to_tell: mpsc::Sender<RecordedFile>,
-) {
+pub(crate) async fn report(core: Arc<Core>, mut ended: mpsc::Receiver<Ended>) {
     let mut gathered: VecDeque<Ended> = VecDeque::new();
     loop {
         if gathered.is_empty() {
@@ -53,7 +49,7 @@ pub(crate) async fn report(
             gathered.push_back(next);
         }
         let page = next_page(&mut gathered);
-        if !report_page(&core, page, &to_tell).await {
+        if !report_page(&core, page).await {
             return;
         }
     }
@@ -76,7 +72,7 @@ fn next_page(gathered: &mut VecDeque<Ended>) -> Vec<Ended> {
 
 /// Reports a page until it is answered; false when the deadline came first. A page that the ledger refuses is halved until
 /// the refused outcome stands alone; that one is then reported as a fault of the system.
-async fn report_page(core: &Core, page: Vec<Ended>, to_tell: &mpsc::Sender<RecordedFile>) -> bool {
+async fn report_page(core: &Core, page: Vec<Ended>) -> bool {
     let mut pages = vec![page];
     while let Some(mut page) = pages.pop() {
         let mut backoff = Backoff::new();
@@ -90,7 +86,7 @@ async fn report_page(core: &Core, page: Vec<Ended>, to_tell: &mpsc::Sender<Recor
             match answer {
                 Ok(verdicts) => {
                     for (ended, verdict) in page.into_iter().zip(verdicts) {
-                        take_verdict(core, ended, verdict, to_tell);
+                        take_verdict(core, ended, verdict);
                     }
                     break;
                 }
@@ -120,7 +116,7 @@ async fn report_page(core: &Core, page: Vec<Ended>, to_tell: &mpsc::Sender<Recor
                         report: Report {
                             outcome: Some(failed),
                         },
-                        tell: None,
+                        landed: None,
                         refused_once: true,
                     });
                 }
@@ -141,23 +137,15 @@ fn is_refusal(error: &tonic::Status) -> bool {
     matches!(error.code(), Code::InvalidArgument | Code::OutOfRange)
 }
 
-fn take_verdict(core: &Core, ended: Ended, verdict: i32, to_tell: &mpsc::Sender<RecordedFile>) {
+fn take_verdict(core: &Core, ended: Ended, verdict: i32) {
     let recorded = verdict == ReportVerdict::Recorded as i32;
     match (&ended.report.outcome, recorded) {
         (_, false) => core.metrics.superseded.add(),
         (Some(Outcome::Failed(_)), true) => core.metrics.failed.add(),
         (_, true) => core.metrics.recorded.add(),
     }
-    // With the lease lapsed, what is recorded under this token may be the loss of this worker and not its result.
-    let is_ours = core
-        .book
-        .lease_holds(&ended.key, Instant::now(), core.renewal_interval());
     core.book.settle(&ended.key);
-    if recorded
-        && is_ours
-        && let Some(file) = ended.tell
-    {
-        // Telling is for tidiness: with the queue full the ledger's collector does the tidying.
-        let _ = to_tell.try_send(file);
+    if recorded && let Some(landed) = ended.landed {
+        core.landings.add(landed, Instant::now());
     }
 }

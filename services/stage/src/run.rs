@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_domain::{FileRef, Generation, Reason};
+use caudal_domain::{Generation, Reason};
 use caudal_node::TraceContext;
 use caudal_proto::mesh::v1::report::Outcome;
 use caudal_proto::mesh::v1::{Report, Work};
@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::book::{Key, Phase};
 use crate::core::Core;
 use crate::failure::Failure;
-use crate::handler::{Done, Handler, RecordedFile};
+use crate::handler::{Done, Handler};
+use crate::landing::Landed;
 use crate::lease::Leased;
 use crate::report::Ended;
 use crate::solo;
@@ -23,15 +24,12 @@ use crate::wire::{JobParts, done_to_proto, failure_to_proto, job_from_work};
 
 /// How long a cancelled handler may take to end by itself before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-/// Recorded files told to the handler at once at most.
-const TELL_PAGE: usize = 1_000;
 
 /// What the runner keeps of a file while a handler has the rest.
 struct Running {
     key: Key,
     nonce: String,
     generation: Generation,
-    tell: Option<RecordedFile>,
 }
 
 struct Runner<H> {
@@ -126,10 +124,6 @@ impl<H: Handler> Runner<H> {
         };
         let nonce = fresh_nonce();
         let generation = Generation(work.generation);
-        let tell = self
-            .handler
-            .wants_recorded()
-            .then(|| recorded_file(key.0, &work));
         let parts = JobParts {
             file: key.0,
             token: key.1,
@@ -145,13 +139,12 @@ impl<H: Handler> Runner<H> {
                 key,
                 nonce,
                 generation,
-                tell,
             },
         );
     }
 
     async fn take_end(&mut self, end: Result<(Id, Result<Done, Failure>), JoinError>) {
-        let (id, result) = match end {
+        let (id, mut result) = match end {
             Ok((id, result)) => (id, result),
             Err(error) => (
                 error.id(),
@@ -162,7 +155,6 @@ impl<H: Handler> Runner<H> {
             key,
             nonce,
             generation,
-            tell,
         }) = self.running.remove(&id)
         else {
             return;
@@ -172,6 +164,10 @@ impl<H: Handler> Runner<H> {
             self.core.book.settle(&key);
             return;
         }
+        let landing_key = result
+            .as_mut()
+            .ok()
+            .and_then(|done| done.landing_key.take());
         let outcome = match result.and_then(|done| done_to_proto(done, nonce)) {
             Ok(done) => Outcome::Done(done),
             Err(_) if self.drain_is_over => {
@@ -189,14 +185,20 @@ impl<H: Handler> Runner<H> {
                 Outcome::Failed(failure_to_proto(&failure, trace_id))
             }
         };
-        let tell = tell.filter(|_| matches!(outcome, Outcome::Done(_)));
+        let landed = landing_key
+            .filter(|_| matches!(outcome, Outcome::Done(_)))
+            .map(|object| Landed {
+                key,
+                generation,
+                object,
+            });
         self.core.book.advance(&key, Phase::Answering);
         let ended = Ended {
             key,
             report: Report {
                 outcome: Some(outcome),
             },
-            tell,
+            landed,
             refused_once: false,
         };
         let _ = self.to_report.send(ended).await;
@@ -215,21 +217,6 @@ impl<H: Handler> Runner<H> {
                 cancelled.cancel();
             }
         }
-    }
-}
-
-fn recorded_file(file: FileRef, work: &Work) -> RecordedFile {
-    let some_text = |text: &String| {
-        if text.is_empty() {
-            None
-        } else {
-            Some(text.clone())
-        }
-    };
-    RecordedFile {
-        file,
-        source_key: some_text(&work.source_key),
-        final_key: some_text(&work.final_key),
     }
 }
 
@@ -308,20 +295,4 @@ fn words_of_panic(error: JoinError) -> String {
         (None, None) => "without words".to_owned(),
     };
     format!("the handler panicked: {words}")
-}
-
-/// Tells the handler what was recorded, several files at once, until `recorded` ends.
-pub(crate) async fn tell<H: Handler>(
-    core: Arc<Core>,
-    handler: Arc<H>,
-    mut recorded: mpsc::Receiver<RecordedFile>,
-) {
-    let mut page = Vec::new();
-    while recorded.recv_many(&mut page, TELL_PAGE).await > 0 {
-        let files = std::mem::take(&mut page);
-        tokio::select! {
-            () = handler.recorded(files) => {}
-            () = core.deadline.cancelled() => return,
-        }
-    }
 }

@@ -12,6 +12,11 @@ pub const MAX_SLOTS: usize = 1_024;
 /// Most dispatches read ahead.
 pub const MAX_PREFETCH: usize = 8_192;
 
+/// How long a landing object is kept after its result was recorded, unless set otherwise.
+pub const LANDING_DELAY: Duration = Duration::from_secs(5);
+/// The longest such time: all that landed meanwhile is kept twice.
+pub const MAX_LANDING_DELAY: Duration = Duration::from_secs(3_600);
+
 /// How one stage process works. Every queue in it is bounded by `prefetch`.
 #[derive(Debug, Clone)]
 pub struct StageSettings {
@@ -28,6 +33,8 @@ pub struct StageSettings {
     pub drain: Duration,
     /// At shutdown, after that: how long reports, releases and acknowledgements may take.
     pub farewell: Duration,
+    /// How long after its result was recorded a landing object may be freed; at most [`MAX_LANDING_DELAY`].
+    pub landing_delay: Duration,
     /// How a suspect file is run in a process of its own. None: it runs in this one.
     pub solo: Option<SoloSettings>,
 }
@@ -61,6 +68,7 @@ impl StageSettings {
             block: Duration::from_secs(2),
             drain: Duration::from_secs(20),
             farewell: Duration::from_secs(5),
+            landing_delay: LANDING_DELAY,
             solo: None,
         }
     }
@@ -82,6 +90,9 @@ impl StageSettings {
         if self.prefetch == 0 || self.prefetch > MAX_PREFETCH {
             return Err(InvalidSettings::Prefetch(self.prefetch));
         }
+        if self.landing_delay > MAX_LANDING_DELAY {
+            return Err(InvalidSettings::LandingDelay(self.landing_delay));
+        }
         Ok(())
     }
 
@@ -100,4 +111,9 @@ pub enum InvalidSettings {
     /// Number of dispatches held.
     #[error("prefetch is {0}, but must be from 1 to {MAX_PREFETCH}")]
     Prefetch(usize),
+    /// How long landing objects are kept.
+    #[error(
+        "landing_delay is {} s, but must be at most {} s", .0.as_secs(), MAX_LANDING_DELAY.as_secs()
+    )]
+    LandingDelay(Duration),
 }

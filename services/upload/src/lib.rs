@@ -1,15 +1,15 @@
 //! The upload stage: reads the object that was confirmed once, checks it against what was declared, finds out what it is,
-//! and copies it, inside the store, to the key where it stays. The landing object goes only after that is recorded.
+//! and copies it, inside the store, to the key where it stays.
 
 mod container;
 mod content;
 mod media_type;
 mod text;
 
-use caudal_domain::keys::{final_key, tenant_prefix};
+use caudal_domain::keys::{final_key, landing_prefix};
 use caudal_domain::{Reason, Stage, StageVersion, Warning, WarningCode};
-use caudal_objects::{ObjectError, ObjectStore};
-use caudal_stage::{Artifact, Done, Failure, Handler, Job, RecordedFile, Usage};
+use caudal_objects::ObjectError;
+use caudal_stage::{Artifact, Done, Failure, Handler, Job, Usage};
 
 use content::Content;
 
@@ -20,17 +20,8 @@ pub const CODE_VERSION: &str = "1";
 pub const ORIGINAL: &str = "original";
 
 /// The handler of the upload stage.
-#[derive(Debug, Clone)]
-pub struct Upload {
-    objects: ObjectStore,
-}
-
-impl Upload {
-    /// A handler that tidies up in this store.
-    pub fn new(objects: ObjectStore) -> Self {
-        Self { objects }
-    }
-}
+#[derive(Debug, Clone, Copy)]
+pub struct Upload;
 
 impl Handler for Upload {
     fn version(&self) -> StageVersion {
@@ -41,10 +32,12 @@ impl Handler for Upload {
         let Some(source) = job.source_key.clone() else {
             return Err(Failure::new(Reason::Internal, "the lease names no source"));
         };
-        let content = read(&job, &source).await?;
+        // At a reprocess the source is a final object: it has its sha256 in its key, and it stays.
+        let landed = source.starts_with(&landing_prefix(job.file));
+        let confirmed = job.etag.as_deref().filter(|_| landed);
+        let content = read(&job, &source, confirmed).await?;
         check(&job, &content)?;
         let kept = final_key(job.file, &content.sha256);
-        // At a reprocess the source is the final object already.
         let etag = if source == kept {
             content.etag.clone()
         } else {
@@ -71,6 +64,7 @@ impl Handler for Upload {
             }),
             content_sha256: Some(content.sha256),
             media_type: Some(media_type.to_owned()),
+            landing_key: landed.then_some(source),
             warnings: warnings.into_iter().collect(),
             usage: Usage {
                 bytes: content.size,
@@ -79,34 +73,10 @@ impl Handler for Upload {
             ..Done::default()
         })
     }
-
-    fn wants_recorded(&self) -> bool {
-        true
-    }
-
-    /// Deletes the landing objects: they are recorded elsewhere now. What is not deleted here the collector finds.
-    async fn recorded(&self, files: Vec<RecordedFile>) {
-        let mut landed = Vec::with_capacity(files.len());
-        for file in files {
-            let landing = format!("{}landing/", tenant_prefix(file.file.tenant));
-            landed.extend(
-                file.source_key
-                    .filter(|source| source.starts_with(&landing)),
-            );
-        }
-        if landed.is_empty() {
-            return;
-        }
-        if let Err(error) = self.objects.delete_many(&landed).await {
-            tracing::warn!(key = error.key(), %error, objects = landed.len(), "landing objects stay for the collector");
-        }
-    }
 }
 
-/// Reads the confirmed object. A final object has its sha256 in its key and needs no ETag.
-async fn read(job: &Job, source: &str) -> Result<Content, Failure> {
-    let landing = format!("{}landing/", tenant_prefix(job.file.tenant));
-    let confirmed = job.etag.as_deref().filter(|_| source.starts_with(&landing));
+/// Reads the object, the confirmed one where it says so.
+async fn read(job: &Job, source: &str, confirmed: Option<&str>) -> Result<Content, Failure> {
     let object = job
         .objects
         .get(source, confirmed)

@@ -8,7 +8,7 @@ use caudal_domain::{
 };
 use caudal_embedded::{S3Server, S3Settings};
 use caudal_objects::{ObjectStore, Settings};
-use caudal_stage::{ArtifactWriter, Handler, Job, RecordedFile};
+use caudal_stage::{ArtifactWriter, Handler, Job};
 use caudal_upload::Upload;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,6 @@ const HELLO_SHA256: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286
 
 struct Stand {
     store: ObjectStore,
-    handler: Upload,
     server: S3Server,
     _folder: tempfile::TempDir,
 }
@@ -37,7 +36,6 @@ impl Stand {
                 .unwrap();
         store.ensure_bucket().await.unwrap();
         Self {
-            handler: Upload::new(store.clone()),
             store,
             server,
             _folder: folder,
@@ -112,7 +110,7 @@ async fn what_landed_is_verified_and_copied_to_its_final_key() {
     let stand = Stand::new().await;
     let mut job = stand.landed(b"hello\n", "in/hello.txt").await;
     job.declared_sha256 = Some(hello_sha256());
-    let done = stand.handler.handle(job).await.unwrap();
+    let done = Upload.handle(job).await.unwrap();
 
     let kept = stand
         .store
@@ -138,28 +136,14 @@ async fn what_landed_is_verified_and_copied_to_its_final_key() {
 }
 
 #[tokio::test]
-async fn the_landing_object_goes_only_after_the_result_is_recorded() {
+async fn what_landed_is_named_to_be_freed_and_not_deleted() {
     // protocol 12.4: deleting before the report, a crash in between, and the retry finds nothing.
     let stand = Stand::new().await;
     let job = stand.landed(b"hello\n", "hello.txt").await;
     let landing = job.source_key.clone().unwrap();
-    stand.handler.handle(job).await.unwrap();
+    let done = Upload.handle(job).await.unwrap();
     assert!(stand.store.head(&landing).await.unwrap().is_some());
-
-    let kept = final_key(file(), &hello_sha256());
-    let recorded = RecordedFile {
-        file: file(),
-        source_key: Some(landing.clone()),
-        final_key: None,
-    };
-    let reprocessed = RecordedFile {
-        file: file(),
-        source_key: Some(kept.clone()),
-        final_key: Some(kept.clone()),
-    };
-    stand.handler.recorded(vec![recorded, reprocessed]).await;
-    assert!(stand.store.head(&landing).await.unwrap().is_none());
-    assert!(stand.store.head(&kept).await.unwrap().is_some());
+    assert_eq!(done.landing_key, Some(landing));
 }
 
 #[tokio::test]
@@ -173,7 +157,7 @@ async fn other_bytes_than_those_confirmed_need_the_bytes_again() {
         .put(&landing, "text/plain", Bytes::from_static(b"other\n"))
         .await
         .unwrap();
-    let failure = stand.handler.handle(job).await.unwrap_err();
+    let failure = Upload.handle(job).await.unwrap_err();
     assert_eq!(failure.reason, Reason::ObjectChanged);
     assert!(failure.reason.needs_bytes() && !failure.reason.retryable());
 }
@@ -187,7 +171,7 @@ async fn a_missing_object_is_retried_first() {
         .delete(job.source_key.as_deref().unwrap())
         .await
         .unwrap();
-    let failure = stand.handler.handle(job).await.unwrap_err();
+    let failure = Upload.handle(job).await.unwrap_err();
     assert_eq!(failure.reason, Reason::ObjectMissing);
     assert!(failure.reason.retryable());
 }
@@ -197,7 +181,7 @@ async fn a_wrong_size_or_checksum_is_told_with_both_values() {
     let stand = Stand::new().await;
     let mut job = stand.landed(b"hello\n", "hello.txt").await;
     job.declared_size = 7;
-    let failure = stand.handler.handle(job).await.unwrap_err();
+    let failure = Upload.handle(job).await.unwrap_err();
     assert_eq!(
         (failure.reason, failure.detail.as_str()),
         (Reason::SizeMismatch, "declared 7 bytes, found 6")
@@ -205,7 +189,7 @@ async fn a_wrong_size_or_checksum_is_told_with_both_values() {
 
     let mut job = stand.landed(b"hello\n", "hello.txt").await;
     job.declared_sha256 = Some([0xab; 32]);
-    let failure = stand.handler.handle(job).await.unwrap_err();
+    let failure = Upload.handle(job).await.unwrap_err();
     assert_eq!(failure.reason, Reason::ChecksumMismatch);
     assert_eq!(
         failure.detail,
@@ -235,15 +219,35 @@ async fn a_reprocess_reads_the_final_object_and_copies_nothing() {
     job.final_key = Some(kept);
     job.etag = Some("of the landing object, long gone".to_owned());
     job.content_sha256 = Some(hello_sha256());
-    let done = stand.handler.handle(job).await.unwrap();
+    let done = Upload.handle(job).await.unwrap();
     assert_eq!(done.content_sha256, Some(hello_sha256()));
+    assert_eq!(done.landing_key, None);
+}
+
+#[tokio::test]
+async fn a_reprocess_of_content_that_another_file_lent_leaves_it_there() {
+    let stand = Stand::new().await;
+    let lender = FileRef {
+        ordinal: 9,
+        ..file()
+    };
+    let lent = final_key(lender, &hello_sha256());
+    let bytes = Bytes::from_static(b"hello\n");
+    stand.store.put(&lent, "text/plain", bytes).await.unwrap();
+    let mut job = stand.job("hello.txt", 6);
+    job.source_key = Some(lent.clone());
+    job.content_sha256 = Some(hello_sha256());
+    let done = Upload.handle(job).await.unwrap();
+    assert_eq!(done.landing_key, None);
+    let kept = final_key(file(), &hello_sha256());
+    assert!(stand.store.head(&kept).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn a_name_that_promises_something_else_is_a_warning() {
     let stand = Stand::new().await;
     let job = stand.landed(b"hello\n", "scans/hello.pdf").await;
-    let done = stand.handler.handle(job).await.unwrap();
+    let done = Upload.handle(job).await.unwrap();
     assert_eq!(done.media_type.as_deref(), Some("text/plain"));
     assert_eq!(done.warnings[0].code, WarningCode::MediaTypeDiffers);
     assert!(done.warnings[0].words.contains("hello.pdf"));
@@ -253,7 +257,7 @@ async fn a_name_that_promises_something_else_is_a_warning() {
 async fn an_empty_file_is_kept() {
     let stand = Stand::new().await;
     let job = stand.landed(b"", "empty.txt").await;
-    let done = stand.handler.handle(job).await.unwrap();
+    let done = Upload.handle(job).await.unwrap();
     assert_eq!(done.media_type.as_deref(), Some("application/x-empty"));
     let kept = final_key(file(), &done.content_sha256.unwrap());
     assert_eq!(stand.store.head(&kept).await.unwrap().unwrap().size, 0);
@@ -271,7 +275,7 @@ async fn an_absent_store_is_worth_a_retry() {
     .unwrap();
     let mut job = stand.landed(b"hello\n", "hello.txt").await;
     job.objects = away;
-    let failure = stand.handler.handle(job).await.unwrap_err();
+    let failure = Upload.handle(job).await.unwrap_err();
     assert_eq!(failure.reason, Reason::StoreUnavailable);
     assert!(failure.reason.retryable());
 }
@@ -289,7 +293,7 @@ async fn a_failure_of_the_store_tells_no_key() {
     let missing = stand.landed(b"hello\n", "hello.txt").await;
     let landing = missing.source_key.clone().unwrap();
     stand.store.delete(&landing).await.unwrap();
-    failures.push(stand.handler.handle(missing).await.unwrap_err());
+    failures.push(Upload.handle(missing).await.unwrap_err());
 
     let replaced = stand.landed(b"hello\n", "hello.txt").await;
     let other = Bytes::from_static(b"other\n");
@@ -298,18 +302,18 @@ async fn a_failure_of_the_store_tells_no_key() {
         .put(&landing, "text/plain", other)
         .await
         .unwrap();
-    failures.push(stand.handler.handle(replaced).await.unwrap_err());
+    failures.push(Upload.handle(replaced).await.unwrap_err());
 
     let mut unreachable = stand.landed(b"hello\n", "hello.txt").await;
     unreachable.objects = away;
-    failures.push(stand.handler.handle(unreachable).await.unwrap_err());
+    failures.push(Upload.handle(unreachable).await.unwrap_err());
 
     let mut refused = stand.landed(b"hello\n", "hello.txt").await;
     refused.objects = stranger.clone();
     refused.final_key = Some(final_key(file(), &hello_sha256()));
     let fetched = caudal_stage::sandbox::fetch_input(&refused, 100, Reason::Internal).await;
     failures.push(fetched.unwrap_err());
-    failures.push(stand.handler.handle(refused).await.unwrap_err());
+    failures.push(Upload.handle(refused).await.unwrap_err());
     let (stage, generation) = (Stage::Upload, Generation(1));
     let mut artifacts = ArtifactWriter::new(stranger, stage, file(), generation, Token(2), "0");
     let put = artifacts.put("text.txt", "text/plain", Bytes::new()).await;

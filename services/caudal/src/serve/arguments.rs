@@ -8,7 +8,7 @@ use caudal_gateway::AllowedOrigins;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use crate::settings::{StoreArguments, TelemetryArguments};
+use crate::settings::{LandingArguments, StoreArguments, TelemetryArguments};
 
 const GATEWAY: &str = "Gateway";
 const LEDGER: &str = "Ledger";
@@ -208,6 +208,8 @@ pub(crate) struct ServeArguments {
         help_heading = STAGES
     )]
     pub(crate) local_slots: Option<u32>,
+    #[command(flatten)]
+    pub(crate) landing: LandingArguments,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArguments,
 }

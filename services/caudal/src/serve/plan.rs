@@ -196,6 +196,7 @@ fn stage_options(
             .slots
             .and_then(|slots| usize::try_from(slots).ok()),
         local_slots: arguments.local_slots,
+        landing_delay: arguments.landing.landing_delay,
         embeddings,
     })
 }

@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// How each stage is run here: at which pace, how many files at once by the number of cores, and made of what.
 fn registered(stage: Stage) -> Registration {
     match stage {
-        Stage::Upload => fast(|_cores| 32, |with| Ok(Upload::new(with.objects.clone()))),
+        Stage::Upload => fast(|_cores| 32, |_| Ok(Upload)),
         Stage::ExtractText => fast(|cores| (2 * cores).clamp(8, 32), extract_text)
             .parses_with(caudal_extract_text::PARSERS),
         Stage::Embeddings => slow(|_cores| 2, embeddings),
@@ -76,7 +76,6 @@ fn sandbox() -> Result<Sandbox, Failure> {
 
 /// What handlers are made of, beside the settings of their crates.
 struct Ingredients<'a> {
-    objects: ObjectStore,
     embedding_provider: &'a dyn Fn() -> Result<EmbeddingProvider, Failure>,
 }
 
@@ -128,6 +127,8 @@ pub(crate) struct StageOptions {
     pub(crate) slots: Option<usize>,
     /// How many of them while the limiter is away; all when left out.
     pub(crate) local_slots: Option<u32>,
+    /// How long after its result was recorded a landing object may be freed. Looked at by the upload stage only.
+    pub(crate) landing_delay: Duration,
     /// Looked at by the embeddings stage only.
     pub(crate) embeddings: EmbeddingSettings,
 }
@@ -142,9 +143,7 @@ pub(crate) async fn start(
     let name = stage.name();
     let broken = |error: &dyn std::fmt::Display| cannot_start(name, error);
     let registered = registered(stage);
-    let objects = mesh.objects()?;
     let handler = (registered.make)(&Ingredients {
-        objects: objects.clone(),
         embedding_provider: &|| {
             let permits = LimiterPermits::new(name, mesh.limiter_for(name)?);
             embedding_provider(options.embeddings.clone(), Arc::new(permits))
@@ -162,12 +161,13 @@ pub(crate) async fn start(
             config: serde_json::to_value(SoloConfig::of(&mesh.store))
                 .map_err(|error| broken(&error))?,
         }),
+        landing_delay: options.landing_delay,
         ..(registered.settings)(slots)
     };
     let all_slots = u32::try_from(slots).unwrap_or(u32::MAX);
     let dependencies = Dependencies {
         ledger: mesh.ledger_for(name)?,
-        objects,
+        objects: mesh.objects()?,
         streams: Streams::connect(&mesh.redis_url, Names::new(DEFAULT_PREFIX))
             .map_err(|error| broken(&error))?,
         limiter: Some(SlotSource {
@@ -221,7 +221,6 @@ fn solo(stage: Stage, config: serde_json::Value) -> Result<Solo, Failure> {
         serde_json::from_value(config).map_err(|error| Failure::broken(error.to_string()))?;
     let objects = config.store()?;
     let handler = (registered(stage).make)(&Ingredients {
-        objects: objects.clone(),
         embedding_provider: &|| {
             let settings = EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?;
@@ -277,9 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_stage_is_served_by_a_handler_of_its_own() {
-        let store = caudal_objects::Settings::new("http://127.0.0.1:9", "bucket", "key", "secret");
         let ingredients = Ingredients {
-            objects: ObjectStore::connect(store).unwrap(),
             embedding_provider: &|| {
                 embedding_provider(EmbeddingSettings::None, Arc::new(Unlimited))
             },

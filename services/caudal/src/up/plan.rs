@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use caudal_node::telemetry::TelemetrySettings;
 use caudal_providers::EmbeddingSettings;
@@ -18,6 +19,7 @@ pub(crate) struct Plan {
     pub(crate) redis: Redis,
     pub(crate) s3: S3,
     pub(crate) embeddings: EmbeddingSettings,
+    pub(crate) landing_delay: Duration,
     pub(crate) telemetry: TelemetrySettings,
 }
 
@@ -61,6 +63,7 @@ impl Plan {
             s3,
             embeddings: EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
+            landing_delay: arguments.landing.landing_delay,
             telemetry: arguments.telemetry.of("caudal"),
         })
     }

@@ -87,6 +87,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
         let options = StageOptions {
             slots: None,
             local_slots: None,
+            landing_delay: plan.landing_delay,
             embeddings: plan.embeddings.clone(),
         };
         let started = service::stages::start(stage, options, &mesh, LOOPBACK).await?;

@@ -3,6 +3,7 @@
 
 mod bad_act;
 mod full_disk;
+mod landing;
 mod operators;
 mod page;
 mod raw;

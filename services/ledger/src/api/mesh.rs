@@ -18,13 +18,14 @@ use caudal_proto::convert::{
 };
 use caudal_proto::mesh::v1::ledger_service_server::LedgerService;
 use caudal_proto::mesh::v1::{
-    CheckCredentialRequest, CheckCredentialResponse, GetArtifactFactsRequest,
-    GetArtifactFactsResponse, GetIssueFactsRequest, GetIssueFactsResponse, GetSnapshotRequest,
-    GetSnapshotResponse, Input, InputArtifact, IssueFacts, LeaseRequest, LeaseResponse,
-    LeaseVerdict, ListChangesRequest, ListChangesResponse, ListEventsRequest, ListEventsResponse,
-    PackedChanges, ReleaseRequest, ReleaseResponse, RenewRequest, RenewResponse, RenewVerdict,
-    Report as ReportMessage, ReportRequest, ReportResponse, ReportVerdict, RequestReconcileRequest,
-    RequestReconcileResponse, Role, Scope as ScopeMessage, Work, report,
+    CheckCredentialRequest, CheckCredentialResponse, CheckRecordedRequest, CheckRecordedResponse,
+    GetArtifactFactsRequest, GetArtifactFactsResponse, GetIssueFactsRequest, GetIssueFactsResponse,
+    GetSnapshotRequest, GetSnapshotResponse, Input, InputArtifact, IssueFacts, LeaseRequest,
+    LeaseResponse, LeaseVerdict, ListChangesRequest, ListChangesResponse, ListEventsRequest,
+    ListEventsResponse, PackedChanges, ReleaseRequest, ReleaseResponse, RenewRequest,
+    RenewResponse, RenewVerdict, Report as ReportMessage, ReportRequest, ReportResponse,
+    ReportVerdict, RequestReconcileRequest, RequestReconcileResponse, Role, Scope as ScopeMessage,
+    Work, report,
 };
 use caudal_proto::v1::{FileColumns, FolderColumns, Snapshot};
 use futures::stream::{self, Stream};
@@ -34,7 +35,7 @@ use tonic::{Request, Response, Status};
 use super::{Ledger, TenantScope, messages, status, unreadable};
 use crate::briefs::{Brief, Declared};
 use crate::store::reads;
-use crate::store::results::{self, ResultRow, StoredArtifact, Used};
+use crate::store::results::{self, Execution, ResultRow, StoredArtifact, Used};
 use crate::store::{changes, credentials, work};
 use crate::writer::acts::{
     Act, Answer, BadResult, GoodResult, Granted, Held, Report, StageOutcome,
@@ -155,6 +156,24 @@ impl LedgerService for Ledger {
             .map(|recorded| verdict(recorded).into())
             .collect();
         Ok(Response::new(ReportResponse { verdicts }))
+    }
+
+    async fn check_recorded(
+        &self,
+        request: Request<CheckRecordedRequest>,
+    ) -> Result<Response<CheckRecordedResponse>, Status> {
+        require_service(&request)?;
+        let message = request.get_ref();
+        let stage = stage_of(&message.stage)?;
+        let executions = executions_of(message)?;
+        // By a reader: what the writer believes is what is being doubted.
+        let found = results::recorded(&self.store.reader(), stage, &executions)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let recorded = executions.iter().map(|asked| found.contains(asked));
+        Ok(Response::new(CheckRecordedResponse {
+            recorded: recorded.collect(),
+        }))
     }
 
     async fn request_reconcile(
@@ -731,6 +750,23 @@ fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, S
     file_tokens_from_proto(files, MAX_HELD).map_err(|error| status(&error.refusal("files")))
 }
 
+fn executions_of(message: &CheckRecordedRequest) -> Result<Vec<Execution>, Status> {
+    let held = held_of(message.files.as_ref())?;
+    if held.len() != message.generation.len() {
+        let description = format!(
+            "has {} generations for {} files",
+            message.generation.len(),
+            held.len()
+        );
+        return Err(status(&Refusal::invalid("generation", description)));
+    }
+    let generations = message.generation.iter().copied().map(Generation::new);
+    let executions = held.into_iter().zip(generations);
+    Ok(executions
+        .map(|((file, token), generation)| (file, generation, token))
+        .collect())
+}
+
 fn batch_of(scope: &TenantScope, bytes: &[u8]) -> Result<BatchId, Status> {
     let batch = batch_from_bytes(bytes).map_err(|error| status(&error.refusal("batch")))?;
     scope
@@ -985,3 +1021,7 @@ fn folder_columns(rows: &[[u32; 5]]) -> FolderColumns {
     }
     columns
 }
+
+#[cfg(test)]
+#[path = "mesh_tests.rs"]
+mod tests;

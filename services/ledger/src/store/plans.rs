@@ -386,6 +386,14 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     results::already_recorded(session, Trace::Attempt, &pairs)
         .await
         .unwrap();
+    let executions: Vec<_> = files
+        .iter()
+        .map(|file| (*file, Generation::FIRST, Token::new(3)))
+        .collect();
+    step("results::recorded", &[("stage_results", PK, 5)]);
+    results::recorded(session, Stage::Upload, &executions)
+        .await
+        .unwrap();
     // The rows of a page are put in the order of their tokens: no more than were asked for.
     sorting_step("results::last_attempts", &[("attempts", PK, 3)]);
     results::last_attempts(session, &files).await.unwrap();

@@ -486,6 +486,45 @@ pub(crate) async fn already_recorded<C: ConnectionTrait>(
     Ok(found)
 }
 
+/// One execution of a stage, as its result names it.
+pub(crate) type Execution = (FileRef, Generation, Token);
+
+/// Which of these executions left the result of `stage`; by key.
+pub(crate) async fn recorded<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    stage: Stage,
+    executions: &[Execution],
+) -> Result<HashSet<Execution>, DbErr> {
+    let mut found = HashSet::new();
+    if executions.is_empty() {
+        return Ok(found);
+    }
+    let page = Page::of_files(executions.iter().map(|(file, _, _)| *file))
+        .numbers(
+            "g",
+            executions
+                .iter()
+                .map(|(_, generation, _)| i64::from(generation.get())),
+        )
+        .numbers(
+            "token",
+            executions.iter().map(|(_, _, token)| signed(token.get())),
+        )
+        .numbers("stage", executions.iter().map(|_| i64::from(stage.code())));
+    let (page, values) = page.bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT r.tenant_id, r.batch_id, r.ordinal, r.generation, r.token FROM u JOIN stage_results AS r \
+         ON r.tenant_id = u.t AND r.batch_id = u.b AND r.ordinal = u.o AND r.generation = u.g AND r.stage = u.stage \
+         AND r.token = u.token"
+    );
+    for row in session.rows(sql, values).await? {
+        let generation = Generation::new(u32_of(&row, "generation")?);
+        let token = Token::new(u64_of(&row, "token")?);
+        found.insert((file_of(&row)?, generation, token));
+    }
+    Ok(found)
+}
+
 /// One row of `attempts`: a failure or a kill.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AttemptRow {

@@ -24,11 +24,12 @@ impl Trouble {
     /// What an error is.
     pub(crate) fn of(error: &DbErr) -> Self {
         let cause = match error {
-            DbErr::ConnectionAcquire(_) => return Self::Away,
             DbErr::Conn(RuntimeErr::SqlxError(cause))
             | DbErr::Exec(RuntimeErr::SqlxError(cause))
             | DbErr::Query(RuntimeErr::SqlxError(cause)) => cause,
-            DbErr::Conn(RuntimeErr::Internal(_)) => return Self::Away,
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(RuntimeErr::Internal(_)) => {
+                return Self::Away;
+            }
             _ => return Self::Defect,
         };
         match cause.as_ref() {

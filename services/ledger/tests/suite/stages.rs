@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use caudal_domain::{Stage, Token};
-use caudal_proto::mesh::v1::{LeaseVerdict, ReportVerdict};
+use caudal_domain::{BatchId, FileRef, Stage, Token};
+use caudal_proto::convert::file_tokens_to_proto;
+use caudal_proto::mesh::v1::{CheckRecordedRequest, LeaseVerdict, ReportVerdict};
 use caudal_proto::v1::{Batch, BatchOptions, BatchState, FileState, Outcome};
-use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+use sea_orm::{ConnectionTrait as _, DatabaseTransaction, Statement, TransactionTrait as _, Value};
+use tonic::Code;
+use uuid::Uuid;
 
-use super::support::{TestLedger, done, failed, finished, uploaded};
+use super::support::{TestLedger, done, failed, finished, uploaded, wrong_fields};
 
 #[tokio::test]
 async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {
@@ -114,6 +117,97 @@ async fn a_repeated_report_is_recorded_and_a_late_one_from_a_superseded_token_ch
     assert_eq!(late, [ReportVerdict::Superseded]);
     assert_eq!(ledger.file(batch, 0).await.attempts, 0);
     ledger.verify().await;
+}
+
+// Protocol 12.4: what a reader of the database sees and nothing else, whatever writers have open. A result is named by its
+// stage, generation and token.
+#[tokio::test]
+async fn what_is_recorded_is_what_a_reader_sees() {
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a.txt", "b.txt"]).await;
+    ledger.confirm(batch, 0..2).await;
+    let mut reader = ledger.reader(Stage::Upload);
+    let held = ledger.take(&mut reader, Stage::Upload, 2).await;
+    ledger.lease(Stage::Upload, &held).await;
+    assert_eq!(seen(&ledger, Stage::Upload, &held, 1).await, [false; 2]);
+
+    // A transaction that may still be lost, and that keeps the writer from committing anything.
+    let database = ledger.database().await;
+    let open = database.begin().await.unwrap();
+    open.execute_unprepared("UPDATE leadership SET holder = holder WHERE id = 1")
+        .await
+        .unwrap();
+    insert_upload(&open, held[0]).await;
+    let answer = seen(&ledger, Stage::Upload, &held, 1);
+    let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
+    assert_eq!(answer.unwrap(), [false; 2], "and it waits for no writer");
+    open.rollback().await.unwrap();
+    let result = uploaded("text/plain");
+    let verdicts = ledger.report(Stage::Upload, &held, &result).await;
+    assert_eq!(verdicts, [ReportVerdict::Recorded; 2]);
+
+    assert_eq!(seen(&ledger, Stage::Upload, &held, 1).await, [true; 2]);
+    let later = [(held[0].0, Token::new(held[0].1.get() + 1)), held[1]];
+    assert_eq!(
+        seen(&ledger, Stage::Upload, &later, 1).await,
+        [false, true],
+        "another token"
+    );
+    assert_eq!(seen(&ledger, Stage::Upload, &held, 2).await, [false; 2]);
+    assert_eq!(seen(&ledger, Stage::Metadata, &held, 1).await, [false; 2]);
+    ledger.verify().await;
+}
+
+#[tokio::test]
+async fn only_services_ask_what_is_recorded_and_in_columns_of_one_length() {
+    let ledger = TestLedger::start().await;
+    let file = FileRef::new(ledger.tenant, BatchId::from_uuid(Uuid::nil()), 0);
+    let request = |generation: Vec<u32>| CheckRecordedRequest {
+        stage: Stage::Upload.name().into(),
+        files: Some(file_tokens_to_proto([(file, Token::new(1))])),
+        generation,
+    };
+    let answer = ledger.mesh().check_recorded(request(vec![1])).await;
+    assert_eq!(answer.unwrap().into_inner().recorded, [false]);
+    let refused = ledger.mesh().check_recorded(request(vec![1, 1])).await;
+    assert_eq!(wrong_fields(&refused.unwrap_err()), ["generation"]);
+    let refused = ledger
+        .mesh_as_member()
+        .check_recorded(request(vec![1]))
+        .await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+}
+
+/// For each file, whether a reader sees its result.
+async fn seen(
+    ledger: &TestLedger,
+    stage: Stage,
+    held: &[(FileRef, Token)],
+    generation: u32,
+) -> Vec<bool> {
+    let request = CheckRecordedRequest {
+        stage: stage.name().into(),
+        files: Some(file_tokens_to_proto(held.iter().copied())),
+        generation: vec![generation; held.len()],
+    };
+    let answer = ledger.mesh().check_recorded(request).await.unwrap();
+    answer.into_inner().recorded
+}
+
+/// A result of the upload stage, as the ledger would write it.
+async fn insert_upload(session: &DatabaseTransaction, (file, token): (FileRef, Token)) {
+    let sql = "INSERT INTO stage_results (tenant_id, batch_id, ordinal, generation, stage, token, nonce, artifacts, facts, \
+               warnings, used_bytes, used_pages, used_tokens, used_calls, skipped, has_text, at) \
+               VALUES ($1, $2, $3, 1, 1, $4, 'n', '[]', '{}', '[]', 0, 0, 0, 0, false, false, 0)";
+    let values = [
+        Value::from(file.tenant.as_uuid()),
+        Value::from(file.batch.as_uuid()),
+        Value::from(i32::try_from(file.ordinal).unwrap()),
+        Value::from(i64::try_from(token.get()).unwrap()),
+    ];
+    let statement = Statement::from_sql_and_values(session.get_database_backend(), sql, values);
+    session.execute_raw(statement).await.unwrap();
 }
 
 // Protocol 5.1: granted only under the current token.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use caudal_domain::{FileRef, Token};
+use caudal_domain::{FileRef, Target, Token, landing_key};
 use caudal_proto::convert::file_tokens_from_proto;
 use caudal_proto::mesh::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
 use caudal_proto::mesh::v1::report::Outcome;
@@ -24,6 +24,7 @@ pub(crate) enum Call {
     Done(Key, Box<Done>),
     Failed(Key, String, String),
     Reconcile(String),
+    Checked(Key, u32),
 }
 
 #[derive(Default)]
@@ -41,6 +42,8 @@ pub(crate) struct State {
     pub(crate) refused_reports: HashSet<Key>,
     /// Reports of these are answered SUPERSEDED.
     pub(crate) superseded: HashSet<Key>,
+    /// Results that a reader of the database sees.
+    pub(crate) seen: HashSet<Key>,
     pub(crate) lease_ms: u32,
     pub(crate) calls: Vec<Call>,
     pub(crate) lease_pages: Vec<usize>,
@@ -127,7 +130,7 @@ impl LedgerService for FakeLedger {
                 index: index as u32,
                 generation: 1,
                 path,
-                source_key: format!("landing/{}", key.0.ordinal),
+                source_key: landing_key(key.0, Target(1)),
                 suspect: state.suspects.contains(&key),
                 inputs: state.inputs.get(&key).cloned().unwrap_or_default(),
                 ..Work::default()
@@ -187,6 +190,21 @@ impl LedgerService for FakeLedger {
             });
         }
         Ok(Response::new(ReportResponse { verdicts }))
+    }
+
+    async fn check_recorded(
+        &self,
+        request: Request<CheckRecordedRequest>,
+    ) -> Answer<CheckRecordedResponse> {
+        let mut state = self.check("check")?;
+        let request = request.into_inner();
+        assert_eq!(request.stage, "extract-text");
+        let mut recorded = Vec::new();
+        for (key, generation) in keys(request.files).into_iter().zip(request.generation) {
+            state.calls.push(Call::Checked(key, generation));
+            recorded.push(state.seen.contains(&key));
+        }
+        Ok(Response::new(CheckRecordedResponse { recorded }))
     }
 
     async fn request_reconcile(

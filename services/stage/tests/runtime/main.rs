@@ -59,7 +59,10 @@ fn main() {
         no_more_handlers_run_than_there_are_slots_and_slots_change_at_run_time,
         no_more_handlers_run_than_the_limiter_grants,
         a_paused_process_reads_nothing_until_it_is_resumed,
-        the_handler_is_told_what_was_recorded,
+        a_landing_object_is_freed_only_once_a_reader_sees_the_result,
+        a_landing_object_whose_result_is_never_seen_stays,
+        a_landing_object_waits_for_a_ledger_that_does_not_answer,
+        a_landing_object_of_a_file_that_was_not_recorded_is_not_asked_about,
         a_process_tells_what_it_does_and_serves_metrics,
         the_stage_of_the_page_finds_the_language_of_a_text,
         the_page_shows_code_that_is_compiled,
@@ -200,7 +203,6 @@ async fn a_superseded_report_is_final_too() {
     stand.dispatch(&[(1, "quick")]).await;
     eventually("it is reported", async || stand.ledger.count(is_done) == 1).await;
     stand.all_acknowledged().await;
-    assert!(stand.handler.seen.lock().unwrap().recorded.is_empty());
     running.stop().await;
 }
 
@@ -607,19 +609,108 @@ async fn a_paused_process_reads_nothing_until_it_is_resumed() {
     running.stop().await;
 }
 
-async fn the_handler_is_told_what_was_recorded() {
-    let stand = Stand::new().await;
-    let running = stand.run(Stand::settings(4, 16)).await;
-    stand.dispatch(&[(1, "quick"), (2, "fail")]).await;
-    eventually("it is told", async || {
-        stand.handler.seen.lock().unwrap().recorded.len() == 1
+// Protocol 12.4: a database may answer RECORDED and lose the commit; then what landed is all there is to begin from again.
+async fn a_landing_object_is_freed_only_once_a_reader_sees_the_result() {
+    let stand = Stand::with_store().await;
+    let settings = StageSettings {
+        landing_delay: Duration::from_millis(100),
+        ..Stand::settings(4, 16)
+    };
+    let running = stand.run(settings).await;
+    stand.land(1).await;
+    stand.land(2).await;
+    stand.ledger.state().seen.insert(key(2));
+    stand.dispatch(&[(1, "land"), (2, "land")]).await;
+    eventually("what is seen goes", async || !stand.is_landed(2).await).await;
+    eventually("the other is asked about again", async || {
+        checks(&stand, 1) >= 2
     })
     .await;
-    stand.all_acknowledged().await;
+    assert!(stand.is_landed(1).await);
+    assert_eq!(checks(&stand, 2), 1);
+
+    stand.ledger.state().seen.insert(key(1));
+    eventually("it is seen and goes", async || !stand.is_landed(1).await).await;
     running.stop().await;
-    let seen = stand.handler.seen.lock().unwrap();
-    assert_eq!(seen.recorded.len(), 1);
-    assert_eq!(seen.recorded[0].source_key.as_deref(), Some("landing/1"));
+}
+
+async fn a_landing_object_whose_result_is_never_seen_stays() {
+    let stand = Stand::with_store().await;
+    let settings = StageSettings {
+        landing_delay: Duration::from_millis(10),
+        ..Stand::settings(4, 16)
+    };
+    let running = stand.run(settings).await;
+    stand.land(1).await;
+    stand.dispatch(&[(1, "land")]).await;
+    let ends = |end: &str, count: u32| {
+        format!(
+            "caudal_stage_landing_objects_total{{service=\"extract-text\",stage=\"extract-text\",end=\"{end}\"}} {count}"
+        )
+    };
+    let left = ends("left", 1);
+    eventually("it is left", async || {
+        http_get(&running.address, "/metrics").await.contains(&left)
+    })
+    .await;
+    let page = http_get(&running.address, "/metrics").await;
+    assert!(page.contains(&ends("freed", 0)), "{page}");
+    assert_eq!(checks(&stand, 1), 6);
+    assert!(stand.is_landed(1).await);
+    running.stop().await;
+}
+
+async fn a_landing_object_waits_for_a_ledger_that_does_not_answer() {
+    let stand = Stand::with_store().await;
+    let settings = StageSettings {
+        landing_delay: Duration::from_millis(100),
+        ..Stand::settings(4, 16)
+    };
+    stand.ledger.state().away.insert("check");
+    stand.ledger.state().seen.insert(key(1));
+    let running = stand.run(settings).await;
+    stand.land(1).await;
+    stand.dispatch(&[(1, "land")]).await;
+    let service = running.service.clone();
+    eventually("it was asked about", async || {
+        let stage = service.clone().get_stage(GetStageRequest {}).await;
+        let last_error = stage.unwrap().into_inner().last_error;
+        last_error.starts_with("check recorded: ")
+    })
+    .await;
+    assert!(stand.is_landed(1).await);
+    stand.ledger.state().away.clear();
+    eventually("it goes", async || !stand.is_landed(1).await).await;
+    running.stop().await;
+}
+
+async fn a_landing_object_of_a_file_that_was_not_recorded_is_not_asked_about() {
+    let stand = Stand::with_store().await;
+    let settings = StageSettings {
+        landing_delay: Duration::from_millis(10),
+        ..Stand::settings(4, 16)
+    };
+    stand.ledger.state().superseded.insert(key(1));
+    for ordinal in 1..=3 {
+        stand.ledger.state().seen.insert(key(ordinal));
+        stand.land(ordinal).await;
+    }
+    let running = stand.run(settings).await;
+    stand.dispatch(&[(1, "land"), (2, "fail")]).await;
+    stand.all_acknowledged().await;
+    // It comes after them: they would have been asked about before.
+    stand.dispatch(&[(3, "land")]).await;
+    eventually("the recorded one goes", async || !stand.is_landed(3).await).await;
+    assert_eq!((checks(&stand, 1), checks(&stand, 2)), (0, 0));
+    assert!(stand.is_landed(1).await && stand.is_landed(2).await);
+    running.stop().await;
+}
+
+/// How often the ledger was asked whether a reader sees the file's result.
+fn checks(stand: &Stand, ordinal: u32) -> usize {
+    stand
+        .ledger
+        .count(|call| *call == Call::Checked(key(ordinal), 1))
 }
 
 async fn a_process_tells_what_it_does_and_serves_metrics() {

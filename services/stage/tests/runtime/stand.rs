@@ -5,15 +5,18 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use caudal_domain::{BatchId, FileRef, Reason, Stage, StageVersion, TenantId, Token};
+use caudal_domain::{
+    BatchId, FileRef, Reason, Stage, StageVersion, Target, TenantId, Token, landing_key,
+};
+use caudal_embedded::{S3Server, S3Settings};
 use caudal_node::{
     Channels, MeshChannel, MeshSecret, ServerLimits, ServerParts, ServiceIdentity, Settings,
 };
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
 use caudal_stage::{
-    AnyHandler, Dependencies, Done, Failure, Handler, Job, RecordedFile, SlotSource, Solo,
-    SoloSettings, StageProcess, StageSettings,
+    AnyHandler, Dependencies, Done, Failure, Handler, Job, SlotSource, Solo, SoloSettings,
+    StageProcess, StageSettings,
 };
 use caudal_streams::{Names, Streams, encode};
 use tokio::net::TcpListener;
@@ -110,7 +113,7 @@ impl Drop for Redis {
     }
 }
 
-/// Does what the path says: `quick`, `hold` (until told), `wait` (until cancelled), `deaf` (for ever), `panic`, `fail`,
+/// Does what the path says: `quick`, `land` (names its source as what landed), `hold` (until told), `wait` (until cancelled), `deaf` (for ever), `panic`, `fail`,
 /// `die`.
 #[derive(Clone, Default)]
 pub(crate) struct Scripted {
@@ -124,7 +127,6 @@ pub(crate) struct Seen {
     pub(crate) running: usize,
     pub(crate) most_running: usize,
     pub(crate) cancelled: Vec<u32>,
-    pub(crate) recorded: Vec<RecordedFile>,
 }
 
 impl Handler for Scripted {
@@ -159,19 +161,13 @@ impl Handler for Scripted {
             }
             _ => {}
         }
+        let landing_key = job.source_key.filter(|_| job.path == "land");
         let facts = serde_json::json!({ "path": job.path, "process": std::process::id() });
         Ok(Done {
             facts,
+            landing_key,
             ..Done::default()
         })
-    }
-
-    fn wants_recorded(&self) -> bool {
-        true
-    }
-
-    async fn recorded(&self, files: Vec<RecordedFile>) {
-        self.seen.lock().unwrap().recorded.extend(files);
     }
 }
 
@@ -211,6 +207,8 @@ pub(crate) struct Stand {
     pub(crate) streams: Streams,
     pub(crate) ledger: FakeLedger,
     pub(crate) handler: Scripted,
+    pub(crate) objects: ObjectStore,
+    store: Option<(S3Server, tempfile::TempDir)>,
     secret: MeshSecret,
 }
 
@@ -229,8 +227,44 @@ impl Stand {
             redis,
             ledger: FakeLedger::start().await,
             handler: Scripted::default(),
+            objects: objects(),
+            store: None,
             secret: MeshSecret::generate(),
         }
+    }
+
+    /// The same with an object store.
+    pub(crate) async fn with_store() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = S3Settings::new(folder.path(), "key", "secret", "bucket");
+        let server = S3Server::start(settings, listener, CancellationToken::new())
+            .await
+            .unwrap();
+        let settings = caudal_objects::Settings::new(server.endpoint(), "bucket", "key", "secret");
+        let objects = ObjectStore::connect(settings).unwrap();
+        objects.ensure_bucket().await.unwrap();
+        Self {
+            objects,
+            store: Some((server, folder)),
+            ..Self::new().await
+        }
+    }
+
+    /// Puts what a client would have, where the file's bytes land.
+    pub(crate) async fn land(&self, ordinal: u32) {
+        assert!(self.store.is_some(), "this stand has no store");
+        let object = landing_key(key(ordinal).0, Target(1));
+        let bytes = bytes::Bytes::from_static(b"landed");
+        self.objects
+            .put(&object, "text/plain", bytes)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn is_landed(&self, ordinal: u32) -> bool {
+        let object = landing_key(key(ordinal).0, Target(1));
+        self.objects.head(&object).await.unwrap().is_some()
     }
 
     pub(crate) fn settings(slots: usize, prefetch: usize) -> StageSettings {
@@ -255,7 +289,7 @@ impl Stand {
         limiter: Option<&str>,
     ) -> Running {
         let handler = self.handler.clone();
-        self.run_handler(handler, objects(), settings, limiter)
+        self.run_handler(handler, self.objects.clone(), settings, limiter)
             .await
     }
 

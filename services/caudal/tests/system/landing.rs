@@ -1,0 +1,88 @@
+//! What becomes of uploaded bytes where they landed.
+
+use std::time::Duration;
+
+use caudal_harness::until;
+use caudal_objects::{ObjectStore, Settings};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::{Database, Ground, QUICK, json};
+
+const FILES: usize = 40;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A system that keeps what landed for so long, and has processed its files.
+fn processed(database: Database, landing_delay: &str) -> Ground {
+    let ground = Ground::with(database, &[("CAUDAL_LANDING_DELAY", landing_delay)]);
+    let texts = ground.texts(FILES);
+    let texts = texts.to_str().unwrap();
+    let arguments = ["ingest", texts, "--stages", QUICK, "--output", "json"];
+    let ended = json(&ground.system.caudal(&arguments).unwrap());
+    assert_eq!(ended["files"]["PROCESSED"], FILES, "{ended}");
+    ground
+}
+
+/// The system's own object store.
+fn store(ground: &Ground) -> ObjectStore {
+    let secrets = std::fs::read(ground.folder.path().join("data/secrets.json")).unwrap();
+    let secrets: Value = serde_json::from_slice(&secrets).unwrap();
+    let secret = |name: &str| secrets[name].as_str().unwrap().to_owned();
+    let (access_key, secret_key) = (secret("s3_access_key"), secret("s3_secret_key"));
+    let settings = Settings::new(ground.system.ready("s3"), "caudal", access_key, secret_key);
+    ObjectStore::connect(settings).unwrap()
+}
+
+/// How many objects are where bytes land, and how many where they stay.
+async fn landed_and_kept(store: &ObjectStore) -> (usize, usize) {
+    let page = store.list("", None).await.unwrap();
+    assert!(page.next.is_none());
+    let among = |kind: &str| {
+        let objects = page.objects.iter();
+        objects.filter(|object| object.key.contains(kind)).count()
+    };
+    (among("/landing/"), among("/files/"))
+}
+
+fn what_landed_is_freed(database: Database) {
+    let ground = processed(database, "1s");
+    let runtime = Runtime::new().unwrap();
+    let store = runtime.block_on(async { store(&ground) });
+    let freed = until("what landed to be freed", PATIENCE, async || {
+        let (landed, kept) = landed_and_kept(&store).await;
+        assert_eq!(kept, FILES);
+        (landed == 0).then_some(())
+    });
+    runtime.block_on(freed).unwrap();
+    let metrics = format!("{}/metrics", ground.system.service("upload"));
+    let counted = until("the freed ones to be counted", PATIENCE, async || {
+        let page = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+        let of_upload = "service=\"upload\",stage=\"upload\"";
+        let freed =
+            format!("caudal_stage_landing_objects_total{{{of_upload},end=\"freed\"}} {FILES}\n");
+        let none_waits = format!("caudal_stage_landing_waiting_objects{{{of_upload}}} 0\n");
+        (page.contains(&freed) && page.contains(&none_waits)).then_some(())
+    });
+    runtime.block_on(counted).unwrap();
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn what_landed_is_freed_some_time_after_its_copy_was_recorded_on_sqlite() {
+    what_landed_is_freed(Database::Sqlite);
+}
+
+#[test]
+fn what_landed_is_freed_some_time_after_its_copy_was_recorded_on_postgres() {
+    what_landed_is_freed(Database::Postgres);
+}
+
+#[test]
+fn what_landed_stays_until_then_and_holds_up_no_shutdown() {
+    let ground = processed(Database::Sqlite, "1h");
+    let runtime = Runtime::new().unwrap();
+    let store = runtime.block_on(async { store(&ground) });
+    let objects = runtime.block_on(landed_and_kept(&store));
+    assert_eq!(objects, (FILES, FILES));
+    ground.system.verify().unwrap();
+}
