@@ -79,6 +79,13 @@ fn parse_entry(entry: &v1::Entry) -> Result<(RelativePath, NewEntry), FieldError
     }
 }
 
+    if size > limits::MAX_FILE_BYTES {
+        let description = format!(
+            "is {size} bytes; a file has at most {}",
+            limits::MAX_FILE_BYTES
+        );
+        return Err(("file.size", description));
+    }
 fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, FieldError> {
     let size =
         u64::try_from(file.size).map_err(|_| ("file.size", "must not be negative".to_owned()))?;

@@ -388,7 +388,7 @@ async fn ranges<C: ConnectionTrait>(
                 _ => break,
             }
         };
-        budget = budget.saturating_sub((reached - begin).max(ROWS_A_BATCH));
+        budget = budget.saturating_sub(reached.saturating_sub(begin).max(ROWS_A_BATCH));
         if is_full || budget == 0 {
             return Ok(Step {
                 rows: found,
