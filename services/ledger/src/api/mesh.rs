@@ -31,6 +31,7 @@ use futures::stream::{self, Stream};
 use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
+use super::bounds::{self, Bounded, MAX_HELD};
 use super::{Ledger, TenantScope, messages, status, unreadable};
 use crate::briefs::{Brief, Declared};
 use crate::store::reads;
@@ -40,8 +41,6 @@ use crate::writer::acts::{
     Act, Answer, BadResult, GoodResult, Granted, Held, Report, StageOutcome,
 };
 
-/// Files of one call by a stage process.
-const MAX_HELD: usize = 4_096;
 /// Changes of one answer, and their bytes.
 const MAX_CHANGES: u32 = 256;
 const MAX_CHANGES_BYTES: usize = 1 << 20;
@@ -729,9 +728,10 @@ fn ordinal_after(ordinal: i64) -> Result<u32, Refusal> {
         })
 }
 
-fn require_service<T>(request: &Request<T>) -> Result<(), Status> {
+/// That a service calls, and that its request holds no more than it may.
+fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Status> {
     scope::require_service(request)
-        .map(|_| ())
+        .and_then(|_| bounds::check(request.get_ref()))
         .map_err(|refusal| status(&refusal))
 }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use caudal_domain::{
-    BatchId, FieldViolation, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason,
-    Recorded, Refusal, Stage, TenantId, Token, limits, names,
+    BatchId, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason, Recorded, Refusal,
+    Stage, TenantId, Token, Violations, limits, names,
 };
 use caudal_proto::v1::{AddEntriesResponse, ConfirmUploadsResponse};
 use prost::Message;
@@ -126,10 +126,10 @@ impl Group<'_> {
 
         let tree = self.plan_folders(key, &act.entries, next_folder).await?;
         let mut plan = self.plan_files(key, act, &tree, first_ordinal).await?;
-        let mut violations = tree.violations;
-        violations.append(&mut plan.violations);
-        if !violations.is_empty() {
-            return Ok(Err(refuse_page(violations)));
+        let mut wrong = tree.wrong;
+        wrong.append(std::mem::take(&mut plan.wrong));
+        if !wrong.is_empty() {
+            return Ok(Err(refuse_page(wrong)));
         }
         let lenders = self.lenders_of_page(key, act, &plan).await?;
         if let Err(refusal) = self.reserve(key, &plan.new_files, tree.new.len()) {
@@ -362,10 +362,8 @@ impl Group<'_> {
                 let description = format!(
                     "`{path}` is a folder of this batch already: a path is a file or a folder"
                 );
-                tree.violations.push(FieldViolation::new(
-                    format!("entries[{index}].path"),
-                    description,
-                ));
+                tree.wrong
+                    .add(format!("entries[{index}].path"), description);
             }
         }
         // In order of their paths a parent comes before its children.
@@ -424,13 +422,15 @@ impl Group<'_> {
             .into_iter()
             .map(|file| (file.folder, file.name))
             .collect();
-        let mut violations = Vec::new();
         for (index, entry) in entries.iter().enumerate() {
             let folder = match entry {
                 NewEntry::File(file) => file.parent.as_str(),
                 NewEntry::Folder { path } => path.as_str(),
             };
             for path in lineage(folder) {
+                if tree.wrong.is_full() {
+                    return Ok(());
+                }
                 let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
                 let Some(parent) = tree.by_path.get(parent) else {
                     continue;
@@ -439,14 +439,11 @@ impl Group<'_> {
                     let description = format!(
                         "`{path}` is a file of this batch already: a path is a file or a folder"
                     );
-                    violations.push(FieldViolation::new(
-                        format!("entries[{index}].path"),
-                        description,
-                    ));
+                    tree.wrong
+                        .add(format!("entries[{index}].path"), description);
                 }
             }
         }
-        tree.violations.extend(violations);
         Ok(())
     }
 
@@ -496,10 +493,8 @@ impl Group<'_> {
                     before.size,
                     file.size
                 );
-                plan.violations.push(FieldViolation::new(
-                    format!("entries[{index}].path"),
-                    description,
-                ));
+                plan.wrong
+                    .add(format!("entries[{index}].path"), description);
                 continue;
             }
             plan.ordinals.push(next_ordinal);
@@ -738,6 +733,11 @@ impl Group<'_> {
     pub(super) async fn prune(&mut self) -> Result<Answer, GroupError> {
         let changes_before = self.now.minus(self.state.settings.keep_changes);
         let requests_before = self.now.minus(limits::REQUEST_ID_RETENTION);
+        changes::prune(&self.session, changes_before, requests_before, PRUNE_SLICE).await?;
+        Ok(Answer::Nothing)
+    }
+}
+
 /// What a batch holds.
 #[derive(Clone, Copy, Default)]
 struct InBatch {
@@ -810,11 +810,6 @@ fn within_quotas(
     Ok(asked)
 }
 
-        changes::prune(&self.session, changes_before, requests_before, PRUNE_SLICE).await?;
-        Ok(Answer::Nothing)
-    }
-}
-
 /// The content that an entry says it has.
 fn declared_content(file: &FileRow) -> Option<TenantContent> {
     let sha256 = file.declared_sha256.as_ref()?;
@@ -827,7 +822,7 @@ struct Tree {
     by_path: HashMap<String, FolderRow>,
     of_page: Vec<(String, u32)>,
     new: Vec<FolderRow>,
-    violations: Vec<FieldViolation>,
+    wrong: Violations,
 }
 
 /// The files of a page.
@@ -837,7 +832,7 @@ struct FilePlan {
     /// Where each new file stands in the page.
     positions: Vec<u32>,
     ordinals: Vec<u32>,
-    violations: Vec<FieldViolation>,
+    wrong: Violations,
 }
 
 /// A folder's path and those of all folders above it, without the root.
@@ -857,9 +852,8 @@ fn join(parent: &str, name: &str) -> String {
     }
 }
 
-fn refuse_page(mut violations: Vec<FieldViolation>) -> Refusal {
-    violations.truncate(limits::MAX_VIOLATIONS);
-    let mut refusal = Refusal::invalid_fields(violations);
+fn refuse_page(wrong: Violations) -> Refusal {
+    let mut refusal = wrong.into_refusal();
     refusal.kind = caudal_domain::RefusalKind::AlreadyExists;
     refusal.with_reason("PATH_TAKEN")
 }
@@ -875,6 +869,12 @@ pub(super) fn cancelled(batch: BatchId) -> Refusal {
 pub(super) fn decode_batch(answer: &[u8]) -> Result<Answer, Refusal> {
     let batch = caudal_proto::v1::Batch::decode(answer).map_err(|_| Refusal::internal())?;
     Ok(Answer::Batch(Box::new(batch)))
+}
+
+fn decode_confirmed(answer: &[u8]) -> Result<Answer, Refusal> {
+    let response = ConfirmUploadsResponse::decode(answer).map_err(|_| Refusal::internal())?;
+    Ok(Answer::Confirmed(Box::new(response)))
+}
 
 #[cfg(test)]
 mod tests {
@@ -947,10 +947,4 @@ mod tests {
         // A page of what is known already asks for nothing.
         assert_eq!(subject(filled, &[], 0), None);
     }
-}
-}
-
-fn decode_confirmed(answer: &[u8]) -> Result<Answer, Refusal> {
-    let response = ConfirmUploadsResponse::decode(answer).map_err(|_| Refusal::internal())?;
-    Ok(Answer::Confirmed(Box::new(response)))
 }

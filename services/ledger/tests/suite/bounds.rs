@@ -2,11 +2,14 @@
 
 use caudal_domain::{BatchId, TenantId, limits, names};
 use caudal_proto::mesh::v1::GetIssueFactsRequest;
-use caudal_proto::v1::{AddEntriesRequest, AddEntriesResponse, Batch, CreateBatchRequest, Entry};
+use caudal_proto::v1::{
+    AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CancelFilesRequest,
+    CreateBatchRequest, Entry, FileSelector, FileState, ListBatchesRequest, UpdateBatchRequest,
+};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::support::{TestLedger, file, request_id, wrong_fields};
+use super::support::{TestLedger, bulk_metadata, file, request_id, wrong_fields};
 
 async fn create(ledger: &TestLedger, tenant: TenantId, batch: Batch) -> BatchId {
     let request = CreateBatchRequest {
@@ -88,5 +91,78 @@ async fn a_place_beyond_the_last_ordinal_is_refused_and_does_not_lead_back_to_th
         assert_eq!(refused.code(), Code::InvalidArgument, "{after}");
         assert_eq!(wrong_fields(&refused), ["after_ordinal"]);
     }
+    ledger.verify().await;
+}
+
+#[tokio::test]
+async fn what_repeats_is_folded_and_more_than_can_differ_is_refused_by_field() {
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a"]).await;
+    let of = |stages: usize| FileSelector {
+        batch: names::batch_name(batch),
+        stages: vec!["upload".into(); stages],
+        states: vec![FileState::Pending.into(); 9],
+        ordinals: vec![0; 1_000],
+        ..FileSelector::default()
+    };
+    let cancel = |selector| CancelFilesRequest {
+        selector: Some(selector),
+        request_id: request_id(),
+        ..CancelFilesRequest::default()
+    };
+    let refused = ledger.files().cancel_files(cancel(of(180_000))).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert_eq!(wrong_fields(&refused), ["selector.stages"]);
+    assert!(refused.message().contains("at most 5"), "{refused:?}");
+
+    let begun = ledger.files().cancel_files(cancel(of(5))).await.unwrap();
+    let kept = bulk_metadata(begun.get_ref()).selector.unwrap();
+    assert_eq!(
+        (kept.stages, kept.states, kept.ordinals),
+        (
+            vec!["upload".to_owned()],
+            vec![i32::from(FileState::Pending)],
+            vec![0]
+        )
+    );
+    ledger.ended(&begun.get_ref().name).await;
+
+    let list = |states| ListBatchesRequest {
+        states: vec![BatchState::Open.into(); states],
+        ..ListBatchesRequest::default()
+    };
+    let found = ledger.batches().list_batches(list(5)).await.unwrap();
+    assert_eq!(found.into_inner().batches.len(), 1);
+    let refused = ledger.batches().list_batches(list(1_000_000)).await;
+    assert_eq!(wrong_fields(&refused.unwrap_err()), ["states"]);
+
+    let update = UpdateBatchRequest {
+        batch: Some(Batch {
+            name: names::batch_name(batch),
+            ..Batch::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["priority".into(); 400_000],
+        }),
+        request_id: request_id(),
+    };
+    let refused = ledger.batches().update_batch(update).await.unwrap_err();
+    assert_eq!(wrong_fields(&refused), ["update_mask.paths"]);
+
+    let options = BatchOptions {
+        stages: vec!["upload".into(); 400_000],
+        ..BatchOptions::default()
+    };
+    let made = CreateBatchRequest {
+        batch: Some(Batch {
+            options: Some(options),
+            ..Batch::default()
+        }),
+        request_id: request_id(),
+    };
+    let refused = ledger.batches().create_batch(made).await.unwrap_err();
+    assert_eq!(wrong_fields(&refused), ["batch.options.stages"]);
     ledger.verify().await;
 }
