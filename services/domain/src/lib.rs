@@ -40,7 +40,7 @@ pub use names::{
 pub use outcome::{Outcome, Warning, WarningCode};
 pub use path::{PathError, RelativePath};
 pub use reason::Reason;
-pub use refusal::{FieldViolation, QuotaViolation, Refusal, RefusalKind};
+pub use refusal::{FieldViolation, QuotaViolation, Refusal, RefusalKind, Violations};
 pub use retry::{InvalidRetryPolicy, MAX_KILLS, RetryPolicy};
 pub use route::{Hop, Recorded, next_hop, route};
 pub use stage::{Stage, StageProfile, UnknownStage};

@@ -71,6 +71,8 @@ pub const MAX_PARTS: u32 = 10_000;
 pub const MAX_SINGLE_COPY_BYTES: u64 = 5 * GIB;
 /// How long an upload may rest: the deadline is the batch's last upload activity and this.
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most folders of one batch: as [`MAX_FILES_PER_BATCH`].
+pub const MAX_FOLDERS_PER_BATCH: u32 = 10_000_000;
 /// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.
 pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(60 * 60);
 /// An OPEN batch that nobody touched for so long is completed by the system.

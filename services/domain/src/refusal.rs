@@ -51,6 +51,63 @@ impl FieldViolation {
     }
 }
 
+/// What is wrong with a request, as far as it is told: [`crate::limits::MAX_VIOLATIONS`] are kept. Whoever looks through a
+/// request stops where it is full, so that a request of nothing but faults costs no more than they do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Violations {
+    kept: Vec<FieldViolation>,
+}
+
+impl Violations {
+    /// Keeps one more, if there is room.
+    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        if !self.is_full() {
+            self.kept.push(FieldViolation::new(field, description));
+        }
+    }
+
+    /// Keeps those of others after its own, as far as there is room.
+    pub fn append(&mut self, others: Self) {
+        let room = crate::limits::MAX_VIOLATIONS.saturating_sub(self.kept.len());
+        self.kept.extend(others.kept.into_iter().take(room));
+    }
+
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Whether no more is kept.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.kept.len() >= crate::limits::MAX_VIOLATIONS
+    }
+
+    /// Puts them in an order; those that are equal stay as they are.
+    pub fn sort_by_key<K: Ord>(&mut self, key: impl FnMut(&FieldViolation) -> K) {
+        self.kept.sort_by_key(key);
+    }
+
+    /// The refusal that tells them.
+    #[must_use]
+    pub fn into_refusal(self) -> Refusal {
+        Refusal::invalid_fields(self.kept)
+    }
+
+    /// The refusal, when anything is wrong.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn into_result(self) -> Result<(), Refusal> {
+        if self.is_empty() {
+            Ok(())
+        } else {
+            Err(self.into_refusal())
+        }
+    }
+}
+
 /// One quota that would be passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuotaViolation {
@@ -312,6 +369,25 @@ mod tests {
         assert_eq!(refusal.kind, RefusalKind::InvalidArgument);
         assert_eq!(refusal.violations.len(), MAX_VIOLATIONS);
         assert_eq!(refusal.message, "entries[0].path: is empty (and 104 more)");
+    }
+
+    #[test]
+    fn no_more_faults_are_kept_than_are_told() {
+        let mut wrong = Violations::default();
+        assert_eq!(wrong.clone().into_result(), Ok(()));
+        for index in 0..MAX_VIOLATIONS - 1 {
+            assert!(!wrong.is_full());
+            wrong.add(format!("states[{index}]"), "is no state");
+        }
+        let mut more = Violations::default();
+        more.add("first", "is wrong");
+        more.add("second", "is wrong");
+        wrong.append(more);
+        assert!(wrong.is_full());
+        wrong.add("third", "is wrong");
+        let told = wrong.into_refusal().violations;
+        assert_eq!(told.len(), MAX_VIOLATIONS);
+        assert_eq!(told[MAX_VIOLATIONS - 1].field, "first");
     }
 
     #[test]

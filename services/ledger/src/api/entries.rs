@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use caudal_domain::{FieldViolation, Refusal, RelativePath, limits};
+use caudal_domain::{Refusal, RelativePath, Violations, limits};
 use caudal_proto::convert::{json_from_struct, micros_from_timestamp, sha256_from_bytes};
 use caudal_proto::v1;
 
@@ -10,7 +10,7 @@ use crate::store::time::Micros;
 use crate::writer::acts::{NewEntry, NewFile};
 
 /// Bytes of JSON that the metadata of one entry may have.
-const MAX_ENTRY_METADATA_BYTES: usize = 4 << 10;
+pub(super) const MAX_ENTRY_METADATA_BYTES: usize = 4 << 10;
 /// Characters of a media type hint.
 const MAX_HINT_CHARS: usize = 127;
 
@@ -24,30 +24,27 @@ pub(crate) fn parse(entries: &[v1::Entry]) -> Result<Vec<NewEntry>, Refusal> {
         );
         return Err(Refusal::invalid("entries", description));
     }
-    let mut violations = Vec::new();
+    let mut wrong = Violations::default();
     let mut parsed = Vec::with_capacity(entries.len());
     let mut paths = Vec::with_capacity(entries.len());
     for (index, entry) in entries.iter().enumerate() {
+        if wrong.is_full() {
+            break;
+        }
         match parse_entry(entry) {
             Ok((path, new)) => {
                 paths.push((index, path, matches!(new, NewEntry::File(_))));
                 parsed.push(new);
             }
             Err((field, description)) => {
-                violations.push(FieldViolation::new(
-                    format!("entries[{index}].{field}"),
-                    description,
-                ));
+                wrong.add(format!("entries[{index}].{field}"), description);
             }
         }
     }
-    violations.extend(clashes(&paths));
-    if violations.is_empty() {
-        return Ok(parsed);
-    }
-    violations.sort_by_key(|violation| entry_index(&violation.field));
-    violations.truncate(limits::MAX_VIOLATIONS);
-    Err(Refusal::invalid_fields(violations))
+    clashes(&paths, &mut wrong);
+    wrong.sort_by_key(|violation| entry_index(&violation.field));
+    wrong.into_result()?;
+    Ok(parsed)
 }
 
 fn entry_index(field: &str) -> usize {
@@ -82,6 +79,13 @@ fn parse_entry(entry: &v1::Entry) -> Result<(RelativePath, NewEntry), FieldError
 fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, FieldError> {
     let size =
         u64::try_from(file.size).map_err(|_| ("file.size", "must not be negative".to_owned()))?;
+    if size > limits::MAX_FILE_BYTES {
+        let description = format!(
+            "is {size} bytes; a file has at most {}",
+            limits::MAX_FILE_BYTES
+        );
+        return Err(("file.size", description));
+    }
     let sha256 =
         sha256_from_bytes(&file.sha256).map_err(|error| ("file.sha256", error.to_string()))?;
     let metadata = match &file.metadata {
@@ -121,8 +125,7 @@ fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, Fiel
 }
 
 /// Paths that stand twice in the page, or as a file and a folder.
-fn clashes(paths: &[(usize, RelativePath, bool)]) -> Vec<FieldViolation> {
-    let mut violations = Vec::new();
+fn clashes(paths: &[(usize, RelativePath, bool)], wrong: &mut Violations) {
     let mut files: HashMap<&str, usize> = HashMap::new();
     for (index, path, is_file) in paths {
         if !is_file {
@@ -133,27 +136,23 @@ fn clashes(paths: &[(usize, RelativePath, bool)]) -> Vec<FieldViolation> {
                 "`{}` stands in entries[{first}] and entries[{index}]: every path once (names are compared in Unicode form NFC)",
                 path.as_str()
             );
-            violations.push(FieldViolation::new(
-                format!("entries[{index}].path"),
-                description,
-            ));
+            wrong.add(format!("entries[{index}].path"), description);
         }
     }
     for (index, path, is_file) in paths {
         let itself = (!is_file).then_some(path.as_str());
         for folder in path.ancestors().chain(itself) {
+            if wrong.is_full() {
+                return;
+            }
             if let Some(file) = files.get(folder) {
                 let description = format!(
                     "`{folder}` is a folder here and a file in entries[{file}]: a path is a file or a folder"
                 );
-                violations.push(FieldViolation::new(
-                    format!("entries[{index}].path"),
-                    description,
-                ));
+                wrong.add(format!("entries[{index}].path"), description);
             }
         }
     }
-    violations
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use prost::Message;
 use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
+use super::bounds::Bounded;
 use super::failures::Failed;
 use super::operations::{BulkRequest, Command, Commander, Place, saturated};
 use super::selector::{Purpose, resolve};
@@ -185,7 +186,7 @@ pub(super) fn language<T>(request: &Request<T>) -> Language {
 
 impl Ledger {
     /// A bulk act of a tenant's member.
-    async fn command<T: BulkRequest + Message>(
+    async fn command<T: BulkRequest + Bounded + Message>(
         &self,
         call: &'static str,
         request: &Request<T>,

@@ -32,6 +32,7 @@ use futures::stream::{self, Stream};
 use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
+use super::bounds::{self, Bounded, MAX_HELD};
 use super::{Ledger, TenantScope, messages, status, unreadable};
 use crate::briefs::{Brief, Declared};
 use crate::store::reads;
@@ -41,8 +42,6 @@ use crate::writer::acts::{
     Act, Answer, BadResult, GoodResult, Granted, Held, Report, StageOutcome,
 };
 
-/// Files of one call by a stage process.
-const MAX_HELD: usize = 4_096;
 /// Changes of one answer, and their bytes.
 const MAX_CHANGES: u32 = 256;
 const MAX_CHANGES_BYTES: usize = 1 << 20;
@@ -250,7 +249,9 @@ impl LedgerService for Ledger {
             return Err(status(&Refusal::not_found(&names::batch_name(batch))));
         }
         let files = if message.ordinals.is_empty() {
-            self.next_to_issue(scope.tenant, batch, message).await
+            let from = ordinal_after(message.after_ordinal).map_err(|refusal| status(&refusal))?;
+            self.next_to_issue(scope.tenant, batch, from, message.count)
+                .await
         } else {
             self.issue_exactly(scope.tenant, batch, &message.ordinals)
                 .await
@@ -538,14 +539,14 @@ impl Ledger {
         &self,
         tenant: TenantId,
         batch: BatchId,
-        message: &GetIssueFactsRequest,
+        mut from: u32,
+        count: u32,
     ) -> Result<Vec<IssueFacts>, DbErr> {
         const ROWS_A_STATEMENT: u32 = 1_000;
         const ROWS_READ: u32 = 20_000;
-        let wanted = usize::try_from(message.count)
+        let wanted = usize::try_from(count)
             .unwrap_or(0)
             .min(limits::MAX_TARGETS_PER_PAGE);
-        let mut from = u32::try_from(message.after_ordinal + 1).unwrap_or(0);
         let mut found = Vec::new();
         let mut read = 0;
         while found.len() < wanted && read < ROWS_READ {
@@ -733,9 +734,23 @@ impl SnapshotReader {
     }
 }
 
-fn require_service<T>(request: &Request<T>) -> Result<(), Status> {
+/// The ordinal after one that a client named, -1 for the first; what is no ordinal leads nowhere.
+fn ordinal_after(ordinal: i64) -> Result<u32, Refusal> {
+    ordinal
+        .checked_add(1)
+        .and_then(|next| u32::try_from(next).ok())
+        .ok_or_else(|| {
+            let words = format!(
+                "{ordinal} is no ordinal: name one that a file has, or begin from the start"
+            );
+            Refusal::invalid("after_ordinal", words)
+        })
+}
+
+/// That a service calls, and that its request holds no more than it may.
+fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Status> {
     scope::require_service(request)
-        .map(|_| ())
+        .and_then(|_| bounds::check(request.get_ref()))
         .map_err(|refusal| status(&refusal))
 }
 

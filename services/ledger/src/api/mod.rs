@@ -2,6 +2,7 @@
 //! the exception: it is granted from memory in `mesh.rs`, so that it need not wait for the writer.
 
 pub(crate) mod batches;
+mod bounds;
 pub(crate) mod entries;
 pub(crate) mod events;
 mod failures;
@@ -26,6 +27,7 @@ use sha2::{Digest, Sha256};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
+use self::bounds::Bounded;
 use self::versions::Versions;
 use crate::briefs::Briefs;
 use crate::leadership::Desk;
@@ -57,9 +59,11 @@ pub(crate) struct TenantScope {
 }
 
 impl TenantScope {
-    pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+    /// The caller's, once it is known that the request holds no more than it may.
+    pub(crate) fn of<T: Bounded>(request: &Request<T>) -> Result<Self, Status> {
         let scope: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
         let tenant = scope.require_tenant().map_err(|refusal| status(&refusal))?;
+        bounds::check(request.get_ref()).map_err(|refusal| status(&refusal))?;
         Ok(Self {
             tenant,
             principal: scope.principal.clone(),

@@ -20,7 +20,8 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::selector::{Purpose, resolve};
+use super::bounds::{self, Bounded};
+use super::selector::{Purpose, folded, resolve};
 use super::{Ledger, TenantScope, page_token, request_key, status, unreadable};
 use crate::store::operations::{OperationRow, OperationState, Viewer};
 use crate::store::selection::{Grouping, Selection};
@@ -134,7 +135,7 @@ impl Command {
         let (max_count, validate_only, request_id) = request.bounds();
         Ok(Self {
             verb: request.verb(place)?,
-            selector: request.selector().cloned().unwrap_or_default(),
+            selector: request.selector().map(folded).unwrap_or_default(),
             field: match place {
                 Place::Itself => "selector",
                 Place::Beside => "files.selector",
@@ -263,10 +264,11 @@ fn too_many(matched: u64, most: u64) -> Refusal {
         .with_metadata("max_count", most.to_string())
 }
 
-/// Whose operations a caller sees.
-fn viewer<T>(request: &Request<T>) -> Result<Viewer, Status> {
+/// Whose operations a caller sees, once it is known that the request holds no more than it may.
+fn viewer<T: Bounded>(request: &Request<T>) -> Result<Viewer, Status> {
     let caller: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
     if caller.role == Role::Operator {
+        bounds::check(request.get_ref()).map_err(|refusal| status(&refusal))?;
         return Ok(Viewer::Operator);
     }
     let scope = TenantScope::of(request)?;

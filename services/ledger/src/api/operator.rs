@@ -16,6 +16,7 @@ use caudal_proto::v1::{
 use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::bounds::{self, Bounded};
 use super::failures::Failed;
 use super::files::language;
 use super::operations::{BulkRequest, Command, Commander, Place, saturated};
@@ -28,14 +29,15 @@ use crate::store::{tenants, work};
 /// Rows that one answer holds; its total counts them all.
 const AGED_ROWS: usize = 1_000;
 
-/// The principal of an operator's call.
-fn operator<T>(request: &Request<T>) -> Result<String, Status> {
+/// The principal of an operator's call, once it is known that the request holds no more than it may.
+fn operator<T: Bounded>(request: &Request<T>) -> Result<String, Status> {
     let scope: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
     if scope.role != Role::Operator {
         return Err(status(&Refusal::permission_denied(
             "this is for operators: use an operator's key for it",
         )));
     }
+    bounds::check(request.get_ref()).map_err(|refusal| status(&refusal))?;
     Ok(scope.principal.clone())
 }
 
@@ -166,7 +168,7 @@ impl OperatorService for Ledger {
 }
 
 impl Ledger {
-    async fn command_of_operator<T: Message>(
+    async fn command_of_operator<T: Bounded + Message>(
         &self,
         call: &'static str,
         request: &Request<T>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use caudal_domain::{
-    BatchId, FieldViolation, FileState, Outcome, Reason, Refusal, Stage, TenantId, limits, names,
+    BatchId, FileState, Outcome, Reason, Refusal, Stage, TenantId, Violations, names,
 };
 use caudal_proto::convert::{duration_from_proto, file_state_from_proto, outcome_from_proto};
 use caudal_proto::v1::FileSelector;
@@ -18,9 +18,6 @@ use crate::store::reads;
 use crate::store::selection::{Selection, Subtree};
 use crate::store::time::Micros;
 use crate::writer::acts::Verb;
-
-/// The longest pattern of paths: as a path.
-const MAX_GLOB_BYTES: usize = limits::MAX_PATH_BYTES;
 
 /// Why a selector chooses nothing.
 #[derive(Debug)]
@@ -151,7 +148,7 @@ pub(crate) fn resolve_letters(
 fn parse(field: &str, selector: &FileSelector, purpose: Purpose<'_>) -> Result<Parsed, Refusal> {
     let mut wrong = Wrong {
         field,
-        violations: Vec::new(),
+        violations: Violations::default(),
     };
     let batch = match selector.batch.as_str() {
         "" if matches!(purpose, Purpose::List) => {
@@ -176,7 +173,7 @@ fn parse(field: &str, selector: &FileSelector, purpose: Purpose<'_>) -> Result<P
     };
     let mut parsed = Parsed {
         batch,
-        ordinals: wrong.ordinals(&selector.ordinals),
+        ordinals: selector.ordinals.clone(),
         states: wrong.each("states", &selector.states, |state| {
             file_state_from_proto(*state).map_err(|error| error.to_string())
         }),
@@ -219,7 +216,7 @@ fn parse(field: &str, selector: &FileSelector, purpose: Purpose<'_>) -> Result<P
     if is_empty && !matches!(purpose, Purpose::Failures | Purpose::List) {
         let words =
             "chooses every file of the tenant because it is empty: set at least one of its fields";
-        wrong.violations.push(FieldViolation::new(field, words));
+        wrong.violations.add(field, words);
     }
     match purpose {
         Purpose::Count | Purpose::List => wrong.narrow_by_reasons_and_outcomes(&mut parsed),
@@ -232,11 +229,30 @@ fn parse(field: &str, selector: &FileSelector, purpose: Purpose<'_>) -> Result<P
     if wrong.violations.is_empty() && parsed.batch.is_none() {
         wrong.check_whole_tenant(&parsed);
     }
-    if wrong.violations.is_empty() {
-        Ok(parsed)
-    } else {
-        Err(Refusal::invalid_fields(wrong.violations))
-    }
+    wrong.violations.into_result()?;
+    fold(&mut parsed.ordinals);
+    fold(&mut parsed.states);
+    fold(&mut parsed.outcomes);
+    fold(&mut parsed.stages);
+    fold(&mut parsed.reasons);
+    Ok(parsed)
+}
+
+/// Leaves each once, in order.
+fn fold<T: Ord>(members: &mut Vec<T>) {
+    members.sort_unstable();
+    members.dedup();
+}
+
+/// The same selector with each value once, as it is kept.
+pub(crate) fn folded(selector: &FileSelector) -> FileSelector {
+    let mut folded = selector.clone();
+    fold(&mut folded.states);
+    fold(&mut folded.outcomes);
+    fold(&mut folded.stages);
+    fold(&mut folded.reasons);
+    fold(&mut folded.ordinals);
+    folded
 }
 
 /// In which states files are for a verb to do anything to them, and how the verb is called.
@@ -266,15 +282,13 @@ fn acts_on(verb: &Verb) -> (&'static str, &'static [FileState]) {
 /// What is wrong with a selector.
 struct Wrong<'a> {
     field: &'a str,
-    violations: Vec<FieldViolation>,
+    violations: Violations,
 }
 
 impl Wrong<'_> {
     fn at(&mut self, name: &str, description: impl Into<String>) {
-        self.violations.push(FieldViolation::new(
-            format!("{}.{name}", self.field),
-            description,
-        ));
+        self.violations
+            .add(format!("{}.{name}", self.field), description);
     }
 
     fn each<T, U>(
@@ -285,6 +299,9 @@ impl Wrong<'_> {
     ) -> Vec<U> {
         let mut found = Vec::with_capacity(members.len());
         for (index, member) in members.iter().enumerate() {
+            if self.violations.is_full() {
+                break;
+            }
             match read(member) {
                 Ok(member) => found.push(member),
                 Err(words) => self.at(&format!("{name}[{index}]"), words),
@@ -293,28 +310,8 @@ impl Wrong<'_> {
         found
     }
 
-    fn ordinals(&mut self, ordinals: &[u32]) -> Vec<u32> {
-        if ordinals.len() > limits::MAX_ORDINALS_PER_SELECTOR {
-            let words = format!(
-                "names {} files, at most {} are taken: send them in pages, or choose by folder or state",
-                ordinals.len(),
-                limits::MAX_ORDINALS_PER_SELECTOR
-            );
-            self.at("ordinals", words);
-            return Vec::new();
-        }
-        let mut ordinals = ordinals.to_vec();
-        ordinals.sort_unstable();
-        ordinals.dedup();
-        ordinals
-    }
-
     fn glob(&mut self, pattern: &str) -> Option<GlobMatcher> {
         if pattern.is_empty() {
-            return None;
-        }
-        if pattern.len() > MAX_GLOB_BYTES {
-            self.at("path_glob", format!("has more than {MAX_GLOB_BYTES} bytes"));
             return None;
         }
         let glob = GlobBuilder::new(pattern)
@@ -371,10 +368,7 @@ impl Wrong<'_> {
         for (index, state) in parsed.states.iter().enumerate() {
             if !states.contains(state) {
                 let words = format!("{act} is for files that are {names}, not {}", state.name());
-                self.violations.push(FieldViolation::new(
-                    format!("{}.states[{index}]", self.field),
-                    words,
-                ));
+                self.at(&format!("states[{index}]"), words);
             }
         }
         if !parsed.outcomes.is_empty() && !states.contains(&FileState::Processed) {
@@ -400,7 +394,7 @@ impl Wrong<'_> {
     fn check_whole_tenant(&mut self, parsed: &Parsed) {
         if parsed.states.is_empty() {
             let words = "without `batch` it must hold `states`, `outcomes` or `reasons`: they tell in which batches to look";
-            self.violations.push(FieldViolation::new(self.field, words));
+            self.violations.add(self.field, words);
             return;
         }
         let looked_at = [FileState::Processed, FileState::Cancelled];

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use caudal_domain::{FieldViolation, Refusal, Target, limits};
+use caudal_domain::{Refusal, Target, Violations, limits};
 use caudal_proto::v1::upload_service_server::UploadService;
 use caudal_proto::v1::{
     ConfirmUploadsRequest, ConfirmUploadsResponse, IssueUploadsRequest, IssueUploadsResponse,
@@ -54,24 +54,21 @@ fn confirmations(
         );
         return Err(Refusal::invalid("uploads", description));
     }
-    let mut violations = Vec::new();
+    let mut wrong = Violations::default();
     let mut seen = HashSet::new();
     let mut uploads = Vec::with_capacity(count);
     for (index, upload) in message.uploads.iter().enumerate() {
+        if wrong.is_full() {
+            break;
+        }
         let is_none = upload.etag.is_empty() || upload.etag == KEPT;
         if is_none || upload.etag.chars().count() > MAX_ETAG_CHARS {
             let description = "must be the ETag that the store answered the upload with";
-            violations.push(FieldViolation::new(
-                format!("uploads[{index}].etag"),
-                description,
-            ));
+            wrong.add(format!("uploads[{index}].etag"), description);
         }
         if !seen.insert(upload.ordinal) {
             let description = format!("ordinal {} stands twice in this page", upload.ordinal);
-            violations.push(FieldViolation::new(
-                format!("uploads[{index}].ordinal"),
-                description,
-            ));
+            wrong.add(format!("uploads[{index}].ordinal"), description);
         }
         uploads.push(ConfirmedUpload {
             ordinal: upload.ordinal,
@@ -79,10 +76,7 @@ fn confirmations(
             etag: upload.etag.clone(),
         });
     }
-    if !violations.is_empty() {
-        violations.truncate(limits::MAX_VIOLATIONS);
-        return Err(Refusal::invalid_fields(violations));
-    }
+    wrong.into_result()?;
     Ok(ConfirmUploads {
         tenant: scope.tenant,
         batch,

@@ -1,6 +1,7 @@
 //! What the two databases say differently, but for pages of rows (see [`super::page`]).
 
-use sea_orm::DatabaseBackend;
+use sea_orm::sea_query::ArrayType;
+use sea_orm::{DatabaseBackend, Value};
 
 /// Which database the store stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,31 @@ impl Dialect {
         match self {
             Self::Sqlite => DatabaseBackend::Sqlite,
             Self::Postgres => DatabaseBackend::Postgres,
+        }
+    }
+
+    /// Whether an expression is one of the numbers that a parameter holds: one text, however many they are.
+    pub(crate) fn is_among(self, expression: &str, parameter: usize) -> String {
+        match self {
+            Self::Sqlite => {
+                format!("{expression} IN (SELECT e.value FROM json_each(${parameter}) AS e)")
+            }
+            Self::Postgres => format!("{expression} = ANY(${parameter}::bigint[])"),
+        }
+    }
+
+    /// The parameter of [`Self::is_among`].
+    pub(crate) fn numbers(self, numbers: impl IntoIterator<Item = i64>) -> Value {
+        let numbers = numbers.into_iter();
+        match self {
+            Self::Sqlite => {
+                let numbers: Vec<String> = numbers.map(|number| number.to_string()).collect();
+                Value::from(format!("[{}]", numbers.join(",")))
+            }
+            Self::Postgres => Value::Array(
+                ArrayType::BigInt,
+                Some(Box::new(numbers.map(Value::from).collect())),
+            ),
         }
     }
 

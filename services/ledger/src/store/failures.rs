@@ -3,6 +3,7 @@
 use caudal_domain::{BatchId, FileRef, Reason, Stage, TenantId};
 use sea_orm::{ConnectionTrait, DbErr, Value};
 
+use super::dialect::Dialect;
 use super::selection::{self, Selection};
 use super::time::Micros;
 use super::{Session, code_of, damaged, file_of, u32_of, u64_of};
@@ -49,7 +50,7 @@ impl Letters {
         })
     }
 
-    fn conditions(&self, values: &mut Vec<Value>) -> String {
+    fn conditions(&self, dialect: Dialect, values: &mut Vec<Value>) -> String {
         let mut text = "d.dismissed_at IS NULL".to_owned();
         let mut add = |condition: &str, value: Value| {
             values.push(value);
@@ -64,18 +65,18 @@ impl Letters {
         if let Some(before) = self.before {
             add("d.at <=", before.0.into());
         }
-        let list = |codes: Vec<String>| codes.join(", ");
-        if !self.stages.is_empty() {
-            let codes = self.stages.iter().map(|stage| stage.code().to_string());
-            text.push_str(&format!(" AND d.stage IN ({})", list(codes.collect())));
-        }
-        if !self.reasons.is_empty() {
-            let codes = self
-                .reasons
-                .iter()
-                .map(|reason| reason.number().to_string());
-            text.push_str(&format!(" AND d.reason IN ({})", list(codes.collect())));
-        }
+        let mut any = |column: &str, codes: Vec<i64>| {
+            if !codes.is_empty() {
+                values.push(dialect.numbers(codes));
+                let is_among = dialect.is_among(column, values.len());
+                text.push_str(&format!(" AND {is_among}"));
+            }
+        };
+        let stages = self.stages.iter().map(|stage| stage.code().into());
+        // The sums keep the planner on the order of the groups.
+        any("d.stage + 0", stages.collect());
+        let reasons = self.reasons.iter().map(|reason| reason.number().into());
+        any("d.reason + 0", reasons.collect());
         text
     }
 }
@@ -87,7 +88,7 @@ pub(crate) async fn groups<C: ConnectionTrait>(
     letters: &Letters,
 ) -> Result<Vec<FailureGroup>, DbErr> {
     let mut values = Vec::new();
-    let conditions = letters.conditions(&mut values);
+    let conditions = letters.conditions(session.dialect, &mut values);
     let sql = format!(
         "SELECT d.reason, d.stage, count(*) AS n, min(d.at) AS first, max(d.at) AS last FROM dead_letters AS d \
          WHERE {conditions} GROUP BY d.reason, d.stage ORDER BY d.reason, d.stage"
@@ -115,15 +116,20 @@ pub(crate) async fn add_samples<C: ConnectionTrait>(
     letters: &Letters,
     group: &mut FailureGroup,
 ) -> Result<(), DbErr> {
-    let of_group = Letters {
-        stages: vec![group.stage],
-        reasons: vec![group.reason],
+    let of_all = Letters {
+        stages: Vec::new(),
+        reasons: Vec::new(),
         ..letters.clone()
     };
     let mut values = Vec::new();
-    let conditions = of_group.conditions(&mut values);
+    let conditions = of_all.conditions(session.dialect, &mut values);
+    values.push(i64::from(group.reason.number()).into());
+    values.push(i64::from(group.stage.code()).into());
     let sql = format!(
-        "SELECT d.tenant_id, d.batch_id, d.ordinal FROM dead_letters AS d WHERE {conditions} LIMIT {SAMPLES}"
+        "SELECT d.tenant_id, d.batch_id, d.ordinal FROM dead_letters AS d WHERE {conditions} AND d.reason = ${} \
+         AND d.stage = ${} LIMIT {SAMPLES}",
+        values.len() - 1,
+        values.len()
     );
     for row in session.rows(sql, values).await? {
         group.samples.push(file_of(&row)?);

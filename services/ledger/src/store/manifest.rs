@@ -122,10 +122,15 @@ pub(crate) async fn folder_range<C: ConnectionTrait>(
 ) -> Result<Vec<FolderRow>, DbErr> {
     let sql = format!(
         "SELECT {FOLDER_COLUMNS} FROM folders AS d WHERE d.tenant_id = $1 AND d.batch_id = $2 AND d.folder >= $3 \
-         ORDER BY d.folder LIMIT {limit}"
+         ORDER BY d.folder LIMIT $4"
     );
     let from = i32::try_from(from).unwrap_or(i32::MAX);
-    let values = vec![tenant.as_uuid().into(), batch.as_uuid().into(), from.into()];
+    let values = vec![
+        tenant.as_uuid().into(),
+        batch.as_uuid().into(),
+        from.into(),
+        i64::from(limit).into(),
+    ];
     session
         .rows(sql, values)
         .await?

@@ -272,8 +272,10 @@ pub(crate) async fn list<C: ConnectionTrait>(
 ) -> Result<Vec<OperationRow>, DbErr> {
     let mut values: Vec<Value> = vec![before.unwrap_or(Uuid::max()).into()];
     let seen = seen_by(viewer, &mut values);
+    values.push(i64::from(limit).into());
     let sql = format!(
-        "SELECT {COLUMNS} FROM operations AS o WHERE o.operation_id < $1{seen} ORDER BY o.operation_id DESC LIMIT {limit}"
+        "SELECT {COLUMNS} FROM operations AS o WHERE o.operation_id < $1{seen} ORDER BY o.operation_id DESC LIMIT ${}",
+        values.len()
     );
     session
         .rows(sql, values)

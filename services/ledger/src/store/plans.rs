@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use caudal_domain::{
-    BatchId, FileRef, FileState, FolderCounts, Generation, Reason, Stage, TenantId, Token,
+    BatchId, BatchState, FileRef, FileState, FolderCounts, Generation, Outcome, Reason, Stage,
+    TenantId, Token,
 };
 use caudal_harness::Postgres;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement, TransactionTrait, Value};
@@ -20,12 +21,13 @@ use uuid::Uuid;
 
 use super::changes::{self, AnsweredRequest, ChangeRow, OutboxRow};
 use super::dialect::Dialect;
+use super::failures::{self, FailureGroup, Letters};
 use super::history;
 use super::manifest::{self, FileRow, FolderRow};
 use super::operations::{self, Viewer};
 use super::progress::{self, BatchRow, ProgressRow, TenantRow};
 use super::results::{self, AttemptRow, ResultRow, Trace, Used};
-use super::selection::{self, Grouping, Position, Selection};
+use super::selection::{self, Grouping, Position, Selection, Subtree};
 use super::time::Micros;
 use super::work::{self, Moved, WorkRow};
 use super::{Session, Store, reads};
@@ -434,6 +436,16 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     reads::batches(session, key.0, Some(batch(50)), &[], None, 100)
         .await
         .unwrap();
+    reads::batches(
+        session,
+        key.0,
+        Some(batch(50)),
+        &BatchState::ALL,
+        Some(now),
+        100,
+    )
+    .await
+    .unwrap();
     step("reads::views", &[("files", PK, 3), ("folders", PK, 3)]);
     reads::views(session, rows.clone()).await.unwrap();
     step("reads::folder_path", &[("folders", PK, 3)]);
@@ -537,6 +549,29 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     );
     operations::prune(session, now, size).await.unwrap();
 
+    let letters = Letters {
+        tenant: Some(key.0),
+        batch: None,
+        stages: Stage::ALL.to_vec(),
+        reasons: Reason::ALL.to_vec(),
+        before: Some(now),
+    };
+    // All rows of the test are one tenant's, of one reason: either index of groups does.
+    step("failures::groups", &[]);
+    failures::groups(session, &letters).await.unwrap();
+    step("failures::add_samples", &[]);
+    let mut group = FailureGroup {
+        reason: Reason::WorkerLost,
+        stage: Stage::Upload,
+        count: 1,
+        first: now,
+        last: now,
+        samples: Vec::new(),
+    };
+    failures::add_samples(session, &letters, &mut group)
+        .await
+        .unwrap();
+
     let mut chosen = Selection {
         tenant: key.0,
         batch: Some(key.1),
@@ -558,6 +593,9 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     };
     chosen.states = vec![FileState::Processing];
     selection::next(session, &chosen, Some(from), 100, size)
+        .await
+        .unwrap();
+    selection::next(session, &everything(key), Some(from), 100, size)
         .await
         .unwrap();
     step("selection::count of a batch", &[("file_work", PK, 2)]);
@@ -598,6 +636,23 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     selection::next(session, &chosen, None, 100, size)
         .await
         .unwrap();
+}
+
+/// All files of a batch, chosen by all that they can be chosen by.
+fn everything((tenant, batch): progress::BatchKey) -> Selection {
+    Selection {
+        tenant,
+        batch: Some(batch),
+        ordinals: Vec::new(),
+        states: FileState::ALL.to_vec(),
+        outcomes: Outcome::ALL.to_vec(),
+        stages: Stage::ALL.to_vec(),
+        reasons: Reason::ALL.to_vec(),
+        changed_before: Some(Micros(2_000_000)),
+        folder: Some(Subtree::recursive(2, "d2")),
+        glob: None,
+        undismissed: false,
+    }
 }
 
 fn result(file: FileRef, at: Micros) -> ResultRow {
@@ -1058,6 +1113,93 @@ fn literal(value: &Value) -> String {
         Value::Uuid(Some(cell)) => format!("'{cell}'::uuid"),
         _ => "NULL".into(),
     }
+}
+
+/// What a caller reads by one value of everything, or by all, in pages of a size.
+async fn read_by(session: &Session<'_, sea_orm::DatabaseConnection>, all: bool, size: u32) {
+    fn some<T: Clone>(members: &[T], all: bool) -> Vec<T> {
+        members[..if all { members.len() } else { 1 }].to_vec()
+    }
+    let key = (tenant(), batch(1));
+    let now = Micros(size.into());
+    let stages = some(&Stage::ALL, all);
+    let reasons = some(&Reason::ALL, all);
+    let states = some(&BatchState::ALL, all);
+    reads::batches(session, key.0, None, &states, Some(now), size)
+        .await
+        .unwrap();
+    operations::list(session, Viewer::Tenant(key.0), None, size)
+        .await
+        .unwrap();
+    manifest::folder_range(session, key, 0, size).await.unwrap();
+    let letters = Letters {
+        tenant: Some(key.0),
+        batch: None,
+        stages: stages.clone(),
+        reasons: reasons.clone(),
+        before: Some(now),
+    };
+    failures::groups(session, &letters).await.unwrap();
+    let mut chosen = Selection {
+        states: some(&FileState::ALL, all),
+        outcomes: some(&Outcome::ALL, all),
+        stages,
+        reasons,
+        changed_before: Some(now),
+        folder: Some(Subtree::recursive(size, &"d".repeat(size as usize))),
+        ..everything(key)
+    };
+    selection::next(session, &chosen, None, 100, size)
+        .await
+        .unwrap();
+    for grouping in [Grouping::Nothing, Grouping::State, Grouping::Reason] {
+        selection::count(session, &chosen, grouping).await.unwrap();
+    }
+    chosen.folder = None;
+    chosen.batch = None;
+    selection::next(session, &chosen, None, 100, size)
+        .await
+        .unwrap();
+    selection::count(session, &chosen, Grouping::State)
+        .await
+        .unwrap();
+    chosen.stages = Vec::new();
+    chosen.reasons = Vec::new();
+    chosen.changed_before = None;
+    selection::count(session, &chosen, Grouping::Outcome)
+        .await
+        .unwrap();
+    selection::aged(session, Some(key.0), FileState::Queued, now, true)
+        .await
+        .unwrap();
+}
+
+// Every text is a statement of its own: prepared, and kept by each connection that sent it.
+#[tokio::test]
+async fn the_text_of_a_statement_does_not_depend_on_how_many_values_came() {
+    let folder = TempDir::new().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("ledger").display());
+    let store = Store::open(&url).await.unwrap();
+    let session = store.writer_session();
+    fill(
+        &session,
+        &Filling {
+            batches: (1, 2),
+            files: 100,
+        },
+    )
+    .await;
+    let mut texts = Vec::new();
+    for (all, size) in [(false, 1), (true, 7)] {
+        step("read", &[]);
+        read_by(&session, all, size).await;
+        let sent = recorded().into_iter().map(|statement| statement.sql);
+        texts.push(sent.collect::<BTreeSet<String>>());
+    }
+    assert!(texts[0].len() > 8, "the recorder missed something");
+    let only_one: Vec<_> = texts[0].symmetric_difference(&texts[1]).collect();
+    assert!(only_one.is_empty(), "{only_one:#?}");
+    store.close().await;
 }
 
 #[tokio::test]

@@ -45,20 +45,21 @@ pub(crate) async fn batches<C: ConnectionTrait>(
         conditions.push_str(&format!(" AND p.batch_id < ${}", values.len()));
     }
     if !states.is_empty() {
-        let codes: Vec<String> = states
-            .iter()
-            .map(|state| state.code().to_string())
-            .collect();
-        conditions.push_str(&format!(" AND p.state IN ({})", codes.join(", ")));
+        let codes = states.iter().map(|state| state.code().into());
+        values.push(session.dialect.numbers(codes));
+        let is_among = session.dialect.is_among("p.state", values.len());
+        conditions.push_str(&format!(" AND {is_among}"));
     }
     if let Some(after) = created_after {
         values.push(after.0.into());
         conditions.push_str(&format!(" AND c.created_at > ${}", values.len()));
     }
+    values.push(i64::from(limit).into());
+    let limit = values.len();
     let sql = format!(
         "SELECT {PROGRESS_COLUMNS}, {BATCH_COLUMNS} FROM batch_progress AS p JOIN batches AS c \
          ON c.tenant_id = p.tenant_id AND c.batch_id = p.batch_id WHERE p.tenant_id = $1 AND c.deleted_at IS NULL\
-         {conditions} ORDER BY p.batch_id DESC LIMIT {limit}"
+         {conditions} ORDER BY p.batch_id DESC LIMIT ${limit}"
     );
     session
         .rows(sql, values)

@@ -110,28 +110,27 @@ impl Selection {
         self.undismissed || (self.batch.is_none() && self.states == [FileState::Failed])
     }
 
-    /// A batch holds none of the chosen files where this sum is 0.
-    fn counters(&self) -> String {
-        let states = if self.states.is_empty() {
-            &FileState::ALL[..]
-        } else {
-            &self.states[..]
+    /// Which of the counters of a batch count chosen files.
+    fn counters(&self) -> Counters {
+        let is_chosen = |counter: &Counter| {
+            let has_state = self.states.is_empty() || self.states.contains(&counter.state);
+            let has_outcome = self.outcomes.is_empty()
+                || counter
+                    .outcome
+                    .is_some_and(|outcome| self.outcomes.contains(&outcome));
+            has_state && has_outcome
         };
-        let column = |state: &FileState| match state {
-            FileState::Processed if !self.outcomes.is_empty() => {
-                sum(self.outcomes.iter().map(|outcome| outcome_column(*outcome)))
-            }
-            state => format!("p.{}", state_column(*state)),
-        };
-        states.iter().map(column).collect::<Vec<_>>().join(" + ")
+        Counters::which(is_chosen)
     }
 
     /// What rows of `file_work` as `w` must hold beside the key. The sums keep the planner on the key.
-    fn conditions(&self, values: &mut Vec<Value>) -> String {
+    fn conditions(&self, dialect: Dialect, values: &mut Vec<Value>) -> String {
         let mut text = String::new();
-        let mut any = |column: &str, codes: Vec<String>| {
+        let mut any = |column: &str, codes: Vec<i64>| {
             if !codes.is_empty() {
-                text.push_str(&format!(" AND w.{column} + 0 IN ({})", codes.join(", ")));
+                values.push(dialect.numbers(codes));
+                let is_among = dialect.is_among(&format!("w.{column} + 0"), values.len());
+                text.push_str(&format!(" AND {is_among}"));
             }
         };
         any("state", codes(&self.states, |state| state.code().into()));
@@ -148,10 +147,12 @@ impl Selection {
             );
         }
         if let Some(before) = self.changed_before {
-            text.push_str(&format!(" AND w.changed_at <= {}", before.0));
+            values.push(before.0.into());
+            text.push_str(&format!(" AND w.changed_at <= ${}", values.len()));
         }
         if let Some(Subtree { folder, below }) = &self.folder {
-            text.push_str(&format!(" AND (w.folder = {folder}"));
+            values.push(i64::from(*folder).into());
+            text.push_str(&format!(" AND (w.folder = ${}", values.len()));
             if let (Some((from, to)), Some(batch)) = (below, self.batch) {
                 let first = values.len() + 1;
                 text.push_str(&format!(
@@ -174,18 +175,63 @@ impl Selection {
     }
 }
 
-fn codes<T>(members: &[T], code: impl Fn(&T) -> u16) -> Vec<String> {
-    members
-        .iter()
-        .map(|member| code(member).to_string())
-        .collect()
+fn codes<T>(members: &[T], code: impl Fn(&T) -> u16) -> Vec<i64> {
+    members.iter().map(|member| code(member).into()).collect()
 }
 
-fn sum(columns: impl Iterator<Item = &'static str>) -> String {
-    columns
-        .map(|column| format!("p.{column}"))
-        .collect::<Vec<_>>()
-        .join(" + ")
+/// A counter of `batch_progress`: of a state, the PROCESSED by how they ended.
+struct Counter {
+    column: &'static str,
+    state: FileState,
+    outcome: Option<Outcome>,
+}
+
+/// All of them: each file is counted in one.
+fn every_counter() -> impl Iterator<Item = Counter> {
+    FileState::ALL.into_iter().flat_map(|state| {
+        let outcomes = match state {
+            FileState::Processed => Outcome::ALL.map(Some).to_vec(),
+            _ => vec![None],
+        };
+        outcomes.into_iter().map(move |outcome| Counter {
+            column: outcome.map_or_else(|| state_column(state), outcome_column),
+            state,
+            outcome,
+        })
+    })
+}
+
+/// Some of the counters, as a number with a bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counters(i64);
+
+impl Counters {
+    fn which(is_chosen: impl Fn(&Counter) -> bool) -> Self {
+        let chosen = every_counter()
+            .enumerate()
+            .filter(|(_, counter)| is_chosen(counter));
+        Self(chosen.fold(0, |bits, (place, _)| bits | 1 << place))
+    }
+
+    fn members(self) -> impl Iterator<Item = Counter> {
+        every_counter()
+            .enumerate()
+            .filter(move |(place, _)| self.0 >> place & 1 == 1)
+            .map(|(_, counter)| counter)
+    }
+
+    /// Their sum over a row of `batch_progress` as `p`: one text, whichever they are.
+    fn sum(self, values: &mut Vec<Value>) -> String {
+        values.push(self.0.into());
+        let parameter = values.len();
+        let terms: Vec<String> = every_counter()
+            .enumerate()
+            .map(|(place, counter)| {
+                format!("p.{} * ((${parameter} >> {place}) & 1)", counter.column)
+            })
+            .collect();
+        format!("({})", terms.join(" + "))
+    }
 }
 
 /// The counter of a state.
@@ -294,7 +340,7 @@ async fn by_key<C: ConnectionTrait>(
         return Ok(Vec::new());
     }
     let (page, mut values) = Page::of_files(keys.iter().copied()).bind(session.dialect, 1);
-    let conditions = selection.conditions(&mut values);
+    let conditions = selection.conditions(session.dialect, &mut values);
     // Read first and chosen then: the conditions look so selective that rows would be looked for by them.
     let with = format!(
         "WITH {page}, k AS MATERIALIZED (SELECT x.* FROM u JOIN file_work AS x ON {}) ",
@@ -328,10 +374,11 @@ async fn failed<C: ConnectionTrait>(
             first + 1
         ));
     }
+    values.push(i64::from(rows.saturating_add(1)).into());
     let sql = format!(
         "SELECT d.tenant_id, d.batch_id, d.ordinal, d.dismissed_at FROM dead_letters AS d WHERE d.tenant_id = $1{range} \
-         ORDER BY d.batch_id, d.ordinal LIMIT {}",
-        rows.saturating_add(1)
+         ORDER BY d.batch_id, d.ordinal LIMIT ${}",
+        values.len()
     );
     let mut keys = Vec::new();
     let mut next = None;
@@ -388,7 +435,7 @@ async fn ranges<C: ConnectionTrait>(
                 _ => break,
             }
         };
-        budget = budget.saturating_sub((reached - begin).max(ROWS_A_BATCH));
+        budget = budget.saturating_sub(reached.saturating_sub(begin).max(ROWS_A_BATCH));
         if is_full || budget == 0 {
             return Ok(Step {
                 rows: found,
@@ -420,12 +467,12 @@ async fn batch_from<C: ConnectionTrait>(
         (None, Some(position)) => (">=", position.batch),
         (None, None) => (">=", BatchId::from_uuid(uuid::Uuid::nil())),
     };
+    let mut values: Vec<Value> = vec![selection.tenant.as_uuid().into(), batch.as_uuid().into()];
     let sql = format!(
         "SELECT p.batch_id, p.next_ordinal FROM batch_progress AS p WHERE p.tenant_id = $1 AND p.batch_id {relation} $2 \
          AND {} > 0 ORDER BY p.batch_id LIMIT 1",
-        selection.counters()
+        selection.counters().sum(&mut values)
     );
-    let values = vec![selection.tenant.as_uuid().into(), batch.as_uuid().into()];
     let row = session.row(sql, values).await?;
     row.map(|row| {
         let batch = BatchId::from_uuid(uuid_of(&row, "batch_id")?);
@@ -447,10 +494,12 @@ async fn range<C: ConnectionTrait>(
         signed_small(ordinals.start).into(),
         signed_small(ordinals.end).into(),
     ];
-    let conditions = selection.conditions(&mut values);
+    let conditions = selection.conditions(session.dialect, &mut values);
+    values.push(i64::from(files).into());
     let rest = format!(
         "WHERE w.tenant_id = $1 AND w.batch_id = $2 AND w.ordinal >= $3 AND w.ordinal < $4{conditions} \
-         ORDER BY w.ordinal LIMIT {files}"
+         ORDER BY w.ordinal LIMIT ${}",
+        values.len()
     );
     work::select(session, "", "file_work AS w", &rest, values).await
 }
@@ -498,7 +547,7 @@ pub(crate) async fn count<C: ConnectionTrait + TransactionTrait>(
         if selection.undismissed {
             of_letters.push_str(" AND d.dismissed_at IS NULL");
         }
-        let conditions = selection.conditions(&mut values);
+        let conditions = selection.conditions(session.dialect, &mut values);
         let sql = format!(
             "SELECT {key} AS key, count(*) AS n FROM dead_letters AS d JOIN file_work AS w ON w.tenant_id = d.tenant_id \
              AND w.batch_id = d.batch_id AND w.ordinal = d.ordinal WHERE d.tenant_id = $1{of_letters}{conditions}{grouped}"
@@ -507,19 +556,22 @@ pub(crate) async fn count<C: ConnectionTrait + TransactionTrait>(
     } else if let Some(batch) = selection.batch {
         let mut values: Vec<Value> =
             vec![selection.tenant.as_uuid().into(), batch.as_uuid().into()];
-        let conditions = selection.conditions(&mut values);
+        let conditions = selection.conditions(session.dialect, &mut values);
         let sql = format!(
             "SELECT {key} AS key, count(*) AS n FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2{conditions}{grouped}"
         );
         tally.add_rows(&session.rows_of_ranges(sql, values).await?)?;
     } else {
         let tenant = Some(selection.tenant);
-        let holders = batches_with(session, tenant, &selection.counters(), "").await?;
+        let holders = batches_with(session, tenant, selection.counters(), "").await?;
         for page in holders.chunks(BATCHES_A_STATEMENT) {
             let (page, mut values) =
                 Page::of_batches(page.iter().copied()).bind(session.dialect, 1);
             let columns = format!("{key} AS key, count(*) AS n");
-            let rest = format!("{}{grouped}", selection.conditions(&mut values));
+            let rest = format!(
+                "{}{grouped}",
+                selection.conditions(session.dialect, &mut values)
+            );
             let sql = over_batches(session.dialect, &page, &columns, &rest);
             tally.add_rows(&session.rows_of_ranges(sql, values).await?)?;
         }
@@ -572,57 +624,30 @@ async fn counted<C: ConnectionTrait>(
     selection: &Selection,
     grouping: Grouping,
 ) -> Result<Vec<(u16, u64)>, DbErr> {
-    let mut columns: Vec<(u16, &'static str)> = Vec::new();
-    for state in FileState::ALL {
-        if !selection.states.is_empty() && !selection.states.contains(&state) {
-            continue;
-        }
-        let by_outcome = !selection.outcomes.is_empty() || grouping == Grouping::Outcome;
-        if state == FileState::Processed && by_outcome {
-            let outcomes = Outcome::ALL.into_iter().filter(|outcome| {
-                selection.outcomes.is_empty() || selection.outcomes.contains(outcome)
-            });
-            for outcome in outcomes {
-                let key = match grouping {
-                    Grouping::Outcome => outcome.code(),
-                    _ => state.code(),
-                };
-                columns.push((key.into(), outcome_column(outcome)));
-            }
-        } else if selection.outcomes.is_empty() {
-            let key = match grouping {
-                Grouping::Outcome => 0,
-                _ => state.code(),
-            };
-            columns.push((key.into(), state_column(state)));
-        }
-    }
-    let mut tally = Tally::default();
-    if columns.is_empty() {
-        return Ok(tally.counts);
-    }
     let mut values: Vec<Value> = vec![selection.tenant.as_uuid().into()];
     let mut of_batch = "";
     if let Some(batch) = selection.batch {
         values.push(batch.as_uuid().into());
         of_batch = " AND p.batch_id = $2";
     }
-    let sums: Vec<String> = columns
-        .iter()
-        .map(|(_, column)| format!("CAST(coalesce(sum(p.{column}), 0) AS bigint) AS {column}"))
+    let sums: Vec<String> = every_counter()
+        .map(|Counter { column, .. }| {
+            format!("CAST(coalesce(sum(p.{column}), 0) AS bigint) AS {column}")
+        })
         .collect();
     let sql = format!(
         "SELECT {} FROM batch_progress AS p WHERE p.tenant_id = $1{of_batch}",
         sums.join(", ")
     );
+    let mut tally = Tally::default();
     if let Some(row) = session.row(sql, values).await? {
-        for (key, column) in columns {
-            let key = if grouping == Grouping::Nothing {
-                0
-            } else {
-                key
+        for counter in selection.counters().members() {
+            let key = match grouping {
+                Grouping::Outcome => counter.outcome.map_or(0, |outcome| outcome.code().into()),
+                Grouping::State => counter.state.code().into(),
+                Grouping::Nothing | Grouping::Reason | Grouping::Stage => 0,
             };
-            tally.add(key, super::u64_of(&row, column)?);
+            tally.add(key, super::u64_of(&row, counter.column)?);
         }
     }
     Ok(tally.counts)
@@ -651,17 +676,18 @@ async fn count_by_walk<C: ConnectionTrait>(
 async fn batches_with<C: ConnectionTrait>(
     session: &Session<'_, C>,
     tenant: Option<TenantId>,
-    counters: &str,
+    counters: Counters,
     more: &str,
 ) -> Result<Vec<BatchKey>, DbErr> {
     let mut values: Vec<Value> = Vec::new();
+    let sum = counters.sum(&mut values);
     let mut of_tenant = "";
     if let Some(tenant) = tenant {
         values.push(tenant.as_uuid().into());
-        of_tenant = " AND p.tenant_id = $1";
+        of_tenant = " AND p.tenant_id = $2";
     }
     let sql = format!(
-        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE {counters} > 0{of_tenant}{more}"
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE {sum} > 0{of_tenant}{more}"
     );
     let rows = session.rows(sql, values).await?;
     let mut found: Vec<BatchKey> = rows
@@ -713,21 +739,16 @@ pub(crate) async fn aged<C: ConnectionTrait + TransactionTrait>(
     if state == FileState::Failed {
         return aged_failures(session, tenant, before).await;
     }
-    let rest = format!(
-        " AND w.state + 0 = {} AND w.changed_at <= {}",
-        state.code(),
-        before.0
-    );
-    let counter = format!("p.{}", state_column(state));
+    let counters = Counters::which(|counter| counter.state == state);
     let live = " AND p.state IN (1, 2)";
-    let holders = batches_with(session, tenant, &counter, live).await?;
+    let holders = batches_with(session, tenant, counters, live).await?;
     let mut found = Vec::new();
     for of_tenant in holders.chunk_by(|one, next| one.0 == next.0) {
         for batches in of_tenant.chunks(BATCHES_A_STATEMENT) {
             // A total for each stage costs a third of the reading, and mostly all wait in one.
-            let mut totals = aged_in(session, batches, &rest, &[]).await?;
+            let mut totals = aged_in(session, batches, (state, before), &[]).await?;
             if by_stage && totals.iter().any(|total| total.stage.is_none()) {
-                totals = aged_in(session, batches, &rest, &Stage::ALL).await?;
+                totals = aged_in(session, batches, (state, before), &Stage::ALL).await?;
             }
             found.append(&mut totals);
         }
@@ -740,7 +761,7 @@ pub(crate) async fn aged<C: ConnectionTrait + TransactionTrait>(
 async fn aged_in<C: ConnectionTrait + TransactionTrait>(
     session: &Session<'_, C>,
     batches: &[BatchKey],
-    rest: &str,
+    (state, before): (FileState, Micros),
     stages: &[Stage],
 ) -> Result<Vec<Aged>, DbErr> {
     let filters: Vec<String> = match stages {
@@ -760,8 +781,15 @@ async fn aged_in<C: ConnectionTrait + TransactionTrait>(
     if stages.is_empty() {
         columns.push("min(w.stage) AS first_stage, max(w.stage) AS last_stage".to_owned());
     }
-    let (page, values) = Page::of_batches(batches.iter().copied()).bind(session.dialect, 1);
-    let sql = over_batches(session.dialect, &page, &columns.join(", "), rest);
+    let (page, mut values) = Page::of_batches(batches.iter().copied()).bind(session.dialect, 1);
+    values.push(i64::from(state.code()).into());
+    values.push(before.0.into());
+    let rest = format!(
+        " AND w.state + 0 = ${} AND w.changed_at <= ${}",
+        values.len() - 1,
+        values.len()
+    );
+    let sql = over_batches(session.dialect, &page, &columns.join(", "), &rest);
     let mut found = Vec::new();
     for row in session.rows_of_ranges(sql, values).await? {
         for number in 0..filters.len() {
@@ -855,14 +883,48 @@ mod tests {
 
     #[test]
     fn counters_tell_which_batches_to_look_into() {
+        let columns = |selection: &Selection| -> Vec<&str> {
+            let members = selection.counters().members();
+            members.map(|counter| counter.column).collect()
+        };
         let mut selection = Selection::of_tenant(tenant());
+        assert_eq!(columns(&selection).len(), every_counter().count());
         selection.states = vec![FileState::Retrying, FileState::Processed];
-        assert_eq!(selection.counters(), "p.n_retrying + p.n_processed");
-        selection.outcomes = vec![Outcome::Partial, Outcome::StoredOnly];
         assert_eq!(
-            selection.counters(),
-            "p.n_retrying + p.n_partial + p.n_stored_only"
+            columns(&selection),
+            ["n_complete", "n_partial", "n_stored_only", "n_retrying"]
         );
+        selection.outcomes = vec![Outcome::Partial, Outcome::StoredOnly];
+        assert_eq!(columns(&selection), ["n_partial", "n_stored_only"]);
+    }
+
+    // Each text is a statement of its own, prepared and kept by every connection.
+    #[test]
+    fn one_value_and_all_values_are_chosen_by_the_same_text() {
+        let batch = BatchId::from_uuid(uuid::Uuid::from_u128(1));
+        let mut one = Selection::of_batch(tenant(), batch);
+        one.states = vec![FileState::Processed];
+        one.outcomes = vec![Outcome::Complete];
+        one.stages = vec![Stage::Upload];
+        one.reasons = vec![Reason::NeverArrived];
+        one.changed_before = Some(Micros(1));
+        one.folder = Some(Subtree::recursive(1, "a"));
+        let mut all = Selection::of_batch(tenant(), batch);
+        all.states = FileState::ALL.to_vec();
+        all.outcomes = Outcome::ALL.to_vec();
+        all.stages = Stage::ALL.to_vec();
+        all.reasons = Reason::ALL.to_vec();
+        all.changed_before = Some(Micros(2));
+        all.folder = Some(Subtree::recursive(2, "b"));
+        for dialect in [Dialect::Sqlite, Dialect::Postgres] {
+            let text = |selection: &Selection| {
+                let mut values = Vec::new();
+                let conditions = selection.conditions(dialect, &mut values);
+                let counters = selection.counters().sum(&mut values);
+                (conditions, counters, values.len())
+            };
+            assert_eq!(text(&one), text(&all));
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use caudal_domain::{
-    BatchId, FieldViolation, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason,
-    Recorded, Refusal, Stage, TenantId, Token, limits, names,
+    BatchId, FileEvent, FileRef, FileState, FolderCounts, Generation, Reason, Recorded, Refusal,
+    Stage, TenantId, Token, Violations, limits, names,
 };
 use caudal_proto::v1::{AddEntriesResponse, ConfirmUploadsResponse};
 use prost::Message;
@@ -22,7 +22,7 @@ use crate::briefs::Declared;
 use crate::settings::TenantLimits;
 use crate::store::changes;
 use crate::store::manifest::{self, FileRow, FolderRow};
-use crate::store::progress::{BatchKey, BatchRow, ProgressRow};
+use crate::store::progress::{BatchKey, BatchRow, ProgressRow, TenantRow};
 use crate::store::results::{AttemptRow, ResultRow};
 use crate::store::work::{self, WorkRow};
 
@@ -126,13 +126,13 @@ impl Group<'_> {
 
         let tree = self.plan_folders(key, &act.entries, next_folder).await?;
         let mut plan = self.plan_files(key, act, &tree, first_ordinal).await?;
-        let mut violations = tree.violations;
-        violations.append(&mut plan.violations);
-        if !violations.is_empty() {
-            return Ok(Err(refuse_page(violations)));
+        let mut wrong = tree.wrong;
+        wrong.append(std::mem::take(&mut plan.wrong));
+        if !wrong.is_empty() {
+            return Ok(Err(refuse_page(wrong)));
         }
         let lenders = self.lenders_of_page(key, act, &plan).await?;
-        if let Err(refusal) = self.reserve(key, &plan.new_files) {
+        if let Err(refusal) = self.reserve(key, &plan.new_files, tree.new.len()) {
             return Ok(Err(refusal));
         }
         manifest::insert_folders(&self.session, key, &tree.new).await?;
@@ -159,8 +159,9 @@ impl Group<'_> {
             batched.row.next_ordinal = first_ordinal.saturating_add(new_count);
             batched.row.next_folder =
                 next_folder.saturating_add(u32::try_from(tree.new.len()).unwrap_or(u32::MAX));
-            let declared: u64 = plan.new_files.iter().map(|file| file.size).sum();
-            batched.row.bytes_declared = batched.row.bytes_declared.saturating_add(declared);
+            for file in &plan.new_files {
+                batched.row.bytes_declared = batched.row.bytes_declared.saturating_add(file.size);
+            }
             for folder in &tree.new {
                 batched.changes.folder.push(folder.folder);
                 batched.changes.folder_total.push(0);
@@ -361,10 +362,8 @@ impl Group<'_> {
                 let description = format!(
                     "`{path}` is a folder of this batch already: a path is a file or a folder"
                 );
-                tree.violations.push(FieldViolation::new(
-                    format!("entries[{index}].path"),
-                    description,
-                ));
+                tree.wrong
+                    .add(format!("entries[{index}].path"), description);
             }
         }
         // In order of their paths a parent comes before its children.
@@ -423,13 +422,15 @@ impl Group<'_> {
             .into_iter()
             .map(|file| (file.folder, file.name))
             .collect();
-        let mut violations = Vec::new();
         for (index, entry) in entries.iter().enumerate() {
             let folder = match entry {
                 NewEntry::File(file) => file.parent.as_str(),
                 NewEntry::Folder { path } => path.as_str(),
             };
             for path in lineage(folder) {
+                if tree.wrong.is_full() {
+                    return Ok(());
+                }
                 let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
                 let Some(parent) = tree.by_path.get(parent) else {
                     continue;
@@ -438,14 +439,11 @@ impl Group<'_> {
                     let description = format!(
                         "`{path}` is a file of this batch already: a path is a file or a folder"
                     );
-                    violations.push(FieldViolation::new(
-                        format!("entries[{index}].path"),
-                        description,
-                    ));
+                    tree.wrong
+                        .add(format!("entries[{index}].path"), description);
                 }
             }
         }
-        tree.violations.extend(violations);
         Ok(())
     }
 
@@ -495,10 +493,8 @@ impl Group<'_> {
                     before.size,
                     file.size
                 );
-                plan.violations.push(FieldViolation::new(
-                    format!("entries[{index}].path"),
-                    description,
-                ));
+                plan.wrong
+                    .add(format!("entries[{index}].path"), description);
                 continue;
             }
             plan.ordinals.push(next_ordinal);
@@ -521,51 +517,28 @@ impl Group<'_> {
     }
 
     /// Takes the quotas of the tenant, or says which is full.
-    fn reserve(&mut self, key: BatchKey, new_files: &[FileRow]) -> Result<(), Refusal> {
-        let asked_files = new_files.len() as u64;
-        let asked_bytes: u64 = new_files.iter().map(|file| file.size).sum();
+    fn reserve(
+        &mut self,
+        key: BatchKey,
+        new_files: &[FileRow],
+        new_folders: usize,
+    ) -> Result<(), Refusal> {
         let in_batch = self
             .batches
             .get(&key)
-            .map_or(0, |batched| u64::from(batched.row.next_ordinal));
+            .map_or_else(InBatch::default, |batched| InBatch {
+                files: batched.row.next_ordinal.into(),
+                folders: batched.row.next_folder.into(),
+            });
         let Some(tenant) = self.tenants.get_mut(&key.0) else {
             return Err(Refusal::not_found(&names::batch_name(key.1)));
         };
         let limits = TenantLimits::from_json(&tenant.limits, &self.state.settings.tenant_limits);
-        if let Some(file) = new_files.iter().find(|file| file.size > limits.file_bytes) {
-            return Err(Refusal::quota_exceeded(
-                "file_bytes",
-                limits.file_bytes,
-                0,
-                file.size,
-            ));
-        }
-        if in_batch + asked_files > limits.files_per_batch {
-            return Err(Refusal::quota_exceeded(
-                "files_per_batch",
-                limits.files_per_batch,
-                in_batch,
-                asked_files,
-            ));
-        }
-        if tenant.used_files + asked_files > limits.files {
-            return Err(Refusal::quota_exceeded(
-                "files",
-                limits.files,
-                tenant.used_files,
-                asked_files,
-            ));
-        }
-        if tenant.used_bytes.saturating_add(asked_bytes) > limits.stored_bytes {
-            return Err(Refusal::quota_exceeded(
-                "stored_bytes",
-                limits.stored_bytes,
-                tenant.used_bytes,
-                asked_bytes,
-            ));
-        }
-        tenant.used_files += asked_files;
-        tenant.used_bytes += asked_bytes;
+        let sizes = new_files.iter().map(|file| file.size);
+        let asked = within_quotas(&limits, tenant, in_batch, sizes, new_folders as u64)?;
+        // They fit their quotas, so they do not overflow.
+        tenant.used_files = tenant.used_files.saturating_add(asked.files);
+        tenant.used_bytes = tenant.used_bytes.saturating_add(asked.bytes);
         Ok(())
     }
 
@@ -765,6 +738,78 @@ impl Group<'_> {
     }
 }
 
+/// What a batch holds.
+#[derive(Clone, Copy, Default)]
+struct InBatch {
+    files: u64,
+    folders: u64,
+}
+
+/// What a page asks of the quotas.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    files: u64,
+    bytes: u64,
+}
+
+/// Whether the tenant may keep files of these sizes too. The sizes are a client's: each is looked at before it is added, and
+/// no sum passes what the database can keep.
+fn within_quotas(
+    limits: &TenantLimits,
+    tenant: &TenantRow,
+    in_batch: InBatch,
+    sizes: impl Iterator<Item = u64>,
+    new_folders: u64,
+) -> Result<Asked, Refusal> {
+    const MOST_KEPT: u64 = i64::MAX as u64;
+    let mut asked = Asked { files: 0, bytes: 0 };
+    for size in sizes {
+        if size > limits.file_bytes {
+            return Err(Refusal::quota_exceeded(
+                "file_bytes",
+                limits.file_bytes,
+                0,
+                size,
+            ));
+        }
+        asked.files = asked.files.saturating_add(1);
+        asked.bytes = asked.bytes.saturating_add(size);
+    }
+    let files_per_batch = limits
+        .files_per_batch
+        .min(limits::MAX_FILES_PER_BATCH.into());
+    let folders_per_batch = limits::MAX_FOLDERS_PER_BATCH.into();
+    for (subject, limit, used, more) in [
+        (
+            "files_per_batch",
+            files_per_batch,
+            in_batch.files,
+            asked.files,
+        ),
+        (
+            "folders_per_batch",
+            folders_per_batch,
+            in_batch.folders,
+            new_folders,
+        ),
+        ("files", limits.files, tenant.used_files, asked.files),
+        (
+            "stored_bytes",
+            limits.stored_bytes,
+            tenant.used_bytes,
+            asked.bytes,
+        ),
+    ] {
+        let fits = used
+            .checked_add(more)
+            .is_some_and(|sum| sum <= limit.min(MOST_KEPT));
+        if more > 0 && !fits {
+            return Err(Refusal::quota_exceeded(subject, limit, used, more));
+        }
+    }
+    Ok(asked)
+}
+
 /// The content that an entry says it has.
 fn declared_content(file: &FileRow) -> Option<TenantContent> {
     let sha256 = file.declared_sha256.as_ref()?;
@@ -777,7 +822,7 @@ struct Tree {
     by_path: HashMap<String, FolderRow>,
     of_page: Vec<(String, u32)>,
     new: Vec<FolderRow>,
-    violations: Vec<FieldViolation>,
+    wrong: Violations,
 }
 
 /// The files of a page.
@@ -787,7 +832,7 @@ struct FilePlan {
     /// Where each new file stands in the page.
     positions: Vec<u32>,
     ordinals: Vec<u32>,
-    violations: Vec<FieldViolation>,
+    wrong: Violations,
 }
 
 /// A folder's path and those of all folders above it, without the root.
@@ -807,9 +852,8 @@ fn join(parent: &str, name: &str) -> String {
     }
 }
 
-fn refuse_page(mut violations: Vec<FieldViolation>) -> Refusal {
-    violations.truncate(limits::MAX_VIOLATIONS);
-    let mut refusal = Refusal::invalid_fields(violations);
+fn refuse_page(wrong: Violations) -> Refusal {
+    let mut refusal = wrong.into_refusal();
     refusal.kind = caudal_domain::RefusalKind::AlreadyExists;
     refusal.with_reason("PATH_TAKEN")
 }
@@ -830,4 +874,77 @@ pub(super) fn decode_batch(answer: &[u8]) -> Result<Answer, Refusal> {
 fn decode_confirmed(answer: &[u8]) -> Result<Answer, Refusal> {
     let response = ConfirmUploadsResponse::decode(answer).map_err(|_| Refusal::internal())?;
     Ok(Answer::Confirmed(Box::new(response)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn tenant(used_files: u64, used_bytes: u64) -> TenantRow {
+        TenantRow {
+            tenant: TenantId::from_uuid(uuid::Uuid::nil()),
+            limits: String::new(),
+            paused: false,
+            used_bytes,
+            used_files,
+            revision: 1,
+        }
+    }
+
+    fn full(limits: &TenantLimits, tenant: &TenantRow, sizes: &[u64]) -> String {
+        let in_batch = InBatch::default();
+        let refusal =
+            within_quotas(limits, tenant, in_batch, sizes.iter().copied(), 0).unwrap_err();
+        refusal.quota[0].subject.clone()
+    }
+
+    #[test]
+    fn no_size_that_a_client_names_overflows_a_quota() {
+        let limits = TenantLimits::default();
+        let none = tenant(0, 0);
+        assert_eq!(full(&limits, &none, &[i64::MAX as u64; 3]), "file_bytes");
+        assert_eq!(full(&limits, &none, &[u64::MAX; 3]), "file_bytes");
+        let boundless = TenantLimits {
+            stored_bytes: u64::MAX,
+            files: u64::MAX,
+            files_per_batch: u64::MAX,
+            file_bytes: u64::MAX,
+        };
+        assert_eq!(full(&boundless, &none, &[u64::MAX; 3]), "stored_bytes");
+        let nearly = tenant(0, i64::MAX as u64 - 1);
+        assert_eq!(full(&boundless, &nearly, &[2]), "stored_bytes");
+        let most = tenant(u64::MAX, 0);
+        assert_eq!(full(&boundless, &most, &[0]), "files");
+        let fits = within_quotas(&boundless, &nearly, InBatch::default(), [1].into_iter(), 0);
+        assert_eq!(fits.unwrap(), Asked { files: 1, bytes: 1 });
+    }
+
+    #[test]
+    fn a_batch_has_so_many_files_and_folders_and_no_more_whatever_a_tenant_may_keep() {
+        let boundless = TenantLimits {
+            files_per_batch: u64::MAX,
+            ..TenantLimits::default()
+        };
+        let none = tenant(0, 0);
+        let subject = |in_batch: InBatch, sizes: &[u64], folders: u64| {
+            let sizes = sizes.iter().copied();
+            let refusal = within_quotas(&boundless, &none, in_batch, sizes, folders);
+            refusal
+                .err()
+                .map(|refusal| refusal.quota[0].subject.clone())
+        };
+        let filled = InBatch {
+            files: limits::MAX_FILES_PER_BATCH.into(),
+            folders: limits::MAX_FOLDERS_PER_BATCH.into(),
+        };
+        assert_eq!(subject(filled, &[1], 0).as_deref(), Some("files_per_batch"));
+        assert_eq!(
+            subject(filled, &[], 1).as_deref(),
+            Some("folders_per_batch")
+        );
+        // A page of what is known already asks for nothing.
+        assert_eq!(subject(filled, &[], 0), None);
+    }
 }

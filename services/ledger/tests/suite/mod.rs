@@ -1,5 +1,6 @@
 //! The ledger over real gRPC, on a real database and a real Redis: one suite, run on both databases.
 
+mod bounds;
 mod commits;
 mod full_disk;
 mod leadership;

@@ -1,0 +1,502 @@
+//! What a request holds at most: one table of every field that repeats or holds text. It is looked at right after a
+//! request is decoded and its caller is known, before anything is done for each element; whoever asks for a caller's scope
+//! ([`super::TenantScope::of`] and its like) must be in it, so no method can forget.
+//!
+//! A message is at most 4 MiB, and without this a field of it could name one stage a million times.
+
+use std::fmt;
+
+use caudal_domain::{BatchState, FileState, Outcome, Reason, Refusal, Stage, Violations, limits};
+use caudal_proto::mesh::v1 as mesh;
+use caudal_proto::{longrunning, v1};
+use prost::Message;
+
+/// Files of one call by a stage process.
+pub(super) const MAX_HELD: usize = 4_096;
+/// Values of a set that has a member for each reason of the catalogue, with room for those to come.
+const REASONS: usize = 64;
+/// Paths of an update mask: more than can be changed.
+const MASK_PATHS: usize = 8;
+const _: () = assert!(Reason::ALL.len() <= REASONS);
+
+// Bytes of texts.
+
+/// The name of a resource.
+const NAME: usize = 128;
+/// A code or a stage's name.
+const WORD: usize = 64;
+/// A UUID in any of its forms.
+const REQUEST_ID: usize = 64;
+const PAGE_TOKEN: usize = 128;
+const UUID: usize = 16;
+const SHA256: usize = 32;
+/// What is shorter in characters is counted where it is read.
+const TEXT: usize = 1_024;
+/// A path before its letters are composed, which makes it shorter.
+const PATH: usize = 4 * limits::MAX_PATH_BYTES;
+
+/// Bytes on the wire for each byte of JSON at most: a number of one digit and a comma is two bytes of JSON, and eleven.
+const WIRE_BYTES_A_JSON_BYTE: usize = 8;
+
+/// A message whose fields are bounded.
+pub(crate) trait Bounded {
+    /// Tells what of it is too much.
+    fn look(&self, at: &Place<'_>, wrong: &mut Violations);
+}
+
+/// Refuses a request that holds more than it may.
+pub(super) fn check(request: &impl Bounded) -> Result<(), Refusal> {
+    let mut wrong = Violations::default();
+    request.look(&Place::Request, &mut wrong);
+    wrong.into_result()
+}
+
+/// Where a field stands in its request; spelled only when something is wrong with it.
+pub(crate) enum Place<'a> {
+    Request,
+    Field(&'a Place<'a>, &'static str),
+    Element(&'a Place<'a>, usize),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request => Ok(()),
+            Self::Field(Place::Request, name) => out.write_str(name),
+            Self::Field(above, name) => write!(out, "{above}.{name}"),
+            Self::Element(above, index) => write!(out, "{above}[{index}]"),
+        }
+    }
+}
+
+/// The table: of each message its fields that repeat, hold text or hold such a message, and what of them is taken.
+macro_rules! bounds {
+    ($($module:ident :: $message:ident { $($field:ident: $kind:ident $(($most:expr))?),* $(,)? })*) => {
+        $(impl Bounded for $module::$message {
+            #[allow(unused_variables, reason = "some messages hold nothing that is bounded")]
+            fn look(&self, at: &Place<'_>, wrong: &mut Violations) {
+                $($kind(
+                    &self.$field,
+                    $($most,)?
+                    &Place::Field(at, stringify!($field).trim_start_matches("r#")),
+                    wrong,
+                );)*
+            }
+        })*
+
+        #[cfg(test)]
+        const TABLE: &[(&str, &str, &[&str])] = &[$((
+            stringify!($module),
+            stringify!($message),
+            &[$(stringify!($field)),*],
+        )),*];
+    };
+}
+
+bounds! {
+    v1::CreateBatchRequest { batch: one, request_id: text(REQUEST_ID) }
+    v1::GetBatchRequest { name: text(NAME) }
+    v1::ListBatchesRequest { page_token: text(PAGE_TOKEN), states: values(BatchState::ALL.len()) }
+    v1::AddEntriesRequest {
+        batch: text(NAME),
+        entries: each(limits::MAX_ENTRIES_PER_PAGE),
+        request_id: text(REQUEST_ID),
+    }
+    v1::CompleteBatchRequest { name: text(NAME), request_id: text(REQUEST_ID) }
+    v1::UpdateBatchRequest { batch: one, update_mask: one, request_id: text(REQUEST_ID) }
+    v1::CancelBatchRequest { name: text(NAME), request_id: text(REQUEST_ID) }
+    v1::PauseBatchRequest { name: text(NAME), note: text(TEXT), request_id: text(REQUEST_ID) }
+    v1::ResumeBatchRequest { name: text(NAME), request_id: text(REQUEST_ID) }
+    v1::ListFoldersRequest { parent: text(NAME), page_token: text(PAGE_TOKEN) }
+    v1::Batch {
+        name: text(NAME),
+        display_name: text(TEXT),
+        pause: one,
+        options: one,
+        metadata: json(limits::MAX_METADATA_BYTES),
+    }
+    v1::Pause { who: text(TEXT), note: text(TEXT) }
+    v1::BatchOptions { stages: words(Stage::ALL.len()) }
+    prost_types::FieldMask { paths: words(MASK_PATHS) }
+    v1::Entry { path: text(PATH), kind: one }
+    // The hint is cut where it is kept.
+    v1::FileEntry {
+        sha256: text(SHA256),
+        media_type_hint: whole,
+        metadata: json(super::entries::MAX_ENTRY_METADATA_BYTES),
+    }
+    v1::DirectoryEntry {}
+
+    v1::FileSelector {
+        batch: text(NAME),
+        folder: text(NAME),
+        states: values(FileState::ALL.len()),
+        outcomes: values(Outcome::ALL.len()),
+        stages: words(Stage::ALL.len()),
+        reasons: words(REASONS),
+        path_glob: text(limits::MAX_PATH_BYTES),
+        ordinals: values(limits::MAX_ORDINALS_PER_SELECTOR),
+    }
+    v1::GetFileRequest { name: text(NAME) }
+    v1::ListFilesRequest { selector: one, page_token: text(PAGE_TOKEN) }
+    v1::CountFilesRequest { selector: one }
+    v1::ListFileHistoryRequest { name: text(NAME), page_token: text(PAGE_TOKEN) }
+    v1::ListFailuresRequest { selector: one, page_token: text(PAGE_TOKEN) }
+    v1::RetryFilesRequest { selector: one, request_id: text(REQUEST_ID) }
+    v1::CancelFilesRequest { selector: one, request_id: text(REQUEST_ID) }
+    v1::ReprocessFilesRequest { selector: one, from_stage: text(WORD), request_id: text(REQUEST_ID) }
+    v1::DismissFailuresRequest { selector: one, request_id: text(REQUEST_ID) }
+
+    v1::ConfirmUploadsRequest {
+        batch: text(NAME),
+        uploads: each(limits::MAX_CONFIRMATIONS_PER_PAGE),
+        request_id: text(REQUEST_ID),
+    }
+    v1::Uploaded { etag: text(TEXT) }
+
+    v1::CountAgedRequest { tenant: text(NAME) }
+    v1::ListStagesRequest {}
+    v1::OperatorServiceListFailuresRequest { tenant: text(NAME), failures: one }
+    v1::OperatorServiceRetryFilesRequest { tenant: text(NAME), files: one }
+    v1::OperatorServiceCancelFilesRequest { tenant: text(NAME), files: one }
+    v1::OperatorServiceReprocessFilesRequest { tenant: text(NAME), files: one }
+    v1::OperatorServiceDismissFailuresRequest { tenant: text(NAME), files: one }
+
+    longrunning::ListOperationsRequest { filter: text(TEXT), page_token: text(PAGE_TOKEN), name: text(NAME) }
+    longrunning::GetOperationRequest { name: text(NAME) }
+    longrunning::DeleteOperationRequest { name: text(NAME) }
+    longrunning::CancelOperationRequest { name: text(NAME) }
+    longrunning::WaitOperationRequest { name: text(NAME) }
+
+    mesh::LeaseRequest { stage: text(WORD), process: text(TEXT), stage_version: one, files: one }
+    mesh::RenewRequest { process: text(TEXT), files: one }
+    mesh::ReleaseRequest { process: text(TEXT), files: one }
+    mesh::ReportRequest {
+        stage: text(WORD),
+        process: text(TEXT),
+        stage_version: one,
+        files: one,
+        reports: each(MAX_HELD),
+    }
+    mesh::FileTokens {
+        batches: each(MAX_HELD),
+        batch_index: values(MAX_HELD),
+        ordinal: values(MAX_HELD),
+        token: values(MAX_HELD),
+    }
+    mesh::BatchKey { tenant: text(UUID), batch: text(UUID) }
+    mesh::StageVersion { code: text(TEXT), model: text(TEXT), options: text(TEXT) }
+    mesh::Report { outcome: one }
+    mesh::Done {
+        artifacts: each(limits::MAX_ARTIFACTS_PER_RESULT),
+        nonce: text(WORD),
+        facts: text(limits::MAX_FACTS_BYTES),
+        content_sha256: text(SHA256),
+        media_type: text(TEXT),
+        warnings: each(limits::MAX_WARNINGS_PER_RESULT),
+    }
+    mesh::WrittenArtifact { name: text(NAME), media_type: text(TEXT) }
+    v1::Warning { code: text(WORD), stage: text(WORD), words: whole }
+    // The detail is cut where it is kept.
+    mesh::Failed { reason: text(WORD), detail: whole, trace_id: text(NAME) }
+    mesh::RequestReconcileRequest { stage: text(WORD) }
+    mesh::CheckCredentialRequest { key_id: text(TEXT), secret_sha256: text(SHA256) }
+    mesh::GetIssueFactsRequest { batch: text(UUID), ordinals: values(limits::MAX_TARGETS_PER_PAGE) }
+    mesh::GetArtifactFactsRequest { batch: text(UUID), artifact: text(NAME) }
+    mesh::ListChangesRequest { batch: text(UUID) }
+    mesh::ListEventsRequest { batch: text(UUID) }
+    mesh::GetSnapshotRequest { batch: text(UUID) }
+}
+
+impl Bounded for v1::entry::Kind {
+    fn look(&self, at: &Place<'_>, wrong: &mut Violations) {
+        // Its members are spelled as fields of the entry itself.
+        let entry = match at {
+            Place::Field(entry, _) => entry,
+            Place::Request | Place::Element(..) => at,
+        };
+        match self {
+            Self::File(file) => file.look(&Place::Field(entry, "file"), wrong),
+            Self::Directory(directory) => directory.look(&Place::Field(entry, "directory"), wrong),
+        }
+    }
+}
+
+impl Bounded for mesh::report::Outcome {
+    fn look(&self, at: &Place<'_>, wrong: &mut Violations) {
+        let report = match at {
+            Place::Field(report, _) => report,
+            Place::Request | Place::Element(..) => at,
+        };
+        match self {
+            Self::Done(done) => done.look(&Place::Field(report, "done"), wrong),
+            Self::Failed(failed) => failed.look(&Place::Field(report, "failed"), wrong),
+        }
+    }
+}
+
+/// Whether so many are taken.
+fn takes(count: usize, most: usize, at: &Place<'_>, wrong: &mut Violations) -> bool {
+    if count > most {
+        wrong.add(
+            at.to_string(),
+            format!("has {count} values; at most {most} are taken"),
+        );
+    }
+    count <= most
+}
+
+/// A text or bytes.
+fn text(text: &impl AsRef<[u8]>, most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    let bytes = text.as_ref().len();
+    if bytes > most {
+        wrong.add(
+            at.to_string(),
+            format!("has {bytes} bytes; at most {most} are taken"),
+        );
+    }
+}
+
+/// A text that may be as long as the message.
+fn whole(_text: &str, _at: &Place<'_>, _wrong: &mut Violations) {}
+
+/// Numbers.
+fn values<T>(values: &[T], most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    takes(values.len(), most, at, wrong);
+}
+
+/// Codes or names of stages.
+fn words(words: &[String], most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    if takes(words.len(), most, at, wrong) {
+        for (index, word) in words.iter().enumerate() {
+            text(word, WORD, &Place::Element(at, index), wrong);
+        }
+    }
+}
+
+/// A caller's own data.
+fn json(object: &Option<prost_types::Struct>, most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    let bytes = object.as_ref().map_or(0, Message::encoded_len);
+    if bytes > most.saturating_mul(WIRE_BYTES_A_JSON_BYTE) {
+        wrong.add(
+            at.to_string(),
+            format!("has {bytes} bytes; at most {most} bytes of JSON are kept"),
+        );
+    }
+}
+
+/// A message.
+fn one(message: &Option<impl Bounded>, at: &Place<'_>, wrong: &mut Violations) {
+    if let Some(message) = message {
+        message.look(at, wrong);
+    }
+}
+
+/// Messages.
+fn each(messages: &[impl Bounded], most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    if takes(messages.len(), most, at, wrong) {
+        for (index, message) in messages.iter().enumerate() {
+            if wrong.is_full() {
+                return;
+            }
+            message.look(&Place::Element(at, index), wrong);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use prost_types::field_descriptor_proto::{Label, Type};
+    use prost_types::{DescriptorProto, FileDescriptorSet};
+
+    use super::*;
+
+    /// Requests that the ledger does not read: the gateway serves these methods, or no one does.
+    const NOT_READ: [&str; 4] = [
+        "WatchBatchRequest",
+        "IssueUploadsRequest",
+        "GetArtifactRequest",
+        "WatchEventsRequest",
+    ];
+    /// Of the mesh, others than the ledger's.
+    const OTHERS: [&str; 2] = ["StageService", "LimiterService"];
+    /// Bounded as a whole, or of a fixed size.
+    const WELL_KNOWN: [&str; 4] = [
+        ".google.protobuf.Struct",
+        ".google.protobuf.Timestamp",
+        ".google.protobuf.Duration",
+        ".google.protobuf.Empty",
+    ];
+
+    fn package_of(module: &str) -> &'static str {
+        match module {
+            "v1" => ".caudal.v1",
+            "mesh" => ".caudal.mesh.v1",
+            "longrunning" => ".google.longrunning",
+            "prost_types" => ".google.protobuf",
+            _ => panic!("{module} is no package"),
+        }
+    }
+
+    /// Fields that repeat or hold text, and messages that hold such, of all that is reached from `name`.
+    fn needed(
+        name: &str,
+        messages: &BTreeMap<String, DescriptorProto>,
+        found: &mut BTreeSet<(String, String)>,
+    ) -> bool {
+        let message = messages.get(name).unwrap_or_else(|| panic!("{name}"));
+        let mut is_needed = false;
+        for field in &message.field {
+            let of_message = field.r#type() == Type::Message;
+            let below = of_message
+                && !WELL_KNOWN.contains(&field.type_name())
+                && needed(field.type_name(), messages, found);
+            let holds_text = matches!(field.r#type(), Type::String | Type::Bytes);
+            let is_json = field.type_name() == ".google.protobuf.Struct";
+            if below || holds_text || is_json || field.label() == Label::Repeated {
+                is_needed = true;
+                let listed = match field.oneof_index {
+                    Some(index) if !field.proto3_optional() => {
+                        let index = usize::try_from(index).unwrap();
+                        message.oneof_decl[index].name().to_owned()
+                    }
+                    _ => field.name().to_owned(),
+                };
+                found.insert((name.to_owned(), listed));
+            }
+        }
+        is_needed
+    }
+
+    #[test]
+    fn every_field_that_repeats_or_holds_text_is_in_the_table() {
+        let files = FileDescriptorSet::decode(caudal_proto::FILE_DESCRIPTOR_SET).unwrap();
+        let mut messages = BTreeMap::new();
+        let mut requests = BTreeSet::new();
+        for file in &files.file {
+            for message in &file.message_type {
+                let name = format!(".{}.{}", file.package(), message.name());
+                messages.insert(name, message.clone());
+            }
+            for service in &file.service {
+                if OTHERS.contains(&service.name()) {
+                    continue;
+                }
+                for method in &service.method {
+                    let request = method.input_type();
+                    let name = request.rsplit_once('.').unwrap().1;
+                    if !NOT_READ.contains(&name) {
+                        requests.insert(request.to_owned());
+                    }
+                }
+            }
+        }
+        assert!(requests.len() > 40, "{requests:?}");
+        let mut wanted = BTreeSet::new();
+        for request in &requests {
+            needed(request, &messages, &mut wanted);
+        }
+        let listed: BTreeSet<(String, String)> = TABLE
+            .iter()
+            .flat_map(|(module, message, fields)| {
+                let name = format!("{}.{message}", package_of(module));
+                fields
+                    .iter()
+                    .map(move |field| (name.clone(), (*field).to_owned()))
+            })
+            .collect();
+        let missing: Vec<_> = wanted.difference(&listed).collect();
+        let needless: Vec<_> = listed.difference(&wanted).collect();
+        assert!(missing.is_empty(), "not bounded: {missing:?}");
+        assert!(needless.is_empty(), "of no request: {needless:?}");
+    }
+
+    fn fields(request: &impl Bounded) -> Vec<String> {
+        let refusal = check(request).err();
+        let violations = refusal
+            .map(|refusal| refusal.violations)
+            .unwrap_or_default();
+        violations.into_iter().map(|one| one.field).collect()
+    }
+
+    #[test]
+    fn what_is_too_much_is_named_by_its_field_and_no_more_of_it_is_looked_at() {
+        let entry = v1::Entry {
+            path: "x".repeat(PATH + 1),
+            kind: Some(v1::entry::Kind::File(v1::FileEntry {
+                sha256: vec![0; 33],
+                ..v1::FileEntry::default()
+            })),
+        };
+        let mut page = v1::AddEntriesRequest {
+            entries: vec![v1::Entry::default(), entry.clone()],
+            ..v1::AddEntriesRequest::default()
+        };
+        assert_eq!(fields(&page), ["entries[1].path", "entries[1].file.sha256"]);
+        page.entries = vec![entry.clone(); limits::MAX_ENTRIES_PER_PAGE];
+        assert_eq!(fields(&page).len(), limits::MAX_VIOLATIONS);
+        page.entries.push(entry);
+        assert_eq!(fields(&page), ["entries"]);
+
+        let selector = v1::FileSelector {
+            states: vec![1; 10],
+            reasons: vec!["r".repeat(65); 2],
+            ..v1::FileSelector::default()
+        };
+        let act = v1::OperatorServiceCancelFilesRequest {
+            files: Some(v1::CancelFilesRequest {
+                selector: Some(selector),
+                ..v1::CancelFilesRequest::default()
+            }),
+            ..v1::OperatorServiceCancelFilesRequest::default()
+        };
+        assert_eq!(
+            fields(&act),
+            [
+                "files.selector.states",
+                "files.selector.reasons[0]",
+                "files.selector.reasons[1]"
+            ]
+        );
+    }
+
+    #[test]
+    fn no_object_that_is_short_as_json_is_too_long_on_the_wire() {
+        let number = |number| prost_types::Value {
+            kind: Some(prost_types::value::Kind::NumberValue(number)),
+        };
+        let list = prost_types::ListValue {
+            values: vec![number(1.0); limits::MAX_METADATA_BYTES / 2 - 4],
+        };
+        let object = prost_types::Struct {
+            fields: [(
+                "n".to_owned(),
+                prost_types::Value {
+                    kind: Some(prost_types::value::Kind::ListValue(list)),
+                },
+            )]
+            .into(),
+        };
+        let json = caudal_proto::convert::json_from_struct(&object).unwrap();
+        let json = serde_json::Value::Object(json).to_string();
+        assert!(json.len() <= limits::MAX_METADATA_BYTES);
+        let request = |metadata| v1::CreateBatchRequest {
+            batch: Some(v1::Batch {
+                metadata: Some(metadata),
+                ..v1::Batch::default()
+            }),
+            ..v1::CreateBatchRequest::default()
+        };
+        assert_eq!(check(&request(object)), Ok(()));
+        let long = prost_types::Struct {
+            fields: (0..limits::MAX_METADATA_BYTES)
+                .map(|n| (n.to_string(), number(1.0)))
+                .collect(),
+        };
+        assert_eq!(fields(&request(long)), ["batch.metadata"]);
+    }
+}
