@@ -176,20 +176,32 @@ struct OwnLimits {
 
 impl TenantLimits {
     /// A tenant's own limits, as they stand in its row, over the defaults.
-    pub(crate) fn from_json(text: &str, defaults: &Self) -> Self {
-        let own: OwnLimits = serde_json::from_str(text).unwrap_or_default();
-        Self {
+    ///
+    /// # Errors
+    /// What stands there cannot be read: the defaults may be more than the tenant was given.
+    pub(crate) fn from_json(text: &str, defaults: &Self) -> Result<Self, serde_json::Error> {
+        let own: OwnLimits = serde_json::from_str(text)?;
+        Ok(Self {
             stored_bytes: own.stored_bytes.unwrap_or(defaults.stored_bytes),
             files: own.files.unwrap_or(defaults.files),
             files_per_batch: own.files_per_batch.unwrap_or(defaults.files_per_batch),
             file_bytes: own.file_bytes.unwrap_or(defaults.file_bytes),
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_that_cannot_be_read_are_not_taken_for_the_defaults() {
+        let defaults = TenantLimits::default();
+        let none = TenantLimits::from_json("{}", &defaults);
+        assert_eq!(none.map(|limits| limits.files).ok(), Some(defaults.files));
+        assert!(TenantLimits::from_json("{\"files\": \"ten\"}", &defaults).is_err());
+        assert!(TenantLimits::from_json("", &defaults).is_err());
+    }
 
     #[test]
     fn a_wider_window_packs_more_files_into_a_message_and_lets_a_tenant_fill_it() {

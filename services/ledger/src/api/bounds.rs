@@ -178,6 +178,11 @@ bounds! {
         files: one,
         reports: each(MAX_HELD),
     }
+    mesh::CheckRecordedRequest {
+        stage: text(WORD),
+        files: one,
+        generation: values(MAX_HELD),
+    }
     mesh::FileTokens {
         batches: each(MAX_HELD),
         batch_index: values(MAX_HELD),

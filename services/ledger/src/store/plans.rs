@@ -1180,7 +1180,8 @@ async fn the_text_of_a_statement_does_not_depend_on_how_many_values_came() {
     let folder = TempDir::new().unwrap();
     let url = format!("sqlite:{}", folder.path().join("ledger").display());
     let store = Store::open(&url).await.unwrap();
-    let session = store.writer_session();
+    let writes = store.writes.current().await;
+    let session = Session::new(&writes, store.dialect());
     fill(
         &session,
         &Filling {

@@ -533,7 +533,12 @@ impl Group<'_> {
         let Some(tenant) = self.tenants.get_mut(&key.0) else {
             return Err(Refusal::not_found(&names::batch_name(key.1)));
         };
-        let limits = TenantLimits::from_json(&tenant.limits, &self.state.settings.tenant_limits);
+        let defaults = &self.state.settings.tenant_limits;
+        let limits = TenantLimits::from_json(&tenant.limits, defaults).map_err(|error| {
+            tracing::error!(%error, tenant = %key.0, "the limits of a tenant cannot be read: it gets no files until they are mended");
+            self.state.metrics.defects.inc();
+            Refusal::internal()
+        })?;
         let sizes = new_files.iter().map(|file| file.size);
         let asked = within_quotas(&limits, tenant, in_batch, sizes, new_folders as u64)?;
         // They fit their quotas, so they do not overflow.
