@@ -12,6 +12,7 @@ pub mod media_kind;
 pub mod names;
 pub mod outcome;
 pub mod path;
+pub mod path_load;
 pub mod reason;
 pub mod refusal;
 pub mod retry;
@@ -39,6 +40,7 @@ pub use names::{
 };
 pub use outcome::{Outcome, Warning, WarningCode};
 pub use path::{PathError, RelativePath};
+pub use path_load::{PageFull, PathLoad};
 pub use reason::Reason;
 pub use refusal::{FieldViolation, QuotaViolation, Refusal, RefusalKind, Violations};
 pub use retry::{InvalidRetryPolicy, MAX_KILLS, RetryPolicy};

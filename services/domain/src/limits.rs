@@ -12,6 +12,13 @@ const TIB: u64 = 1 << 40;
 /// Entries in one page of `AddEntries`. A call costs 26 µs whatever is in it; beyond a thousand entries nothing is gained
 /// and the answer to a wrong page grows.
 pub const MAX_ENTRIES_PER_PAGE: usize = 1000;
+/// Folders that the paths of one page of `AddEntries` may imply, new or known: each is looked up and counted, and each new
+/// one is a row, about as much work as a file. A page of a thousand files whose folders have four parents each that no
+/// other file shares has so many.
+pub const MAX_FOLDERS_PER_PAGE: usize = 4000;
+/// Bytes of the paths of one page of `AddEntries`, those of the folders that they imply included: half of
+/// [`MAX_MESSAGE_BYTES`], for the answer names the folders.
+pub const MAX_PATH_BYTES_PER_PAGE: usize = 2 << 20;
 /// Confirmations in one page of `ConfirmUploads`; as [`MAX_ENTRIES_PER_PAGE`].
 pub const MAX_CONFIRMATIONS_PER_PAGE: usize = 1000;
 /// Upload targets issued at once: each is a signed URL of about half a kilobyte that begins to expire when it is made.
@@ -31,6 +38,9 @@ pub const MAX_EVENTS_PER_MESSAGE: usize = 500;
 pub const MAX_VIOLATIONS: usize = 100;
 /// The largest gRPC message in and out: what clients of every language accept unless told otherwise.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Bytes after which a page of a list ends, whatever `page_size` says: half of [`MAX_MESSAGE_BYTES`], so that the last thing
+/// of a page may be as large as the rest together.
+pub const MAX_PAGE_BYTES: usize = 2 << 20;
 /// The largest part of a snapshot: a quarter of [`MAX_MESSAGE_BYTES`], so that a slow line shows something early.
 pub const MAX_SNAPSHOT_PART_BYTES: usize = 1 << 20;
 /// Ordinals that one selector may list.
@@ -61,6 +71,8 @@ pub const MAX_ARTIFACT_NAME_BYTES: usize = 18;
 pub const MAX_FILE_BYTES: u64 = 5 * TIB;
 /// The most files of one batch; ordinals and counters are 32-bit, the bound keeps a recount to seconds.
 pub const MAX_FILES_PER_BATCH: u32 = 10_000_000;
+/// The most folders of one batch: as [`MAX_FILES_PER_BATCH`].
+pub const MAX_FOLDERS_PER_BATCH: u32 = 10_000_000;
 /// Files from this size on go up in parts: below it, one PUT that fails costs less than the extra calls.
 pub const MULTIPART_THRESHOLD_BYTES: u64 = 64 * MIB;
 /// The least size of a part but the last: S3's rule.
@@ -71,8 +83,6 @@ pub const MAX_PARTS: u32 = 10_000;
 pub const MAX_SINGLE_COPY_BYTES: u64 = 5 * GIB;
 /// How long an upload may rest: the deadline is the batch's last upload activity and this.
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most folders of one batch: as [`MAX_FILES_PER_BATCH`].
-pub const MAX_FOLDERS_PER_BATCH: u32 = 10_000_000;
 /// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.
 pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(60 * 60);
 /// An OPEN batch that nobody touched for so long is completed by the system.

@@ -1,11 +1,11 @@
 //! Compares rows with streams, exactly: rows first, streams second, write last (protocol 8). It is also the whole
 //! answer to a Redis that lost everything, or its tail.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caudal_domain::{FileRef, FileState, Stage, Token, limits};
+use caudal_domain::{FileRef, FileState, Refusal, Stage, TenantId, Token, limits};
 use caudal_node::Rarely;
 use caudal_streams::{Standing, StreamView, Streams};
 use sea_orm::DbErr;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::LedgerMetrics;
 use crate::relay::RelayHandle;
 use crate::settings::LedgerSettings;
+use crate::store::progress::BatchKey;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 use crate::store::{Store, changes, progress, work};
@@ -27,15 +28,109 @@ const SWEEP_ROWS: u32 = 512;
 const CLEAN_EVERY: u64 = 10;
 /// Old changes and answers are pruned every so many passes.
 const PRUNE_EVERY: u64 = 60;
-/// Batches whose missing files are failed in one pass.
-const FAILING_BATCHES: u32 = 16;
-/// Slices of one batch's missing files that one pass fails.
-const FAILING_SLICES: u32 = 100;
-
-/// Cancelled batches whose files are cancelled in one pass.
-const CANCELLING_BATCHES: u32 = 64;
+/// Slices of cancelled batches, and of those whose missing files fail, that one pass asks the writer for: after so many
+/// it looks again for what was lost.
+const SLICES_A_PASS: usize = 4;
+/// Batches that such slices are left of that one pass knows.
+const ENDING_BATCHES: u32 = 1_000;
 /// Idle batches that are completed in one pass.
 const IDLE_BATCHES: u32 = 64;
+
+/// How the files of a batch end that are left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum End {
+    Cancelled,
+    NeverArrived,
+}
+
+/// A batch whose files end slice by slice.
+type Job = (BatchKey, End);
+
+/// How far batches are whose files end slice by slice. Forgotten with the process, for to look at a file again does nothing.
+#[derive(Debug, Default)]
+struct Slices {
+    /// Where the next slice begins of those that have begun.
+    from: HashMap<Job, u32>,
+    /// Who had the last turn.
+    last: Option<TenantId>,
+}
+
+/// A slice was not ended.
+#[derive(Clone, Copy, Debug)]
+struct Failed;
+
+impl Slices {
+    /// The turns of one pass.
+    fn turns(&mut self, mut jobs: Vec<Job>) -> Turns<'_> {
+        jobs.sort_unstable();
+        self.from.retain(|job, _| jobs.binary_search(job).is_ok());
+        let mut tenants: VecDeque<VecDeque<Job>> = jobs
+            .chunk_by(|(one, _), (next, _)| one.0 == next.0)
+            .map(|jobs| jobs.iter().copied().collect())
+            .collect();
+        let had_turns = |jobs: &&VecDeque<Job>| {
+            jobs.front()
+                .is_some_and(|((tenant, _), _)| Some(*tenant) <= self.last)
+        };
+        let had_turns = tenants.iter().take_while(had_turns).count();
+        tenants.rotate_left(had_turns);
+        Turns {
+            slices: self,
+            tenants,
+            left: SLICES_A_PASS,
+        }
+    }
+}
+
+/// A few slices: tenants in turn, the batches of one after each other. One that fails is left until the next pass and
+/// stops no other.
+struct Turns<'a> {
+    slices: &'a mut Slices,
+    /// Those whose turn is next first, and of each what is left of it.
+    tenants: VecDeque<VecDeque<Job>>,
+    left: usize,
+}
+
+impl Turns<'_> {
+    /// Whose turn it is, and where its slice begins.
+    fn next(&self) -> Option<(Job, u32)> {
+        let job = *self.tenants.front()?.front()?;
+        let from = self.slices.from.get(&job).copied().unwrap_or(0);
+        (self.left > 0).then_some((job, from))
+    }
+
+    /// That turn was taken: where the next slice of it begins.
+    fn took(&mut self, ended: Result<Option<u32>, Failed>) {
+        self.left = self.left.saturating_sub(1);
+        let Some(mut jobs) = self.tenants.pop_front() else {
+            return;
+        };
+        let Some(job) = jobs.front().copied() else {
+            return;
+        };
+        self.slices.last = Some(job.0.0);
+        match ended {
+            Ok(Some(next)) => {
+                self.slices.from.insert(job, next);
+            }
+            Ok(None) => {
+                self.slices.from.remove(&job);
+                jobs.pop_front();
+            }
+            Err(Failed) => {
+                jobs.pop_front();
+            }
+        }
+        if !jobs.is_empty() {
+            self.tenants.push_back(jobs);
+        }
+    }
+
+    /// Whether slices are left that may be asked for at once.
+    fn more(&self) -> bool {
+        !self.tenants.is_empty()
+    }
+}
 
 type OldPairs = watch::Receiver<Vec<(FileRef, Token)>>;
 
@@ -72,13 +167,14 @@ impl Reconciler {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut pass: u64 = 0;
         let unfinished = Rarely::default();
+        let mut slices = Slices::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = tick.tick() => {}
                 () = self.wanted.notified() => {}
             }
-            if let Err(error) = self.pass(pass).await {
+            if let Err(error) = self.pass(pass, &mut slices).await {
                 self.metrics.reconcile_failures.inc();
                 if let Some(times) = unfinished.next() {
                     tracing::warn!(%error, times, "a reconcile pass was not finished");
@@ -88,11 +184,10 @@ impl Reconciler {
         }
     }
 
-    async fn pass(&self, pass: u64) -> Result<(), PassError> {
+    async fn pass(&self, pass: u64, slices: &mut Slices) -> Result<(), PassError> {
         self.sweep().await?;
         self.repair_dispatches().await?;
-        self.fail_missing().await?;
-        self.cancel_files().await?;
+        self.end_batches(slices).await?;
         self.complete_idle().await?;
         if pass.is_multiple_of(CLEAN_EVERY) {
             self.remove_superseded().await?;
@@ -194,41 +289,53 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn fail_missing(&self) -> Result<(), PassError> {
+    /// Goes on with batches that were cancelled, or completed without all their files (protocol 10.2), a few slices in a
+    /// pass. Where more are left the next pass comes at once.
+    async fn end_batches(&self, slices: &mut Slices) -> Result<(), PassError> {
         let session = self.store.reader();
-        for (tenant, batch) in progress::failing_missing(&session, FAILING_BATCHES).await? {
-            for _ in 0..FAILING_SLICES {
-                self.writer.ask(Act::FailMissing { tenant, batch }).await?;
-                let row = crate::store::reads::batch(&session, tenant, batch).await?;
-                let missing = row.is_some_and(|(progress, _)| {
-                    progress.facts.counts.pending + progress.facts.counts.uploading > 0
-                });
-                if !missing {
-                    break;
-                }
+        let cancelled = progress::cancelling(&session, ENDING_BATCHES).await?;
+        let incomplete = progress::failing_missing(&session, ENDING_BATCHES).await?;
+        let cancelled = cancelled.into_iter().map(|key| (key, End::Cancelled));
+        let incomplete = incomplete.into_iter().map(|key| (key, End::NeverArrived));
+        let jobs = cancelled.chain(incomplete).collect();
+        let mut turns = slices.turns(jobs);
+        while let Some((job, from)) = turns.next() {
+            let ended = self.end_slice(job, from).await;
+            if let Err(error) = &ended {
+                let ((tenant, batch), end) = job;
+                tracing::warn!(%error, %tenant, %batch, ?end, "a slice of a batch was not ended");
+                self.metrics.reconcile_failures.inc();
             }
+            turns.took(ended.map_err(|_| Failed));
+        }
+        if turns.more() {
+            self.wanted.notify_one();
         }
         Ok(())
     }
 
-    /// Cancels what is left of cancelled batches, a slice at a time (protocol 10.2).
-    async fn cancel_files(&self) -> Result<(), PassError> {
-        let session = self.store.reader();
-        for (tenant, batch) in progress::cancelling(&session, CANCELLING_BATCHES).await? {
-            let mut from = Some(0);
-            while let Some(start) = from {
-                let slice = Act::CancelFiles {
-                    tenant,
-                    batch,
-                    from: start,
-                };
-                from = match self.writer.ask(slice).await? {
-                    Answer::GoesOnAt(next) => next,
-                    _ => None,
-                };
-            }
+    /// Where the next slice begins.
+    async fn end_slice(
+        &self,
+        ((tenant, batch), end): Job,
+        from: u32,
+    ) -> Result<Option<u32>, Refusal> {
+        let slice = match end {
+            End::Cancelled => Act::CancelFiles {
+                tenant,
+                batch,
+                from,
+            },
+            End::NeverArrived => Act::FailMissing {
+                tenant,
+                batch,
+                from,
+            },
+        };
+        match self.writer.ask(slice).await? {
+            Answer::GoesOnAt(next) => Ok(next),
+            _ => Ok(None),
         }
-        Ok(())
     }
 
     /// Completes OPEN batches that nobody touched for long.
@@ -309,4 +416,87 @@ fn judge(
         }
     }
     repairs
+}
+
+#[cfg(test)]
+mod tests {
+    use caudal_domain::BatchId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn job(tenant: u128, batch: u128, end: End) -> Job {
+        let tenant = TenantId::from_uuid(Uuid::from_u128(tenant));
+        ((tenant, BatchId::from_uuid(Uuid::from_u128(batch))), end)
+    }
+
+    /// The turns of one pass, and whether more are left. A job has so many slices of a thousand files; of none each fails.
+    fn pass(slices: &mut Slices, jobs: &[(Job, u32)]) -> (Vec<(Job, u32)>, bool) {
+        let mut turns = slices.turns(jobs.iter().map(|(job, _)| *job).collect());
+        let mut taken = Vec::new();
+        while let Some((job, from)) = turns.next() {
+            taken.push((job, from));
+            let of_job = jobs.iter().find(|(known, _)| *known == job);
+            turns.took(match of_job {
+                Some((_, slices)) if *slices > 0 => {
+                    Ok(Some(from + 1_000).filter(|next| *next < slices * 1_000))
+                }
+                _ => Err(Failed),
+            });
+        }
+        (taken, turns.more())
+    }
+
+    #[test]
+    fn a_pass_ends_so_many_slices_and_the_next_goes_on_where_it_stood() {
+        let huge = job(1, 1, End::Cancelled);
+        let mut slices = Slices::default();
+        let mut asked = Vec::new();
+        let mut passes = 0;
+        loop {
+            let (of_pass, more) = pass(&mut slices, &[(huge, 10)]);
+            passes += 1;
+            assert!(of_pass.len() <= SLICES_A_PASS);
+            asked.extend(of_pass);
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(passes, 3);
+        let expected: Vec<(Job, u32)> = (0..10).map(|slice| (huge, slice * 1_000)).collect();
+        assert_eq!(asked, expected);
+        // One that is cancelled later begins at its first file.
+        let (again, _) = pass(&mut slices, &[(huge, 1)]);
+        assert_eq!(again, [(huge, 0)]);
+    }
+
+    #[test]
+    fn tenants_take_turns_whatever_each_has_left() {
+        let mut slices = Slices::default();
+        let huge = (job(1, 1, End::Cancelled), 1_000);
+        let other = (job(1, 2, End::NeverArrived), 1_000);
+        let small = (job(2, 3, End::NeverArrived), 3);
+        let jobs = [huge, other, small];
+        let (asked, more) = pass(&mut slices, &jobs);
+        let turns: Vec<Job> = asked.iter().map(|(job, _)| *job).collect();
+        assert_eq!(turns, [huge.0, small.0, huge.0, small.0]);
+        assert!(more);
+        // Who had the last turn of a pass is not the first of the next.
+        let mut slices = Slices {
+            last: Some(huge.0.0.0),
+            ..Slices::default()
+        };
+        let (asked, _) = pass(&mut slices, &jobs);
+        assert_eq!(asked[0].0, small.0);
+    }
+
+    #[test]
+    fn a_slice_that_fails_stops_no_other_and_brings_no_pass_at_once() {
+        let mut slices = Slices::default();
+        let bad = (job(1, 1, End::Cancelled), 0);
+        let good = (job(2, 2, End::Cancelled), 2);
+        let (asked, more) = pass(&mut slices, &[bad, good]);
+        assert_eq!(asked, [(bad.0, 0), (good.0, 0), (good.0, 1_000)]);
+        assert!(!more);
+    }
 }

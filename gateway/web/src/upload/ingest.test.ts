@@ -131,6 +131,18 @@ describe("an ingest", () => {
     expect(new Set(gateway.confirmed.map(({ ordinal }) => ordinal)).size).toBe(2_500);
   });
 
+  test("sends a tree of many deep folders in smaller pages", async () => {
+    const gateway = new FakeGateway();
+    const down = Array.from({ length: 10 }, () => "down").join("/");
+    const found = Array.from({ length: 1_000 }, (_, index) => file(`${index}/${down}/f.txt`, "x"));
+    found.push({ kind: "empty-folder", path: "a/b" });
+    const run = await ingest(gateway, found);
+    expect(run.phase).toBe("completed");
+    // Eleven folders each.
+    expect(gateway.pages.map(({ count }) => count)).toEqual([363, 363, 274, 1]);
+    expect(gateway.paths).toHaveLength(1_000);
+  });
+
   test("repeats a call with the same request id when the gateway does not answer", async () => {
     const gateway = new FakeGateway();
     gateway.trouble = [new ConnectError("down", Code.Unavailable), new ConnectError("down", Code.Unavailable)];

@@ -13,12 +13,11 @@ import {
 import { newRequestId } from "../identity";
 import { type Dropped, type Found, type FoundFile, wordsOf } from "../scan/found";
 import { Lanes } from "./lanes";
+import { PathLoad } from "./path-load";
 import { type Put, putWithXhr } from "./put";
 import { Queue } from "./queue";
 
 const ENTRIES_A_PAGE = 1_000;
-/** Bytes of paths in a page, well below the largest message. */
-const PATH_BYTES_A_PAGE = 1_500_000;
 const ENTRIES_GATHER_MS = 60;
 const TARGETS_A_PAGE = 100;
 /** Targets that wait for a lane. They expire, so they are asked for just in time. */
@@ -206,10 +205,9 @@ export class Ingest {
         if (taken.length === 0) break;
         rest = taken.filter((found) => found.kind !== "unreadable");
       }
-      let bytes = 0;
-      let count = 0;
-      while (count < rest.length && bytes < PATH_BYTES_A_PAGE) bytes += (rest[count++]?.path.length ?? 0) * 3;
-      await this.listPage(rest.splice(0, count));
+      const load = new PathLoad();
+      const full = rest.findIndex(({ kind, path }) => !load.add(path, kind === "empty-folder"));
+      await this.listPage(rest.splice(0, full < 0 ? rest.length : full));
     }
     this.waiting.close();
   }

@@ -5,7 +5,7 @@ use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_fro
 use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, CancelBatchRequest, CompleteBatchRequest,
-    CreateBatchRequest, GetBatchRequest, ListBatchesRequest, ListBatchesResponse,
+    CreateBatchRequest, Folder, GetBatchRequest, ListBatchesRequest, ListBatchesResponse,
     ListFoldersRequest, ListFoldersResponse, MissingFiles, PauseBatchRequest, Priority,
     ResumeBatchRequest, Start, UpdateBatchRequest, WatchBatchRequest, WatchBatchResponse,
 };
@@ -76,16 +76,19 @@ impl BatchService for Ledger {
         )
         .await
         .map_err(|error| unreadable(&error))?;
-        let more = rows.len() > query.size;
+        let found = rows.len();
         rows.truncate(query.size);
-        let next_page_token = match rows.last() {
-            Some((last, _)) if more => page_token::encode(last.batch.as_bytes()),
-            _ => String::new(),
-        };
-        let batches = rows
+        let mut room = page_token::Room::default();
+        let batches: Vec<Batch> = rows
             .iter()
             .map(|(progress, cold)| messages::batch(progress, cold))
+            .take_while(|batch| room.takes(batch))
             .collect();
+        let last = batches.len().checked_sub(1).and_then(|last| rows.get(last));
+        let next_page_token = match last {
+            Some((last, _)) if batches.len() < found => page_token::encode(last.batch.as_bytes()),
+            _ => String::new(),
+        };
         Ok(Response::new(ListBatchesResponse {
             batches,
             next_page_token,
@@ -182,22 +185,24 @@ impl BatchService for Ledger {
         let session = self.store.reader();
         let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
         let from = from.map_or(0, u32::from_be_bytes);
-        let mut rows = manifest::folder_range(&session, (scope.tenant, batch), from, limit)
+        let rows = manifest::folder_range(&session, (scope.tenant, batch), from, limit)
             .await
             .map_err(|error| unreadable(&error))?;
         // Every batch has its root, so nothing at all means that there is no such batch.
         if rows.is_empty() && from == 0 {
             return Err(status(&Refusal::not_found(&names::batch_name(batch))));
         }
-        let next_page_token = match rows.get(size) {
+        let mut room = page_token::Room::default();
+        let folders: Vec<Folder> = rows
+            .iter()
+            .take(size)
+            .map(|row| messages::folder(batch, row))
+            .take_while(|folder| room.takes(folder))
+            .collect();
+        let next_page_token = match rows.get(folders.len()) {
             Some(next) => page_token::encode(&next.folder.to_be_bytes()),
             None => String::new(),
         };
-        rows.truncate(size);
-        let folders = rows
-            .iter()
-            .map(|row| messages::folder(batch, row))
-            .collect();
         Ok(Response::new(ListFoldersResponse {
             folders,
             next_page_token,
@@ -396,12 +401,16 @@ fn metadata_text(metadata: &prost_types::Struct) -> Result<String, Refusal> {
 
 fn new_entries(scope: &TenantScope, message: &AddEntriesRequest) -> Result<AddEntries, Refusal> {
     let batch = scope.batch("batch", &message.batch)?;
+    let request = request_key("AddEntries", &message.request_id, message)?;
+    let page = entries::parse(&message.entries)?;
     Ok(AddEntries {
         tenant: scope.tenant,
         batch,
-        request: request_key("AddEntries", &message.request_id, message)?,
+        request,
         knows_one_batch: scope.knows_one_batch(),
-        entries: entries::parse(&message.entries)?,
+        folders: page.load.folders(),
+        path_bytes: page.load.bytes(),
+        entries: page.entries,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use caudal_domain::{Refusal, RelativePath, Violations, limits};
+use caudal_domain::{PathLoad, Refusal, RelativePath, Violations, limits};
 use caudal_proto::convert::{json_from_struct, micros_from_timestamp, sha256_from_bytes};
 use caudal_proto::v1;
 
@@ -14,8 +14,15 @@ pub(super) const MAX_ENTRY_METADATA_BYTES: usize = 4 << 10;
 /// Characters of a media type hint.
 const MAX_HINT_CHARS: usize = 127;
 
+/// A page that is right in itself.
+#[derive(Debug)]
+pub(super) struct ManifestPage {
+    pub(super) entries: Vec<NewEntry>,
+    pub(super) load: PathLoad,
+}
+
 /// Checks a page.
-pub(crate) fn parse(entries: &[v1::Entry]) -> Result<Vec<NewEntry>, Refusal> {
+pub(super) fn parse(entries: &[v1::Entry]) -> Result<ManifestPage, Refusal> {
     if entries.is_empty() || entries.len() > limits::MAX_ENTRIES_PER_PAGE {
         let description = format!(
             "has {} entries; send 1 to {} in a page",
@@ -41,10 +48,28 @@ pub(crate) fn parse(entries: &[v1::Entry]) -> Result<Vec<NewEntry>, Refusal> {
             }
         }
     }
+    let load = load_of(&paths)?;
     clashes(&paths, &mut wrong);
     wrong.sort_by_key(|violation| entry_index(&violation.field));
     wrong.into_result()?;
-    Ok(parsed)
+    Ok(ManifestPage {
+        entries: parsed,
+        load,
+    })
+}
+
+/// What the paths come to; a page of too much is refused before it is looked through.
+fn load_of(paths: &[(usize, RelativePath, bool)]) -> Result<PathLoad, Refusal> {
+    let mut load = PathLoad::default();
+    for (_, path, is_file) in paths {
+        let added = if *is_file {
+            load.add_file(path)
+        } else {
+            load.add_folder(path)
+        };
+        added.map_err(|full| Refusal::invalid("entries", full.to_string()))?;
+    }
+    Ok(load)
 }
 
 fn entry_index(field: &str) -> usize {

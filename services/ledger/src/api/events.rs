@@ -9,7 +9,7 @@ use caudal_proto::v1::{BatchChange, Event, FileChange, event};
 use prost::Message;
 use sea_orm::DbErr;
 
-use super::{Ledger, messages};
+use super::{Ledger, messages, page_token};
 use crate::store::changes::{self, RecordedChange};
 use crate::store::{reads, work};
 
@@ -55,16 +55,24 @@ impl Ledger {
             count += events;
             taken.push((row, changes));
         }
-        // Nothing more of this batch: what other batches did up to here is of no interest either.
-        let cursor = match taken.last() {
-            Some((last, _)) if more || batch.is_none() => last.revision,
-            _ => newest,
-        };
         let paths = self.paths(tenant, &taken).await?;
         let mut events = Vec::with_capacity(count);
+        let mut room = page_token::Room::default();
+        let mut last = None;
         for (row, changes) in &taken {
-            events.extend(events_of(tenant, row, changes, &paths));
+            let told = events_of(tenant, row, changes, &paths);
+            if !room.takes_bytes(told.iter().map(Message::encoded_len).sum()) {
+                more = true;
+                break;
+            }
+            events.extend(told);
+            last = Some(row.revision);
         }
+        // Nothing more of this batch: what other batches did up to here is of no interest either.
+        let cursor = match last {
+            Some(last) if more || batch.is_none() => last,
+            _ => newest,
+        };
         Ok(ListEventsResponse {
             events,
             cursor: messages::signed(cursor),

@@ -25,6 +25,8 @@ use crate::store::selection::{Grouping, Position, Selection};
 use crate::store::work::{self, WorkRow};
 use crate::store::{reads, results, selection};
 
+/// Files whose results are read at once: each may have five of 64 KiB.
+const FULL_AT_ONCE: usize = 100;
 /// Rows read for one page at most: where few match, a page comes back short.
 const ROWS_READ_A_PAGE: u32 = 10_000;
 
@@ -77,17 +79,34 @@ impl FileService for Ledger {
         let step = selection::next(&session, &chosen, from, ROWS_READ_A_PAGE, wanted)
             .await
             .map_err(|error| unreadable(&error))?;
-        let mut rows = step.rows;
-        let next = match rows.get(size) {
+        let rows = step.rows;
+        let mut next = match rows.get(size) {
             Some(row) => Some(row.file.ordinal),
             None => step.next.map(|next| next.ordinal),
         };
-        rows.truncate(size);
         let full = message.view() == View::Full;
-        let files = self
-            .describe(rows, full, language)
-            .await
-            .map_err(|error| unreadable(&error))?;
+        let at_once = if full { FULL_AT_ONCE } else { size };
+        let mut room = page_token::Room::default();
+        let mut files = Vec::new();
+        for rows in rows[..rows.len().min(size)].chunks(at_once) {
+            let described = self
+                .describe(rows.to_vec(), full, language)
+                .await
+                .map_err(|error| unreadable(&error))?;
+            let mut described = described.into_iter();
+            let beyond = described.find_map(|file| {
+                if room.takes(&file) {
+                    files.push(file);
+                    None
+                } else {
+                    Some(file.ordinal)
+                }
+            });
+            if beyond.is_some() {
+                next = beyond;
+                break;
+            }
+        }
         let next_page_token = next
             .map(|next| page_token::encode(&next.to_be_bytes()))
             .unwrap_or_default();

@@ -19,6 +19,9 @@ use crate::store::{reads, results, work};
 /// Changes of the batch read for one page: each holds a group's files at most.
 const CHANGES_A_PAGE: u32 = 256;
 
+/// A time on the wire, with its tag.
+const BYTES_OF_A_TIME: usize = 20;
+
 /// Where a page begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
@@ -122,6 +125,12 @@ impl Ledger {
             .count()
             .min(place.shown as usize);
         let rest = happened.split_off(shown_before);
+        let mut room = page_token::Room::default();
+        let size = rest
+            .iter()
+            .take(size)
+            .take_while(|one| room.takes_bytes(one.what.encoded_len() + BYTES_OF_A_TIME))
+            .count();
         let next = next_place(&rest, size, place, stretch.read_up_to);
         let entries = rest.into_iter().take(size).map(|one| FileHistoryEntry {
             time: Some(timestamp_from_micros(one.at.0)),

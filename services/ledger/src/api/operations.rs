@@ -303,14 +303,21 @@ impl Operations for Ledger {
         let mut rows = operations::list(&self.store.reader(), viewer, before, limit)
             .await
             .map_err(|error| unreadable(&error))?;
-        let more = rows.len() > size;
+        let found = rows.len();
         rows.truncate(size);
-        let next_page_token = match rows.last() {
-            Some(last) if more => page_token::encode(last.id.as_bytes()),
+        let mut room = page_token::Room::default();
+        let listed: Vec<Operation> = rows
+            .iter()
+            .map(message_of)
+            .take_while(|operation| room.takes(operation))
+            .collect();
+        let last = listed.len().checked_sub(1).and_then(|last| rows.get(last));
+        let next_page_token = match last {
+            Some(last) if listed.len() < found => page_token::encode(last.id.as_bytes()),
             _ => String::new(),
         };
         Ok(Response::new(ListOperationsResponse {
-            operations: rows.iter().map(message_of).collect(),
+            operations: listed,
             next_page_token,
             unreachable: Vec::new(),
         }))

@@ -1,8 +1,10 @@
-//! Page tokens: opaque to callers, and without authority: what they point to is looked up under the caller's scope.
+//! Pages: how large they are, and the tokens that lead from one to the next. Tokens are opaque to callers, and without
+//! authority: what they point to is looked up under the caller's scope.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use caudal_domain::{Refusal, limits};
+use prost::Message;
 
 /// Encodes where the next page begins.
 pub(crate) fn encode(position: &[u8]) -> String {
@@ -32,5 +34,50 @@ pub(crate) fn size(asked: i32, default: usize) -> Result<usize, Refusal> {
         Ok(0) => Ok(default),
         Ok(size) => Ok(size.min(limits::MAX_PAGE_SIZE)),
         Err(_) => Err(Refusal::invalid("page_size", "must not be negative")),
+    }
+}
+
+/// What a page still has room for. A client may ask for more messages than one answer carries; the page then ends early,
+/// and its token leads on.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    taken: usize,
+}
+
+impl Room {
+    /// Takes room for a message, if there is any. The first always has it, for a page that never ends is worse.
+    pub(crate) fn takes(&mut self, message: &impl Message) -> bool {
+        self.takes_bytes(message.encoded_len())
+    }
+
+    /// The same for so many bytes.
+    pub(crate) fn takes_bytes(&mut self, bytes: usize) -> bool {
+        // Tag and length of a member of the page.
+        const AROUND: usize = 8;
+        let taken = self.taken.saturating_add(bytes).saturating_add(AROUND);
+        let has_room = self.taken == 0 || taken <= limits::MAX_PAGE_BYTES;
+        if has_room {
+            self.taken = taken;
+        }
+        has_room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_before_its_bytes_are_spent_and_holds_one_thing_at_least() {
+        let mut room = Room::default();
+        assert!(room.takes_bytes(limits::MAX_PAGE_BYTES * 2));
+        assert!(!room.takes_bytes(1));
+        let mut room = Room::default();
+        let half = limits::MAX_PAGE_BYTES / 2 - 8;
+        assert!(room.takes_bytes(half) && room.takes_bytes(half));
+        assert!(!room.takes_bytes(0));
+        // What fits no more leaves the room to what does.
+        let mut room = Room::default();
+        assert!(room.takes_bytes(half) && !room.takes_bytes(half * 2) && room.takes_bytes(half));
     }
 }

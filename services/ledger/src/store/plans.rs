@@ -190,8 +190,6 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     work::all_dispatched(session).await.unwrap();
     step("work::range", BY_FILE);
     work::range(session, key.0, key.1, 1, size).await.unwrap();
-    step("work::missing", &[("file_work", PK, 2)]);
-    work::missing(session, key.0, key.1, size).await.unwrap();
     step("work::insert", &[]);
     let new: Vec<WorkRow> = rows
         .iter()

@@ -515,14 +515,14 @@ pub(crate) async fn update_tenants<C: ConnectionTrait>(
     session.execute(sql, values).await
 }
 
-/// Batches completed with missing = FAIL in which files have still not arrived; by index `batch_progress_live`.
+/// Batches completed with missing = FAIL that were not looked through yet; by index `batch_progress_live`.
 pub(crate) async fn failing_missing<C: ConnectionTrait>(
     session: &Session<'_, C>,
     limit: u32,
 ) -> Result<Vec<BatchKey>, DbErr> {
     let sql = format!(
         "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state IN (1, 2) AND p.missing_fails \
-         AND p.n_pending + p.n_uploading > 0 LIMIT {limit}"
+         LIMIT {limit}"
     );
     let mut found = Vec::new();
     for row in session.rows(sql, Vec::new()).await? {

@@ -493,23 +493,3 @@ pub(crate) async fn lock_range<C: ConnectionTrait>(
     )
     .await
 }
-
-/// Files of a batch that have not arrived, in order; locked.
-pub(crate) async fn missing<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    tenant: TenantId,
-    batch: BatchId,
-    limit: u32,
-) -> Result<Vec<WorkRow>, DbErr> {
-    let lock = session.dialect.for_update();
-    let sql = format!(
-        "SELECT {COLUMNS} FROM file_work AS w WHERE w.tenant_id = $1 AND w.batch_id = $2 AND w.state + 0 IN (1, 2) \
-         ORDER BY w.ordinal LIMIT {limit}{lock}"
-    );
-    session
-        .rows(sql, vec![tenant.as_uuid().into(), batch.as_uuid().into()])
-        .await?
-        .iter()
-        .map(WorkRow::read)
-        .collect()
-}

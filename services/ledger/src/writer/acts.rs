@@ -80,6 +80,10 @@ pub(crate) struct AddEntries {
     /// The caller may know this batch only: it learns what the tenant holds where the batch's options say so.
     pub(crate) knows_one_batch: bool,
     pub(crate) entries: Vec<NewEntry>,
+    /// How many folders they imply.
+    pub(crate) folders: usize,
+    /// Bytes of their paths and of those of the folders.
+    pub(crate) path_bytes: usize,
 }
 
 /// What became of a manifest page.
@@ -280,6 +284,12 @@ pub(crate) struct EndOperation {
     pub(crate) state: OperationState,
 }
 
+/// Files of a batch that one act looks at to end them. Each may stand in sixty folders of its own, whose counters move with
+/// it: then a slice is some half a second of work.
+pub(crate) const SLICE: u32 = 500;
+/// Bytes of paths that weigh as much as a row.
+const PATH_BYTES_A_ROW: usize = 1_024;
+
 /// What a caller asks. One bad item never fails its neighbours; a bad act never fails the other acts of its group.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
@@ -306,10 +316,11 @@ pub(crate) enum Act {
         held: Held,
     },
     Repair(Box<Repairs>),
-    /// Fails a slice of the files of a batch that never arrived.
+    /// Fails a slice of the files of a batch that never arrived, from an ordinal on.
     FailMissing {
         tenant: TenantId,
         batch: BatchId,
+        from: u32,
     },
     /// Cancels a slice of the files of a batch that was cancelled, from an ordinal on.
     CancelFiles {
@@ -371,7 +382,11 @@ impl Act {
             | Self::StartOperation(_)
             | Self::EndOperation(_) => 1,
             Self::Slice(act) => act.files.len(),
-            Self::AddEntries(act) => act.entries.len(),
+            // A folder is about as much work as a file, and long paths are work of their own.
+            Self::AddEntries(act) => act.entries.len().max(
+                act.folders
+                    .saturating_add(act.path_bytes / PATH_BYTES_A_ROW),
+            ),
             Self::ConfirmUploads(act) => act.uploads.len(),
             Self::Lease { held, .. }
             | Self::Renew { held }
@@ -379,10 +394,8 @@ impl Act {
             | Self::LookUp { held } => held.len(),
             Self::Report(act) => act.outcomes.len(),
             Self::Repair(act) => act.redispatch.len() + act.kill.len(),
-            Self::FailMissing { .. }
-            | Self::CancelFiles { .. }
-            | Self::Prune
-            | Self::PruneOperations => 1_000,
+            Self::FailMissing { .. } | Self::CancelFiles { .. } => SLICE as usize,
+            Self::Prune | Self::PruneOperations => 1_000,
         }
     }
 
@@ -466,7 +479,7 @@ impl Act {
             Self::SetPause(act) => Some((act.tenant, act.batch)),
             Self::CancelBatch(act) => Some((act.tenant, act.batch)),
             Self::UpdateBatch(act) => Some((act.tenant, act.batch)),
-            Self::FailMissing { tenant, batch }
+            Self::FailMissing { tenant, batch, .. }
             | Self::CancelFiles { tenant, batch, .. }
             | Self::CompleteIdle { tenant, batch } => Some((*tenant, *batch)),
             Self::CreateBatch(_)
@@ -527,4 +540,38 @@ pub(crate) struct LookedUp {
     pub(crate) rows: Vec<WorkRow>,
     /// When the oldest unpublished dispatch of each stage was written.
     pub(crate) oldest_outbox: std::collections::HashMap<Stage, Micros>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_domain::limits;
+
+    #[test]
+    fn a_page_weighs_as_many_rows_as_it_has_entries_or_folders_or_long_paths() {
+        let nobody = TenantId::from_uuid(Uuid::nil());
+        let rows = |folders, path_bytes| {
+            let entry = NewEntry::Folder {
+                path: String::new(),
+            };
+            let act = AddEntries {
+                tenant: nobody,
+                batch: BatchId::from_uuid(Uuid::nil()),
+                request: RequestKey {
+                    id: Uuid::nil(),
+                    method: "AddEntries",
+                    body_hash: [0; 32],
+                },
+                knows_one_batch: false,
+                entries: vec![entry; 1_000],
+                folders,
+                path_bytes,
+            };
+            Act::AddEntries(Box::new(act)).rows()
+        };
+        // An ordinary page: two of them share a group as before.
+        assert_eq!(rows(120, 60_000), 1_000);
+        assert!(rows(limits::MAX_FOLDERS_PER_PAGE, 0) >= limits::MAX_FOLDERS_PER_PAGE);
+        assert!(rows(1_000, limits::MAX_PATH_BYTES_PER_PAGE) > 2_000);
+    }
 }

@@ -558,6 +558,8 @@ impl Batched {
         row.state = caudal_domain::BatchState::derive(&row.facts);
         row.run = caudal_domain::run_after(before, row.state, row.run);
         row.uploads_open = counts.pending + counts.uploading > 0;
+        // Nothing is missing: what is asked for later has its time.
+        row.missing_fails &= row.uploads_open;
         row.changed_at = now;
         row.revision += 1;
         let ended = row.state.is_ended().then_some(now);
@@ -785,7 +787,11 @@ impl<'a> Group<'a> {
             Act::Report(act) => Ok(self.report(act).await?),
             Act::LookUp { held } => Ok(self.look_up(held).await?),
             Act::Repair(repairs) => Ok(self.repair(repairs)?),
-            Act::FailMissing { tenant, batch } => Ok(self.fail_missing(*tenant, *batch).await?),
+            Act::FailMissing {
+                tenant,
+                batch,
+                from,
+            } => Ok(self.fail_missing(*tenant, *batch, *from).await?),
             Act::CancelFiles {
                 tenant,
                 batch,

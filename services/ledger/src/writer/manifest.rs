@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::acts::{
     AddEntries, AddedEntries, Answer, CompleteBatch, ConfirmUploads, ConfirmedFile,
-    ConfirmedUpload, CreateBatch, KEPT, NewEntry, NewFile,
+    ConfirmedUpload, CreateBatch, KEPT, NewEntry, NewFile, SLICE,
 };
 use super::group::{BatchAnswer, Group, GroupError};
 use super::known::Pending;
@@ -28,8 +28,6 @@ use crate::store::work::{self, WorkRow};
 
 /// How often a batch's `touched_at` and `upload_deadline` move at most: both are indexed.
 const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
-/// Files that one act fails because they never arrived.
-const MISSING_SLICE: u32 = 1_000;
 /// Rows that one prune deletes at most, of each table.
 const PRUNE_SLICE: u32 = 1_000;
 
@@ -691,34 +689,41 @@ impl Group<'_> {
         Ok(adopted)
     }
 
-    /// Fails a slice of what has not arrived, after a completion that asked for it. With the last one that is done: what is
-    /// asked for again later, by a retry, has its time to arrive.
+    /// Fails what has not arrived of a slice of a batch, after a completion that asked for it; where the next slice begins.
+    /// With the last one that is done: what is asked for again later, by a retry, has its time to arrive.
     pub(super) async fn fail_missing(
         &mut self,
         tenant: TenantId,
         batch: BatchId,
+        from: u32,
     ) -> Result<Answer, GroupError> {
+        let key = (tenant, batch);
         if !self
             .batches
-            .get(&(tenant, batch))
+            .get(&key)
             .is_some_and(|batched| batched.row.missing_fails)
         {
-            return Ok(Answer::Nothing);
+            return Ok(Answer::GoesOnAt(None));
         }
-        let rows = work::missing(&self.session, tenant, batch, MISSING_SLICE).await?;
-        if rows.len() < MISSING_SLICE as usize
-            && let Some(batched) = self.batches.get_mut(&(tenant, batch))
-        {
-            batched.row.missing_fails = false;
-            batched.touched = true;
-        }
+        let rows = work::lock_range(&self.session, tenant, batch, from, SLICE).await?;
+        let next = rows
+            .last()
+            .filter(|_| rows.len() == SLICE as usize)
+            .map(|row| row.file.ordinal.saturating_add(1));
+        let is_missing = |state| matches!(state, FileState::Pending | FileState::Uploading);
         for row in rows {
             let file = row.file;
-            if self.files.contains_key(&file) {
+            // What this group has moved is newer than what was read.
+            if !self.files.contains_key(&file) && is_missing(row.state) {
+                self.take_in(row);
+            }
+            let Some(row) = self.files.get(&file).map(|worked| &worked.row) else {
+                continue;
+            };
+            if !is_missing(row.state) {
                 continue;
             }
             let (token, stage) = (row.token, row.stage);
-            self.take_in(row);
             self.raise_token(file)?;
             self.row_mut(file)?.reason = Some(Reason::NeverArrived);
             self.dead_letters.push(AttemptRow {
@@ -732,7 +737,13 @@ impl Group<'_> {
             });
             self.step(file, FileEvent::NeverArrived)?;
         }
-        Ok(Answer::Nothing)
+        if next.is_none()
+            && let Some(batched) = self.batches.get_mut(&key)
+        {
+            batched.row.missing_fails = false;
+            batched.touched = true;
+        }
+        Ok(Answer::GoesOnAt(next))
     }
 
     pub(super) async fn prune(&mut self) -> Result<Answer, GroupError> {

@@ -7,15 +7,13 @@ use caudal_domain::{
     route,
 };
 
-use super::acts::{Answer, CancelBatch, KEPT, RequestKey, SetPause, UpdateBatch, Verb};
+use super::acts::{Answer, CancelBatch, KEPT, RequestKey, SLICE, SetPause, UpdateBatch, Verb};
 use super::group::{BatchAnswer, Group, GroupError, Renamed};
 use super::manifest::{Answered, cancelled, decode_batch};
 use crate::store::progress::{BatchKey, Pause};
 use crate::store::results::ResultRow;
 use crate::store::work;
 
-/// Files that one act cancels.
-const CANCEL_SLICE: u32 = 1_000;
 /// Number of `PauseSource` in the public API.
 const PAUSED_BY_BATCH: u32 = 1;
 
@@ -317,10 +315,10 @@ impl Group<'_> {
         if !self.is_cancelled(key) {
             return Ok(Answer::GoesOnAt(None));
         }
-        let rows = work::lock_range(&self.session, tenant, batch, from, CANCEL_SLICE).await?;
+        let rows = work::lock_range(&self.session, tenant, batch, from, SLICE).await?;
         let next = rows
             .last()
-            .filter(|_| rows.len() == CANCEL_SLICE as usize)
+            .filter(|_| rows.len() == SLICE as usize)
             .map(|row| row.file.ordinal.saturating_add(1));
         for row in rows {
             let file = row.file;

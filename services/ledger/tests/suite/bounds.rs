@@ -1,15 +1,21 @@
 //! What one request, one answer and one act of the writer hold at most, whatever a client sends.
 
-use caudal_domain::{BatchId, TenantId, limits, names};
+use caudal_domain::{BatchId, Stage, TenantId, limits, names};
+use caudal_proto::longrunning::ListOperationsRequest;
 use caudal_proto::mesh::v1::GetIssueFactsRequest;
 use caudal_proto::v1::{
-    AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CancelFilesRequest,
-    CreateBatchRequest, Entry, FileSelector, FileState, ListBatchesRequest, UpdateBatchRequest,
+    AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CancelBatchRequest,
+    CancelFilesRequest, CompleteBatchRequest, CreateBatchRequest, Entry, FileEntry, FileSelector,
+    FileState, GetBatchRequest, ListBatchesRequest, ListFilesRequest, ListFoldersRequest,
+    MissingFiles, UpdateBatchRequest, entry,
 };
+use futures::StreamExt;
+use prost::Message;
+use sea_orm::{ConnectionTrait, Statement};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::support::{TestLedger, bulk_metadata, file, request_id, wrong_fields};
+use super::support::{PATIENCE, TestLedger, bulk_metadata, file, flush, request_id, wrong_fields};
 
 async fn create(ledger: &TestLedger, tenant: TenantId, batch: Batch) -> BatchId {
     let request = CreateBatchRequest {
@@ -41,6 +47,16 @@ async fn another_tenant(ledger: &TestLedger) -> TenantId {
     let tenant = TenantId::from_uuid(Uuid::new_v4());
     ledger.add_tenant(tenant).await;
     tenant
+}
+
+/// An object of about so many bytes of JSON.
+fn metadata(bytes: usize) -> prost_types::Struct {
+    let value = prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue("x".repeat(bytes))),
+    };
+    prost_types::Struct {
+        fields: [("note".to_owned(), value)].into(),
+    }
 }
 
 #[tokio::test]
@@ -164,5 +180,293 @@ async fn what_repeats_is_folded_and_more_than_can_differ_is_refused_by_field() {
     };
     let refused = ledger.batches().create_batch(made).await.unwrap_err();
     assert_eq!(wrong_fields(&refused), ["batch.options.stages"]);
+    ledger.verify().await;
+}
+
+// A client decodes 4 MiB unless it is told otherwise; each of these lists is larger.
+#[tokio::test]
+async fn a_list_of_large_things_comes_whole_over_several_pages() {
+    let ledger = TestLedger::start().await;
+    let made: Vec<BatchId> = futures::stream::iter(0..300)
+        .map(|_| {
+            ledger.create(Batch {
+                metadata: Some(metadata(16_000)),
+                ..Batch::default()
+            })
+        })
+        .buffered(32)
+        .collect()
+        .await;
+    let mut request = ListBatchesRequest {
+        page_size: 1_000,
+        ..ListBatchesRequest::default()
+    };
+    let mut pages = 0;
+    let mut listed = Vec::new();
+    loop {
+        let page = ledger.batches().list_batches(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        pages += 1;
+        listed.extend(page.batches.into_iter().map(|batch| batch.name));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    listed.sort();
+    let mut expected: Vec<String> = made.iter().map(|batch| names::batch_name(*batch)).collect();
+    expected.sort();
+    assert_eq!(listed, expected);
+    assert!(pages > 1, "{pages} pages");
+
+    for first in [0, 500, 1_000] {
+        let entry = |n: u32| Entry {
+            path: n.to_string(),
+            kind: Some(entry::Kind::File(FileEntry {
+                size: 1,
+                metadata: Some(metadata(4_000)),
+                ..FileEntry::default()
+            })),
+        };
+        let entries = (first..first + 500).map(entry).collect();
+        add(&ledger, made[0], entries).await.unwrap();
+    }
+    let mut request = ListFilesRequest {
+        selector: Some(FileSelector {
+            batch: names::batch_name(made[0]),
+            ..FileSelector::default()
+        }),
+        page_size: 1_000,
+        ..ListFilesRequest::default()
+    };
+    let mut listed = Vec::new();
+    loop {
+        let page = ledger.files().list_files(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        listed.extend(page.files.into_iter().map(|file| file.ordinal));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, (0..1_500).collect::<Vec<u32>>());
+    ledger.verify().await;
+}
+
+// Selectors that an earlier version kept as they were sent.
+#[tokio::test]
+async fn operations_with_huge_selectors_are_listed_a_few_at_a_time() {
+    let ledger = TestLedger::start().await;
+    ledger.create(Batch::default()).await;
+    let selector = FileSelector {
+        stages: vec!["upload".into(); 180_000],
+        ..FileSelector::default()
+    };
+    let database = ledger.database().await;
+    for number in 1..=4_u128 {
+        let insert = Statement::from_sql_and_values(
+            database.get_database_backend(),
+            "INSERT INTO operations (tenant_id, operation_id, kind, options, selector, state, matched, max_count, done, \
+             refused, requested_by, by_operator, next_at, created_at, updated_at, ended_at) \
+             VALUES ($1, $2, 'CANCEL', '{}', $3, 'SUCCEEDED', 0, 0, 0, '{}', '', $4, 1, 1, 1, 1)",
+            [
+                ledger.tenant.as_uuid().into(),
+                Uuid::from_u128(number).into(),
+                selector.encode_to_vec().into(),
+                false.into(),
+            ],
+        );
+        database.execute_raw(insert).await.unwrap();
+    }
+    database.close().await.unwrap();
+    let mut request = ListOperationsRequest {
+        page_size: 1_000,
+        ..ListOperationsRequest::default()
+    };
+    let mut pages = 0;
+    let mut listed = 0;
+    loop {
+        let page = ledger.operations().list_operations(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        pages += 1;
+        listed += page.operations.len();
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, 4);
+    assert!(pages > 1, "{pages} pages");
+    ledger.verify().await;
+}
+
+/// Files that each stand in a folder of their own, so many folders deep.
+fn apart(files: usize, depth: usize) -> Vec<Entry> {
+    let path = |number: usize| {
+        let mut path = format!("f{number}");
+        path.push_str(&"/down".repeat(depth - 1));
+        path + "/file.txt"
+    };
+    (0..files).map(|number| file(&path(number), 1)).collect()
+}
+
+#[tokio::test]
+async fn a_page_implies_so_many_folders_and_no_more() {
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    let too_many = apart(limits::MAX_FOLDERS_PER_PAGE / 10 + 1, 10);
+    let refused = add(&ledger, batch, too_many).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert_eq!(wrong_fields(&refused), ["entries"]);
+    assert!(refused.message().contains("fewer entries"), "{refused:?}");
+
+    // Few folders, but long paths.
+    let parts = vec!["p".repeat(200); 4].join("/");
+    let long = (0..1_000).map(|n| file(&format!("{n}/{parts}/file"), 1));
+    let refused = add(&ledger, batch, long.collect()).await.unwrap_err();
+    assert_eq!(wrong_fields(&refused), ["entries"]);
+    assert!(refused.message().contains("bytes of paths"), "{refused:?}");
+    assert_eq!(ledger.batch(batch).await.counts.unwrap().total, 0);
+
+    // What is taken is answered with all its folders, and a repeat is answered alike.
+    let most = page(batch, apart(limits::MAX_FOLDERS_PER_PAGE / 10, 10));
+    let first = ledger.batches().add_entries(most.clone()).await.unwrap();
+    let again = ledger.batches().add_entries(most).await.unwrap();
+    assert_eq!(first.get_ref(), again.get_ref());
+    assert_eq!(
+        first.into_inner().folders.len(),
+        limits::MAX_FOLDERS_PER_PAGE + 1
+    );
+    let mut listed = 0;
+    let mut request = ListFoldersRequest {
+        parent: names::batch_name(batch),
+        ..ListFoldersRequest::default()
+    };
+    loop {
+        let page = ledger.batches().list_folders(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        listed += page.folders.len();
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, limits::MAX_FOLDERS_PER_PAGE + 1);
+    // An ordinary page of a thousand files in a tree.
+    let tree = (0..1_000).map(|n| file(&format!("a/b{}/c{}/d/e/{n}", n % 7, n % 50), 1));
+    add(&ledger, batch, tree.collect()).await.unwrap();
+    ledger.verify().await;
+}
+
+/// A batch of another tenant with 20,000 files that never arrive, and a file of the ledger's tenant that is out.
+struct Crowd {
+    big: TenantId,
+    batch: BatchId,
+}
+
+const FILES: u32 = 20_000;
+
+/// How its files end.
+#[derive(Clone, Copy)]
+enum End {
+    Cancelled,
+    NeverArrived,
+}
+
+impl Crowd {
+    async fn gather(ledger: &TestLedger) -> Self {
+        let big = another_tenant(ledger).await;
+        let batch = create(ledger, big, Batch::default()).await;
+        for first in (0..FILES).step_by(1_000) {
+            let entries = (first..first + 1_000).map(|n| file(&n.to_string(), 1));
+            let page = page(batch, entries.collect());
+            ledger.batches_of(big).add_entries(page).await.unwrap();
+        }
+        Self { big, batch }
+    }
+
+    /// How many files of it have ended.
+    async fn ended(&self, ledger: &TestLedger) -> u32 {
+        let request = GetBatchRequest {
+            name: names::batch_name(self.batch),
+        };
+        let batch = ledger.batches_of(self.big).get_batch(request).await;
+        let counts = batch.unwrap().into_inner().counts.unwrap();
+        counts.cancelled + counts.failed
+    }
+
+    /// While its files end slice by slice: a dispatch that is lost then goes out again, and batches are made.
+    async fn ends_while_others_go_on(&self, ledger: &TestLedger, how: End) {
+        let small = ledger.create(Batch::default()).await;
+        ledger.add(small, &["a"]).await;
+        ledger.confirm(small, [0]).await;
+        let mut reader = ledger.reader(Stage::Upload);
+        let out = ledger.take(&mut reader, Stage::Upload, 1).await;
+        self.begin_to_end(ledger, how).await;
+        let begun = std::time::Instant::now();
+        while self.ended(ledger).await == 0 {
+            assert!(begun.elapsed() < PATIENCE, "no file has ended");
+        }
+        flush(ledger).await;
+        let mut made = 0;
+        let again = tokio::select! {
+            again = ledger.take(&mut reader, Stage::Upload, 1) => again,
+            () = async {
+                loop {
+                    ledger.create(Batch::default()).await;
+                    made += 1;
+                }
+            } => Vec::new(),
+        };
+        let ended = self.ended(ledger).await;
+        assert_eq!(again[0].0, out[0].0);
+        assert!(ended < FILES, "it went out only when all had ended");
+        assert!(made > 0, "no batch was made meanwhile");
+        let begun = std::time::Instant::now();
+        while self.ended(ledger).await < FILES {
+            assert!(begun.elapsed() < 3 * PATIENCE, "not all have ended");
+        }
+    }
+
+    async fn begin_to_end(&self, ledger: &TestLedger, how: End) {
+        let name = names::batch_name(self.batch);
+        let batches = &mut ledger.batches_of(self.big);
+        match how {
+            End::Cancelled => {
+                let request = CancelBatchRequest {
+                    name,
+                    request_id: request_id(),
+                };
+                batches.cancel_batch(request).await.unwrap();
+            }
+            End::NeverArrived => {
+                let request = CompleteBatchRequest {
+                    name,
+                    missing: MissingFiles::Fail.into(),
+                    request_id: request_id(),
+                    ..CompleteBatchRequest::default()
+                };
+                batches.complete_batch(request).await.unwrap();
+            }
+        }
+    }
+}
+
+// Protocol 10.2.
+#[tokio::test]
+async fn a_huge_batch_is_cancelled_in_slices_between_which_others_are_served() {
+    let ledger = TestLedger::start().await;
+    let crowd = Crowd::gather(&ledger).await;
+    crowd.ends_while_others_go_on(&ledger, End::Cancelled).await;
+    ledger.verify().await;
+}
+
+#[tokio::test]
+async fn what_is_missing_of_a_huge_batch_fails_in_slices_between_which_others_are_served() {
+    let ledger = TestLedger::start().await;
+    let crowd = Crowd::gather(&ledger).await;
+    crowd
+        .ends_while_others_go_on(&ledger, End::NeverArrived)
+        .await;
     ledger.verify().await;
 }

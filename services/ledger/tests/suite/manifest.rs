@@ -1,17 +1,18 @@
 //! Create, add entries, confirm, complete: what is taken, and what is refused with everything left as it was.
 
-use caudal_domain::{BatchId, TenantId, names};
+use caudal_domain::{BatchId, Stage, TenantId, names};
 use caudal_proto::mesh::v1::ListEventsRequest;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CompleteBatchRequest,
-    ConfirmUploadsRequest, CreateBatchRequest, DirectoryEntry, Entry, FileState, GetBatchRequest,
-    ListFoldersRequest, Start, Uploaded, confirmation, entry, event,
+    ConfirmUploadsRequest, CreateBatchRequest, DirectoryEntry, Entry, FileSelector, FileState,
+    GetBatchRequest, ListFoldersRequest, RetryFilesRequest, Start, Uploaded, confirmation, entry,
+    event,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::support::{TestLedger, file, request_id};
+use super::support::{TestLedger, failed, file, request_id};
 
 async fn add(
     ledger: &TestLedger,
@@ -419,6 +420,38 @@ async fn what_is_missing_fails_when_the_completion_says_so_and_comes_back_when_i
     ledger.confirm(batch, [1]).await;
     let again = ledger.batch(batch).await;
     assert_eq!((again.state(), again.run), (BatchState::Running, 2));
+    ledger.verify().await;
+}
+
+// A completion gives up what is missing at that time, and nothing that is asked for again later.
+#[tokio::test]
+async fn bytes_that_are_asked_for_after_everything_had_arrived_have_their_time() {
+    let ledger = TestLedger::start().await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a"]).await;
+    ledger.confirm(batch, [0]).await;
+    ledger.fail_what_is_missing(batch).await;
+    let wrong = failed("CHECKSUM_MISMATCH");
+    let mut reader = ledger.reader(Stage::Upload);
+    ledger.work(&mut reader, Stage::Upload, 1, &wrong).await;
+    let retry = RetryFilesRequest {
+        selector: Some(FileSelector {
+            batch: names::batch_name(batch),
+            ..FileSelector::default()
+        }),
+        request_id: request_id(),
+        ..RetryFilesRequest::default()
+    };
+    let begun = ledger.files().retry_files(retry).await.unwrap();
+    ledger.ended(&begun.into_inner().name).await;
+    // Two passes that failed what is missing elsewhere have seen this batch too.
+    for _ in 0..2 {
+        let other = ledger.create(Batch::default()).await;
+        ledger.add(other, &["b"]).await;
+        ledger.fail_what_is_missing(other).await;
+        ledger.until_state(other, 0, FileState::Failed).await;
+    }
+    assert_eq!(ledger.file(batch, 0).await.state(), FileState::Pending);
     ledger.verify().await;
 }
 

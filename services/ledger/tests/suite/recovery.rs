@@ -7,16 +7,7 @@ use caudal_harness::until;
 use caudal_proto::mesh::v1::ReportVerdict;
 use caudal_proto::v1::{Batch, BatchState, FileState, Outcome};
 
-use super::support::{PATIENCE, TestLedger, finished, uploaded};
-
-async fn flush(ledger: &TestLedger) {
-    let client = redis::Client::open(ledger.redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("FLUSHALL")
-        .exec_async(&mut connection)
-        .await
-        .unwrap();
-}
+use super::support::{PATIENCE, TestLedger, finished, flush, uploaded};
 
 // Protocol 8.2, 7.2: a lost dispatch goes out again under a new token and is charged to nobody.
 #[tokio::test]

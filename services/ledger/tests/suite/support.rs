@@ -583,6 +583,16 @@ async fn launch(settings: &LedgerSettings) -> ((RunningLedger, CancellationToken
     ((running, shutdown), channel)
 }
 
+/// Redis forgets everything.
+pub(crate) async fn flush(ledger: &TestLedger) {
+    let client = redis::Client::open(ledger.redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("FLUSHALL")
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
+}
+
 /// What an operation says of itself.
 pub(crate) fn bulk_metadata(operation: &Operation) -> BulkMetadata {
     let any = operation.metadata.clone().unwrap();

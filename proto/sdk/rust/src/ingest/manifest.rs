@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use caudal_domain::{PageFull, PathLoad};
 use caudal_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Code;
@@ -22,12 +23,13 @@ const GATHER_FOR: Duration = Duration::from_millis(50);
 pub(super) async fn send(
     client: &Client,
     batch: &str,
-    mut found: mpsc::Receiver<Found>,
+    found: mpsc::Receiver<Found>,
     waiting: mpsc::Sender<Waiting>,
     board: &Board,
 ) -> Result<u32, IngestError> {
     let mut listed: u32 = 0;
-    while let Some(page) = next_page(&mut found).await {
+    let mut pages = Pages { found, held: None };
+    while let Some(page) = pages.next().await {
         let page_files = send_page(client, batch, page, board).await?;
         listed = listed.saturating_add(u32::try_from(page_files.len()).unwrap_or(u32::MAX));
         board.update(|progress| progress.listed_files = u64::from(listed));
@@ -41,21 +43,48 @@ pub(super) async fn send(
     Ok(listed)
 }
 
-async fn next_page(found: &mut mpsc::Receiver<Found>) -> Option<Vec<Found>> {
-    let first = found.recv().await?;
-    let mut bytes = entry_bytes(&first);
-    let mut page = vec![first];
-    let full_at = tokio::time::Instant::now() + GATHER_FOR;
-    while page.len() < ENTRIES_A_PAGE && bytes < BYTES_A_PAGE {
-        match tokio::time::timeout_at(full_at, found.recv()).await {
-            Ok(Some(next)) => {
-                bytes += entry_bytes(&next);
-                page.push(next);
+/// Cuts what the walk finds into pages that the gateway takes.
+struct Pages {
+    found: mpsc::Receiver<Found>,
+    /// Found already, and not in the page before because that was full.
+    held: Option<Found>,
+}
+
+impl Pages {
+    async fn next(&mut self) -> Option<Vec<Found>> {
+        let first = match self.held.take() {
+            Some(held) => held,
+            None => self.found.recv().await?,
+        };
+        let mut load = PathLoad::default();
+        // Any page has room for one.
+        let _ = add(&mut load, &first);
+        let mut bytes = entry_bytes(&first);
+        let mut page = vec![first];
+        let full_at = tokio::time::Instant::now() + GATHER_FOR;
+        while page.len() < ENTRIES_A_PAGE && bytes < BYTES_A_PAGE {
+            match tokio::time::timeout_at(full_at, self.found.recv()).await {
+                Ok(Some(next)) => {
+                    if add(&mut load, &next).is_err() {
+                        self.held = Some(next);
+                        break;
+                    }
+                    bytes += entry_bytes(&next);
+                    page.push(next);
+                }
+                Ok(None) | Err(_) => break,
             }
-            Ok(None) | Err(_) => break,
         }
+        Some(page)
     }
-    Some(page)
+}
+
+fn add(load: &mut PathLoad, found: &Found) -> Result<(), PageFull> {
+    match found {
+        Found::File(file) => load.add_file(&file.path),
+        Found::EmptyFolder(path) => load.add_folder(path),
+        Found::Problem(_) => Ok(()),
+    }
 }
 
 fn entry_bytes(found: &Found) -> usize {
@@ -201,6 +230,38 @@ mod tests {
             .iter()
             .map(|waiting| (waiting.ordinal, waiting.file.path.as_str()))
             .collect()
+    }
+
+    #[tokio::test]
+    async fn a_tree_of_deep_folders_is_cut_into_pages_that_the_gateway_takes() {
+        let down = ["down"; 10].join("/");
+        let (out, found) = mpsc::channel(2_000);
+        for number in 0..1_000 {
+            out.send(file(&format!("{number}/{down}/file.txt")))
+                .await
+                .unwrap();
+        }
+        out.send(Found::EmptyFolder(RelativePath::parse("a/b").unwrap()))
+            .await
+            .unwrap();
+        drop(out);
+        let mut pages = Pages { found, held: None };
+        let mut sizes = Vec::new();
+        let mut paths = Vec::new();
+        while let Some(page) = pages.next().await {
+            let mut load = PathLoad::default();
+            for found in &page {
+                add(&mut load, found).unwrap();
+                paths.extend(entry(found).map(|entry| entry.path));
+            }
+            sizes.push(page.len());
+        }
+        // Eleven folders each.
+        assert_eq!(sizes, [363, 363, 275]);
+        assert_eq!(paths.len(), 1_001);
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), 1_001);
     }
 
     #[test]

@@ -412,7 +412,8 @@ export const FileSchema: GenMessage<File> = /*@__PURE__*/
 
 /**
  * Chooses files. All set fields must hold; an empty selector is refused. Without `batch` it goes over the whole tenant,
- * and must name `states`, `outcomes` or `reasons`, so that the batches' counters tell where to look.
+ * and must name `states`, `outcomes` or `reasons`, so that the batches' counters tell where to look. What stands twice in
+ * a list counts once, and is kept once.
  *
  * @generated from message caudal.v1.FileSelector
  */
