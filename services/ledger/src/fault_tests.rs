@@ -1,4 +1,5 @@
 //! The database fails at every point of the writer's transactions in turn, and whatever was answered is in it all the same.
+//! An act that panics harms nobody else.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
@@ -416,4 +417,37 @@ async fn an_answer_means_committed_when_postgres_disk_fails_at_any_point() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_means_committed_when_postgres_has_no_memory_at_any_point() {
     ok_means_committed(Kind::Memory, postgres).await;
+}
+
+async fn create(stand: &Stand, name: &str) -> Result<(), Status> {
+    let request = CreateBatchRequest {
+        batch: Some(Batch {
+            display_name: name.to_owned(),
+            ..Batch::default()
+        }),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    stand.batches.clone().create_batch(request).await.map(drop)
+}
+
+// A caller repeats what is UNAVAILABLE at the ledger that leads next; what panics is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_panics_is_answered_so_that_nobody_brings_it_to_the_next_ledger() {
+    let stand = Stand::start(postgres).await;
+    let epoch = "SELECT epoch AS n FROM leadership WHERE id = 1";
+    let before = stand.committed(epoch).await;
+    for _ in 0..20 {
+        let (poison, one, other) = tokio::join!(
+            create(&stand, "poison"),
+            create(&stand, "one"),
+            create(&stand, "other")
+        );
+        assert_eq!(poison.unwrap_err().code(), Code::Internal);
+        one.unwrap();
+        other.unwrap();
+    }
+    assert_eq!(stand.committed(epoch).await, before, "the leadership moved");
+    let made = "SELECT count(*) AS n FROM batches";
+    assert_eq!(stand.committed(made).await, 40);
+    stand.crash_and_verify().await;
 }

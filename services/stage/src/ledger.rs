@@ -173,7 +173,7 @@ fn check_length(what: &str, expected: usize, got: usize) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::new(
-        Code::Internal,
+        Code::DataLoss,
         format!("{got} {what}, expected {expected}"),
     ))
 }
@@ -186,7 +186,7 @@ fn check_known(verdicts: &[i32], is_known: impl Fn(i32) -> bool) -> Result<(), S
     {
         None => Ok(()),
         Some(verdict) => Err(Status::new(
-            Code::Internal,
+            Code::DataLoss,
             format!("verdict {verdict} is unknown"),
         )),
     }

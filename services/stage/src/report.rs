@@ -132,9 +132,13 @@ async fn report_page(core: &Core, page: Vec<Ended>) -> bool {
     true
 }
 
-/// Whether the ledger has read the call and will never take it.
+/// Whether the ledger has read the call and will never take it. INTERNAL is what it answers to what it cannot decide: whoever
+/// repeats that brings it to the next ledger too.
 fn is_refusal(error: &tonic::Status) -> bool {
-    matches!(error.code(), Code::InvalidArgument | Code::OutOfRange)
+    matches!(
+        error.code(),
+        Code::InvalidArgument | Code::OutOfRange | Code::Internal
+    )
 }
 
 fn take_verdict(core: &Core, ended: Ended, verdict: i32) {

@@ -5,9 +5,13 @@ use std::sync::LazyLock;
 
 use super::acts::Act;
 
-/// Deciding to make a batch of this name panics.
-static PANICS: LazyLock<Option<String>> =
-    LazyLock::new(|| std::env::var("CAUDAL_TEST_PANIC_ON_BATCH").ok());
+/// Deciding to make a batch of this name panics; in tests of this crate one of the name `poison`.
+static PANICS: LazyLock<Option<String>> = LazyLock::new(|| {
+    if cfg!(test) {
+        return Some("poison".to_owned());
+    }
+    std::env::var("CAUDAL_TEST_PANIC_ON_BATCH").ok()
+});
 
 /// The writer itself panics when it takes up an act that makes a batch of this name.
 static ENDS_WRITER: LazyLock<Option<String>> =

@@ -9,7 +9,7 @@ use caudal_proto::mesh::v1::ledger_service_server::{LedgerService, LedgerService
 use caudal_proto::mesh::v1::report::Outcome;
 use caudal_proto::mesh::v1::*;
 use tokio::net::TcpListener;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 pub(crate) type Key = (FileRef, Token);
 type Answer<T> = Result<Response<T>, Status>;
@@ -38,8 +38,8 @@ pub(crate) struct State {
     pub(crate) stops: HashSet<Key>,
     /// Calls of these names get no answer.
     pub(crate) away: HashSet<&'static str>,
-    /// Reports of these are refused as nonsense while they are not failures.
-    pub(crate) refused_reports: HashSet<Key>,
+    /// Reports of these are refused in this way while they are not failures.
+    pub(crate) refused_reports: HashMap<Key, Code>,
     /// Reports of these are answered SUPERSEDED.
     pub(crate) superseded: HashSet<Key>,
     /// Results that a reader of the database sees.
@@ -168,13 +168,12 @@ impl LedgerService for FakeLedger {
         let request = request.into_inner();
         let keys = keys(request.files);
         assert_eq!(keys.len(), request.reports.len());
-        let nonsense = keys.iter().zip(&request.reports).any(|(key, report)| {
-            matches!(report.outcome, Some(Outcome::Done(_))) && state.refused_reports.contains(key)
+        let refused = keys.iter().zip(&request.reports).find_map(|(key, report)| {
+            let code = state.refused_reports.get(key)?;
+            matches!(report.outcome, Some(Outcome::Done(_))).then_some(*code)
         });
-        if nonsense {
-            return Err(Status::invalid_argument(
-                "one of these reports makes no sense",
-            ));
+        if let Some(code) = refused {
+            return Err(Status::new(code, "one of these reports makes no sense"));
         }
         state.report_pages.push(keys.len());
         let mut verdicts = Vec::new();
