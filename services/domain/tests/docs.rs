@@ -330,12 +330,12 @@ fn every_page_is_reached_from_the_readme_and_the_map() {
     }
 }
 
-/// Tests are named by sentences.
+/// Tests are named by sentences. What begins with the product's name is a metric.
 fn is_sentence(code: &str) -> bool {
     let is_plain = code
         .chars()
         .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
-    is_plain && code.matches('_').count() >= 4
+    is_plain && !code.starts_with("caudal_") && code.matches('_').count() >= 4
 }
 
 #[test]
