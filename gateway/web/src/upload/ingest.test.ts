@@ -138,8 +138,10 @@ describe("an ingest", () => {
     found.push({ kind: "empty-folder", path: "a/b" });
     const run = await ingest(gateway, found);
     expect(run.phase).toBe("completed");
-    // Eleven folders each.
-    expect(gateway.pages.map(({ count }) => count)).toEqual([363, 363, 274, 1]);
+    // Eleven folders each. A page also ends when it has waited long enough.
+    const counts = gateway.pages.map(({ count }) => count);
+    expect(Math.max(...counts)).toBeLessThanOrEqual(363);
+    expect(counts.reduce((sum, count) => sum + count, 0)).toBe(1_001);
     expect(gateway.paths).toHaveLength(1_000);
   });
 
