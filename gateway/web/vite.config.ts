@@ -13,5 +13,6 @@ export default defineConfig({
   },
   worker: { format: "es" },
   build: { target: "es2022", modulePreload: { polyfill: false } },
-  server: { proxy: { "^/caudal\\.v1\\.": { target: gateway } } },
+  // The list of names that clients leave out stands beside the clients.
+  server: { fs: { allow: ["../.."] }, proxy: { "^/caudal\\.v1\\.": { target: gateway } } },
 });

@@ -12,6 +12,7 @@ import {
 } from "@caudal/client";
 import type { Dropped } from "../scan/found";
 import { Ingest } from "../upload/ingest";
+import { NOTHING_LEFT_OUT, type NotTaken, notTakenIn } from "../upload/problems";
 import { Rate } from "../upload/rate";
 import { Bucket, bucketOf } from "./buckets";
 import { Tally } from "./tally";
@@ -50,6 +51,7 @@ export class LiveBatch {
   /** Rises with each painting. */
   version = 0;
 
+  private notedAs: { metadata: unknown; notTaken: NotTaken } = { metadata: undefined, notTaken: NOTHING_LEFT_OUT };
   private readonly sending = new Map<number, number>();
   private readonly listeners = new Set<() => void>();
   private readonly leaving = new AbortController();
@@ -148,6 +150,14 @@ export class LiveBatch {
   get total(): number {
     const listed = this.watched.batch.counts?.total ?? 0;
     return Math.max(listed, this.ingest?.foundFiles ?? 0);
+  }
+
+  /** What was dropped and is not in the batch: as this page saw it, else as the batch itself says. */
+  get notTaken(): NotTaken {
+    if (this.ingest !== undefined) return this.ingest.notTaken;
+    const { metadata } = this.watched.batch;
+    if (this.notedAs.metadata !== metadata) this.notedAs = { metadata, notTaken: notTakenIn(metadata) };
+    return this.notedAs.notTaken;
   }
 
   get finished(): number {

@@ -4,10 +4,11 @@ import { Bucket } from "../batch/buckets";
 import type { LiveBatch } from "../batch/live";
 import type { Batches } from "../batches";
 import { useSaid } from "../words";
-import { batchStateOf } from "./counts";
+import { batchStateOf, leftOutWords } from "./counts";
 import { Drawer } from "./drawer";
 import { Grid, type Narrowing } from "./grid";
-import { LeftOut, NeedsYou } from "./needs";
+import { LeftOut } from "./left-out";
+import { NeedsYou } from "./needs";
 import { Shape, TONE } from "./shape";
 import { Summary } from "./summary";
 
@@ -57,8 +58,10 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
   }
 
   const failed = live.failures.size > 0;
-  const leftOut = (live.ingest?.problems.length ?? 0) > 0;
-  const hasSide = failed || leftOut || chosen !== null;
+  const { notTaken } = live;
+  const notSent = live.ingest?.notSent ?? [];
+  const hasLeftOut = notTaken.files + notTaken.folders > 0;
+  const hasSide = failed || hasLeftOut || notSent.length > 0 || chosen !== null;
   const state = stateShown(live, words, say);
   return (
     <main id="content" className="batch">
@@ -89,7 +92,23 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
         {hasSide && (
           <aside>
             {failed && <NeedsYou live={live} onOpen={setChosen} onShow={setNarrowing} />}
-            {leftOut && live.ingest !== undefined && <LeftOut problems={live.ingest.problems} />}
+            {notSent.length > 0 && (
+              <LeftOut
+                id="not-sent"
+                title={words.batch.notSent(notSent.length, say.count(notSent.length))}
+                lead={words.batch.notSentLead}
+                named={notSent}
+                count={notSent.length}
+              />
+            )}
+            {hasLeftOut && (
+              <LeftOut
+                id="left-out"
+                title={leftOutWords(notTaken, words, say)}
+                named={notTaken.named}
+                count={notTaken.files + notTaken.folders}
+              />
+            )}
             {chosen !== null && <Drawer key={chosen} live={live} ordinal={chosen} onClose={closeDrawer} />}
           </aside>
         )}
@@ -124,7 +143,7 @@ function stateShown(
   ...[words, say]: [ReturnType<typeof useSaid>["words"], ReturnType<typeof useSaid>["say"]]
 ) {
   if (live.ingest?.phase === "scanning") return { bucket: Bucket.Processing, text: words.batchState.scanning };
-  return batchStateOf(live.watched.batch, words, say);
+  return batchStateOf(live.watched.batch, words, say, live.notTaken);
 }
 
 function useTitle(title: string): void {

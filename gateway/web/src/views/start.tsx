@@ -1,9 +1,10 @@
-import { type ChangeEvent, useRef, useState } from "react";
+import { type ChangeEvent, useEffect, useRef, useState } from "react";
 import { useDropzone } from "react-dropzone";
 import type { Batches } from "../batches";
 import { batchHref, go } from "../route";
-import { takeDirectory, takeDropped, takeFiles } from "../scan/dropped";
+import { takeDropped, takeFiles } from "../scan/dropped";
 import type { Dropped } from "../scan/found";
+import { keepLeavesOut, LEFT_BEHIND, leavesOut, withoutLeftBehind } from "../scan/left-out";
 import { useSaid } from "../words";
 import { Recent } from "./recent";
 
@@ -14,14 +15,16 @@ export function Start({ batches, onRefused }: { batches: Batches; onRefused(): v
   const [isCreating, setIsCreating] = useState(false);
   const folderInput = useRef<HTMLInputElement>(null);
   const fileInput = useRef<HTMLInputElement>(null);
-  const hasFolderPicker = typeof window.showDirectoryPicker === "function";
+  const [isLeavingOut, setIsLeavingOut] = useState(leavesOut);
+  const [isPicking, setIsPicking] = useState(false);
 
   const begin = async (dropped: Dropped | null) => {
     if (dropped === null) return setComplaint(words.start.nothing);
     setComplaint("");
     setIsCreating(true);
     try {
-      go(batchHref(await batches.send(dropped, words.batch.severalThings)));
+      const wanted = isLeavingOut ? withoutLeftBehind(dropped) : dropped;
+      go(batchHref(await batches.send(wanted, words.batch.severalThings)));
     } catch (trouble) {
       setComplaint(trouble instanceof Error ? trouble.message : String(trouble));
       setIsCreating(false);
@@ -41,19 +44,22 @@ export function Start({ batches, onRefused }: { batches: Batches; onRefused(): v
     },
   });
 
-  const pickFolder = async () => {
-    if (window.showDirectoryPicker === undefined) return folderInput.current?.click();
-    try {
-      await begin(takeDirectory(await window.showDirectoryPicker({ mode: "read" })));
-    } catch (trouble) {
-      // Closing the picker is an answer too.
-      if (!(trouble instanceof DOMException && trouble.name === "AbortError")) folderInput.current?.click();
-    }
+  // The input, and not the browser's picker of handles: handles hide names that the browser holds for unsafe.
+  const pickFolder = () => {
+    setIsPicking(true);
+    folderInput.current?.click();
   };
+  useEffect(() => {
+    const input = folderInput.current;
+    const cancelled = () => setIsPicking(false);
+    input?.addEventListener("cancel", cancelled);
+    return () => input?.removeEventListener("cancel", cancelled);
+  }, []);
   const picked = (event: ChangeEvent<HTMLInputElement>) => {
     const files = Array.from(event.target.files ?? []);
     event.target.value = "";
-    if (files.length > 0) void begin(takeFiles(files));
+    setIsPicking(false);
+    void begin(files.length > 0 ? takeFiles(files) : null);
   };
 
   return (
@@ -70,18 +76,42 @@ export function Start({ batches, onRefused }: { batches: Batches; onRefused(): v
         <h1 id="drop-title">{isDragActive ? words.start.over : words.start.title}</h1>
         <p className="mute">{words.start.lead}</p>
         <div className="buttons">
-          <button type="button" className="primary" disabled={isCreating} onClick={() => void pickFolder()}>
+          <button type="button" className="primary" disabled={isCreating} onClick={pickFolder}>
             {isCreating ? words.start.creating : words.start.folder}
           </button>
           <button type="button" disabled={isCreating} onClick={() => fileInput.current?.click()}>
             {words.start.files}
           </button>
         </div>
-        {!hasFolderPicker && <p className="mute small">{words.start.pickerRemark}</p>}
+        <label className="check small">
+          <input
+            type="checkbox"
+            checked={isLeavingOut}
+            onChange={({ target }) => {
+              keepLeavesOut(target.checked);
+              setIsLeavingOut(target.checked);
+            }}
+          />
+          <span>
+            {words.start.leaveOut} <span className="mute">({LEFT_BEHIND.join("  ")})</span>
+          </span>
+        </label>
+        <p className="mute small">{words.start.pickerRemark}</p>
+        <p className="mute" role="status">
+          {isPicking && words.start.picking}
+        </p>
         <p className="fail" role="alert">
           {complaint}
         </p>
-        <input ref={folderInput} type="file" hidden multiple onChange={picked} {...{ webkitdirectory: "" }} />
+        <input
+          ref={folderInput}
+          data-pick="folder"
+          type="file"
+          hidden
+          multiple
+          onChange={picked}
+          {...{ webkitdirectory: "" }}
+        />
         <input ref={fileInput} type="file" hidden multiple onChange={picked} />
       </section>
       <Recent batches={batches} onRefused={onRefused} />

@@ -3,6 +3,7 @@ import { type BAR_ORDER, Bucket } from "../batch/buckets";
 import type { LiveBatch } from "../batch/live";
 import { useSaid, type Words } from "../words";
 import { Bar } from "./bar";
+import { leftOutWords } from "./counts";
 import { Shape, TONE } from "./shape";
 
 /** The order in which a person asks. */
@@ -26,6 +27,7 @@ export function Summary({ live }: { live: LiveBatch }) {
   const now = performance.now();
   const countOf = (bucket: Bucket) => totals[bucket] ?? 0;
   const isScanning = live.ingest?.phase === "scanning";
+  const leftOut = leftOutWords(live.notTaken, words, say);
 
   return (
     <section className="card summary">
@@ -34,13 +36,18 @@ export function Summary({ live }: { live: LiveBatch }) {
           <strong className="figure">
             {say.count(countOf(Bucket.Complete) + countOf(Bucket.Partly) + countOf(Bucket.Kept))}
           </strong>{" "}
-          {words.batch.processedOf(say.count(total))}
+          {words.batch.processedOf(say.count(total + live.notTaken.files))}
+          {leftOut !== "" && ` · ${leftOut}`}
           {isScanning && <span className="mute"> · {words.batch.stillScanning}</span>}
         </p>
         <span className="push" />
         <TimeLeft live={live} />
       </div>
-      <Bar of={countOf} total={total} label={say.percent(total > 0 ? finished / total : 0)} />
+      <Bar
+        of={countOf}
+        total={total + live.notTaken.files}
+        label={say.percent(total > 0 ? finished / (total + live.notTaken.files) : 0)}
+      />
       <ul className="legend">
         {LEGEND.filter((bucket) => countOf(bucket) > 0).map((bucket) => (
           <li key={bucket}>
