@@ -10,8 +10,11 @@ export const apiKey = process.env.CAUDAL_API_KEY;
 const FINAL_MS = 120_000;
 assert.ok(apiKey, "CAUDAL_API_KEY is not set");
 
-/** Runs `test` in a browser of its own. A page that complains, or a test that fails, says what the page showed. */
-export async function inChromium(test) {
+/**
+ * Runs `test` in a browser of its own. A page that complains, or a test that fails, says what the page showed.
+ * `tolerated`: complaints that the test itself provokes.
+ */
+export async function inChromium(test, tolerated = /^$/) {
   const browser = await chromium.launch({
     executablePath: process.env.CAUDAL_CHROMIUM ?? "/usr/bin/chromium",
     args: [
@@ -35,7 +38,9 @@ export async function inChromium(test) {
     });
     page = await context.newPage();
     page.on("pageerror", (error) => complaints.push(`page error: ${error.message}`));
-    page.on("console", (message) => message.type() === "error" && complaints.push(`console: ${message.text()}`));
+    page.on("console", (message) => {
+      if (message.type() === "error" && !tolerated.test(message.text())) complaints.push(`console: ${message.text()}`);
+    });
     await test(page, context);
     assert.deepEqual(complaints, [], "the page complained");
   } catch (trouble) {

@@ -70,7 +70,7 @@ try {
     });
     await page.goto(`${gateway}/#/`);
     await page.locator(".recent tbody tr").nth(2).waitFor();
-    const listed = await page.locator(".recent tbody tr .state").allTextContents();
+    const listed = (await page.locator(".recent tbody tr .state").allTextContents()).slice(0, 3);
     assert.ok(
       listed.every((words) => /\d left out/.test(words)),
       `the list says it too: ${listed}`,

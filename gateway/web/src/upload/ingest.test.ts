@@ -161,7 +161,7 @@ describe("an ingest", () => {
     expect(run.phase).toBe("completed");
     expect(gateway.pages).toHaveLength(3);
     expect(new Set(gateway.pages.map(({ requestId }) => requestId)).size).toBe(1);
-    expect(run.trouble).toBe("");
+    expect(run.trouble).toBeUndefined();
   });
 
   test("leaves out an entry that is refused by name and sends its neighbours under a new request id", async () => {
@@ -253,7 +253,7 @@ describe("an ingest", () => {
     const gateway = new FakeGateway();
     gateway.trouble = [new ConnectError("the batch is complete", Code.FailedPrecondition)];
     const run = await ingest(gateway, [file("a.txt"), file("b.txt")]);
-    expect([run.phase, run.trouble]).toEqual(["stopped", "the batch is complete"]);
+    expect([run.phase, run.trouble]).toEqual(["stopped", { kind: "said", words: "the batch is complete" }]);
     expect(gateway.completed).toBeUndefined();
   });
 
@@ -274,7 +274,7 @@ describe("an ingest", () => {
     const gateway = new FakeGateway();
     gateway.refusesNotes = true;
     const run = await ingest(gateway, [{ kind: "left-out", path: "Thumbs.db" }, file("a.txt")]);
-    expect([run.phase, run.trouble, run.notTaken.files]).toEqual(["completed", "", 1]);
+    expect([run.phase, run.trouble, run.notTaken.files]).toEqual(["completed", undefined, 1]);
   });
 
   test("never merges two files whose names become one", async () => {

@@ -12,6 +12,7 @@ import {
 } from "@caudal/client";
 import { newRequestId } from "../identity";
 import { type Dropped, type EmptyFolder, type FoundFile, wordsOf } from "../scan/found";
+import { type Trouble, troubleOf } from "../trouble";
 import { Lanes } from "./lanes";
 import { PathLoad } from "./path-load";
 import { type NotTaken, noteOf, type Problem, type ProblemKind } from "./problems";
@@ -98,8 +99,8 @@ export class Ingest {
   readonly notTaken: NotTaken = { files: 0, folders: 0, named: [] };
   /** What is in the batch and could not be sent. */
   readonly notSent: Problem[] = [];
-  /** In words, while the gateway does not answer or after it was stopped by an error. */
-  trouble = "";
+  /** While a call is tried again, or after this was stopped by an error. */
+  trouble: Trouble | undefined;
   readonly ended: Promise<void>;
 
   private readonly stopping = new AbortController();
@@ -124,7 +125,7 @@ export class Ingest {
       ...retry,
       signal: this.stopping.signal,
       onWait: (trouble) => {
-        this.trouble = trouble.rawMessage;
+        this.trouble = troubleOf(trouble);
         this.told();
       },
     };
@@ -156,7 +157,7 @@ export class Ingest {
       this.phase = "completed";
     } catch (trouble) {
       this.phase = "stopped";
-      this.trouble = trouble instanceof ConnectError ? trouble.rawMessage : wordsOf(trouble);
+      this.trouble = troubleOf(trouble);
     }
     this.told();
   }
@@ -174,7 +175,7 @@ export class Ingest {
 
   private async call<T>(call: () => Promise<T>): Promise<T> {
     const answer = await retrying(call, this.retry);
-    this.trouble = "";
+    this.trouble = undefined;
     return answer;
   }
 
@@ -394,6 +395,11 @@ export class Ingest {
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
 
+  /** Everything is sent, and the gateway has yet to say that it holds it. */
+  get isConfirming(): boolean {
+    return this.isWalked && !this.isOver && this.sentBytes >= this.foundBytes && this.confirmedFiles < this.foundFiles;
+  }
+
   private arrivedBefore(size: number): void {
     this.sentBytes += size;
     this.confirmedFiles += 1;
@@ -431,7 +437,7 @@ export class Ingest {
     } catch {
       this.stopping.signal.throwIfAborted();
       // This page says it all the same, and the files matter more than the note.
-      this.trouble = "";
+      this.trouble = undefined;
     }
   }
 

@@ -1,48 +1,26 @@
 import { type ChangeEvent, useEffect, useRef, useState } from "react";
-import { useDropzone } from "react-dropzone";
 import type { Batches } from "../batches";
-import { batchHref, go } from "../route";
-import { takeDropped, takeFiles } from "../scan/dropped";
-import type { Dropped } from "../scan/found";
-import { keepLeavesOut, LEFT_BEHIND, leavesOut, withoutLeftBehind } from "../scan/left-out";
+import { takeFiles } from "../scan/dropped";
+import { keepLeavesOut, LEFT_BEHIND, leavesOut } from "../scan/left-out";
+import type { KeyRefusal } from "../trouble";
 import { useSaid } from "../words";
+import type { Beginning } from "./drop-anywhere";
 import { Recent } from "./recent";
 
+interface StartProps {
+  batches: Batches;
+  beginning: Beginning;
+  onRefused(refusal: KeyRefusal): void;
+}
+
 /** Where one drops, and what was dropped before. */
-export function Start({ batches, onRefused }: { batches: Batches; onRefused(): void }) {
+export function Start({ batches, beginning, onRefused }: StartProps) {
   const { words } = useSaid();
-  const [complaint, setComplaint] = useState("");
-  const [isCreating, setIsCreating] = useState(false);
-  const folderInput = useRef<HTMLInputElement>(null);
-  const fileInput = useRef<HTMLInputElement>(null);
+  const { begin, isCreating, complaint } = beginning;
   const [isLeavingOut, setIsLeavingOut] = useState(leavesOut);
   const [isPicking, setIsPicking] = useState(false);
-
-  const begin = async (dropped: Dropped | null) => {
-    if (dropped === null) return setComplaint(words.start.nothing);
-    setComplaint("");
-    setIsCreating(true);
-    try {
-      const wanted = isLeavingOut ? withoutLeftBehind(dropped) : dropped;
-      go(batchHref(await batches.send(wanted, words.batch.severalThings)));
-    } catch (trouble) {
-      setComplaint(trouble instanceof Error ? trouble.message : String(trouble));
-      setIsCreating(false);
-    }
-  };
-
-  const { getRootProps, isDragActive } = useDropzone({
-    noClick: true,
-    noKeyboard: true,
-    // The walk is our own: it keeps empty folders, bears unreadable files, and sends what it has found at once.
-    getFilesFromEvent: async (event) => {
-      if ("dataTransfer" in event && event.type === "drop") void begin(takeDropped(event.dataTransfer?.items));
-      else if ("clipboardData" in event) {
-        void begin(takeDropped((event as unknown as ClipboardEvent).clipboardData?.items));
-      }
-      return [];
-    },
-  });
+  const folderInput = useRef<HTMLInputElement>(null);
+  const fileInput = useRef<HTMLInputElement>(null);
 
   // The input, and not the browser's picker of handles: handles hide names that the browser holds for unsafe.
   const pickFolder = () => {
@@ -64,16 +42,8 @@ export function Start({ batches, onRefused }: { batches: Batches; onRefused(): v
 
   return (
     <main id="content">
-      <section
-        {...getRootProps({
-          className: `card drop${isDragActive ? " over" : ""}`,
-          role: undefined,
-          tabIndex: undefined,
-          "aria-labelledby": "drop-title",
-        })}
-        data-drop
-      >
-        <h1 id="drop-title">{isDragActive ? words.start.over : words.start.title}</h1>
+      <section className="card drop" aria-labelledby="drop-title" data-drop>
+        <h1 id="drop-title">{words.start.title}</h1>
         <p className="mute">{words.start.lead}</p>
         <div className="buttons">
           <button type="button" className="primary" disabled={isCreating} onClick={pickFolder}>
@@ -93,7 +63,7 @@ export function Start({ batches, onRefused }: { batches: Batches; onRefused(): v
             }}
           />
           <span>
-            {words.start.leaveOut} <span className="mute">({LEFT_BEHIND.join("  ")})</span>
+            {words.start.leaveOut} <span className="mute">({LEFT_BEHIND.join(", ")})</span>
           </span>
         </label>
         <p className="mute small">{words.start.pickerRemark}</p>

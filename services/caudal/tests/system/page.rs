@@ -41,6 +41,7 @@ fn in_a_browser(script: &str) {
         .arg(web.join("browser").join(script))
         .env("CAUDAL_GATEWAY", ground.system.ready("gateway"))
         .env("CAUDAL_API_KEY", ground.system.ready("api_key"))
+        .env("CAUDAL_OPERATOR_KEY", ground.system.ready("operator_key"))
         .output()
         .unwrap();
     assert!(
@@ -60,6 +61,11 @@ fn a_folder_dropped_on_the_page_is_seen_to_its_end_and_a_failure_says_why() {
 #[test]
 fn every_name_of_a_disk_dropped_or_picked_is_in_the_batch_or_named_as_left_out() {
     in_a_browser("names.mjs");
+}
+
+#[test]
+fn the_page_reckons_nothing_while_paused_and_keeps_what_was_chosen_in_sight() {
+    in_a_browser("truth.mjs");
 }
 
 #[test]
