@@ -71,7 +71,7 @@ proto/sdk/typescript/dist/index.js: proto/sdk/typescript/package-lock.json $(she
 	npm ci --prefix proto/sdk/typescript --no-audit --no-fund --silent
 	npm run --prefix proto/sdk/typescript --silent build
 
-gateway/web/dist/index.html: gateway/web/node_modules/.package-lock.json $(shell git ls-files gateway/web proto/sdk/typescript 2>/dev/null)
+gateway/web/dist/index.html: gateway/web/node_modules/.package-lock.json $(shell git ls-files gateway/web proto/sdk/typescript proto/sdk/left-out.txt 2>/dev/null)
 	npm run --prefix gateway/web --silent build
 
 gateway/web/node_modules/.package-lock.json: gateway/web/package-lock.json

@@ -12,6 +12,7 @@ export default defineConfig({
     dedupe: ["@bufbuild/protobuf", "@connectrpc/connect", "@connectrpc/connect-web"],
   },
   worker: { format: "es" },
-  build: { target: "es2022", modulePreload: { polyfill: false } },
-  server: { proxy: { "^/caudal\\.v1\\.": { target: gateway } } },
+  build: { target: "es2022", modulePreload: { polyfill: false }, chunkSizeWarningLimit: 600 },
+  // The list of names that clients leave out stands beside the clients.
+  server: { fs: { allow: ["../.."] }, proxy: { "^/caudal\\.v1\\.": { target: gateway } } },
 });

@@ -1,63 +1,43 @@
 // Drops a real folder into the page in a real browser, waits until every file has ended, and reads why one failed.
-//   CAUDAL_GATEWAY=http://127.0.0.1:7410 CAUDAL_API_KEY=caudal_… node browser/drop.mjs
-// CAUDAL_CHROMIUM: the browser (/usr/bin/chromium). CAUDAL_SCREENSHOTS: a folder for pictures. CAUDAL_DROP_FOLDER: another
-// folder to drop than the one made here.
+//   node browser/drop.mjs, with the environment of chromium.mjs.
+// CAUDAL_SCREENSHOTS: a folder for pictures. CAUDAL_DROP_FOLDER: another folder to drop than the one made here.
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import {
+  apiKey,
+  collectRows,
+  contentsOf,
+  drop,
+  dropCard,
+  gateway,
+  inChromium,
+  openStart,
+  untilEnded,
+} from "./chromium.mjs";
 
-const gateway = process.env.CAUDAL_GATEWAY ?? "http://127.0.0.1:7410";
-const apiKey = process.env.CAUDAL_API_KEY;
 const screenshots = process.env.CAUDAL_SCREENSHOTS;
-const FINAL_MS = 120_000;
-assert.ok(apiKey, "CAUDAL_API_KEY is not set");
-
 const own = process.env.CAUDAL_DROP_FOLDER === undefined ? await mkdtemp(join(tmpdir(), "caudal-drop-")) : undefined;
 const folder = process.env.CAUDAL_DROP_FOLDER ?? join(own, "Contracts");
 if (own !== undefined) await fill(folder);
 const expected = await contentsOf(folder);
 
-const browser = await chromium.launch({
-  executablePath: process.env.CAUDAL_CHROMIUM ?? "/usr/bin/chromium",
-  args: [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
-const complaints = [];
-let shown = () => "nothing";
 try {
-  const context = await browser.newContext({
-    viewport: { width: 1320, height: 1160 },
-    colorScheme: "light",
-    locale: "en-GB",
-  });
-  const page = await context.newPage();
-  shown = () => page.locator("body").ariaSnapshot();
-  page.on("pageerror", (error) => complaints.push(`page error: ${error.message}`));
-  page.on("console", (message) => message.type() === "error" && complaints.push(`console: ${message.text()}`));
+  await inChromium(dropAndFollow);
+} finally {
+  if (own !== undefined) await rm(own, { recursive: true });
+}
 
-  await page.goto(`${gateway}/#key=${apiKey}`);
-  await page.locator("[data-drop]").waitFor();
-  assert.ok(!page.url().includes(apiKey), "the key must leave the address bar");
-  await page.locator(".recent .table, .recent .empty").first().waitFor();
-
-  await drop(page, folder);
+async function dropAndFollow(page, context) {
+  await openStart(page);
+  await drop(page, [folder], await dropCard(page));
   await page.waitForURL(/#\/batches\/[0-9a-f-]{36}$/);
   await page.locator("[role=treegrid]").waitFor();
   await page.waitForTimeout(400);
   await picture(page, "running");
 
-  await page.locator("[data-batch-state=SUCCEEDED], [data-batch-state=FAILED]").waitFor({ timeout: FINAL_MS });
-  await page.locator("[data-upload=done], [data-upload=short]").waitFor();
+  await untilEnded(page);
   assert.equal(await page.locator(".left-out li").count(), 0, "everything dropped was taken");
   await page.locator("[data-upload=done]").waitFor();
 
@@ -120,57 +100,7 @@ try {
   await page.locator(".recent .table tbody tr").first().waitFor();
   await settle(page);
   await picture(page, "start");
-  assert.deepEqual(complaints, [], "the page complained");
   console.log(`${ends.files.size} files reached their end in the page; one says why it failed`);
-} catch (trouble) {
-  console.error(complaints.join("\n"));
-  console.error(`the page shows:\n${await shown()}`);
-  throw trouble;
-} finally {
-  await browser.close();
-  if (own !== undefined) await rm(own, { recursive: true });
-}
-
-async function drop(page, path) {
-  const target = await page.locator("[data-drop]").boundingBox();
-  const session = await page.context().newCDPSession(page);
-  const at = { x: target.x + target.width / 2, y: target.y + 24 };
-  const data = { items: [], files: [path], dragOperationsMask: 1 };
-  for (const type of ["dragEnter", "dragOver", "drop"]) {
-    await session.send("Input.dispatchDragEvent", { type, ...at, data });
-  }
-}
-
-/** Opens every folder and reads the state of every row, scrolling through the whole list. */
-async function collectRows(page) {
-  const found = { files: new Map(), folders: new Set() };
-  const grid = page.locator("[role=treegrid]");
-  await grid.evaluate((box) => box.scrollTo(0, 0));
-  for (;;) {
-    const closed = page.locator("[role=row][aria-expanded=false]").first();
-    if ((await closed.count()) > 0) {
-      await closed.click();
-      continue;
-    }
-    const rows = await page.$$eval(".rows > [role=row]", (all) =>
-      all.map((row) => ({
-        path: row.querySelector("[role=rowheader] [title]").title,
-        state: row.getAttribute("data-state"),
-        isFolder: row.hasAttribute("aria-expanded"),
-      })),
-    );
-    for (const { path, state, isFolder } of rows) {
-      if (isFolder) found.folders.add(path);
-      else found.files.set(path, state);
-    }
-    const isAtEnd = await grid.evaluate((box) => {
-      const before = box.scrollTop;
-      box.scrollBy(0, 150);
-      return box.scrollTop === before;
-    });
-    if (isAtEnd) return found;
-    await page.waitForTimeout(60);
-  }
 }
 
 async function settle(page) {
@@ -182,22 +112,6 @@ async function picture(page, name) {
   if (screenshots === undefined) return;
   await mkdir(screenshots, { recursive: true });
   await page.screenshot({ path: join(screenshots, `${name}.png`) });
-}
-
-async function contentsOf(root, inside = "") {
-  const contents = { files: [], emptyFolders: [] };
-  const entries = await readdir(join(root, inside), { withFileTypes: true });
-  for (const entry of entries) {
-    const path = inside === "" ? entry.name : `${inside}/${entry.name}`;
-    if (!entry.isDirectory()) contents.files.push(path.normalize("NFC"));
-    else {
-      const below = await contentsOf(root, path);
-      if (below.files.length + below.emptyFolders.length === 0) contents.emptyFolders.push(path.normalize("NFC"));
-      contents.files.push(...below.files);
-      contents.emptyFolders.push(...below.emptyFolders);
-    }
-  }
-  return contents;
 }
 
 async function fill(root) {

@@ -1,24 +1,26 @@
 import { caudal } from "@caudal/client";
-import { useCallback, useEffect, useMemo, useState } from "react";
+import { type ReactNode, useCallback, useEffect, useMemo, useState } from "react";
 import { Batches } from "./batches";
 import { useRoute } from "./route";
 import { forgetKey, keepKey, takeKey } from "./session";
 import { applyTheme, savedTheme } from "./theme";
+import type { KeyRefusal } from "./trouble";
 import { BatchView } from "./views/batch";
+import { DropAnywhere, useBeginning } from "./views/drop-anywhere";
+import { notifyOfEnd } from "./views/ending";
 import { KeyForm } from "./views/key-form";
 import { Start } from "./views/start";
 import { Top } from "./views/top";
-import { type Language, localeOf, preferredLanguage, SaidContext, Say, wordsIn } from "./words";
+import { type Language, localeOf, preferredLanguage, SaidContext, Say, useSaid, wordsIn } from "./words";
 
 /** The language of the calls; they are made outside of React. */
 let languageNow: Language = "en";
 
 export function App({ firstKey }: { firstKey: string }) {
   const [key, setKey] = useState(firstKey);
-  const [isRefused, setIsRefused] = useState(false);
+  const [refusal, setRefusal] = useState<KeyRefusal | null>(null);
   const [theme, setTheme] = useState(savedTheme);
   const [language, setLanguage] = useState(preferredLanguage);
-  const route = useRoute();
   languageNow = language;
 
   const said = useMemo(() => {
@@ -45,6 +47,9 @@ export function App({ firstKey }: { firstKey: string }) {
     batches?.forgetWords();
   }, [language, batches]);
   useEffect(() => {
+    if (batches !== null) batches.onEnded = (live) => notifyOfEnd(live, said.words, said.say);
+  }, [batches, said]);
+  useEffect(() => {
     if (batches === null) return;
     const warn = (event: BeforeUnloadEvent) => {
       if (batches.isSending) event.preventDefault();
@@ -60,41 +65,79 @@ export function App({ firstKey }: { firstKey: string }) {
     forgetKey();
     setKey("");
   }, []);
-  const refuse = useCallback(() => {
-    setIsRefused(true);
-    leave();
-  }, [leave]);
+  const refuse = useCallback(
+    (refusal: KeyRefusal) => {
+      setRefusal(refusal);
+      leave();
+    },
+    [leave],
+  );
   const open = (given: string) => {
     keepKey(given);
-    setIsRefused(false);
+    setRefusal(null);
     setKey(given);
   };
 
   return (
     <SaidContext value={said}>
-      <button type="button" className="skip" onClick={skipToContent}>
-        {said.words.nav.skip}
-      </button>
-      <Top
-        theme={theme}
-        onTheme={setTheme}
-        onLanguage={setLanguage}
-        onLeave={
-          batches === null
-            ? undefined
-            : () => {
-                if (!batches.isSending || window.confirm(said.words.batch.leaveWarning)) leave();
-              }
+      <Page
+        batches={batches}
+        refusal={refusal}
+        onRefused={refuse}
+        onKey={open}
+        top={
+          <Top
+            theme={theme}
+            onTheme={setTheme}
+            onLanguage={setLanguage}
+            onLeave={
+              batches === null
+                ? undefined
+                : () => {
+                    if (!batches.isSending || window.confirm(said.words.batch.leaveWarning)) leave();
+                  }
+            }
+          />
         }
       />
-      {batches === null ? (
-        <KeyForm key={String(isRefused)} isRefused={isRefused} onKey={open} />
-      ) : route.view === "batch" ? (
-        <BatchView key={route.batch} batches={batches} name={route.batch} onRefused={refuse} />
-      ) : (
-        <Start batches={batches} onRefused={refuse} />
-      )}
     </SaidContext>
+  );
+}
+
+interface PageProps {
+  batches: Batches | null;
+  refusal: KeyRefusal | null;
+  onRefused(refusal: KeyRefusal): void;
+  onKey(key: string): void;
+  top: ReactNode;
+}
+
+/** The view that the address names, in a window that takes a drop wherever it falls. */
+function Page({ batches, refusal, onRefused, onKey, top }: PageProps) {
+  const { words } = useSaid();
+  const route = useRoute();
+  const beginning = useBeginning(batches, onRefused);
+  const isStart = route.view === "start";
+  const over = isStart ? words.start.over : words.start.overBatch;
+  return (
+    <DropAnywhere beginning={beginning} words={batches === null ? undefined : over}>
+      <button type="button" className="skip" onClick={skipToContent}>
+        {words.nav.skip}
+      </button>
+      {top}
+      {beginning.complaint !== "" && !isStart && (
+        <p className="complaint fail" role="alert">
+          {beginning.complaint}
+        </p>
+      )}
+      {batches === null ? (
+        <KeyForm key={refusal} refusal={refusal} onKey={onKey} />
+      ) : route.view === "batch" ? (
+        <BatchView key={route.batch} batches={batches} name={route.batch} onRefused={onRefused} />
+      ) : (
+        <Start batches={batches} beginning={beginning} onRefused={onRefused} />
+      )}
+    </DropAnywhere>
   );
 }
 

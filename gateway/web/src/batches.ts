@@ -9,13 +9,15 @@ const LONGEST_NAME = 200;
 
 /** The batches that this page follows or sends, each once, whatever view is shown. */
 export class Batches {
+  /** Told when a batch has ended that this page follows. */
+  onEnded: ((batch: LiveBatch) => void) | undefined;
   private readonly live = new Map<string, { batch: LiveBatch; holders: number }>();
 
   constructor(readonly callers: Caudal) {}
 
   /** Follows a batch until it is released as often as it was taken; one that is being sent stays. */
   take(name: string): LiveBatch {
-    const held = this.live.get(name) ?? { batch: new LiveBatch(this.callers, name), holders: 0 };
+    const held = this.live.get(name) ?? { batch: this.follow(name), holders: 0 };
     held.holders += 1;
     this.live.set(name, held);
     held.batch.watch();
@@ -46,6 +48,12 @@ export class Batches {
     const live = this.take(name);
     void live.send(dropped).ended.then(() => this.release(name));
     return name;
+  }
+
+  private follow(name: string): LiveBatch {
+    const batch = new LiveBatch(this.callers, name);
+    batch.onEnded = () => this.onEnded?.(batch);
+    return batch;
   }
 
   /** Whether closing the page would lose something. */

@@ -29,6 +29,19 @@ export const BAR_ORDER = [
   Bucket.Uploading,
 ] as const;
 
+/** In the order in which a person asks. */
+export const LEGEND = [
+  Bucket.Complete,
+  Bucket.Partly,
+  Bucket.Kept,
+  Bucket.Processing,
+  Bucket.Waiting,
+  Bucket.Uploading,
+  Bucket.Failed,
+  Bucket.Retrying,
+  Bucket.Cancelled,
+] as const;
+
 export function bucketOf(state: number, detail: number, isBeingSent: boolean): Bucket {
   switch (state) {
     case FileState.PENDING:

@@ -1,4 +1,5 @@
 import {
+  BatchState,
   type Caudal,
   Code,
   ConnectError,
@@ -11,7 +12,9 @@ import {
   WatchedBatch,
 } from "@caudal/client";
 import type { Dropped } from "../scan/found";
+import { type Trouble, troubleOf } from "../trouble";
 import { Ingest } from "../upload/ingest";
+import { NOTHING_LEFT_OUT, type NotTaken, notTakenIn } from "../upload/problems";
 import { Rate } from "../upload/rate";
 import { Bucket, bucketOf } from "./buckets";
 import { Tally } from "./tally";
@@ -23,8 +26,8 @@ const FOLDERS_AGAIN_MS = 2_000;
 /** Nobody reads faster, and the machine has files to send. */
 const LEAST_BETWEEN_PAINTS_MS = 60;
 
-/** How the watch stands. */
-export type Line = "connecting" | "live" | "reconnecting" | "gone" | "signed-out" | "refused";
+/** How the watch stands. `no-key`: the key opens nothing here. */
+export type Line = "connecting" | "live" | "reconnecting" | "gone" | "no-key" | "refused";
 
 /**
  * One batch as the page shows it: what the watch tells, the names, and what this page itself is sending. It lives
@@ -45,11 +48,17 @@ export class LiveBatch {
   readonly uploadRate = new Rate();
   readonly fileRate = new Rate();
   line: Line = "connecting";
-  trouble = "";
+  trouble: Trouble | undefined;
   ingest: Ingest | undefined;
   /** Rises with each painting. */
   version = 0;
 
+  private notedAs: { metadata: unknown; notTaken: NotTaken } = { metadata: undefined, notTaken: NOTHING_LEFT_OUT };
+  /** Told once for each time that it ends while it is watched. */
+  onEnded: (() => void) | undefined;
+  private wasRunning = false;
+  /** A watch that begins anew sends everything again; what is shown stays known meanwhile. */
+  private wasWhole = false;
   private readonly sending = new Map<number, number>();
   private readonly listeners = new Set<() => void>();
   private readonly leaving = new AbortController();
@@ -113,11 +122,36 @@ export class LiveBatch {
   readonly snapshot = (): number => this.version;
 
   get isKnown(): boolean {
-    return this.watched.isWhole;
+    return this.wasWhole || this.watched.isWhole;
   }
 
   get hasEnded(): boolean {
     return this.isKnown && hasEnded(this.watched.batch);
+  }
+
+  get isPaused(): boolean {
+    return this.isKnown && !this.hasEnded && this.watched.batch.pause !== undefined;
+  }
+
+  /** More files may come: no total is final, and nothing that is reckoned from one is true. */
+  get isGrowing(): boolean {
+    if (this.hasEnded) return false;
+    if (this.ingest !== undefined) return !this.ingest.isWalked;
+    return !this.isKnown || this.watched.batch.state === BatchState.OPEN;
+  }
+
+  /** There are files whose names and sizes are not known here yet. */
+  get areNamesComing(): boolean {
+    return this.watched.fileCount > this.tree.fileCount;
+  }
+
+  /** Files in this state; those that were found and are not listed yet wait. */
+  countOf(bucket: Bucket): number {
+    const count = this.tally.totals[bucket] ?? 0;
+    if (bucket !== Bucket.Waiting) return count;
+    let known = 0;
+    for (const one of this.tally.totals) known += one;
+    return count + Math.max(0, this.total - known);
   }
 
   stateOf(ordinal: number): number {
@@ -148,6 +182,14 @@ export class LiveBatch {
   get total(): number {
     const listed = this.watched.batch.counts?.total ?? 0;
     return Math.max(listed, this.ingest?.foundFiles ?? 0);
+  }
+
+  /** What was dropped and is not in the batch: as this page saw it, else as the batch itself says. */
+  get notTaken(): NotTaken {
+    if (this.ingest !== undefined) return this.ingest.notTaken;
+    const { metadata } = this.watched.batch;
+    if (this.notedAs.metadata !== metadata) this.notedAs = { metadata, notTaken: notTakenIn(metadata) };
+    return this.notedAs.notTaken;
   }
 
   get finished(): number {
@@ -234,27 +276,29 @@ export class LiveBatch {
       for await (const event of following) {
         if (event.kind === "reconnecting") {
           this.line = "reconnecting";
-          this.trouble = event.trouble;
         } else {
           const now = performance.now();
+          if (event.kind === "snapshot") this.wasWhole = true;
           this.fileRate.note(this.finished, now);
           if (event.kind !== "part") void this.loadNames();
+          if (this.hasEnded && this.wasRunning) this.onEnded?.();
+          if (this.isKnown) this.wasRunning = !this.hasEnded;
           if (this.hasEnded && this.watched.batch.endTime === undefined) void this.learnEnd();
         }
         this.changed();
       }
     } catch (thrown) {
-      const error = ConnectError.from(thrown);
-      this.trouble = error.rawMessage;
-      if (error.code === Code.Unauthenticated) this.line = "signed-out";
-      else this.line = error.code === Code.NotFound || error.code === Code.InvalidArgument ? "gone" : "refused";
+      const { code } = ConnectError.from(thrown);
+      this.trouble = troubleOf(thrown);
+      if (this.trouble.kind === "key") this.line = "no-key";
+      else this.line = code === Code.NotFound || code === Code.InvalidArgument ? "gone" : "refused";
       this.changed();
     }
   }
 
   private readonly connected = (): void => {
     this.line = "live";
-    this.trouble = "";
+    this.trouble = undefined;
     this.changed();
   };
 
@@ -321,7 +365,7 @@ export class LiveBatch {
         this.namesFrom = ordinal;
       }
     } catch (thrown) {
-      if (!this.leaving.signal.aborted) this.trouble = ConnectError.from(thrown).rawMessage;
+      if (!this.leaving.signal.aborted) this.trouble = troubleOf(thrown);
     } finally {
       this.areNamesLoading = false;
     }

@@ -7,53 +7,54 @@ declare global {
   interface DataTransferItem {
     getAsFileSystemHandle?(): Promise<FileSystemHandle | null>;
   }
-  interface Window {
-    showDirectoryPicker?(options?: { mode?: "read"; id?: string }): Promise<FileSystemDirectoryHandle>;
-  }
 }
 
+/** A folder that the browser asks the person about gives no handle before the answer. It is taken without one. */
+const HANDLES_WITHIN_MS = 2_000;
+/** Sizes of picked files are read one after the other; the page is painted and answers at least this often. */
+const LONGEST_TURN_MS = 12;
+
 /**
- * Takes what lies in a drop or a paste. It must be called in the event's own handler: the browser empties the list
- * when that returns. `null` when nothing of it is a file or a folder.
+ * Takes what lies in a drop or a paste, in two walks. Handles are fast and walked off the main thread, but Chromium hides
+ * names from them that it holds for unsafe: `desktop.ini`, `a?b.txt`, each with a zero-width joiner, whole folders of such
+ * names. Entries show every name; the walk of them takes what the handles did not show, and knows what is empty.
+ *
+ * It must be called in the event's own handler: the browser empties the list when that returns. `null` when nothing of it
+ * is a file or a folder.
  */
 export function takeDropped(items: DataTransferItemList | undefined): Dropped | null {
   const handles: Promise<FileSystemHandle | null>[] = [];
   const entries: FileSystemEntry[] = [];
+  const loose: File[] = [];
   for (const item of items ?? []) {
     if (item.kind !== "file") continue;
-    if (item.getAsFileSystemHandle !== undefined) handles.push(item.getAsFileSystemHandle());
     const entry = item.webkitGetAsEntry();
-    if (entry !== null) entries.push(entry);
+    // A picture that was pasted is a file without a place on a disk.
+    const file = entry === null ? item.getAsFile() : null;
+    if (entry !== null) {
+      entries.push(entry);
+      if (item.getAsFileSystemHandle !== undefined) handles.push(item.getAsFileSystemHandle().catch(() => null));
+    } else if (file !== null) loose.push(file);
   }
-  if (handles.length === 0 && entries.length === 0) return null;
-  // A promise that fails before the walk looks at it must not count as unhandled.
-  for (const handle of handles) handle.catch(() => undefined);
+  const count = entries.length + loose.length;
+  if (count === 0) return null;
 
-  const only = entries.length === 1 ? entries[0] : undefined;
   return {
-    name: only?.name ?? "",
+    name: count === 1 ? (entries[0]?.name ?? loose[0]?.name ?? "") : "",
     async walk(emit, signal) {
-      const roots = rootsOf((await Promise.allSettled(handles)).map(valueOrNull));
-      if (roots !== null && (entries.length === 0 || roots.length === entries.length)) {
-        let hasEmitted = false;
+      for (const file of loose) await emitFile(file, joined("", file.name), emit);
+      const taken = new Set<string>();
+      const roots = typeof Worker === "undefined" ? [] : handleRootsOf(await givenInTime(handles), count);
+      if (roots.length > 0) {
         const noting: Emit = (found) => {
-          hasEmitted = true;
+          taken.add(found.path);
           return emit(found);
         };
-        try {
-          return await walkInWorker(roots, noting, signal);
-        } catch (trouble) {
-          if (hasEmitted || signal.aborted || entries.length === 0) throw trouble;
-        }
+        await walkInWorker(roots, noting, signal);
       }
-      await walkEntries(entryRootsOf(entries), emit, signal);
+      await walkEntries(rootsOf(entries, count), emit, signal, taken);
     },
   };
-}
-
-/** What the directory picker of Chromium gives: it sees empty folders, as a drop does. */
-export function takeDirectory(handle: FileSystemDirectoryHandle): Dropped {
-  return { name: handle.name, walk: (emit, signal) => walkInWorker([{ handle, path: "" }], emit, signal) };
 }
 
 /** What an input gives, of files or of a folder. Its list holds files only: empty folders are not in it. */
@@ -63,40 +64,49 @@ export function takeFiles(files: readonly File[]): Dropped {
   return {
     name: isFolder ? first : files.length === 1 ? (files[0]?.name ?? "") : "",
     async walk(emit, signal) {
+      let turnEnds = 0;
       for (const file of files) {
+        if (performance.now() > turnEnds) {
+          await new Promise((resolve) => setTimeout(resolve));
+          turnEnds = performance.now() + LONGEST_TURN_MS;
+        }
         signal.throwIfAborted();
-        const path = isFolder ? file.webkitRelativePath.slice(first.length + 1) : file.name;
-        await emit({
-          kind: "file",
-          path: path.normalize("NFC"),
-          size: file.size,
-          modified: file.lastModified,
-          open: async () => file,
-        });
+        await emitFile(file, isFolder ? pathInFolder(file, first) : joined("", file.name), emit);
       }
     },
   };
 }
 
-/** One folder becomes the batch itself; several things keep their names in it. */
-function rootsOf(handles: (FileSystemHandle | null)[]): Root[] | null {
-  if (handles.length === 0 || typeof Worker === "undefined") return null;
-  const roots: Root[] = [];
-  for (const handle of handles) {
-    if (handle === null) return null;
-    const isBatch = handles.length === 1 && handle.kind === "directory";
-    roots.push({ handle, path: isBatch ? "" : joined("", handle.name) });
-  }
-  return roots;
+/** Chromium turns each backslash of a name into a slash; the name alone shows whether there is one. */
+function pathInFolder(file: File, folder: string): string {
+  const shown = file.webkitRelativePath.slice(folder.length + 1);
+  const name = file.name.replaceAll("\\", "/");
+  const path = shown.endsWith(name) ? shown.slice(0, shown.length - name.length) + file.name : shown;
+  return path.normalize("NFC");
 }
 
-function entryRootsOf(entries: FileSystemEntry[]): EntryRoot[] {
-  return entries.map((entry) => ({
-    entry,
-    path: entries.length === 1 && entry.isDirectory ? "" : joined("", entry.name),
+function emitFile(file: File, path: string, emit: Emit): Promise<void> | void {
+  const { size, lastModified: modified } = file;
+  return emit({ kind: "file", path, size, modified, open: async () => file });
+}
+
+async function givenInTime(handles: Promise<FileSystemHandle | null>[]): Promise<FileSystemHandle[]> {
+  const none = new Promise<null>((resolve) => setTimeout(() => resolve(null), HANDLES_WITHIN_MS));
+  const given = await Promise.all(handles.map((handle) => Promise.race([handle, none])));
+  return given.filter((handle) => handle !== null);
+}
+
+function handleRootsOf(handles: FileSystemHandle[], count: number): Root[] {
+  return handles.map((handle) => ({
+    handle,
+    path: count === 1 && handle.kind === "directory" ? "" : joined("", handle.name),
   }));
 }
 
-function valueOrNull<T>(settled: PromiseSettledResult<T | null>): T | null {
-  return settled.status === "fulfilled" ? settled.value : null;
+/** One folder becomes the batch itself; several things keep their names in it. */
+function rootsOf(entries: FileSystemEntry[], count: number): EntryRoot[] {
+  return entries.map((entry) => ({
+    entry,
+    path: count === 1 && entry.isDirectory ? "" : joined("", entry.name),
+  }));
 }

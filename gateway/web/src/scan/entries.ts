@@ -1,53 +1,88 @@
 import { type Emit, joined, wordsOf } from "./found";
 import { Limit } from "./limit";
 
-const FILES_AT_ONCE = 8;
+const FILES_AT_ONCE = 32;
+/** Stands for a name that the browser cannot say, because it is not Unicode: it gives an empty one. */
+const UNSPEAKABLE = "\u{fffd}";
 
+/** An entry and the path under which its content is kept; an empty path keeps the content without its folder. */
 export interface EntryRoot {
   entry: FileSystemEntry;
   path: string;
 }
 
-/** Walks the entries that every browser gives for a drop: slower than handles, but it sees empty folders too. */
-export async function walkEntries(roots: EntryRoot[], emit: Emit, signal: AbortSignal): Promise<void> {
+interface Folder {
+  entry: FileSystemDirectoryEntry;
+  path: string;
+}
+
+/**
+ * Walks entries, which show every name that the disk has, and takes each file whose path is not in `taken` yet. Files go
+ * on as they are found; nothing but the names of open folders is kept. Each answer of the browser comes as a task of its
+ * own, so the page is painted in between.
+ */
+export async function walkEntries(
+  roots: EntryRoot[],
+  emit: Emit,
+  signal: AbortSignal,
+  taken: ReadonlySet<string> = new Set(),
+): Promise<void> {
   const limit = new Limit(FILES_AT_ONCE);
-  const pending = [...roots].reverse();
-  for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
+  const pending: Folder[] = [];
+  const take = async (entry: FileSystemEntry, path: string, folders: Folder[]) => {
     signal.throwIfAborted();
-    const { entry, path } = next;
-    if (entry.isFile) {
-      await limit.add(() => takeFile(entry as FileSystemFileEntry, path, emit));
-      continue;
-    }
+    if (entry.isDirectory) folders.push({ entry: entry as FileSystemDirectoryEntry, path });
+    else if (!taken.has(path)) await limit.add(() => takeFile(entry as FileSystemFileEntry, path, emit));
+  };
+  for (const { entry, path } of roots) await take(entry, path, pending);
+  pending.reverse();
+  for (let folder = pending.pop(); folder !== undefined; folder = pending.pop()) {
+    const { entry, path } = folder;
+    const below: Folder[] = [];
+    let isEmpty = true;
     try {
-      const children = await childrenOf(entry as FileSystemDirectoryEntry);
-      if (children.length === 0 && path !== "") await emit({ kind: "empty-folder", path });
-      for (const child of children.reverse()) pending.push({ entry: child, path: joined(path, child.name) });
+      for await (const child of childrenOf(entry)) {
+        isEmpty = false;
+        await take(child, joined(path, child.name || UNSPEAKABLE), below);
+      }
+      if (isEmpty && path !== "") await emit({ kind: "empty-folder", path });
     } catch (trouble) {
-      await emit({ kind: "unreadable", path, why: wordsOf(trouble) });
+      signal.throwIfAborted();
+      if (!(trouble instanceof NotListed)) throw trouble;
+      await emit({ kind: "unreadable", path, isFolder: true, why: wordsOf(trouble.cause) });
     }
+    for (const one of below.reverse()) pending.push(one);
   }
   await limit.ended();
 }
 
 async function takeFile(entry: FileSystemFileEntry, path: string, emit: Emit): Promise<void> {
+  // The file is asked for again when its turn has come: an entry costs less memory than a file.
+  const open = () => new Promise<File>((resolve, reject) => entry.file(resolve, reject));
   let file: File;
   try {
-    file = await new Promise<File>((resolve, reject) => entry.file(resolve, reject));
+    file = await open();
   } catch (trouble) {
-    await emit({ kind: "unreadable", path, why: wordsOf(trouble) });
+    await emit({ kind: "unreadable", path, isFolder: false, why: wordsOf(trouble) });
     return;
   }
-  await emit({ kind: "file", path, size: file.size, modified: file.lastModified, open: async () => file });
+  await emit({ kind: "file", path, size: file.size, modified: file.lastModified, open });
 }
 
+/** The folder itself failed, and not whoever takes what is in it. */
+class NotListed extends Error {}
+
 /** A reader answers in pages of at most a hundred, and with an empty one at the end. */
-async function childrenOf(folder: FileSystemDirectoryEntry): Promise<FileSystemEntry[]> {
+async function* childrenOf(folder: FileSystemDirectoryEntry): AsyncGenerator<FileSystemEntry, void> {
   const reader = folder.createReader();
-  const children: FileSystemEntry[] = [];
   for (;;) {
-    const page = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
-    if (page.length === 0) return children;
-    for (const entry of page) children.push(entry);
+    let page: FileSystemEntry[];
+    try {
+      page = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
+    } catch (cause) {
+      throw new NotListed("", { cause });
+    }
+    if (page.length === 0) return;
+    yield* page;
   }
 }

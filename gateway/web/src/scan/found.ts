@@ -15,14 +15,22 @@ export interface EmptyFolder {
   path: string;
 }
 
-/** Something that could not be read and is left out. */
+/** Something that could not be read, and does not become part of the batch. */
 export interface Unreadable {
   kind: "unreadable";
   path: string;
+  /** Nobody knows what is in a folder that could not be read. */
+  isFolder: boolean;
   why: string;
 }
 
-export type Found = FoundFile | EmptyFolder | Unreadable;
+/** A file that the person wants left out. */
+export interface LeftOut {
+  kind: "left-out";
+  path: string;
+}
+
+export type Found = FoundFile | EmptyFolder | Unreadable | LeftOut;
 
 /** Takes what a walk found; the walk waits for it, so that a slow network does not fill the memory. */
 export type Emit = (found: Found) => Promise<void> | void;

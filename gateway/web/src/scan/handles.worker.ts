@@ -1,7 +1,7 @@
 // Walks handles off the main thread and keeps them: the page asks for a file by its number when its turn has come.
 import { wordsOf } from "./found";
 import { type FoundHandle, walkHandles } from "./handles";
-import type { FromWorker, ToWorker } from "./worker-messages";
+import type { FoundRow, FromWorker, ToWorker } from "./worker-messages";
 
 const ROWS_A_MESSAGE = 500;
 const LONGEST_WAIT_MS = 50;
@@ -11,26 +11,22 @@ const post = (message: FromWorker) => self.postMessage(message);
 
 self.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
   if (data.kind === "walk") {
-    let rows: (FromWorker & { kind: "found" })["rows"] = [];
+    let rows: FoundRow[] = [];
     let sentAt = performance.now();
     const send = () => {
       if (rows.length > 0) post({ kind: "found", rows });
       rows = [];
       sentAt = performance.now();
     };
-    const emit = (found: FoundHandle) => {
-      if (found.kind === "file") {
-        const { path, size, modified } = found;
-        rows.push({ kind: "file", path, size, modified, id: handles.push(found.handle) - 1 });
-      } else rows.push(found);
+    const emit = ({ handle, ...row }: FoundHandle) => {
+      rows.push({ ...row, id: handles.push(handle) - 1 });
       if (rows.length >= ROWS_A_MESSAGE || performance.now() - sentAt > LONGEST_WAIT_MS) send();
     };
     try {
       await walkHandles(data.roots, emit);
+    } finally {
       send();
       post({ kind: "walked" });
-    } catch (trouble) {
-      post({ kind: "broken", why: wordsOf(trouble) });
     }
     return;
   }

@@ -1,8 +1,8 @@
-import { expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 import { takeDropped, takeFiles } from "./dropped";
 import { walkEntries } from "./entries";
 import type { Found } from "./found";
-import { type FoundHandle, walkHandles } from "./handles";
+import { isLeftBehind, withoutLeftBehind } from "./left-out";
 import { Limit } from "./limit";
 
 type Tree = { [name: string]: Tree | string | Error };
@@ -35,6 +35,31 @@ function handleOf(name: string, content: Tree | string | Error): FileSystemHandl
   return { name, kind: "directory", values } as unknown as FileSystemHandle;
 }
 
+/** The worker's own code, in this thread. */
+async function stubWorker(): Promise<void> {
+  let worker: { onmessage?: (event: { data: unknown }) => void } = {};
+  const self: { onmessage?: (event: { data: unknown }) => void; postMessage(message: unknown): void } = {
+    postMessage: (message) => worker.onmessage?.({ data: message }),
+  };
+  vi.stubGlobal("self", self);
+  vi.stubGlobal(
+    "Worker",
+    class {
+      constructor() {
+        worker = this as typeof worker;
+      }
+      postMessage(message: unknown): void {
+        self.onmessage?.({ data: message });
+      }
+      terminate(): void {}
+    },
+  );
+  vi.resetModules();
+  await import("./handles.worker");
+}
+
+afterEach(() => vi.unstubAllGlobals());
+
 const FOLDER: Tree = {
   "read.txt": "hello",
   sub: { "a.txt": "1", "b.txt": "22", "c.txt": "333", deep: { "n\u0303.txt": "x" } },
@@ -42,7 +67,7 @@ const FOLDER: Tree = {
   locked: new Error("no permission"),
 };
 
-const shortly = (found: Found | FoundHandle) =>
+const shortly = (found: Found) =>
   found.kind === "file" ? `${found.path} ${found.size}` : `${found.kind} ${found.path}`;
 
 const EXPECTED = [
@@ -62,10 +87,86 @@ test("entries are walked through all pages, with empty folders, NFC names and wh
   expect(found.sort()).toEqual(EXPECTED);
 });
 
-test("handles are walked to the same result", async () => {
+test("what handles hide is taken from the entries, and nothing twice", async () => {
+  await stubWorker();
+  const all: Tree = {
+    ...FOLDER,
+    "desktop.ini": "x",
+    sub: { ...(FOLDER["sub"] as Tree), "a?.txt": "1" },
+    nul: { "b.txt": "2" },
+  };
+  const item = {
+    kind: "file",
+    webkitGetAsEntry: () => entryOf("Contracts", all),
+    getAsFileSystemHandle: async () => handleOf("Contracts", FOLDER),
+  };
+  const dropped = takeDropped([item] as unknown as DataTransferItemList);
+  const found: Found[] = [];
+  await dropped?.walk((one) => void found.push(one), new AbortController().signal);
+  expect(found.map(shortly).sort()).toEqual([...EXPECTED, "desktop.ini 1", "nul/b.txt 1", "sub/a?.txt 1"].sort());
+  for (const one of found) if (one.kind === "file") expect((await one.open()).size).toBe(one.size);
+});
+
+test("a drop whose handles fail or never come is taken by its entries", async () => {
+  await stubWorker();
+  vi.useFakeTimers();
+  try {
+    for (const handle of [Promise.reject(new Error("blocked")), new Promise<null>(() => undefined)]) {
+      const item = {
+        kind: "file",
+        webkitGetAsEntry: () => entryOf("Contracts", FOLDER),
+        getAsFileSystemHandle: () => handle,
+      };
+      const dropped = takeDropped([item] as unknown as DataTransferItemList);
+      const found: string[] = [];
+      const walk = dropped?.walk((one) => void found.push(shortly(one)), new AbortController().signal);
+      await vi.advanceTimersByTimeAsync(2_000);
+      await walk;
+      expect(found.sort()).toEqual(EXPECTED);
+    }
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test("a folder that cannot be read to its end keeps what was found and is named", async () => {
+  let pages = 0;
+  const readEntries = (good: (page: FileSystemEntry[]) => void, bad: (trouble: Error) => void) => {
+    pages += 1;
+    if (pages > 1) bad(new Error("the drive is away"));
+    else good([entryOf("a.txt", "1")]);
+  };
+  const broken = { name: "broken", isDirectory: true, createReader: () => ({ readEntries }) };
+  const found: Found[] = [];
+  const roots = [{ entry: broken as unknown as FileSystemEntry, path: "broken" }];
+  await walkEntries(roots, (one) => void found.push(one), new AbortController().signal);
+  expect(found.map(shortly).sort()).toEqual(["broken/a.txt 1", "unreadable broken"]);
+  expect(found.find(({ kind }) => kind === "unreadable")).toMatchObject({ isFolder: true, why: "the drive is away" });
+});
+
+test("a name that the browser cannot say is named all the same", async () => {
+  const root = { entry: entryOf("A", { "": new Error("not an entry") }), path: "" };
   const found: string[] = [];
-  await walkHandles([{ handle: handleOf("Contracts", FOLDER), path: "" }], (one) => found.push(shortly(one)));
-  expect(found.sort()).toEqual(EXPECTED);
+  await walkEntries([root], (one) => void found.push(shortly(one)), new AbortController().signal);
+  expect(found).toEqual(["unreadable \u{fffd}"]);
+});
+
+test("a walk waits for whoever takes what it finds, and ends with their trouble", async () => {
+  const files = Object.fromEntries(Array.from({ length: 300 }, (_, index) => [`${index}.txt`, "x"]));
+  const root = { entry: entryOf("A", files), path: "" };
+  let held = 0;
+  let most = 0;
+  const slowly = async () => {
+    most = Math.max(most, ++held);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    held -= 1;
+  };
+  await walkEntries([root], slowly, new AbortController().signal);
+  expect(most).toBeLessThanOrEqual(32);
+  const full = async () => {
+    throw new Error("full");
+  };
+  await expect(walkEntries([root], full, new AbortController().signal)).rejects.toThrow("full");
 });
 
 test("one dropped folder becomes the batch, several things keep their names in it", async () => {
@@ -93,6 +194,52 @@ test("a picked folder gives its name to the batch and its files keep their paths
   const paths: string[] = [];
   await dropped.walk((one) => void paths.push(one.path), new AbortController().signal);
   expect([dropped.name, ...paths]).toEqual(["Plans", "a.txt", "north/b.txt"]);
+});
+
+test("a picked name with a backslash keeps it", async () => {
+  const file = (name: string, path: string) => Object.assign(new File(["x"], name), { webkitRelativePath: path });
+  const dropped = takeFiles([file("a\\b.txt", "Plans/sub/a/b.txt"), file("c.txt", "Plans/c.txt")]);
+  const paths: string[] = [];
+  await dropped.walk((one) => void paths.push(one.path), new AbortController().signal);
+  expect(paths).toEqual(["sub/a\\b.txt", "c.txt"]);
+});
+
+test("a picture that was pasted has no entry and is taken as a file", async () => {
+  const item = { kind: "file", webkitGetAsEntry: () => null, getAsFile: () => new File(["x"], "image.png") };
+  const dropped = takeDropped([item] as unknown as DataTransferItemList);
+  const found: string[] = [];
+  await dropped?.walk((one) => void found.push(shortly(one)), new AbortController().signal);
+  expect([dropped?.name, ...found]).toEqual(["image.png", "image.png 1"]);
+});
+
+test("what systems and programs leave behind is told by name, and nothing else is", async () => {
+  for (const name of [".DS_Store", "thumbs.DB", "desktop.ini", "~$plan.docx", "._photo.jpg", ".~lock.plan.odt#"]) {
+    expect(isLeftBehind(name), name).toBe(true);
+  }
+  for (const name of [
+    "DS_Store",
+    "xThumbs.db",
+    "desktop.ini.txt",
+    "$plan.docx",
+    ".gitignore",
+    ".~lock.plan.odt",
+    "~",
+  ]) {
+    expect(isLeftBehind(name), name).toBe(false);
+  }
+  const root = entryOf("A", { "desktop.ini": "x", sub: { ".DS_Store": "x", "a.txt": "1" }, "Thumbs.db": {} });
+  const items = [{ kind: "file", webkitGetAsEntry: () => root }] as unknown as DataTransferItemList;
+  const dropped = takeDropped(items);
+  const found: string[] = [];
+  if (dropped !== null) {
+    await withoutLeftBehind(dropped).walk((one) => void found.push(shortly(one)), new AbortController().signal);
+  }
+  expect(found.sort()).toEqual([
+    "empty-folder Thumbs.db",
+    "left-out desktop.ini",
+    "left-out sub/.DS_Store",
+    "sub/a.txt 1",
+  ]);
 });
 
 test("a limit never runs more than it may and tells the first failure", async () => {

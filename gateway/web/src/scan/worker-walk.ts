@@ -2,7 +2,10 @@ import type { Emit } from "./found";
 import type { Root } from "./handles";
 import type { FromWorker, ToWorker } from "./worker-messages";
 
-/** Walks in a Worker, which lives on to open files. Throws when there can be no Worker; nothing was emitted then. */
+/**
+ * Walks in a Worker, which lives on to open files. Where there can be none it ends at once and nothing was emitted. It
+ * throws only what `emit` throws, and when it is stopped.
+ */
 export async function walkInWorker(roots: Root[], emit: Emit, signal: AbortSignal): Promise<void> {
   const worker = new Worker(new URL("./handles.worker.ts", import.meta.url), { type: "module" });
   const opening = new Map<number, { resolve(file: File): void; reject(trouble: Error): void }>();
@@ -22,24 +25,17 @@ export async function walkInWorker(roots: Root[], emit: Emit, signal: AbortSigna
       for (const { reject } of opening.values()) reject(new Error("stopped"));
       reject(signal.reason);
     });
-    worker.onerror = () => reject(new Error("no worker could be started"));
+    worker.onerror = () => emitted.then(resolve, reject);
     worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
       switch (data.kind) {
         case "found":
           emitted = emitted.then(async () => {
-            for (const row of data.rows) {
-              if (row.kind === "file") {
-                const { path, size, modified, id } = row;
-                await emit({ kind: "file", path, size, modified, open: () => open(id) });
-              } else await emit(row);
-            }
+            for (const { id, ...row } of data.rows) await emit({ kind: "file", ...row, open: () => open(id) });
           });
+          emitted.catch(reject);
           return;
         case "walked":
           emitted.then(resolve, reject);
-          return;
-        case "broken":
-          reject(new Error(data.why));
           return;
         case "file":
           opening.get(data.request)?.resolve(data.file);

@@ -13,6 +13,7 @@ import {
 import { describe, expect, test } from "vitest";
 import type { Dropped, Found } from "../scan/found";
 import { Ingest, type IngestEvents } from "./ingest";
+import { noteOf, notTakenIn, type Problem, type ProblemKind } from "./problems";
 import type { Put } from "./put";
 
 const BATCH = "batches/0190c0de-0000-7000-8000-000000000001";
@@ -23,6 +24,8 @@ class FakeGateway {
   readonly pages: { count: number; requestId: string }[] = [];
   readonly issuedPages: number[] = [];
   readonly confirmed: { ordinal: number; etag: string }[] = [];
+  metadata: unknown;
+  refusesNotes = false;
   completed: { missing?: MissingFiles; expectedEntries?: number } | undefined;
   refuse: (path: string) => string | undefined = () => undefined;
   /** Answers to the next questions for a target, each of one file, in order. */
@@ -44,6 +47,10 @@ class FakeGateway {
         const files = request.entries.filter(({ kind }) => kind.case === "file");
         this.paths.push(...files.map(({ path }) => path));
         return create(AddEntriesResponseSchema, { firstOrdinal, newCount: files.length });
+      },
+      updateBatch: async ({ batch, updateMask }: { batch: { metadata: unknown }; updateMask: { paths: string[] } }) => {
+        if (this.refusesNotes) throw new ConnectError("too large", Code.InvalidArgument);
+        if (updateMask.paths.includes("metadata")) this.metadata = batch.metadata;
       },
       completeBatch: async (request: { missing: MissingFiles; expectedEntries: number }) => {
         this.completed = request;
@@ -94,6 +101,10 @@ function dropped(found: Found[]): Dropped {
 function file(path: string, text = "some text"): Found {
   const whole = new File([text], path);
   return { kind: "file", path, size: whole.size, modified: 1_700_000_000_000, open: async () => whole };
+}
+
+function problem(path: string, kind: ProblemKind, why = ""): Problem {
+  return { path, kind, why, isFolder: false, isListed: false };
 }
 
 async function ingest(gateway: FakeGateway, found: Found[], put: Put = stored, events: IngestEvents = {}) {
@@ -152,7 +163,7 @@ describe("an ingest", () => {
     expect(run.phase).toBe("completed");
     expect(gateway.pages).toHaveLength(3);
     expect(new Set(gateway.pages.map(({ requestId }) => requestId)).size).toBe(1);
-    expect(run.trouble).toBe("");
+    expect(run.trouble).toBeUndefined();
   });
 
   test("leaves out an entry that is refused by name and sends its neighbours under a new request id", async () => {
@@ -160,7 +171,8 @@ describe("an ingest", () => {
     gateway.refuse = (path) => (path.includes("bad") ? "is too long" : undefined);
     const run = await ingest(gateway, [file("a.txt"), file("bad.txt"), file("c.txt")]);
     expect(gateway.paths).toEqual(["a.txt", "c.txt"]);
-    expect(run.problems).toEqual([{ path: "bad.txt", kind: "refused", why: "is too long" }]);
+    expect(run.notTaken).toEqual({ files: 1, folders: 0, named: [problem("bad.txt", "refused", "is too long")] });
+    expect([run.foundFiles, run.foundBytes, run.sentBytes]).toEqual([2, 18, 18]);
     expect(new Set(gateway.pages.map(({ requestId }) => requestId)).size).toBe(2);
     expect(gateway.completed).toMatchObject({ missing: MissingFiles.WAIT, expectedEntries: 2 });
   });
@@ -182,7 +194,7 @@ describe("an ingest", () => {
     gateway.insteadOfPut = [busy, busy];
     const run = await ingest(gateway, [file("a.txt")]);
     expect(gateway.issuedPages).toEqual([1, 1, 1]);
-    expect([run.problems, run.confirmedFiles, run.sentBytes]).toEqual([[], 1, 9]);
+    expect([run.notSent, run.confirmedFiles, run.sentBytes]).toEqual([[], 1, 9]);
   });
 
   test("takes a file as sent when the store had it although its answer was lost", async () => {
@@ -197,7 +209,7 @@ describe("an ingest", () => {
       },
       { onUploadEnded: (ordinal) => ended.push(ordinal) },
     );
-    expect([run.problems, run.confirmedFiles, run.sentBytes, ended]).toEqual([[], 1, 9, [0]]);
+    expect([run.notSent, run.confirmedFiles, run.sentBytes, ended]).toEqual([[], 1, 9, [0]]);
     expect(gateway.completed).toMatchObject({ missing: MissingFiles.WAIT, expectedEntries: 1 });
   });
 
@@ -214,7 +226,7 @@ describe("an ingest", () => {
       return { ...whole, open };
     };
     const run = await ingest(gateway, [shy("a.txt", 2), shy("b.txt", 99)]);
-    expect(run.problems).toEqual([{ path: "b.txt", kind: "unreadable", why: "the drive is away" }]);
+    expect(run.notSent).toEqual([{ ...problem("b.txt", "unreadable", "the drive is away"), isListed: true }]);
     expect(gateway.confirmed).toHaveLength(1);
   });
 
@@ -222,7 +234,7 @@ describe("an ingest", () => {
     const gateway = new FakeGateway();
     const changing: Found = { ...file("a.txt"), open: async () => new File(["other size"], "a.txt") } as Found;
     const run = await ingest(gateway, [changing, file("b.txt")]);
-    expect(run.problems).toEqual([{ path: "a.txt", kind: "changed", why: "" }]);
+    expect(run.notSent).toEqual([{ ...problem("a.txt", "changed"), isListed: true }]);
     expect(gateway.completed).toMatchObject({ missing: MissingFiles.FAIL, expectedEntries: 2 });
     expect(run.sentBytes).toBe(9);
   });
@@ -233,7 +245,8 @@ describe("an ingest", () => {
       onProgress(4);
       return { status: 503, etag: "", code: "SlowDown" };
     });
-    expect(run.problems).toEqual([{ path: "a.txt", kind: "upload-failed", why: "the store answered 503 SlowDown" }]);
+    const why = "the store answered 503 SlowDown";
+    expect(run.notSent).toEqual([{ ...problem("a.txt", "upload-failed", why), isListed: true }]);
     expect(run.sentBytes).toBe(0);
     expect(run.phase).toBe("completed");
   });
@@ -242,15 +255,54 @@ describe("an ingest", () => {
     const gateway = new FakeGateway();
     gateway.trouble = [new ConnectError("the batch is complete", Code.FailedPrecondition)];
     const run = await ingest(gateway, [file("a.txt"), file("b.txt")]);
-    expect([run.phase, run.trouble]).toEqual(["stopped", "the batch is complete"]);
+    expect([run.phase, run.trouble]).toEqual(["stopped", { kind: "said", words: "the batch is complete" }]);
     expect(gateway.completed).toBeUndefined();
   });
 
-  test("lists what could not be read and goes on", async () => {
+  test("names what could not be read and goes on, and notes it on the batch", async () => {
     const gateway = new FakeGateway();
-    const run = await ingest(gateway, [{ kind: "unreadable", path: "locked", why: "no permission" }, file("a.txt")]);
-    expect(run.problems).toEqual([{ path: "locked", kind: "unreadable", why: "no permission" }]);
+    const locked: Found = { kind: "unreadable", path: "locked", isFolder: true, why: "no permission" };
+    const run = await ingest(gateway, [locked, { kind: "left-out", path: "Thumbs.db" }, file("a.txt")]);
+    const named = [
+      { ...problem("locked", "unreadable", "no permission"), isFolder: true },
+      problem("Thumbs.db", "left-out"),
+    ];
+    expect(run.notTaken).toEqual({ files: 1, folders: 1, named });
     expect(gateway.completed).toMatchObject({ missing: MissingFiles.WAIT, expectedEntries: 1 });
+    expect(notTakenIn(gateway.metadata)).toEqual(run.notTaken);
+  });
+
+  test("completes although the note is refused", async () => {
+    const gateway = new FakeGateway();
+    gateway.refusesNotes = true;
+    const run = await ingest(gateway, [{ kind: "left-out", path: "Thumbs.db" }, file("a.txt")]);
+    expect([run.phase, run.trouble, run.notTaken.files]).toEqual(["completed", undefined, 1]);
+  });
+
+  test("never merges two files whose names become one", async () => {
+    const gateway = new FakeGateway();
+    const run = await ingest(gateway, [file("ni\u00f1o.txt"), file("ni\u00f1o.txt"), file("b.txt")]);
+    expect(gateway.paths).toEqual(["ni\u00f1o.txt", "b.txt"]);
+    expect(run.notTaken.named).toEqual([problem("ni\u00f1o.txt", "same-name")]);
+    expect(gateway.completed).toMatchObject({ expectedEntries: 2 });
+  });
+
+  test("tells a file that may not be read from one that changed", async () => {
+    const silent: Put = async () => ({ status: 0, etag: "", code: "" });
+    const opened = (modified: number): File => {
+      const whole = new File(["some text"], "a.txt", { lastModified: modified });
+      const slice = () => ({ arrayBuffer: async () => Promise.reject(new Error("NotReadableError")) });
+      return Object.assign(whole, { slice });
+    };
+    for (const [times, kind] of [
+      [[5, 5], "unreadable"],
+      [[5, 6], "changed"],
+    ] as const) {
+      const rest = [...times];
+      const closed: Found = { ...file("a.txt"), open: async () => opened(rest.shift() ?? 0) } as Found;
+      const run = await ingest(new FakeGateway(), [closed], silent);
+      expect(run.notSent).toEqual([{ ...problem("a.txt", kind), isListed: true }]);
+    }
   });
 
   test("sends 5 to 10 files at the same time", async () => {
@@ -270,6 +322,31 @@ describe("an ingest", () => {
     );
     expect(most).toBeGreaterThanOrEqual(8);
     expect(most).toBeLessThanOrEqual(10);
+  });
+});
+
+describe("the note of what was left out", () => {
+  test("fits into the metadata of a batch and says how many there are", () => {
+    const named = Array.from({ length: 5_000 }, (_, index) =>
+      problem(`\u0001${"\u{1f3c4}".repeat(60)}/${index}`, "left-out"),
+    );
+    const note = noteOf({ files: 5_000, folders: 2, named });
+    expect(new TextEncoder().encode(JSON.stringify(note)).length).toBeLessThan(16_384);
+    const read = notTakenIn(note);
+    expect([read.files, read.folders, read.named[0]]).toEqual([5_000, 2, named[0]]);
+  });
+
+  test("is read with care: anybody may have written it", () => {
+    const nothing = { files: 0, folders: 0, named: [] };
+    for (const metadata of [undefined, null, "x", {}, { left_out: 3 }, { left_out: { files: -1, names: "x" } }]) {
+      expect(notTakenIn(metadata)).toEqual(nothing);
+    }
+    const names = [{ path: 5, kind: "refused" }, { path: "a", kind: "<b>" }, null, { path: "b", kind: "refused" }];
+    expect(notTakenIn({ left_out: { files: 4, names } })).toEqual({
+      files: 4,
+      folders: 0,
+      named: [problem("b", "refused")],
+    });
   });
 });
 

@@ -11,9 +11,11 @@ import {
   waitBefore,
 } from "@caudal/client";
 import { newRequestId } from "../identity";
-import { type Dropped, type Found, type FoundFile, wordsOf } from "../scan/found";
+import { type Dropped, type EmptyFolder, type FoundFile, wordsOf } from "../scan/found";
+import { type Trouble, troubleOf } from "../trouble";
 import { Lanes } from "./lanes";
 import { PathLoad } from "./path-load";
+import { type NotTaken, noteOf, type Problem, type ProblemKind } from "./problems";
 import { type Put, putWithXhr } from "./put";
 import { Queue } from "./queue";
 
@@ -35,15 +37,6 @@ const EXPIRY_MARGIN_MS = 30_000;
 
 /** Codes of google.rpc.Status that a repetition may change: ABORTED and UNAVAILABLE. */
 const PASSING = new Set([10, 14]);
-
-/** Why something of the drop is not in the batch. */
-export type ProblemKind = "unreadable" | "refused" | "changed" | "upload-failed";
-
-export interface Problem {
-  path: string;
-  kind: ProblemKind;
-  why: string;
-}
 
 export interface Listed {
   ordinal: number;
@@ -68,6 +61,9 @@ export interface IngestSetting extends RetryOptions {
   put?: Put;
 }
 
+/** What becomes an entry of the manifest. */
+type Taken = FoundFile | EmptyFolder;
+
 interface Waiting {
   ordinal: number;
   file: FoundFile;
@@ -89,6 +85,7 @@ export class Ingest {
   phase: Phase = "scanning";
   /** The walk is over. */
   isWalked = false;
+  /** Files for the batch: those that were refused are taken off again. */
   foundFiles = 0;
   foundBytes = 0;
   emptyFolders = 0;
@@ -98,13 +95,16 @@ export class Ingest {
   confirmedFiles = 0;
   /** Files that were listed and will not arrive. */
   givenUp = 0;
-  problems: Problem[] = [];
-  /** In words, while the gateway does not answer or after it was stopped by an error. */
-  trouble = "";
+  /** What was dropped and is not in the batch. */
+  readonly notTaken: NotTaken = { files: 0, folders: 0, named: [] };
+  /** What is in the batch and could not be sent. */
+  readonly notSent: Problem[] = [];
+  /** While a call is tried again, or after this was stopped by an error. */
+  trouble: Trouble | undefined;
   readonly ended: Promise<void>;
 
   private readonly stopping = new AbortController();
-  private readonly found = new Queue<Found>(FOUND_WAITING);
+  private readonly found = new Queue<Taken>(FOUND_WAITING);
   private readonly waiting = new Queue<Waiting>();
   private readonly targets = new Queue<Assigned>(TARGETS_WAITING);
   private readonly landed = new Queue<Landed>();
@@ -125,7 +125,7 @@ export class Ingest {
       ...retry,
       signal: this.stopping.signal,
       onWait: (trouble) => {
-        this.trouble = trouble.rawMessage;
+        this.trouble = troubleOf(trouble);
         this.told();
       },
     };
@@ -146,6 +146,7 @@ export class Ingest {
       await Promise.all([this.walk(), this.list(), this.issue(), this.upload(), this.confirm()].map(this.orStop));
       this.phase = "completing";
       this.told();
+      await this.noteWhatIsNotTaken();
       const request = {
         name: this.batch,
         missing: this.givenUp > 0 ? MissingFiles.FAIL : MissingFiles.WAIT,
@@ -156,7 +157,7 @@ export class Ingest {
       this.phase = "completed";
     } catch (trouble) {
       this.phase = "stopped";
-      this.trouble = trouble instanceof ConnectError ? trouble.rawMessage : wordsOf(trouble);
+      this.trouble = troubleOf(trouble);
     }
     this.told();
   }
@@ -174,16 +175,22 @@ export class Ingest {
 
   private async call<T>(call: () => Promise<T>): Promise<T> {
     const answer = await retrying(call, this.retry);
-    this.trouble = "";
+    this.trouble = undefined;
     return answer;
   }
 
   private async walk(): Promise<void> {
+    // Names that differ on the disk may be one once they are composed alike, and so may two folders from different places.
+    const paths = new Set<string>();
     await this.dropped.walk(async (found) => {
       this.stopping.signal.throwIfAborted();
-      if (found.kind === "unreadable") this.report(found.path, "unreadable", found.why);
+      const { path } = found;
+      if (found.kind === "unreadable") this.leaveOut(path, "unreadable", found.why, found.isFolder);
+      else if (found.kind === "left-out") this.leaveOut(path, "left-out", "", false);
+      else if (found.kind === "file" && paths.has(path)) this.leaveOut(path, "same-name", "", false);
       else {
         if (found.kind === "file") {
+          paths.add(path);
           this.foundFiles += 1;
           this.foundBytes += found.size;
         } else this.emptyFolders += 1;
@@ -198,13 +205,10 @@ export class Ingest {
   }
 
   private async list(): Promise<void> {
-    let rest: Exclude<Found, { kind: "unreadable" }>[] = [];
+    let rest: Taken[] = [];
     for (;;) {
-      if (rest.length === 0) {
-        const taken = await this.found.take(ENTRIES_A_PAGE, ENTRIES_GATHER_MS);
-        if (taken.length === 0) break;
-        rest = taken.filter((found) => found.kind !== "unreadable");
-      }
+      if (rest.length === 0) rest = await this.found.take(ENTRIES_A_PAGE, ENTRIES_GATHER_MS);
+      if (rest.length === 0) break;
       const load = new PathLoad();
       const full = rest.findIndex(({ kind, path }) => !load.add(path, kind === "empty-folder"));
       await this.listPage(rest.splice(0, full < 0 ? rest.length : full));
@@ -213,7 +217,7 @@ export class Ingest {
   }
 
   /** Entries that the gateway refuses by name are reported and left out: one bad path must not cost its neighbours. */
-  private async listPage(page: Exclude<Found, { kind: "unreadable" }>[]): Promise<void> {
+  private async listPage(page: Taken[]): Promise<void> {
     while (page.length > 0) {
       const request = { batch: this.batch, entries: page.map(entryOf), requestId: newRequestId() };
       let answer: Awaited<ReturnType<Caudal["batches"]["addEntries"]>>;
@@ -222,7 +226,7 @@ export class Ingest {
       } catch (thrown) {
         const bad = entriesNamedIn(ConnectError.from(thrown), page.length);
         if (bad.size === 0) throw thrown;
-        for (const [index, why] of bad) this.report(page[index]?.path ?? "", "refused", why);
+        for (const [index, why] of bad) this.refuse(page[index], why);
         page = page.filter((_, index) => !bad.has(index));
         continue;
       }
@@ -330,7 +334,7 @@ export class Ingest {
           return;
         }
         moveTo(0);
-        if (answer.status === 0 && !(await isReadable(bytes))) return leave("changed", "");
+        if (answer.status === 0 && !(await isReadable(bytes))) return leave(await whyUnreadable(file, bytes), "");
         this.lanes.hadTrouble();
         why =
           answer.status === 0
@@ -374,8 +378,7 @@ export class Ingest {
             again.push(one);
             continue;
           } else {
-            this.givenUp += 1;
-            this.report(one.path, "refused", result.value.message);
+            this.giveUp(one, "refused", result.value.message);
           }
           this.events.onUploadEnded?.(one.ordinal);
         }
@@ -392,19 +395,50 @@ export class Ingest {
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
 
+  /** Everything is sent, and the gateway has yet to say that it holds it. */
+  get isConfirming(): boolean {
+    return this.isWalked && !this.isOver && this.sentBytes >= this.foundBytes && this.confirmedFiles < this.foundFiles;
+  }
+
   private arrivedBefore(size: number): void {
     this.sentBytes += size;
     this.confirmedFiles += 1;
   }
 
-  private giveUp(file: FoundFile, kind: ProblemKind, why: string): void {
-    this.givenUp += 1;
-    this.report(file.path, kind, why);
+  private refuse(found: Taken | undefined, why: string): void {
+    if (found === undefined) return;
+    if (found.kind === "file") {
+      this.foundFiles -= 1;
+      this.foundBytes -= found.size;
+    } else this.emptyFolders -= 1;
+    this.leaveOut(found.path, "refused", why, found.kind === "empty-folder");
   }
 
-  private report(path: string, kind: ProblemKind, why: string): void {
-    this.problems.push({ path, kind, why });
+  private leaveOut(path: string, kind: ProblemKind, why: string, isFolder: boolean): void {
+    if (isFolder) this.notTaken.folders += 1;
+    else this.notTaken.files += 1;
+    this.notTaken.named.push({ path, kind, why, isFolder, isListed: false });
     this.told();
+  }
+
+  private giveUp({ path }: { path: string }, kind: ProblemKind, why: string): void {
+    this.givenUp += 1;
+    this.notSent.push({ path, kind, why, isFolder: false, isListed: true });
+    this.told();
+  }
+
+  /** Whoever opens the batch later must not take it for the whole folder. */
+  private async noteWhatIsNotTaken(): Promise<void> {
+    if (this.notTaken.files + this.notTaken.folders === 0) return;
+    const batch = { name: this.batch, metadata: noteOf(this.notTaken) };
+    const request = { batch, updateMask: { paths: ["metadata"] }, requestId: newRequestId() };
+    try {
+      await this.call(() => this.callers.batches.updateBatch(request));
+    } catch {
+      this.stopping.signal.throwIfAborted();
+      // This page says it all the same, and the files matter more than the note.
+      this.trouble = undefined;
+    }
   }
 
   private told(): void {
@@ -412,7 +446,7 @@ export class Ingest {
   }
 }
 
-function entryOf(found: Exclude<Found, { kind: "unreadable" }>) {
+function entryOf(found: Taken) {
   if (found.kind === "empty-folder") return { path: found.path, kind: { case: "directory" as const, value: {} } };
   const value = {
     size: BigInt(found.size),
@@ -433,6 +467,17 @@ function entriesNamedIn(refusal: ConnectError, count: number): Map<number, strin
 
 function expiresSoon(at: Date | undefined): boolean {
   return at !== undefined && at.getTime() < Date.now() + EXPIRY_MARGIN_MS;
+}
+
+/** Browsers refuse to read what changed after it was opened as they refuse what may not be read at all. */
+async function whyUnreadable(file: FoundFile, opened: File): Promise<ProblemKind> {
+  try {
+    const now = await file.open();
+    const isSame = now.size === opened.size && now.lastModified === opened.lastModified;
+    return isSame && !(await isReadable(now)) ? "unreadable" : "changed";
+  } catch {
+    return "changed";
+  }
 }
 
 /** A file that changed on disk after it was opened cannot be read any more, which an upload shows as no answer. */

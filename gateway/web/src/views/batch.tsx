@@ -1,20 +1,25 @@
-import { BatchState } from "@caudal/client";
+import { BatchState, PauseSource, timestampDate } from "@caudal/client";
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 import { Bucket } from "../batch/buckets";
 import type { LiveBatch } from "../batch/live";
 import type { Batches } from "../batches";
+import { failedWords, type KeyRefusal, waitingWords } from "../trouble";
 import { useSaid } from "../words";
-import { batchStateOf } from "./counts";
+import { batchStateOf, leftOutWords } from "./counts";
 import { Drawer } from "./drawer";
+import { endingOf, mayAskToNotify, titleOf, useTab } from "./ending";
 import { Grid, type Narrowing } from "./grid";
-import { LeftOut, NeedsYou } from "./needs";
+import { LeftOut } from "./left-out";
+import { NeedsYou } from "./needs";
 import { Shape, TONE } from "./shape";
 import { Summary } from "./summary";
 
 const ANNOUNCE_EVERY_MS = 5_000;
 
+type OnRefused = (refusal: KeyRefusal) => void;
+
 /** One batch: how far it is, whether anything needs a person, and every file of it. */
-export function BatchView({ batches, name, onRefused }: { batches: Batches; name: string; onRefused(): void }) {
+export function BatchView({ batches, name, onRefused }: { batches: Batches; name: string; onRefused: OnRefused }) {
   const [live, setLive] = useState<LiveBatch | null>(null);
   useEffect(() => {
     setLive(batches.take(name));
@@ -23,21 +28,21 @@ export function BatchView({ batches, name, onRefused }: { batches: Batches; name
   return live === null ? <main id="content" /> : <Known live={live} onRefused={onRefused} />;
 }
 
-function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
+function Known({ live, onRefused }: { live: LiveBatch; onRefused: OnRefused }) {
   useSyncExternalStore(live.subscribe, live.snapshot);
   const { words, say } = useSaid();
   const [chosen, setChosen] = useState<number | null>(null);
   const [narrowing, setNarrowing] = useState<Narrowing | null>(null);
   const gridFocus = useRef<() => void>(() => undefined);
-  const isSignedOut = live.line === "signed-out";
+  const refusal = live.line === "no-key" && live.trouble?.kind === "key" ? live.trouble.refusal : undefined;
   useEffect(() => {
-    if (isSignedOut) onRefused();
-  }, [isSignedOut, onRefused]);
+    if (refusal !== undefined) onRefused(refusal);
+  }, [refusal, onRefused]);
 
   const { batch } = live.watched;
   const total = live.total;
   const title = batch.displayName || words.batch.untitled;
-  useTitle(live.hasEnded || total === 0 ? title : `${say.percent(live.finished / total)} · ${title}`);
+  useTab(titleOf(live, words, say), endingOf(live));
   const announced = useAnnouncement(
     words.live(say.count(live.finished), say.count(total), say.count(live.tally.totals[Bucket.Failed] ?? 0)),
   );
@@ -50,15 +55,17 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
     return (
       <main id="content">
         <p className="card empty">
-          {live.line === "gone" ? words.batch.gone : `${words.batch.refused}: ${live.trouble}`}
+          {live.line === "gone" || live.trouble === undefined ? words.batch.gone : failedWords(live.trouble, words)}
         </p>
       </main>
     );
   }
 
   const failed = live.failures.size > 0;
-  const leftOut = (live.ingest?.problems.length ?? 0) > 0;
-  const hasSide = failed || leftOut || chosen !== null;
+  const { notTaken } = live;
+  const notSent = live.ingest?.notSent ?? [];
+  const hasLeftOut = notTaken.files + notTaken.folders > 0;
+  const hasSide = failed || hasLeftOut || notSent.length > 0 || chosen !== null;
   const state = stateShown(live, words, say);
   return (
     <main id="content" className="batch">
@@ -75,7 +82,9 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
         )}
         <span className="push" />
         <Trouble live={live} />
+        {live.isKnown && !live.hasEnded && <TellMe />}
       </div>
+      <Pause live={live} />
       <Summary live={live} />
       <div className={`columns${hasSide ? " with-side" : ""}`}>
         <Grid
@@ -88,9 +97,25 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused(): void }) {
         />
         {hasSide && (
           <aside>
-            {failed && <NeedsYou live={live} onOpen={setChosen} onShow={setNarrowing} />}
-            {leftOut && live.ingest !== undefined && <LeftOut problems={live.ingest.problems} />}
             {chosen !== null && <Drawer key={chosen} live={live} ordinal={chosen} onClose={closeDrawer} />}
+            {failed && <NeedsYou live={live} onOpen={setChosen} onShow={setNarrowing} />}
+            {notSent.length > 0 && (
+              <LeftOut
+                id="not-sent"
+                title={words.batch.notSent(notSent.length, say.count(notSent.length))}
+                lead={words.batch.notSentLead}
+                named={notSent}
+                count={notSent.length}
+              />
+            )}
+            {hasLeftOut && (
+              <LeftOut
+                id="left-out"
+                title={leftOutWords(notTaken, words, say)}
+                named={notTaken.named}
+                count={notTaken.files + notTaken.folders}
+              />
+            )}
           </aside>
         )}
       </div>
@@ -108,15 +133,54 @@ function Trouble({ live }: { live: LiveBatch }) {
   if (ingest?.phase === "stopped") {
     return (
       <span className="notice fail" role="alert">
-        {words.batch.stopped(ingest.trouble)}
+        {words.batch.stopped(ingest.trouble === undefined ? "" : failedWords(ingest.trouble, words))}
       </span>
     );
   }
   if (live.line === "reconnecting") return <span className="notice">{words.batch.reconnecting}</span>;
-  if (ingest !== undefined && !ingest.isOver && ingest.trouble !== "") {
-    return <span className="notice">{words.batch.gatewaySilent(ingest.trouble)}</span>;
+  if (ingest?.trouble !== undefined && !ingest.isOver) {
+    return <span className="notice">{waitingWords(ingest.trouble, words)}</span>;
   }
   return null;
+}
+
+/** Who holds the batch, since when and why. */
+function Pause({ live }: { live: LiveBatch }) {
+  const { words, say } = useSaid();
+  const { pause } = live.watched.batch;
+  if (!live.isPaused || pause === undefined) return null;
+  const { pausedBy } = words.batch;
+  const by =
+    pause.by === PauseSource.TENANT
+      ? pausedBy.tenant
+      : pause.by === PauseSource.OPERATOR
+        ? pausedBy.operator
+        : pausedBy.batch;
+  return (
+    <p className="card pause" role="status" data-pause>
+      <b>{by}</b>
+      {pause.note !== "" && <span>{words.batch.pausedNote(pause.note)}</span>}
+      {pause.since !== undefined && (
+        <span className="mute">{words.batch.pausedSince(say.at(timestampDate(pause.since)))}</span>
+      )}
+    </p>
+  );
+}
+
+/** Asks the browser for its leave, when somebody wants that and at no other time. */
+function TellMe() {
+  const { words } = useSaid();
+  const [mayAsk, setMayAsk] = useState(mayAskToNotify);
+  if (!mayAsk) return null;
+  return (
+    <button
+      type="button"
+      className="quiet"
+      onClick={() => void Notification.requestPermission().finally(() => setMayAsk(false))}
+    >
+      {words.batch.tellMe}
+    </button>
+  );
 }
 
 function stateShown(
@@ -124,16 +188,7 @@ function stateShown(
   ...[words, say]: [ReturnType<typeof useSaid>["words"], ReturnType<typeof useSaid>["say"]]
 ) {
   if (live.ingest?.phase === "scanning") return { bucket: Bucket.Processing, text: words.batchState.scanning };
-  return batchStateOf(live.watched.batch, words, say);
-}
-
-function useTitle(title: string): void {
-  useEffect(() => {
-    document.title = `${title} – Caudal`;
-    return () => {
-      document.title = "Caudal";
-    };
-  }, [title]);
+  return batchStateOf(live.watched.batch, words, say, live.notTaken);
 }
 
 /** The text, but never newer more often than a screen reader can bear. */

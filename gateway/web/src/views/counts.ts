@@ -1,5 +1,6 @@
 import { type Batch, BatchState, type FileCounts } from "@caudal/client";
 import { Bucket } from "../batch/buckets";
+import { type NotTaken, notTakenIn } from "../upload/problems";
 import type { Say, Words } from "../words";
 
 /** A batch's own counters, by bucket. */
@@ -29,14 +30,33 @@ export function countOf(counts: FileCounts | undefined, bucket: Bucket): number 
   }
 }
 
+/** How much of what was dropped is not in the batch; empty when all of it is. */
+export function leftOutWords({ files, folders }: NotTaken, words: Words, say: Say): string {
+  const parts = [
+    files > 0 && words.batch.leftOut(say.count(files)),
+    folders > 0 && words.batch.foldersLeftOut(folders, say.count(folders)),
+  ];
+  return parts.filter(Boolean).join(", ");
+}
+
 /** The state of a batch in words, with its shape. */
-export function batchStateOf(batch: Batch, words: Words, say: Say): { bucket: Bucket; text: string } {
+export function batchStateOf(
+  batch: Batch,
+  words: Words,
+  say: Say,
+  notTaken: NotTaken = notTakenIn(batch.metadata),
+): { bucket: Bucket; text: string } {
   const { batchState } = words;
   const counts = batch.counts;
+  const leftOut = leftOutWords(notTaken, words, say);
   switch (batch.state) {
-    case BatchState.SUCCEEDED:
-      if ((counts?.partial ?? 0) > 0) return { bucket: Bucket.Partly, text: batchState.partly };
-      return { bucket: Bucket.Complete, text: batchState.complete };
+    case BatchState.SUCCEEDED: {
+      const isPartly = (counts?.partial ?? 0) > 0;
+      const text = isPartly ? batchState.partly : batchState.complete;
+      // A folder of which something is missing is never just complete.
+      if (leftOut !== "") return { bucket: Bucket.Partly, text: `${text} · ${leftOut}` };
+      return { bucket: isPartly ? Bucket.Partly : Bucket.Complete, text };
+    }
     case BatchState.FAILED:
       return { bucket: Bucket.Failed, text: batchState.failed(counts?.failed ?? 0, say.count(counts?.failed ?? 0)) };
     case BatchState.CANCELLED:

@@ -10,7 +10,7 @@ export function Drawer({ live, ordinal, onClose }: { live: LiveBatch; ordinal: n
   const { words, say, language } = useSaid();
   const [file, setFile] = useState<File | null>(null);
   const [isSilent, setIsSilent] = useState(false);
-  const closeButton = useRef<HTMLButtonElement>(null);
+  const box = useRef<HTMLElement>(null);
   const name = `${live.name}/files/${ordinal}`;
   const state = live.stateOf(ordinal);
   const detail = live.detailOf(ordinal);
@@ -29,27 +29,27 @@ export function Drawer({ live, ordinal, onClose }: { live: LiveBatch; ordinal: n
     return () => leaving.abort();
   }, [live, name, state, detail, language]);
 
+  // It comes first in its column, which may be scrolled to another card.
+  useEffect(() => {
+    if (box.current?.parentElement) box.current.parentElement.scrollTop = 0;
+  }, []);
+  useEffect(() => {
+    const close = (event: KeyboardEvent) => event.key === "Escape" && !event.defaultPrevented && onClose();
+    window.addEventListener("keydown", close);
+    return () => window.removeEventListener("keydown", close);
+  }, [onClose]);
+
   const path = file?.path ?? live.tree.pathOf(ordinal) ?? "";
+  const isNamed = live.tree.fileName[ordinal] !== undefined;
+  const size = file !== null ? Number(file.size) : isNamed ? live.tree.fileSize[ordinal] : undefined;
   const cut = path.lastIndexOf("/");
   const shown = fileStateOf(live, ordinal, words, say);
   const { drawer } = words;
   return (
-    <section
-      className="card drawer"
-      aria-labelledby="drawer-title"
-      data-drawer={ordinal}
-      onKeyDown={(event) => event.key === "Escape" && onClose()}
-    >
+    <section ref={box} className="card drawer" aria-labelledby="drawer-title" data-drawer={ordinal}>
       <div className="drawer-head">
         <h2 id="drawer-title">{path.slice(cut + 1)}</h2>
-        <button
-          ref={closeButton}
-          type="button"
-          className="icon quiet"
-          aria-label={drawer.close}
-          title={drawer.close}
-          onClick={onClose}
-        >
+        <button type="button" className="icon quiet" aria-label={drawer.close} title={drawer.close} onClick={onClose}>
           <svg viewBox="0 0 14 14" width="12" height="12" aria-hidden="true">
             <path d="m2.5 2.5 9 9m0-9-9 9" className="line" />
           </svg>
@@ -63,7 +63,7 @@ export function Drawer({ live, ordinal, onClose }: { live: LiveBatch; ordinal: n
           </span>
         </Fact>
         <Fact term={drawer.folder}>{cut < 0 ? drawer.topFolder : path.slice(0, cut).replaceAll("/", " / ")}</Fact>
-        <Fact term={drawer.size}>{say.bytes(Number(file?.size ?? live.tree.fileSize[ordinal] ?? 0))}</Fact>
+        <Fact term={drawer.size}>{size === undefined ? "…" : say.bytes(size)}</Fact>
         {file?.mediaType && <Fact term={drawer.type}>{file.mediaType}</Fact>}
         {file?.reason !== undefined && (
           <>

@@ -1,16 +1,17 @@
 import { type FormEvent, useState } from "react";
+import type { KeyRefusal } from "../trouble";
 import { useSaid } from "../words";
 
-/** Asks for the API key. */
-export function KeyForm({ isRefused, onKey }: { isRefused: boolean; onKey(key: string): void }) {
+/** Asks for the API key, and says why the last one opened nothing. */
+export function KeyForm({ refusal, onKey }: { refusal: KeyRefusal | null; onKey(key: string): void }) {
   const { words } = useSaid();
   const [key, setKey] = useState("");
-  const [complaint, setComplaint] = useState(isRefused ? words.key.refused : "");
+  const [complaint, setComplaint] = useState<KeyRefusal | "shape" | null>(refusal);
   const submit = (event: FormEvent) => {
     event.preventDefault();
     const given = key.trim();
     if (given.startsWith("caudal_")) onKey(given);
-    else setComplaint(words.key.shape);
+    else setComplaint("shape");
   };
   return (
     <main id="content" className="key-page">
@@ -27,17 +28,18 @@ export function KeyForm({ isRefused, onKey }: { isRefused: boolean; onKey(key: s
             value={key}
             // biome-ignore lint/a11y/noAutofocus: it is the only thing to do here
             autoFocus
-            aria-invalid={complaint !== ""}
+            aria-invalid={complaint !== null}
             aria-describedby="key-complaint"
             onChange={(event) => setKey(event.target.value)}
           />
         </label>
         <p id="key-complaint" className="fail" role="alert">
-          {complaint}
+          {complaint === "shape" ? words.key.shape : complaint !== null && words.key.refusal[complaint]}
         </p>
         <button type="submit" className="primary">
           {words.key.open}
         </button>
+        <p className="mute small">{words.key.source}</p>
       </form>
     </main>
   );

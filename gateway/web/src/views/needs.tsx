@@ -1,13 +1,11 @@
 import { useEffect } from "react";
 import { Bucket } from "../batch/buckets";
 import type { LiveBatch } from "../batch/live";
-import type { Problem } from "../upload/ingest";
 import { useSaid } from "../words";
 import type { Narrowing } from "./grid";
 import { Shape } from "./shape";
 
 const NAMED_A_GROUP = 3;
-const PROBLEMS_SHOWN = 8;
 
 interface NeedsYouProps {
   live: LiveBatch;
@@ -81,30 +79,5 @@ function Group({ live, reason, count, onOpen, onShow }: NeedsYouProps & { reason
         )}
       </div>
     </div>
-  );
-}
-
-/** What was dropped and is not in the batch, or will not arrive. */
-export function LeftOut({ problems }: { problems: Problem[] }) {
-  const { words, say } = useSaid();
-  return (
-    <section className="card needs" aria-labelledby="left-out-title">
-      <h2 id="left-out-title">{words.batch.notTaken(problems.length, say.count(problems.length))}</h2>
-      <ul className="left-out">
-        {problems.slice(0, PROBLEMS_SHOWN).map(({ path, kind, why }, index) => (
-          // biome-ignore lint/suspicious/noArrayIndexKey: the list only grows at its end
-          <li key={index}>
-            <span className="path">{path}</span>
-            <span className="mute small">
-              {words.batch.notTakenWhy[kind]}
-              {why !== "" && ` (${why})`}
-            </span>
-          </li>
-        ))}
-      </ul>
-      {problems.length > PROBLEMS_SHOWN && (
-        <p className="mute small">{words.batch.andMore(say.count(problems.length - PROBLEMS_SHOWN))}</p>
-      )}
-    </section>
   );
 }

@@ -1,7 +1,9 @@
-import { type Batch, BatchState, Code, ConnectError, timestampDate } from "@caudal/client";
+import { type Batch, BatchState, timestampDate } from "@caudal/client";
 import { useEffect, useMemo, useState } from "react";
 import type { Batches } from "../batches";
 import { batchHref } from "../route";
+import { type KeyRefusal, type Trouble, troubleOf, waitingWords } from "../trouble";
+import { notTakenIn } from "../upload/problems";
 import { useSaid } from "../words";
 import { Bar } from "./bar";
 import { batchStateOf, countOf } from "./counts";
@@ -12,12 +14,12 @@ const WHILE_RUNNING_MS = 1_500;
 const AT_REST_MS = 6_000;
 
 /** The tenant's batches, newest first. */
-export function Recent({ batches, onRefused }: { batches: Batches; onRefused(): void }) {
+export function Recent({ batches, onRefused }: { batches: Batches; onRefused(refusal: KeyRefusal): void }) {
   const { words, say } = useSaid();
   const [list, setList] = useState<Batch[] | null>(null);
   const [size, setSize] = useState(PAGE);
   const [hasMore, setHasMore] = useState(false);
-  const [isSilent, setIsSilent] = useState(false);
+  const [trouble, setTrouble] = useState<Trouble | null>(null);
   const [wanted, setWanted] = useState("");
 
   useEffect(() => {
@@ -31,11 +33,12 @@ export function Recent({ batches, onRefused }: { batches: Batches; onRefused(): 
         isRunning = page.batches.some(({ state }) => state === BatchState.OPEN || state === BatchState.RUNNING);
         setList(page.batches);
         setHasMore(page.nextPageToken !== "");
-        setIsSilent(false);
+        setTrouble(null);
       } catch (thrown) {
         if (leaving.signal.aborted) return;
-        if (ConnectError.from(thrown).code === Code.Unauthenticated) return onRefused();
-        setIsSilent(true);
+        const trouble = troubleOf(thrown);
+        if (trouble.kind === "key") return onRefused(trouble.refusal);
+        setTrouble(trouble);
       }
       timer = setTimeout(lookIfSeen, isRunning ? WHILE_RUNNING_MS : AT_REST_MS);
     };
@@ -66,9 +69,9 @@ export function Recent({ batches, onRefused }: { batches: Batches; onRefused(): 
     <section className="card recent" aria-labelledby="recent-title">
       <div className="card-head">
         <h2 id="recent-title">{words.start.recent}</h2>
-        {isSilent && (
-          <span className="fail small" role="status">
-            {words.start.unreachable}
+        {trouble !== null && (
+          <span className="fail small" role="status" data-trouble={trouble.kind}>
+            {waitingWords(trouble, words)}
           </span>
         )}
         <span className="push" />
@@ -102,6 +105,9 @@ export function Recent({ batches, onRefused }: { batches: Batches; onRefused(): 
             {shown.map((batch) => {
               const { bucket, text } = batchStateOf(batch, words, say);
               const total = batch.counts?.total ?? 0;
+              const all = total + notTakenIn(batch.metadata).files;
+              // Shares of a manifest that still grows are shares of nothing.
+              const isGrowing = batch.state === BatchState.OPEN;
               const done =
                 (batch.counts?.processed ?? 0) + (batch.counts?.failed ?? 0) + (batch.counts?.cancelled ?? 0);
               return (
@@ -112,17 +118,17 @@ export function Recent({ batches, onRefused }: { batches: Batches; onRefused(): 
                   <td>
                     <span className={`state ${TONE[bucket]}`}>
                       <Shape bucket={bucket} />
-                      {text}
+                      <span className="text">{text}</span>
                     </span>
                   </td>
                   <td>
                     <Bar
                       of={(one) => countOf(batch.counts, one)}
-                      total={total}
-                      label={say.percent(total > 0 ? done / total : 0)}
+                      total={isGrowing ? 0 : all}
+                      label={isGrowing ? text : say.percent(all > 0 ? done / all : 0)}
                     />
                   </td>
-                  <td className="number">{say.count(total)}</td>
+                  <td className="number">{isGrowing ? words.start.soFar(say.count(total)) : say.count(total)}</td>
                   <td className="number mute">
                     {batch.createTime !== undefined && (
                       <time title={say.at(timestampDate(batch.createTime))}>

@@ -4,10 +4,9 @@ import { folderOfRow, isFolderRow } from "../batch/rows";
 import { useSaid } from "../words";
 import { Bar, ShareBar } from "./bar";
 import { Shape, TONE } from "./shape";
-import { fileStateOf, folderStateOf, type StateWords } from "./state-words";
+import { type FolderWords, fileStateOf, folderStateOf, type StateWords } from "./state-words";
 
 export const ROW_HEIGHT = 34;
-const INDENT = 22;
 
 interface RowProps {
   id: string;
@@ -34,7 +33,7 @@ export function Row(props: RowProps) {
   const counted = isFolder ? folderStateOf(live, folder, words, say) : undefined;
   const shown: StateWords = counted ?? fileStateOf(live, row, words, say);
   const size = isFolder ? (live.tree.folderBytes[folder] ?? 0) : (live.tree.fileSize[row] ?? 0);
-  const isEmptyFolder = isFolder && shown.bucket === Bucket.None;
+  const hasShape = shown.bucket !== Bucket.None;
   const className = `row${isFolder ? " folder" : ""}${isChosen ? " chosen" : ""}${isActive ? " active" : ""}`;
   return (
     <div
@@ -52,7 +51,7 @@ export function Row(props: RowProps) {
       data-state={Bucket[shown.bucket]}
       onClick={() => props.onOpen(row)}
     >
-      <span role="rowheader" className="name" style={{ paddingLeft: (level - 1) * INDENT }}>
+      <span role="rowheader" className="name" style={{ paddingLeft: `calc(${level - 1} * var(--indent))` }}>
         {isFolder ? (
           <>
             <svg
@@ -73,8 +72,8 @@ export function Row(props: RowProps) {
         )}
       </span>
       <Cell>
-        <span className={`state ${isEmptyFolder ? "wait" : TONE[shown.bucket]}`}>
-          {!isEmptyFolder && <Shape bucket={shown.bucket} />}
+        <span className={`state ${TONE[shown.bucket]}`} title={shown.text}>
+          {hasShape && <Shape bucket={shown.bucket} />}
           <span className="text">{shown.text}</span>
         </span>
       </Cell>
@@ -83,9 +82,15 @@ export function Row(props: RowProps) {
         {shown.share !== undefined && <ShareBar share={shown.share} tone="upload" label={shown.text} />}
       </Cell>
       <Cell isNumber>{counted === undefined || counted.total === 0 ? "" : say.count(counted.total)}</Cell>
-      <Cell isNumber>{isEmptyFolder ? "" : say.bytes(size)}</Cell>
+      <Cell isNumber>{counted === undefined ? say.bytes(size) : folderSize(counted, say.bytes(size))}</Cell>
     </div>
   );
+}
+
+/** Sizes come with the names: until all are there, their sum says nothing. */
+function folderSize({ isEmpty, isPartlyKnown }: FolderWords, sum: string): string {
+  if (isEmpty) return "";
+  return isPartlyKnown ? "…" : sum;
 }
 
 function FileName({ live, ordinal, showsPath }: { live: LiveBatch; ordinal: number; showsPath: boolean }) {

@@ -5,7 +5,7 @@ export const TONE: Record<Bucket, string> = {
   [Bucket.None]: "wait",
   [Bucket.Complete]: "done",
   [Bucket.Partly]: "partial",
-  [Bucket.Kept]: "partial",
+  [Bucket.Kept]: "kept",
   [Bucket.Processing]: "run",
   [Bucket.Failed]: "fail",
   [Bucket.Retrying]: "retry",
@@ -42,8 +42,8 @@ function drawing(bucket: Bucket) {
     case Bucket.Kept:
       return (
         <>
-          <circle cx="7" cy="7" r="5.3" className="line" />
-          <path d="M4.5 7h5" className="line" />
+          <rect x="1.7" y="1.7" width="10.6" height="10.6" rx="2" className="line" />
+          <path d="M1.9 5.2h10.2M5.7 8.1h2.6" className="line" />
         </>
       );
     case Bucket.Processing:

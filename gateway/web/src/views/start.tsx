@@ -1,87 +1,87 @@
-import { type ChangeEvent, useRef, useState } from "react";
-import { useDropzone } from "react-dropzone";
+import { type ChangeEvent, useEffect, useRef, useState } from "react";
 import type { Batches } from "../batches";
-import { batchHref, go } from "../route";
-import { takeDirectory, takeDropped, takeFiles } from "../scan/dropped";
-import type { Dropped } from "../scan/found";
+import { takeFiles } from "../scan/dropped";
+import { keepLeavesOut, LEFT_BEHIND, leavesOut } from "../scan/left-out";
+import type { KeyRefusal } from "../trouble";
 import { useSaid } from "../words";
+import type { Beginning } from "./drop-anywhere";
 import { Recent } from "./recent";
 
+interface StartProps {
+  batches: Batches;
+  beginning: Beginning;
+  onRefused(refusal: KeyRefusal): void;
+}
+
 /** Where one drops, and what was dropped before. */
-export function Start({ batches, onRefused }: { batches: Batches; onRefused(): void }) {
+export function Start({ batches, beginning, onRefused }: StartProps) {
   const { words } = useSaid();
-  const [complaint, setComplaint] = useState("");
-  const [isCreating, setIsCreating] = useState(false);
+  const { begin, isCreating, complaint } = beginning;
+  const [isLeavingOut, setIsLeavingOut] = useState(leavesOut);
+  const [isPicking, setIsPicking] = useState(false);
   const folderInput = useRef<HTMLInputElement>(null);
   const fileInput = useRef<HTMLInputElement>(null);
-  const hasFolderPicker = typeof window.showDirectoryPicker === "function";
 
-  const begin = async (dropped: Dropped | null) => {
-    if (dropped === null) return setComplaint(words.start.nothing);
-    setComplaint("");
-    setIsCreating(true);
-    try {
-      go(batchHref(await batches.send(dropped, words.batch.severalThings)));
-    } catch (trouble) {
-      setComplaint(trouble instanceof Error ? trouble.message : String(trouble));
-      setIsCreating(false);
-    }
+  // The input, and not the browser's picker of handles: handles hide names that the browser holds for unsafe.
+  const pickFolder = () => {
+    setIsPicking(true);
+    folderInput.current?.click();
   };
-
-  const { getRootProps, isDragActive } = useDropzone({
-    noClick: true,
-    noKeyboard: true,
-    // The walk is our own: it keeps empty folders, bears unreadable files, and sends what it has found at once.
-    getFilesFromEvent: async (event) => {
-      if ("dataTransfer" in event && event.type === "drop") void begin(takeDropped(event.dataTransfer?.items));
-      else if ("clipboardData" in event) {
-        void begin(takeDropped((event as unknown as ClipboardEvent).clipboardData?.items));
-      }
-      return [];
-    },
-  });
-
-  const pickFolder = async () => {
-    if (window.showDirectoryPicker === undefined) return folderInput.current?.click();
-    try {
-      await begin(takeDirectory(await window.showDirectoryPicker({ mode: "read" })));
-    } catch (trouble) {
-      // Closing the picker is an answer too.
-      if (!(trouble instanceof DOMException && trouble.name === "AbortError")) folderInput.current?.click();
-    }
-  };
+  useEffect(() => {
+    const input = folderInput.current;
+    const cancelled = () => setIsPicking(false);
+    input?.addEventListener("cancel", cancelled);
+    return () => input?.removeEventListener("cancel", cancelled);
+  }, []);
   const picked = (event: ChangeEvent<HTMLInputElement>) => {
     const files = Array.from(event.target.files ?? []);
     event.target.value = "";
-    if (files.length > 0) void begin(takeFiles(files));
+    setIsPicking(false);
+    void begin(files.length > 0 ? takeFiles(files) : null);
   };
 
   return (
     <main id="content">
-      <section
-        {...getRootProps({
-          className: `card drop${isDragActive ? " over" : ""}`,
-          role: undefined,
-          tabIndex: undefined,
-          "aria-labelledby": "drop-title",
-        })}
-        data-drop
-      >
-        <h1 id="drop-title">{isDragActive ? words.start.over : words.start.title}</h1>
+      <section className="card drop" aria-labelledby="drop-title" data-drop>
+        <h1 id="drop-title">{words.start.title}</h1>
         <p className="mute">{words.start.lead}</p>
         <div className="buttons">
-          <button type="button" className="primary" disabled={isCreating} onClick={() => void pickFolder()}>
+          <button type="button" className="primary" disabled={isCreating} onClick={pickFolder}>
             {isCreating ? words.start.creating : words.start.folder}
           </button>
           <button type="button" disabled={isCreating} onClick={() => fileInput.current?.click()}>
             {words.start.files}
           </button>
         </div>
-        {!hasFolderPicker && <p className="mute small">{words.start.pickerRemark}</p>}
+        <label className="check small">
+          <input
+            type="checkbox"
+            checked={isLeavingOut}
+            onChange={({ target }) => {
+              keepLeavesOut(target.checked);
+              setIsLeavingOut(target.checked);
+            }}
+          />
+          <span>
+            {words.start.leaveOut} <span className="mute">({LEFT_BEHIND.join(", ")})</span>
+          </span>
+        </label>
+        <p className="mute small">{words.start.pickerRemark}</p>
+        <p className="mute" role="status">
+          {isPicking && words.start.picking}
+        </p>
         <p className="fail" role="alert">
           {complaint}
         </p>
-        <input ref={folderInput} type="file" hidden multiple onChange={picked} {...{ webkitdirectory: "" }} />
+        <input
+          ref={folderInput}
+          data-pick="folder"
+          type="file"
+          hidden
+          multiple
+          onChange={picked}
+          {...{ webkitdirectory: "" }}
+        />
         <input ref={fileInput} type="file" hidden multiple onChange={picked} />
       </section>
       <Recent batches={batches} onRefused={onRefused} />

@@ -24,6 +24,7 @@ export function fileStateOf(live: LiveBatch, ordinal: number, words: Words, say:
       }
       const size = live.tree.fileSize[ordinal] ?? 0;
       const share = size > 0 ? sent / size : 1;
+      if (share >= 1) return { bucket: Bucket.Uploading, text: fileState.confirming, share };
       return { bucket: Bucket.Uploading, text: fileState.uploadingPercent(say.percent(share)), share };
     }
     case FileState.UPLOADED:
@@ -51,6 +52,10 @@ export function fileStateOf(live: LiveBatch, ordinal: number, words: Words, say:
 
 export interface FolderWords extends StateWords {
   total: number;
+  /** Nothing is in it, as far as is known. */
+  isEmpty: boolean;
+  /** The names of some files in it are still to come, and so are their sizes. */
+  isPartlyKnown: boolean;
   of(bucket: Bucket): number;
 }
 
@@ -59,19 +64,21 @@ export function folderStateOf(live: LiveBatch, folder: number, words: Words, say
   const { tally } = live;
   const known = tally.totalOf(folder);
   const counters = live.countersOf(folder);
-  // While names are still coming the gateway's own counters say more than what was counted here.
-  const isPartlyKnown = counters !== undefined && counters.total > known;
+  // While names are still coming the gateway's own counters say more than what was counted here, but not how well the
+  // processed ones ended: only where all of the batch are complete they are.
+  const isPartlyKnown = counters === undefined ? live.areNamesComing : counters.total > known;
+  const areComplete = tally.totals[Bucket.Partly] === 0 && tally.totals[Bucket.Kept] === 0;
   const of = (bucket: Bucket): number => {
-    if (!isPartlyKnown) return tally.of(folder, bucket);
-    if (bucket === Bucket.Complete) return counters.processed;
+    if (!isPartlyKnown || counters === undefined) return tally.of(folder, bucket);
+    if (bucket === Bucket.Complete) return areComplete ? counters.processed : 0;
     if (bucket === Bucket.Failed) return counters.failed;
     if (bucket === Bucket.Cancelled) return counters.cancelled;
     if (bucket !== Bucket.Waiting) return 0;
     return counters.total - counters.processed - counters.failed - counters.cancelled;
   };
-  const total = isPartlyKnown ? counters.total : known;
+  const total = isPartlyKnown && counters !== undefined ? counters.total : known;
   const { folderState } = words;
-  const says = (bucket: Bucket, text: string) => ({ bucket, text, total, of });
+  const says = (bucket: Bucket, text: string) => ({ bucket, text, total, of, isEmpty: total === 0, isPartlyKnown });
   if (total === 0) {
     const hasFolders = (live.tree.folderFolders[folder] ?? []).length > 0;
     return says(Bucket.None, hasFolders ? folderState.onlyFolders : folderState.empty);
@@ -80,6 +87,7 @@ export function folderStateOf(live: LiveBatch, folder: number, words: Words, say
   if (open === 0) {
     if (of(Bucket.Failed) > 0) return says(Bucket.Failed, folderState.failed(say.count(of(Bucket.Failed))));
     if (of(Bucket.Cancelled) === total) return says(Bucket.Cancelled, folderState.cancelled);
+    if (isPartlyKnown && (counters === undefined || !areComplete)) return says(Bucket.None, folderState.processed);
     if (of(Bucket.Partly) > 0) return says(Bucket.Partly, folderState.partly(say.count(of(Bucket.Partly))));
     if (of(Bucket.Kept) > 0) return says(Bucket.Kept, folderState.kept(say.count(of(Bucket.Kept))));
     return says(Bucket.Complete, folderState.complete);

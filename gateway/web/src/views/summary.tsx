@@ -1,31 +1,24 @@
 import { timestampDate } from "@caudal/client";
-import { type BAR_ORDER, Bucket } from "../batch/buckets";
+import { Bucket, LEGEND } from "../batch/buckets";
 import type { LiveBatch } from "../batch/live";
 import { useSaid, type Words } from "../words";
 import { Bar } from "./bar";
+import { leftOutWords } from "./counts";
 import { Shape, TONE } from "./shape";
-
-/** The order in which a person asks. */
-const LEGEND: (typeof BAR_ORDER)[number][] = [
-  Bucket.Complete,
-  Bucket.Partly,
-  Bucket.Processing,
-  Bucket.Waiting,
-  Bucket.Uploading,
-  Bucket.Failed,
-  Bucket.Retrying,
-  Bucket.Cancelled,
-];
 
 /** How far the batch is: files, and apart from that the upload and the processing. */
 export function Summary({ live }: { live: LiveBatch }) {
   const { words, say } = useSaid();
-  const { totals } = live.tally;
   const total = live.total;
   const finished = live.finished;
   const now = performance.now();
-  const countOf = (bucket: Bucket) => totals[bucket] ?? 0;
+  const countOf = (bucket: Bucket) => live.countOf(bucket);
   const isScanning = live.ingest?.phase === "scanning";
+  const { isGrowing } = live;
+  const all = total + live.notTaken.files;
+  const leftOut = leftOutWords(live.notTaken, words, say);
+  // Before anything is known there are no figures, and a nought is one.
+  if (!live.isKnown && live.ingest === undefined) return <p className="card empty mute">{words.batch.loading}</p>;
 
   return (
     <section className="card summary">
@@ -34,13 +27,19 @@ export function Summary({ live }: { live: LiveBatch }) {
           <strong className="figure">
             {say.count(countOf(Bucket.Complete) + countOf(Bucket.Partly) + countOf(Bucket.Kept))}
           </strong>{" "}
-          {words.batch.processedOf(say.count(total))}
+          {isGrowing ? words.batch.processedSoFar(say.count(total)) : words.batch.processedOf(say.count(all))}
+          {leftOut !== "" && ` · ${leftOut}`}
           {isScanning && <span className="mute"> · {words.batch.stillScanning}</span>}
         </p>
         <span className="push" />
         <TimeLeft live={live} />
       </div>
-      <Bar of={countOf} total={total} label={say.percent(total > 0 ? finished / total : 0)} />
+      {/* A bar is a share, and of a number that still grows there is none. */}
+      <Bar
+        of={countOf}
+        total={isGrowing ? 0 : all}
+        label={isGrowing ? words.batch.foundSoFar(say.count(total)) : say.percent(all > 0 ? finished / all : 0)}
+      />
       <ul className="legend">
         {LEGEND.filter((bucket) => countOf(bucket) > 0).map((bucket) => (
           <li key={bucket}>
@@ -67,11 +66,12 @@ function TimeLeft({ live }: { live: LiveBatch }) {
     const seconds = (timestampDate(endTime).getTime() - timestampDate(createTime).getTime()) / 1_000;
     return <span className="mute">{words.batch.took(say.duration(seconds))}</span>;
   }
+  if (live.isPaused || live.isGrowing) return null;
   const now = performance.now();
   const { sent, total } = live.bytes;
   const processing = live.fileRate.secondsFor(live.total - live.finished, now);
   const upload = total > sent ? live.uploadRate.secondsFor(total - sent, now) : 0;
-  if (processing === undefined || upload === undefined || live.ingest?.phase === "scanning") return null;
+  if (processing === undefined || upload === undefined) return null;
   const [before, time, after] = words.batch.timeLeft(say.duration(Math.max(processing, upload)));
   return (
     <span className="mute">
@@ -83,46 +83,55 @@ function TimeLeft({ live }: { live: LiveBatch }) {
 function UploadLine({ live, now }: { live: LiveBatch; now: number }) {
   const { words, say } = useSaid();
   const { sent, total } = live.bytes;
-  const isWhole = live.isKnown && sent >= total && live.ingest?.phase !== "scanning";
+  const { isGrowing } = live;
+  const isConfirming = live.ingest?.isConfirming === true;
+  const isWhole = live.isKnown && sent >= total && !isGrowing && !isConfirming;
   // What was given up does not arrive any more, and nothing is sent to a batch that has ended.
   const isOver = isWhole || live.hasEnded || live.ingest?.isOver === true;
-  const rate = live.uploadRate.perSecond(now);
-  const left = live.uploadRate.secondsFor(total - sent, now);
-  const parts = isOver
-    ? [isWhole ? words.batch.uploadDone(say.bytes(total)) : words.batch.uploadShort(say.bytes(sent), say.bytes(total))]
-    : [
-        words.batch.uploadOf(say.bytes(sent), say.bytes(total)),
-        rate !== undefined && rate > 0 && words.batch.rate(say.bytes(rate)),
-        left !== undefined && live.ingest?.phase !== "scanning" && words.batch.left(say.duration(left)),
-      ];
   return (
     <p data-upload={isWhole ? "done" : isOver ? "short" : "running"}>
-      <b>{words.batch.upload}</b> · {parts.filter(Boolean).join(" · ")}
+      <b>{words.batch.upload}</b> · {parts().filter(Boolean).join(" · ")}
     </p>
   );
+
+  function parts() {
+    if (isWhole) return [words.batch.uploadDone(say.bytes(total))];
+    if (isOver) return [words.batch.uploadShort(say.bytes(sent), say.bytes(total))];
+    if (isGrowing) return [words.batch.uploadSoFar(say.bytes(sent))];
+    if (isConfirming) return [words.batch.uploadConfirming(say.bytes(total))];
+    const rate = live.isPaused ? undefined : live.uploadRate.perSecond(now);
+    const left = live.isPaused ? undefined : live.uploadRate.secondsFor(total - sent, now);
+    return [
+      words.batch.uploadOf(say.bytes(sent), say.bytes(total)),
+      rate !== undefined && rate > 0 && words.batch.rate(say.bytes(rate)),
+      left !== undefined && words.batch.left(say.duration(left)),
+    ];
+  }
 }
 
 function ProcessingLine({ live, now }: { live: LiveBatch; now: number }) {
   const { words, say } = useSaid();
-  const rate = live.fileRate.perSecond(now);
-  let slowest = 0;
-  for (const [stage, count] of live.inStage) if (count > (live.inStage.get(slowest) ?? 0)) slowest = stage;
-  const waiting = live.inStage.get(slowest) ?? 0;
-  const parts = live.hasEnded
-    ? [words.batch.processingDone]
-    : [
-        rate !== undefined && rate > 0 && words.batch.fileRate(say.rate(rate)),
-        waiting > 0 && words.batch.slowest(words.stageName[slowest] ?? "", say.count(waiting)),
-      ];
-  const text = parts.filter(Boolean).join(" · ");
   return (
     <p>
-      <b>{words.batch.processing}</b> · {text === "" ? words.batch.processingIdle : text}
+      <b>{words.batch.processing}</b> · {parts().filter(Boolean).join(" · ") || words.batch.processingIdle}
     </p>
   );
+
+  function parts() {
+    if (live.hasEnded) return [words.batch.processingDone];
+    if (live.isPaused) return [words.batch.processingPaused];
+    const rate = live.isGrowing ? undefined : live.fileRate.perSecond(now);
+    let slowest = 0;
+    for (const [stage, count] of live.inStage) if (count > (live.inStage.get(slowest) ?? 0)) slowest = stage;
+    const waiting = live.inStage.get(slowest) ?? 0;
+    return [
+      rate !== undefined && rate > 0 && words.batch.fileRate(say.rate(rate)),
+      waiting > 0 && words.batch.slowest(words.stageName[slowest] ?? "", say.count(waiting)),
+    ];
+  }
 }
 
-function legendWord(bucket: (typeof BAR_ORDER)[number], count: number, words: Words): string {
+function legendWord(bucket: (typeof LEGEND)[number], count: number, words: Words): string {
   switch (bucket) {
     case Bucket.Complete:
       return words.bucket.complete;

@@ -27,8 +27,8 @@ fn is_built(file: &Path) -> bool {
     built
 }
 
-#[test]
-fn a_folder_dropped_on_the_page_is_seen_to_its_end_and_a_failure_says_why() {
+/// Runs a script of `gateway/web/browser` against a system of its own.
+fn in_a_browser(script: &str) {
     let web = repository().join("gateway/web");
     if !is_built(&web.join("dist/index.html")) || !is_built(&web.join("node_modules")) {
         return;
@@ -37,19 +37,35 @@ fn a_folder_dropped_on_the_page_is_seen_to_its_end_and_a_failure_says_why() {
         Database::Sqlite,
         &[("CAUDAL_WEB_DIR", web.join("dist").to_str().unwrap())],
     );
-    let dropped = Command::new("node")
-        .arg(web.join("browser/drop.mjs"))
+    let ran = Command::new("node")
+        .arg(web.join("browser").join(script))
         .env("CAUDAL_GATEWAY", ground.system.ready("gateway"))
         .env("CAUDAL_API_KEY", ground.system.ready("api_key"))
+        .env("CAUDAL_OPERATOR_KEY", ground.system.ready("operator_key"))
         .output()
         .unwrap();
     assert!(
-        dropped.status.success(),
+        ran.status.success(),
         "{}{}",
-        String::from_utf8_lossy(&dropped.stdout),
-        String::from_utf8_lossy(&dropped.stderr)
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr)
     );
     ground.system.verify().unwrap();
+}
+
+#[test]
+fn a_folder_dropped_on_the_page_is_seen_to_its_end_and_a_failure_says_why() {
+    in_a_browser("drop.mjs");
+}
+
+#[test]
+fn every_name_of_a_disk_dropped_or_picked_is_in_the_batch_or_named_as_left_out() {
+    in_a_browser("names.mjs");
+}
+
+#[test]
+fn the_page_reckons_nothing_while_paused_and_keeps_what_was_chosen_in_sight() {
+    in_a_browser("truth.mjs");
 }
 
 #[test]

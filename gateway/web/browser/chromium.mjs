@@ -1,0 +1,131 @@
+// A real Chromium on the page, and what the tests do in it.
+//   CAUDAL_GATEWAY=http://127.0.0.1:7410 CAUDAL_API_KEY=caudal_…; CAUDAL_CHROMIUM: the browser (/usr/bin/chromium).
+import assert from "node:assert/strict";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+
+export const gateway = process.env.CAUDAL_GATEWAY ?? "http://127.0.0.1:7410";
+export const apiKey = process.env.CAUDAL_API_KEY;
+const FINAL_MS = 120_000;
+assert.ok(apiKey, "CAUDAL_API_KEY is not set");
+
+/**
+ * Runs `test` in a browser of its own. A page that complains, or a test that fails, says what the page showed.
+ * `tolerated`: complaints that the test itself provokes.
+ */
+export async function inChromium(test, tolerated = /^$/) {
+  const browser = await chromium.launch({
+    executablePath: process.env.CAUDAL_CHROMIUM ?? "/usr/bin/chromium",
+    args: [
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+  const complaints = [];
+  let page;
+  try {
+    const context = await browser.newContext({
+      viewport: { width: 1320, height: 1160 },
+      colorScheme: "light",
+      locale: "en-GB",
+    });
+    page = await context.newPage();
+    page.on("pageerror", (error) => complaints.push(`page error: ${error.message}`));
+    page.on("console", (message) => {
+      if (message.type() === "error" && !tolerated.test(message.text())) complaints.push(`console: ${message.text()}`);
+    });
+    await test(page, context);
+    assert.deepEqual(complaints, [], "the page complained");
+  } catch (trouble) {
+    console.error(complaints.join("\n"));
+    console.error(`the page shows:\n${await page?.locator("body").ariaSnapshot()}`);
+    throw trouble;
+  } finally {
+    await browser.close();
+  }
+}
+
+/** Opens the start of the page with the key, which must leave the address at once. */
+export async function openStart(page) {
+  await page.goto(`${gateway}/#key=${apiKey}`);
+  await page.locator("[data-drop]").waitFor();
+  assert.ok(!page.url().includes(apiKey), "the key must leave the address bar");
+  await page.locator(".recent .table, .recent .empty").first().waitFor();
+}
+
+/** Drops files and folders of the disk, as a hand does. */
+export async function drop(page, paths, at) {
+  const session = await page.context().newCDPSession(page);
+  const data = { items: [], files: paths, dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) {
+    await session.send("Input.dispatchDragEvent", { type, ...at, data });
+  }
+  await session.detach();
+}
+
+/** The middle of the card that asks for folders. */
+export async function dropCard(page) {
+  const target = await page.locator("[data-drop]").boundingBox();
+  return { x: target.x + target.width / 2, y: target.y + 24 };
+}
+
+export async function untilEnded(page) {
+  await page.locator("[data-batch-state=SUCCEEDED], [data-batch-state=FAILED]").waitFor({ timeout: FINAL_MS });
+  await page.locator("[data-upload=done], [data-upload=short]").waitFor();
+}
+
+/** Opens every folder and reads the state of every row, scrolling through the whole list. */
+export async function collectRows(page) {
+  const found = { files: new Map(), folders: new Set() };
+  const grid = page.locator("[role=treegrid]");
+  await grid.evaluate((box) => box.scrollTo(0, 0));
+  for (;;) {
+    const closed = page.locator("[role=row][aria-expanded=false]").first();
+    if ((await closed.count()) > 0) {
+      await closed.click();
+      continue;
+    }
+    const rows = await page.$$eval(".rows > [role=row]", (all) =>
+      all.map((row) => ({
+        path: row.querySelector("[role=rowheader] [title]").title,
+        state: row.getAttribute("data-state"),
+        isFolder: row.hasAttribute("aria-expanded"),
+      })),
+    );
+    for (const { path, state, isFolder } of rows) {
+      if (isFolder) found.folders.add(path);
+      else found.files.set(path, state);
+    }
+    const isAtEnd = await grid.evaluate((box) => {
+      const before = box.scrollTop;
+      box.scrollBy(0, 150);
+      return box.scrollTop === before;
+    });
+    if (isAtEnd) return found;
+    await page.waitForTimeout(60);
+  }
+}
+
+/** What the disk holds: the files and the empty folders, as their names are stored. */
+export async function contentsOf(root, inside = "") {
+  const contents = { files: [], emptyFolders: [] };
+  const entries = await readdir(join(root, inside), { withFileTypes: true });
+  for (const entry of entries) {
+    const path = inside === "" ? entry.name : `${inside}/${entry.name}`;
+    if (!entry.isDirectory()) contents.files.push(path.normalize("NFC"));
+    else {
+      const below = await contentsOf(root, path);
+      if (below.files.length + below.emptyFolders.length === 0) contents.emptyFolders.push(path.normalize("NFC"));
+      contents.files.push(...below.files);
+      contents.emptyFolders.push(...below.emptyFolders);
+    }
+  }
+  return contents;
+}

@@ -1,0 +1,259 @@
+import {
+  BatchState,
+  type Caudal,
+  Code,
+  ConnectError,
+  create,
+  FileState,
+  Outcome,
+  PauseSource,
+  SnapshotSchema,
+} from "@caudal/client";
+import { renderToStaticMarkup } from "react-dom/server";
+import { describe, expect, test } from "vitest";
+import { BAR_ORDER, Bucket, LEGEND } from "../batch/buckets";
+import { LiveBatch } from "../batch/live";
+import { failedWords, troubleOf, waitingWords } from "../trouble";
+import type { Ingest } from "../upload/ingest";
+import { noteOf, type Problem } from "../upload/problems";
+import { Say } from "../words";
+import { en } from "../words/en";
+import { es } from "../words/es";
+import { batchStateOf } from "./counts";
+import { endingOf, titleOf } from "./ending";
+import { Row } from "./row";
+import { Shape, TONE } from "./shape";
+import { fileStateOf, folderStateOf } from "./state-words";
+import { Summary } from "./summary";
+
+const { PENDING, PROCESSING, PROCESSED, FAILED } = FileState;
+const say = new Say("en", en);
+
+type FileRow = [state: FileState, detail: number];
+
+/** A batch as the watch tells it, without names. */
+function batchOf(
+  batch: object,
+  files: FileRow[],
+  folders?: { ordinalDelta: number[]; total: number[]; processed: number[] },
+) {
+  const live = new LiveBatch({} as Caudal, "batches/x");
+  const none = folders?.total.map(() => 0) ?? [];
+  live.watched.applySnapshot(
+    create(SnapshotSchema, {
+      revision: 1n,
+      batch: { displayName: "photos", state: BatchState.RUNNING, counts: { total: files.length }, ...batch },
+      files: { firstOrdinal: 0, state: files.map(([state]) => state), detail: files.map(([, detail]) => detail) },
+      ...(folders === undefined ? {} : { folders: { ...folders, failed: none, cancelled: none } }),
+      last: true,
+    }),
+  );
+  return live;
+}
+
+/** Something moved every second for a while, so that rates are known. */
+function withRates(live: LiveBatch): LiveBatch {
+  const now = performance.now();
+  for (let second = 8; second >= 0; second -= 1) {
+    live.fileRate.note(80 - second * 10, now - second * 1_000);
+    live.uploadRate.note(8_000_000 - second * 1_000_000, now - second * 1_000);
+  }
+  return live;
+}
+
+const textOf = (live: LiveBatch) => renderToStaticMarkup(<Summary live={live} />).replace(/<[^>]*>/g, "");
+const ONE_OF_EACH: FileRow[] = [
+  [PROCESSED, Outcome.COMPLETE],
+  [PROCESSED, Outcome.PARTIAL],
+  [PROCESSED, Outcome.STORED_ONLY],
+  [PROCESSING, 2],
+  [PENDING, 0],
+  [FileState.UPLOADING, 0],
+  [FAILED, 201],
+  [FileState.RETRYING, 2],
+  [FileState.CANCELLED, 0],
+];
+/** What is reckoned from a total or from the last seconds. */
+const RECKONED = /%|\/s|left\b/;
+
+describe("the legend", () => {
+  test("has every state that the bar has, each with a shape of its own, and nothing wrong looks wrong", () => {
+    expect([...LEGEND].sort()).toEqual([...BAR_ORDER].sort());
+    const shapes = LEGEND.map((bucket) =>
+      renderToStaticMarkup(<Shape bucket={bucket} />).replace(/class="shape [a-z]*"/, ""),
+    );
+    expect(new Set(shapes).size).toBe(LEGEND.length);
+    expect(TONE[Bucket.Kept]).not.toBe(TONE[Bucket.Partly]);
+  });
+
+  test("adds up to the files of the batch, those that are not listed yet included", () => {
+    const live = batchOf({}, ONE_OF_EACH);
+    live.ingest = {
+      foundFiles: 12,
+      isWalked: true,
+      notTaken: { files: 0, folders: 0, named: [] },
+    } as unknown as Ingest;
+    const legend = /<ul class="legend">(.*?)<\/ul>/.exec(renderToStaticMarkup(<Summary live={live} />))?.[1] ?? "";
+    const counts = [...legend.matchAll(/<b>(\d+)<\/b>/g)].map(([, count]) => Number(count));
+    expect(counts).toHaveLength(LEGEND.length);
+    expect(counts.reduce((sum, count) => sum + count, 0)).toBe(12);
+    expect(textOf(live)).toContain("3 of 12 files processed");
+  });
+});
+
+describe("a summary", () => {
+  const bytes = { declared: 20_000_000n, uploaded: 8_000_000n };
+
+  test("says how fast it is and how long it takes while it runs", () => {
+    expect(textOf(withRates(batchOf({ bytes }, ONE_OF_EACH)))).toMatch(/about.*left.*MB\/s.*files\/s/);
+  });
+
+  test("reckons nothing while the batch is paused", () => {
+    const pause = { by: PauseSource.OPERATOR, note: "maintenance" };
+    const live = withRates(batchOf({ bytes, pause }, ONE_OF_EACH));
+    expect(textOf(live)).not.toMatch(RECKONED);
+    expect(titleOf(live, en, say)).toBe("Paused · photos");
+  });
+
+  test("reckons nothing while the manifest grows, and says what was found so far", () => {
+    const live = withRates(batchOf({ bytes, state: BatchState.OPEN }, ONE_OF_EACH));
+    expect(textOf(live)).not.toMatch(RECKONED);
+    expect(textOf(live)).toContain("3 processed · 9 found so far");
+    expect(titleOf(live, en, say)).toBe("9 found so far · photos");
+    expect(renderToStaticMarkup(<Summary live={live} />)).not.toMatch(/width:[1-9]/);
+  });
+
+  test("knows the total of an open batch when this page has walked the whole folder", () => {
+    const live = batchOf({ state: BatchState.OPEN }, ONE_OF_EACH);
+    const notTaken = { files: 0, folders: 0, named: [] };
+    live.ingest = { isWalked: false, foundFiles: 9, phase: "scanning", notTaken } as unknown as Ingest;
+    expect(textOf(live)).toContain("9 found so far");
+    live.ingest = { isWalked: true, foundFiles: 9, phase: "uploading", notTaken } as unknown as Ingest;
+    expect(textOf(live)).toContain("3 of 9 files processed");
+  });
+
+  test("shows no nought before anything is known", () => {
+    expect(textOf(new LiveBatch({} as Caudal, "batches/x"))).toBe(en.batch.loading);
+  });
+
+  test("does not call the upload done while it waits to be confirmed", () => {
+    const live = batchOf({ bytes: { declared: 10n, uploaded: 0n } }, [[PENDING, 0]]);
+    const ours = {
+      isWalked: true,
+      isConfirming: true,
+      foundFiles: 1,
+      foundBytes: 10,
+      sentBytes: 10,
+      phase: "uploading",
+    };
+    live.ingest = { ...ours, notTaken: { files: 0, folders: 0, named: [] } } as unknown as Ingest;
+    expect(textOf(live)).toContain("all sent, 10\u00a0B, being confirmed");
+  });
+
+  test("never says complete alone where something was left out", () => {
+    const problem = (kind: Problem["kind"]): Problem => ({
+      path: "x",
+      kind,
+      why: "",
+      isFolder: false,
+      isListed: false,
+    });
+    const ended = { state: BatchState.SUCCEEDED, counts: { total: 46 } };
+    const files = Array.from({ length: 46 }, (): FileRow => [PROCESSED, Outcome.COMPLETE]);
+    const whole = batchOf(ended, files);
+    expect([batchStateOf(whole.watched.batch, en, say).text, endingOf(whole)]).toEqual(["Complete", "well"]);
+
+    const metadata = noteOf({ files: 3, folders: 1, named: [problem("left-out"), problem("refused")] });
+    const short = batchOf({ ...ended, metadata }, files);
+    expect(textOf(short)).toContain("46 of 49 files processed · 3 left out, 1 folder left out");
+    expect(batchStateOf(short.watched.batch, en, say)).toEqual({
+      bucket: Bucket.Partly,
+      text: "Complete · 3 left out, 1 folder left out",
+    });
+    expect(titleOf(short, en, say)).toBe("! photos");
+    const byRule = batchOf(
+      { ...ended, metadata: noteOf({ files: 1, folders: 0, named: [problem("left-out")] }) },
+      files,
+    );
+    expect(titleOf(byRule, en, say)).toBe("\u2713 photos");
+  });
+});
+
+describe("a folder whose names are still coming", () => {
+  const FOUR: FileRow[] = [
+    [PROCESSED, Outcome.COMPLETE],
+    [PROCESSED, Outcome.COMPLETE],
+    [PROCESSED, Outcome.PARTIAL],
+    [PROCESSED, Outcome.STORED_ONLY],
+  ];
+  const counters = { ordinalDelta: [0, 1], total: [4, 4], processed: [4, 4] };
+
+  test("is not green before it is known to be, and its size is not said", () => {
+    const live = batchOf({}, FOUR, counters);
+    const folder = live.tree.addFolder("a", 1);
+    live.tree.addFile(0, "a/one.txt", 500);
+    live.tally.named(0);
+    const shown = folderStateOf(live, folder, en, say);
+    expect([shown.text, shown.total, shown.of(Bucket.Complete), TONE[shown.bucket]]).toEqual([
+      "Processed",
+      4,
+      0,
+      "wait",
+    ]);
+    expect(rowOf(live, folder)).toContain(">…<");
+    for (const [ordinal, name] of ["two.txt", "three.txt", "four.bin"].entries()) {
+      live.tree.addFile(ordinal + 1, `a/${name}`, 500);
+      live.tally.named(ordinal + 1);
+    }
+    expect(folderStateOf(live, folder, en, say).text).toBe("Complete · 1 partly");
+    expect(rowOf(live, folder)).toContain("2.0\u00a0KB");
+  });
+
+  test("is not green either while the gateway's number of it is not known", () => {
+    const live = batchOf({}, FOUR);
+    const folder = live.tree.addFolder("a");
+    live.tree.addFile(0, "a/one.txt", 500);
+    live.tally.named(0);
+    expect(folderStateOf(live, folder, en, say).text).toBe("Processed");
+  });
+
+  test("is green at once where all of the batch are complete", () => {
+    const live = batchOf({}, FOUR.slice(0, 2), { ordinalDelta: [0, 1], total: [2, 2], processed: [2, 2] });
+    const folder = live.tree.addFolder("a", 1);
+    expect(folderStateOf(live, folder, en, say)).toMatchObject({ bucket: Bucket.Complete, total: 2 });
+  });
+
+  function rowOf(live: LiveBatch, folder: number): string {
+    const place = { top: 0, rowIndex: 2, level: 1, place: 1, siblings: 1, isExpanded: true };
+    const flags = { isChosen: false, isActive: false, showsPath: false, onOpen: () => undefined };
+    return renderToStaticMarkup(<Row id="r" live={live} row={-(folder + 1)} {...place} {...flags} />);
+  }
+});
+
+test("a file whose bytes are all sent waits to be confirmed, and says so instead of 100 %", () => {
+  const live = batchOf({}, [[PENDING, 0]]);
+  live.tree.addFile(0, "a.txt", 100);
+  (live as unknown as { sending: Map<number, number> }).sending.set(0, 50);
+  expect(fileStateOf(live, 0, en, say).text).toBe("Uploading · 50%");
+  (live as unknown as { sending: Map<number, number> }).sending.set(0, 100);
+  expect(fileStateOf(live, 0, en, say).text).toBe("Sent, being confirmed");
+});
+
+test("a key that is unknown, a key of no tenant, no answer and an answer that is an error read differently", () => {
+  const failed = new TypeError("Failed to fetch");
+  const troubles = [
+    new ConnectError("the API key is unknown here", Code.Unauthenticated),
+    new ConnectError("an operator's key works inside no tenant", Code.PermissionDenied),
+    new ConnectError("Failed to fetch", Code.Unknown, undefined, undefined, failed),
+    new ConnectError("the disk is full", Code.ResourceExhausted),
+  ].map(troubleOf);
+  expect(troubles.map(({ kind }) => kind)).toEqual(["key", "key", "silent", "said"]);
+  for (const words of [en, es]) {
+    const said = troubles.map((trouble) => waitingWords(trouble, words));
+    expect(new Set(said).size).toBe(4);
+    expect(said[1]).toMatch(/operato|operador/);
+    expect(said[2]).not.toContain("Failed to fetch");
+    expect(said[3]).toContain("the disk is full");
+  }
+  expect(failedWords({ kind: "silent" }, en)).not.toMatch(/Trying again/);
+});
