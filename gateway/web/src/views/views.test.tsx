@@ -105,7 +105,7 @@ describe("a summary", () => {
   const bytes = { declared: 20_000_000n, uploaded: 8_000_000n };
 
   test("says how fast it is and how long it takes while it runs", () => {
-    expect(textOf(withRates(batchOf({ bytes }, ONE_OF_EACH)))).toMatch(/about.*left.*MB\/s.*files\/s/);
+    expect(textOf(withRates(batchOf({ bytes }, ONE_OF_EACH)))).toMatch(/about.*left.*[KM]?B\/s.*files\/s/);
   });
 
   test("reckons nothing while the batch is paused", () => {
