@@ -370,7 +370,7 @@ impl Writer {
         match self.renew(term).await {
             Ok(true) => {
                 self.state.briefs.leads_until(asked + term);
-                self.outage.may_be_over();
+                self.outage.took_little();
             }
             Ok(false) => self.lost.cancel(),
             Err(error) => self.outage.failed(&error),
@@ -557,9 +557,9 @@ impl Writer {
             Ok(Written::Committed { acts }) => {
                 ahead.aftermath.committed(&mut self.state);
                 if acts > 0 {
-                    self.outage.is_over();
+                    self.outage.took();
                 } else {
-                    self.outage.may_be_over();
+                    self.outage.took_little();
                 }
                 Ok(())
             }

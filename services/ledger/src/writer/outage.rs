@@ -7,19 +7,23 @@ use tokio::sync::watch;
 
 /// How long the database may take nothing before the ledger's health says so.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nothing may have failed before it is over: at the edge of a full disk one change in many still finds room.
+const CALM: Duration = Duration::from_secs(2);
 /// How often it is logged.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// What is remembered of failures until the database takes something again.
 pub(super) struct Outage {
     under_way: Option<UnderWay>,
+    /// When the last one was logged.
+    said: Option<Instant>,
     takes_calls: watch::Sender<bool>,
 }
 
 struct UnderWay {
     since: Instant,
     last: Instant,
-    said: Instant,
+    is_said: bool,
     failures: u64,
 }
 
@@ -28,6 +32,7 @@ impl Outage {
     pub(super) fn none(takes_calls: watch::Sender<bool>) -> Self {
         Self {
             under_way: None,
+            said: None,
             takes_calls,
         }
     }
@@ -35,24 +40,22 @@ impl Outage {
     /// The database did not take something.
     pub(super) fn failed(&mut self, error: &DbErr) {
         let now = Instant::now();
-        let under_way = self.under_way.get_or_insert_with(|| {
-            tracing::error!(%error, "the database takes nothing; callers are told to try again, and it is tried on");
-            UnderWay {
-                since: now,
-                last: now,
-                said: now,
-                failures: 0,
-            }
+        let under_way = self.under_way.get_or_insert(UnderWay {
+            since: now,
+            last: now,
+            is_said: false,
+            failures: 0,
         });
         under_way.failures += 1;
         under_way.last = now;
-        if now - under_way.said >= SAID_EVERY {
-            under_way.said = now;
+        if self.said.is_none_or(|said| now - said >= SAID_EVERY) {
+            self.said = Some(now);
+            under_way.is_said = true;
             tracing::error!(
                 %error,
                 failures = under_way.failures,
                 seconds = (now - under_way.since).as_secs(),
-                "the database still takes nothing"
+                "the database takes nothing; callers are told to try again, and it is tried on"
             );
         }
         if now - under_way.since >= PATIENCE {
@@ -62,25 +65,29 @@ impl Outage {
     }
 
     /// A group with acts was committed.
-    pub(super) fn is_over(&mut self) {
-        let Some(under_way) = self.under_way.take() else {
-            return;
-        };
-        tracing::info!(
-            failures = under_way.failures,
-            seconds = under_way.since.elapsed().as_secs(),
-            "the database takes changes again"
-        );
-        self.takes_calls
-            .send_if_modified(|takes| !std::mem::replace(takes, true));
+    pub(super) fn took(&mut self) {
+        self.is_over_after(CALM);
     }
 
     /// Something small was committed. That proves little while larger things fail.
-    pub(super) fn may_be_over(&mut self) {
-        let calm = |under_way: &UnderWay| under_way.last.elapsed() >= PATIENCE;
-        if self.under_way.as_ref().is_some_and(calm) {
-            self.is_over();
+    pub(super) fn took_little(&mut self) {
+        self.is_over_after(PATIENCE);
+    }
+
+    fn is_over_after(&mut self, calm: Duration) {
+        let over = |under_way: &mut UnderWay| under_way.last.elapsed() >= calm;
+        let Some(under_way) = self.under_way.take_if(over) else {
+            return;
+        };
+        if under_way.is_said {
+            tracing::info!(
+                failures = under_way.failures,
+                seconds = under_way.since.elapsed().as_secs(),
+                "the database takes changes again"
+            );
         }
+        self.takes_calls
+            .send_if_modified(|takes| !std::mem::replace(takes, true));
     }
 }
 
@@ -106,14 +113,41 @@ mod tests {
         age(&mut outage, PATIENCE);
         outage.failed(&error);
         assert!(!*takes_calls.borrow());
-        outage.may_be_over();
-        assert!(!*takes_calls.borrow(), "larger things failed a moment ago");
-        age(&mut outage, PATIENCE);
-        outage.may_be_over();
+        outage.took();
+        assert!(!*takes_calls.borrow(), "others failed a moment ago");
+        age(&mut outage, CALM);
+        outage.took_little();
+        assert!(!*takes_calls.borrow(), "larger things may still fail");
+        outage.took();
         assert!(*takes_calls.borrow());
         outage.failed(&error);
         assert!(*takes_calls.borrow(), "another one begins anew");
-        outage.is_over();
-        assert!(*takes_calls.borrow());
+        age(&mut outage, PATIENCE);
+        outage.took_little();
+        assert!(outage.under_way.is_none());
+    }
+
+    #[test]
+    fn it_is_said_once_a_minute_however_often_it_begins_anew() {
+        let mut outage = Outage::none(watch::channel(true).0);
+        let error = DbErr::Custom("no room".into());
+        for _ in 0..3 {
+            outage.failed(&error);
+            let said = outage.under_way.as_ref().unwrap().is_said;
+            assert_eq!(
+                said,
+                outage.under_way.as_ref().unwrap().since == outage.said.unwrap()
+            );
+            age(&mut outage, CALM);
+            outage.took();
+        }
+        outage.failed(&error);
+        assert!(
+            !outage.under_way.as_ref().unwrap().is_said,
+            "it was said a moment ago"
+        );
+        outage.said = outage.said.unwrap().checked_sub(SAID_EVERY);
+        outage.failed(&error);
+        assert!(outage.under_way.as_ref().unwrap().is_said);
     }
 }
