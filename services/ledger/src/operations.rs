@@ -148,9 +148,11 @@ impl SliceRunner {
                     self.signals.moved.send_replace(());
                 }
                 Err(error) => {
-                    tracing::warn!(%error, operation = %row.id, "a slice was not done; it is tried again");
                     underway.remove(&key);
-                    let since = *failing_since.entry(key).or_insert_with(Instant::now);
+                    let since = *failing_since.entry(key).or_insert_with(|| {
+                        tracing::warn!(%error, operation = %row.id, "a slice was not done; it is tried again and again");
+                        Instant::now()
+                    });
                     if since.elapsed() >= GIVE_UP_AFTER {
                         tracing::error!(operation = %row.id, "an operation is given up: its slices fail again and again");
                         self.give_up(row).await;

@@ -53,6 +53,8 @@ struct Slices {
     from: HashMap<Job, u32>,
     /// Who had the last turn.
     last: Option<TenantId>,
+    /// Slices that fail: while the database takes nothing each pass meets them again.
+    not_ended: Rarely,
 }
 
 /// A slice was not ended.
@@ -303,7 +305,9 @@ impl Reconciler {
             let ended = self.end_slice(job, from).await;
             if let Err(error) = &ended {
                 let ((tenant, batch), end) = job;
-                tracing::warn!(%error, %tenant, %batch, ?end, "a slice of a batch was not ended");
+                if let Some(times) = turns.slices.not_ended.next() {
+                    tracing::warn!(%error, %tenant, %batch, ?end, times, "a slice of a batch was not ended");
+                }
                 self.metrics.reconcile_failures.inc();
             }
             turns.took(ended.map_err(|_| Failed));
