@@ -129,6 +129,35 @@ impl FromStr for BatchId {
     }
 }
 
+/// The identity of a batch. Ordered as the tables are: tenant, batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchRef {
+    /// Whose batch it is.
+    pub tenant: TenantId,
+    /// Its id.
+    pub batch: BatchId,
+}
+
+impl BatchRef {
+    /// Puts the two parts together.
+    #[must_use]
+    pub const fn new(tenant: TenantId, batch: BatchId) -> Self {
+        Self { tenant, batch }
+    }
+
+    /// One of its files.
+    #[must_use]
+    pub const fn file(self, ordinal: u32) -> FileRef {
+        FileRef::new(self.tenant, self.batch, ordinal)
+    }
+}
+
+impl fmt::Display for BatchRef {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.tenant, self.batch)
+    }
+}
+
 /// The identity of a file; there is no other. Ordered as the tables are: tenant, batch, ordinal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileRef {
@@ -149,6 +178,12 @@ impl FileRef {
             batch,
             ordinal,
         }
+    }
+
+    /// The batch it was entered into.
+    #[must_use]
+    pub const fn batch_ref(self) -> BatchRef {
+        BatchRef::new(self.tenant, self.batch)
     }
 }
 

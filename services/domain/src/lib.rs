@@ -27,7 +27,7 @@ pub use batch_state::{
 };
 pub use catalogue::catalogue_markdown;
 pub use file_state::{FileEvent, FileState, IllegalTransition};
-pub use ids::{BatchId, FileRef, Generation, InvalidId, Target, TenantId, Token};
+pub use ids::{BatchId, BatchRef, FileRef, Generation, InvalidId, Target, TenantId, Token};
 pub use keys::{
     InvalidArtifactName, artifact_key, artifact_prefix, check_artifact_name, export_key, final_key,
     landing_key, landing_prefix, tenant_prefix, tus_tail_key,

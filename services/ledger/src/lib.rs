@@ -2,25 +2,30 @@
 //! retries, dead letters and the reconciler.
 //!
 //! Every change goes through one [`writer`], which merges what waits into groups; what may go out next is decided by
-//! the [`dispatcher`] in the writer's own memory; after a commit the [`relay`] publishes dispatches on Redis; the
-//! [`reconciler`] compares rows with streams and repairs what was lost; bulk [`operations`] go on in slices beside it.
-//! The [`api`] translates.
+//! the dispatcher in the writer's own [`memory`]. Around it are the tasks of the [`leader`]: after a commit the relay
+//! publishes dispatches on Redis; the reconciler compares rows with streams and repairs what was lost; bulk operations go on
+//! in slices. The [`api`] translates, with the messages of [`wire`]; [`select`] is the one way to choose files; [`store`]
+//! holds every statement; [`verify`] checks what must hold.
 
+#[macro_use]
+mod planted;
+
+mod active_writer;
 mod api;
-mod briefs;
-mod dispatcher;
 #[cfg(test)]
 mod fault_tests;
-mod hints;
-mod leadership;
+mod leader;
+mod memory;
 mod metrics;
-mod operations;
-mod reconciler;
-mod relay;
+mod select;
 mod settings;
+mod signals;
+#[cfg(test)]
+mod simulation;
 mod start;
 mod store;
 mod verify;
+mod wire;
 mod writer;
 
 pub use settings::{Bootstrap, DispatchWindows, KeyRecord, LedgerSettings, TenantLimits};

@@ -6,7 +6,7 @@ use caudal_node::metrics::{Counter, Gauge, Histogram, Labelled, Registry};
 #[derive(Clone)]
 pub(crate) struct LedgerMetrics {
     pub(crate) groups: Counter,
-    pub(crate) group_acts: Counter,
+    pub(crate) group_verbs: Counter,
     pub(crate) group_failures: Counter,
     pub(crate) defects: Counter,
     pub(crate) writer_failures: Counter,
@@ -25,12 +25,12 @@ impl LedgerMetrics {
     pub(crate) fn new(registry: &Registry) -> Self {
         Self {
             groups: registry.counter("writer_groups", "Groups committed"),
-            group_acts: registry.counter("writer_acts", "Acts committed, in groups"),
+            group_verbs: registry.counter("writer_verbs", "Verbs committed, in groups"),
             group_failures: registry
                 .counter("writer_group_failures", "Groups that were not committed"),
             defects: registry.counter(
                 "writer_defects",
-                "Acts that were answered INTERNAL: deciding them failed or panicked",
+                "Verbs that were answered INTERNAL: deciding them failed or panicked",
             ),
             writer_failures: registry.counter(
                 "writer_failures",

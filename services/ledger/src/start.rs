@@ -23,12 +23,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
+use crate::active_writer::{ActiveWriter, LeaderGuard};
 use crate::api;
-use crate::briefs::Briefs;
-use crate::leadership::{Desk, LeaderGuard, Leadership};
+use crate::leader::Leadership;
+use crate::memory::lease_cache::LeaseCache;
 use crate::metrics::LedgerMetrics;
-use crate::operations::Signals;
 use crate::settings::LedgerSettings;
+use crate::signals::Signals;
 use crate::store::Store;
 
 /// Why a ledger does not start or did not end well.
@@ -78,8 +79,8 @@ impl Ledger {
         let store = Arc::new(Store::open(&settings.database_url).await?);
         let registry = Registry::new("ledger");
         let health = Health::new();
-        let desk = Desk::new();
-        let briefs = Briefs::default();
+        let active_writer = ActiveWriter::new();
+        let leases = LeaseCache::default();
         let reconcile = Arc::new(Notify::new());
         let streams = Streams::connect(
             &settings.redis_url,
@@ -99,8 +100,8 @@ impl Ledger {
             hints: hints::Publisher::new(&settings.redis_url)?,
             metrics: metrics.clone(),
             health: health.clone(),
-            desk: desk.clone(),
-            briefs: briefs.clone(),
+            active_writer: active_writer.clone(),
+            leases: leases.clone(),
             objects: settings
                 .objects
                 .clone()
@@ -118,8 +119,8 @@ impl Ledger {
 
         let ledger = api::Ledger {
             store: store.clone(),
-            writer: desk.clone(),
-            briefs,
+            writer: active_writer.clone(),
+            leases,
             versions: api::versions::Versions::default(),
             reconcile,
             lease: settings.lease,
@@ -130,7 +131,7 @@ impl Ledger {
         let server = Server::builder("ledger")
             .routes(routes(
                 ledger,
-                LeaderGuard::new(ScopeGuard::new(settings.mesh_secret.clone()), desk),
+                LeaderGuard::new(ScopeGuard::new(settings.mesh_secret.clone()), active_writer),
             ))
             .file_descriptor_set(caudal_proto::FILE_DESCRIPTOR_SET)
             .metrics(registry)

@@ -13,14 +13,18 @@ use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::messages::{self, StoredOptions};
 use super::{Ledger, TenantScope, entries, page_token, request_key, status, unreadable};
+use crate::store::progress::Renamed;
 use crate::store::time::Micros;
 use crate::store::{manifest, reads};
-use crate::writer::acts::{
-    Act, AddEntries, Answer, CancelBatch, CompleteBatch, CreateBatch, NewPause, SetPause,
-    UpdateBatch,
-};
+use crate::wire::{self, StoredOptions};
+use crate::writer::verb::Verb;
+use crate::writer::verbs::add_entries::AddEntries;
+use crate::writer::verbs::cancel_batch::CancelBatch;
+use crate::writer::verbs::complete_batch::CompleteBatch;
+use crate::writer::verbs::create_batch::CreateBatch;
+use crate::writer::verbs::set_pause::{NewPause, SetPause};
+use crate::writer::verbs::update_batch::UpdateBatch;
 
 const DEFAULT_BATCHES: usize = 50;
 /// Characters in the words left with a pause.
@@ -34,11 +38,7 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = new_batch(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        match self.writer.ask(Act::CreateBatch(Box::new(act))).await {
-            Ok(Answer::Batch(batch)) => Ok(Response::new(*batch)),
-            Ok(_) => Err(status(&Refusal::internal())),
-            Err(refusal) => Err(status(&refusal)),
-        }
+        self.change(act).await
     }
 
     async fn get_batch(
@@ -50,12 +50,12 @@ impl BatchService for Ledger {
         let batch = scope
             .batch("name", name)
             .map_err(|refusal| status(&refusal))?;
-        let found = reads::batch(&self.store.reader(), scope.tenant, batch)
+        let found = reads::batch(&self.store.reader(), scope.batch_ref(batch))
             .await
             .map_err(|error| unreadable(&error))?;
         let (progress, cold) =
             found.ok_or_else(|| status(&Refusal::not_found(&names::batch_name(batch))))?;
-        Ok(Response::new(messages::batch(&progress, &cold)))
+        Ok(Response::new(wire::batch(&progress, &cold)))
     }
 
     async fn list_batches(
@@ -81,7 +81,7 @@ impl BatchService for Ledger {
         let mut room = page_token::Room::default();
         let batches: Vec<Batch> = rows
             .iter()
-            .map(|(progress, cold)| messages::batch(progress, cold))
+            .map(|(progress, cold)| wire::batch(progress, cold))
             .take_while(|batch| room.takes(batch))
             .collect();
         let last = batches.len().checked_sub(1).and_then(|last| rows.get(last));
@@ -102,11 +102,9 @@ impl BatchService for Ledger {
         let scope = TenantScope::of(&request)?;
         let message = request.get_ref();
         let act = new_entries(&scope, message).map_err(|refusal| status(&refusal))?;
-        match self.writer.ask(Act::AddEntries(Box::new(act))).await {
-            Ok(Answer::Added(added)) => Ok(Response::new(messages::added(&added))),
-            Ok(_) => Err(status(&Refusal::internal())),
-            Err(refusal) => Err(status(&refusal)),
-        }
+        let added = self.writer.ask(act).await;
+        let added = added.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(added.message()))
     }
 
     async fn complete_batch(
@@ -117,16 +115,11 @@ impl BatchService for Ledger {
         let message = request.get_ref();
         let act = completion(&scope, message).map_err(|refusal| status(&refusal))?;
         let fails_missing = act.missing_fails;
-        match self.writer.ask(Act::CompleteBatch(Box::new(act))).await {
-            Ok(Answer::Batch(batch)) => {
-                if fails_missing {
-                    self.reconcile.notify_one();
-                }
-                Ok(Response::new(*batch))
-            }
-            Ok(_) => Err(status(&Refusal::internal())),
-            Err(refusal) => Err(status(&refusal)),
+        let batch = self.change(act).await?;
+        if fails_missing {
+            self.reconcile.notify_one();
         }
+        Ok(batch)
     }
 
     async fn update_batch(
@@ -135,7 +128,7 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = update(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        self.change_batch(Act::UpdateBatch(Box::new(act))).await
+        self.change(act).await
     }
 
     async fn cancel_batch(
@@ -145,7 +138,7 @@ impl BatchService for Ledger {
         let scope = TenantScope::of(&request)?;
         let message = request.get_ref();
         let act = cancellation(&scope, message).map_err(|refusal| status(&refusal))?;
-        let answer = self.change_batch(Act::CancelBatch(Box::new(act))).await?;
+        let answer = self.change(act).await?;
         // Its files follow at once.
         self.reconcile.notify_one();
         Ok(answer)
@@ -157,7 +150,7 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = pause(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        self.change_batch(Act::SetPause(Box::new(act))).await
+        self.change(act).await
     }
 
     async fn resume_batch(
@@ -166,7 +159,7 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = resumption(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        self.change_batch(Act::SetPause(Box::new(act))).await
+        self.change(act).await
     }
 
     async fn list_folders(
@@ -185,7 +178,7 @@ impl BatchService for Ledger {
         let session = self.store.reader();
         let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
         let from = from.map_or(0, u32::from_be_bytes);
-        let rows = manifest::folder_range(&session, (scope.tenant, batch), from, limit)
+        let rows = manifest::folder_range(&session, scope.batch_ref(batch), from, limit)
             .await
             .map_err(|error| unreadable(&error))?;
         // Every batch has its root, so nothing at all means that there is no such batch.
@@ -196,7 +189,7 @@ impl BatchService for Ledger {
         let folders: Vec<Folder> = rows
             .iter()
             .take(size)
-            .map(|row| messages::folder(batch, row))
+            .map(|row| wire::folder(batch, row))
             .take_while(|folder| room.takes(folder))
             .collect();
         let next_page_token = match rows.get(folders.len()) {
@@ -222,13 +215,10 @@ impl BatchService for Ledger {
 }
 
 impl Ledger {
-    /// An act that answers with the batch it changed.
-    async fn change_batch(&self, act: Act) -> Result<Response<Batch>, Status> {
-        match self.writer.ask(act).await {
-            Ok(Answer::Batch(batch)) => Ok(Response::new(*batch)),
-            Ok(_) => Err(status(&Refusal::internal())),
-            Err(refusal) => Err(status(&refusal)),
-        }
+    /// Asks a verb that answers with the batch it changed.
+    async fn change<V: Verb<Answer = Batch>>(&self, verb: V) -> Result<Response<Batch>, Status> {
+        let batch = self.writer.ask(verb).await;
+        batch.map(Response::new).map_err(|refusal| status(&refusal))
     }
 }
 
@@ -242,12 +232,9 @@ fn changed_batch(scope: &TenantScope, field: &str, name: &str) -> Result<BatchId
 fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBatch, Refusal> {
     let batch = message.batch.clone().unwrap_or_default();
     let mut act = UpdateBatch {
-        tenant: scope.tenant,
-        batch: changed_batch(scope, "batch.name", &batch.name)?,
+        batch: scope.batch_ref(changed_batch(scope, "batch.name", &batch.name)?),
         request: request_key("UpdateBatch", &message.request_id, message)?,
-        name: None,
-        priority: None,
-        metadata: None,
+        changes: Renamed::default(),
     };
     let paths = message
         .update_mask
@@ -260,10 +247,13 @@ fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBat
     }
     for (index, path) in paths.iter().enumerate() {
         match path.as_str() {
-            "display_name" => act.name = Some(display_name(&batch.display_name)?.to_owned()),
-            "priority" => act.priority = Some(priority(batch.priority)?),
+            "display_name" => {
+                act.changes.name = Some(display_name(&batch.display_name)?.to_owned());
+            }
+            "priority" => act.changes.priority = Some(priority(batch.priority)?),
             "metadata" => {
-                act.metadata = Some(batch.metadata.as_ref().map(metadata_text).transpose()?);
+                act.changes.metadata =
+                    Some(batch.metadata.as_ref().map(metadata_text).transpose()?);
             }
             _ => {
                 let words = format!(
@@ -281,8 +271,7 @@ fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBat
 
 fn cancellation(scope: &TenantScope, message: &CancelBatchRequest) -> Result<CancelBatch, Refusal> {
     Ok(CancelBatch {
-        tenant: scope.tenant,
-        batch: changed_batch(scope, "name", &message.name)?,
+        batch: scope.batch_ref(changed_batch(scope, "name", &message.name)?),
         request: request_key("CancelBatch", &message.request_id, message)?,
     })
 }
@@ -293,8 +282,7 @@ fn pause(scope: &TenantScope, message: &PauseBatchRequest) -> Result<SetPause, R
         return Err(Refusal::invalid("note", words));
     }
     Ok(SetPause {
-        tenant: scope.tenant,
-        batch: changed_batch(scope, "name", &message.name)?,
+        batch: scope.batch_ref(changed_batch(scope, "name", &message.name)?),
         request: request_key("PauseBatch", &message.request_id, message)?,
         pause: Some(NewPause {
             who: scope.principal.clone(),
@@ -305,8 +293,7 @@ fn pause(scope: &TenantScope, message: &PauseBatchRequest) -> Result<SetPause, R
 
 fn resumption(scope: &TenantScope, message: &ResumeBatchRequest) -> Result<SetPause, Refusal> {
     Ok(SetPause {
-        tenant: scope.tenant,
-        batch: changed_batch(scope, "name", &message.name)?,
+        batch: scope.batch_ref(changed_batch(scope, "name", &message.name)?),
         request: request_key("ResumeBatch", &message.request_id, message)?,
         pause: None,
     })
@@ -361,7 +348,7 @@ fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<Create
         ));
     }
     let stored = StoredOptions {
-        stages: messages::stage_names(stages),
+        stages: wire::stage_names(stages),
         start: if start == Start::Unspecified {
             Start::WhenUploaded.into()
         } else {
@@ -371,8 +358,7 @@ fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<Create
         tell_upload_tokens_what_is_held: options.tell_upload_tokens_what_is_held,
     };
     Ok(CreateBatch {
-        tenant: scope.tenant,
-        batch: BatchId::from_uuid(Uuid::now_v7()),
+        batch: scope.batch_ref(BatchId::from_uuid(Uuid::now_v7())),
         request,
         name: batch.display_name,
         options: serde_json::to_string(&stored).map_err(|_| Refusal::internal())?,
@@ -404,8 +390,7 @@ fn new_entries(scope: &TenantScope, message: &AddEntriesRequest) -> Result<AddEn
     let request = request_key("AddEntries", &message.request_id, message)?;
     let page = entries::parse(&message.entries)?;
     Ok(AddEntries {
-        tenant: scope.tenant,
-        batch,
+        batch: scope.batch_ref(batch),
         request,
         knows_one_batch: scope.knows_one_batch(),
         folders: page.load.folders(),
@@ -422,8 +407,7 @@ fn completion(
     let missing = MissingFiles::try_from(message.missing)
         .map_err(|_| Refusal::invalid("missing", "is not a value of MissingFiles"))?;
     Ok(CompleteBatch {
-        tenant: scope.tenant,
-        batch,
+        batch: scope.batch_ref(batch),
         request: request_key("CompleteBatch", &message.request_id, message)?,
         missing_fails: missing == MissingFiles::Fail,
         expected_entries: message.expected_entries,

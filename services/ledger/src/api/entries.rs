@@ -7,7 +7,7 @@ use caudal_proto::convert::{json_from_struct, micros_from_timestamp, sha256_from
 use caudal_proto::v1;
 
 use crate::store::time::Micros;
-use crate::writer::acts::{NewEntry, NewFile};
+use crate::writer::verbs::add_entries::{NewEntry, NewFile};
 
 /// Bytes of JSON that the metadata of one entry may have.
 pub(super) const MAX_ENTRY_METADATA_BYTES: usize = 4 << 10;

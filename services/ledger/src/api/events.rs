@@ -9,9 +9,10 @@ use caudal_proto::v1::{BatchChange, Event, FileChange, event};
 use prost::Message;
 use sea_orm::DbErr;
 
-use super::{Ledger, messages, page_token};
+use super::{Ledger, page_token};
 use crate::store::changes::{self, RecordedChange};
 use crate::store::{reads, work};
+use crate::wire;
 
 /// Changes read for one answer: one has a group's files at most.
 const CHANGES_A_PAGE: u32 = 64;
@@ -28,7 +29,7 @@ impl Ledger {
         let (newest, oldest) = changes::tenant_revisions(&session, tenant).await?;
         let Ok(after) = u64::try_from(after) else {
             return Ok(ListEventsResponse {
-                cursor: messages::signed(newest),
+                cursor: wire::signed(newest),
                 ..ListEventsResponse::default()
             });
         };
@@ -75,7 +76,7 @@ impl Ledger {
         };
         Ok(ListEventsResponse {
             events,
-            cursor: messages::signed(cursor),
+            cursor: wire::signed(cursor),
             too_old: false,
             more,
         })
@@ -113,9 +114,9 @@ fn events_of(
     paths: &HashMap<FileRef, String>,
 ) -> Vec<Event> {
     let event = |what| Event {
-        cursor: messages::signed(row.revision),
+        cursor: wire::signed(row.revision),
         batch: names::batch_name(row.batch),
-        revision: messages::signed(row.batch_revision),
+        revision: wire::signed(row.batch_revision),
         time: Some(timestamp_from_micros(row.at.0)),
         what: Some(what),
     };

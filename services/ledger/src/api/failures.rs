@@ -6,10 +6,10 @@ use caudal_proto::v1::{self, ListFailuresRequest, ListFailuresResponse};
 use sea_orm::DbErr;
 use tonic::{Response, Status};
 
-use super::operations::saturated;
 use super::{Ledger, page_token, status, unreadable};
 use crate::store::failures::{self, FailureGroup, Letters};
 use crate::store::selection::Selection;
+use crate::wire::saturated;
 
 /// Whose failures are grouped.
 pub(super) enum Failed<'a> {

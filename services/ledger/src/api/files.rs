@@ -18,12 +18,14 @@ use tonic::{Request, Response, Status};
 
 use super::bounds::Bounded;
 use super::failures::Failed;
-use super::operations::{BulkRequest, Command, Commander, Place, saturated};
-use super::selector::{Purpose, resolve};
-use super::{Ledger, TenantScope, messages, page_token, status, unreadable};
+use super::operations::{BulkRequest, Command, Commander, Place};
+use super::{Ledger, TenantScope, page_token, status, unreadable};
+use crate::select::{Purpose, resolve};
 use crate::store::selection::{Grouping, Position, Selection};
 use crate::store::work::{self, WorkRow};
-use crate::store::{reads, results, selection};
+use crate::store::{attempts, reads, results, selection};
+use crate::wire;
+use crate::wire::saturated;
 
 /// Files whose results are read at once: each may have five of 64 KiB.
 const FULL_AT_ONCE: usize = 100;
@@ -260,9 +262,12 @@ impl Ledger {
         let mut versions = HashMap::new();
         if full {
             of_files = results::served(&session, &generations).await?;
-            versions = results::versions(&session).await?.into_iter().collect();
+            versions = crate::store::versions::all(&session)
+                .await?
+                .into_iter()
+                .collect();
         }
-        let details = results::last_attempts(&session, &failed).await?;
+        let details = attempts::last(&session, &failed).await?;
         let version_words = |number: u32| {
             versions
                 .get(&number)
@@ -274,13 +279,7 @@ impl Ledger {
         for view in &views {
             let results = of_files.get(&view.work.file).map(Vec::as_slice);
             let detail = details.get(&view.work.file).map_or("", String::as_str);
-            files.push(messages::file(
-                view,
-                results,
-                &version_words,
-                detail,
-                language,
-            ));
+            files.push(wire::file(view, results, &version_words, detail, language));
         }
         Ok(files)
     }

@@ -11,10 +11,11 @@ use caudal_proto::v1::{
 use sea_orm::DbErr;
 use tonic::{Response, Status};
 
-use super::{Ledger, TenantScope, messages, page_token, status, unreadable};
+use super::{Ledger, TenantScope, page_token, status, unreadable};
 use crate::store::history::{self, Transition};
 use crate::store::time::Micros;
 use crate::store::{reads, results, work};
+use crate::wire;
 
 /// Changes of the batch read for one page: each holds a group's files at most.
 const CHANGES_A_PAGE: u32 = 256;
@@ -166,7 +167,10 @@ impl Ledger {
         let versions: std::collections::HashMap<_, _> = if found.is_empty() {
             std::collections::HashMap::new()
         } else {
-            results::versions(&session).await?.into_iter().collect()
+            crate::store::versions::all(&session)
+                .await?
+                .into_iter()
+                .collect()
         };
         let words = |number: u32| {
             versions
@@ -181,7 +185,7 @@ impl Ledger {
                 revision: None,
                 what: What::Result(v1::RecordedResult {
                     generation: row.generation.get(),
-                    result: Some(messages::stage_result(row, &words)),
+                    result: Some(wire::stage_result(row, &words)),
                 }),
             });
         }

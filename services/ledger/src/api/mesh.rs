@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caudal_domain::{
-    BatchId, FileRef, FileState, Generation, Outcome, Refusal, Stage, StageSet, StageVersion,
-    TenantId, Token, keys, limits, names,
+    BatchId, BatchRef, FileRef, FileState, Generation, Outcome, Refusal, Stage, StageSet,
+    StageVersion, TenantId, Token, keys, limits, names,
 };
 use caudal_node::scope;
 use caudal_proto::convert::{
@@ -33,14 +33,18 @@ use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
 use super::bounds::{self, Bounded, MAX_HELD};
-use super::{Ledger, TenantScope, messages, status, unreadable};
-use crate::briefs::{Brief, Declared};
+use super::{Ledger, TenantScope, status, unreadable};
+use crate::memory::lease_cache::{Declared, Granted, Inputs};
 use crate::store::reads;
 use crate::store::results::{self, Execution, ResultRow, StoredArtifact, Used};
 use crate::store::{changes, credentials, work};
-use crate::writer::acts::{
-    Act, Answer, BadResult, GoodResult, Granted, Held, Report, StageOutcome,
-};
+use crate::wire;
+use crate::writer::verb::Verb;
+use crate::writer::verbs::Held;
+use crate::writer::verbs::lease::Lease;
+use crate::writer::verbs::release::Release;
+use crate::writer::verbs::renew::Renew;
+use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 
 /// Changes of one answer, and their bytes.
 const MAX_CHANGES: u32 = 256;
@@ -63,7 +67,7 @@ impl LedgerService for Ledger {
         let held = held_of(message.files.as_ref())?;
         let version = message.stage_version.clone().unwrap_or_default();
         let version = stage_version_from_proto(stage, &version);
-        let mut kept = self.briefs.grant(&version, &held);
+        let mut kept = self.leases.grant(&version, &held, Instant::now());
         let unknown: Vec<(FileRef, Token)> = held
             .into_iter()
             .zip(&kept)
@@ -83,9 +87,9 @@ impl LedgerService for Ledger {
                 None => asked.next().flatten(),
             })
             .collect();
-        let briefs = kept.iter_mut().map(|kept| Some(kept.take()?.1));
+        let inputs = kept.iter_mut().map(|kept| Some(kept.take()?.1));
         let works = self
-            .works(&granted, briefs.collect())
+            .works(&granted, inputs.collect())
             .await
             .map_err(|error| unreadable(&error))?;
         let verdicts = granted
@@ -109,9 +113,7 @@ impl LedgerService for Ledger {
     ) -> Result<Response<RenewResponse>, Status> {
         require_service(&request)?;
         let held = held_of(request.get_ref().files.as_ref())?;
-        let Answer::Kept(kept) = self.ask(Act::Renew { held }).await? else {
-            return Err(status(&Refusal::internal()));
-        };
+        let kept = self.ask(Renew { held }).await?;
         let verdict = |kept: bool| {
             if kept {
                 RenewVerdict::Keep
@@ -130,7 +132,7 @@ impl LedgerService for Ledger {
     ) -> Result<Response<ReleaseResponse>, Status> {
         require_service(&request)?;
         let held = held_of(request.get_ref().files.as_ref())?;
-        self.ask(Act::Release { held }).await?;
+        self.ask(Release { held }).await?;
         Ok(Response::new(ReleaseResponse {}))
     }
 
@@ -140,9 +142,7 @@ impl LedgerService for Ledger {
     ) -> Result<Response<ReportResponse>, Status> {
         require_service(&request)?;
         let report = report_of(request.into_inner())?;
-        let Answer::Recorded(recorded) = self.ask(Act::Report(Box::new(report))).await? else {
-            return Err(status(&Refusal::internal()));
-        };
+        let recorded = self.ask(report).await?;
         let verdict = |recorded: bool| {
             if recorded {
                 ReportVerdict::Recorded
@@ -242,7 +242,7 @@ impl LedgerService for Ledger {
         let message = request.get_ref();
         let batch = batch_of(&scope, &message.batch)?;
         let session = self.store.reader();
-        let known = reads::batch(&session, scope.tenant, batch)
+        let known = reads::batch(&session, scope.batch_ref(batch))
             .await
             .map_err(|error| unreadable(&error))?;
         if known.is_none() {
@@ -317,7 +317,7 @@ impl LedgerService for Ledger {
         }
         if let Some(batch) = batch {
             let session = self.store.reader();
-            let known = reads::batch(&session, scope.tenant, batch)
+            let known = reads::batch(&session, scope.batch_ref(batch))
                 .await
                 .map_err(|error| unreadable(&error))?;
             if known.is_none() {
@@ -339,7 +339,7 @@ impl LedgerService for Ledger {
     ) -> Result<Response<Self::GetSnapshotStream>, Status> {
         let scope = TenantScope::of(&request)?;
         let batch = batch_of(&scope, &request.get_ref().batch)?;
-        let found = reads::batch(&self.store.reader(), scope.tenant, batch)
+        let found = reads::batch(&self.store.reader(), scope.batch_ref(batch))
             .await
             .map_err(|error| unreadable(&error))?;
         let Some((progress, cold)) = found else {
@@ -348,8 +348,8 @@ impl LedgerService for Ledger {
         // The revision is read first: rows that move meanwhile come again with the changes after it, which carry
         // absolute values, so that a snapshot read while it moves converges.
         let head = Snapshot {
-            revision: messages::signed(progress.revision),
-            batch: Some(messages::batch(&progress, &cold)),
+            revision: wire::signed(progress.revision),
+            batch: Some(wire::batch(&progress, &cold)),
             ..Snapshot::default()
         };
         let reader = SnapshotReader {
@@ -375,9 +375,9 @@ impl LedgerService for Ledger {
 }
 
 impl Ledger {
-    async fn ask(&self, act: Act) -> Result<Answer, Status> {
+    async fn ask<V: Verb>(&self, verb: V) -> Result<V::Answer, Status> {
         self.writer
-            .ask(act)
+            .ask(verb)
             .await
             .map_err(|refusal| status(&refusal))
     }
@@ -388,53 +388,51 @@ impl Ledger {
         version: StageVersion,
         held: Vec<(FileRef, Token)>,
     ) -> Result<Vec<Option<Arc<Granted>>>, Status> {
-        let lease = Act::Lease {
+        let lease = Lease {
             version: version.clone(),
             held,
         };
-        let Answer::Leased(granted) = self.ask(lease).await? else {
-            return Err(status(&Refusal::internal()));
-        };
-        self.briefs.noted(&version);
+        let granted = self.ask(lease).await?;
+        self.leases.noted(&version);
         Ok(granted)
     }
 
-    /// What handlers need for the granted files; `briefs` of all of them, as far as they are at hand. Nothing is read for
-    /// those whose brief is kept.
+    /// What handlers need for the granted files; `inputs` of all of them, as far as they are at hand. Nothing is read for
+    /// those whose inputs is kept.
     async fn works(
         &self,
         granted: &[Option<Arc<Granted>>],
-        briefs: Vec<Option<Brief>>,
+        inputs: Vec<Option<Inputs>>,
     ) -> Result<Vec<Work>, DbErr> {
-        let (files, mut briefs): (Vec<&Granted>, Vec<Option<Brief>>) = granted
+        let (files, mut inputs): (Vec<&Granted>, Vec<Option<Inputs>>) = granted
             .iter()
-            .zip(briefs)
-            .filter_map(|(granted, brief)| Some((granted.as_deref()?, brief)))
+            .zip(inputs)
+            .filter_map(|(granted, inputs)| Some((granted.as_deref()?, inputs)))
             .unzip();
         let pairs: Vec<(FileRef, Token)> = files
             .iter()
-            .zip(&briefs)
-            .filter(|(_, brief)| brief.is_none())
+            .zip(&inputs)
+            .filter(|(_, inputs)| inputs.is_none())
             .map(|(granted, _)| (granted.row.file, granted.row.token))
             .collect();
-        let mut kept = self.briefs.get(&pairs).into_iter();
-        for brief in briefs.iter_mut().filter(|brief| brief.is_none()) {
-            *brief = kept.next().flatten();
+        let mut kept = self.leases.get(&pairs).into_iter();
+        for inputs in inputs.iter_mut().filter(|inputs| inputs.is_none()) {
+            *inputs = kept.next().flatten();
         }
         let unknown: Vec<&Granted> = files
             .iter()
-            .zip(&briefs)
-            .filter(|(_, brief)| brief.is_none())
+            .zip(&inputs)
+            .filter(|(_, inputs)| inputs.is_none())
             .map(|(granted, _)| *granted)
             .collect();
-        let read = self.read_briefs(&unknown).await?;
-        self.briefs.learn(unknown.iter().filter_map(|granted| {
+        let read = self.read_inputs(&unknown).await?;
+        self.leases.learn(unknown.iter().filter_map(|granted| {
             let row = &granted.row;
             Some((row.file, row.token, read.get(&row.file)?.clone()))
         }));
-        for (granted, brief) in files.iter().zip(&mut briefs) {
-            if brief.is_none() {
-                *brief = read.get(&granted.row.file).cloned();
+        for (granted, inputs) in files.iter().zip(&mut inputs) {
+            if inputs.is_none() {
+                *inputs = read.get(&granted.row.file).cloned();
             }
         }
         // The upload stage of a reprocess has no result in its generation yet: its bytes are where they were verified.
@@ -445,10 +443,10 @@ impl Ledger {
             .collect();
         let session = self.store.reader();
         let verified = results::verified_contents(&session, &again).await?;
-        let numbers = briefs
+        let numbers = inputs
             .iter()
             .flatten()
-            .flat_map(|brief| brief.results.iter())
+            .flat_map(|inputs| inputs.results.iter())
             .filter_map(|result| result.version);
         let versions = self.versions.with(&self.store, numbers).await?;
         let words: HashMap<u32, String> = versions
@@ -456,18 +454,18 @@ impl Ledger {
             .map(|(number, version)| (*number, version.to_string()))
             .collect();
         let version_words = |number: u32| words.get(&number).cloned().unwrap_or_default();
-        let mut briefs = briefs.into_iter();
+        let mut inputs = inputs.into_iter();
         let mut works = Vec::with_capacity(files.len());
         for (index, granted) in granted.iter().enumerate() {
             let Some(granted) = granted else { continue };
             let file = granted.row.file;
-            let Some(brief) = briefs.next().flatten() else {
+            let Some(inputs) = inputs.next().flatten() else {
                 return Err(DbErr::Custom(format!("{file} has no row in files")));
             };
             works.push(work_message(
                 index,
                 granted,
-                &brief,
+                &inputs,
                 verified.get(&file),
                 &version_words,
             ));
@@ -475,8 +473,8 @@ impl Ledger {
         Ok(works)
     }
 
-    /// Reads briefs in two statements.
-    async fn read_briefs(&self, files: &[&Granted]) -> Result<HashMap<FileRef, Brief>, DbErr> {
+    /// Reads inputs in two statements.
+    async fn read_inputs(&self, files: &[&Granted]) -> Result<HashMap<FileRef, Inputs>, DbErr> {
         if files.is_empty() {
             return Ok(HashMap::new());
         }
@@ -488,7 +486,7 @@ impl Ledger {
             .map(|granted| (granted.row.file, granted.row.generation))
             .collect();
         let mut of_files = results::of_generations(&session, &with_results).await?;
-        let mut briefs = HashMap::with_capacity(files.len());
+        let mut inputs = HashMap::with_capacity(files.len());
         for view in reads::views(&session, rows).await? {
             let file = view.work.file;
             let declared = Declared {
@@ -497,7 +495,7 @@ impl Ledger {
                 metadata: view.metadata,
             };
             // A doubled message names a file twice.
-            briefs.entry(file).or_insert_with(|| Brief {
+            inputs.entry(file).or_insert_with(|| Inputs {
                 declared: Arc::new(declared),
                 results: Arc::new(
                     of_files
@@ -509,7 +507,7 @@ impl Ledger {
                 ),
             });
         }
-        Ok(briefs)
+        Ok(inputs)
     }
 
     async fn issue_exactly(
@@ -550,8 +548,13 @@ impl Ledger {
         let mut found = Vec::new();
         let mut read = 0;
         while found.len() < wanted && read < ROWS_READ {
-            let rows =
-                work::range(&self.store.reader(), tenant, batch, from, ROWS_A_STATEMENT).await?;
+            let rows = work::range(
+                &self.store.reader(),
+                BatchRef::new(tenant, batch),
+                from,
+                ROWS_A_STATEMENT,
+            )
+            .await?;
             let last = rows.len() < ROWS_A_STATEMENT as usize;
             for row in rows {
                 read += 1;
@@ -610,7 +613,7 @@ impl Ledger {
         };
         Ok(Some(GetArtifactFactsResponse {
             key: artifact_key(result, artifact),
-            size: messages::signed(artifact.size),
+            size: wire::signed(artifact.size),
             media_type: artifact.media_type.clone(),
             file_name,
         }))
@@ -623,7 +626,8 @@ impl Ledger {
         after: u64,
     ) -> Result<Option<ListChangesResponse>, DbErr> {
         let session = self.store.reader();
-        let rows = changes::changes_after(&session, (tenant, batch), after, MAX_CHANGES).await?;
+        let rows =
+            changes::after(&session, BatchRef::new(tenant, batch), after, MAX_CHANGES).await?;
         let gap = rows.first().map(|(revision, _)| *revision != after + 1);
         if gap == Some(true) {
             return Ok(Some(ListChangesResponse {
@@ -632,12 +636,13 @@ impl Ledger {
             }));
         }
         if rows.is_empty() {
-            let Some((progress, _)) = reads::batch(&session, tenant, batch).await? else {
+            let Some((progress, _)) = reads::batch(&session, BatchRef::new(tenant, batch)).await?
+            else {
                 return Ok(None);
             };
             // Ahead of the database (a restored backup), or behind what is kept.
             let caught_up = progress.revision == after
-                || !changes::changes_after(&session, (tenant, batch), after, 1)
+                || !changes::after(&session, BatchRef::new(tenant, batch), after, 1)
                     .await?
                     .is_empty();
             return Ok(Some(ListChangesResponse {
@@ -658,7 +663,7 @@ impl Ledger {
                 }));
             }
             listed.push(PackedChanges {
-                batch_revision: messages::signed(revision),
+                batch_revision: wire::signed(revision),
                 body: body.into(),
             });
         }
@@ -807,7 +812,7 @@ fn issue_facts(row: &work::WorkRow) -> IssueFacts {
         state: file_state_to_proto(row.state).into(),
         target: row.target.get(),
         landing_key: keys::landing_key(row.file, row.target),
-        size: messages::signed(row.size),
+        size: wire::signed(row.size),
     }
 }
 
@@ -830,12 +835,12 @@ fn artifact_key(result: &ResultRow, artifact: &StoredArtifact) -> String {
 fn work_message(
     index: usize,
     granted: &Granted,
-    brief: &Brief,
+    inputs: &Inputs,
     verified: Option<&ResultRow>,
     version_words: &dyn Fn(u32) -> String,
 ) -> Work {
     let row = &granted.row;
-    let Brief { declared, results } = brief;
+    let Inputs { declared, results } = inputs;
     let upload = results
         .iter()
         .find(|result| result.stage == Stage::Upload)
@@ -860,7 +865,7 @@ fn work_message(
             .clone()
             .filter(|_| !granted.reads_final_object())
             .unwrap_or_default(),
-        declared_size: messages::signed(row.size),
+        declared_size: wire::signed(row.size),
         declared_sha256: declared.sha256.clone().map(Bytes::from).unwrap_or_default(),
         content_sha256: content
             .map(|content| Bytes::copy_from_slice(&content))
@@ -882,7 +887,7 @@ fn work_message(
         stages: if granted.stages == StageSet::all() {
             Vec::new()
         } else {
-            messages::stage_names(granted.stages)
+            wire::stage_names(granted.stages)
         },
     }
 }
@@ -891,7 +896,7 @@ fn input(result: &ResultRow, version_words: &dyn Fn(u32) -> String) -> Input {
     let artifact = |artifact: &StoredArtifact| InputArtifact {
         name: artifact.name.clone(),
         key: artifact_key(result, artifact),
-        size: messages::signed(artifact.size),
+        size: wire::signed(artifact.size),
         media_type: artifact.media_type.clone(),
     };
     Input {
@@ -901,7 +906,7 @@ fn input(result: &ResultRow, version_words: &dyn Fn(u32) -> String) -> Input {
         warnings: result.warnings.iter().map(warning_to_proto).collect(),
         version: result.version.map(version_words).unwrap_or_default(),
         skipped: result.skipped,
-        usage: Some(messages::usage(result)),
+        usage: Some(wire::usage(result)),
     }
 }
 

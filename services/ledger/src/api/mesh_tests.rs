@@ -8,10 +8,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::briefs::Briefs;
-use crate::leadership::Desk;
+use crate::active_writer::ActiveWriter;
+use crate::memory::lease_cache::LeaseCache;
 use crate::metrics::LedgerMetrics;
-use crate::operations::Signals;
+use crate::signals::Signals;
 use crate::store::Store;
 use crate::store::time::Micros;
 
@@ -22,10 +22,10 @@ const SOON: Duration = Duration::from_secs(4);
 async fn ledger(url: &str) -> Ledger {
     Ledger {
         store: Arc::new(Store::open(url).await.unwrap()),
-        writer: Desk::new(),
+        writer: ActiveWriter::new(),
         reconcile: Arc::default(),
         lease: limits::LEASE,
-        briefs: Briefs::default(),
+        leases: LeaseCache::default(),
         versions: super::super::versions::Versions::default(),
         operations: Signals::default(),
         windows: HashMap::new(),

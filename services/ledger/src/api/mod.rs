@@ -9,18 +9,16 @@ mod failures;
 pub(crate) mod files;
 mod history;
 pub(crate) mod mesh;
-pub(crate) mod messages;
 pub(crate) mod operations;
 mod operator;
 pub(crate) mod page_token;
-pub(crate) mod selector;
 pub(crate) mod uploads;
 pub(crate) mod versions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use caudal_domain::{BatchId, FieldViolation, Refusal, Stage, TenantId, names};
+use caudal_domain::{BatchId, BatchRef, FieldViolation, Refusal, Stage, TenantId, names};
 use caudal_node::scope::{self, Scope};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -29,21 +27,22 @@ use uuid::Uuid;
 
 use self::bounds::Bounded;
 use self::versions::Versions;
-use crate::briefs::Briefs;
-use crate::leadership::Desk;
+use crate::active_writer::ActiveWriter;
+use crate::memory::lease_cache::LeaseCache;
 use crate::metrics::LedgerMetrics;
-use crate::operations::Signals;
+use crate::select::SelectorError;
+use crate::signals::Signals;
 use crate::store::Store;
-use crate::writer::acts::RequestKey;
+use crate::writer::request_key::RequestKey;
 
 /// What every face shares.
 #[derive(Clone)]
 pub(crate) struct Ledger {
     pub(crate) store: Arc<Store>,
-    pub(crate) writer: Desk,
+    pub(crate) writer: ActiveWriter,
     pub(crate) reconcile: Arc<tokio::sync::Notify>,
     pub(crate) lease: std::time::Duration,
-    pub(crate) briefs: Briefs,
+    pub(crate) leases: LeaseCache,
     pub(crate) versions: Versions,
     pub(crate) operations: Signals,
     pub(crate) windows: HashMap<Stage, u32>,
@@ -76,6 +75,11 @@ impl TenantScope {
         let batch = names::parse_batch_name(name).map_err(|error| error.refusal(field))?;
         self.check(batch, name)?;
         Ok(batch)
+    }
+
+    /// A batch of this tenant.
+    pub(crate) fn batch_ref(&self, batch: BatchId) -> BatchRef {
+        BatchRef::new(self.tenant, batch)
     }
 
     pub(crate) fn check(&self, batch: BatchId, name: &str) -> Result<(), Refusal> {
@@ -113,6 +117,15 @@ pub(crate) fn unreadable(error: &sea_orm::DbErr) -> Status {
         "the database did not answer; try again",
         std::time::Duration::from_millis(500),
     ))
+}
+
+impl From<SelectorError> for Status {
+    fn from(error: SelectorError) -> Self {
+        match error {
+            SelectorError::Refused(refusal) => status(&refusal),
+            SelectorError::Database(error) => unreadable(&error),
+        }
+    }
 }
 
 /// The key under which a mutation's answer is kept.

@@ -4,29 +4,30 @@ use std::time::Duration;
 
 use caudal_domain::{Refusal, Stage, TenantId, limits, names};
 use caudal_node::scope::{self, Role, Scope};
-use caudal_proto::convert::{duration_from_proto, timestamp_from_micros};
-use caudal_proto::longrunning::operation::Result as Ended;
+use caudal_proto::convert::duration_from_proto;
 use caudal_proto::longrunning::operations_server::Operations;
 use caudal_proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
     ListOperationsResponse, Operation, WaitOperationRequest,
 };
-use caudal_proto::status::status_of;
 use caudal_proto::v1::{
-    BulkKind, BulkMetadata, BulkResult, CancelFilesRequest, DismissFailuresRequest, FileSelector,
-    RefusedFiles, ReprocessFilesRequest, RetryFilesRequest,
+    CancelFilesRequest, DismissFailuresRequest, FileSelector, ReprocessFilesRequest,
+    RetryFilesRequest,
 };
 use prost::Message;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::bounds::{self, Bounded};
-use super::selector::{Purpose, folded, resolve};
 use super::{Ledger, TenantScope, page_token, request_key, status, unreadable};
-use crate::store::operations::{OperationRow, OperationState, Viewer};
+use crate::select::{Purpose, folded, resolve};
+use crate::store::operations::{FileVerb, OperationRow, OperationState, Viewer};
 use crate::store::selection::{Grouping, Selection};
-use crate::store::{changes, operations, selection};
-use crate::writer::acts::{Act, Answer, EndOperation, RequestKey, StartOperation, Verb};
+use crate::store::{operations, requests, selection};
+use crate::wire;
+use crate::writer::request_key::RequestKey;
+use crate::writer::verbs::end_operation::EndOperation;
+use crate::writer::verbs::start_operation::StartOperation;
 
 /// What `name` of ListOperations may be.
 const COLLECTION: &str = "operations";
@@ -52,7 +53,7 @@ impl Commander {
 
 /// A bulk operation as a request asks for it.
 pub(crate) struct Command {
-    pub(crate) verb: Verb,
+    pub(crate) verb: FileVerb,
     pub(crate) selector: FileSelector,
     /// Where the selector stands in the request.
     pub(crate) field: &'static str,
@@ -73,7 +74,7 @@ pub(crate) enum Place {
 /// What the requests of the bulk acts have in common.
 pub(crate) trait BulkRequest {
     /// What is to be done.
-    fn verb(&self, place: Place) -> Result<Verb, Refusal>;
+    fn verb(&self, place: Place) -> Result<FileVerb, Refusal>;
     /// To which files.
     fn selector(&self) -> Option<&FileSelector>;
     /// At most how many, whether they are only counted, and the request id.
@@ -83,7 +84,7 @@ pub(crate) trait BulkRequest {
 macro_rules! bulk_request {
     ($request:ty, |$this:ident, $place:ident| $verb:expr) => {
         impl BulkRequest for $request {
-            fn verb(&self, $place: Place) -> Result<Verb, Refusal> {
+            fn verb(&self, $place: Place) -> Result<FileVerb, Refusal> {
                 let $this = self;
                 $verb
             }
@@ -99,17 +100,19 @@ macro_rules! bulk_request {
     };
 }
 
-bulk_request!(RetryFilesRequest, |request, _place| Ok(Verb::Retry {
+bulk_request!(RetryFilesRequest, |request, _place| Ok(FileVerb::Retry {
     skip_backoff: request.skip_backoff
 }));
-bulk_request!(CancelFilesRequest, |_request, _place| Ok(Verb::Cancel));
+bulk_request!(CancelFilesRequest, |_request, _place| Ok(FileVerb::Cancel));
 bulk_request!(ReprocessFilesRequest, |request, place| {
-    Ok(Verb::Reprocess {
+    Ok(FileVerb::Reprocess {
         from: first_stage(&request.from_stage, place)?,
         force: request.force,
     })
 });
-bulk_request!(DismissFailuresRequest, |_request, _place| Ok(Verb::Dismiss));
+bulk_request!(DismissFailuresRequest, |_request, _place| Ok(
+    FileVerb::Dismiss
+));
 
 fn first_stage(name: &str, place: Place) -> Result<Stage, Refusal> {
     if name.is_empty() {
@@ -199,11 +202,11 @@ impl Ledger {
             };
             let counted = Operation {
                 name: String::new(),
-                ..message_of(&row)
+                ..wire::operation(&row)
             };
             return Ok(Response::new(counted));
         };
-        let act = StartOperation {
+        let start = StartOperation {
             tenant,
             id: Uuid::now_v7(),
             request,
@@ -214,12 +217,11 @@ impl Ledger {
             requested_by: commander.principal,
             by_operator: commander.by_operator,
         };
-        match self.writer.ask(Act::StartOperation(Box::new(act))).await {
-            Ok(Answer::Operation(operation)) => {
-                self.operations.begun.notify_one();
-                Ok(Response::new(*operation))
+        match self.writer.ask(start).await {
+            Ok(operation) => {
+                self.operations.started.notify_one();
+                Ok(Response::new(operation))
             }
-            Ok(_) => Err(status(&Refusal::internal())),
             Err(refusal) => Err(status(&refusal)),
         }
     }
@@ -230,7 +232,7 @@ impl Ledger {
         tenant: TenantId,
         request: &RequestKey,
     ) -> Result<Option<Operation>, Status> {
-        let first = changes::answered(&self.store.reader(), (tenant, request.id))
+        let first = requests::answered(&self.store.reader(), (tenant, request.id))
             .await
             .map_err(|error| unreadable(&error))?;
         Ok(first
@@ -308,7 +310,7 @@ impl Operations for Ledger {
         let mut room = page_token::Room::default();
         let listed: Vec<Operation> = rows
             .iter()
-            .map(message_of)
+            .map(wire::operation)
             .take_while(|operation| room.takes(operation))
             .collect();
         let last = listed.len().checked_sub(1).and_then(|last| rows.get(last));
@@ -329,7 +331,7 @@ impl Operations for Ledger {
     ) -> Result<Response<Operation>, Status> {
         let viewer = viewer(&request)?;
         let row = self.operation(viewer, &request.get_ref().name).await?;
-        Ok(Response::new(message_of(&row)))
+        Ok(Response::new(wire::operation(&row)))
     }
 
     async fn delete_operation(
@@ -347,14 +349,14 @@ impl Operations for Ledger {
     ) -> Result<Response<()>, Status> {
         let viewer = viewer(&request)?;
         let row = self.operation(viewer, &request.get_ref().name).await?;
-        let act = EndOperation {
+        let end = EndOperation {
             tenant: row.tenant,
             operation: row.id,
             state: OperationState::Cancelled,
         };
-        match self.writer.ask(Act::EndOperation(Box::new(act))).await {
-            Ok(_) => {
-                self.operations.moved.send_replace(());
+        match self.writer.ask(end).await {
+            Ok(()) => {
+                self.operations.progressed.send_replace(());
                 Ok(Response::new(()))
             }
             Err(refusal) => Err(status(&refusal)),
@@ -373,80 +375,17 @@ impl Operations for Ledger {
             None => Duration::MAX,
         };
         let until = tokio::time::Instant::now() + asked.min(limits::MAX_OPERATION_WAIT);
-        let mut moved = self.operations.moved.subscribe();
+        let mut moved = self.operations.progressed.subscribe();
         loop {
             let row = self.operation(viewer, &message.name).await?;
             if row.state != OperationState::Running {
-                return Ok(Response::new(message_of(&row)));
+                return Ok(Response::new(wire::operation(&row)));
             }
             let waited = tokio::time::timeout_at(until, moved.changed()).await;
             if !matches!(waited, Ok(Ok(()))) {
                 let row = self.operation(viewer, &message.name).await?;
-                return Ok(Response::new(message_of(&row)));
+                return Ok(Response::new(wire::operation(&row)));
             }
         }
     }
-}
-
-/// An operation on the wire.
-pub(crate) fn message_of(row: &OperationRow) -> Operation {
-    let refused: Vec<RefusedFiles> = row
-        .refused
-        .iter()
-        .map(|(reason, count)| RefusedFiles {
-            reason: reason.clone(),
-            count: saturated(*count),
-        })
-        .collect();
-    let kind = match row.verb {
-        Verb::Retry { .. } => BulkKind::Retry,
-        Verb::Cancel => BulkKind::Cancel,
-        Verb::Reprocess { .. } => BulkKind::Reprocess,
-        Verb::Dismiss => BulkKind::Dismiss,
-    };
-    let metadata = BulkMetadata {
-        kind: kind.into(),
-        selector: FileSelector::decode(row.selector.as_slice()).ok(),
-        matched: saturated(row.matched),
-        done: saturated(row.done),
-        refused: refused.clone(),
-        create_time: Some(timestamp_from_micros(row.created_at.0)),
-        update_time: Some(timestamp_from_micros(row.updated_at.0)),
-    };
-    let ended = match row.state {
-        OperationState::Running => None,
-        OperationState::Succeeded => Some(Ended::Response(packed(
-            "caudal.v1.BulkResult",
-            &BulkResult {
-                done: saturated(row.done),
-                refused,
-            },
-        ))),
-        OperationState::Cancelled => Some(Ended::Error(status_of(
-            tonic::Code::Cancelled,
-            "the operation was cancelled; what it had done stays done",
-        ))),
-        OperationState::Failed => Some(Ended::Error(status_of(
-            tonic::Code::Internal,
-            "the operation was given up because its slices failed again and again; what it had done stays done",
-        ))),
-    };
-    Operation {
-        name: names::operation_name(row.id),
-        metadata: Some(packed("caudal.v1.BulkMetadata", &metadata)),
-        done: ended.is_some(),
-        result: ended,
-    }
-}
-
-fn packed(name: &str, message: &impl Message) -> prost_types::Any {
-    prost_types::Any {
-        type_url: format!("type.googleapis.com/{name}"),
-        value: message.encode_to_vec(),
-    }
-}
-
-/// A count on the wire.
-pub(crate) fn saturated(count: u64) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }

@@ -19,12 +19,13 @@ use tonic::{Request, Response, Status};
 use super::bounds::{self, Bounded};
 use super::failures::Failed;
 use super::files::language;
-use super::operations::{BulkRequest, Command, Commander, Place, saturated};
-use super::selector::{Purpose, resolve, resolve_letters};
+use super::operations::{BulkRequest, Command, Commander, Place};
 use super::{Ledger, status, unreadable};
+use crate::select::{Purpose, resolve, resolve_letters};
 use crate::store::selection::{self, Aged};
 use crate::store::time::Micros;
 use crate::store::{tenants, work};
+use crate::wire::saturated;
 
 /// Rows that one answer holds; its total counts them all.
 const AGED_ROWS: usize = 1_000;

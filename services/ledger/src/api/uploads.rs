@@ -10,7 +10,8 @@ use caudal_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{Ledger, TenantScope, request_key, status};
-use crate::writer::acts::{Act, Answer, ConfirmUploads, ConfirmedUpload, KEPT};
+use crate::store::work::AT_FINAL_KEY;
+use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 
 /// Characters of an ETag.
 const MAX_ETAG_CHARS: usize = 256;
@@ -32,11 +33,10 @@ impl UploadService for Ledger {
     ) -> Result<Response<ConfirmUploadsResponse>, Status> {
         let scope = TenantScope::of(&request)?;
         let act = confirmations(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        match self.writer.ask(Act::ConfirmUploads(Box::new(act))).await {
-            Ok(Answer::Confirmed(response)) => Ok(Response::new(*response)),
-            Ok(_) => Err(status(&Refusal::internal())),
-            Err(refusal) => Err(status(&refusal)),
-        }
+        let confirmed = self.writer.ask(act).await;
+        confirmed
+            .map(Response::new)
+            .map_err(|refusal| status(&refusal))
     }
 }
 
@@ -61,7 +61,7 @@ fn confirmations(
         if wrong.is_full() {
             break;
         }
-        let is_none = upload.etag.is_empty() || upload.etag == KEPT;
+        let is_none = upload.etag.is_empty() || upload.etag == AT_FINAL_KEY;
         if is_none || upload.etag.chars().count() > MAX_ETAG_CHARS {
             let description = "must be the ETag that the store answered the upload with";
             wrong.add(format!("uploads[{index}].etag"), description);
@@ -78,8 +78,7 @@ fn confirmations(
     }
     wrong.into_result()?;
     Ok(ConfirmUploads {
-        tenant: scope.tenant,
-        batch,
+        batch: scope.batch_ref(batch),
         request,
         uploads,
     })

@@ -7,7 +7,7 @@ use caudal_domain::StageVersion;
 use sea_orm::DbErr;
 
 use crate::store::Store;
-use crate::store::results;
+use crate::store::versions;
 
 /// Versions by number: a few dozen in the life of an installation.
 pub(crate) type Numbered = Arc<HashMap<u32, StageVersion>>;
@@ -32,10 +32,8 @@ impl Versions {
         if wanted.all(|number| known.contains_key(&number)) {
             return Ok(known);
         }
-        let read: HashMap<u32, StageVersion> = results::versions(&store.reader())
-            .await?
-            .into_iter()
-            .collect();
+        let read: HashMap<u32, StageVersion> =
+            versions::all(&store.reader()).await?.into_iter().collect();
         let read = Arc::new(read);
         *self.of.write().unwrap_or_else(PoisonError::into_inner) = read.clone();
         Ok(read)

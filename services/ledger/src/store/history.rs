@@ -6,7 +6,7 @@ use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
 use sea_orm::{ConnectionTrait, DbErr, Value};
 
-use super::results::AttemptRow;
+use super::attempts::AttemptRow;
 use super::time::Micros;
 use super::{Session, code_of, damaged, signed, u32_of, u64_of};
 

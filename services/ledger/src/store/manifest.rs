@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
-use caudal_domain::{FileRef, FolderCounts};
+use caudal_domain::{BatchRef, FileRef, FolderCounts};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::page::Page;
-use super::progress::BatchKey;
 use super::time::Micros;
-use super::{Session, damaged, signed, u32_of, u64_of};
+use super::{Session, batch_key_of, damaged, signed, u32_of, u64_of};
 
 /// One row of `folders`.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,10 +70,10 @@ fn pack(ancestors: &[u32]) -> Vec<u8> {
 /// The folders of a batch that have one of these paths, by index `folders_path`.
 pub(crate) async fn folders_by_path<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    (tenant, batch): BatchKey,
+    batch: BatchRef,
     paths: &[&str],
 ) -> Result<HashMap<String, FolderRow>, DbErr> {
-    let page = Page::of_batches(paths.iter().map(|_| (tenant, batch)))
+    let page = Page::of_batches(paths.iter().map(|_| batch))
         .texts("path", paths.iter().map(|path| Some((*path).to_owned())));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
@@ -92,8 +91,8 @@ pub(crate) async fn folders_by_path<C: ConnectionTrait>(
 /// Folders by number.
 pub(crate) async fn folders<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    keys: &[(BatchKey, u32)],
-) -> Result<Vec<(BatchKey, FolderRow)>, DbErr> {
+    keys: &[(BatchRef, u32)],
+) -> Result<Vec<(BatchRef, FolderRow)>, DbErr> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -106,9 +105,7 @@ pub(crate) async fn folders<C: ConnectionTrait>(
     );
     let mut found = Vec::new();
     for row in session.rows(sql, values).await? {
-        let tenant = caudal_domain::TenantId::from_uuid(super::uuid_of(&row, "tenant_id")?);
-        let batch = caudal_domain::BatchId::from_uuid(super::uuid_of(&row, "batch_id")?);
-        found.push(((tenant, batch), FolderRow::read(&row)?));
+        found.push((batch_key_of(&row)?, FolderRow::read(&row)?));
     }
     Ok(found)
 }
@@ -116,7 +113,7 @@ pub(crate) async fn folders<C: ConnectionTrait>(
 /// Folders of a batch from a number on, in order: a range of the key.
 pub(crate) async fn folder_range<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    (tenant, batch): BatchKey,
+    BatchRef { tenant, batch }: BatchRef,
     from: u32,
     limit: u32,
 ) -> Result<Vec<FolderRow>, DbErr> {
@@ -139,24 +136,28 @@ pub(crate) async fn folder_range<C: ConnectionTrait>(
         .collect()
 }
 
-/// Inserts folders of one batch.
+/// Inserts folders.
 pub(crate) async fn insert_folders<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    (tenant, batch): BatchKey,
-    folders: &[FolderRow],
+    folders: &[(BatchRef, FolderRow)],
 ) -> Result<(), DbErr> {
     if folders.is_empty() {
         return Ok(());
     }
-    let page = Page::of_batches(folders.iter().map(|_| (tenant, batch)))
-        .numbers("f", folders.iter().map(|folder| i64::from(folder.folder)))
+    let page = Page::of_batches(folders.iter().map(|(batch, _)| *batch))
+        .numbers(
+            "f",
+            folders.iter().map(|(_, folder)| i64::from(folder.folder)),
+        )
         .bytes(
             "ancestors",
-            folders.iter().map(|folder| Some(pack(&folder.ancestors))),
+            folders
+                .iter()
+                .map(|(_, folder)| Some(pack(&folder.ancestors))),
         )
         .texts(
             "path",
-            folders.iter().map(|folder| Some(folder.path.clone())),
+            folders.iter().map(|(_, folder)| Some(folder.path.clone())),
         );
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
@@ -170,7 +171,7 @@ pub(crate) async fn insert_folders<C: ConnectionTrait>(
 /// Writes the counters of folders that were locked before.
 pub(crate) async fn update_folders<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    folders: &[(BatchKey, u32, FolderCounts)],
+    folders: &[(BatchRef, u32, FolderCounts)],
 ) -> Result<(), DbErr> {
     if folders.is_empty() {
         return Ok(());
@@ -207,6 +208,7 @@ pub(crate) async fn update_folders<C: ConnectionTrait>(
 }
 
 /// A file that is in the manifest already.
+#[derive(Clone, Debug)]
 pub(crate) struct KnownFile {
     pub(crate) folder: u32,
     pub(crate) name: String,
@@ -215,16 +217,29 @@ pub(crate) struct KnownFile {
     pub(crate) declared_sha256: Option<Vec<u8>>,
 }
 
+impl KnownFile {
+    /// The same of a row that is about to be inserted.
+    pub(crate) fn of(row: &FileRow) -> Self {
+        Self {
+            folder: row.folder,
+            name: row.name.clone(),
+            ordinal: row.file.ordinal,
+            size: row.size,
+            declared_sha256: row.declared_sha256.clone(),
+        }
+    }
+}
+
 /// The files of a batch that stand in one of these places (folder, name), by index `files_name`.
 pub(crate) async fn known_files<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    (tenant, batch): BatchKey,
+    batch: BatchRef,
     places: &[(u32, &str)],
 ) -> Result<Vec<KnownFile>, DbErr> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    let page = Page::of_batches(places.iter().map(|_| (tenant, batch)))
+    let page = Page::of_batches(places.iter().map(|_| batch))
         .numbers("f", places.iter().map(|(folder, _)| i64::from(*folder)))
         .texts(
             "name",
@@ -252,7 +267,7 @@ pub(crate) async fn known_files<C: ConnectionTrait>(
 /// keeps Postgres from the index of names, by which it would read the whole batch.
 pub(crate) async fn file_span<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    (tenant, batch): BatchKey,
+    BatchRef { tenant, batch }: BatchRef,
     (first, last): (u32, u32),
 ) -> Result<Vec<(u32, u32, u64)>, DbErr> {
     let sql = "SELECT f.ordinal, f.folder, f.size FROM files AS f WHERE f.tenant_id = $1 AND f.batch_id = $2 \

@@ -1,31 +1,38 @@
 //! The database: connections, rows and every statement. Statements are written once for both databases; where they
 //! differ is in [`dialect`] and [`page`].
 
+pub(crate) mod attempts;
 pub(crate) mod changes;
 mod connections;
 pub(crate) mod credentials;
+pub(crate) mod dead_letters;
 pub(crate) mod dialect;
 pub(crate) mod failures;
 #[cfg(test)]
 pub(crate) mod faults;
 pub(crate) mod history;
+pub(crate) mod leadership;
 pub(crate) mod manifest;
 pub(crate) mod operations;
+pub(crate) mod outbox;
 pub(crate) mod page;
 #[cfg(test)]
 mod plans;
 pub(crate) mod progress;
 pub(crate) mod reads;
+pub(crate) mod requests;
 pub(crate) mod results;
 pub(crate) mod selection;
 pub(crate) mod tenants;
 pub(crate) mod time;
 pub(crate) mod trouble;
+pub(crate) mod versions;
 pub(crate) mod work;
+pub(crate) mod write_transaction;
 
 use std::time::Duration;
 
-use caudal_domain::{BatchId, FileRef, TenantId};
+use caudal_domain::{BatchId, BatchRef, FileRef, TenantId};
 use caudal_migrations::Migrator;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, QueryResult, Statement,
@@ -37,7 +44,6 @@ use uuid::Uuid;
 pub(crate) use self::connections::Transaction;
 use self::connections::WriteConnections;
 use self::dialect::Dialect;
-use self::progress::BatchKey;
 use self::time::Micros;
 
 /// Connections that readers share. SQLite's readers never wait for the writer (write-ahead log).
@@ -314,8 +320,8 @@ pub(crate) fn file_of(row: &QueryResult) -> Result<FileRef, DbErr> {
 }
 
 /// The columns that name a batch.
-pub(crate) fn batch_key_of(row: &QueryResult) -> Result<BatchKey, DbErr> {
-    Ok((
+pub(crate) fn batch_key_of(row: &QueryResult) -> Result<BatchRef, DbErr> {
+    Ok(BatchRef::new(
         tenant_of(row)?,
         BatchId::from_uuid(uuid_of(row, "batch_id")?),
     ))

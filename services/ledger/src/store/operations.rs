@@ -10,7 +10,26 @@ use uuid::Uuid;
 use super::selection::Position;
 use super::time::Micros;
 use super::{Session, damaged, signed, tenant_of, u64_of, uuid_of};
-use crate::writer::acts::Verb;
+
+/// What is done to chosen files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileVerb {
+    /// Whatever is not final becomes CANCELLED.
+    Cancel,
+    /// FAILED files go on where they failed, or wait for their bytes again where the reason says so.
+    Retry {
+        /// RETRYING files go out now as well.
+        skip_backoff: bool,
+    },
+    /// PROCESSED files go through the route again from a stage on.
+    Reprocess {
+        from: Stage,
+        /// Later stages work again even where their version is the newest.
+        force: bool,
+    },
+    /// The dead letters of FAILED files leave lists and alarms.
+    Dismiss,
+}
 
 /// Whether an operation goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +64,7 @@ impl OperationState {
 pub(crate) struct OperationRow {
     pub(crate) tenant: TenantId,
     pub(crate) id: Uuid,
-    pub(crate) verb: Verb,
+    pub(crate) verb: FileVerb,
     /// An encoded `FileSelector`.
     pub(crate) selector: Vec<u8>,
     pub(crate) state: OperationState,
@@ -85,17 +104,17 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-fn words_of(verb: &Verb) -> (&'static str, VerbOptions) {
+fn words_of(verb: &FileVerb) -> (&'static str, VerbOptions) {
     match verb {
-        Verb::Cancel => ("CANCEL", VerbOptions::default()),
-        Verb::Retry { skip_backoff } => (
+        FileVerb::Cancel => ("CANCEL", VerbOptions::default()),
+        FileVerb::Retry { skip_backoff } => (
             "RETRY",
             VerbOptions {
                 skip_backoff: *skip_backoff,
                 ..VerbOptions::default()
             },
         ),
-        Verb::Reprocess { from, force } => (
+        FileVerb::Reprocess { from, force } => (
             "REPROCESS",
             VerbOptions {
                 from_stage: Some(from.name().to_owned()),
@@ -103,18 +122,18 @@ fn words_of(verb: &Verb) -> (&'static str, VerbOptions) {
                 ..VerbOptions::default()
             },
         ),
-        Verb::Dismiss => ("DISMISS", VerbOptions::default()),
+        FileVerb::Dismiss => ("DISMISS", VerbOptions::default()),
     }
 }
 
-fn verb_of(kind: &str, options: &str) -> Result<Verb, DbErr> {
+fn verb_of(kind: &str, options: &str) -> Result<FileVerb, DbErr> {
     let options: VerbOptions = serde_json::from_str(options).map_err(|_| damaged("options"))?;
     Ok(match kind {
-        "CANCEL" => Verb::Cancel,
-        "RETRY" => Verb::Retry {
+        "CANCEL" => FileVerb::Cancel,
+        "RETRY" => FileVerb::Retry {
             skip_backoff: options.skip_backoff,
         },
-        "REPROCESS" => Verb::Reprocess {
+        "REPROCESS" => FileVerb::Reprocess {
             from: options
                 .from_stage
                 .as_deref()
@@ -122,7 +141,7 @@ fn verb_of(kind: &str, options: &str) -> Result<Verb, DbErr> {
                 .ok_or_else(|| damaged("options"))?,
             force: options.force,
         },
-        "DISMISS" => Verb::Dismiss,
+        "DISMISS" => FileVerb::Dismiss,
         _ => return Err(damaged("kind")),
     })
 }
@@ -336,16 +355,16 @@ mod tests {
     #[test]
     fn a_verb_is_read_as_it_was_written() {
         for verb in [
-            Verb::Cancel,
-            Verb::Retry { skip_backoff: true },
-            Verb::Retry {
+            FileVerb::Cancel,
+            FileVerb::Retry { skip_backoff: true },
+            FileVerb::Retry {
                 skip_backoff: false,
             },
-            Verb::Reprocess {
+            FileVerb::Reprocess {
                 from: Stage::Embeddings,
                 force: true,
             },
-            Verb::Dismiss,
+            FileVerb::Dismiss,
         ] {
             let (kind, options) = words_of(&verb);
             let options = serde_json::to_string(&options).unwrap();

@@ -5,13 +5,12 @@
 //! the page, because with tenant and batch as single parameters an un-analysed table gives a hash join over the
 //! whole batch on Postgres, and a scan on SQLite.
 
-use caudal_domain::FileRef;
+use caudal_domain::{BatchRef, FileRef};
 use sea_orm::Value;
 use sea_orm::sea_query::ArrayType;
 use uuid::Uuid;
 
 use super::dialect::Dialect;
-use super::progress::BatchKey;
 
 /// Stands for null inside a Postgres array of numbers, which cannot carry one; no stored number is so small.
 const NULL_NUMBER: i64 = i64::MIN;
@@ -93,17 +92,17 @@ impl Page {
     }
 
     /// A page that names batches: columns `t`, `b`.
-    pub(crate) fn of_batches(keys: impl IntoIterator<Item = BatchKey, IntoIter: Clone>) -> Self {
+    pub(crate) fn of_batches(keys: impl IntoIterator<Item = BatchRef, IntoIter: Clone>) -> Self {
         let keys = keys.into_iter();
         Self::new()
-            .uuids("t", keys.clone().map(|(tenant, _)| tenant.as_uuid()))
-            .uuids("b", keys.map(|(_, batch)| batch.as_uuid()))
+            .uuids("t", keys.clone().map(|key| key.tenant.as_uuid()))
+            .uuids("b", keys.map(|key| key.batch.as_uuid()))
     }
 
     /// A page that names files: columns `t`, `b`, `o`.
     pub(crate) fn of_files(files: impl IntoIterator<Item = FileRef, IntoIter: Clone>) -> Self {
         let files = files.into_iter();
-        Self::of_batches(files.clone().map(|file| (file.tenant, file.batch)))
+        Self::of_batches(files.clone().map(FileRef::batch_ref))
             .numbers("o", files.map(|file| i64::from(file.ordinal)))
     }
 

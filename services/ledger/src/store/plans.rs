@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use caudal_domain::{
-    BatchId, BatchState, FileRef, FileState, FolderCounts, Generation, Outcome, Reason, Stage,
-    TenantId, Token,
+    BatchId, BatchRef, BatchState, FileRef, FileState, FolderCounts, Generation, Outcome, Reason,
+    Stage, TenantId, Token,
 };
 use caudal_harness::Postgres;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement, TransactionTrait, Value};
@@ -19,18 +19,22 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::changes::{self, AnsweredRequest, ChangeRow, OutboxRow};
+use super::attempts::{self, AttemptRow};
+use super::changes::{self, ChangeRow};
 use super::dialect::Dialect;
 use super::failures::{self, FailureGroup, Letters};
 use super::history;
 use super::manifest::{self, FileRow, FolderRow};
 use super::operations::{self, Viewer};
-use super::progress::{self, BatchRow, ProgressRow, TenantRow};
-use super::results::{self, AttemptRow, ResultRow, Trace, Used};
+use super::outbox::{self, OutboxRow};
+use super::progress::{self, BatchRow, ProgressRow, Renamed, Times};
+use super::requests::{self, AnsweredRequest};
+use super::results::{self, ResultRow, Trace, Used};
 use super::selection::{self, Grouping, Position, Selection, Subtree};
+use super::tenants::{self, TenantRow};
 use super::time::Micros;
 use super::work::{self, Moved, WorkRow};
-use super::{Session, Store, reads};
+use super::{Session, Store, dead_letters, leadership, reads};
 
 /// What one statement must read by an index: the table, the index, and how many of its columns must be in the search.
 type Path = (&'static str, &'static str, usize);
@@ -151,7 +155,7 @@ fn file(ordinal: u32) -> FileRef {
 async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     const BY_FILE: &[Path] = &[("file_work", PK, 3)];
     let now = Micros(1_000_000);
-    let key = (tenant(), batch(1));
+    let key = BatchRef::new(tenant(), batch(1));
     let files: Vec<FileRef> = (0..size).map(file).collect();
 
     step("work::lock", BY_FILE);
@@ -168,14 +172,14 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         work::update(session, &moved, columns).await.unwrap();
     }
     step("work::waiting", &[("file_work", "file_work_ready", 4)]);
-    work::waiting(session, Stage::Upload, key.0, key.1, now, size)
+    work::waiting(session, Stage::Upload, key, now, size)
         .await
         .unwrap();
     step(
         "work::earliest_ready",
         &[("file_work", "file_work_ready", 3)],
     );
-    work::earliest_ready(session, Stage::Upload, key.0, key.1)
+    work::earliest_ready(session, Stage::Upload, key)
         .await
         .unwrap();
     step("work::all_waiting", &[("file_work", "file_work_ready", 0)]);
@@ -189,7 +193,7 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     );
     work::all_dispatched(session).await.unwrap();
     step("work::range", BY_FILE);
-    work::range(session, key.0, key.1, 1, size).await.unwrap();
+    work::range(session, key, 1, size).await.unwrap();
     step("work::insert", &[]);
     let new: Vec<WorkRow> = rows
         .iter()
@@ -200,28 +204,27 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         .collect();
     work::insert(session, &new).await.unwrap();
 
-    step(
-        "changes::changes_after",
-        &[("changes", "changes_of_batch", 3)],
-    );
-    changes::changes_after(session, key, 5, size).await.unwrap();
+    step("changes::after", &[("changes", "changes_of_batch", 3)]);
+    changes::after(session, key, 5, size).await.unwrap();
     step("changes::tenant_changes_after", &[("changes", PK, 2)]);
-    changes::tenant_changes_after(session, key.0, None, 5, size)
+    changes::tenant_changes_after(session, key.tenant, None, 5, size)
         .await
         .unwrap();
     step(
         "changes::tenant_changes_after of a batch",
         &[("changes", "changes_of_batch", 2)],
     );
-    changes::tenant_changes_after(session, key.0, Some(key.1), 5, size)
+    changes::tenant_changes_after(session, key.tenant, Some(key.batch), 5, size)
         .await
         .unwrap();
     step(
         "changes::tenant_revisions",
         &[("tenants", PK, 1), ("changes", PK, 1)],
     );
-    changes::tenant_revisions(session, key.0).await.unwrap();
-    step("changes::insert_changes", &[]);
+    changes::tenant_revisions(session, key.tenant)
+        .await
+        .unwrap();
+    step("changes::insert", &[]);
     let change = ChangeRow {
         key,
         revision: 1 << 40,
@@ -229,69 +232,70 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         count: 1,
         body: vec![1],
     };
-    changes::insert_changes(session, &[change], now)
-        .await
-        .unwrap();
+    changes::insert(session, &[change], now).await.unwrap();
     step(
         "changes::prune",
-        &[
-            ("changes", PK, 2),
-            ("changes", "changes_age", 1),
-            ("requests", PK, 2),
-            ("requests", "requests_age", 1),
-        ],
+        &[("changes", PK, 2), ("changes", "changes_age", 1)],
     );
-    changes::prune(session, Micros(5), Micros(5), size)
-        .await
-        .unwrap();
-    step("changes::insert_outbox", &[]);
+    changes::prune(session, Micros(5), size).await.unwrap();
+    step(
+        "requests::prune",
+        &[("requests", PK, 2), ("requests", "requests_age", 1)],
+    );
+    requests::prune(session, Micros(5), size).await.unwrap();
+    step("outbox::insert", &[]);
     let row = OutboxRow {
         id: 1 << 50,
         stage: Stage::Upload,
         body: vec![1],
     };
-    changes::insert_outbox(session, &[row], now).await.unwrap();
-    step("changes::delete_outbox", &[("outbox", PK, 1)]);
+    outbox::insert(session, &[row], now).await.unwrap();
+    step("outbox::delete", &[("outbox", PK, 1)]);
     let ids: Vec<u64> = (0..u64::from(size)).collect();
-    changes::delete_outbox(session, &ids).await.unwrap();
-    step("changes::left_outbox", &[("outbox", PK, 0)]);
-    changes::left_outbox(session, 3, Micros(3), 512)
+    outbox::delete(session, &ids).await.unwrap();
+    step("outbox::left", &[("outbox", PK, 0)]);
+    outbox::left(session, 3, Micros(3), 512).await.unwrap();
+    step("requests::answered", &[("requests", PK, 2)]);
+    requests::answered(session, (key.tenant, uuid(3)))
         .await
         .unwrap();
-    step("changes::answered", &[("requests", PK, 2)]);
-    changes::answered(session, (key.0, uuid(3))).await.unwrap();
     step(
-        "changes::begin",
+        "leadership::begin",
         &[("leadership", PK, 1), ("requests", PK, 2)],
     );
-    let names: Vec<_> = (0..size).map(|number| (key.0, uuid(number))).collect();
-    changes::begin(session, 1, &names).await.unwrap();
-    step("changes::remember", &[]);
+    let names: Vec<_> = (0..size).map(|number| (key.tenant, uuid(number))).collect();
+    leadership::begin(session, 1, &names).await.unwrap();
+    step("requests::remember", &[]);
     let answered = AnsweredRequest {
         method: "m".into(),
         body_hash: vec![0; 32],
         answer: vec![1],
     };
-    changes::remember(session, &[((key.0, uuid(9_999_999)), answered)], now)
+    requests::remember(session, &[((key.tenant, uuid(9_999_999)), answered)], now)
         .await
         .unwrap();
 
     step("progress::read", &[("batch_progress", PK, 2)]);
-    let keys: Vec<_> = (1..=size).map(|number| (tenant(), batch(number))).collect();
+    let keys: Vec<_> = (1..=size)
+        .map(|number| BatchRef::new(tenant(), batch(number)))
+        .collect();
     let batches: Vec<ProgressRow> = progress::read(session, &keys).await.unwrap();
     step("progress::update", &[("batch_progress", PK, 2)]);
     progress::update(session, &batches).await.unwrap();
     step("progress::set_times", &[("batches", PK, 2)]);
-    progress::set_times(session, &[(key, Some(now), None)])
-        .await
-        .unwrap();
-    step("progress::tenants", &[("tenants", PK, 1)]);
-    let tenants: Vec<TenantId> = (0..size).map(|n| TenantId::from_uuid(uuid(n))).collect();
-    let tenants: Vec<TenantRow> = progress::tenants(session, &tenants).await.unwrap();
-    let tenants: Vec<(u64, TenantRow)> =
-        tenants.into_iter().map(|row| (row.revision, row)).collect();
-    step("progress::update_tenants", &[("tenants", PK, 1)]);
-    progress::update_tenants(session, &tenants).await.unwrap();
+    let times = Times {
+        batch: key,
+        completed_at: Some(now),
+        ended_at: None,
+    };
+    progress::set_times(session, &[times]).await.unwrap();
+    step("tenants::read", &[("tenants", PK, 1)]);
+    let ids: Vec<TenantId> = (0..size).map(|n| TenantId::from_uuid(uuid(n))).collect();
+    let of_tenants: Vec<TenantRow> = tenants::read(session, &ids).await.unwrap();
+    let of_tenants = of_tenants.into_iter();
+    let of_tenants: Vec<(u64, TenantRow)> = of_tenants.map(|row| (row.revision, row)).collect();
+    step("tenants::update", &[("tenants", PK, 1)]);
+    tenants::update(session, &of_tenants).await.unwrap();
     step(
         "progress::failing_missing",
         &[("batch_progress", "batch_progress_live", 0)],
@@ -313,7 +317,7 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         completed_at: None,
         ended_at: None,
     };
-    let new = ProgressRow::new(tenant(), batch(9_999_999), now);
+    let new = ProgressRow::new(BatchRef::new(tenant(), batch(9_999_999)), now);
     progress::insert(session, &[(new, made)]).await.unwrap();
 
     step(
@@ -349,7 +353,7 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         path: "new".into(),
         counts: FolderCounts::default(),
     };
-    manifest::insert_folders(session, key, &[folder])
+    manifest::insert_folders(session, &[(key, folder)])
         .await
         .unwrap();
     step("manifest::insert_files", &[]);
@@ -395,17 +399,17 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         .await
         .unwrap();
     // The rows of a page are put in the order of their tokens: no more than were asked for.
-    sorting_step("results::last_attempts", &[("attempts", PK, 3)]);
-    results::last_attempts(session, &files).await.unwrap();
-    step("results::delete_dead_letters", &[("dead_letters", PK, 3)]);
-    results::delete_dead_letters(session, &files).await.unwrap();
+    sorting_step("attempts::last", &[("attempts", PK, 3)]);
+    attempts::last(session, &files).await.unwrap();
+    step("dead_letters::delete", &[("dead_letters", PK, 3)]);
+    dead_letters::delete(session, &files).await.unwrap();
     step("results::insert", &[]);
     let new: Vec<ResultRow> = files
         .iter()
         .map(|file| result(FileRef::new(tenant(), batch(9_999_999), file.ordinal), now))
         .collect();
     results::insert(session, &new).await.unwrap();
-    step("results::insert_attempts", &[]);
+    step("attempts::insert", &[]);
     let lost: Vec<AttemptRow> = files
         .iter()
         .map(|file| AttemptRow {
@@ -418,25 +422,25 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
             ended_at: now,
         })
         .collect();
-    results::insert_attempts(session, &lost).await.unwrap();
-    step("results::insert_dead_letters", &[]);
-    results::insert_dead_letters(session, &lost).await.unwrap();
+    attempts::insert(session, &lost).await.unwrap();
+    step("dead_letters::insert", &[]);
+    dead_letters::insert(session, &lost).await.unwrap();
 
     step(
         "reads::batch",
         &[("batch_progress", PK, 2), ("batches", PK, 2)],
     );
-    reads::batch(session, key.0, key.1).await.unwrap();
+    reads::batch(session, key).await.unwrap();
     step(
         "reads::batches",
         &[("batch_progress", PK, 1), ("batches", PK, 1)],
     );
-    reads::batches(session, key.0, Some(batch(50)), &[], None, 100)
+    reads::batches(session, key.tenant, Some(batch(50)), &[], None, 100)
         .await
         .unwrap();
     reads::batches(
         session,
-        key.0,
+        key.tenant,
         Some(batch(50)),
         &BatchState::ALL,
         Some(now),
@@ -447,13 +451,15 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     step("reads::views", &[("files", PK, 3), ("folders", PK, 3)]);
     reads::views(session, rows.clone()).await.unwrap();
     step("reads::folder_path", &[("folders", PK, 3)]);
-    reads::folder_path(session, key.0, key.1, 1).await.unwrap();
+    reads::folder_path(session, key.tenant, key.batch, 1)
+        .await
+        .unwrap();
     step("reads::snapshot_files", BY_FILE);
-    reads::snapshot_files(session, key.0, key.1, 1, size)
+    reads::snapshot_files(session, key.tenant, key.batch, 1, size)
         .await
         .unwrap();
     step("reads::snapshot_folders", &[("folders", PK, 3)]);
-    reads::snapshot_folders(session, key.0, key.1, 1, size)
+    reads::snapshot_folders(session, key.tenant, key.batch, 1, size)
         .await
         .unwrap();
 }
@@ -461,7 +467,7 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
 /// The same for what bulk operations, selectors and histories read.
 async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     let now = Micros(1_000_000);
-    let key = (tenant(), batch(1));
+    let key = BatchRef::new(tenant(), batch(1));
     let files: Vec<FileRef> = (0..size).map(file).collect();
     let generations: Vec<_> = files
         .iter()
@@ -474,9 +480,7 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     );
     work::waiting_by_stage(session).await.unwrap();
     step("work::lock_range", &[("file_work", PK, 3)]);
-    work::lock_range(session, key.0, key.1, 1, size)
-        .await
-        .unwrap();
+    work::lock_range(session, key, 1, size).await.unwrap();
 
     step("results::served", &[("stage_results", PK, 3)]);
     results::served(session, &generations).await.unwrap();
@@ -495,10 +499,10 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     results::holders(session, &contents).await.unwrap();
     step("results::of_file", &[("stage_results", PK, 3)]);
     results::of_file(session, file(1)).await.unwrap();
-    step("results::dead_letters", &[("dead_letters", PK, 3)]);
-    results::dead_letters(session, &files).await.unwrap();
-    step("results::dismiss", &[("dead_letters", PK, 3)]);
-    results::dismiss(session, &files, now).await.unwrap();
+    step("dead_letters::of_files", &[("dead_letters", PK, 3)]);
+    dead_letters::of_files(session, &files).await.unwrap();
+    step("dead_letters::dismiss", &[("dead_letters", PK, 3)]);
+    dead_letters::dismiss(session, &files, now).await.unwrap();
 
     step(
         "progress::cancelling",
@@ -511,9 +515,12 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     );
     progress::idle(session, now, size).await.unwrap();
     step("progress::rename", &[("batches", PK, 2)]);
-    progress::rename(session, key, Some("n"), Some(1), None)
-        .await
-        .unwrap();
+    let renamed = Renamed {
+        name: Some("n".into()),
+        priority: Some(1),
+        metadata: None,
+    };
+    progress::rename(session, key, &renamed).await.unwrap();
 
     step(
         "history::transitions",
@@ -532,13 +539,15 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     step("operations::due", &[("operations", "operations_due", 0)]);
     operations::due(session, size).await.unwrap();
     step("operations::lock", &[("operations", "operations_id", 1)]);
-    operations::lock(session, key.0, uuid(3)).await.unwrap();
+    operations::lock(session, key.tenant, uuid(3))
+        .await
+        .unwrap();
     step("operations::get", &[("operations", "operations_id", 1)]);
     operations::get(session, Viewer::Operator, uuid(3))
         .await
         .unwrap();
     step("operations::list", &[]);
-    operations::list(session, Viewer::Tenant(key.0), None, size)
+    operations::list(session, Viewer::Tenant(key.tenant), None, size)
         .await
         .unwrap();
     step(
@@ -548,7 +557,7 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     operations::prune(session, now, size).await.unwrap();
 
     let letters = Letters {
-        tenant: Some(key.0),
+        tenant: Some(key.tenant),
         batch: None,
         stages: Stage::ALL.to_vec(),
         reasons: Reason::ALL.to_vec(),
@@ -571,8 +580,8 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         .unwrap();
 
     let mut chosen = Selection {
-        tenant: key.0,
-        batch: Some(key.1),
+        tenant: key.tenant,
+        batch: Some(key.batch),
         ordinals: Vec::new(),
         states: vec![FileState::Retrying],
         outcomes: Vec::new(),
@@ -586,7 +595,7 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     const OF_A_BATCH: &[Path] = &[("batch_progress", PK, 2), ("file_work", PK, 3)];
     step("selection::next of a batch", OF_A_BATCH);
     let from = Position {
-        batch: key.1,
+        batch: key.batch,
         ordinal: 3,
     };
     chosen.states = vec![FileState::Processing];
@@ -629,7 +638,7 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         .unwrap();
     chosen.states = Vec::new();
     chosen.ordinals = (0..size).collect();
-    chosen.batch = Some(key.1);
+    chosen.batch = Some(key.batch);
     step("selection::next of ordinals", &[("file_work", PK, 3)]);
     selection::next(session, &chosen, None, 100, size)
         .await
@@ -637,7 +646,7 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
 }
 
 /// All files of a batch, chosen by all that they can be chosen by.
-fn everything((tenant, batch): progress::BatchKey) -> Selection {
+fn everything(BatchRef { tenant, batch }: BatchRef) -> Selection {
     Selection {
         tenant,
         batch: Some(batch),
@@ -1118,20 +1127,20 @@ async fn read_by(session: &Session<'_, sea_orm::DatabaseConnection>, all: bool, 
     fn some<T: Clone>(members: &[T], all: bool) -> Vec<T> {
         members[..if all { members.len() } else { 1 }].to_vec()
     }
-    let key = (tenant(), batch(1));
+    let key = BatchRef::new(tenant(), batch(1));
     let now = Micros(size.into());
     let stages = some(&Stage::ALL, all);
     let reasons = some(&Reason::ALL, all);
     let states = some(&BatchState::ALL, all);
-    reads::batches(session, key.0, None, &states, Some(now), size)
+    reads::batches(session, key.tenant, None, &states, Some(now), size)
         .await
         .unwrap();
-    operations::list(session, Viewer::Tenant(key.0), None, size)
+    operations::list(session, Viewer::Tenant(key.tenant), None, size)
         .await
         .unwrap();
     manifest::folder_range(session, key, 0, size).await.unwrap();
     let letters = Letters {
-        tenant: Some(key.0),
+        tenant: Some(key.tenant),
         batch: None,
         stages: stages.clone(),
         reasons: reasons.clone(),
@@ -1167,7 +1176,7 @@ async fn read_by(session: &Session<'_, sea_orm::DatabaseConnection>, all: bool, 
     selection::count(session, &chosen, Grouping::Outcome)
         .await
         .unwrap();
-    selection::aged(session, Some(key.0), FileState::Queued, now, true)
+    selection::aged(session, Some(key.tenant), FileState::Queued, now, true)
         .await
         .unwrap();
 }

@@ -1,15 +1,12 @@
-//! `batches`, `batch_progress` and `tenants`: a batch's flags and counters, and the tenant's revision and usage.
-
-use caudal_domain::{BatchFacts, BatchId, BatchState, FileCounts, StageSet, TenantId};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+//! `batches` and `batch_progress`: what is fixed of a batch, and its flags and counters.
 
 use super::dialect::Dialect;
 use super::page::Page;
 use super::time::Micros;
 use super::{Session, batch_key_of, code_of, signed, u32_of, u64_of, uuid_of};
-
-/// Key of a batch.
-pub(crate) type BatchKey = (TenantId, BatchId);
+use caudal_domain::{BatchFacts, BatchId, BatchRef, BatchState, FileCounts, StageSet, TenantId};
+use rustc_hash::FxHashMap;
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
 /// One row of `batch_progress`.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +44,34 @@ pub(crate) struct Pause {
     pub(crate) at: Micros,
 }
 
+/// What a caller changes of a batch; `None` leaves it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Renamed {
+    pub(crate) name: Option<String>,
+    pub(crate) priority: Option<u32>,
+    /// JSON, or `Some(None)` to take it away.
+    pub(crate) metadata: Option<Option<String>>,
+}
+
+impl Renamed {
+    /// These changes, and the `earlier` ones that they do not replace.
+    pub(crate) fn or(self, earlier: Self) -> Self {
+        Self {
+            name: self.name.or(earlier.name),
+            priority: self.priority.or(earlier.priority),
+            metadata: self.metadata.or(earlier.metadata),
+        }
+    }
+}
+
+/// When a batch was completed, if it was just now, and when it ended; `None`: it goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Times {
+    pub(crate) batch: BatchRef,
+    pub(crate) completed_at: Option<Micros>,
+    pub(crate) ended_at: Option<Micros>,
+}
+
 /// One row of `batches`: what is fixed when the batch is made, and its times.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct BatchRow {
@@ -58,17 +83,6 @@ pub(crate) struct BatchRow {
     pub(crate) created_at: Micros,
     pub(crate) completed_at: Option<Micros>,
     pub(crate) ended_at: Option<Micros>,
-}
-
-/// What the writer needs of `tenants`.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TenantRow {
-    pub(crate) tenant: TenantId,
-    pub(crate) limits: String,
-    pub(crate) paused: bool,
-    pub(crate) used_bytes: u64,
-    pub(crate) used_files: u64,
-    pub(crate) revision: u64,
 }
 
 pub(crate) const PROGRESS_COLUMNS: &str = "p.tenant_id, p.batch_id, p.state, p.manifest_complete, p.cancel_requested, \
@@ -83,7 +97,8 @@ pub(crate) const BATCH_COLUMNS: &str = "c.name, c.options, c.metadata, c.priorit
 
 impl ProgressRow {
     /// The row of a new batch.
-    pub(crate) fn new(tenant: TenantId, batch: BatchId, now: Micros) -> Self {
+    pub(crate) fn new(key: BatchRef, now: Micros) -> Self {
+        let BatchRef { tenant, batch } = key;
         let facts = BatchFacts {
             manifest_complete: false,
             cancel_requested: false,
@@ -114,8 +129,8 @@ impl ProgressRow {
         }
     }
 
-    pub(crate) fn key(&self) -> BatchKey {
-        (self.tenant, self.batch)
+    pub(crate) fn key(&self) -> BatchRef {
+        BatchRef::new(self.tenant, self.batch)
     }
 
     /// Reads a row whose columns are [`PROGRESS_COLUMNS`].
@@ -198,7 +213,7 @@ impl BatchRow {
 /// Rows by key.
 pub(crate) async fn read<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    keys: &[BatchKey],
+    keys: &[BatchRef],
 ) -> Result<Vec<ProgressRow>, DbErr> {
     if keys.is_empty() {
         return Ok(Vec::new());
@@ -216,6 +231,7 @@ pub(crate) async fn read<C: ConnectionTrait>(
 }
 
 type Column = (&'static str, fn(&ProgressRow) -> i64);
+
 /// The columns of `batch_progress` that move.
 const MOVING: [Column; 29] = [
     ("state", |row| row.state.code().into()),
@@ -250,6 +266,7 @@ const MOVING: [Column; 29] = [
     ("priority", |row| row.priority.into()),
     ("completed_by_system", |row| row.completed_by_system.into()),
 ];
+
 const BOOLEANS: [&str; 5] = [
     "completed_by_system",
     "manifest_complete",
@@ -381,10 +398,8 @@ pub(crate) async fn set_pause<C: ConnectionTrait>(
 /// Changes what a caller may change of a batch; `None` leaves it.
 pub(crate) async fn rename<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    (tenant, batch): BatchKey,
-    name: Option<&str>,
-    priority: Option<u32>,
-    metadata: Option<&Option<String>>,
+    BatchRef { tenant, batch }: BatchRef,
+    renamed: &Renamed,
 ) -> Result<(), DbErr> {
     let mut values: Vec<Value> = vec![tenant.as_uuid().into(), batch.as_uuid().into()];
     let mut assignments = Vec::new();
@@ -392,13 +407,13 @@ pub(crate) async fn rename<C: ConnectionTrait>(
         values.push(value);
         assignments.push(format!("{column} = ${}", values.len()));
     };
-    if let Some(name) = name {
-        assign("name", name.into());
+    if let Some(name) = &renamed.name {
+        assign("name", name.clone().into());
     }
-    if let Some(priority) = priority {
+    if let Some(priority) = renamed.priority {
         assign("priority", signed_small(priority).into());
     }
-    if let Some(metadata) = metadata {
+    if let Some(metadata) = &renamed.metadata {
         assign("metadata", metadata.clone().into());
     }
     if assignments.is_empty() {
@@ -416,7 +431,7 @@ pub(crate) async fn rename<C: ConnectionTrait>(
 pub(crate) async fn cancelling<C: ConnectionTrait>(
     session: &Session<'_, C>,
     limit: u32,
-) -> Result<Vec<BatchKey>, DbErr> {
+) -> Result<Vec<BatchRef>, DbErr> {
     let sql = format!(
         "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state IN (1, 2) AND p.cancel_requested \
          LIMIT {limit}"
@@ -430,7 +445,7 @@ pub(crate) async fn idle<C: ConnectionTrait>(
     session: &Session<'_, C>,
     before: Micros,
     limit: u32,
-) -> Result<Vec<BatchKey>, DbErr> {
+) -> Result<Vec<BatchRef>, DbErr> {
     let sql = format!(
         "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state = 1 AND p.touched_at <= $1 \
          ORDER BY p.touched_at LIMIT {limit}"
@@ -442,14 +457,20 @@ pub(crate) async fn idle<C: ConnectionTrait>(
 /// Writes the times of batches that were completed or ended in this transaction.
 pub(crate) async fn set_times<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    rows: &[(BatchKey, Option<Micros>, Option<Micros>)],
+    rows: &[Times],
 ) -> Result<(), DbErr> {
     if rows.is_empty() {
         return Ok(());
     }
-    let page = Page::of_batches(rows.iter().map(|(batch, ..)| *batch))
-        .nullable_numbers("completed_at", rows.iter().map(|row| row.1.map(|at| at.0)))
-        .nullable_numbers("ended_at", rows.iter().map(|row| row.2.map(|at| at.0)));
+    let page = Page::of_batches(rows.iter().map(|times| times.batch))
+        .nullable_numbers(
+            "completed_at",
+            rows.iter().map(|times| times.completed_at.map(|at| at.0)),
+        )
+        .nullable_numbers(
+            "ended_at",
+            rows.iter().map(|times| times.ended_at.map(|at| at.0)),
+        );
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} UPDATE batches AS c SET completed_at = coalesce(c.completed_at, u.completed_at), \
@@ -459,67 +480,11 @@ pub(crate) async fn set_times<C: ConnectionTrait>(
     Ok(())
 }
 
-/// Tenants by key.
-pub(crate) async fn tenants<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    tenants: &[TenantId],
-) -> Result<Vec<TenantRow>, DbErr> {
-    if tenants.is_empty() {
-        return Ok(Vec::new());
-    }
-    let page = Page::new().uuids("t", tenants.iter().map(TenantId::as_uuid));
-    let (page, values) = page.bind(session.dialect, 1);
-    let sql = format!(
-        "WITH {page} SELECT n.tenant_id, n.limits, n.paused_by, n.used_bytes, n.used_files, n.revision \
-         FROM u JOIN tenants AS n ON n.tenant_id = u.t"
-    );
-    let mut found = Vec::new();
-    for row in session.rows(sql, values).await? {
-        found.push(TenantRow {
-            tenant: TenantId::from_uuid(uuid_of(&row, "tenant_id")?),
-            limits: row.try_get("", "limits")?,
-            paused: row.try_get::<Option<String>>("", "paused_by")?.is_some(),
-            used_bytes: u64_of(&row, "used_bytes")?,
-            used_files: u64_of(&row, "used_files")?,
-            revision: u64_of(&row, "revision")?,
-        });
-    }
-    Ok(found)
-}
-
-/// Writes tenants whose revision in the database is still the one given beside them; how many were.
-pub(crate) async fn update_tenants<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    rows: &[(u64, TenantRow)],
-) -> Result<u64, DbErr> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let page = Page::new()
-        .uuids("t", rows.iter().map(|(_, row)| row.tenant.as_uuid()))
-        .numbers("held", rows.iter().map(|(held, _)| signed(*held)))
-        .numbers(
-            "used_bytes",
-            rows.iter().map(|(_, row)| signed(row.used_bytes)),
-        )
-        .numbers(
-            "used_files",
-            rows.iter().map(|(_, row)| signed(row.used_files)),
-        )
-        .numbers("revision", rows.iter().map(|(_, row)| signed(row.revision)));
-    let (page, values) = page.bind(session.dialect, 1);
-    let sql = format!(
-        "WITH {page} UPDATE tenants AS n SET used_bytes = u.used_bytes, used_files = u.used_files, \
-         revision = u.revision FROM u WHERE n.tenant_id = u.t AND n.revision + 0 = u.held"
-    );
-    session.execute(sql, values).await
-}
-
 /// Batches completed with missing = FAIL that were not looked through yet; by index `batch_progress_live`.
 pub(crate) async fn failing_missing<C: ConnectionTrait>(
     session: &Session<'_, C>,
     limit: u32,
-) -> Result<Vec<BatchKey>, DbErr> {
+) -> Result<Vec<BatchRef>, DbErr> {
     let sql = format!(
         "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state IN (1, 2) AND p.missing_fails \
          LIMIT {limit}"
@@ -534,13 +499,11 @@ pub(crate) async fn failing_missing<C: ConnectionTrait>(
 /// Priorities of the batches that are not ended, by index `batch_progress_live`: read once, when a ledger begins.
 pub(crate) async fn live_priorities<C: ConnectionTrait>(
     session: &Session<'_, C>,
-) -> Result<std::collections::HashMap<BatchKey, u32>, DbErr> {
+) -> Result<FxHashMap<BatchRef, u32>, DbErr> {
     let sql = "SELECT p.tenant_id, p.batch_id, p.priority FROM batch_progress AS p WHERE p.state IN (1, 2)";
-    let mut found = std::collections::HashMap::new();
+    let mut found = FxHashMap::default();
     for row in session.rows(sql, Vec::new()).await? {
-        let tenant = TenantId::from_uuid(uuid_of(&row, "tenant_id")?);
-        let batch = BatchId::from_uuid(uuid_of(&row, "batch_id")?);
-        found.insert((tenant, batch), u32_of(&row, "priority")?);
+        found.insert(batch_key_of(&row)?, u32_of(&row, "priority")?);
     }
     Ok(found)
 }

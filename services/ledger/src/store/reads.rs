@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use caudal_domain::{BatchId, BatchState, FileState, Outcome, Reason, Stage, TenantId};
+use caudal_domain::{BatchId, BatchRef, BatchState, FileState, Outcome, Reason, Stage, TenantId};
 use sea_orm::{ConnectionTrait, DbErr, Value};
 
 use super::page::Page;
@@ -14,8 +14,7 @@ use super::{Session, batch_key_of, code_of, file_of, u32_of};
 /// One batch, by key.
 pub(crate) async fn batch<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    tenant: TenantId,
-    batch: BatchId,
+    BatchRef { tenant, batch }: BatchRef,
 ) -> Result<Option<(ProgressRow, BatchRow)>, DbErr> {
     let sql = format!(
         "SELECT {PROGRESS_COLUMNS}, {BATCH_COLUMNS} FROM batch_progress AS p JOIN batches AS c \
@@ -130,8 +129,12 @@ async fn folder_paths<C: ConnectionTrait>(
         .iter()
         .map(|work| (work.file.tenant, work.file.batch, work.folder))
         .collect();
-    let page = Page::of_batches(places.iter().map(|(tenant, batch, _)| (*tenant, *batch)))
-        .numbers("f", places.iter().map(|(.., folder)| i64::from(*folder)));
+    let page = Page::of_batches(
+        places
+            .iter()
+            .map(|(tenant, batch, _)| BatchRef::new(*tenant, *batch)),
+    )
+    .numbers("f", places.iter().map(|(.., folder)| i64::from(*folder)));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT d.tenant_id, d.batch_id, d.folder, d.path FROM u JOIN folders AS d ON d.tenant_id = u.t \
@@ -139,7 +142,7 @@ async fn folder_paths<C: ConnectionTrait>(
     );
     let mut found = HashMap::new();
     for row in session.rows(sql, values).await? {
-        let (tenant, batch) = batch_key_of(&row)?;
+        let BatchRef { tenant, batch } = batch_key_of(&row)?;
         found.insert(
             (tenant, batch, u32_of(&row, "folder")?),
             row.try_get("", "path")?,
@@ -155,7 +158,7 @@ pub(crate) async fn folder_path<C: ConnectionTrait>(
     batch: BatchId,
     folder: u32,
 ) -> Result<Option<String>, DbErr> {
-    let page = Page::of_batches([(tenant, batch)]).numbers("f", [i64::from(folder)]);
+    let page = Page::of_batches([BatchRef::new(tenant, batch)]).numbers("f", [i64::from(folder)]);
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} SELECT d.path FROM u JOIN folders AS d ON d.tenant_id = u.t AND d.batch_id = u.b AND d.folder = u.f"

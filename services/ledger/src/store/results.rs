@@ -1,15 +1,13 @@
-//! `stage_results`, `stage_versions`, `attempts` and `dead_letters`: what stages did to a file.
-
-use std::collections::{HashMap, HashSet};
-
-use caudal_domain::{BatchId, FileRef, Generation, Reason, Stage, StageVersion, TenantId, Token};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+//! `stage_results`: what stages made of a file.
 
 use super::page::Page;
 use super::time::Micros;
 use super::{Session, code_of, damaged, file_of, signed, tenant_of, u32_of, u64_of};
+use caudal_domain::{BatchId, FileRef, Generation, Stage, TenantId, Token};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
 
 /// An object a stage wrote, as it stands in `stage_results.artifacts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -384,12 +382,15 @@ pub(crate) async fn verified_contents<C: ConnectionTrait>(
         .collect())
 }
 
+/// Content by tenant: nothing is ever taken over across tenants.
+pub(crate) type TenantContent = (TenantId, [u8; 32]);
+
 /// For each content a file of the tenant that holds it: one whose current generation has a verified upload. By index
 /// `stage_results_held`.
 pub(crate) async fn holders<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    contents: &[(TenantId, [u8; 32])],
-) -> Result<HashMap<(TenantId, [u8; 32]), FileRef>, DbErr> {
+    contents: &[TenantContent],
+) -> Result<HashMap<TenantContent, FileRef>, DbErr> {
     let mut found = HashMap::new();
     if contents.is_empty() {
         return Ok(found);
@@ -453,7 +454,7 @@ pub(crate) async fn of_file<C: ConnectionTrait>(
 }
 
 /// Where a report that was taken leaves its token: a good one in `stage_results`, a bad one in `attempts`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Trace {
     Result,
     Attempt,
@@ -523,212 +524,4 @@ pub(crate) async fn recorded<C: ConnectionTrait>(
         found.insert((file_of(&row)?, generation, token));
     }
     Ok(found)
-}
-
-/// One row of `attempts`: a failure or a kill.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AttemptRow {
-    pub(crate) file: FileRef,
-    pub(crate) token: Token,
-    pub(crate) stage: Stage,
-    pub(crate) reason: Reason,
-    pub(crate) detail: String,
-    pub(crate) trace_id: String,
-    pub(crate) ended_at: Micros,
-}
-
-/// Inserts failures and kills.
-pub(crate) async fn insert_attempts<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    rows: &[AttemptRow],
-) -> Result<(), DbErr> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let page = attempt_page(rows).texts("trace", rows.iter().map(|row| Some(row.trace_id.clone())));
-    let (page, values) = page.bind(session.dialect, 1);
-    let sql = format!(
-        "WITH {page} INSERT INTO attempts (tenant_id, batch_id, ordinal, token, stage, reason, detail, trace_id, ended_at) \
-         SELECT u.t, u.b, u.o, u.token, u.stage, u.reason, coalesce(u.detail, ''), coalesce(u.trace, ''), u.at FROM u"
-    );
-    session.execute(sql, values).await?;
-    Ok(())
-}
-
-/// Inserts dead letters: files that became FAILED.
-pub(crate) async fn insert_dead_letters<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    rows: &[AttemptRow],
-) -> Result<(), DbErr> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let (page, values) = attempt_page(rows).bind(session.dialect, 1);
-    let sql = format!(
-        "WITH {page} INSERT INTO dead_letters (tenant_id, batch_id, ordinal, stage, reason, token, detail, at) \
-         SELECT u.t, u.b, u.o, u.stage, u.reason, u.token, coalesce(u.detail, ''), u.at FROM u"
-    );
-    session.execute(sql, values).await?;
-    Ok(())
-}
-
-/// Deletes the dead letters of files that left FAILED (protocol 11.1); their attempts stay.
-pub(crate) async fn delete_dead_letters<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    files: &[FileRef],
-) -> Result<(), DbErr> {
-    if files.is_empty() {
-        return Ok(());
-    }
-    let (page, values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
-    let sql = format!(
-        "WITH {page} DELETE FROM dead_letters WHERE (tenant_id, batch_id, ordinal) IN (SELECT u.t, u.b, u.o FROM u)"
-    );
-    session.execute(sql, values).await?;
-    Ok(())
-}
-
-/// The dead letters of these files, by key: token and reason.
-pub(crate) async fn dead_letters<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    files: &[FileRef],
-) -> Result<HashMap<FileRef, (Token, Reason)>, DbErr> {
-    if files.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let (page, values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
-    let sql = format!(
-        "WITH {page} SELECT l.tenant_id, l.batch_id, l.ordinal, l.token, l.reason FROM u JOIN dead_letters AS l \
-         ON l.tenant_id = u.t AND l.batch_id = u.b AND l.ordinal = u.o"
-    );
-    let mut found = HashMap::new();
-    for row in session.rows(sql, values).await? {
-        let reason = u16::try_from(u32_of(&row, "reason")?).ok();
-        let reason = reason.and_then(Reason::from_number);
-        let reason = reason.ok_or_else(|| damaged("reason"))?;
-        found.insert(file_of(&row)?, (Token::new(u64_of(&row, "token")?), reason));
-    }
-    Ok(found)
-}
-
-fn attempt_page(rows: &[AttemptRow]) -> Page {
-    Page::of_files(rows.iter().map(|row| row.file))
-        .numbers("token", rows.iter().map(|row| signed(row.token.get())))
-        .numbers("stage", rows.iter().map(|row| i64::from(row.stage.code())))
-        .numbers(
-            "reason",
-            rows.iter().map(|row| i64::from(row.reason.number())),
-        )
-        .texts("detail", rows.iter().map(|row| Some(row.detail.clone())))
-        .numbers("at", rows.iter().map(|row| row.ended_at.0))
-}
-
-/// The last recorded failure or kill of each of these files.
-pub(crate) async fn last_attempts<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    files: &[FileRef],
-) -> Result<HashMap<FileRef, String>, DbErr> {
-    if files.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let page = Page::of_files(files.iter().copied());
-    let (page, values) = page.bind(session.dialect, 1);
-    let sql = format!(
-        "WITH {page} SELECT a.tenant_id, a.batch_id, a.ordinal, a.detail FROM u JOIN attempts AS a ON a.tenant_id = u.t \
-         AND a.batch_id = u.b AND a.ordinal = u.o ORDER BY a.token"
-    );
-    let mut found = HashMap::new();
-    for row in session.rows(sql, values).await? {
-        found.insert(file_of(&row)?, row.try_get("", "detail")?);
-    }
-    Ok(found)
-}
-
-/// Every stage version seen so far, with its number.
-pub(crate) async fn versions<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-) -> Result<Vec<(u32, StageVersion)>, DbErr> {
-    let sql = "SELECT v.version_id, v.stage, v.code, v.model, v.options FROM stage_versions AS v";
-    let mut found = Vec::new();
-    for row in session.rows(sql, Vec::new()).await? {
-        let version = StageVersion {
-            stage: code_of(&row, "stage", Stage::from_code)?,
-            code: row.try_get("", "code")?,
-            model: row.try_get("", "model")?,
-            options: row.try_get("", "options")?,
-        };
-        found.push((u32_of(&row, "version_id")?, version));
-    }
-    Ok(found)
-}
-
-/// Inserts a stage version under a number that no other has.
-pub(crate) async fn insert_version<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    number: u32,
-    version: &StageVersion,
-    now: Micros,
-) -> Result<(), DbErr> {
-    let sql = "INSERT INTO stage_versions (version_id, stage, code, model, options, first_seen) \
-               VALUES ($1, $2, $3, $4, $5, $6)";
-    let values = vec![
-        i32::try_from(number).unwrap_or(i32::MAX).into(),
-        i32::from(version.stage.code()).into(),
-        version.code.clone().into(),
-        version.model.clone().into(),
-        version.options.clone().into(),
-        now.0.into(),
-    ];
-    session.execute(sql, values).await?;
-    Ok(())
-}
-
-/// Takes the dead letters of FAILED files off lists and alarms.
-pub(crate) async fn dismiss<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    files: &[FileRef],
-    now: Micros,
-) -> Result<(), DbErr> {
-    if files.is_empty() {
-        return Ok(());
-    }
-    let (page, mut values) = Page::of_files(files.iter().copied()).bind(session.dialect, 1);
-    values.push(now.0.into());
-    let sql = format!(
-        "WITH {page} UPDATE dead_letters AS d SET dismissed_at = coalesce(d.dismissed_at, ${}) FROM u \
-         WHERE d.tenant_id = u.t AND d.batch_id = u.b AND d.ordinal = u.o",
-        values.len()
-    );
-    session.execute(sql, values).await?;
-    Ok(())
-}
-
-/// The newest version that processes of each stage were seen to run.
-pub(crate) async fn newest_versions<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-) -> Result<HashMap<Stage, u32>, DbErr> {
-    let sql = "SELECT s.name, s.version_id FROM stages AS s WHERE s.version_id IS NOT NULL";
-    let mut found = HashMap::new();
-    for row in session.rows(sql, Vec::new()).await? {
-        let name: String = row.try_get("", "name")?;
-        let stage = name.parse::<Stage>().map_err(|_| damaged("name"))?;
-        found.insert(stage, u32_of(&row, "version_id")?);
-    }
-    Ok(found)
-}
-
-/// Notes the newest version of a stage.
-pub(crate) async fn set_newest_version<C: ConnectionTrait>(
-    session: &Session<'_, C>,
-    stage: Stage,
-    version: u32,
-) -> Result<(), DbErr> {
-    let sql = "INSERT INTO stages (name, version_id) VALUES ($1, $2) \
-               ON CONFLICT (name) DO UPDATE SET version_id = excluded.version_id";
-    let values = vec![
-        stage.name().into(),
-        i32::try_from(version).unwrap_or(i32::MAX).into(),
-    ];
-    session.execute(sql, values).await?;
-    Ok(())
 }

@@ -5,13 +5,12 @@
 //! tenant stand in `dead_letters`; otherwise the counters of `batch_progress` tell which batches hold any, and those are
 //! read by ranges of the primary key. Nothing here wants an index on a column that a hop changes.
 
-use caudal_domain::{BatchId, FileRef, FileState, Outcome, Reason, Stage, TenantId};
+use caudal_domain::{BatchId, BatchRef, FileRef, FileState, Outcome, Reason, Stage, TenantId};
 use globset::GlobMatcher;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, TransactionTrait, Value};
 
 use super::dialect::Dialect;
 use super::page::Page;
-use super::progress::BatchKey;
 use super::reads;
 use super::time::Micros;
 use super::work::{self, WorkRow};
@@ -678,7 +677,7 @@ async fn batches_with<C: ConnectionTrait>(
     tenant: Option<TenantId>,
     counters: Counters,
     more: &str,
-) -> Result<Vec<BatchKey>, DbErr> {
+) -> Result<Vec<BatchRef>, DbErr> {
     let mut values: Vec<Value> = Vec::new();
     let sum = counters.sum(&mut values);
     let mut of_tenant = "";
@@ -690,7 +689,7 @@ async fn batches_with<C: ConnectionTrait>(
         "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE {sum} > 0{of_tenant}{more}"
     );
     let rows = session.rows(sql, values).await?;
-    let mut found: Vec<BatchKey> = rows
+    let mut found: Vec<BatchRef> = rows
         .iter()
         .map(super::batch_key_of)
         .collect::<Result<_, _>>()?;
@@ -743,7 +742,7 @@ pub(crate) async fn aged<C: ConnectionTrait + TransactionTrait>(
     let live = " AND p.state IN (1, 2)";
     let holders = batches_with(session, tenant, counters, live).await?;
     let mut found = Vec::new();
-    for of_tenant in holders.chunk_by(|one, next| one.0 == next.0) {
+    for of_tenant in holders.chunk_by(|one, next| one.tenant == next.tenant) {
         for batches in of_tenant.chunks(BATCHES_A_STATEMENT) {
             // A total for each stage costs a third of the reading, and mostly all wait in one.
             let mut totals = aged_in(session, batches, (state, before), &[]).await?;
@@ -760,7 +759,7 @@ pub(crate) async fn aged<C: ConnectionTrait + TransactionTrait>(
 /// but one.
 async fn aged_in<C: ConnectionTrait + TransactionTrait>(
     session: &Session<'_, C>,
-    batches: &[BatchKey],
+    batches: &[BatchRef],
     (state, before): (FileState, Micros),
     stages: &[Stage],
 ) -> Result<Vec<Aged>, DbErr> {
@@ -805,7 +804,7 @@ async fn aged_in<C: ConnectionTrait + TransactionTrait>(
                 }
             };
             found.push(Aged {
-                tenant: batches[0].0,
+                tenant: batches[0].tenant,
                 stage,
                 count: super::u64_of(&row, &format!("n{number}"))?,
                 oldest: Micros(oldest),

@@ -1,13 +1,13 @@
 //! `file_work`: the hot row of each file.
 
 use caudal_domain::{
-    BatchId, FileRef, FileState, Generation, Outcome, Reason, Stage, Target, TenantId, Token,
+    BatchRef, FileRef, FileState, Generation, Outcome, Reason, Stage, Target, Token,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
 use super::page::Page;
 use super::time::Micros;
-use super::{Session, code_of, damaged, file_of, signed, u32_of, u64_of, uuid_of};
+use super::{Session, batch_key_of, code_of, damaged, file_of, signed, u32_of, u64_of};
 
 /// One row of `file_work`.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +39,16 @@ const COLUMNS: &str = "w.tenant_id, w.batch_id, w.ordinal, w.state, w.stage, w.t
 /// The join of a page `u` with the primary key. The sums keep the planner from any other path.
 pub(crate) const BY_KEY: &str = "w.tenant_id = u.t AND w.batch_id = u.b AND w.ordinal = u.o";
 
+/// Stands in the place of a confirmed ETag where the bytes are at a final key already: they are held, or processed again.
+/// No store says it, because an ETag is quoted.
+pub(crate) const AT_FINAL_KEY: &str = "kept";
+
 impl WorkRow {
+    /// Whether its bytes are at a final key, and not at a landing key.
+    pub(crate) fn is_at_final_key(&self) -> bool {
+        self.etag.as_deref() == Some(AT_FINAL_KEY)
+    }
+
     /// The row of a file that enters the manifest.
     pub(crate) fn pending(file: FileRef, folder: u32, size: u64, now: Micros) -> Self {
         Self {
@@ -335,8 +344,7 @@ pub(crate) async fn update<C: ConnectionTrait>(
 pub(crate) async fn waiting<C: ConnectionTrait>(
     session: &Session<'_, C>,
     stage: Stage,
-    tenant: TenantId,
-    batch: BatchId,
+    BatchRef { tenant, batch }: BatchRef,
     now: Micros,
     limit: u32,
 ) -> Result<Vec<WorkRow>, DbErr> {
@@ -366,8 +374,7 @@ pub(crate) async fn waiting<C: ConnectionTrait>(
 pub(crate) async fn earliest_ready<C: ConnectionTrait>(
     session: &Session<'_, C>,
     stage: Stage,
-    tenant: TenantId,
-    batch: BatchId,
+    BatchRef { tenant, batch }: BatchRef,
 ) -> Result<Option<Micros>, DbErr> {
     let sql = "SELECT min(w.ready_at) AS at FROM file_work AS w WHERE w.wait_stage = $1 AND w.tenant_id = $2 \
                AND w.batch_id = $3";
@@ -400,8 +407,7 @@ pub(crate) async fn waiting_by_stage<C: ConnectionTrait>(
 /// A batch in which files wait for a stage.
 pub(crate) struct WaitingBatch {
     pub(crate) stage: Stage,
-    pub(crate) tenant: TenantId,
-    pub(crate) batch: BatchId,
+    pub(crate) batch: BatchRef,
     pub(crate) earliest: Micros,
 }
 
@@ -415,8 +421,7 @@ pub(crate) async fn all_waiting<C: ConnectionTrait>(
     for row in session.rows(sql, Vec::new()).await? {
         found.push(WaitingBatch {
             stage: code_of(&row, "wait_stage", Stage::from_code)?,
-            tenant: TenantId::from_uuid(uuid_of(&row, "tenant_id")?),
-            batch: BatchId::from_uuid(uuid_of(&row, "batch_id")?),
+            batch: batch_key_of(&row)?,
             earliest: Micros(row.try_get("", "earliest")?),
         });
     }
@@ -443,18 +448,16 @@ pub(crate) async fn all_dispatched<C: ConnectionTrait>(
 /// Rows of one batch from an ordinal on, in order: a range of the key.
 pub(crate) async fn range<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    tenant: TenantId,
-    batch: BatchId,
+    batch: BatchRef,
     from: u32,
     limit: u32,
 ) -> Result<Vec<WorkRow>, DbErr> {
-    rows_from(session, tenant, batch, from, limit, "").await
+    rows_from(session, batch, from, limit, "").await
 }
 
 async fn rows_from<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    tenant: TenantId,
-    batch: BatchId,
+    BatchRef { tenant, batch }: BatchRef,
     from: u32,
     limit: u32,
     lock: &str,
@@ -478,18 +481,9 @@ async fn rows_from<C: ConnectionTrait>(
 /// As [`range`], locked until the transaction ends.
 pub(crate) async fn lock_range<C: ConnectionTrait>(
     session: &Session<'_, C>,
-    tenant: TenantId,
-    batch: BatchId,
+    batch: BatchRef,
     from: u32,
     limit: u32,
 ) -> Result<Vec<WorkRow>, DbErr> {
-    rows_from(
-        session,
-        tenant,
-        batch,
-        from,
-        limit,
-        session.dialect.for_update(),
-    )
-    .await
+    rows_from(session, batch, from, limit, session.dialect.for_update()).await
 }

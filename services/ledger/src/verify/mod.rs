@@ -9,13 +9,13 @@ pub(crate) mod counters;
 pub(crate) mod live;
 pub(crate) mod once;
 pub(crate) mod outbox;
-mod report;
+pub(crate) mod report;
 pub(crate) mod shown;
 pub(crate) mod terminal;
 
 use std::collections::HashMap;
 
-use caudal_domain::{FileRef, Stage, Token};
+use caudal_domain::{BatchRef, FileRef, Stage, Token};
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::ChangeSet;
 use caudal_streams::{Names, Streams, StreamsError};
@@ -27,9 +27,11 @@ use self::counters::Recount;
 pub use self::report::{Invariant, VerifyReport, Violation};
 use self::shown::{Last, Shown};
 use crate::store::manifest::FolderRow;
-use crate::store::progress::{BatchKey, ProgressRow};
+use crate::store::progress::ProgressRow;
 use crate::store::work::WorkRow;
-use crate::store::{Session, Store, changes, manifest, reads, results, work};
+use crate::store::{
+    Session, Store, changes, dead_letters, manifest, outbox as stored_outbox, reads, results, work,
+};
 
 /// Rows read in one statement.
 const PAGE: u32 = 2_000;
@@ -59,7 +61,7 @@ pub async fn verify(
     let session = store.reader();
     let mut in_work = false;
     for key in all_batches(&session).await? {
-        if let Some((progress, _)) = reads::batch(&session, key.0, key.1).await? {
+        if let Some((progress, _)) = reads::batch(&session, key).await? {
             report.batches += 1;
             in_work |= !progress.state.is_ended();
             verify_batch(&session, &progress, objects, &mut report).await?;
@@ -73,7 +75,7 @@ pub async fn verify(
     Ok(report)
 }
 
-async fn all_batches(session: &Session<'_, DatabaseConnection>) -> Result<Vec<BatchKey>, DbErr> {
+async fn all_batches(session: &Session<'_, DatabaseConnection>) -> Result<Vec<BatchRef>, DbErr> {
     let sql =
         "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p ORDER BY p.tenant_id, p.batch_id";
     let mut found = Vec::new();
@@ -93,7 +95,7 @@ async fn verify_batch(
     let mut files = HashMap::new();
     let mut from = 0;
     loop {
-        let rows = work::range(session, progress.tenant, progress.batch, from, PAGE).await?;
+        let rows = work::range(session, progress.key(), from, PAGE).await?;
         let last = rows.len() < PAGE as usize;
         from = rows
             .last()
@@ -144,7 +146,7 @@ async fn verify_rows(
     let listed = manifest::file_span(session, progress.key(), span).await?;
     counters::check_manifest(progress, rows, listed, report);
     let files: Vec<FileRef> = rows.iter().map(|row| row.file).collect();
-    let letters = results::dead_letters(session, &files).await?;
+    let letters = dead_letters::of_files(session, &files).await?;
     let generations: Vec<_> = rows.iter().map(|row| (row.file, row.generation)).collect();
     let of_files = results::of_generations(session, &generations).await?;
     for row in rows {
@@ -168,7 +170,7 @@ async fn follow(
     let mut last = Last::default();
     let mut after = 0;
     loop {
-        let rows = changes::changes_after(session, progress.key(), after, PAGE).await?;
+        let rows = changes::after(session, progress.key(), after, PAGE).await?;
         if rows.is_empty() {
             return Ok((chain, last));
         }
@@ -208,11 +210,11 @@ async fn verify_outbox(
     in_work: bool,
     report: &mut VerifyReport,
 ) -> Result<(), VerifyError> {
-    let waiting = changes::oldest_outbox(session).await?;
+    let waiting = stored_outbox::oldest(session).await?;
     outbox::check_published(in_work, waiting.keys(), report);
     let mut after = 0;
     loop {
-        let rows = changes::outbox_after(session, after, PAGE).await?;
+        let rows = stored_outbox::after(session, after, PAGE).await?;
         let Some(last) = rows.last() else { break };
         after = last.id;
         for row in rows {

@@ -7,10 +7,10 @@ use caudal_domain::{FileRef, FileState, FolderCounts};
 use caudal_proto::mesh::v1::ChangeSet;
 
 use super::report::{Invariant, VerifyReport};
-use crate::api::messages;
 use crate::store::changes::KeptRevisions;
 use crate::store::manifest::FolderRow;
 use crate::store::progress::ProgressRow;
+use crate::wire;
 
 /// What is shown of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub(crate) fn check_batch(progress: &ProgressRow, last: &Last, report: &mut Veri
             progress.batch, progress.revision, last.revision
         );
         report.breaks(Invariant::Shown, words);
-    } else if *batch != messages::progress(progress) {
+    } else if *batch != wire::progress(progress) {
         let words = format!(
             "batch {}: its newest change shows {batch:?}",
             progress.batch

@@ -3,218 +3,72 @@
 //! while one is written the next is decided, on files that the first does not touch. After a commit it hands dispatches
 //! to the relay and hints to watchers.
 
-pub(crate) mod acts;
-pub(crate) mod ancestors;
+mod admission;
+mod conclude;
+mod decide;
+mod delta;
+mod effects;
+mod error;
+mod folders;
 mod group;
-mod known;
-mod manifest;
-mod operations;
+mod handle;
+mod in_flight;
+mod load;
+mod loaded;
+mod needs;
 mod outage;
-#[cfg(debug_assertions)]
-mod planted;
+mod quotas;
+pub(crate) mod request_key;
 mod reuse;
-mod stages;
+mod rows;
+#[cfg(debug_assertions)]
+mod test_panics;
+pub(crate) mod verb;
 pub(crate) mod verbs;
+mod versions;
+mod write;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_domain::{FileRef, Refusal, Stage, StageVersion, Token};
-use rand::RngExt;
-use rustc_hash::FxHashSet;
+use caudal_domain::{BatchRef, FileRef, Refusal, Stage, Token};
 use sea_orm::DbErr;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::acts::{Act, Answer};
-use self::ancestors::Ancestors;
-use self::group::{Aftermath, Committed, Decided, GroupError};
-use self::known::Known;
+use self::conclude::Decided;
+use self::delta::MemoryDelta;
+use self::error::GroupError;
+use self::handle::RETRY_AFTER;
+pub(crate) use self::handle::WriterHandle;
+use self::in_flight::{InFlight, Settled, Writing};
 use self::outage::Outage;
-use crate::briefs::Briefs;
-use crate::dispatcher::Dispatcher;
-use crate::metrics::LedgerMetrics;
-use crate::relay::RelayHandle;
-use crate::settings::LedgerSettings;
-use crate::store::progress::BatchKey;
-use crate::store::time::Micros;
+use self::verb::Request;
+use crate::memory::Memory;
+use crate::memory::relay_queue::RelayQueue;
+use crate::store::requests::RequestName;
 use crate::store::trouble::Trouble;
-use crate::store::{Store, Transaction, changes};
+use crate::store::{Store, Transaction, leadership};
 
-/// Callers that were refused because the writer failed may try again after this.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The parts of which a writer is made, for the simulation, which drives them itself.
+#[cfg(test)]
+pub(crate) mod core {
+    pub(crate) use super::Together;
+    pub(crate) use super::conclude::Decided;
+    pub(crate) use super::decide::decide;
+    pub(crate) use super::delta::MemoryDelta;
+    pub(crate) use super::error::GroupError;
+    pub(crate) use super::in_flight::{HeldRows, Settled, Writing, Written, learn};
+    pub(crate) use super::verb::{Answered, Request, Verb};
+}
+
 /// How long the writer waits after a failure of the database.
-const BREATH: Duration = Duration::from_millis(50);
+const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 /// How often a group whose remembered rows were stale is tried before it is given up.
 const STALE_TRIES: u32 = 2;
 /// Batches whose hints wait to be published; a hint that finds no room is dropped, for it is only a hint.
 pub(crate) const HINT_QUEUE: usize = 256;
-
-/// An act and who waits for its answer.
-struct Request {
-    act: Act,
-    reply: oneshot::Sender<Result<Answer, Refusal>>,
-}
-
-/// Asks the writer.
-#[derive(Clone)]
-pub(crate) struct WriterHandle {
-    requests: mpsc::Sender<Request>,
-}
-
-impl WriterHandle {
-    /// Asks, and waits until the answer is committed.
-    ///
-    /// # Errors
-    /// What the act itself is refused with; UNAVAILABLE when the database failed or the writer has ended.
-    pub(crate) async fn ask(&self, act: Act) -> Result<Answer, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.requests
-            .send(Request { act, reply })
-            .await
-            .map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
-    }
-}
-
-fn ended() -> Refusal {
-    Refusal::unavailable(
-        "the ledger is ending or starts anew; repeat the call with the same request_id",
-        RETRY_AFTER,
-    )
-}
-
-/// Relates the database's clock to this process's, for timers only: what is decided is decided by the database's.
-#[derive(Default)]
-pub(crate) struct DatabaseClock {
-    seen: Option<(Micros, Instant)>,
-}
-
-impl DatabaseClock {
-    pub(crate) fn set(&mut self, now: Micros) {
-        self.seen = Some((now, Instant::now()));
-    }
-
-    /// When the database's clock will show `at`.
-    fn instant_of(&self, at: Micros) -> Instant {
-        match self.seen {
-            Some((now, instant)) => instant + at.since(now),
-            None => Instant::now(),
-        }
-    }
-}
-
-/// What the writer keeps in memory. All of it can be read from the database again.
-pub(crate) struct WriterState {
-    pub(crate) settings: Arc<LedgerSettings>,
-    pub(crate) epoch: u64,
-    pub(crate) dispatcher: Dispatcher,
-    pub(crate) metrics: LedgerMetrics,
-    pub(crate) versions: HashMap<StageVersion, u32>,
-    /// The newest version that processes of each stage were seen to run.
-    pub(crate) newest_versions: HashMap<Stage, u32>,
-    pub(crate) clock: DatabaseClock,
-    pub(crate) briefs: Briefs,
-    known: Known,
-    ancestors: Ancestors,
-    outbox_counter: u64,
-}
-
-impl WriterState {
-    pub(crate) fn new(
-        settings: Arc<LedgerSettings>,
-        epoch: u64,
-        dispatcher: Dispatcher,
-        versions: HashMap<StageVersion, u32>,
-        newest_versions: HashMap<Stage, u32>,
-        briefs: Briefs,
-        metrics: LedgerMetrics,
-    ) -> Self {
-        Self {
-            settings,
-            epoch,
-            dispatcher,
-            metrics,
-            versions,
-            newest_versions,
-            clock: DatabaseClock::default(),
-            briefs,
-            known: Known::default(),
-            ancestors: Ancestors::default(),
-            outbox_counter: 0,
-        }
-    }
-
-    fn next_outbox_id(&mut self) -> u64 {
-        self.outbox_counter += 1;
-        changes::outbox_id(self.epoch, self.outbox_counter)
-    }
-
-    fn jitter(&self) -> f64 {
-        rand::rng().random_range(0.0..1.0)
-    }
-
-    fn say(&mut self, waiting: Waiting, now: Micros) {
-        let Waiting {
-            stage,
-            key,
-            weight,
-            at,
-        } = waiting;
-        self.dispatcher.wait(stage, key, weight, at, now);
-    }
-}
-
-/// Files of a batch wait for a stage, from a time on.
-#[derive(Clone, Copy)]
-struct Waiting {
-    stage: Stage,
-    key: BatchKey,
-    weight: u32,
-    at: Micros,
-}
-
-/// A group that is being written while the next one may be decided.
-struct InFlight {
-    /// Its files: an act on one of them waits.
-    files: FxHashSet<FileRef>,
-    /// The batches whose manifests it grows: their next page waits, because it must see the folders of this one.
-    manifests: HashSet<BatchKey>,
-    aftermath: Aftermath,
-    /// Is told as soon as it is committed, and dropped if it is not: the next group waits for it.
-    committed: Option<oneshot::Receiver<()>>,
-    written: JoinHandle<Written>,
-    ended: Option<Result<Written, JoinError>>,
-}
-
-impl InFlight {
-    /// Whether an act must wait until this group has ended.
-    fn holds_up(&self, act: &Act) -> bool {
-        // Places are compared with rows while no dispatch is in flight (protocol 2.3), and this group may still have rows to
-        // write that others look for.
-        if act.looks_for_rows() {
-            return true;
-        }
-        if let Act::AddEntries(act) = act {
-            return self.manifests.contains(&(act.tenant, act.batch));
-        }
-        act.files().iter().any(|file| self.files.contains(file))
-    }
-}
-
-/// How writing a group ended.
-enum Written {
-    /// Its callers are answered.
-    Committed { acts: usize },
-    /// What it took is given back.
-    Failed {
-        error: GroupError,
-        requests: Vec<Request>,
-        relayed: Vec<u64>,
-    },
-}
 
 /// A group that was not committed, and the error that stopped it.
 type Failure = (GroupError, Vec<Request>);
@@ -222,10 +76,10 @@ type Failure = (GroupError, Vec<Request>);
 /// The writer's task.
 pub(crate) struct Writer {
     store: Arc<Store>,
-    state: WriterState,
+    memory: Memory,
     requests: mpsc::Receiver<Request>,
-    relay: RelayHandle,
-    hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
+    relay: RelayQueue,
+    hints: mpsc::Sender<Vec<(BatchRef, u64)>>,
     outstanding: watch::Sender<Vec<(FileRef, Token)>>,
     outage: Outage,
     waiting: VecDeque<Request>,
@@ -250,16 +104,16 @@ const RECONCILE_PAGE: usize = 4_096;
 impl Writer {
     pub(crate) fn new(
         store: Arc<Store>,
-        state: WriterState,
-        relay: RelayHandle,
-        hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
+        memory: Memory,
+        relay: RelayQueue,
+        hints: mpsc::Sender<Vec<(BatchRef, u64)>>,
         takes_calls: watch::Sender<bool>,
     ) -> (Self, WriterHandle, watch::Receiver<Vec<(FileRef, Token)>>) {
-        let (sender, requests) = mpsc::channel(state.settings.writer_queue);
+        let (sender, requests) = mpsc::channel(memory.settings.writer_queue);
         let (outstanding, old_pairs) = watch::channel(Vec::new());
         let writer = Self {
             store,
-            state,
+            memory,
             requests,
             relay,
             hints,
@@ -270,7 +124,7 @@ impl Writer {
             lost: CancellationToken::new(),
             has_failed: false,
         };
-        (writer, WriterHandle { requests: sender }, old_pairs)
+        (writer, WriterHandle::new(sender), old_pairs)
     }
 
     /// Commits groups until `shutdown`, then what is queued, then ends. `lost` is cancelled when another ledger leads.
@@ -283,9 +137,9 @@ impl Writer {
         lost: CancellationToken,
     ) -> Result<(), WriterFailed> {
         self.lost = lost;
-        let mut renewal = tokio::time::interval(self.state.settings.term / RENEWALS_A_TERM);
+        let mut renewal = tokio::time::interval(self.memory.settings.term / RENEWALS_A_TERM);
         renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut tick = tokio::time::interval(self.state.settings.reconcile_every);
+        let mut tick = tokio::time::interval(self.memory.settings.reconcile_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.lost.is_cancelled() {
             if self.has_failed {
@@ -295,7 +149,7 @@ impl Writer {
                 self.renew_leadership().await;
             }
             let requests = self.gather();
-            if !requests.is_empty() || self.state.dispatcher.can_admit() {
+            if !requests.is_empty() || self.memory.dispatcher.can_admit() {
                 self.commit(requests).await;
                 // A busy writer must not starve the reconciler of its list.
                 if is_due(&mut tick).await {
@@ -308,8 +162,8 @@ impl Writer {
                 self.settle_all().await;
                 continue;
             }
-            let promotion = self.state.dispatcher.next_promotion();
-            let due = promotion.map(|at| self.state.clock.instant_of(at));
+            let promotion = self.memory.dispatcher.next_promotion();
+            let due = promotion.map(|at| self.memory.clock.instant_of(at));
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -317,7 +171,7 @@ impl Writer {
                     Some(request) => self.waiting.push_back(request),
                     None => break,
                 },
-                () = ended_in_flight(&mut self.in_flight) => self.settle_all().await,
+                () = in_flight::ended(&mut self.in_flight) => self.settle_all().await,
                 () = sleep_until(due), if due.is_some() => {
                     self.commit(Vec::new()).await;
                 }
@@ -332,7 +186,7 @@ impl Writer {
         }
         self.settle_all().await;
         if self.lost.is_cancelled() {
-            self.state.briefs.forget_all();
+            self.memory.leases.forget_all();
             // What waits is answered by the closed channel: UNAVAILABLE, ask again.
             return Ok(());
         }
@@ -365,11 +219,11 @@ impl Writer {
     /// With no group in flight, because groups hold the row shared (protocol 9.1).
     async fn renew_leadership(&mut self) {
         self.settle_all().await;
-        let term = self.state.settings.term;
+        let term = self.memory.settings.term;
         let asked = Instant::now();
         match self.renew(term).await {
             Ok(true) => {
-                self.state.briefs.leads_until(asked + term);
+                self.memory.leases.leads_until(asked + term);
                 self.outage.took_little();
             }
             Ok(false) => self.lost.cancel(),
@@ -379,7 +233,7 @@ impl Writer {
 
     async fn renew(&self, term: Duration) -> Result<bool, DbErr> {
         let transaction = self.store.begin().await?;
-        let leads = changes::renew_leadership(&transaction.session(), self.state.epoch, term).await;
+        let leads = leadership::renew(&transaction.session(), self.memory.epoch, term).await;
         match leads {
             Ok(leads) => transaction.commit().await.map(|()| leads),
             Err(error) => {
@@ -391,26 +245,28 @@ impl Writer {
 
     /// Tells the reconciler which pairs have been out for long.
     fn offer_old_pairs(&self) {
-        let Some(before) = Instant::now().checked_sub(self.state.settings.reconcile_age) else {
+        let Some(now) = self.memory.clock.now() else {
             return;
         };
+        let before = now.minus(self.memory.settings.reconcile_age);
         let old = self
-            .state
+            .memory
             .dispatcher
             .out_since_before(before, RECONCILE_PAGE);
         self.outstanding.send_replace(old);
         for stage in Stage::ALL {
-            self.state
+            self.memory
                 .metrics
                 .outstanding
                 .with([stage.name()])
-                .set(i64::from(self.state.dispatcher.used(stage)));
+                .set(i64::from(self.memory.dispatcher.used(stage)));
         }
     }
 
-    /// Takes what waits, up to the rows of a group, and up to what the group in flight holds up.
+    /// Takes what waits, up to the rows of a group, and up to what the group in flight holds up or must not stand in one
+    /// group with what was taken.
     fn gather(&mut self) -> Vec<Request> {
-        while self.waiting.len() < self.state.settings.writer_queue {
+        while self.waiting.len() < self.memory.settings.writer_queue {
             match self.requests.try_recv() {
                 Ok(request) => self.waiting.push_back(request),
                 Err(_) => break,
@@ -418,16 +274,20 @@ impl Writer {
         }
         let mut taken = Vec::new();
         let mut rows = 0;
+        let mut together = Together::default();
         while let Some(next) = self.waiting.front() {
             #[cfg(debug_assertions)]
-            planted::end_writer_where_asked(&next.act);
-            rows += next.act.rows();
-            if !taken.is_empty() && rows > self.state.settings.group_rows {
+            test_panics::end_writer_where_asked(next.verb.makes());
+            rows += next.rows;
+            if !taken.is_empty() && rows > self.memory.settings.group_rows {
                 break;
             }
             if let Some(ahead) = &self.in_flight
-                && ahead.holds_up(&next.act)
+                && ahead.holds_up(&next.needs, &self.memory)
             {
+                break;
+            }
+            if !together.takes(&next.needs) {
                 break;
             }
             taken.extend(self.waiting.pop_front());
@@ -436,14 +296,14 @@ impl Writer {
     }
 
     /// Decides a group, and begins to write it. What it decided stands on the group ahead: with that one it is given up.
-    async fn commit(&mut self, requests: Vec<Request>) {
+    async fn commit(&mut self, mut requests: Vec<Request>) {
         if !self.store.dialect().has_two_writers() {
             self.settle_all().await;
         }
         let begun = Instant::now();
-        match self.decide(&requests).await {
-            Ok((transaction, decided, aftermath)) => {
-                let next = self.begin_to_write(transaction, decided, aftermath, requests, begun);
+        match self.decide(&mut requests).await {
+            Ok((transaction, decided, delta)) => {
+                let next = self.begin_to_write(transaction, decided, delta, requests, begun);
                 let ahead = self.settle().await;
                 self.in_flight = Some(next);
                 if let Err(ahead) = ahead {
@@ -462,32 +322,24 @@ impl Writer {
         &mut self,
         transaction: Transaction,
         decided: Decided,
-        aftermath: Aftermath,
+        delta: MemoryDelta,
         requests: Vec<Request>,
         begun: Instant,
     ) -> InFlight {
-        let ahead = self
-            .in_flight
-            .as_mut()
-            .and_then(|ahead| ahead.committed.take());
+        let ahead = self.in_flight.as_mut();
+        let ahead = ahead.and_then(InFlight::when_committed);
         let (told, committed) = oneshot::channel();
         let writing = Writing {
             relay: self.relay.clone(),
             hints: self.hints.clone(),
-            briefs: self.state.briefs.clone(),
-            metrics: self.state.metrics.clone(),
+            leases: self.memory.leases.clone(),
+            metrics: self.memory.metrics.clone(),
             begun,
             ahead,
             committed: told,
         };
-        InFlight {
-            files: aftermath.files(),
-            manifests: aftermath.manifests(),
-            aftermath,
-            committed: Some(committed),
-            written: tokio::spawn(writing.write(transaction, decided, requests)),
-            ended: None,
-        }
+        let written = tokio::spawn(writing.write(transaction, decided, requests));
+        InFlight::new(delta, committed, written)
     }
 
     /// Lets what the group in flight was asked wait again: the one ahead of it was not committed, so it was not either.
@@ -500,41 +352,46 @@ impl Writer {
     /// The first half of a group. Where memory was not what the database holds, once more without it.
     async fn decide(
         &mut self,
-        requests: &[Request],
-    ) -> Result<(Transaction, Decided, Aftermath), GroupError> {
-        let acts: Vec<&Act> = requests.iter().map(|request| &request.act).collect();
-        let mut relayed = self.relay.take_relayed();
-        self.state.ancestors.make_room();
+        requests: &mut [Request],
+    ) -> Result<(Transaction, Decided, MemoryDelta), GroupError> {
+        self.memory.ancestors.make_room();
         if self.in_flight.is_none() {
-            self.state.known.make_room();
+            self.memory.known.make_room();
         }
         for attempt in 0..=STALE_TRIES {
-            let remembered = attempt == 0;
-            let decided =
-                group::decide(&self.store, &mut self.state, &acts, relayed, remembered).await;
-            match decided {
-                Ok(decided) => return Ok(decided),
-                Err((GroupError::Stale, taken)) if attempt < STALE_TRIES => {
+            match self.try_decide(requests, attempt == 0).await {
+                Err(GroupError::Stale) if attempt < STALE_TRIES => {
                     tracing::debug!(
-                        acts = acts.len(),
+                        verbs = requests.len(),
                         "a remembered row was stale; it is read anew"
                     );
-                    relayed = taken;
                     // The group ahead may be what made it so.
-                    if let Err(ahead) = self.settle().await {
-                        self.relay.give_back(relayed);
-                        self.recover(ahead).await;
-                        relayed = self.relay.take_relayed();
-                    }
-                    self.state.known.forget();
+                    self.settle_all().await;
+                    self.memory.known.forget();
                 }
-                Err((error, taken)) => {
-                    self.relay.give_back(taken);
-                    return Err(error);
-                }
+                decided => return decided,
             }
         }
         Err(GroupError::Stale)
+    }
+
+    async fn try_decide(
+        &mut self,
+        requests: &mut [Request],
+        use_remembered_rows: bool,
+    ) -> Result<(Transaction, Decided, MemoryDelta), GroupError> {
+        let transaction = self.store.begin().await?;
+        let memory = &mut self.memory;
+        match decide::decide(&transaction, memory, requests, use_remembered_rows).await {
+            Ok((mut decided, delta)) => {
+                decided.relayed = self.relay.take_relayed();
+                Ok((transaction, decided, delta))
+            }
+            Err(error) => {
+                transaction.roll_back().await;
+                Err(error)
+            }
+        }
     }
 
     /// Waits until nothing is in flight, whatever became of it.
@@ -549,50 +406,22 @@ impl Writer {
         let Some(ahead) = self.in_flight.take() else {
             return Ok(());
         };
-        let ended = match ahead.ended {
-            Some(ended) => ended,
-            None => ahead.written.await,
-        };
-        match ended {
-            Ok(Written::Committed { acts }) => {
-                ahead.aftermath.committed(&mut self.state);
-                if acts > 0 {
-                    self.outage.took();
-                } else {
-                    self.outage.took_little();
-                }
-                Ok(())
-            }
-            Ok(Written::Failed {
-                error,
-                requests,
-                relayed,
-            }) => {
-                self.relay.give_back(relayed);
-                if matches!(error, GroupError::Unknown(_)) {
-                    ahead.aftermath.unknown(&mut self.state);
-                } else {
-                    ahead.aftermath.undone(&mut self.state);
-                }
-                Err((error, requests))
-            }
-            Err(panicked) => {
-                ahead.aftermath.unknown(&mut self.state);
-                // After COMMIT: a repeat of what was asked gets its answer.
-                let words = format!("writing a group ended early: {panicked}");
-                Err((GroupError::defect(words), Vec::new()))
-            }
+        match ahead.settle(&mut self.memory, &self.relay).await {
+            Settled::Committed { verbs: 0 } => self.outage.took_little(),
+            Settled::Committed { .. } => self.outage.took(),
+            Settled::Failed { error, requests } => return Err((error, requests)),
         }
+        Ok(())
     }
 
-    /// Answers the callers of a group that was not committed. One whose act is at fault is told so, and the others wait again;
-    /// where it is not known which, or memory was not what the database holds, each act is tried by itself.
+    /// Answers the callers of a group that was not committed. One whose verb is at fault is told so, and the others wait again;
+    /// where it is not known which, or memory was not what the database holds, each verb is tried by itself.
     async fn recover(&mut self, (error, mut requests): Failure) {
-        self.state.metrics.group_failures.inc();
+        self.memory.metrics.group_failures.inc();
         self.log_failure(&error, &requests);
         let goes_better_alone = match &error {
             GroupError::Defect {
-                act: Some(position),
+                verb: Some(position),
                 ..
             } if *position < requests.len() => {
                 let at_fault = requests.remove(*position);
@@ -614,12 +443,12 @@ impl Writer {
                 self.lost.cancel();
                 false
             }
-            GroupError::Adrift | GroupError::Unknown(_) => false,
+            GroupError::PredecessorAborted | GroupError::Unknown(_) => false,
         };
         if goes_better_alone {
             tracing::warn!(
-                acts = requests.len(),
-                "the acts of a group are tried one by one"
+                verbs = requests.len(),
+                "the verbs of a group are tried one by one"
             );
             for request in requests {
                 if let Err((error, requests)) = self.commit_alone(request).await {
@@ -631,7 +460,7 @@ impl Writer {
         }
         self.refuse(&error, requests);
         // A database that is away is asked again, but not without a breath.
-        tokio::time::sleep(BREATH).await;
+        tokio::time::sleep(FAILURE_PAUSE).await;
     }
 
     /// Lets requests wait before all others, in their order.
@@ -645,31 +474,29 @@ impl Writer {
         for request in requests {
             match error {
                 GroupError::Defect { .. } => self.refuse_defect(request),
-                _ => {
-                    let _ = request.reply.send(Err(refusal_of(error)));
-                }
+                _ => request.verb.refuse(refusal_of(error)),
             }
         }
     }
 
     /// INTERNAL, so that its caller does not bring it again, here or to the ledger that leads next.
     fn refuse_defect(&self, request: Request) {
-        self.state.metrics.defects.inc();
-        tracing::error!(act = request.act.name(), "an act was answered INTERNAL");
-        let _ = request.reply.send(Err(Refusal::internal()));
+        self.memory.metrics.defects.inc();
+        tracing::error!(verb = request.verb.name(), "a verb was answered INTERNAL");
+        request.verb.refuse(Refusal::internal());
     }
 
     fn log_failure(&mut self, error: &GroupError, requests: &[Request]) {
-        let acts = requests.len();
+        let verbs = requests.len();
         match error {
             GroupError::Database(error) if Trouble::of(error) == Trouble::Busy => {
-                tracing::warn!(%error, acts, "a group was not committed: others were in the way");
+                tracing::warn!(%error, verbs, "a group was not committed: others were in the way");
             }
             GroupError::Database(error) | GroupError::Unknown(error) => self.outage.failed(error),
-            GroupError::Defect { act, words } => {
-                let act = act.and_then(|position| requests.get(position));
-                let act = act.map_or("unknown", |request| request.act.name());
-                tracing::error!(act, acts, error = words, "a group cannot be decided");
+            GroupError::Defect { verb, words } => {
+                let verb = verb.and_then(|position| requests.get(position));
+                let verb = verb.map_or("unknown", |request| request.verb.name());
+                tracing::error!(verb, verbs, error = words, "a group cannot be decided");
             }
             GroupError::NotLeading => {
                 tracing::error!("another ledger leads; this one writes nothing");
@@ -677,17 +504,17 @@ impl Writer {
             GroupError::Stale => {
                 tracing::error!("rows changed under the only writer; is another ledger running?");
             }
-            GroupError::Adrift => tracing::debug!("the group ahead was not committed"),
+            GroupError::PredecessorAborted => tracing::debug!("the group ahead was not committed"),
         }
     }
 
     async fn commit_alone(&mut self, request: Request) -> Result<(), Failure> {
-        let requests = vec![request];
+        let mut requests = vec![request];
         let begun = Instant::now();
         // Boxed: a group that fails is tried again in parts.
-        match Box::pin(self.decide(&requests)).await {
-            Ok((transaction, decided, aftermath)) => {
-                let alone = self.begin_to_write(transaction, decided, aftermath, requests, begun);
+        match Box::pin(self.decide(&mut requests)).await {
+            Ok((transaction, decided, delta)) => {
+                let alone = self.begin_to_write(transaction, decided, delta, requests, begun);
                 self.in_flight = Some(alone);
                 self.settle().await
             }
@@ -696,72 +523,22 @@ impl Writer {
     }
 }
 
-/// What writing a group needs of the writer.
-struct Writing {
-    relay: RelayHandle,
-    hints: mpsc::Sender<Vec<(BatchKey, u64)>>,
-    briefs: Briefs,
-    metrics: LedgerMetrics,
-    begun: Instant,
-    /// Tells when the group ahead is committed.
-    ahead: Option<oneshot::Receiver<()>>,
-    committed: oneshot::Sender<()>,
+/// What stands in one group already.
+#[derive(Default)]
+pub(crate) struct Together {
+    requests: HashSet<RequestName>,
+    grows: bool,
 }
 
-impl Writing {
-    /// The second half of a group; its callers are answered as soon as it is committed.
-    async fn write(
-        self,
-        transaction: Transaction,
-        decided: Decided,
-        requests: Vec<Request>,
-    ) -> Written {
-        let relayed = decided.relayed.clone();
-        match group::write(transaction, decided, self.ahead).await {
-            Ok(Committed {
-                answers,
-                published,
-                hints,
-                results,
-                carried,
-            }) => {
-                // The next group goes on; none may be there.
-                let _ = self.committed.send(());
-                self.briefs.carry(carried, results);
-                self.metrics.groups.inc();
-                self.metrics.group_acts.inc_by(requests.len() as u64);
-                self.metrics
-                    .group_seconds
-                    .observe(self.begun.elapsed().as_secs_f64());
-                self.relay.publish(published);
-                if !hints.is_empty() && self.hints.try_send(hints).is_err() {
-                    tracing::debug!("no room for a hint; watchers find the change by themselves");
-                }
-                let acts = requests.len();
-                for (request, answer) in requests.into_iter().zip(answers) {
-                    // A caller that is gone asks again with the same request id.
-                    let _ = request.reply.send(answer);
-                }
-                Written::Committed { acts }
-            }
-            Err(error) => Written::Failed {
-                error,
-                requests,
-                relayed,
-            },
+impl Together {
+    /// Whether another verb may stand in the same group. The answer to a request is known only when its group is committed,
+    /// and new rows are found only then.
+    pub(crate) fn takes(&mut self, needs: &needs::Needs) -> bool {
+        if needs.looks_for_rows() && self.grows {
+            return false;
         }
-    }
-}
-
-/// Completes when the group in flight has been written; never where there is none. Whoever settles takes the outcome.
-async fn ended_in_flight(in_flight: &mut Option<InFlight>) {
-    match in_flight {
-        Some(ahead) => {
-            if ahead.ended.is_none() {
-                ahead.ended = Some((&mut ahead.written).await);
-            }
-        }
-        None => std::future::pending().await,
+        self.grows |= needs.grows().is_some();
+        needs.request.is_none_or(|name| self.requests.insert(name))
     }
 }
 
@@ -780,7 +557,7 @@ async fn sleep_until(due: Option<Instant>) {
 fn refusal_of(error: &GroupError) -> Refusal {
     let why = match error {
         GroupError::Database(error) | GroupError::Unknown(error) => Trouble::of(error).words(),
-        GroupError::Adrift => Trouble::Busy.words(),
+        GroupError::PredecessorAborted => Trouble::Busy.words(),
         GroupError::NotLeading => "another ledger leads",
         GroupError::Stale | GroupError::Defect { .. } => return Refusal::internal(),
     };

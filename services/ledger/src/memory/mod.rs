@@ -1,0 +1,138 @@
+//! What a ledger that leads keeps in memory. All of it can be read from the database again.
+
+pub(crate) mod ancestors;
+pub(crate) mod clock;
+pub(crate) mod dispatcher;
+pub(crate) mod known;
+pub(crate) mod lease_cache;
+pub(crate) mod relay_queue;
+
+use std::sync::Arc;
+
+use caudal_domain::{BatchRef, Stage, StageVersion};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rustc_hash::FxHashMap;
+
+use self::ancestors::Ancestors;
+use self::clock::DatabaseClock;
+use self::dispatcher::{Dispatcher, Windows};
+use self::known::Known;
+use self::lease_cache::LeaseCache;
+use crate::metrics::LedgerMetrics;
+use crate::settings::LedgerSettings;
+use crate::store::outbox;
+use crate::store::time::Micros;
+use crate::store::work::{WaitingBatch, WorkRow};
+
+/// What the writer keeps between groups.
+pub(crate) struct Memory {
+    pub(crate) settings: Arc<LedgerSettings>,
+    pub(crate) epoch: u64,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) metrics: LedgerMetrics,
+    pub(crate) versions: FxHashMap<StageVersion, u32>,
+    /// The newest version that processes of each stage were seen to run.
+    pub(crate) newest_versions: FxHashMap<Stage, u32>,
+    pub(crate) clock: DatabaseClock,
+    pub(crate) leases: LeaseCache,
+    pub(crate) known: Known,
+    pub(crate) ancestors: Ancestors,
+    outbox_counter: u64,
+    dice: SmallRng,
+}
+
+/// What a ledger reads when it begins to lead.
+pub(crate) struct Recovered {
+    /// The database's time.
+    pub(crate) now: Micros,
+    /// Rows of all files that are out: else a new leader counts from zero and exceeds the windows (protocol 9.1).
+    pub(crate) dispatched: Vec<WorkRow>,
+    pub(crate) waiting: Vec<WaitingBatch>,
+    pub(crate) priorities: FxHashMap<BatchRef, u32>,
+    pub(crate) versions: Vec<(u32, StageVersion)>,
+    pub(crate) newest_versions: FxHashMap<Stage, u32>,
+}
+
+impl Memory {
+    /// The memory of a ledger that leads under `epoch`, as it is after what was read. `seed` is of its dice.
+    pub(crate) fn recover(
+        settings: Arc<LedgerSettings>,
+        epoch: u64,
+        read: Recovered,
+        leases: LeaseCache,
+        metrics: LedgerMetrics,
+        seed: u64,
+    ) -> Self {
+        let windows = &settings.windows;
+        let mut dispatcher = Dispatcher::new(Windows {
+            of_stage: windows.of_stage.clone(),
+            of_tenant: windows.of_tenant,
+        });
+        for row in read.dispatched {
+            if planted!(CountsFromZero) {
+                break;
+            }
+            dispatcher.enter(row.stage, row.file, row.token, read.now);
+            dispatcher.remember(row);
+        }
+        for waiting in read.waiting {
+            if planted!(WaitingForgotten) {
+                break;
+            }
+            let weight = read.priorities.get(&waiting.batch).copied();
+            dispatcher.enqueue(
+                Waiting {
+                    stage: waiting.stage,
+                    batch: waiting.batch,
+                    weight: weight.unwrap_or_default(),
+                    at: waiting.earliest,
+                },
+                read.now,
+            );
+        }
+        let versions = read.versions.into_iter();
+        Self {
+            settings,
+            epoch,
+            dispatcher,
+            metrics,
+            versions: versions
+                .map(|(number, version)| (version, number))
+                .collect(),
+            newest_versions: read.newest_versions,
+            clock: DatabaseClock::default(),
+            leases,
+            known: Known::default(),
+            ancestors: Ancestors::default(),
+            outbox_counter: 0,
+            dice: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    pub(crate) fn next_outbox_id(&mut self) -> u64 {
+        self.outbox_counter += 1;
+        outbox::outbox_id(self.epoch, self.outbox_counter)
+    }
+
+    /// A number from 0 to 1, that spreads retries.
+    pub(crate) fn jitter(&mut self) -> f64 {
+        self.dice.random_range(0.0..1.0)
+    }
+
+    /// What is remembered of rows may not be what the database holds.
+    pub(crate) fn forget(&mut self) {
+        self.known.forget();
+        self.ancestors.forget();
+    }
+}
+
+/// Files of a batch wait for a stage, from a time on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) stage: Stage,
+    pub(crate) batch: BatchRef,
+    /// Orders a tenant's batches.
+    pub(crate) weight: u32,
+    pub(crate) at: Micros,
+}

@@ -1,0 +1,116 @@
+//! Faults that the simulation plants to show that it would find them: each breaks one rule of docs/protocol.md at the place
+//! where it is kept. Outside of tests there are none.
+
+/// Whether a fault is planted in this thread.
+#[cfg(test)]
+macro_rules! planted {
+    ($fault:ident) => {
+        $crate::planted::is($crate::planted::Fault::$fault)
+    };
+}
+
+#[cfg(not(test))]
+macro_rules! planted {
+    ($fault:ident) => {
+        false
+    };
+}
+
+#[cfg(test)]
+pub(crate) use self::faults::*;
+
+#[cfg(test)]
+mod faults {
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    macro_rules! faults {
+        ($($fault:ident: $section:literal, $words:literal;)+) => {
+            /// A rule that is broken.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            pub(crate) enum Fault {
+                $($fault,)+
+            }
+
+            impl Fault {
+                pub(crate) const ALL: &[Self] = &[$(Self::$fault,)+];
+
+                /// The section of the protocol that it breaks.
+                pub(crate) fn section(self) -> &'static str {
+                    match self { $(Self::$fault => $section,)+ }
+                }
+
+                /// What goes wrong.
+                pub(crate) fn words(self) -> &'static str {
+                    match self { $(Self::$fault => $words,)+ }
+                }
+            }
+        };
+    }
+
+    faults! {
+        FenceIgnored: "0", "a row is written whatever its token, from memory that is not trusted any more";
+        RevisionIgnored: "0", "a batch is written whatever its revision, from memory that is not trusted any more";
+        EpochIgnored: "1.1", "a group commits under an epoch that has ended";
+        PauseIgnored: "1.3", "the files of a paused batch go out";
+        StartIgnored: "1.1", "files go out before the manifest that holds them back is complete";
+        PlaceFreedAtUnknownCommit: "2.1", "a COMMIT without an answer frees the places of what it may have sent out";
+        PlaceNotTaken: "2.1", "a dispatch takes no place in the windows";
+        PlacesNeverCompared: "2.3", "pairs that moved on keep their places";
+        DeletedBeforePublished: "3.1", "an outbox row is deleted although Redis did not accept it";
+        DeadLedgersOutboxLeft: "3.2", "the outbox of a dead ledger is not swept";
+        ReadFromTheEnd: "4.1", "a group that is made anew delivers only what comes later";
+        MessageDroppedUnfinished: "4.3", "an entry is acknowledged when the first of its dispatches is done";
+        StaleLeaseGranted: "5.1", "a lease is granted whatever its token";
+        StaleLeaseFromMemory: "5.1", "memory grants a lease whatever its token";
+        RenewalNotWritten: "5.2", "a renewal is affirmed and not written";
+        NonceReused: "6.1", "two executions of one token write to one key";
+        CounterMovedTwice: "6.2", "a PROCESSED file is counted twice";
+        FoldersAboveNotCounted: "6.2", "the folders above a file's own are not counted";
+        ResultLost: "6.2", "a result is recorded and not written";
+        CancelIgnoredAtNextHop: "6.2", "a file of a cancelled batch goes on to its next stage";
+        LateReportRecorded: "6.3", "a late report is answered RECORDED";
+        StaleReportTaken: "6.3", "a report is taken whatever its token";
+        AcknowledgedBeforeRecorded: "6.5", "a worker acknowledges before its report is answered";
+        LetterForgotten: "7.1", "a file becomes FAILED without a dead letter";
+        FailuresNotCounted: "7.1", "a failure is not charged";
+        LossCharged: "7.2", "a lost dispatch is charged as a failure";
+        KillsNotCounted: "7.3", "a kill is not charged";
+        TokenKeptAtRelease: "7.4", "a release leaves the token as it is";
+        ReleaseCharged: "7.4", "a release is charged as a failure";
+        OutboxNotAsked: "8.1", "dispatches that are not published yet are taken for lost";
+        LiveLeaseRedispatched: "8.2", "a file is sent out again while its lease lives";
+        LiveLeaseKilled: "8.3", "a lease is taken for dead before it has run out";
+        CurrentMessageRemoved: "8.4", "a message is removed that is current";
+        CountsFromZero: "9.1", "a new leader does not know what is out";
+        WaitingForgotten: "9.1", "a new leader does not know who waits";
+        TokenKeptAtCancel: "10.1", "a cancelled file keeps its token";
+        CancelledBatchTakesFiles: "10.2", "a cancelled batch takes entries and bytes";
+        LetterKeptAtReplay: "11.1", "a file leaves FAILED and keeps its dead letter";
+        TokenResetAtReplay: "11.1", "a replay begins with the first token again";
+        TargetKept: "11.2", "new bytes are asked for under the old landing key";
+        GenerationKept: "11.2", "new bytes meet the results of the old ones";
+        ResultsNotTakenAlong: "11.3", "a reprocess begins without the results before its stage";
+        OutcomeKept: "11.3", "a reprocess leaves the old outcome counted";
+        TargetNotCompared: "12.2", "bytes are confirmed that landed under another key";
+        ConfirmedTwice: "12.2", "a confirmation that was taken before is taken again";
+        FreedBeforeRecorded: "12.4", "a worker deletes what landed before its report is answered";
+        SourceChanged: "13.3", "a result is taken over from a generation that has ended";
+        StateNotDerived: "14.1", "a batch keeps its state when its counters move";
+        CompletedTakesEntries: "14.2", "a completed manifest takes entries";
+        AnswerForgotten: "0", "a repeated request is done again";
+        ChangeLost: "0", "a revision is counted and its change is not written";
+    }
+
+    /// Plants a fault in this thread, or takes it back.
+    pub(crate) fn plant(fault: Option<Fault>) {
+        PLANTED.set(fault);
+    }
+
+    pub(crate) fn is(fault: Fault) -> bool {
+        PLANTED.get() == Some(fault)
+    }
+}

@@ -1,0 +1,115 @@
+//! Whole histories of the core: the writer's verbs and groups, the dispatcher, the memory between groups, the leases that are
+//! granted from memory and the rules of the reconciler are the real ones; database, Redis, object store, clients, stage
+//! processes and other ledgers are models, moved by one scheduler (`world.rs`). A history is known by its seed, and is the
+//! same each time.
+//!
+//! `CAUDAL_SIMULATE_SEED` begins with another seed, `CAUDAL_SIMULATE_HISTORIES` runs so many, and for one of them the whole
+//! history is told (`make simulate`).
+
+mod database;
+mod invariants;
+mod ledger;
+mod streams;
+mod world;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use self::world::World;
+use crate::planted::{Fault, plant};
+
+/// Events of a history, before everything comes to rest.
+const EVENTS: u32 = 60;
+/// How long histories are run where nobody says how many.
+const USUAL: Duration = Duration::from_secs(18);
+/// Histories after which a planted fault must have been found.
+const MOST_HISTORIES: u64 = 20_000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number, not `{text}`"))
+    })
+}
+
+/// One history; what it broke.
+fn history(seed: u64) -> Vec<String> {
+    World::new(seed, false).run(EVENTS).violations
+}
+
+/// The same history, told.
+fn told(seed: u64) -> String {
+    let world = World::new(seed, true).run(EVENTS);
+    let mut words = String::new();
+    for line in world.trace.unwrap_or_default() {
+        let _ = writeln!(words, "  {line}");
+    }
+    for violation in world.violations {
+        let _ = writeln!(words, "  BROKEN: {violation}");
+    }
+    words
+}
+
+#[test]
+fn whatever_happens_every_history_ends_as_it_must() {
+    let first = number("CAUDAL_SIMULATE_SEED").unwrap_or_else(rand::random);
+    let histories = number("CAUDAL_SIMULATE_HISTORIES");
+    let begun = Instant::now();
+    let mut run = 0;
+    println!("simulating from seed {first}");
+    while histories.map_or(begun.elapsed() < USUAL, |histories| run < histories) {
+        let seed = first.wrapping_add(run);
+        let violations = history(seed);
+        assert!(
+            violations.is_empty(),
+            "CAUDAL_SIMULATE_SEED={seed} CAUDAL_SIMULATE_HISTORIES=1 replays this history:\n{}",
+            told(seed)
+        );
+        run += 1;
+    }
+    if histories == Some(1) {
+        println!("{}", told(first));
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{run} histories of {EVENTS} events in {seconds:.1} s, all as they must be");
+}
+
+#[test]
+fn a_seed_replays_a_history_exactly() {
+    for seed in [1, 2, 3, u64::MAX] {
+        assert_eq!(told(seed), told(seed), "seed {seed}");
+    }
+}
+
+// Each section of docs/protocol.md that has code is broken at least once, on purpose.
+#[test]
+fn every_planted_fault_is_found() {
+    let only = std::env::var("CAUDAL_SIMULATE_FAULT").ok();
+    let mut missed = Vec::new();
+    for fault in Fault::ALL {
+        if only
+            .as_ref()
+            .is_some_and(|only| *only != format!("{fault:?}"))
+        {
+            continue;
+        }
+        plant(Some(*fault));
+        let most = number("CAUDAL_SIMULATE_HISTORIES").unwrap_or(MOST_HISTORIES);
+        let found = (1..=most).find_map(|seed| {
+            let violations = history(seed);
+            violations.first().map(|first| (seed, first.clone()))
+        });
+        plant(None);
+        match found {
+            Some((seed, first)) => {
+                println!(
+                    "| {} | {} | {seed} | {first}",
+                    fault.section(),
+                    fault.words()
+                );
+            }
+            None => missed.push(*fault),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}

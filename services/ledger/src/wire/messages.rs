@@ -1,0 +1,236 @@
+//! Rows as messages.
+
+use caudal_domain::{FileRef, FileState, Language, Refusal, StageSet, Token, names};
+use caudal_proto::convert::{
+    batch_state_to_proto, counts_to_proto, file_state_to_proto, outcome_to_proto, reason_to_proto,
+    struct_from_json, timestamp_from_micros, warning_to_proto,
+};
+use caudal_proto::status::status_parts;
+use caudal_proto::v1;
+use serde::{Deserialize, Serialize};
+
+use crate::store::progress::{BatchRow, ProgressRow};
+use crate::store::reads::FileView;
+use crate::store::results::ResultRow;
+pub(crate) use crate::store::signed;
+use crate::store::time::Micros;
+
+/// `batches.options` as JSON.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoredOptions {
+    pub(crate) stages: Vec<String>,
+    pub(crate) start: i32,
+    pub(crate) retain_days: i32,
+    pub(crate) tell_upload_tokens_what_is_held: bool,
+}
+
+/// The part of a batch that moves: what a change carries.
+pub(crate) fn progress(row: &ProgressRow) -> v1::Batch {
+    let pause = row.pause.as_ref().map(|pause| v1::Pause {
+        by: i32::try_from(pause.by).unwrap_or_default(),
+        who: pause.who.clone(),
+        note: pause.note.clone(),
+        since: Some(timestamp_from_micros(pause.at.0)),
+    });
+    v1::Batch {
+        name: names::batch_name(row.batch),
+        state: batch_state_to_proto(row.state).into(),
+        run: row.run,
+        revision: signed(row.revision),
+        pause,
+        counts: Some(counts_to_proto(&row.facts.counts)),
+        bytes: Some(v1::ByteCounts {
+            declared: signed(row.bytes_declared),
+            uploaded: signed(row.bytes_uploaded),
+            processed: signed(row.bytes_processed),
+        }),
+        completed_by_system: row.completed_by_system,
+        cancelling: row.facts.cancel_requested && !row.state.is_ended(),
+        update_time: Some(timestamp_from_micros(row.changed_at.0)),
+        ..v1::Batch::default()
+    }
+}
+
+/// A whole batch.
+pub(crate) fn batch(row: &ProgressRow, cold: &BatchRow) -> v1::Batch {
+    let options: StoredOptions = serde_json::from_str(&cold.options).unwrap_or_default();
+    let time = |at: Option<Micros>| at.map(|at| timestamp_from_micros(at.0));
+    v1::Batch {
+        display_name: cold.name.clone(),
+        priority: i32::try_from(cold.priority).unwrap_or_default(),
+        options: Some(v1::BatchOptions {
+            stages: options.stages,
+            start: options.start,
+            retain_days: options.retain_days,
+            tell_upload_tokens_what_is_held: options.tell_upload_tokens_what_is_held,
+        }),
+        metadata: cold.metadata.as_deref().and_then(json_struct),
+        create_time: Some(timestamp_from_micros(cold.created_at.0)),
+        complete_time: time(cold.completed_at),
+        end_time: time(cold.ended_at),
+        upload_expire_time: row
+            .uploads_open
+            .then(|| timestamp_from_micros(row.upload_deadline.0)),
+        ..progress(row)
+    }
+}
+
+/// A file. Results are given for the full view only.
+pub(crate) fn file(
+    view: &FileView,
+    results: Option<&[ResultRow]>,
+    versions: &dyn Fn(u32) -> String,
+    detail: &str,
+    language: Language,
+) -> v1::File {
+    let work = &view.work;
+    let upload = results.and_then(|results| results.iter().find(|result| result.content.is_some()));
+    let metadata_result = results.and_then(|results| {
+        results
+            .iter()
+            .find(|result| result.stage == caudal_domain::Stage::Metadata)
+    });
+    let reason = work
+        .reason
+        .map(|reason| reason_to_proto(reason, Some(work.stage), detail, language));
+    let mut message = v1::File {
+        name: names::file_name(work.file.batch, work.file.ordinal),
+        ordinal: work.file.ordinal,
+        folder: names::folder_name(work.file.batch, work.folder),
+        path: view.path.clone(),
+        size: signed(work.size),
+        media_type: upload
+            .and_then(|upload| upload.media_type.clone())
+            .unwrap_or_default(),
+        sha256: upload
+            .and_then(|upload| upload.content)
+            .map(|content| content.to_vec())
+            .unwrap_or_default(),
+        state: file_state_to_proto(work.state).into(),
+        stage: work.stage.name().to_owned(),
+        outcome: outcome_to_proto(work.outcome).into(),
+        reason,
+        attempts: work.fails,
+        generation: work.generation.get(),
+        next_attempt_time: match work.state {
+            FileState::Retrying => work.ready_at.map(|at| timestamp_from_micros(at.0)),
+            _ => None,
+        },
+        metadata: view.metadata.as_deref().and_then(json_struct),
+        change_time: Some(timestamp_from_micros(work.changed_at.0)),
+        create_time: Some(timestamp_from_micros(view.created_at.0)),
+        ..v1::File::default()
+    };
+    for result in results.unwrap_or_default() {
+        let stage = result.stage.name();
+        message
+            .warnings
+            .extend(result.warnings.iter().map(warning_to_proto));
+        message
+            .artifacts
+            .extend(result.artifacts.iter().map(|artifact| v1::Artifact {
+                name: format!("{stage}/{}", artifact.name),
+                stage: stage.to_owned(),
+                size: signed(artifact.size),
+                media_type: artifact.media_type.clone(),
+            }));
+        message.results.push(stage_result(result, versions));
+    }
+    message.record = metadata_result.and_then(|result| json_struct(&result.facts));
+    message
+}
+
+/// The recorded result of a stage; the final record is not among its facts.
+pub(crate) fn stage_result(
+    result: &ResultRow,
+    versions: &dyn Fn(u32) -> String,
+) -> v1::StageResult {
+    let is_record = result.stage == caudal_domain::Stage::Metadata;
+    v1::StageResult {
+        stage: result.stage.name().to_owned(),
+        version: result.version.map(versions).unwrap_or_default(),
+        usage: Some(usage(result)),
+        skipped: result.skipped,
+        facts: if is_record {
+            None
+        } else {
+            json_struct(&result.facts)
+        },
+    }
+}
+
+/// A folder.
+pub(crate) fn folder(
+    batch: caudal_domain::BatchId,
+    row: &crate::store::manifest::FolderRow,
+) -> v1::Folder {
+    let counts = row.counts;
+    v1::Folder {
+        name: names::folder_name(batch, row.folder),
+        ordinal: row.folder,
+        parent: row
+            .ancestors
+            .last()
+            .map(|parent| names::folder_name(batch, *parent))
+            .unwrap_or_default(),
+        path: row.path.clone(),
+        state: caudal_domain::FolderState::derive(&counts).code().into(),
+        total: counts.total,
+        processed: counts.processed,
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+    }
+}
+
+/// What a result used up.
+pub(crate) fn usage(result: &ResultRow) -> v1::Usage {
+    v1::Usage {
+        bytes: signed(result.used.bytes),
+        pages: signed(result.used.pages),
+        tokens: signed(result.used.tokens),
+        provider_calls: signed(result.used.calls),
+    }
+}
+
+/// A folder of a manifest page.
+pub(crate) fn added_folder(path: &str, folder: u32) -> v1::AddedFolder {
+    v1::AddedFolder {
+        path: path.to_owned(),
+        folder_ordinal: folder,
+    }
+}
+
+/// Answers to confirmations, in order.
+pub(crate) fn confirmations(
+    ordinals: impl Iterator<Item = u32>,
+    results: &[Result<FileState, Refusal>],
+) -> v1::ConfirmUploadsResponse {
+    let confirmation = |(ordinal, result): (u32, &Result<FileState, Refusal>)| v1::Confirmation {
+        ordinal,
+        result: Some(match result {
+            Ok(state) => v1::confirmation::Result::State(file_state_to_proto(*state).into()),
+            Err(refusal) => v1::confirmation::Result::Error(status_parts(refusal)),
+        }),
+    };
+    v1::ConfirmUploadsResponse {
+        confirmations: ordinals.zip(results).map(confirmation).collect(),
+    }
+}
+
+/// The body of an outbox row.
+pub(crate) fn dispatches(files: &[(FileRef, Token)], now: Micros) -> Vec<u8> {
+    const MICROS_PER_MILLI: i64 = 1_000;
+    caudal_streams::encode(files, now.0 / MICROS_PER_MILLI).to_vec()
+}
+
+/// The names of the stages asked for.
+pub(crate) fn stage_names(stages: StageSet) -> Vec<String> {
+    stages.names().into_iter().map(str::to_owned).collect()
+}
+
+/// A JSON object as a Struct; anything else, or one that is nested too deep, as nothing.
+pub(crate) fn json_struct(text: &str) -> Option<prost_types::Struct> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    struct_from_json(&object).ok()
+}

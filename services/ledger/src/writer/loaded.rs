@@ -1,0 +1,40 @@
+//! What was loaded for the verbs of a group.
+
+use std::collections::HashMap;
+
+use caudal_domain::{BatchRef, FileRef, Generation, Stage, StageVersion, TenantId, Token};
+use rustc_hash::{FxHashMap, FxHashSet};
+use uuid::Uuid;
+
+use super::needs::Range;
+use crate::store::manifest::{FolderRow, KnownFile};
+use crate::store::operations::OperationRow;
+use crate::store::requests::{AnsweredRequest, RequestName};
+use crate::store::results::{ResultRow, TenantContent, Trace};
+use crate::store::time::Micros;
+use crate::store::work::WorkRow;
+
+/// Results of a file that holds some content, as they were when the group began. Its row is locked until the group ends.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) file: FileRef,
+    pub(super) generation: Generation,
+    pub(super) results: Vec<ResultRow>,
+}
+
+/// What was loaded beside files, batches and tenants. It does not change while the group is decided.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) answered: FxHashMap<RequestName, AnsweredRequest>,
+    pub(super) folders: FxHashMap<BatchRef, HashMap<String, FolderRow>>,
+    pub(super) known_files: FxHashMap<BatchRef, Vec<KnownFile>>,
+    pub(super) sources: FxHashMap<TenantContent, Source>,
+    pub(super) results: FxHashMap<(FileRef, Generation), Vec<ResultRow>>,
+    pub(super) recorded: FxHashSet<(Trace, FileRef, Token)>,
+    pub(super) ranges: FxHashMap<Range, Vec<WorkRow>>,
+    /// All stage versions, where one of them was not known from memory.
+    pub(super) versions: Option<Vec<(u32, StageVersion)>>,
+    pub(super) operations: FxHashMap<(TenantId, Uuid), OperationRow>,
+    pub(super) looked_up: FxHashMap<FileRef, WorkRow>,
+    pub(super) oldest_outbox: HashMap<Stage, Micros>,
+}

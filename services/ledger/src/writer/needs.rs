@@ -1,0 +1,95 @@
+//! Which rows verbs need: said before they are decided, and loaded for all verbs of a group at once.
+
+use std::collections::BTreeSet;
+
+use caudal_domain::{BatchRef, FileRef, StageVersion, TenantId, Token};
+use uuid::Uuid;
+
+use crate::store::requests::RequestName;
+use crate::store::results::{TenantContent, Trace};
+use crate::store::work::WorkRow;
+
+/// What one verb needs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Needs {
+    /// What it was answered before.
+    pub(crate) request: Option<RequestName>,
+    /// Rows of files, locked.
+    pub(crate) files: Vec<FileRef>,
+    /// A batch, beside those of its files.
+    pub(crate) batch: Option<BatchRef>,
+    /// A tenant, beside those of its batches.
+    pub(crate) tenant: Option<TenantId>,
+    /// What is known of the entries of a manifest page.
+    pub(crate) page: Option<PageNeeds>,
+    /// Results of files that hold these contents (protocol 13.3).
+    pub(crate) contents: Vec<TenantContent>,
+    /// What was recorded of those of these pairs that are not current any more, and the results of the generation of those
+    /// that are.
+    pub(crate) reported: Vec<(FileRef, Token, Trace)>,
+    /// The results of those of its files that are PROCESSED.
+    pub(crate) results_of_processed: bool,
+    /// A piece of a batch.
+    pub(crate) range: Option<Range>,
+    /// The number of a stage version.
+    pub(crate) version: Option<StageVersion>,
+    /// An operation, locked.
+    pub(crate) operation: Option<(TenantId, Uuid)>,
+    /// Rows as they are while no dispatch is in flight (protocol 2.3), and the oldest rows of the outbox.
+    pub(crate) looked_up: Option<Vec<FileRef>>,
+}
+
+/// Rows of a batch from an ordinal on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Range {
+    pub(crate) batch: BatchRef,
+    pub(crate) from: u32,
+    pub(crate) limit: u32,
+}
+
+impl Range {
+    /// Where the next one begins, after these rows of this one; `None`: there are no more.
+    pub(super) fn next(&self, rows: &[WorkRow]) -> Option<u32> {
+        let last = rows.last()?;
+        let full = rows.len() >= self.limit as usize;
+        full.then(|| last.file.ordinal.saturating_add(1))
+    }
+}
+
+/// What a page of the manifest asks of its batch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PageNeeds {
+    /// Which folders have these paths.
+    pub(crate) paths: BTreeSet<String>,
+    /// Which files stand under these paths: (path of the folder, name).
+    pub(crate) places: BTreeSet<(String, String)>,
+}
+
+impl Needs {
+    /// Those of a verb that answers a request about a batch.
+    pub(crate) fn of_batch(batch: BatchRef, request: RequestName) -> Self {
+        Self {
+            request: Some(request),
+            batch: Some(batch),
+            ..Self::default()
+        }
+    }
+
+    /// Those of a verb about files.
+    pub(crate) fn of_files(files: Vec<FileRef>) -> Self {
+        Self {
+            files,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it looks for rows of files that it does not name.
+    pub(crate) fn looks_for_rows(&self) -> bool {
+        self.range.is_some() || self.looked_up.is_some()
+    }
+
+    /// The batch whose manifest it may grow.
+    pub(crate) fn grows(&self) -> Option<BatchRef> {
+        self.batch.filter(|_| self.page.is_some())
+    }
+}

@@ -1,0 +1,153 @@
+//! What a tenant may keep, held against what a page of a manifest asks for.
+
+use caudal_domain::{Refusal, limits};
+
+use crate::settings::TenantLimits;
+use crate::store::tenants::TenantRow;
+
+/// What a batch holds.
+#[derive(Clone, Copy, Default)]
+pub(super) struct InBatch {
+    pub(super) files: u64,
+    pub(super) folders: u64,
+}
+
+/// What a page asks of the quotas.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+/// Whether the tenant may keep files of these sizes too. The sizes are a client's: each is looked at before it is added, and
+/// no sum passes what the database can keep.
+pub(super) fn within_quotas(
+    limits: &TenantLimits,
+    tenant: &TenantRow,
+    in_batch: InBatch,
+    sizes: impl Iterator<Item = u64>,
+    new_folders: u64,
+) -> Result<Asked, Refusal> {
+    const MOST_KEPT: u64 = i64::MAX as u64;
+    let mut asked = Asked { files: 0, bytes: 0 };
+    for size in sizes {
+        if size > limits.file_bytes {
+            return Err(Refusal::quota_exceeded(
+                "file_bytes",
+                limits.file_bytes,
+                0,
+                size,
+            ));
+        }
+        asked.files = asked.files.saturating_add(1);
+        asked.bytes = asked.bytes.saturating_add(size);
+    }
+    let files_per_batch = limits
+        .files_per_batch
+        .min(limits::MAX_FILES_PER_BATCH.into());
+    let folders_per_batch = limits::MAX_FOLDERS_PER_BATCH.into();
+    for (subject, limit, used, more) in [
+        (
+            "files_per_batch",
+            files_per_batch,
+            in_batch.files,
+            asked.files,
+        ),
+        (
+            "folders_per_batch",
+            folders_per_batch,
+            in_batch.folders,
+            new_folders,
+        ),
+        ("files", limits.files, tenant.used_files, asked.files),
+        (
+            "stored_bytes",
+            limits.stored_bytes,
+            tenant.used_bytes,
+            asked.bytes,
+        ),
+    ] {
+        let fits = used
+            .checked_add(more)
+            .is_some_and(|sum| sum <= limit.min(MOST_KEPT));
+        if more > 0 && !fits {
+            return Err(Refusal::quota_exceeded(subject, limit, used, more));
+        }
+    }
+    Ok(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::TenantId;
+
+    use super::*;
+
+    fn tenant(used_files: u64, used_bytes: u64) -> TenantRow {
+        TenantRow {
+            tenant: TenantId::from_uuid(uuid::Uuid::nil()),
+            limits: String::new(),
+            paused: false,
+            used_bytes,
+            used_files,
+            revision: 1,
+        }
+    }
+
+    fn full(limits: &TenantLimits, tenant: &TenantRow, sizes: &[u64]) -> String {
+        let in_batch = InBatch::default();
+        let refusal =
+            within_quotas(limits, tenant, in_batch, sizes.iter().copied(), 0).unwrap_err();
+        refusal.quota[0].subject.clone()
+    }
+
+    #[test]
+    fn no_size_that_a_client_names_overflows_a_quota() {
+        let limits = TenantLimits::default();
+        let none = tenant(0, 0);
+        assert_eq!(full(&limits, &none, &[i64::MAX as u64; 3]), "file_bytes");
+        assert_eq!(full(&limits, &none, &[u64::MAX; 3]), "file_bytes");
+        let boundless = TenantLimits {
+            stored_bytes: u64::MAX,
+            files: u64::MAX,
+            files_per_batch: u64::MAX,
+            file_bytes: u64::MAX,
+        };
+        assert_eq!(full(&boundless, &none, &[u64::MAX; 3]), "stored_bytes");
+        let nearly = tenant(0, i64::MAX as u64 - 1);
+        assert_eq!(full(&boundless, &nearly, &[2]), "stored_bytes");
+        let most = tenant(u64::MAX, 0);
+        assert_eq!(full(&boundless, &most, &[0]), "files");
+        let fits = within_quotas(&boundless, &nearly, InBatch::default(), [1].into_iter(), 0);
+        assert_eq!(fits.unwrap(), Asked { files: 1, bytes: 1 });
+    }
+
+    #[test]
+    fn a_batch_has_so_many_files_and_folders_and_no_more_whatever_a_tenant_may_keep() {
+        let boundless = TenantLimits {
+            files_per_batch: u64::MAX,
+            ..TenantLimits::default()
+        };
+        let none = tenant(0, 0);
+        let subject = |in_batch: InBatch, sizes: &[u64], folders: u64| {
+            let sizes = sizes.iter().copied();
+            let refusal = within_quotas(&boundless, &none, in_batch, sizes, folders);
+            refusal
+                .err()
+                .map(|refusal| refusal.quota[0].subject.clone())
+        };
+        let filled = InBatch {
+            files: limits::MAX_FILES_PER_BATCH.into(),
+            folders: limits::MAX_FOLDERS_PER_BATCH.into(),
+        };
+        assert_eq!(subject(filled, &[1], 0).as_deref(), Some("files_per_batch"));
+        assert_eq!(
+            subject(filled, &[], 1).as_deref(),
+            Some("folders_per_batch")
+        );
+        // A page of what is known already asks for nothing.
+        assert_eq!(subject(filled, &[], 0), None);
+    }
+}

@@ -1,0 +1,603 @@
+//! Adds a page of the manifest: folders are numbered, files are numbered and counted, and those whose content the tenant
+//! holds need no upload (protocol 12.2, 13.3, 14.2).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use caudal_domain::{
+    BatchRef, FileEvent, FileRef, FolderCounts, Generation, Recorded, Refusal, RefusalKind, Stage,
+    Token, Violations, names,
+};
+use caudal_proto::v1::AddEntriesResponse;
+use prost::Message;
+
+use crate::memory::known::Pending;
+use crate::memory::lease_cache::Declared;
+use crate::settings::TenantLimits;
+use crate::store::manifest::{FileRow, FolderRow, KnownFile};
+use crate::store::results::{ResultRow, TenantContent};
+use crate::store::time::Micros;
+use crate::store::work::{AT_FINAL_KEY, WorkRow};
+use crate::wire;
+use crate::writer::error::{GroupError, Stop};
+use crate::writer::group::Group;
+use crate::writer::needs::{Needs, PageNeeds};
+use crate::writer::quotas::{InBatch, within_quotas};
+use crate::writer::request_key::RequestKey;
+use crate::writer::reuse::Onward;
+use crate::writer::verb::{Reply, Verb};
+
+/// Bytes of paths that weigh as much as a row.
+const PATH_BYTES_A_ROW: usize = 1_024;
+
+/// A page of the manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct AddEntries {
+    pub(crate) batch: BatchRef,
+    pub(crate) request: RequestKey,
+    /// The caller may know this batch only: it does not learn what the tenant holds.
+    pub(crate) knows_one_batch: bool,
+    pub(crate) entries: Vec<NewEntry>,
+    /// How many folders they imply.
+    pub(crate) folders: usize,
+    /// Bytes of their paths and of those of the folders.
+    pub(crate) path_bytes: usize,
+}
+
+/// One valid line of a manifest page.
+#[derive(Clone, Debug)]
+pub(crate) enum NewEntry {
+    File(NewFile),
+    Folder { path: String },
+}
+
+impl NewEntry {
+    /// Path of the folder that it is in, or is.
+    fn folder(&self) -> &str {
+        match self {
+            Self::File(file) => &file.parent,
+            Self::Folder { path } => path,
+        }
+    }
+
+    fn file(&self) -> Option<&NewFile> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Folder { .. } => None,
+        }
+    }
+}
+
+/// A valid file of a manifest page.
+#[derive(Clone, Debug)]
+pub(crate) struct NewFile {
+    /// Path of its folder; empty for the root.
+    pub(crate) parent: String,
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) sha256: Option<[u8; 32]>,
+    pub(crate) media_type_hint: Option<String>,
+    pub(crate) metadata: Option<String>,
+    pub(crate) modified_at: Option<Micros>,
+}
+
+impl NewFile {
+    fn path(&self) -> String {
+        join(&self.parent, &self.name)
+    }
+}
+
+/// What became of a manifest page.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AddedEntries {
+    pub(crate) first_ordinal: u32,
+    pub(crate) new_count: u32,
+    /// One for each file of the page, in order.
+    pub(crate) ordinals: Vec<u32>,
+    /// (path, number) of the folders of the page.
+    pub(crate) folders: Vec<(String, u32)>,
+    /// Positions in the page of the files whose content the tenant holds: they need no upload.
+    pub(crate) already_held: Vec<u32>,
+}
+
+impl AddedEntries {
+    /// On the wire. Ordinals are left out when all its files are new.
+    pub(crate) fn message(&self) -> AddEntriesResponse {
+        let dense = self.ordinals.len() == self.new_count as usize;
+        let folders = self.folders.iter();
+        AddEntriesResponse {
+            first_ordinal: self.first_ordinal,
+            new_count: self.new_count,
+            ordinals: if dense {
+                Vec::new()
+            } else {
+                self.ordinals.clone()
+            },
+            folders: folders
+                .map(|(path, folder)| wire::added_folder(path, *folder))
+                .collect(),
+            already_held: self.already_held.clone(),
+        }
+    }
+}
+
+impl Verb for AddEntries {
+    type Answer = AddedEntries;
+    const NAME: &'static str = "AddEntries";
+
+    /// A folder is about as much work as a file, and long paths are work of their own.
+    fn rows(&self) -> usize {
+        let paths = self.path_bytes / PATH_BYTES_A_ROW;
+        self.entries.len().max(self.folders.saturating_add(paths))
+    }
+
+    fn needs(&self) -> Needs {
+        let mut page = PageNeeds::default();
+        page.paths.insert(String::new());
+        for entry in &self.entries {
+            for path in lineage(entry.folder()) {
+                if page.paths.insert(path.to_owned()) {
+                    // A file may stand there already.
+                    let (parent, name) = split(path);
+                    page.places.insert((parent.to_owned(), name.to_owned()));
+                }
+            }
+        }
+        for file in self.entries.iter().filter_map(NewEntry::file) {
+            page.paths.insert(file.path());
+            page.places.insert((file.parent.clone(), file.name.clone()));
+        }
+        let files = self.entries.iter().filter_map(NewEntry::file);
+        let contents = files.filter_map(|file| Some((self.batch.tenant, file.sha256?)));
+        Needs {
+            page: Some(page),
+            contents: contents.filter(|_| !self.knows_one_batch).collect(),
+            ..Needs::of_batch(self.batch, self.request.of(self.batch.tenant))
+        }
+    }
+
+    fn decide(&self, group: &mut Group<'_>) -> Result<Reply<AddedEntries>, Stop> {
+        let known = group.known_of(self.batch);
+        if let Some(first) = group.first_answer(self.batch.tenant, &self.request)? {
+            let first: AddEntriesResponse = wire::decode(first)?;
+            return Ok(Reply::Now(self.repeat(first, &known)?));
+        }
+        let row = group.batch_in_force(self.batch)?;
+        if row.facts.manifest_complete && !planted!(CompletedTakesEntries) {
+            let message = format!(
+                "{} is completed: its manifest takes no more entries; create another batch",
+                names::batch_name(self.batch.batch)
+            );
+            return Err(Refusal::failed_precondition("MANIFEST_COMPLETE", message).into());
+        }
+        let (first_ordinal, next_folder) = (row.next_ordinal, row.next_folder);
+        let mut tree = self.plan_folders(&known, next_folder)?;
+        let mut plan = self.plan_files(&known, &tree, first_ordinal, group.now);
+        tree.wrong.append(std::mem::take(&mut plan.wrong));
+        if !tree.wrong.is_empty() {
+            return Err(refuse_page(tree.wrong).into());
+        }
+        group.reserve(self.batch, &plan.new_files, tree.new.len())?;
+        let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
+        let already_held = group.add(self, &mut plan, &tree)?;
+        let added = AddedEntries {
+            first_ordinal,
+            new_count,
+            ordinals: plan.ordinals,
+            folders: tree.of_page,
+            already_held,
+        };
+        // The folders are not kept with the answer: they can be looked up again, and would make it large.
+        let kept = AddEntriesResponse {
+            folders: Vec::new(),
+            ..added.message()
+        };
+        group.remember(self.batch.tenant, &self.request, kept.encode_to_vec());
+        Ok(Reply::Now(added))
+    }
+}
+
+/// The folders of a page.
+#[derive(Default)]
+struct Tree {
+    by_path: HashMap<String, FolderRow>,
+    of_page: Vec<(String, u32)>,
+    new: Vec<FolderRow>,
+    wrong: Violations,
+}
+
+/// The files of a page.
+#[derive(Default)]
+struct FilePlan {
+    new_files: Vec<FileRow>,
+    /// Where each new file stands in the page.
+    positions: Vec<u32>,
+    ordinals: Vec<u32>,
+    wrong: Violations,
+}
+
+/// What the batch holds of what a page names.
+struct KnownEntries {
+    folders: HashMap<String, FolderRow>,
+    files: HashMap<(u32, String), KnownFile>,
+}
+
+impl KnownEntries {
+    fn file(&self, folder: Option<&FolderRow>, name: &str) -> Option<&KnownFile> {
+        if self.files.is_empty() {
+            return None;
+        }
+        self.files.get(&(folder?.folder, name.to_owned()))
+    }
+}
+
+impl AddEntries {
+    /// Numbers the folders that the page names or implies.
+    fn plan_folders(&self, known: &KnownEntries, mut next: u32) -> Result<Tree, GroupError> {
+        let mut needed: BTreeSet<&str> = BTreeSet::from([""]);
+        for entry in &self.entries {
+            needed.extend(lineage(entry.folder()));
+        }
+        let mut tree = Tree::default();
+        for (index, entry) in self.entries.iter().enumerate() {
+            let Some(path) = entry.file().map(NewFile::path) else {
+                continue;
+            };
+            if known.folders.contains_key(&path) && !needed.contains(path.as_str()) {
+                let description = format!(
+                    "`{path}` is a folder of this batch already: a path is a file or a folder"
+                );
+                let field = format!("entries[{index}].path");
+                tree.wrong.add(field, description);
+            }
+        }
+        // In order of their paths a parent comes before its children.
+        for path in needed {
+            let folder = match known.folders.get(path) {
+                Some(folder) => folder.clone(),
+                None => {
+                    let parent = tree.by_path.get(split(path).0).ok_or(GroupError::Stale)?;
+                    let above = parent.ancestors.iter().copied();
+                    let folder = FolderRow {
+                        folder: next,
+                        ancestors: above.chain([parent.folder]).collect(),
+                        path: path.to_owned(),
+                        counts: FolderCounts::default(),
+                    };
+                    next = next.saturating_add(1);
+                    tree.new.push(folder.clone());
+                    folder
+                }
+            };
+            tree.of_page.push((path.to_owned(), folder.folder));
+            tree.by_path.insert(path.to_owned(), folder);
+        }
+        self.refuse_folders_over_files(known, &mut tree);
+        Ok(tree)
+    }
+
+    /// A new folder must not have the path of a file that is in the manifest.
+    fn refuse_folders_over_files(&self, known: &KnownEntries, tree: &mut Tree) {
+        let is_file = |path: &&str| {
+            let (parent, name) = split(path);
+            known.file(known.folders.get(parent), name).is_some()
+        };
+        let new = tree.new.iter().map(|folder| folder.path.as_str());
+        let taken: BTreeSet<String> = new.filter(is_file).map(str::to_owned).collect();
+        if taken.is_empty() {
+            return;
+        }
+        for (index, entry) in self.entries.iter().enumerate() {
+            for path in lineage(entry.folder()).filter(|path| taken.contains(*path)) {
+                if tree.wrong.is_full() {
+                    return;
+                }
+                let description = format!(
+                    "`{path}` is a file of this batch already: a path is a file or a folder"
+                );
+                let field = format!("entries[{index}].path");
+                tree.wrong.add(field, description);
+            }
+        }
+    }
+
+    /// Numbers the files of the page that are new, and finds those that are in the manifest already.
+    fn plan_files(
+        &self,
+        known: &KnownEntries,
+        tree: &Tree,
+        first_ordinal: u32,
+        now: Micros,
+    ) -> FilePlan {
+        let mut plan = FilePlan::default();
+        let mut next_ordinal = first_ordinal;
+        for (index, entry) in self.entries.iter().enumerate() {
+            let Some(file) = entry.file() else { continue };
+            let folder = tree.by_path.get(&file.parent);
+            if let Some(before) = known.file(folder, &file.name) {
+                let same_sha256 = before.declared_sha256.as_deref()
+                    == file.sha256.as_ref().map(<[u8; 32]>::as_slice);
+                if before.size == file.size && same_sha256 {
+                    plan.ordinals.push(before.ordinal);
+                    continue;
+                }
+                let description = format!(
+                    "`{}` is in this batch already as {} with {} bytes; this entry has {} bytes or another checksum: \
+                     leave it out, or give it another path",
+                    file.path(),
+                    names::file_name(self.batch.batch, before.ordinal),
+                    before.size,
+                    file.size
+                );
+                plan.wrong
+                    .add(format!("entries[{index}].path"), description);
+                continue;
+            }
+            plan.ordinals.push(next_ordinal);
+            plan.positions
+                .push(u32::try_from(index).unwrap_or(u32::MAX));
+            plan.new_files.push(FileRow {
+                file: self.batch.file(next_ordinal),
+                folder: folder.map_or(0, |folder| folder.folder),
+                name: file.name.clone(),
+                size: file.size,
+                declared_sha256: file.sha256.map(|sha256| sha256.to_vec()),
+                media_type_hint: file.media_type_hint.clone(),
+                metadata: file.metadata.clone(),
+                modified_at: file.modified_at,
+                created_at: now,
+            });
+            next_ordinal = next_ordinal.saturating_add(1);
+        }
+        plan
+    }
+
+    /// The first answer again, with the folders that were not kept with it.
+    fn repeat(
+        &self,
+        first: AddEntriesResponse,
+        known: &KnownEntries,
+    ) -> Result<AddedEntries, GroupError> {
+        let tree = self.plan_folders(known, u32::MAX)?;
+        let files = self.entries.iter().filter_map(NewEntry::file).count();
+        let ordinals = if first.ordinals.is_empty() {
+            (first.first_ordinal..).take(files).collect()
+        } else {
+            first.ordinals
+        };
+        Ok(AddedEntries {
+            first_ordinal: first.first_ordinal,
+            new_count: first.new_count,
+            ordinals,
+            folders: tree.of_page,
+            already_held: first.already_held,
+        })
+    }
+}
+
+impl Group<'_> {
+    /// What is known of a batch's entries: what was loaded, and what this group has added before.
+    fn known_of(&self, batch: BatchRef) -> KnownEntries {
+        let folders = self.loaded.folders.get(&batch);
+        let mut folders = folders.cloned().unwrap_or_default();
+        let files = self.loaded.known_files.get(&batch).into_iter().flatten();
+        let mut files: HashMap<(u32, String), KnownFile> = files
+            .map(|file| ((file.folder, file.name.clone()), file.clone()))
+            .collect();
+        if self.rows.is_grown(batch) {
+            let new = &self.effects.new;
+            for (_, folder) in new.folders.iter().filter(|(of, _)| *of == batch) {
+                folders.insert(folder.path.clone(), folder.clone());
+            }
+            let of_batch = new.files.iter().filter(|row| row.file.batch_ref() == batch);
+            for row in of_batch {
+                let place = (row.folder, row.name.clone());
+                files.insert(place, KnownFile::of(row));
+            }
+        }
+        KnownEntries { folders, files }
+    }
+
+    /// Takes the quotas of the tenant, or says which is full.
+    fn reserve(
+        &mut self,
+        batch: BatchRef,
+        new_files: &[FileRow],
+        new_folders: usize,
+    ) -> Result<(), Stop> {
+        let in_batch = self.rows.batch(batch);
+        let in_batch = in_batch.map_or_else(InBatch::default, |row| InBatch {
+            files: row.next_ordinal.into(),
+            folders: row.next_folder.into(),
+        });
+        let Some(tenant) = self.rows.tenant(batch.tenant) else {
+            return Err(Refusal::not_found(&names::batch_name(batch.batch)).into());
+        };
+        let defaults = &self.memory.settings.tenant_limits;
+        let limits = TenantLimits::from_json(&tenant.limits, defaults).map_err(|error| {
+            tracing::error!(%error, tenant = %batch.tenant, "the limits of a tenant cannot be read: it gets no files until they are mended");
+            self.memory.metrics.defects.inc();
+            Refusal::internal()
+        })?;
+        let sizes = new_files.iter().map(|file| file.size);
+        let asked = within_quotas(&limits, tenant, in_batch, sizes, new_folders as u64)?;
+        // They fit their quotas, so they do not overflow.
+        let tenant = self.rows.tenant_mut(batch.tenant)?;
+        tenant.used_files = tenant.used_files.saturating_add(asked.files);
+        tenant.used_bytes = tenant.used_bytes.saturating_add(asked.bytes);
+        Ok(())
+    }
+
+    /// Adds what is new of a page; the positions of the files that need no upload.
+    fn add(
+        &mut self,
+        page: &AddEntries,
+        plan: &mut FilePlan,
+        tree: &Tree,
+    ) -> Result<Vec<u32>, GroupError> {
+        let batch = page.batch;
+        for folder in &tree.new {
+            self.memory
+                .ancestors
+                .learn((batch, folder.folder), folder.ancestors.clone());
+        }
+        for file in &plan.new_files {
+            self.rows.count_new_file(file.file, file.folder)?;
+        }
+        let pending =
+            |file: &FileRow| WorkRow::pending(file.file, file.folder, file.size, self.now);
+        let rows: Vec<WorkRow> = plan.new_files.iter().map(pending).collect();
+        let mut already_held = Vec::new();
+        for ((new, row), position) in plan.new_files.iter().zip(&rows).zip(&plan.positions) {
+            if self.take_over_held(page, new, row)? {
+                already_held.push(*position);
+            } else if let Some(NewEntry::File(entry)) = page.entries.get(*position as usize) {
+                // It is soon confirmed.
+                self.effects.added.push(Pending {
+                    row: row.clone(),
+                    declared: Arc::new(Declared {
+                        path: entry.path(),
+                        sha256: new.declared_sha256.clone(),
+                        metadata: new.metadata.clone(),
+                    }),
+                });
+            }
+        }
+        self.touch(batch)?;
+        let added = self.rows.batch_mut(batch)?;
+        added.grown = true;
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let row = &mut added.row;
+        row.next_ordinal = row.next_ordinal.saturating_add(number(rows.len()));
+        row.next_folder = row.next_folder.saturating_add(number(tree.new.len()));
+        for file in &plan.new_files {
+            row.bytes_declared = row.bytes_declared.saturating_add(file.size);
+        }
+        for folder in &tree.new {
+            added.show_folder(folder.folder, FolderCounts::default());
+        }
+        let new = &mut self.effects.new;
+        let folders = tree.new.iter().cloned();
+        new.folders.extend(folders.map(|folder| (batch, folder)));
+        new.files.append(&mut plan.new_files);
+        new.rows.extend(rows);
+        Ok(already_held)
+    }
+
+    /// A new file whose content the tenant holds needs no upload: it has arrived, takes over what is recorded for that
+    /// content, and enters the route at the first stage without a result (protocol 13.3). Whether it is so.
+    fn take_over_held(
+        &mut self,
+        page: &AddEntries,
+        new: &FileRow,
+        row: &WorkRow,
+    ) -> Result<bool, GroupError> {
+        let content = declared_content(new).filter(|_| !page.knows_one_batch);
+        let loaded = self.loaded.clone();
+        let offered = self.offered(&loaded, content);
+        let of_upload = |result: &&ResultRow| result.stage == Stage::Upload;
+        let Some(upload) = offered.iter().find(of_upload) else {
+            return Ok(false);
+        };
+        // One that declares another size than the content has is told so by the upload stage.
+        let mut originals = upload.artifacts.iter();
+        if originals.all(|original| original.size != new.size) {
+            return Ok(false);
+        }
+        let file: FileRef = new.file;
+        self.rows.take_in(row.clone());
+        let arrived = upload.taken_over(file, Generation::FIRST, Token::FIRST, self.now);
+        self.effects.results.push(arrived);
+        let recorded = Recorded {
+            stage: Stage::Upload,
+            media_type: upload.media_type.as_deref(),
+            has_text: false,
+        };
+        let asked = self.rows.batch(page.batch).map(|batch| batch.stages);
+        let onward = Onward {
+            file,
+            generation: Generation::FIRST,
+            token: Token::FIRST,
+            asked: asked.unwrap_or_default(),
+            has: &[],
+            offered,
+        };
+        let next = self.go_on(recorded, &onward);
+        self.raise_token(file)?;
+        let row = self.rows.bytes_mut(file)?;
+        row.etag = Some(AT_FINAL_KEY.to_owned());
+        row.stage = next.unwrap_or(Stage::Metadata);
+        self.step(file, FileEvent::Arrived)?;
+        self.make_ready(file, self.now)?;
+        Ok(true)
+    }
+}
+
+/// The content that an entry says it has.
+fn declared_content(file: &FileRow) -> Option<TenantContent> {
+    let sha256 = file.declared_sha256.as_ref()?;
+    Some((file.file.tenant, sha256.as_slice().try_into().ok()?))
+}
+
+/// A folder's path and those of all folders above it, without the root.
+fn lineage(folder: &str) -> impl Iterator<Item = &str> {
+    let ends = folder
+        .match_indices('/')
+        .map(|(at, _)| at)
+        .chain((!folder.is_empty()).then_some(folder.len()));
+    ends.map(|end| &folder[..end])
+}
+
+/// The path of the folder that a path stands in, and its name there.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{parent}/{name}")
+    }
+}
+
+fn refuse_page(wrong: Violations) -> Refusal {
+    let mut refusal = wrong.into_refusal();
+    refusal.kind = RefusalKind::AlreadyExists;
+    refusal.with_reason("PATH_TAKEN")
+}
+
+#[cfg(test)]
+mod tests {
+    use caudal_domain::{BatchId, TenantId, limits};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_page_weighs_as_many_rows_as_it_has_entries_or_folders_or_long_paths() {
+        let nobody = TenantId::from_uuid(Uuid::nil());
+        let rows = |folders, path_bytes| {
+            let entry = NewEntry::Folder {
+                path: String::new(),
+            };
+            let page = AddEntries {
+                batch: BatchRef::new(nobody, BatchId::from_uuid(Uuid::nil())),
+                request: RequestKey {
+                    id: Uuid::nil(),
+                    method: "AddEntries",
+                    body_hash: [0; 32],
+                },
+                knows_one_batch: false,
+                entries: vec![entry; 1_000],
+                folders,
+                path_bytes,
+            };
+            page.rows()
+        };
+        // An ordinary page: two of them share a group as before.
+        assert_eq!(rows(120, 60_000), 1_000);
+        assert!(rows(limits::MAX_FOLDERS_PER_PAGE, 0) >= limits::MAX_FOLDERS_PER_PAGE);
+        assert!(rows(1_000, limits::MAX_PATH_BYTES_PER_PAGE) > 2_000);
+    }
+}

@@ -1,0 +1,62 @@
+//! Cancels a slice of what is left of a cancelled batch (protocol 10.2).
+
+use caudal_domain::BatchRef;
+
+use super::SLICE;
+use crate::writer::error::Stop;
+use crate::writer::group::Group;
+use crate::writer::needs::{Needs, Range};
+use crate::writer::verb::{Reply, Verb};
+
+/// The slice from an ordinal on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CancelFiles {
+    pub(crate) batch: BatchRef,
+    pub(crate) from: u32,
+}
+
+impl CancelFiles {
+    fn range(&self) -> Range {
+        Range {
+            batch: self.batch,
+            from: self.from,
+            limit: SLICE,
+        }
+    }
+}
+
+impl Verb for CancelFiles {
+    /// Where the next slice begins; `None`: nothing is left.
+    type Answer = Option<u32>;
+    const NAME: &'static str = "CancelFiles";
+
+    fn rows(&self) -> usize {
+        SLICE as usize
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            batch: Some(self.batch),
+            range: Some(self.range()),
+            ..Needs::default()
+        }
+    }
+
+    fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Option<u32>>, Stop> {
+        let requested = group.rows.batch(self.batch);
+        if !requested.is_some_and(|row| row.facts.cancel_requested) {
+            return Ok(Reply::Now(None));
+        }
+        let range = self.range();
+        let loaded = group.loaded.clone();
+        let rows = loaded.ranges.get(&range).map_or(&[][..], Vec::as_slice);
+        for row in rows {
+            // What this group has moved is newer than what was read.
+            if group.rows.file(row.file).is_none() {
+                group.rows.take_in(row.clone());
+            }
+            let _ = group.cancel(row.file)?;
+        }
+        Ok(Reply::Now(range.next(rows)))
+    }
+}

@@ -1,0 +1,76 @@
+//! Makes a batch.
+
+use caudal_domain::{BatchRef, Refusal, StageSet};
+use caudal_proto::v1::Batch;
+
+use crate::store::progress::{BatchRow, ProgressRow};
+use crate::wire;
+use crate::writer::error::Stop;
+use crate::writer::group::Group;
+use crate::writer::needs::Needs;
+use crate::writer::request_key::RequestKey;
+use crate::writer::verb::{Reply, Verb};
+
+/// A new batch, as it was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct CreateBatch {
+    pub(crate) batch: BatchRef,
+    pub(crate) request: RequestKey,
+    pub(crate) name: String,
+    pub(crate) options: String,
+    pub(crate) metadata: Option<String>,
+    pub(crate) priority: u32,
+    pub(crate) stages: StageSet,
+    pub(crate) starts_when_completed: bool,
+    pub(crate) created_by: String,
+}
+
+impl Verb for CreateBatch {
+    type Answer = Batch;
+    const NAME: &'static str = "CreateBatch";
+
+    fn rows(&self) -> usize {
+        1
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            request: Some(self.request.of(self.batch.tenant)),
+            tenant: Some(self.batch.tenant),
+            ..Needs::default()
+        }
+    }
+
+    fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Batch>, Stop> {
+        let tenant = self.batch.tenant;
+        if let Some(first) = group.first_answer(tenant, &self.request)? {
+            return Ok(Reply::Now(wire::decode(first)?));
+        }
+        if group.rows.tenant(tenant).is_none() {
+            let words = "the tenant of this credential does not exist any more";
+            return Err(Refusal::unauthenticated(words).into());
+        }
+        let mut row = ProgressRow::new(self.batch, group.now);
+        row.stages = self.stages;
+        row.starts_when_completed = self.starts_when_completed;
+        row.priority = self.priority;
+        let made = BatchRow {
+            name: self.name.clone(),
+            options: self.options.clone(),
+            metadata: self.metadata.clone(),
+            priority: self.priority,
+            created_by: self.created_by.clone(),
+            created_at: group.now,
+            completed_at: None,
+            ended_at: None,
+        };
+        group.rows.take_in_batch(row, Some(made));
+        group.touch(self.batch)?;
+        Ok(Reply::batch(self.batch, &self.request))
+    }
+
+    #[cfg(debug_assertions)]
+    fn makes(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+}

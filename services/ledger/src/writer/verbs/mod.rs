@@ -1,0 +1,46 @@
+//! Everything that can be asked of the writer, a file each.
+
+// What clients ask.
+pub(crate) mod add_entries;
+pub(crate) mod cancel_batch;
+pub(crate) mod complete_batch;
+pub(crate) mod confirm_uploads;
+pub(crate) mod create_batch;
+pub(crate) mod set_pause;
+pub(crate) mod update_batch;
+
+// What is done to chosen files, in slices.
+pub(crate) mod apply_slice;
+mod cancel;
+pub(crate) mod end_operation;
+mod reprocess;
+mod retry;
+pub(crate) mod start_operation;
+
+// What stage processes ask.
+pub(crate) mod lease;
+pub(crate) mod release;
+pub(crate) mod renew;
+pub(crate) mod report;
+
+// What the reconciler asks.
+pub(crate) mod cancel_files;
+pub(crate) mod complete_idle;
+pub(crate) mod fail_missing;
+pub(crate) mod look_up;
+pub(crate) mod prune;
+pub(crate) mod prune_operations;
+pub(crate) mod repair;
+
+use caudal_domain::{FileRef, Token};
+
+/// Files and the tokens a stage process holds.
+pub(crate) type Held = Vec<(FileRef, Token)>;
+
+/// Files of a batch that one verb looks at to end them. Each may stand in sixty folders of its own, whose counters move with
+/// it: then a slice is some half a second of work.
+const SLICE: u32 = 500;
+
+fn files_of(held: &Held) -> Vec<FileRef> {
+    held.iter().map(|(file, _)| *file).collect()
+}

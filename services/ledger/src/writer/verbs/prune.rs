@@ -1,0 +1,35 @@
+//! Deletes old changes and answers, a slice at a time.
+
+use caudal_domain::limits;
+
+use crate::writer::error::Stop;
+use crate::writer::group::Group;
+use crate::writer::needs::Needs;
+use crate::writer::verb::{Reply, Verb};
+
+/// Rows that one prune deletes at most, of each table.
+pub(super) const PRUNE_SLICE: u32 = 1_000;
+
+/// What is older than it need be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prune;
+
+impl Verb for Prune {
+    type Answer = ();
+    const NAME: &'static str = "Prune";
+
+    fn rows(&self) -> usize {
+        PRUNE_SLICE as usize
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    fn decide(&self, group: &mut Group<'_>) -> Result<Reply<()>, Stop> {
+        let changes = group.now.minus(group.memory.settings.keep_changes);
+        let requests = group.now.minus(limits::REQUEST_ID_RETENTION);
+        group.effects.prune = Some((changes, requests, PRUNE_SLICE));
+        Ok(Reply::Now(()))
+    }
+}

@@ -1,0 +1,73 @@
+//! Begins a bulk operation.
+
+use caudal_domain::TenantId;
+use caudal_proto::longrunning::Operation;
+use prost::Message;
+use uuid::Uuid;
+
+use crate::store::operations::{FileVerb, OperationRow, OperationState};
+use crate::wire;
+use crate::writer::error::Stop;
+use crate::writer::group::Group;
+use crate::writer::needs::Needs;
+use crate::writer::request_key::RequestKey;
+use crate::writer::verb::{Reply, Verb};
+
+/// What is to be done, and to which files.
+#[derive(Clone, Debug)]
+pub(crate) struct StartOperation {
+    pub(crate) tenant: TenantId,
+    pub(crate) id: Uuid,
+    pub(crate) request: RequestKey,
+    pub(crate) verb: FileVerb,
+    /// An encoded `FileSelector`.
+    pub(crate) selector: Vec<u8>,
+    pub(crate) matched: u64,
+    /// 0: no bound.
+    pub(crate) max_count: u64,
+    pub(crate) requested_by: String,
+    pub(crate) by_operator: bool,
+}
+
+impl Verb for StartOperation {
+    type Answer = Operation;
+    const NAME: &'static str = "StartOperation";
+
+    fn rows(&self) -> usize {
+        1
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            request: Some(self.request.of(self.tenant)),
+            ..Needs::default()
+        }
+    }
+
+    fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Operation>, Stop> {
+        if let Some(first) = group.first_answer(self.tenant, &self.request)? {
+            return Ok(Reply::Now(wire::decode(first)?));
+        }
+        let row = OperationRow {
+            tenant: self.tenant,
+            id: self.id,
+            verb: self.verb,
+            selector: self.selector.clone(),
+            state: OperationState::Running,
+            cursor: None,
+            matched: self.matched,
+            max_count: self.max_count,
+            done: 0,
+            refused: std::collections::BTreeMap::new(),
+            requested_by: self.requested_by.clone(),
+            by_operator: self.by_operator,
+            created_at: group.now,
+            updated_at: group.now,
+            ended_at: None,
+        };
+        let message = wire::operation(&row);
+        group.effects.new_operations.push(row);
+        group.remember(self.tenant, &self.request, message.encode_to_vec());
+        Ok(Reply::Now(message))
+    }
+}
