@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caudal_domain::{FileRef, FileState, Refusal, Stage, TenantId, Token, limits};
+use caudal_domain::{FileRef, FileState, Refusal, Stage, TenantId, Token};
 use caudal_node::Rarely;
 use caudal_streams::{Standing, StreamView, Streams};
 use sea_orm::DbErr;
@@ -33,6 +33,8 @@ const PRUNE_EVERY: u64 = 60;
 const SLICES_A_PASS: usize = 4;
 /// Batches that such slices are left of that one pass knows.
 const ENDING_BATCHES: u32 = 1_000;
+/// Rows read at once to see which messages of a stream are superseded.
+const READ_AT_ONCE: usize = 1_000;
 /// Idle batches that are completed in one pass.
 const IDLE_BATCHES: u32 = 64;
 
@@ -265,7 +267,7 @@ impl Reconciler {
             files.sort_unstable();
             files.dedup();
             let mut current: HashMap<FileRef, Token> = HashMap::new();
-            for page in files.chunks(limits::MAX_FILES_PER_CALL) {
+            for page in files.chunks(READ_AT_ONCE) {
                 for row in work::read(&self.store.reader(), page).await? {
                     if row.dispatched_at.is_some() {
                         current.insert(row.file, row.token);

@@ -26,7 +26,7 @@ use crate::store::progress::{BatchKey, BatchRow, ProgressRow, TenantRow};
 use crate::store::results::{AttemptRow, ResultRow};
 use crate::store::work::{self, WorkRow};
 
-/// How often a batch's `touched_at` and `upload_deadline` move at most: both are indexed.
+/// How often a batch's `touched_at`, which is indexed, and `upload_deadline` move at most.
 const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 /// Rows that one prune deletes at most, of each table.
 const PRUNE_SLICE: u32 = 1_000;
@@ -129,7 +129,7 @@ impl Group<'_> {
         if !wrong.is_empty() {
             return Ok(Err(refuse_page(wrong)));
         }
-        let lenders = self.lenders_of_page(key, act, &plan).await?;
+        let lenders = self.lenders_of_page(act, &plan).await?;
         if let Err(refusal) = self.reserve(key, &plan.new_files, tree.new.len()) {
             return Ok(Err(refusal));
         }
@@ -218,25 +218,15 @@ impl Group<'_> {
     /// Results of files that hold the content which entries of the page declare, their rows locked (protocol 13.3).
     async fn lenders_of_page(
         &self,
-        key: BatchKey,
         act: &AddEntries,
         plan: &FilePlan,
     ) -> Result<HashMap<TenantContent, Vec<ResultRow>>, GroupError> {
         let declared = plan.new_files.iter().filter_map(declared_content);
         let contents: BTreeSet<TenantContent> = declared.collect();
-        if contents.is_empty() || (act.knows_one_batch && !self.tells_what_is_held(key).await?) {
+        if contents.is_empty() || act.knows_one_batch {
             return Ok(HashMap::new());
         }
         self.lenders(&contents).await
-    }
-
-    async fn tells_what_is_held(&self, key: BatchKey) -> Result<bool, GroupError> {
-        let row = crate::store::reads::batch(&self.session, key.0, key.1).await?;
-        Ok(row.is_some_and(|(_, cold)| {
-            let options: messages::StoredOptions =
-                serde_json::from_str(&cold.options).unwrap_or_default();
-            options.tell_upload_tokens_what_is_held
-        }))
     }
 
     /// New files whose content the tenant holds need no upload: they have arrived, take over what is recorded for that

@@ -14,8 +14,8 @@ use crate::store::progress::{BatchKey, Pause};
 use crate::store::results::ResultRow;
 use crate::store::work;
 
-/// Number of `PauseSource` in the public API.
-const PAUSED_BY_BATCH: u32 = 1;
+/// Who can pause: somebody who may change the batch.
+const PAUSED_BY_BATCH: u32 = caudal_proto::v1::PauseSource::Batch as u32;
 
 /// Why a verb was not applied to a file; a code for people and programs.
 pub(crate) type VerbRefusal = &'static str;

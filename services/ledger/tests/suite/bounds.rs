@@ -13,6 +13,7 @@ use futures::StreamExt;
 use prost::Message;
 use sea_orm::{ConnectionTrait, Statement};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use super::support::{PATIENCE, TestLedger, bulk_metadata, file, flush, request_id, wrong_fields};
@@ -61,7 +62,8 @@ fn metadata(bytes: usize) -> prost_types::Struct {
 
 #[tokio::test]
 async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on() {
-    let ledger = TestLedger::start().await;
+    let ledger =
+        TestLedger::start_with(|settings| settings.tenant_limits.stored_bytes = 1 << 40).await;
     let batch = ledger.create(Batch::default()).await;
     let huge = ["a", "b", "c"].map(|path| file(path, i64::MAX)).to_vec();
     let refused = add(&ledger, batch, huge).await.unwrap_err();
@@ -74,8 +76,15 @@ async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on() {
             "entries[2].file.size"
         ]
     );
-    // Each is a size that a file may have; together they are more than the tenant may keep.
+    // One byte more than one PUT carries: said here, and not when the file is to be sent.
     let most = i64::try_from(limits::MAX_FILE_BYTES).unwrap();
+    let refused = add(&ledger, batch, vec![file("a", most + 1)]).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(wrong_fields(&refused), ["entries[0].file.size"]);
+    let told = refused.get_details_bad_request().unwrap();
+    let words = &told.field_violations[0].description;
+    assert!(words.starts_with("FILE_TOO_LARGE: "), "{words}");
+    // Each is a size that a file may have; together they are more than the tenant may keep.
     let many = (0..1_000).map(|n| file(&n.to_string(), most)).collect();
     let refused = add(&ledger, batch, many).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");

@@ -18,16 +18,11 @@ use super::support::{Database, PATIENCE, TestLedger, file, finished, uploaded};
 
 /// Files of a stage that may be out at once.
 const WINDOW: usize = 4;
-/// After this a dispatch is looked after, by groups of its own.
-const SOON: Duration = Duration::from_millis(300);
-/// The same where no group but those of the test may come in between.
-const LATER: Duration = Duration::from_secs(4);
 
 /// A ledger whose database is reached through a proxy.
-async fn behind_a_proxy(reconcile_age: Duration) -> (TestLedger, PostgresProxy) {
+async fn behind_a_proxy() -> (TestLedger, PostgresProxy) {
     let mut proxy = None;
     let ledger = TestLedger::start_with(|settings| {
-        settings.reconcile_age = reconcile_age;
         let before = PostgresProxy::start(&settings.database_url).unwrap();
         settings.database_url = before.url();
         // A look at the rows is a COMMIT too: it must not come before the one that is to be lost.
@@ -62,7 +57,7 @@ async fn nothing_is_doubled(loss: Loss) {
     if crate::DATABASE != Database::Postgres {
         return;
     }
-    let (ledger, proxy) = behind_a_proxy(SOON).await;
+    let (ledger, proxy) = behind_a_proxy().await;
 
     let id = Uuid::new_v4();
     let request = CreateBatchRequest {
@@ -246,7 +241,7 @@ async fn a_report_is_taken_once(loss: Loss) {
     if crate::DATABASE != Database::Postgres {
         return;
     }
-    let (ledger, proxy) = behind_a_proxy(SOON).await;
+    let (ledger, proxy) = behind_a_proxy().await;
     let (batch, held) = four_of_six(&ledger).await;
     let mark = Uuid::new_v4().to_string();
     let lost = proxy.lose_commit(loss, mark.as_bytes(), 0);
@@ -283,7 +278,7 @@ async fn an_admission_is_lost(loss: Loss) {
     if crate::DATABASE != Database::Postgres {
         return;
     }
-    let (ledger, proxy) = behind_a_proxy(LATER).await;
+    let (ledger, proxy) = behind_a_proxy().await;
     let (batch, held) = four_of_six(&ledger).await;
     // The group of the report makes room; the next one admits.
     let lost = proxy.lose_commit(loss, batch.as_bytes(), 1);

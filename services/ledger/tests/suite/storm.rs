@@ -141,8 +141,8 @@ impl Storm {
         let database = ledger.database().await;
         let statement = Statement::from_sql_and_values(
             database.get_database_backend(),
-            "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
-             VALUES ($1, 'other', 1, '{}', 0, 0, 0, 0)",
+            "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at) \
+             VALUES ($1, 'other', '{}', 0, 0, 0, 0)",
             [other.as_uuid().into()],
         );
         database.execute_raw(statement).await.unwrap();

@@ -316,8 +316,8 @@ impl TestLedger {
             Database::Sqlite => format!("X'{}'", tenant.as_uuid().simple()),
         };
         self.sql(&format!(
-            "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
-             VALUES ({id}, '{tenant}', 1, '{{}}', 0, 0, 0, 0)"
+            "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at) \
+             VALUES ({id}, '{tenant}', '{{}}', 0, 0, 0, 0)"
         ))
         .await;
     }
