@@ -585,12 +585,7 @@ async fn launch(settings: &LedgerSettings) -> ((RunningLedger, CancellationToken
 
 /// Redis forgets everything.
 pub(crate) async fn flush(ledger: &TestLedger) {
-    let client = redis::Client::open(ledger.redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("FLUSHALL")
-        .exec_async(&mut connection)
-        .await
-        .unwrap();
+    ledger.redis.flush().await.unwrap();
 }
 
 /// What an operation says of itself.
