@@ -4,9 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use caudal_domain::limits::{
-    MAX_CONFIRMATIONS_PER_PAGE, MAX_SINGLE_COPY_BYTES, MAX_TARGETS_PER_PAGE,
-};
+use caudal_domain::limits::{MAX_CONFIRMATIONS_PER_PAGE, MAX_TARGETS_PER_PAGE};
 use caudal_domain::{
     BatchId, FileRef, Reason, Refusal, Target, TenantId, file_name, landing_key, parse_batch_name,
 };
@@ -118,15 +116,6 @@ impl Uploads {
             S::Unspecified => return Err(Refusal::not_found(&name())),
         }
         let size = u64::try_from(facts.size).unwrap_or_default();
-        if size > MAX_SINGLE_COPY_BYTES {
-            return Err(Refusal::failed_precondition(
-                "FILE_TOO_LARGE_FOR_ONE_PUT",
-                format!(
-                    "{} has {size} bytes: one PUT carries at most {MAX_SINGLE_COPY_BYTES}",
-                    name()
-                ),
-            ));
-        }
         let expires = SystemTime::now() + self.url_validity;
         let presigned = self
             .objects

@@ -35,21 +35,18 @@ INSERT INTO leadership (id, epoch, holder, address, until) VALUES (1, 0, '', '',
 CREATE TABLE tenants (
     tenant_id {uuid} NOT NULL PRIMARY KEY,
     name {exact} NOT NULL,
-    weight {int} NOT NULL,
     limits {text} NOT NULL, -- JSON, absent members mean the default
     paused_by {text},
     used_bytes {big} NOT NULL,
     used_files {big} NOT NULL,
     revision {big} NOT NULL,
-    created_at {time} NOT NULL,
-    erased_at {time}
+    created_at {time} NOT NULL
 ) {fill 50};
-CREATE UNIQUE INDEX tenants_name ON tenants (name);
+CREATE UNIQUE INDEX tenants_name ON tenants (name); -- made once, found by name
 
 CREATE TABLE api_keys (
     id {exact} NOT NULL PRIMARY KEY, -- stands in the key's text
     tenant_id {uuid}, -- null: an operator's
-    kind {text} NOT NULL, -- KEY or UPLOAD_TOKEN
     role {text} NOT NULL,
     batch_id {uuid},
     secret_sha256 {bytes} NOT NULL,
@@ -58,8 +55,6 @@ CREATE TABLE api_keys (
     expires_at {time},
     revoked_at {time}
 ) {clustered};
-CREATE INDEX api_keys_of_tenant ON api_keys (tenant_id); -- list
-CREATE INDEX api_keys_expiry ON api_keys (expires_at); -- sweep
 
 CREATE TABLE batches (
     tenant_id {uuid} NOT NULL,
@@ -72,11 +67,8 @@ CREATE TABLE batches (
     created_at {time} NOT NULL,
     completed_at {time},
     ended_at {time},
-    retain_until {time},
-    deleted_at {time},
     PRIMARY KEY (tenant_id, batch_id)
 ) {clustered};
-CREATE INDEX batches_retention ON batches (retain_until) WHERE retain_until IS NOT NULL;
 
 CREATE TABLE batch_progress (
     tenant_id {uuid} NOT NULL,
@@ -119,7 +111,6 @@ CREATE TABLE batch_progress (
     PRIMARY KEY (tenant_id, batch_id)
 ) {fill 50};
 CREATE INDEX batch_progress_idle ON batch_progress (touched_at) WHERE state = 1; -- idle OPEN batches
-CREATE INDEX batch_progress_late ON batch_progress (upload_deadline) WHERE uploads_open; -- late uploads
 CREATE INDEX batch_progress_live ON batch_progress (state) WHERE state IN (1, 2); -- start of the dispatcher
 
 CREATE TABLE folders (
@@ -148,7 +139,6 @@ CREATE TABLE files (
     metadata {text}, -- JSON, the caller's
     modified_at {time},
     created_at {time} NOT NULL,
-    deleted_at {time},
     PRIMARY KEY (tenant_id, batch_id, ordinal)
 ) {clustered};
 CREATE UNIQUE INDEX files_name ON files (tenant_id, batch_id, folder, name); -- duplicate path, list of a folder
@@ -178,28 +168,6 @@ CREATE TABLE file_work (
 ) {fill 35};
 CREATE INDEX file_work_ready ON file_work (wait_stage, tenant_id, batch_id, ready_at) WHERE wait_stage IS NOT NULL; -- dispatcher
 
-CREATE TABLE uploads (
-    tenant_id {uuid} NOT NULL,
-    batch_id {uuid} NOT NULL,
-    upload {int} NOT NULL,
-    ordinal {int}, -- null: a tus partial
-    target {int} NOT NULL,
-    kind {text} NOT NULL,
-    s3_upload_id {text},
-    part_size {big},
-    parts {bytes},
-    length {big},
-    upload_offset {big} NOT NULL,
-    tail_key {text},
-    lock_holder {text},
-    lock_epoch {big} NOT NULL,
-    lock_until {time},
-    expires_at {time} NOT NULL,
-    PRIMARY KEY (tenant_id, batch_id, upload)
-) {clustered};
-CREATE UNIQUE INDEX uploads_of_file ON uploads (tenant_id, batch_id, ordinal, target) WHERE ordinal IS NOT NULL;
-CREATE INDEX uploads_expiry ON uploads (expires_at);
-
 CREATE TABLE stage_versions (
     version_id {int} NOT NULL PRIMARY KEY,
     stage {int} NOT NULL,
@@ -208,7 +176,7 @@ CREATE TABLE stage_versions (
     options {text} NOT NULL,
     first_seen {time} NOT NULL
 ) {strict};
-CREATE UNIQUE INDEX stage_versions_content ON stage_versions (stage, code, model, options);
+CREATE UNIQUE INDEX stage_versions_content ON stage_versions (stage, code, model, options); -- found by what it is
 
 CREATE TABLE stage_results (
     tenant_id {uuid} NOT NULL,
@@ -249,7 +217,6 @@ CREATE TABLE attempts (
     reason {int} NOT NULL,
     detail {text} NOT NULL,
     trace_id {text} NOT NULL,
-    started_at {time},
     ended_at {time} NOT NULL,
     PRIMARY KEY (tenant_id, batch_id, ordinal, token)
 ) {clustered};
@@ -328,44 +295,8 @@ CREATE UNIQUE INDEX operations_id ON operations (operation_id); -- an operator's
 CREATE INDEX operations_due ON operations (next_at) WHERE state = 'RUNNING'; -- the slice runner
 CREATE INDEX operations_ended ON operations (ended_at) WHERE ended_at IS NOT NULL; -- pruning
 
-CREATE TABLE webhooks (
-    tenant_id {uuid} NOT NULL,
-    webhook_id {uuid} NOT NULL,
-    url {text} NOT NULL,
-    secret_ref {text} NOT NULL,
-    events {text} NOT NULL,
-    paused {bool} NOT NULL,
-    cursor_revision {big} NOT NULL,
-    failures {int} NOT NULL,
-    next_at {time} NOT NULL,
-    PRIMARY KEY (tenant_id, webhook_id)
-) {clustered};
-CREATE INDEX webhooks_due ON webhooks (next_at) WHERE NOT paused;
-
 CREATE TABLE stages (
     name {exact} NOT NULL PRIMARY KEY,
-    paused_by {text},
-    concurrency {int},
-    version_id {int}
+    version_id {int} NOT NULL -- the newest that a process of it was seen to run
 ) {strict};
-
-CREATE TABLE providers (
-    name {exact} NOT NULL PRIMARY KEY,
-    requests_per_minute {int},
-    tokens_per_minute {int},
-    breaker {text} NOT NULL
-) {strict};
-
-CREATE TABLE audit (
-    id {uuid} NOT NULL PRIMARY KEY,
-    tenant_id {uuid},
-    actor {text} NOT NULL,
-    act {text} NOT NULL,
-    target {text} NOT NULL,
-    state_before {text},
-    state_after {text},
-    request_id {uuid},
-    at {time} NOT NULL
-) {clustered};
-CREATE INDEX audit_of_tenant ON audit (tenant_id, id);
 "#;

@@ -296,25 +296,6 @@ pub fn counts_to_proto(counts: &FileCounts) -> v1::FileCounts {
     }
 }
 
-/// From the wire; the total is computed anew.
-#[must_use]
-pub fn counts_from_proto(counts: &v1::FileCounts) -> FileCounts {
-    FileCounts {
-        pending: counts.pending,
-        uploading: counts.uploading,
-        uploaded: counts.uploaded,
-        queued: counts.queued,
-        processing: counts.processing,
-        processed: counts.processed,
-        retrying: counts.retrying,
-        failed: counts.failed,
-        cancelled: counts.cancelled,
-        complete: counts.complete,
-        partial: counts.partial,
-        stored_only: counts.stored_only,
-    }
-}
-
 // Ids, checksums, times.
 
 /// A tenant from 16 bytes.

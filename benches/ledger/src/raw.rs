@@ -229,8 +229,8 @@ impl Loop {
         prepared
             .execute(
                 &transaction,
-                "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
-                 VALUES ($1, 'raw', 1, '{}', 0, 0, 0, 0)",
+                "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at) \
+                 VALUES ($1, 'raw', '{}', 0, 0, 0, 0)",
                 vec![prepared.tenant.into()],
             )
             .await?;

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use caudal_domain::{BatchId, FileRef, Refusal, Target, TenantId, landing_key};
-use caudal_embedded::{S3Server, S3Settings};
 use caudal_gateway::key::ApiKey;
 use caudal_gateway::{Deps, Gateway, RunningGateway, Settings};
+use caudal_harness::S3;
 use caudal_node::leader::LEADER_METADATA;
 use caudal_node::scope::{Scope, verify};
 use caudal_node::{Channels, LeaderChannel, MAX_ENCODE_BYTES, MeshSecret, ServiceIdentity};
@@ -922,7 +922,7 @@ pub(crate) struct World {
     ledger_shutdown: CancellationToken,
     others: CancellationToken,
     _folder: tempfile::TempDir,
-    store: S3Server,
+    store: S3,
 }
 
 impl World {
@@ -994,12 +994,9 @@ impl World {
         standby.stand_by_for(Some(ledger_address.clone()));
 
         let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let settings = S3Settings::new(folder.path(), "access", "secret", "caudal");
-        let store = S3Server::start(settings, listener, others.clone())
-            .await
-            .unwrap();
-        let objects = caudal_objects::Settings::new(store.endpoint(), "caudal", "access", "secret");
+        let store = S3::start().await.unwrap();
+        let objects =
+            caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
         let objects = ObjectStore::connect(objects).unwrap();
         objects.ensure_bucket().await.unwrap();
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use caudal_embedded::{Launcher, RedisChild, RedisSettings};
+use caudal_harness::Redis;
 use caudal_node::hints::Publisher;
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::from_status;
@@ -273,10 +273,7 @@ async fn hint(hints: &Publisher, batch_revision: i64) {
 /// Nothing is asked of its own accord here: each read of changes has its cause.
 #[tokio::test]
 async fn a_hint_of_what_the_ledger_does_not_have_makes_one_question_and_deafens_to_no_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = RedisSettings::new(folder.path());
-    settings.launcher = Launcher::Direct;
-    let redis = RedisChild::start(settings).await.unwrap();
+    let redis = Redis::start().await.unwrap();
     let hints = Publisher::new(&redis.url()).unwrap();
     let world = World::hinted(redis.url(), |settings| {
         settings.watch.min_interval = Duration::from_millis(2);
@@ -315,7 +312,6 @@ async fn a_hint_of_what_the_ledger_does_not_have_makes_one_question_and_deafens_
     hint(&hints, 3).await;
     until(3).await;
     world.stop().await;
-    redis.stop().await;
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::failure::{self, Failure};
 use crate::serve::arguments::Service;
 
 /// A file of settings is some lines.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Where the settings of single services stand.
 const OF_ONE_SERVICE: &str = "service";
 /// The settings that a file cannot give.
@@ -133,8 +133,8 @@ fn read(path: &Path) -> Result<Table, Failure> {
     let size = std::fs::metadata(path)
         .map_err(|error| cannot(error.to_string()))?
         .len();
-    if size > MAX_FILE_BYTES {
-        return Err(cannot(format!("it has more than {MAX_FILE_BYTES} bytes")));
+    if size > MAX_CONFIG_BYTES {
+        return Err(cannot(format!("it has more than {MAX_CONFIG_BYTES} bytes")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
     // The parser's own words show the line, and it may hold a secret.

@@ -176,16 +176,6 @@ impl FileCounts {
         }
     }
 
-    /// How many processed files have `outcome`.
-    #[must_use]
-    pub const fn of_outcome(&self, outcome: Outcome) -> u32 {
-        match outcome {
-            Outcome::Complete => self.complete,
-            Outcome::Partial => self.partial,
-            Outcome::StoredOnly => self.stored_only,
-        }
-    }
-
     /// All files; a sum that would leave the range stays at its end.
     #[must_use]
     pub const fn total(&self) -> u32 {
@@ -554,7 +544,7 @@ mod tests {
         let counted = FileCounts::default()
             .outcome_moved(None, Some(Outcome::StoredOnly))
             .unwrap();
-        assert_eq!(counted.of_outcome(Outcome::StoredOnly), 1);
+        assert_eq!(counted.stored_only, 1);
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Object keys: the only place that builds them. Each begins with the tenant, and can be computed from a row.
 
-use uuid::Uuid;
-
-use crate::ids::{BatchId, FileRef, Generation, Target, TenantId, Token};
+use crate::ids::{FileRef, Generation, Target, TenantId, Token};
 use crate::limits::{MAX_ARTIFACT_NAME_BYTES, MAX_NONCE_BYTES};
 use crate::stage::Stage;
 
@@ -86,18 +84,6 @@ pub fn artifact_key(
     key
 }
 
-/// A part of an export: `{tenant}/exports/{operation}/{part}`.
-#[must_use]
-pub fn export_key(tenant: TenantId, operation: Uuid, part: u32) -> String {
-    format!("{tenant}/exports/{operation}/{part}")
-}
-
-/// The bytes of a tus upload that do not fill a part yet: `{tenant}/tus/{batch}-{upload}/tail`.
-#[must_use]
-pub fn tus_tail_key(tenant: TenantId, batch: BatchId, upload: u32) -> String {
-    format!("{tenant}/tus/{batch}-{upload}/tail")
-}
-
 /// A text that cannot name an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -125,7 +111,10 @@ pub fn check_artifact_name(name: &str) -> Result<(), InvalidArtifactName> {
 mod tests {
     use proptest::prelude::*;
 
+    use uuid::Uuid;
+
     use super::*;
+    use crate::ids::BatchId;
     use crate::limits::MAX_KEY_BYTES;
 
     fn largest_file() -> FileRef {
@@ -154,8 +143,6 @@ mod tests {
         let mut keys = vec![
             landing_key(file, Target(u32::MAX)),
             final_key(file, &[255; 32]),
-            export_key(file.tenant, Uuid::max(), u32::MAX),
-            tus_tail_key(file.tenant, file.batch, u32::MAX),
         ];
         keys.extend(Stage::ALL.into_iter().map(largest_artifact_key));
         for key in &keys {

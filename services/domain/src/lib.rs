@@ -29,8 +29,8 @@ pub use catalogue::catalogue_markdown;
 pub use file_state::{FileEvent, FileState, IllegalTransition};
 pub use ids::{BatchId, BatchRef, FileRef, Generation, InvalidId, Target, TenantId, Token};
 pub use keys::{
-    InvalidArtifactName, artifact_key, artifact_prefix, check_artifact_name, export_key, final_key,
-    landing_key, landing_prefix, tenant_prefix, tus_tail_key,
+    InvalidArtifactName, artifact_key, artifact_prefix, check_artifact_name, final_key,
+    landing_key, landing_prefix, tenant_prefix,
 };
 pub use language::Language;
 pub use media_kind::MediaKind;

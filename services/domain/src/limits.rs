@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 const KIB: usize = 1 << 10;
-const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-const TIB: u64 = 1 << 40;
 
 // Pages and messages
 
@@ -23,15 +21,13 @@ pub const MAX_PATH_BYTES_PER_PAGE: usize = 2 << 20;
 pub const MAX_CONFIRMATIONS_PER_PAGE: usize = 1000;
 /// Upload targets issued at once: each is a signed URL of about half a kilobyte that begins to expire when it is made.
 pub const MAX_TARGETS_PER_PAGE: usize = 200;
-/// Parts of a multipart upload issued at once; expiring URLs too, and each may be a hundred megabytes of work.
-pub const MAX_PARTS_PER_PAGE: usize = 100;
 /// The largest `page_size` of any list.
 pub const MAX_PAGE_SIZE: usize = 1000;
-/// The page size where the request says 0.
+/// The page size where the request says 0, of the lists that do not say another.
 pub const DEFAULT_PAGE_SIZE: usize = 100;
-/// Files leased, renewed, released or reported in one call of a stage process; the upper end of what the write path was
-/// measured with.
-pub const MAX_FILES_PER_CALL: usize = 1000;
+/// Files leased, renewed, released or reported in one call of a stage process: all that it may hold, and far below
+/// [`MAX_MESSAGE_BYTES`].
+pub const MAX_FILES_PER_CALL: usize = 4096;
 /// Events in one message of `WatchEvents`.
 pub const MAX_EVENTS_PER_MESSAGE: usize = 500;
 /// Field violations told of one request: enough to mend a page, small enough for the headers that carry a status.
@@ -56,8 +52,10 @@ pub const MAX_PATH_BYTES: usize = 1024;
 pub const MAX_PATH_DEPTH: usize = 64;
 /// Characters in the display name of a batch.
 pub const MAX_DISPLAY_NAME_CHARS: usize = 200;
-/// Bytes of JSON that a client may attach to a batch or a file.
-pub const MAX_METADATA_BYTES: usize = 16 * KIB;
+/// Bytes of JSON that a client may attach to a batch.
+pub const MAX_BATCH_METADATA_BYTES: usize = 16 * KIB;
+/// Bytes of JSON that a client may attach to a file, whose record it becomes part of.
+pub const MAX_ENTRY_METADATA_BYTES: usize = 4 * KIB;
 /// Bytes in any object key: above about 160 the embedded S3 store cannot name the file that holds the ETag.
 pub const MAX_KEY_BYTES: usize = 160;
 /// Letters and digits in the nonce of an execution: 8 hex digits tell 4 billion executions of one token apart.
@@ -67,21 +65,13 @@ pub const MAX_ARTIFACT_NAME_BYTES: usize = 18;
 
 // Files and uploads
 
-/// The largest file: S3's largest object. Tenants have lower limits of their own.
-pub const MAX_FILE_BYTES: u64 = 5 * TIB;
+/// The largest file: what S3 takes in one PUT, for a file goes up in one. Tenants may have lower limits of their own.
+pub const MAX_FILE_BYTES: u64 = 5 * GIB;
 /// The most files of one batch; ordinals and counters are 32-bit, the bound keeps a recount to seconds.
 pub const MAX_FILES_PER_BATCH: u32 = 10_000_000;
 /// The most folders of one batch: as [`MAX_FILES_PER_BATCH`].
 pub const MAX_FOLDERS_PER_BATCH: u32 = 10_000_000;
-/// Files from this size on go up in parts: below it, one PUT that fails costs less than the extra calls.
-pub const MULTIPART_THRESHOLD_BYTES: u64 = 64 * MIB;
-/// The least size of a part but the last: S3's rule.
-pub const MIN_PART_BYTES: u64 = 5 * MIB;
-/// The most parts of one upload: S3's rule.
-pub const MAX_PARTS: u32 = 10_000;
-/// The largest object that one server-side copy moves: S3's rule; above it the copy goes in parts.
-pub const MAX_SINGLE_COPY_BYTES: u64 = 5 * GIB;
-/// How long an upload may rest: the deadline is the batch's last upload activity and this.
+/// How long an upload may rest before a batch says that its bytes are late: counted from the client's last call for it.
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.
 pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(60 * 60);
@@ -95,8 +85,8 @@ pub const BATCH_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 pub const MAX_DISPATCHES_PER_ENTRY: usize = 32;
 /// How long a lease holds without renewal (protocol 5.2). A process that pauses longer counts as lost.
 pub const LEASE: Duration = Duration::from_secs(12);
-/// How often everything held is renewed: a third of [`LEASE`], so that two renewals may fail.
-pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(4);
+/// How often everything held is renewed while one lease lives: two renewals may fail.
+pub const RENEWALS_PER_LEASE: u32 = 3;
 /// The facts of one stage result as JSON: they travel with later leases; what is larger belongs in an artifact.
 pub const MAX_FACTS_BYTES: usize = 64 * KIB;
 /// Artifacts of one stage result.
@@ -105,10 +95,6 @@ pub const MAX_ARTIFACTS_PER_RESULT: usize = 16;
 pub const MAX_WARNINGS_PER_RESULT: usize = 32;
 /// Characters of a failure's detail that are kept.
 pub const MAX_DETAIL_CHARS: usize = 500;
-/// Text kept of one document: about 5,000 printed pages, and what a stage process may hold once for each slot.
-pub const MAX_TEXT_BYTES: u64 = 16 * MIB;
-/// Pixels of an image before it is decoded: about 400 MB at four bytes a pixel, the largest that a parser's memory holds.
-pub const MAX_IMAGE_PIXELS: u64 = 100_000_000;
 
 // Calls and watching
 

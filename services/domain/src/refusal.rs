@@ -189,13 +189,6 @@ impl Refusal {
         .with_metadata("resource", resource_name)
     }
 
-    /// Something else stands there already.
-    #[must_use]
-    pub fn already_exists(resource_name: &str, message: impl Into<String>) -> Self {
-        Self::new(RefusalKind::AlreadyExists, "ALREADY_EXISTS", message)
-            .with_metadata("resource", resource_name)
-    }
-
     /// Not in this state; `reason` says which state is in the way.
     #[must_use]
     pub fn failed_precondition(reason: &'static str, message: impl Into<String>) -> Self {
@@ -307,20 +300,6 @@ impl Refusal {
     #[must_use]
     pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
         self.retry_after = Some(retry_after);
-        self
-    }
-
-    /// One more quota.
-    #[must_use]
-    pub fn with_quota(
-        mut self,
-        subject: impl Into<String>,
-        description: impl Into<String>,
-    ) -> Self {
-        self.quota.push(QuotaViolation {
-            subject: subject.into(),
-            description: description.into(),
-        });
         self
     }
 

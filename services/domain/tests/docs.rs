@@ -631,61 +631,329 @@ fn table<'a>(text: &'a str, heading: &str) -> impl Iterator<Item = Vec<String>> 
         .map(cells)
 }
 
-#[test]
-fn the_tables_of_the_database_are_those_of_the_migrations() {
-    let repository = Repository::open();
-    let mut columns: BTreeMap<String, String> = BTreeMap::new();
-    let mut statements = String::new();
-    for (path, text) in repository.sources() {
-        if path.starts_with("migrations/src/m") {
-            for made in text.split("CREATE TABLE ").skip(1) {
-                let made = made.trim_start_matches("IF NOT EXISTS ");
-                let name: String = made
-                    .chars()
-                    .take_while(|letter| is_of_a_word(*letter))
-                    .collect();
-                let body = made.split("CREATE ").next().unwrap_or_default();
-                columns.insert(name, body.to_owned());
+/// Written for the people who read the database, and read by nothing.
+const FOR_PEOPLE: [&str; 2] = ["api_keys.created_at", "stage_versions.first_seen"];
+
+/// What the migrations make: tables with the text between their brackets, and the indexes that are there for a query
+/// alone. A unique one also keeps something true.
+struct Schema {
+    tables: BTreeMap<String, String>,
+    indexes: BTreeSet<String>,
+}
+
+impl Schema {
+    fn of(repository: &Repository) -> Self {
+        let mut schema = Self {
+            tables: BTreeMap::new(),
+            indexes: BTreeSet::new(),
+        };
+        for (path, text) in repository.sources() {
+            if !path.starts_with("migrations/src/m") {
+                continue;
             }
-        } else if path.starts_with("services/ledger/src/") && !path.ends_with("/plans.rs") {
-            statements.push_str(&text);
+            for made in text.split("CREATE ").skip(1) {
+                if let Some(table) = made.strip_prefix("TABLE ") {
+                    let table = table.trim_start_matches("IF NOT EXISTS ");
+                    let (name, body) = table.split_once(" (").unwrap();
+                    schema.tables.insert(name.to_owned(), body.to_owned());
+                } else if let Some(index) = made.strip_prefix("INDEX ") {
+                    let (name, _) = index.split_once(' ').unwrap();
+                    schema.indexes.insert(name.to_owned());
+                }
+            }
+        }
+        assert!(schema.tables.contains_key("file_work"));
+        assert!(schema.indexes.contains("file_work_ready"));
+        schema
+    }
+
+    /// The columns of a table: each stands on a line of its own, with its type in braces.
+    fn columns(&self, table: &str) -> impl Iterator<Item = &str> {
+        self.tables[table].lines().filter_map(|line| {
+            let (name, kind) = line.trim().split_once(' ')?;
+            (kind.starts_with('{') && name.chars().all(is_of_a_word)).then_some(name)
+        })
+    }
+}
+
+/// The sources of the ledger, but for what only tests run.
+fn of_the_ledger(repository: &Repository) -> Vec<String> {
+    let sources = repository.sources().filter(|(path, _)| {
+        path.starts_with("services/ledger/src/")
+            && !path.ends_with("/plans.rs")
+            && !path.ends_with("tests.rs")
+    });
+    sources.map(|(_, text)| text).collect()
+}
+
+/// Whether a statement in this text reads or writes the table.
+fn names_table(text: &str, table: &str) -> bool {
+    ["FROM", "INTO", "UPDATE", "JOIN"].iter().any(|verb| {
+        text.split(&format!("{verb} {table}"))
+            .skip(1)
+            .any(|rest| !rest.starts_with(is_of_a_word))
+    })
+}
+
+/// The text without the lists of columns that rows are inserted with: a column that stands only there is never read.
+fn without_inserts(text: &str) -> String {
+    let mut parts = text.split("INSERT INTO ");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        kept.push_str(part.split_once(')').map_or("", |(_, rest)| rest));
+    }
+    kept
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|letter: char| !is_of_a_word(letter))
+        .any(|other| other == word)
+}
+
+#[test]
+fn every_table_column_and_index_of_the_database_is_used_by_the_ledger() {
+    let repository = Repository::open();
+    let schema = Schema::of(&repository);
+    let sources = of_the_ledger(&repository);
+    let plans = repository.read("services/ledger/src/store/plans.rs");
+    let mut faults = Vec::new();
+    for table in schema.tables.keys() {
+        let users: Vec<String> = sources
+            .iter()
+            .filter(|text| names_table(text, table))
+            .map(|text| without_inserts(text))
+            .collect();
+        if users.is_empty() {
+            faults.push(format!("no statement names the table {table}"));
+            continue;
+        }
+        for column in schema.columns(table) {
+            let name = format!("{table}.{column}");
+            let is_read = users.iter().any(|text| has_word(text, column));
+            if !is_read && !FOR_PEOPLE.contains(&name.as_str()) {
+                faults.push(format!("nothing reads {name}"));
+            }
         }
     }
-    assert!(columns.contains_key("file_work"), "{:?}", columns.keys());
+    for index in &schema.indexes {
+        if !has_word(&plans, index) && !sources.iter().any(|text| has_word(text, index)) {
+            faults.push(format!("no query names the index {index} as its own"));
+        }
+    }
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn the_tables_of_the_database_are_those_of_the_map() {
+    let repository = Repository::open();
+    let schema = Schema::of(&repository);
     let page = repository.read("docs/architecture.md");
-    let mut documented = BTreeSet::new();
-    for row in table(&page, "\n## Tables\n") {
-        let is_unused = row[1].contains("not used yet");
-        for name in codes(&row[0]) {
-            assert!(columns.contains_key(&name), "there is no table {name}");
-            let used = ["FROM", "INTO", "UPDATE", "JOIN"].iter().any(|verb| {
-                statements
-                    .split(&format!("{verb} {name}"))
-                    .skip(1)
-                    .any(|rest| !rest.starts_with(is_of_a_word))
-            });
-            assert!(used || is_unused, "no statement names the table {name}");
-            assert!(!used || !is_unused, "the table {name} is used");
-            documented.insert(name);
-        }
-    }
-    for name in columns.keys() {
-        assert!(documented.contains(name), "the map lacks the table {name}");
-    }
+    let documented: BTreeSet<String> = table(&page, "\n## Tables\n")
+        .flat_map(|row| codes(&row[0]))
+        .collect();
+    let made: BTreeSet<String> = schema.tables.keys().cloned().collect();
+    assert_eq!(documented, made);
     // A column, wherever a page names one with its table.
     repository.judge(|page, faults| {
         for code in pieces(&page.text).iter().flat_map(|piece| codes(piece)) {
             if let Some((table, column)) = code.split_once('.')
                 && column != "rs"
-                && let Some(body) = columns.get(table)
-                && !body
-                    .split(|letter: char| !is_of_a_word(letter))
-                    .any(|word| word == column)
+                && schema.tables.contains_key(table)
+                && !schema.columns(table).any(|other| other == column)
             {
                 faults.push(format!("the table {table} has no {column}"));
             }
         }
     });
+}
+
+/// Sources of what runs, without their tests and without clients, which must understand whatever a server may say.
+fn of_services(repository: &Repository) -> Vec<(&String, String)> {
+    let sources = repository.sources().filter(|(path, _)| {
+        let is_service = path.starts_with("services/") || path.starts_with("gateway/src/");
+        let is_contract = path.starts_with("proto/src/");
+        let is_test = path.contains("/tests/")
+            || path.ends_with("tests.rs")
+            || path.ends_with("/plans.rs")
+            || path.starts_with("services/harness/");
+        path.ends_with(".rs") && (is_service || is_contract) && !is_test
+    });
+    sources
+        .map(|(path, text)| {
+            let tests = text.find("#[cfg(test)]\nmod tests");
+            let kept = text[..tests.unwrap_or(text.len())].to_owned();
+            (path, kept)
+        })
+        .collect()
+}
+
+#[test]
+fn every_limit_is_read_where_it_is_kept_and_is_written_once() {
+    let repository = Repository::open();
+    let limits = repository.read("services/domain/src/limits.rs");
+    let sources = of_services(&repository);
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for rest in limits.split("\npub const ").skip(1) {
+        let (name, _) = rest.split_once(':').unwrap();
+        seen += 1;
+        let others = || {
+            sources
+                .iter()
+                .filter(|(path, _)| !path.ends_with("domain/src/limits.rs"))
+        };
+        if !others().any(|(_, text)| has_word(text, name)) {
+            faults.push(format!("nothing keeps {name}"));
+        }
+        let again = format!("const {name}: ");
+        for (path, _) in others().filter(|(_, text)| text.contains(&again)) {
+            // What knows nobody may have a bound of its own that is called the same.
+            let crate_of = path.split_once("/src/").map_or("", |(folder, _)| folder);
+            let knows = repository.read(&format!("{crate_of}/Cargo.toml"));
+            if knows.contains("caudal-domain") {
+                faults.push(format!("{path} writes {name} again"));
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} limits were found");
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+/// Values that a request may name and no code does: they are what is done when it names none, or are kept by number.
+const BY_DEFAULT: [&str; 5] = [
+    "Priority::Low",
+    "Priority::High",
+    "MissingFiles::Wait",
+    "EventStart::Now",
+    "FileView::Basic",
+];
+
+/// One thing of the contract: a call, a field, an arm of a `oneof`, a value of an enum.
+struct Promise {
+    of: String,
+    kind: &'static str,
+    name: String,
+}
+
+fn promises(repository: &Repository) -> Vec<Promise> {
+    let mut found = Vec::new();
+    for (path, text) in repository.sources() {
+        if !path.starts_with("proto/caudal/") {
+            continue;
+        }
+        let mut open: Vec<(&'static str, String)> = Vec::new();
+        for line in text.lines() {
+            let line = line.split("//").next().unwrap_or_default().trim();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let kinds = ["message", "enum", "oneof", "service"];
+            let kind = kinds.into_iter().find(|kind| words.first() == Some(kind));
+            if let (Some(kind), Some(name)) = (kind, words.get(1)) {
+                if !line.ends_with('}') {
+                    open.push((kind, (*name).to_owned()));
+                }
+                continue;
+            }
+            if line.starts_with('}') {
+                open.pop();
+                continue;
+            }
+            let Some((within, of)) = open.last() else {
+                continue;
+            };
+            let kind = match *within {
+                "service" if words.first() == Some(&"rpc") => "call",
+                "enum" => "value",
+                "oneof" => "arm",
+                "message" => "field",
+                _ => continue,
+            };
+            let name = match kind {
+                "call" => words.get(1).and_then(|word| word.split('(').next()),
+                "value" => words.first().copied(),
+                _ => words
+                    .iter()
+                    .position(|word| *word == "=")
+                    .and_then(|at| words.get(at.checked_sub(1)?).copied()),
+            };
+            if let Some(name) = name.filter(|name| name.chars().all(is_of_a_word)) {
+                found.push(Promise {
+                    of: of.clone(),
+                    kind,
+                    name: name.to_owned(),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// `PAUSE_SOURCE_BATCH` of `PauseSource` as Rust calls it: `Batch`; `max_age`: `MaxAge`.
+fn variant(of: &str, name: &str) -> String {
+    let words = name.split('_').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        first.to_uppercase() + &rest.to_lowercase()
+    });
+    let camel: String = words.collect();
+    camel.strip_prefix(of).unwrap_or(&camel).to_owned()
+}
+
+/// `GetBatch` as Rust calls it: `get_batch`.
+fn snake(name: &str) -> String {
+    let mut answer = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !answer.is_empty() {
+            answer.push('_');
+        }
+        answer.push(letter.to_ascii_lowercase());
+    }
+    answer
+}
+
+#[test]
+fn every_call_field_arm_and_value_of_the_contract_is_meant_by_a_service() {
+    let repository = Repository::open();
+    let services = of_services(&repository);
+    let words: BTreeSet<&str> = services
+        .iter()
+        .flat_map(|(_, text)| text.split(|letter: char| !is_of_a_word(letter)))
+        .collect();
+    // Whoever calls may be a client or a test.
+    let callers: String = repository
+        .sources()
+        .filter(|(path, _)| path.ends_with(".rs"))
+        .map(|(_, text)| text)
+        .collect();
+    let mut faults = Vec::new();
+    let promises = promises(&repository);
+    for Promise { of, kind, name } in &promises {
+        let is_kept = match *kind {
+            "call" => callers.contains(&format!(".{}(", snake(name))),
+            "field" => words.contains(name.as_str()),
+            _ if name.ends_with("_UNSPECIFIED") => true,
+            _ => {
+                let variant = variant(of, name);
+                let spelled = format!("::{variant}");
+                let is_spelled = |text: &String| {
+                    text.split(&spelled)
+                        .skip(1)
+                        .any(|rest| !rest.starts_with(is_of_a_word))
+                };
+                // A file that means the enum's value names the enum; an arm stands in a module that is often renamed.
+                BY_DEFAULT.contains(&format!("{of}::{variant}").as_str())
+                    || services
+                        .iter()
+                        .any(|(_, text)| is_spelled(text) && (*kind == "arm" || has_word(text, of)))
+            }
+        };
+        if !is_kept {
+            faults.push(format!("no service means the {kind} {name} of {of}"));
+        }
+    }
+    for kind in ["call", "field", "arm", "value"] {
+        let seen = promises.iter().filter(|one| one.kind == kind).count();
+        assert!(seen > 10, "only {seen} of kind {kind} were found");
+    }
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
 #[test]

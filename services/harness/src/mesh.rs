@@ -21,7 +21,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::{Port, Postgres, Redis};
+use crate::{Database, Port, Postgres, Redis};
 
 /// How long a process may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,15 +34,6 @@ const MESH_SECRET: &str = "the secret of a mesh that lives for one test";
 const S3_ACCESS_KEY: &str = "mesh";
 const S3_SECRET_KEY: &str = "the secret key of one test";
 const BUCKET: &str = "caudal";
-
-/// Which database the ledgers work on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Database {
-    /// A file; for one ledger.
-    Sqlite,
-    /// A database of its own on the server that the tests of a process share.
-    Postgres,
-}
 
 /// What a mesh is made of.
 #[derive(Debug, Clone, Copy)]

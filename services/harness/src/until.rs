@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+/// How long a test waits for what happens at once on a machine that is not busy.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Looks until `look` gives something, or fails with `what` after `deadline`.
 ///
@@ -25,6 +27,21 @@ where
         anyhow::ensure!(
             begun.elapsed() < deadline,
             "waited {deadline:?} in vain for {what}"
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Looks until it holds, and fails the test with `what` when it does not within [`PATIENCE`].
+///
+/// # Panics
+/// When it does not hold in time.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain: {what}"
         );
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -16,7 +16,7 @@ use tonic::service::interceptor::InterceptedService;
 pub use settings::{DefaultRates, InvalidSettings, Rate, Settings, SlotLimits};
 
 /// Requests and answers of the limiter are small.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// The limiter. Clones share its state.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Limiter {
     #[must_use]
     pub fn routes(&self, secret: MeshSecret) -> Routes {
         let server = LimiterServiceServer::new(self.service.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(caudal_node::MAX_ENCODE_BYTES);
         Routes::new(InterceptedService::new(
             server,

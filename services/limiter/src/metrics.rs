@@ -52,7 +52,6 @@ impl Metrics {
             PermitKind::Unspecified => return,
             PermitKind::Calls => "calls",
             PermitKind::Entries => "entries",
-            PermitKind::Admissions => "admissions",
             PermitKind::ProviderRequests => "provider_requests",
             PermitKind::ProviderTokens => "provider_tokens",
         };

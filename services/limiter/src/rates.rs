@@ -72,10 +72,9 @@ impl<C: Clock> std::fmt::Debug for Rates<C> {
     }
 }
 
-const KINDS: [PermitKind; 5] = [
+const KINDS: [PermitKind; 4] = [
     PermitKind::Calls,
     PermitKind::Entries,
-    PermitKind::Admissions,
     PermitKind::ProviderRequests,
     PermitKind::ProviderTokens,
 ];
@@ -339,7 +338,6 @@ mod tests {
         let defaults = DefaultRates {
             calls: each,
             entries: each,
-            admissions: each,
             provider_requests: each,
             provider_tokens: each,
         };

@@ -135,7 +135,7 @@ fn checked_kind(request: &AcquireRequest) -> Result<PermitKind, Refusal> {
     })?;
     match kind {
         PermitKind::Unspecified => Err(Refusal::invalid("kind", "is missing")),
-        PermitKind::Calls | PermitKind::Entries | PermitKind::Admissions => {
+        PermitKind::Calls | PermitKind::Entries => {
             let tenant: Result<TenantId, _> = request.key.parse();
             tenant
                 .map_err(|error| Refusal::invalid("key", format!("must be a tenant: {error}")))?;

@@ -94,8 +94,6 @@ pub struct DefaultRates {
     pub calls: Rate,
     /// Manifest entries of a tenant.
     pub entries: Rate,
-    /// Admissions of a tenant's files.
-    pub admissions: Rate,
     /// Requests to a provider.
     pub provider_requests: Rate,
     /// Tokens sent to a provider. The burst must hold the largest request.
@@ -108,7 +106,6 @@ impl DefaultRates {
             PermitKind::Unspecified => None,
             PermitKind::Calls => Some(self.calls),
             PermitKind::Entries => Some(self.entries),
-            PermitKind::Admissions => Some(self.admissions),
             PermitKind::ProviderRequests => Some(self.provider_requests),
             PermitKind::ProviderTokens => Some(self.provider_tokens),
         }
@@ -279,7 +276,6 @@ impl Settings {
         let rates = DefaultRates {
             calls: Rate::try_new("rates.calls", 200.0, 400)?,
             entries: Rate::try_new("rates.entries", 100_000.0, 200_000)?,
-            admissions: Rate::try_new("rates.admissions", 50_000.0, 100_000)?,
             provider_requests: Rate::try_new("rates.provider_requests", 50.0, 100)?,
             provider_tokens: Rate::try_new("rates.provider_tokens", 16_000.0, 200_000)?,
         };

@@ -39,7 +39,6 @@ fn settings() -> Settings {
     let rates = DefaultRates {
         calls: rate(1.0, 10),
         entries: rate(1.0, 10),
-        admissions: rate(1.0, 10),
         provider_requests: rate(1.0, 10),
         provider_tokens: rate(1000.0, 10),
     };

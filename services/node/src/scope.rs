@@ -158,12 +158,6 @@ pub enum InvalidMeshSecret {
         "the mesh secret has {0} bytes, it needs at least {MIN_SECRET_BYTES}: make one with `openssl rand -hex 32`"
     )]
     TooShort(usize),
-    /// Neither variable is set.
-    #[error("set {variable} or {variable}_FILE: all services of a mesh share one secret")]
-    Missing {
-        /// The variable.
-        variable: String,
-    },
     /// The file cannot be read.
     #[error("the mesh secret cannot be read from {path}: {source}")]
     File {
@@ -215,22 +209,6 @@ impl MeshSecret {
             source,
         })?;
         Self::new(bytes.trim_ascii())
-    }
-
-    /// From the environment: `variable` holds it, or `variable` with `_FILE` names its file.
-    ///
-    /// # Errors
-    /// When neither is set, the file cannot be read, or it is too short.
-    pub fn from_env(variable: &str) -> Result<Self, InvalidMeshSecret> {
-        if let Ok(secret) = std::env::var(variable) {
-            return Self::new(secret.trim().as_bytes());
-        }
-        match std::env::var_os(format!("{variable}_FILE")) {
-            Some(path) => Self::from_file(Path::new(&path)),
-            None => Err(InvalidMeshSecret::Missing {
-                variable: variable.to_owned(),
-            }),
-        }
     }
 
     /// A new one, for a mesh that lives in one process.

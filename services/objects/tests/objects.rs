@@ -4,21 +4,18 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use caudal_embedded::{Durability, S3Server, S3Settings};
+use caudal_harness::S3;
 use caudal_objects::{ObjectError, ObjectStore, PartTag, Presigned, Settings, bare_etag};
 use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
-const SECRET: &str = "s3cr3t-0f-the-test";
 const MIB: usize = 1024 * 1024;
 const MINUTE: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(15);
 
 struct Running {
-    server: S3Server,
-    folder: tempfile::TempDir,
+    server: S3,
     store: ObjectStore,
 }
 
@@ -28,22 +25,12 @@ impl Running {
     }
 
     async fn start_with(change: impl FnOnce(&mut Settings)) -> Running {
-        let folder = tempfile::tempdir().unwrap();
-        let listen = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut settings = S3Settings::new(folder.path(), "access", SECRET, "caudal");
-        settings.durability = Durability::ProcessCrash;
-        let server = S3Server::start(settings, listen, CancellationToken::new())
-            .await
-            .unwrap();
-        let mut settings = Settings::new(server.endpoint(), "caudal", "access", SECRET);
+        let server = S3::start().await.unwrap();
+        let mut settings = Settings::new(server.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
         change(&mut settings);
         let store = ObjectStore::connect(settings).unwrap();
         store.ensure_bucket().await.unwrap();
-        Running {
-            server,
-            folder,
-            store,
-        }
+        Running { server, store }
     }
 
     async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> String {
@@ -58,7 +45,7 @@ impl Running {
     }
 
     fn unfinished_uploads(&self) -> usize {
-        std::fs::read_dir(self.folder.path().join("uploads"))
+        std::fs::read_dir(self.server.folder().join("uploads"))
             .unwrap()
             .count()
     }
@@ -107,7 +94,13 @@ async fn store_that_answers(answer: &'static str) -> ObjectStore {
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
-    ObjectStore::connect(Settings::new(endpoint, "caudal", "access", SECRET)).unwrap()
+    ObjectStore::connect(Settings::new(
+        endpoint,
+        S3::BUCKET,
+        S3::ACCESS_KEY,
+        S3::SECRET,
+    ))
+    .unwrap()
 }
 
 #[tokio::test]
@@ -189,12 +182,23 @@ async fn failures_say_whether_another_try_can_help() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nobody = format!("http://{}", free.local_addr().unwrap());
     drop(free);
-    let absent = ObjectStore::connect(Settings::new(nobody, "caudal", "access", SECRET)).unwrap();
+    let absent = ObjectStore::connect(Settings::new(
+        nobody,
+        S3::BUCKET,
+        S3::ACCESS_KEY,
+        S3::SECRET,
+    ))
+    .unwrap();
     let error = absent.ensure_bucket().await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
 
     let running = Running::start().await;
-    let mut settings = Settings::new(running.server.endpoint(), "caudal", "access", "wrong");
+    let mut settings = Settings::new(
+        running.server.endpoint(),
+        S3::BUCKET,
+        S3::ACCESS_KEY,
+        "wrong",
+    );
     let stranger = ObjectStore::connect(settings.clone()).unwrap();
     let error = stranger
         .put("key", "text/plain", Bytes::new())
@@ -205,7 +209,7 @@ async fn failures_say_whether_another_try_can_help() {
         "{error}"
     );
     assert!(!error.is_retryable());
-    settings.secret_key = SECRET.to_owned();
+    settings.secret_key = S3::SECRET.to_owned();
     settings.bucket = "another".to_owned();
     let elsewhere = ObjectStore::connect(settings.clone()).unwrap();
     let error = elsewhere.get("key", None).await.unwrap_err();
@@ -214,7 +218,7 @@ async fn failures_say_whether_another_try_can_help() {
         "{error}"
     );
     assert!(elsewhere.ensure_bucket().await.is_err());
-    assert!(!format!("{settings:?} {elsewhere:?}").contains(SECRET));
+    assert!(!format!("{settings:?} {elsewhere:?}").contains(S3::SECRET));
     assert!(ObjectStore::connect(Settings::new("store:9000", "caudal", "a", "s")).is_err());
 }
 
@@ -361,7 +365,12 @@ async fn a_presigned_get_reads_through_the_public_endpoint_and_names_the_downloa
         .unwrap()
         .1
         .to_owned();
-    let mut settings = Settings::new(running.server.endpoint(), "caudal", "access", SECRET);
+    let mut settings = Settings::new(
+        running.server.endpoint(),
+        S3::BUCKET,
+        S3::ACCESS_KEY,
+        S3::SECRET,
+    );
     settings.public_endpoint = Some(format!("http://localhost:{port}"));
     let store = ObjectStore::connect(settings).unwrap();
     let shown = store

@@ -30,7 +30,7 @@ const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(3_600);
 
 /// How much of a provider's error text is kept.
-const MAX_DETAIL_CHARS: usize = 300;
+const MAX_ANSWER_CHARS: usize = 300;
 
 /// How to reach the provider, and what to ask of it.
 #[derive(Debug, Clone)]
@@ -416,7 +416,7 @@ impl OpenAi {
                     character
                 }
             })
-            .take(MAX_DETAIL_CHARS)
+            .take(MAX_ANSWER_CHARS)
             .collect();
         words.trim().to_owned()
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use caudal_domain::limits::LEASE;
+use caudal_domain::limits::{LEASE, RENEWALS_PER_LEASE};
 use caudal_domain::{Stage, StageVersion};
 use caudal_objects::ObjectStore;
 use caudal_streams::Streams;
@@ -87,9 +87,9 @@ impl Core {
         self.process.to_string()
     }
 
-    /// Time between two renewals of one lease: a third of how long it lives.
+    /// Time between two renewals of one lease.
     pub(crate) fn renewal_interval(&self) -> Duration {
-        Duration::from_millis(self.lease_ms.load(Ordering::Relaxed)) / 3
+        Duration::from_millis(self.lease_ms.load(Ordering::Relaxed)) / RENEWALS_PER_LEASE
     }
 
     /// The ledger said how long a lease lives; 0 says nothing.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use caudal_domain::limits::MAX_FILES_PER_CALL;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -9,15 +10,13 @@ use crate::backoff::Backoff;
 use crate::book::{Key, Phase};
 use crate::core::Core;
 
-/// Dispatches given back in one call at most.
-const RELEASE_PAGE: usize = 4_096;
 /// Entries acknowledged in one round trip at most.
 const ACKNOWLEDGE_PAGE: usize = 4_096;
 
 /// Gives dispatches back until `keys` ends; their entries are acknowledged once the ledger has taken them.
 pub(crate) async fn release(core: Arc<Core>, mut keys: mpsc::Receiver<Key>) {
     let mut page = Vec::new();
-    while keys.recv_many(&mut page, RELEASE_PAGE).await > 0 {
+    while keys.recv_many(&mut page, MAX_FILES_PER_CALL).await > 0 {
         for key in &page {
             core.book.advance(key, Phase::Answering);
         }

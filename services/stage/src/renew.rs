@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use caudal_domain::limits::MAX_FILES_PER_CALL;
 use caudal_proto::mesh::v1::RenewVerdict;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 
-/// Leases renewed in one call at most.
-const RENEW_PAGE: usize = 4_096;
 /// Looks at the book in one renewal interval: a lease is renewed at most this part of the interval late.
 const LOOKS_AN_INTERVAL: u32 = 4;
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
@@ -23,7 +22,7 @@ pub(crate) async fn renew(core: Arc<Core>, ended: CancellationToken) {
             () = ended.cancelled() => return,
         }
         let asked_at = Instant::now();
-        let due = core.book.due(asked_at, RENEW_PAGE);
+        let due = core.book.due(asked_at, MAX_FILES_PER_CALL);
         if due.is_empty() {
             continue;
         }

@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use caudal_domain::Reason;
+use caudal_harness::eventually;
 use caudal_stage::Failure;
 use caudal_stage::sandbox::{
     CHILD_ARGUMENT, Limits, MAX_REQUEST_BYTES, ParseFailure, Parsed, Parser, Sandbox,
@@ -185,7 +186,7 @@ const TESTS: &[Test] = &[
             tokio::pin!(parsing);
             tokio::select! {
                 _ = &mut parsing => panic!("it sleeps for ever"),
-                () = until(|| runs("sleep-until-cancelled")) => cancelled.cancel(),
+                () = until_runs("sleep-until-cancelled") => cancelled.cancel(),
             }
             assert!(parsing.await.is_err());
         });
@@ -196,9 +197,9 @@ const TESTS: &[Test] = &[
         bench.runtime.block_on(async {
             tokio::select! {
                 _ = bench.sandbox.parse("sleep-until-dropped", &Value::Null, &bench.input, &cancelled) => panic!("it sleeps"),
-                () = until(|| runs("sleep-until-dropped")) => {}
+                () = until_runs("sleep-until-dropped") => {}
             }
-            until(|| !runs("sleep-until-dropped")).await;
+            until_gone("sleep-until-dropped").await;
         });
     }),
     ("hostile_neighbours_leave_honest_children_alone", |bench| {
@@ -220,16 +221,17 @@ const TESTS: &[Test] = &[
             assert!(honest.iter().all(Result::is_ok), "{honest:?}");
         });
     }),
-    ("a_child_dies_with_its_parent", |_| {
+    ("a_child_dies_with_its_parent", |bench| {
         let mut parent = Command::new(std::env::current_exe().unwrap())
             .arg("sleep-in-a-child")
             .stdin(file())
             .spawn()
             .unwrap();
-        wait_until(|| runs("sleep-beside-the-others"));
+        let parser = "sleep-beside-the-others";
+        bench.runtime.block_on(until_runs(parser));
         parent.kill().unwrap();
         parent.wait().unwrap();
-        wait_until(|| !runs("sleep-beside-the-others"));
+        bench.runtime.block_on(until_gone(parser));
     }),
 ];
 
@@ -327,23 +329,14 @@ fn runs(parser: &str) -> bool {
         })
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const GLANCE: Duration = Duration::from_millis(5);
-
-async fn until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "it did not come about");
-        tokio::time::sleep(GLANCE).await;
-    }
+/// Waits until a child parses so.
+async fn until_runs(parser: &str) {
+    eventually(parser, async || runs(parser)).await;
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "it did not come about");
-        std::thread::sleep(GLANCE);
-    }
+/// Waits until no child does.
+async fn until_gone(parser: &str) {
+    eventually(parser, async || !runs(parser)).await;
 }
 
 fn answer(value: Value) -> Result<Parsed, ParseFailure> {

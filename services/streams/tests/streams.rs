@@ -1,88 +1,25 @@
 //! Against a real Redis, started for each test on a port of its own.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token};
+use caudal_harness::{Redis, RedisAt, eventually};
 use caudal_streams::{Names, Standing, Streams, encode};
 use uuid::Uuid;
 
-struct Redis {
-    child: Child,
-    url: String,
-    _folder: tempfile::TempDir,
+fn streams(redis: &Redis) -> Streams {
+    Streams::connect(&redis.url(), Names::default()).unwrap()
 }
 
-impl Redis {
-    async fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        Self::start_on(port).await
+async fn command(redis: &Redis, words: &[&str]) -> redis::RedisResult<redis::Value> {
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = redis::cmd(words[0]);
+    for word in &words[1..] {
+        command.arg(word);
     }
-
-    async fn start_on(port: u16) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let child = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .arg("--dir")
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let redis = Self {
-            child,
-            url: format!("redis://127.0.0.1:{port}/"),
-            _folder: folder,
-        };
-        let client = redis::Client::open(redis.url.as_str()).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
-                let pong: redis::RedisResult<String> =
-                    redis::cmd("PING").query_async(&mut connection).await;
-                if pong.is_ok() {
-                    return redis;
-                }
-            }
-            assert!(Instant::now() < deadline, "redis-server did not come up");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn streams(&self) -> Streams {
-        Streams::connect(&self.url, Names::default()).unwrap()
-    }
-
-    async fn command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
-        let client = redis::Client::open(self.url.as_str()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut command = redis::cmd(words[0]);
-        for word in &words[1..] {
-            command.arg(word);
-        }
-        command.query_async(&mut connection).await
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    command.query_async(&mut connection).await
 }
 
 const STAGE: Stage = Stage::ExtractText;
@@ -116,8 +53,8 @@ async fn publish(streams: &Streams, ordinals: &[u32]) -> String {
 
 #[tokio::test]
 async fn what_is_published_is_read_once_and_gone_after_the_acknowledgement() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     let mut reader = streams.reader(STAGE, "a");
     assert!(reader.read(8, SHORT).await.unwrap().group_created);
     let id = publish(&streams, &[3, 4]).await;
@@ -148,8 +85,8 @@ async fn what_is_published_is_read_once_and_gone_after_the_acknowledgement() {
 #[tokio::test]
 async fn messages_published_before_the_group_existed_are_delivered() {
     // protocol 4.1: the group begins at 0, so nothing between its loss and its return is skipped.
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     publish(&streams, &[1]).await;
     assert!(streams.inspect(STAGE).await.unwrap().group_missing);
 
@@ -160,8 +97,8 @@ async fn messages_published_before_the_group_existed_are_delivered() {
 
 #[tokio::test]
 async fn a_flush_under_a_blocked_reader_ends_in_a_new_group_and_is_told() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     let mut reader = streams.reader(STAGE, "a");
     reader.read(1, SHORT).await.unwrap();
     let blocked = tokio::spawn(async move {
@@ -179,7 +116,7 @@ async fn a_flush_under_a_blocked_reader_ends_in_a_new_group_and_is_told() {
         panic!("the loss of the group was not told");
     });
     wait_until_blocked(&redis).await;
-    redis.command(&["FLUSHALL"]).await.unwrap();
+    command(&redis, &["FLUSHALL"]).await.unwrap();
 
     let mut reader = blocked.await.unwrap();
     publish(&streams, &[9]).await;
@@ -190,28 +127,23 @@ async fn a_flush_under_a_blocked_reader_ends_in_a_new_group_and_is_told() {
 }
 
 async fn wait_until_blocked(redis: &Redis) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let info: String =
-            redis::from_redis_value(redis.command(&["INFO", "clients"]).await.unwrap()).unwrap();
-        if info.contains("blocked_clients:1") {
-            return;
-        }
-        assert!(Instant::now() < deadline, "no reader is blocked");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("a reader is blocked", async || {
+        let info = command(redis, &["INFO", "clients"]).await.unwrap();
+        let info: String = redis::from_redis_value(info).unwrap();
+        info.contains("blocked_clients:1")
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_lost_group_is_made_again_at_the_beginning() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     let mut reader = streams.reader(STAGE, "a");
     reader.read(1, SHORT).await.unwrap();
     publish(&streams, &[1]).await;
     assert_eq!(reader.read(1, BLOCK).await.unwrap().entries.len(), 1);
-    redis
-        .command(&["XGROUP", "DESTROY", STREAM, "extract-text"])
+    command(&redis, &["XGROUP", "DESTROY", STREAM, "extract-text"])
         .await
         .unwrap();
 
@@ -221,8 +153,8 @@ async fn a_lost_group_is_made_again_at_the_beginning() {
 
 #[tokio::test]
 async fn entries_whose_answer_was_lost_are_found_among_what_is_held() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     let mut reader = streams.reader(STAGE, "a");
     reader.read(1, SHORT).await.unwrap();
     let first = publish(&streams, &[1]).await;
@@ -250,8 +182,8 @@ async fn entries_whose_answer_was_lost_are_found_among_what_is_held() {
 
 #[tokio::test]
 async fn an_inspection_tells_waiting_held_spent_and_orphaned_entries_apart() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     let mut reader = streams.reader(STAGE, "a");
     reader.read(1, SHORT).await.unwrap();
     let spent = publish(&streams, &[0]).await;
@@ -259,11 +191,10 @@ async fn an_inspection_tells_waiting_held_spent_and_orphaned_entries_apart() {
     let orphan = publish(&streams, &[2]).await;
     reader.read(3, BLOCK).await.unwrap();
     let waiting = publish(&streams, &[3]).await;
-    redis
-        .command(&["XACK", STREAM, "extract-text", &spent])
+    command(&redis, &["XACK", STREAM, "extract-text", &spent])
         .await
         .unwrap();
-    redis.command(&["XDEL", STREAM, &orphan]).await.unwrap();
+    command(&redis, &["XDEL", STREAM, &orphan]).await.unwrap();
 
     let view = streams.inspect(STAGE).await.unwrap();
     assert_eq!(view.standing(&spent), Standing::Spent);
@@ -294,8 +225,8 @@ async fn an_inspection_tells_waiting_held_spent_and_orphaned_entries_apart() {
 
 #[tokio::test]
 async fn inspection_pages_through_more_entries_than_one_page() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     let entries: Vec<_> = (0..2_500)
         .map(|ordinal| (STAGE, encode(&dispatches(&[ordinal]), 0)))
         .collect();
@@ -319,11 +250,10 @@ async fn inspection_pages_through_more_entries_than_one_page() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_for_now_and_an_absent_one_gives_no_answer() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
-    redis
-        .command(&["CONFIG", "SET", "maxmemory", "1"])
+async fn a_full_redis_refuses_for_now() {
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
+    command(&redis, &["CONFIG", "SET", "maxmemory", "1"])
         .await
         .unwrap();
     let body = encode(&dispatches(&[1]), 0);
@@ -333,8 +263,7 @@ async fn a_full_redis_refuses_for_now_and_an_absent_one_gives_no_answer() {
         .await
         .unwrap();
     assert!(answers[0].as_ref().unwrap_err().retryable());
-    redis
-        .command(&["CONFIG", "SET", "maxmemory", "0"])
+    command(&redis, &["CONFIG", "SET", "maxmemory", "0"])
         .await
         .unwrap();
     assert!(
@@ -345,46 +274,39 @@ async fn a_full_redis_refuses_for_now_and_an_absent_one_gives_no_answer() {
             .unwrap()[0]
             .is_ok()
     );
+}
 
-    let url = redis.url.clone();
-    drop(redis);
-    let error = streams
-        .publisher()
+#[tokio::test]
+async fn an_absent_redis_gives_no_answer_and_one_that_is_back_is_found() {
+    let mut redis = RedisAt::reserve().unwrap();
+    redis.start().await.unwrap();
+    let streams = Streams::connect(&redis.url(), Names::default()).unwrap();
+    let publisher = streams.publisher();
+    let body = encode(&dispatches(&[1]), 0);
+    let answers = publisher.publish(&[(STAGE, body.clone())]).await.unwrap();
+    assert!(answers[0].is_ok());
+
+    redis.stop();
+    let error = publisher
         .publish(&[(STAGE, body.clone())])
         .await
         .unwrap_err();
     assert!(error.retryable(), "{error}");
 
-    let port = url
-        .trim_end_matches('/')
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    let _redis = Redis::start_on(port).await;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while streams
-        .publisher()
-        .publish(&[(STAGE, body.clone())])
-        .await
-        .is_err()
-    {
-        assert!(
-            Instant::now() < deadline,
-            "the connection does not come back"
-        );
-    }
+    redis.start().await.unwrap();
+    eventually("the connection comes back", async || {
+        publisher.publish(&[(STAGE, body.clone())]).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_entry_that_cannot_be_read_is_delivered_without_dispatches() {
-    let redis = Redis::start().await;
-    let streams = redis.streams();
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
     let mut reader = streams.reader(STAGE, "a");
     reader.read(1, SHORT).await.unwrap();
-    redis
-        .command(&["XADD", STREAM, "*", "d", "\u{1}nonsense"])
+    command(&redis, &["XADD", STREAM, "*", "d", "\u{1}nonsense"])
         .await
         .unwrap();
     let read = reader.read(1, BLOCK).await.unwrap();

@@ -6,11 +6,10 @@ use caudal_domain::keys::{final_key, landing_key};
 use caudal_domain::{
     BatchId, FileRef, Generation, Reason, Stage, StageSet, Target, TenantId, Token, WarningCode,
 };
-use caudal_embedded::{S3Server, S3Settings};
+use caudal_harness::S3;
 use caudal_objects::{ObjectStore, Settings};
 use caudal_stage::{ArtifactWriter, Handler, Job};
 use caudal_upload::Upload;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -19,27 +18,16 @@ const HELLO_SHA256: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286
 
 struct Stand {
     store: ObjectStore,
-    server: S3Server,
-    _folder: tempfile::TempDir,
+    server: S3,
 }
 
 impl Stand {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let settings = S3Settings::new(folder.path(), "key", "secret", "bucket");
-        let server = S3Server::start(settings, listener, CancellationToken::new())
-            .await
-            .unwrap();
-        let store =
-            ObjectStore::connect(Settings::new(server.endpoint(), "bucket", "key", "secret"))
-                .unwrap();
+        let server = S3::start().await.unwrap();
+        let settings = Settings::new(server.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+        let store = ObjectStore::connect(settings).unwrap();
         store.ensure_bucket().await.unwrap();
-        Self {
-            store,
-            server,
-            _folder: folder,
-        }
+        Self { store, server }
     }
 
     /// A job for bytes that have landed and been confirmed.
@@ -286,7 +274,7 @@ async fn a_failure_of_the_store_tells_no_key() {
     let stand = Stand::new().await;
     let nowhere = Settings::new("http://127.0.0.1:9", "bucket", "key", "secret");
     let away = ObjectStore::connect(nowhere).unwrap();
-    let stranger = Settings::new(stand.server.endpoint(), "bucket", "key", "wrong");
+    let stranger = Settings::new(stand.server.endpoint(), S3::BUCKET, S3::ACCESS_KEY, "wrong");
     let stranger = ObjectStore::connect(stranger).unwrap();
     let mut failures = Vec::new();
 

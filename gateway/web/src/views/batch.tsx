@@ -1,4 +1,4 @@
-import { BatchState, PauseSource, timestampDate } from "@caudal/client";
+import { BatchState, timestampDate } from "@caudal/client";
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 import { Bucket } from "../batch/buckets";
 import type { LiveBatch } from "../batch/live";
@@ -144,21 +144,14 @@ function Trouble({ live }: { live: LiveBatch }) {
   return null;
 }
 
-/** Who holds the batch, since when and why. */
+/** That the batch is held, since when and why. */
 function Pause({ live }: { live: LiveBatch }) {
   const { words, say } = useSaid();
   const { pause } = live.watched.batch;
   if (!live.isPaused || pause === undefined) return null;
-  const { pausedBy } = words.batch;
-  const by =
-    pause.by === PauseSource.TENANT
-      ? pausedBy.tenant
-      : pause.by === PauseSource.OPERATOR
-        ? pausedBy.operator
-        : pausedBy.batch;
   return (
     <p className="card pause" role="status" data-pause>
-      <b>{by}</b>
+      <b>{words.batch.isPaused}</b>
       {pause.note !== "" && <span>{words.batch.pausedNote(pause.note)}</span>}
       {pause.since !== undefined && (
         <span className="mute">{words.batch.pausedSince(say.at(timestampDate(pause.since)))}</span>

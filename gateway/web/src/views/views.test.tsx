@@ -109,7 +109,7 @@ describe("a summary", () => {
   });
 
   test("reckons nothing while the batch is paused", () => {
-    const pause = { by: PauseSource.OPERATOR, note: "maintenance" };
+    const pause = { by: PauseSource.BATCH, note: "maintenance" };
     const live = withRates(batchOf({ bytes, pause }, ONE_OF_EACH));
     expect(textOf(live)).not.toMatch(RECKONED);
     expect(titleOf(live, en, say)).toBe("Paused · photos");

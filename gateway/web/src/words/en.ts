@@ -76,11 +76,7 @@ export const en = {
     processingDone: "done",
     processingPaused: "paused",
     stopped: (why: string) => `Sending stopped. ${why} Drop the folder again to send the rest.`,
-    pausedBy: {
-      batch: "This batch is paused",
-      tenant: "All batches are paused",
-      operator: "An operator paused it",
-    },
+    isPaused: "This batch is paused",
     pausedSince: (time: string) => `since ${time}`,
     pausedNote: (note: string) => `“${note}”`,
     tellMe: "Tell me when it ends",

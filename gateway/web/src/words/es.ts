@@ -77,11 +77,7 @@ export const es: Words = {
     processingDone: "terminado",
     processingPaused: "en pausa",
     stopped: (why) => `El envío se detuvo. ${why} Suelte la carpeta de nuevo para enviar el resto.`,
-    pausedBy: {
-      batch: "Este lote está en pausa",
-      tenant: "Todos los lotes están en pausa",
-      operator: "Un operador lo puso en pausa",
-    },
+    isPaused: "Este lote está en pausa",
     pausedSince: (time) => `desde ${time}`,
     pausedNote: (note) => `«${note}»`,
     tellMe: "Avisarme cuando termine",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use caudal_harness::mesh::Database;
+use caudal_harness::Database;
 use tempfile::TempDir;
 
 use crate::{QUICK, begin, begin_with, end, json, mesh, metrics, texts};

@@ -1,6 +1,6 @@
 //! A folder's way through processes that are all on their own.
 
-use caudal_harness::mesh::Database;
+use caudal_harness::Database;
 use tempfile::TempDir;
 
 use crate::{QUICK, json, mesh, metrics, texts};

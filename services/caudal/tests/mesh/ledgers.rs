@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use caudal_harness::Database;
 use caudal_harness::Mesh;
-use caudal_harness::mesh::Database;
 use tempfile::TempDir;
 
 use crate::{begin, end, mesh, texts};

@@ -10,7 +10,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use caudal_harness::mesh::Database;
+use caudal_harness::Database;
 use caudal_harness::{Mesh, MeshOptions};
 use serde_json::Value;
 use tempfile::TempDir;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use caudal_harness::mesh::Database;
+use caudal_harness::Database;
 use caudal_harness::{Mesh, MeshOptions, postgres};
 use tempfile::TempDir;
 

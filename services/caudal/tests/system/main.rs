@@ -14,19 +14,12 @@ mod samples;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use caudal_harness::{Postgres, System};
+use caudal_harness::{Database, Postgres, System};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Stages that need no model: quick on any machine.
 const QUICK: &str = "upload,extract-text,metadata";
-
-/// On which database a test runs.
-#[derive(Clone, Copy)]
-enum Database {
-    Sqlite,
-    Postgres,
-}
 
 struct Ground {
     folder: TempDir,

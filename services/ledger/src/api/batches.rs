@@ -341,12 +341,6 @@ fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<Create
         .map_err(|error| Refusal::invalid("batch.options.stages", error.to_string()))?;
     let start = Start::try_from(options.start)
         .map_err(|_| Refusal::invalid("batch.options.start", "is not a value of Start"))?;
-    if options.retain_days < 0 {
-        return Err(Refusal::invalid(
-            "batch.options.retain_days",
-            "must not be negative; 0 keeps the batch for ever",
-        ));
-    }
     let stored = StoredOptions {
         stages: wire::stage_names(stages),
         start: if start == Start::Unspecified {
@@ -354,8 +348,6 @@ fn new_batch(scope: &TenantScope, message: &CreateBatchRequest) -> Result<Create
         } else {
             start.into()
         },
-        retain_days: options.retain_days,
-        tell_upload_tokens_what_is_held: options.tell_upload_tokens_what_is_held,
     };
     Ok(CreateBatch {
         batch: scope.batch_ref(BatchId::from_uuid(Uuid::now_v7())),
@@ -374,11 +366,11 @@ fn metadata_text(metadata: &prost_types::Struct) -> Result<String, Refusal> {
     let object = json_from_struct(metadata)
         .map_err(|error| Refusal::invalid("batch.metadata", error.to_string()))?;
     let text = serde_json::Value::Object(object).to_string();
-    if text.len() > limits::MAX_METADATA_BYTES {
+    if text.len() > limits::MAX_BATCH_METADATA_BYTES {
         let description = format!(
             "has {} bytes as JSON; at most {} are kept",
             text.len(),
-            limits::MAX_METADATA_BYTES
+            limits::MAX_BATCH_METADATA_BYTES
         );
         return Err(Refusal::invalid("batch.metadata", description));
     }

@@ -11,8 +11,6 @@ use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::{longrunning, v1};
 use prost::Message;
 
-/// Files of one call by a stage process.
-pub(super) const MAX_HELD: usize = 4_096;
 /// Values of a set that has a member for each reason of the catalogue, with room for those to come.
 const REASONS: usize = 64;
 /// Paths of an update mask: more than can be changed.
@@ -113,7 +111,7 @@ bounds! {
         display_name: text(TEXT),
         pause: one,
         options: one,
-        metadata: json(limits::MAX_METADATA_BYTES),
+        metadata: json(limits::MAX_BATCH_METADATA_BYTES),
     }
     v1::Pause { who: text(TEXT), note: text(TEXT) }
     v1::BatchOptions { stages: words(Stage::ALL.len()) }
@@ -123,7 +121,7 @@ bounds! {
     v1::FileEntry {
         sha256: text(SHA256),
         media_type_hint: whole,
-        metadata: json(super::entries::MAX_ENTRY_METADATA_BYTES),
+        metadata: json(limits::MAX_ENTRY_METADATA_BYTES),
     }
     v1::DirectoryEntry {}
 
@@ -176,18 +174,18 @@ bounds! {
         process: text(TEXT),
         stage_version: one,
         files: one,
-        reports: each(MAX_HELD),
+        reports: each(limits::MAX_FILES_PER_CALL),
     }
     mesh::CheckRecordedRequest {
         stage: text(WORD),
         files: one,
-        generation: values(MAX_HELD),
+        generation: values(limits::MAX_FILES_PER_CALL),
     }
     mesh::FileTokens {
-        batches: each(MAX_HELD),
-        batch_index: values(MAX_HELD),
-        ordinal: values(MAX_HELD),
-        token: values(MAX_HELD),
+        batches: each(limits::MAX_FILES_PER_CALL),
+        batch_index: values(limits::MAX_FILES_PER_CALL),
+        ordinal: values(limits::MAX_FILES_PER_CALL),
+        token: values(limits::MAX_FILES_PER_CALL),
     }
     mesh::BatchKey { tenant: text(UUID), batch: text(UUID) }
     mesh::StageVersion { code: text(TEXT), model: text(TEXT), options: text(TEXT) }
@@ -475,7 +473,7 @@ mod tests {
             kind: Some(prost_types::value::Kind::NumberValue(number)),
         };
         let list = prost_types::ListValue {
-            values: vec![number(1.0); limits::MAX_METADATA_BYTES / 2 - 4],
+            values: vec![number(1.0); limits::MAX_BATCH_METADATA_BYTES / 2 - 4],
         };
         let object = prost_types::Struct {
             fields: [(
@@ -488,7 +486,7 @@ mod tests {
         };
         let json = caudal_proto::convert::json_from_struct(&object).unwrap();
         let json = serde_json::Value::Object(json).to_string();
-        assert!(json.len() <= limits::MAX_METADATA_BYTES);
+        assert!(json.len() <= limits::MAX_BATCH_METADATA_BYTES);
         let request = |metadata| v1::CreateBatchRequest {
             batch: Some(v1::Batch {
                 metadata: Some(metadata),
@@ -498,7 +496,7 @@ mod tests {
         };
         assert_eq!(check(&request(object)), Ok(()));
         let long = prost_types::Struct {
-            fields: (0..limits::MAX_METADATA_BYTES)
+            fields: (0..limits::MAX_BATCH_METADATA_BYTES)
                 .map(|n| (n.to_string(), number(1.0)))
                 .collect(),
         };

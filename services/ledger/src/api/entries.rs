@@ -9,8 +9,6 @@ use caudal_proto::v1;
 use crate::store::time::Micros;
 use crate::writer::verbs::add_entries::{NewEntry, NewFile};
 
-/// Bytes of JSON that the metadata of one entry may have.
-pub(super) const MAX_ENTRY_METADATA_BYTES: usize = 4 << 10;
 /// Characters of a media type hint.
 const MAX_HINT_CHARS: usize = 127;
 
@@ -106,7 +104,7 @@ fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, Fiel
         u64::try_from(file.size).map_err(|_| ("file.size", "must not be negative".to_owned()))?;
     if size > limits::MAX_FILE_BYTES {
         let description = format!(
-            "is {size} bytes; a file has at most {}",
+            "FILE_TOO_LARGE: {size} bytes; a file has at most {} (5 GiB), what one PUT carries: split it, or leave it out",
             limits::MAX_FILE_BYTES
         );
         return Err(("file.size", description));
@@ -118,10 +116,11 @@ fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, Fiel
             let object =
                 json_from_struct(metadata).map_err(|error| ("file.metadata", error.to_string()))?;
             let text = serde_json::Value::Object(object).to_string();
-            if text.len() > MAX_ENTRY_METADATA_BYTES {
+            if text.len() > limits::MAX_ENTRY_METADATA_BYTES {
                 let description = format!(
-                    "has {} bytes as JSON; at most {MAX_ENTRY_METADATA_BYTES} are kept",
-                    text.len()
+                    "has {} bytes as JSON; at most {} are kept",
+                    text.len(),
+                    limits::MAX_ENTRY_METADATA_BYTES
                 );
                 return Err(("file.metadata", description));
             }

@@ -32,7 +32,7 @@ use futures::stream::{self, Stream};
 use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
-use super::bounds::{self, Bounded, MAX_HELD};
+use super::bounds::{self, Bounded};
 use super::{Ledger, TenantScope, status, unreadable};
 use crate::memory::lease_cache::{Declared, Granted, Inputs};
 use crate::store::reads;
@@ -49,9 +49,11 @@ use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 /// Changes of one answer, and their bytes.
 const MAX_CHANGES: u32 = 256;
 const MAX_CHANGES_BYTES: usize = 1 << 20;
-/// Rows of one part of a snapshot: at 6 bytes each and 20 a folder, far below the 1 MiB of a part.
+/// Rows of one part of a snapshot. A file's columns have at most 10 bytes, a folder's five numbers 25.
 const SNAPSHOT_FILES: u32 = 20_000;
 const SNAPSHOT_FOLDERS: u32 = 10_000;
+const _: () = assert!(SNAPSHOT_FILES as usize * 10 <= limits::MAX_SNAPSHOT_PART_BYTES);
+const _: () = assert!(SNAPSHOT_FOLDERS as usize * 25 <= limits::MAX_SNAPSHOT_PART_BYTES);
 /// Bytes of a failure's detail.
 const MAX_DETAIL_BYTES: usize = 2 << 10;
 
@@ -767,7 +769,8 @@ fn stage_of(name: &str) -> Result<Stage, Status> {
 
 fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, Status> {
     let files = files.ok_or_else(|| status(&Refusal::invalid("files", "names no files")))?;
-    file_tokens_from_proto(files, MAX_HELD).map_err(|error| status(&error.refusal("files")))
+    file_tokens_from_proto(files, limits::MAX_FILES_PER_CALL)
+        .map_err(|error| status(&error.refusal("files")))
 }
 
 fn executions_of(message: &CheckRecordedRequest) -> Result<Vec<Execution>, Status> {

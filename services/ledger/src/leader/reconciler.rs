@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use caudal_domain::{BatchRef, FileRef, Refusal, Stage, TenantId, Token, limits};
+use caudal_domain::{BatchRef, FileRef, Refusal, Stage, TenantId, Token};
 use caudal_node::Rarely;
 use caudal_streams::Streams;
 use rustc_hash::FxHashMap;
@@ -35,6 +35,8 @@ const PRUNE_EVERY: u64 = 60;
 const SLICES_A_PASS: usize = 4;
 /// Batches that such slices are left of that one pass knows.
 const ENDING_BATCHES: u32 = 1_000;
+/// Rows read at once to see which messages of a stream are superseded.
+const READ_AT_ONCE: usize = 1_000;
 /// Idle batches that are completed in one pass.
 const IDLE_BATCHES: u32 = 64;
 
@@ -269,7 +271,7 @@ impl Reconciler {
             files.sort_unstable();
             files.dedup();
             let mut current: FxHashMap<FileRef, Token> = FxHashMap::default();
-            for page in files.chunks(limits::MAX_FILES_PER_CALL) {
+            for page in files.chunks(READ_AT_ONCE) {
                 for row in work::read(&self.store.reader(), page).await? {
                     if row.dispatched_at.is_some() {
                         current.insert(row.file, row.token);

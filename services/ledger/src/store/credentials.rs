@@ -49,8 +49,8 @@ pub(crate) async fn ensure_tenant<C: ConnectionTrait>(
     name: &str,
     now: Micros,
 ) -> Result<TenantId, DbErr> {
-    let sql = "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
-               VALUES ($1, $2, 1, '{}', 0, 0, 0, $3) ON CONFLICT (name) DO NOTHING";
+    let sql = "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at) \
+               VALUES ($1, $2, '{}', 0, 0, 0, $3) ON CONFLICT (name) DO NOTHING";
     session
         .execute(sql, vec![Uuid::now_v7().into(), name.into(), now.0.into()])
         .await?;
@@ -73,8 +73,8 @@ pub(crate) async fn ensure_key<C: ConnectionTrait>(
     role: &str,
     now: Micros,
 ) -> Result<(), DbErr> {
-    let sql = "INSERT INTO api_keys (id, tenant_id, kind, role, secret_sha256, name, created_at) \
-               VALUES ($1, $2, 'KEY', $3, $4, $1, $5) ON CONFLICT (id) DO NOTHING";
+    let sql = "INSERT INTO api_keys (id, tenant_id, role, secret_sha256, name, created_at) \
+               VALUES ($1, $2, $3, $4, $1, $5) ON CONFLICT (id) DO NOTHING";
     let values = vec![
         id.into(),
         tenant.map(|tenant| tenant.as_uuid()).into(),

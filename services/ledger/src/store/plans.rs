@@ -741,8 +741,8 @@ async fn fill(session: &Session<'_, sea_orm::DatabaseConnection>, filling: &Fill
     let state = "CASE WHEN b.n % 50 = 1 THEN 2 ELSE 3 END";
     let inserts = [
         format!(
-            "{batches} INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, \
-             created_at) SELECT {}, 'tenant ' || (b.n - 1), 1, '{{}}', 0, 0, 0, 0 FROM b",
+            "{batches} INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, \
+             created_at) SELECT {}, 'tenant ' || (b.n - 1), '{{}}', 0, 0, 0, 0 FROM b",
             words.uuid("b.n - 1")
         ),
         format!(

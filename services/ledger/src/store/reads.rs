@@ -18,8 +18,7 @@ pub(crate) async fn batch<C: ConnectionTrait>(
 ) -> Result<Option<(ProgressRow, BatchRow)>, DbErr> {
     let sql = format!(
         "SELECT {PROGRESS_COLUMNS}, {BATCH_COLUMNS} FROM batch_progress AS p JOIN batches AS c \
-         ON c.tenant_id = p.tenant_id AND c.batch_id = p.batch_id WHERE p.tenant_id = $1 AND p.batch_id = $2 \
-         AND c.deleted_at IS NULL"
+         ON c.tenant_id = p.tenant_id AND c.batch_id = p.batch_id WHERE p.tenant_id = $1 AND p.batch_id = $2"
     );
     let row = session
         .row(sql, vec![tenant.as_uuid().into(), batch.as_uuid().into()])
@@ -57,7 +56,7 @@ pub(crate) async fn batches<C: ConnectionTrait>(
     let limit = values.len();
     let sql = format!(
         "SELECT {PROGRESS_COLUMNS}, {BATCH_COLUMNS} FROM batch_progress AS p JOIN batches AS c \
-         ON c.tenant_id = p.tenant_id AND c.batch_id = p.batch_id WHERE p.tenant_id = $1 AND c.deleted_at IS NULL\
+         ON c.tenant_id = p.tenant_id AND c.batch_id = p.batch_id WHERE p.tenant_id = $1\
          {conditions} ORDER BY p.batch_id DESC LIMIT ${limit}"
     );
     session

@@ -20,7 +20,7 @@ pub(crate) async fn names<C: ConnectionTrait>(
     let page = Page::new().uuids("t", tenants.iter().map(TenantId::as_uuid));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
-        "WITH {page} SELECT n.tenant_id, n.name FROM u JOIN tenants AS n ON n.tenant_id = u.t WHERE n.erased_at IS NULL"
+        "WITH {page} SELECT n.tenant_id, n.name FROM u JOIN tenants AS n ON n.tenant_id = u.t"
     );
     for row in session.rows(sql, values).await? {
         found.insert(tenant_of(&row)?, row.try_get("", "name")?);

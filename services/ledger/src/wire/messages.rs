@@ -21,8 +21,6 @@ use crate::store::time::Micros;
 pub(crate) struct StoredOptions {
     pub(crate) stages: Vec<String>,
     pub(crate) start: i32,
-    pub(crate) retain_days: i32,
-    pub(crate) tell_upload_tokens_what_is_held: bool,
 }
 
 /// The part of a batch that moves: what a change carries.
@@ -62,8 +60,6 @@ pub(crate) fn batch(row: &ProgressRow, cold: &BatchRow) -> v1::Batch {
         options: Some(v1::BatchOptions {
             stages: options.stages,
             start: options.start,
-            retain_days: options.retain_days,
-            tell_upload_tokens_what_is_held: options.tell_upload_tokens_what_is_held,
         }),
         metadata: cold.metadata.as_deref().and_then(json_struct),
         create_time: Some(timestamp_from_micros(cold.created_at.0)),

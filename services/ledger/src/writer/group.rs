@@ -20,7 +20,7 @@ use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 use crate::store::write_transaction::WriteTransaction;
 
-/// How often a batch's `touched_at` and `upload_deadline` move at most: both are indexed.
+/// How often a batch's `touched_at`, which is indexed, and `upload_deadline` move at most.
 const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A group under way.

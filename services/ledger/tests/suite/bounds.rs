@@ -1,6 +1,7 @@
 //! What one request, one answer and one act of the writer hold at most, whatever a client sends.
 
 use caudal_domain::{BatchId, Stage, TenantId, limits, names};
+use caudal_harness::{Database, PATIENCE};
 use caudal_proto::longrunning::ListOperationsRequest;
 use caudal_proto::mesh::v1::GetIssueFactsRequest;
 use caudal_proto::v1::{
@@ -13,9 +14,10 @@ use futures::StreamExt;
 use prost::Message;
 use sea_orm::{ConnectionTrait, Statement};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::support::{PATIENCE, TestLedger, bulk_metadata, file, flush, request_id, wrong_fields};
+use super::support::{TestLedger, bulk_metadata, file, flush, request_id, wrong_fields};
 
 async fn create(ledger: &TestLedger, tenant: TenantId, batch: Batch) -> BatchId {
     let request = CreateBatchRequest {
@@ -59,9 +61,11 @@ fn metadata(bytes: usize) -> prost_types::Struct {
     }
 }
 
-#[tokio::test]
-async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on() {
-    let ledger = TestLedger::start().await;
+async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on(database: Database) {
+    let ledger = TestLedger::start_with(database, |settings| {
+        settings.tenant_limits.stored_bytes = 1 << 40;
+    })
+    .await;
     let batch = ledger.create(Batch::default()).await;
     let huge = ["a", "b", "c"].map(|path| file(path, i64::MAX)).to_vec();
     let refused = add(&ledger, batch, huge).await.unwrap_err();
@@ -74,8 +78,15 @@ async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on() {
             "entries[2].file.size"
         ]
     );
-    // Each is a size that a file may have; together they are more than the tenant may keep.
+    // One byte more than one PUT carries: said here, and not when the file is to be sent.
     let most = i64::try_from(limits::MAX_FILE_BYTES).unwrap();
+    let refused = add(&ledger, batch, vec![file("a", most + 1)]).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(wrong_fields(&refused), ["entries[0].file.size"]);
+    let told = refused.get_details_bad_request().unwrap();
+    let words = &told.field_violations[0].description;
+    assert!(words.starts_with("FILE_TOO_LARGE: "), "{words}");
+    // Each is a size that a file may have; together they are more than the tenant may keep.
     let many = (0..1_000).map(|n| file(&n.to_string(), most)).collect();
     let refused = add(&ledger, batch, many).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
@@ -86,9 +97,10 @@ async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_place_beyond_the_last_ordinal_is_refused_and_does_not_lead_back_to_the_first() {
-    let ledger = TestLedger::start().await;
+async fn a_place_beyond_the_last_ordinal_is_refused_and_does_not_lead_back_to_the_first(
+    database: Database,
+) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a"]).await;
     let ask = |after_ordinal| GetIssueFactsRequest {
@@ -110,9 +122,8 @@ async fn a_place_beyond_the_last_ordinal_is_refused_and_does_not_lead_back_to_th
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn what_repeats_is_folded_and_more_than_can_differ_is_refused_by_field() {
-    let ledger = TestLedger::start().await;
+async fn what_repeats_is_folded_and_more_than_can_differ_is_refused_by_field(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a"]).await;
     let of = |stages: usize| FileSelector {
@@ -184,9 +195,8 @@ async fn what_repeats_is_folded_and_more_than_can_differ_is_refused_by_field() {
 }
 
 // A client decodes 4 MiB unless it is told otherwise; each of these lists is larger.
-#[tokio::test]
-async fn a_list_of_large_things_comes_whole_over_several_pages() {
-    let ledger = TestLedger::start().await;
+async fn a_list_of_large_things_comes_whole_over_several_pages(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let made: Vec<BatchId> = futures::stream::iter(0..300)
         .map(|_| {
             ledger.create(Batch {
@@ -254,9 +264,8 @@ async fn a_list_of_large_things_comes_whole_over_several_pages() {
 }
 
 // Selectors that an earlier version kept as they were sent.
-#[tokio::test]
-async fn operations_with_huge_selectors_are_listed_a_few_at_a_time() {
-    let ledger = TestLedger::start().await;
+async fn operations_with_huge_selectors_are_listed_a_few_at_a_time(database: Database) {
+    let ledger = TestLedger::start(database).await;
     ledger.create(Batch::default()).await;
     let selector = FileSelector {
         stages: vec!["upload".into(); 180_000],
@@ -310,9 +319,8 @@ fn apart(files: usize, depth: usize) -> Vec<Entry> {
     (0..files).map(|number| file(&path(number), 1)).collect()
 }
 
-#[tokio::test]
-async fn a_page_implies_so_many_folders_and_no_more() {
-    let ledger = TestLedger::start().await;
+async fn a_page_implies_so_many_folders_and_no_more(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     let too_many = apart(limits::MAX_FOLDERS_PER_PAGE / 10 + 1, 10);
     let refused = add(&ledger, batch, too_many).await.unwrap_err();
@@ -453,20 +461,31 @@ impl Crowd {
 }
 
 // Protocol 10.2.
-#[tokio::test]
-async fn a_huge_batch_is_cancelled_in_slices_between_which_others_are_served() {
-    let ledger = TestLedger::start().await;
+async fn a_huge_batch_is_cancelled_in_slices_between_which_others_are_served(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let crowd = Crowd::gather(&ledger).await;
     crowd.ends_while_others_go_on(&ledger, End::Cancelled).await;
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn what_is_missing_of_a_huge_batch_fails_in_slices_between_which_others_are_served() {
-    let ledger = TestLedger::start().await;
+async fn what_is_missing_of_a_huge_batch_fails_in_slices_between_which_others_are_served(
+    database: Database,
+) {
+    let ledger = TestLedger::start(database).await;
     let crowd = Crowd::gather(&ledger).await;
     crowd
         .ends_while_others_go_on(&ledger, End::NeverArrived)
         .await;
     ledger.verify().await;
 }
+
+on_each_database![
+    sizes_that_no_file_has_are_refused_and_other_tenants_go_on,
+    a_place_beyond_the_last_ordinal_is_refused_and_does_not_lead_back_to_the_first,
+    what_repeats_is_folded_and_more_than_can_differ_is_refused_by_field,
+    a_list_of_large_things_comes_whole_over_several_pages,
+    operations_with_huge_selectors_are_listed_a_few_at_a_time,
+    a_page_implies_so_many_folders_and_no_more,
+    a_huge_batch_is_cancelled_in_slices_between_which_others_are_served,
+    what_is_missing_of_a_huge_batch_fails_in_slices_between_which_others_are_served,
+];

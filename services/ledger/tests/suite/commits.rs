@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use caudal_domain::{FileRef, Stage, Token, names};
-use caudal_harness::{Loss, PostgresProxy, until};
+use caudal_harness::{Database, Loss, PATIENCE, PostgresProxy, until};
 use caudal_proto::mesh::v1::ReportVerdict;
 use caudal_proto::v1::{
     AddEntriesRequest, Batch, BatchState, ConfirmUploadsRequest, CreateBatchRequest, FileState,
@@ -14,20 +14,15 @@ use caudal_proto::v1::{
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
-use super::support::{Database, PATIENCE, TestLedger, file, finished, uploaded};
+use super::support::{TestLedger, file, finished, uploaded};
 
 /// Files of a stage that may be out at once.
 const WINDOW: usize = 4;
-/// After this a dispatch is looked after, by groups of its own.
-const SOON: Duration = Duration::from_millis(300);
-/// The same where no group but those of the test may come in between.
-const LATER: Duration = Duration::from_secs(4);
 
 /// A ledger whose database is reached through a proxy.
-async fn behind_a_proxy(reconcile_age: Duration) -> (TestLedger, PostgresProxy) {
+async fn behind_a_proxy(database: Database) -> (TestLedger, PostgresProxy) {
     let mut proxy = None;
-    let ledger = TestLedger::start_with(|settings| {
-        settings.reconcile_age = reconcile_age;
+    let ledger = TestLedger::start_with(database, |settings| {
         let before = PostgresProxy::start(&settings.database_url).unwrap();
         settings.database_url = before.url();
         // A look at the rows is a COMMIT too: it must not come before the one that is to be lost.
@@ -58,11 +53,8 @@ where
     .unwrap()
 }
 
-async fn nothing_is_doubled(loss: Loss) {
-    if crate::DATABASE != Database::Postgres {
-        return;
-    }
-    let (ledger, proxy) = behind_a_proxy(SOON).await;
+async fn nothing_is_doubled(database: Database, loss: Loss) {
+    let (ledger, proxy) = behind_a_proxy(database).await;
 
     let id = Uuid::new_v4();
     let request = CreateBatchRequest {
@@ -176,14 +168,12 @@ async fn out(ledger: &TestLedger, stage: Stage) -> usize {
     usize::try_from(ledger.count(&rows).await).unwrap()
 }
 
-#[tokio::test]
-async fn a_commit_whose_answer_is_lost_has_happened_once() {
-    nothing_is_doubled(Loss::Answer).await;
+async fn a_commit_whose_answer_is_lost_has_happened_once(database: Database) {
+    nothing_is_doubled(database, Loss::Answer).await;
 }
 
-#[tokio::test]
-async fn a_commit_that_never_reached_the_database_happens_when_it_is_repeated() {
-    nothing_is_doubled(Loss::Command).await;
+async fn a_commit_that_never_reached_the_database_happens_when_it_is_repeated(database: Database) {
+    nothing_is_doubled(database, Loss::Command).await;
 }
 
 /// Six files, of which four are leased and two wait.
@@ -242,11 +232,8 @@ async fn work_off(
 }
 
 // Protocol 6.3: the repeated report is answered RECORDED, and the version that came with it is known.
-async fn a_report_is_taken_once(loss: Loss) {
-    if crate::DATABASE != Database::Postgres {
-        return;
-    }
-    let (ledger, proxy) = behind_a_proxy(SOON).await;
+async fn a_report_is_taken_once(database: Database, loss: Loss) {
+    let (ledger, proxy) = behind_a_proxy(database).await;
     let (batch, held) = four_of_six(&ledger).await;
     let mark = Uuid::new_v4().to_string();
     let lost = proxy.lose_commit(loss, mark.as_bytes(), 0);
@@ -268,22 +255,17 @@ async fn a_report_is_taken_once(loss: Loss) {
     end(ledger, batch).await;
 }
 
-#[tokio::test]
-async fn a_report_whose_commit_got_no_answer_is_taken_once() {
-    a_report_is_taken_once(Loss::Answer).await;
+async fn a_report_whose_commit_got_no_answer_is_taken_once(database: Database) {
+    a_report_is_taken_once(database, Loss::Answer).await;
 }
 
-#[tokio::test]
-async fn a_report_whose_commit_never_arrived_is_taken_once() {
-    a_report_is_taken_once(Loss::Command).await;
+async fn a_report_whose_commit_never_arrived_is_taken_once(database: Database) {
+    a_report_is_taken_once(database, Loss::Command).await;
 }
 
 // Protocol 2.4: what waits is admitted even when the group that was to admit it is lost.
-async fn an_admission_is_lost(loss: Loss) {
-    if crate::DATABASE != Database::Postgres {
-        return;
-    }
-    let (ledger, proxy) = behind_a_proxy(LATER).await;
+async fn an_admission_is_lost(database: Database, loss: Loss) {
+    let (ledger, proxy) = behind_a_proxy(database).await;
     let (batch, held) = four_of_six(&ledger).await;
     // The group of the report makes room; the next one admits.
     let lost = proxy.lose_commit(loss, batch.as_bytes(), 1);
@@ -298,12 +280,19 @@ async fn an_admission_is_lost(loss: Loss) {
     end(ledger, batch).await;
 }
 
-#[tokio::test]
-async fn an_admission_whose_commit_got_no_answer_is_not_forgotten() {
-    an_admission_is_lost(Loss::Answer).await;
+async fn an_admission_whose_commit_got_no_answer_is_not_forgotten(database: Database) {
+    an_admission_is_lost(database, Loss::Answer).await;
 }
 
-#[tokio::test]
-async fn an_admission_whose_commit_never_arrived_is_made_again() {
-    an_admission_is_lost(Loss::Command).await;
+async fn an_admission_whose_commit_never_arrived_is_made_again(database: Database) {
+    an_admission_is_lost(database, Loss::Command).await;
 }
+
+on_postgres![
+    a_commit_whose_answer_is_lost_has_happened_once,
+    a_commit_that_never_reached_the_database_happens_when_it_is_repeated,
+    a_report_whose_commit_got_no_answer_is_taken_once,
+    a_report_whose_commit_never_arrived_is_taken_once,
+    an_admission_whose_commit_got_no_answer_is_not_forgotten,
+    an_admission_whose_commit_never_arrived_is_made_again,
+];

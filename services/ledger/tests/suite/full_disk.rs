@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use caudal_harness::{PostgresOnDisk, SmallDisk, until};
+use caudal_harness::{Database, PostgresOnDisk, SmallDisk, until};
 use caudal_proto::v1::{Batch, CreateBatchRequest, ListBatchesRequest};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::support::{Database, TestLedger};
+use super::support::TestLedger;
 
 /// Room for some pieces of the log.
 const DISK_BYTES: u64 = 32 << 20;
@@ -18,17 +18,13 @@ const ROUNDS: usize = 2;
 const MOST: usize = 2_000;
 
 // Protocol 12.4, on Postgres: whatever was answered is committed.
-#[tokio::test(flavor = "multi_thread")]
-async fn postgres_without_room_for_its_log_loses_nothing_that_was_answered() {
-    if crate::DATABASE != Database::Postgres {
-        return;
-    }
+async fn postgres_without_room_for_its_log_loses_nothing_that_was_answered(database: Database) {
     let Some(disk) = SmallDisk::new(DISK_BYTES).unwrap() else {
         return;
     };
     let mut server = PostgresOnDisk::start(disk).unwrap();
     let url = server.url();
-    let ledger = TestLedger::start_with(|settings| settings.database_url = url).await;
+    let ledger = TestLedger::start_with(database, |settings| settings.database_url = url).await;
     let mut answered = BTreeSet::new();
     for _ in 0..ROUNDS {
         answered.insert(make(&ledger).await.unwrap());
@@ -95,5 +91,17 @@ async fn listed(ledger: &TestLedger) -> BTreeSet<String> {
         if page_token.is_empty() {
             return names;
         }
+    }
+}
+
+mod postgres {
+    use super::Database;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn postgres_without_room_for_its_log_loses_nothing_that_was_answered() {
+        super::postgres_without_room_for_its_log_loses_nothing_that_was_answered(
+            Database::Postgres,
+        )
+        .await;
     }
 }

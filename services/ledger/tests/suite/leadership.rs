@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use caudal_domain::Stage;
-use caudal_harness::until;
+use caudal_harness::{Database, PATIENCE, until};
 use caudal_proto::mesh::v1::{ReportVerdict, RequestReconcileRequest};
-use caudal_proto::v1::{Batch, BatchState, Outcome};
+use caudal_proto::v1::Batch;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::support::{Database, PATIENCE, TestLedger, finished, uploaded};
+use super::support::{TestLedger, uploaded};
 
 fn short_term(settings: &mut caudal_ledger::LedgerSettings) {
     settings.term = Duration::from_millis(900);
@@ -21,12 +21,10 @@ fn any_call() -> RequestReconcileRequest {
     }
 }
 
-#[tokio::test]
-async fn a_ledger_that_stands_by_names_the_active_one_and_takes_over_when_it_dies() {
-    if crate::DATABASE != Database::Postgres {
-        return;
-    }
-    let mut ledger = TestLedger::start_with(short_term).await;
+async fn a_ledger_that_stands_by_names_the_active_one_and_takes_over_when_it_dies(
+    database: Database,
+) {
+    let mut ledger = TestLedger::start_with(database, short_term).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin", "b.bin"]).await;
     ledger.confirm(batch, 0..2).await;
@@ -65,25 +63,13 @@ async fn a_ledger_that_stands_by_names_the_active_one_and_takes_over_when_it_die
         .report(Stage::Upload, &held, &uploaded("application/x-unknown"))
         .await;
     assert_eq!(verdicts, [ReportVerdict::Recorded; 2]);
-    ledger
-        .work(
-            &mut ledger.reader(Stage::Metadata),
-            Stage::Metadata,
-            2,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
-    assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
+    ledger.store(batch, 2).await;
     ledger.verify().await;
 }
 
 // Protocol 1.1, 9.2: every group stands under its epoch, so a leader that slept through a takeover writes nothing.
-#[tokio::test]
-async fn a_deposed_leader_writes_nothing_and_stands_by() {
-    if crate::DATABASE != Database::Postgres {
-        return;
-    }
-    let ledger = TestLedger::start_with(short_term).await;
+async fn a_deposed_leader_writes_nothing_and_stands_by(database: Database) {
+    let ledger = TestLedger::start_with(database, short_term).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin"]).await;
     ledger.depose().await;
@@ -96,33 +82,13 @@ async fn a_deposed_leader_writes_nothing_and_stands_by() {
     .await
     .unwrap();
     ledger.complete(batch).await;
-    ledger
-        .work(
-            &mut ledger.reader(Stage::Upload),
-            Stage::Upload,
-            1,
-            &uploaded("application/x-unknown"),
-        )
-        .await;
-    ledger
-        .work(
-            &mut ledger.reader(Stage::Metadata),
-            Stage::Metadata,
-            1,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
-    assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
+    ledger.finish(batch, 1).await;
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_leader_that_ends_cleanly_is_followed_at_once() {
-    if crate::DATABASE != Database::Postgres {
-        return;
-    }
+async fn a_leader_that_ends_cleanly_is_followed_at_once(database: Database) {
     let mut ledger =
-        TestLedger::start_with(|settings| settings.term = Duration::from_secs(60)).await;
+        TestLedger::start_with(database, |settings| settings.term = Duration::from_secs(60)).await;
     let (running, shutdown, mesh) = ledger.second().await;
     ledger.stop().await;
     until(
@@ -141,3 +107,9 @@ async fn a_leader_that_ends_cleanly_is_followed_at_once() {
     shutdown.cancel();
     running.join().await.unwrap();
 }
+
+on_postgres![
+    a_ledger_that_stands_by_names_the_active_one_and_takes_over_when_it_dies,
+    a_deposed_leader_writes_nothing_and_stands_by,
+    a_leader_that_ends_cleanly_is_followed_at_once,
+];

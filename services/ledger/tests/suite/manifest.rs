@@ -1,6 +1,7 @@
 //! Create, add entries, confirm, complete: what is taken, and what is refused with everything left as it was.
 
 use caudal_domain::{BatchId, Stage, TenantId, names};
+use caudal_harness::Database;
 use caudal_proto::mesh::v1::ListEventsRequest;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CompleteBatchRequest,
@@ -42,17 +43,15 @@ fn fields(status: &Status) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
-async fn an_empty_batch_succeeds_when_it_is_completed() {
-    let ledger = TestLedger::start().await;
+async fn an_empty_batch_succeeds_when_it_is_completed(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     assert_eq!(ledger.complete(batch).await.state(), BatchState::Succeeded);
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_repeated_request_gets_the_first_answer_and_another_body_is_refused() {
-    let ledger = TestLedger::start().await;
+async fn a_repeated_request_gets_the_first_answer_and_another_body_is_refused(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let id = request_id();
     let request = CreateBatchRequest {
         batch: Some(Batch {
@@ -108,9 +107,8 @@ async fn a_repeated_request_gets_the_first_answer_and_another_body_is_refused() 
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn requests_that_come_at_once_are_answered_as_if_each_had_come_alone() {
-    let ledger = TestLedger::start().await;
+async fn requests_that_come_at_once_are_answered_as_if_each_had_come_alone(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let tenants: Vec<TenantId> = (0..8)
         .map(|_| TenantId::from_uuid(Uuid::new_v4()))
         .collect();
@@ -173,9 +171,8 @@ async fn requests_that_come_at_once_are_answered_as_if_each_had_come_alone() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_bad_page_names_every_bad_line_and_stores_nothing() {
-    let ledger = TestLedger::start().await;
+async fn a_bad_page_names_every_bad_line_and_stores_nothing(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["known.txt", "folder/x"]).await;
     let refused = add(
@@ -211,9 +208,8 @@ async fn a_bad_page_names_every_bad_line_and_stores_nothing() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn an_entry_that_is_known_gets_its_ordinal_again() {
-    let ledger = TestLedger::start().await;
+async fn an_entry_that_is_known_gets_its_ordinal_again(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a", "b"]).await;
     let page = add(&ledger, batch, vec![file("b", 10), file("c", 10)])
@@ -228,11 +224,10 @@ async fn an_entry_that_is_known_gets_its_ordinal_again() {
 
 // A folder from a disk that tells cases apart keeps both files, and one that was written with other code points for the
 // same letters is the same file.
-#[tokio::test]
-async fn paths_differ_by_case_and_not_by_how_a_letter_is_composed() {
+async fn paths_differ_by_case_and_not_by_how_a_letter_is_composed(database: Database) {
     const COMPOSED: &str = "caf\u{e9}/menu.txt";
     const DECOMPOSED: &str = "cafe\u{301}/menu.txt";
-    let ledger = TestLedger::start().await;
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     let cases = add(
         &ledger,
@@ -258,9 +253,8 @@ async fn paths_differ_by_case_and_not_by_how_a_letter_is_composed() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn empty_folders_are_kept_and_counted_in_no_state() {
-    let ledger = TestLedger::start().await;
+async fn empty_folders_are_kept_and_counted_in_no_state(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     let folder = Entry {
         path: "a/empty".into(),
@@ -278,9 +272,8 @@ async fn empty_folders_are_kept_and_counted_in_no_state() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_foreign_batch_and_an_unknown_one_answer_alike() {
-    let ledger = TestLedger::start().await;
+async fn a_foreign_batch_and_an_unknown_one_answer_alike(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     let stranger = TenantId::from_uuid(Uuid::now_v7());
     let name = names::batch_name(batch);
@@ -316,9 +309,8 @@ async fn a_foreign_batch_and_an_unknown_one_answer_alike() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn confirmations_answer_one_by_one_and_a_repeat_changes_nothing() {
-    let ledger = TestLedger::start().await;
+async fn confirmations_answer_one_by_one_and_a_repeat_changes_nothing(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a"]).await;
     let request = |request_id: String| ConfirmUploadsRequest {
@@ -379,9 +371,10 @@ async fn confirmations_answer_one_by_one_and_a_repeat_changes_nothing() {
 }
 
 // Protocol 14.2: no entry enters a completed manifest.
-#[tokio::test]
-async fn a_completed_manifest_takes_no_entry_and_a_wrong_count_completes_nothing() {
-    let ledger = TestLedger::start().await;
+async fn a_completed_manifest_takes_no_entry_and_a_wrong_count_completes_nothing(
+    database: Database,
+) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a"]).await;
     let mut request = CompleteBatchRequest {
@@ -407,9 +400,10 @@ async fn a_completed_manifest_takes_no_entry_and_a_wrong_count_completes_nothing
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn what_is_missing_fails_when_the_completion_says_so_and_comes_back_when_it_arrives() {
-    let ledger = TestLedger::start().await;
+async fn what_is_missing_fails_when_the_completion_says_so_and_comes_back_when_it_arrives(
+    database: Database,
+) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a", "b"]).await;
     ledger.fail_what_is_missing(batch).await;
@@ -424,9 +418,8 @@ async fn what_is_missing_fails_when_the_completion_says_so_and_comes_back_when_i
 }
 
 // A completion gives up what is missing at that time, and nothing that is asked for again later.
-#[tokio::test]
-async fn bytes_that_are_asked_for_after_everything_had_arrived_have_their_time() {
-    let ledger = TestLedger::start().await;
+async fn bytes_that_are_asked_for_after_everything_had_arrived_have_their_time(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a"]).await;
     ledger.confirm(batch, [0]).await;
@@ -455,9 +448,8 @@ async fn bytes_that_are_asked_for_after_everything_had_arrived_have_their_time()
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_batch_that_starts_when_completed_holds_its_files_back_until_then() {
-    let ledger = TestLedger::start().await;
+async fn a_batch_that_starts_when_completed_holds_its_files_back_until_then(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let options = BatchOptions {
         start: Start::WhenCompleted.into(),
         ..BatchOptions::default()
@@ -476,9 +468,8 @@ async fn a_batch_that_starts_when_completed_holds_its_files_back_until_then() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn folders_are_listed_with_their_parents_before_them() {
-    let ledger = TestLedger::start().await;
+async fn folders_are_listed_with_their_parents_before_them(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a/b/x", "a/y", "c/z"]).await;
     let mut paths = Vec::new();
@@ -513,9 +504,8 @@ async fn folders_are_listed_with_their_parents_before_them() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn events_tell_the_whole_way_of_a_file_in_order() {
-    let ledger = TestLedger::start().await;
+async fn events_tell_the_whole_way_of_a_file_in_order(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, [0]).await;
@@ -559,9 +549,9 @@ async fn events_tell_the_whole_way_of_a_file_in_order() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_page_over_a_quota_is_refused_with_its_figures_and_takes_nothing() {
-    let ledger = TestLedger::start_with(|settings| settings.tenant_limits.files = 3).await;
+async fn a_page_over_a_quota_is_refused_with_its_figures_and_takes_nothing(database: Database) {
+    let ledger =
+        TestLedger::start_with(database, |settings| settings.tenant_limits.files = 3).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a", "b"]).await;
     let refused = add(&ledger, batch, vec![file("c", 1), file("d", 1)])
@@ -574,3 +564,22 @@ async fn a_page_over_a_quota_is_refused_with_its_figures_and_takes_nothing() {
     ledger.add(batch, &["c"]).await;
     ledger.verify().await;
 }
+
+on_each_database![
+    an_empty_batch_succeeds_when_it_is_completed,
+    a_repeated_request_gets_the_first_answer_and_another_body_is_refused,
+    requests_that_come_at_once_are_answered_as_if_each_had_come_alone,
+    a_bad_page_names_every_bad_line_and_stores_nothing,
+    an_entry_that_is_known_gets_its_ordinal_again,
+    paths_differ_by_case_and_not_by_how_a_letter_is_composed,
+    empty_folders_are_kept_and_counted_in_no_state,
+    a_foreign_batch_and_an_unknown_one_answer_alike,
+    confirmations_answer_one_by_one_and_a_repeat_changes_nothing,
+    a_completed_manifest_takes_no_entry_and_a_wrong_count_completes_nothing,
+    what_is_missing_fails_when_the_completion_says_so_and_comes_back_when_it_arrives,
+    bytes_that_are_asked_for_after_everything_had_arrived_have_their_time,
+    a_batch_that_starts_when_completed_holds_its_files_back_until_then,
+    folders_are_listed_with_their_parents_before_them,
+    events_tell_the_whole_way_of_a_file_in_order,
+    a_page_over_a_quota_is_refused_with_its_figures_and_takes_nothing,
+];

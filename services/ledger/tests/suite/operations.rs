@@ -1,6 +1,7 @@
 //! Bulk operations: in slices, counted first, asked once, and carried on by whoever leads.
 
 use caudal_domain::{BatchId, Stage, names};
+use caudal_harness::Database;
 use caudal_proto::longrunning::operation::Result as Ended;
 use caudal_proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
@@ -8,15 +9,14 @@ use caudal_proto::longrunning::{
 };
 use caudal_proto::v1::{
     AddEntriesRequest, Batch, BulkKind, BulkMetadata, BulkResult, CancelFilesRequest,
-    DismissFailuresRequest, FileSelector, FileState, ListFailuresRequest, Outcome,
-    ReprocessFilesRequest, RetryFilesRequest,
+    DismissFailuresRequest, FileSelector, FileState, ListFailuresRequest, ReprocessFilesRequest,
+    RetryFilesRequest,
 };
 use tonic::Code;
 use uuid::Uuid;
 
 use super::support::{
-    TestLedger, bulk_metadata, failed, file, finished, reason_of, request_id, uploaded,
-    wrong_fields,
+    TestLedger, bulk_metadata, failed, file, reason_of, request_id, uploaded, wrong_fields,
 };
 
 fn of(batch: BatchId) -> FileSelector {
@@ -68,9 +68,8 @@ fn refused(metadata: &BulkMetadata) -> Vec<(String, u32)> {
         .collect()
 }
 
-#[tokio::test]
-async fn a_selection_is_cancelled_in_slices_and_nothing_else_is() {
-    let ledger = TestLedger::start().await;
+async fn a_selection_is_cancelled_in_slices_and_nothing_else_is(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = two_folders(&ledger, 1_300).await;
     let selector = FileSelector {
         folder: names::folder_name(batch, 2),
@@ -94,9 +93,8 @@ async fn a_selection_is_cancelled_in_slices_and_nothing_else_is() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_command_is_counted_first_and_refused_when_it_reaches_too_far() {
-    let ledger = TestLedger::start().await;
+async fn a_command_is_counted_first_and_refused_when_it_reaches_too_far(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = two_folders(&ledger, 3).await;
     let counted = CancelFilesRequest {
         validate_only: true,
@@ -134,9 +132,8 @@ async fn a_command_is_counted_first_and_refused_when_it_reaches_too_far() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_repeated_command_begins_no_second_operation() {
-    let ledger = TestLedger::start().await;
+async fn a_repeated_command_begins_no_second_operation(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = two_folders(&ledger, 3).await;
     let command = CancelFilesRequest {
         max_count: 6,
@@ -165,9 +162,8 @@ async fn a_repeated_command_begins_no_second_operation() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn an_operation_goes_on_after_the_ledger_was_restarted() {
-    let mut ledger = TestLedger::start().await;
+async fn an_operation_goes_on_after_the_ledger_was_restarted(database: Database) {
+    let mut ledger = TestLedger::start(database).await;
     let batch = two_folders(&ledger, 3_000).await;
     let begun = ledger.files().cancel_files(cancel(of(batch))).await;
     let name = begun.unwrap().into_inner().name;
@@ -179,9 +175,8 @@ async fn an_operation_goes_on_after_the_ledger_was_restarted() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_cancelled_operation_stops_and_what_it_did_stays() {
-    let ledger = TestLedger::start().await;
+async fn a_cancelled_operation_stops_and_what_it_did_stays(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = two_folders(&ledger, 3_000).await;
     let begun = ledger.files().cancel_files(cancel(of(batch))).await;
     let name = begun.unwrap().into_inner().name;
@@ -212,9 +207,8 @@ async fn a_cancelled_operation_stops_and_what_it_did_stays() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn operations_take_turns() {
-    let ledger = TestLedger::start().await;
+async fn operations_take_turns(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let mut begun = Vec::new();
     for _ in 0..3 {
         let batch = two_folders(&ledger, 1_000).await;
@@ -265,21 +259,12 @@ async fn one_failed(ledger: &TestLedger) -> BatchId {
         };
         ledger.report(Stage::Upload, &[pair], &report).await;
     }
-    let mut reader = ledger.reader(Stage::Metadata);
-    ledger
-        .work(
-            &mut reader,
-            Stage::Metadata,
-            1,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
+    ledger.keep(1).await;
     batch
 }
 
-#[tokio::test]
-async fn failed_files_are_retried_and_others_are_left_alone() {
-    let ledger = TestLedger::start().await;
+async fn failed_files_are_retried_and_others_are_left_alone(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = one_failed(&ledger).await;
     // Named one by one, a file that cannot be retried is told of.
     let retry = RetryFilesRequest {
@@ -294,31 +279,13 @@ async fn failed_files_are_retried_and_others_are_left_alone() {
     let (_, did) = ledger.ended(&begun.into_inner().name).await;
     assert_eq!((did.matched, did.done), (2, 1));
     assert_eq!(refused(&did), [("NOT_FAILED".to_owned(), 1)]);
-    let mut reader = ledger.reader(Stage::Upload);
-    ledger
-        .work(
-            &mut reader,
-            Stage::Upload,
-            1,
-            &uploaded("application/x-unknown"),
-        )
-        .await;
-    let mut reader = ledger.reader(Stage::Metadata);
-    ledger
-        .work(
-            &mut reader,
-            Stage::Metadata,
-            1,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
+    ledger.finish(batch, 1).await;
     assert_eq!(ledger.batch(batch).await.counts.unwrap().stored_only, 2);
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_dismissed_failure_is_off_the_list_and_can_be_retried() {
-    let ledger = TestLedger::start().await;
+async fn a_dismissed_failure_is_off_the_list_and_can_be_retried(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = one_failed(&ledger).await;
     let dismiss = || DismissFailuresRequest {
         selector: Some(of(batch)),
@@ -353,9 +320,8 @@ async fn a_dismissed_failure_is_off_the_list_and_can_be_retried() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn processed_files_are_processed_again_from_a_stage_on() {
-    let ledger = TestLedger::start().await;
+async fn processed_files_are_processed_again_from_a_stage_on(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = one_failed(&ledger).await;
     let reprocess = |from: &str| ReprocessFilesRequest {
         selector: Some(of(batch)),
@@ -368,17 +334,21 @@ async fn processed_files_are_processed_again_from_a_stage_on() {
     let begun = ledger.files().reprocess_files(reprocess("metadata")).await;
     let (_, did) = ledger.ended(&begun.unwrap().into_inner().name).await;
     assert_eq!((did.matched, did.done), (1, 1));
-    let mut reader = ledger.reader(Stage::Metadata);
-    ledger
-        .work(
-            &mut reader,
-            Stage::Metadata,
-            1,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
+    ledger.keep(1).await;
     let again = ledger.file(batch, 1).await;
     assert_eq!((again.state(), again.generation), (FileState::Processed, 2));
     assert_eq!(ledger.file(batch, 0).await.state(), FileState::Failed);
     ledger.verify().await;
 }
+
+on_each_database![
+    a_selection_is_cancelled_in_slices_and_nothing_else_is,
+    a_command_is_counted_first_and_refused_when_it_reaches_too_far,
+    a_repeated_command_begins_no_second_operation,
+    an_operation_goes_on_after_the_ledger_was_restarted,
+    a_cancelled_operation_stops_and_what_it_did_stays,
+    operations_take_turns,
+    failed_files_are_retried_and_others_are_left_alone,
+    a_dismissed_failure_is_off_the_list_and_can_be_retried,
+    processed_files_are_processed_again_from_a_stage_on,
+];

@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use caudal_domain::Stage;
-use caudal_harness::until;
+use caudal_harness::{Database, PATIENCE, until};
 use caudal_proto::mesh::v1::ReportVerdict;
 use caudal_proto::v1::{Batch, BatchState, FileState, Outcome};
 
-use super::support::{PATIENCE, TestLedger, finished, flush, uploaded};
+use super::support::{TestLedger, finished, flush, uploaded};
 
 // Protocol 8.2, 7.2: a lost dispatch goes out again under a new token and is charged to nobody.
-#[tokio::test]
-async fn a_redis_that_forgets_everything_loses_no_file_and_charges_none() {
-    let ledger = TestLedger::start().await;
+async fn a_redis_that_forgets_everything_loses_no_file_and_charges_none(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin", "b.bin"]).await;
     ledger.confirm(batch, 0..2).await;
@@ -33,24 +32,17 @@ async fn a_redis_that_forgets_everything_loses_no_file_and_charges_none() {
         )
         .await;
     flush(&ledger).await;
-    ledger
-        .work(
-            &mut ledger.reader(Stage::Metadata),
-            Stage::Metadata,
-            2,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
-    assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
+    ledger.store(batch, 2).await;
     assert_eq!(ledger.file(batch, 0).await.attempts, 0);
     ledger.verify().await;
 }
 
 // Protocol 7.3, 8.3: a lease that runs out is a kill: charged apart from failures, and the file is suspect.
-#[tokio::test]
-async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file() {
-    let ledger =
-        TestLedger::start_with(|settings| settings.lease = Duration::from_millis(600)).await;
+async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file(database: Database) {
+    let ledger = TestLedger::start_with(database, |settings| {
+        settings.lease = Duration::from_millis(600);
+    })
+    .await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin"]).await;
     ledger.confirm(batch, [0]).await;
@@ -91,9 +83,8 @@ async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file() {
 }
 
 // Protocol 9.1: a new leader rebuilds its places by one scan and goes on where the old one ended.
-#[tokio::test]
-async fn a_restart_in_the_middle_loses_nothing() {
-    let mut ledger = TestLedger::start().await;
+async fn a_restart_in_the_middle_loses_nothing(database: Database) {
+    let mut ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin", "b.bin", "c.bin"]).await;
     ledger.confirm(batch, 0..3).await;
@@ -108,15 +99,7 @@ async fn a_restart_in_the_middle_loses_nothing() {
         .await;
     assert_eq!(verdicts, [ReportVerdict::Recorded; 3]);
     ledger.restart().await;
-    ledger
-        .work(
-            &mut ledger.reader(Stage::Metadata),
-            Stage::Metadata,
-            3,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
-    assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
+    ledger.store(batch, 3).await;
     ledger.verify().await;
 }
 
@@ -133,8 +116,8 @@ async fn configure(ledger: &TestLedger, setting: &str, value: &str) {
 }
 
 /// A ledger with dispatches that it will not delete by itself, for it has no time of idleness.
-async fn busy() -> TestLedger {
-    TestLedger::start_with(|settings| {
+async fn busy(database: Database) -> TestLedger {
+    TestLedger::start_with(database, |settings| {
         settings.term = Duration::from_millis(900);
         settings.reconcile_every = Duration::from_secs(3_600);
     })
@@ -171,9 +154,8 @@ async fn store(ledger: &TestLedger, files: u32) {
 }
 
 // Protocol 3.2: rows of an earlier epoch are a dead ledger's, whatever their age.
-#[tokio::test]
-async fn what_a_dead_ledger_had_published_and_not_deleted_is_gone_at_once() {
-    let mut ledger = busy().await;
+async fn what_a_dead_ledger_had_published_and_not_deleted_is_gone_at_once(database: Database) {
+    let mut ledger = busy(database).await;
     let batch = ledger.create(Batch::default()).await;
     let mut files = 0;
     // Whatever a ledger does when it begins deletes what was published before.
@@ -196,9 +178,8 @@ async fn what_a_dead_ledger_had_published_and_not_deleted_is_gone_at_once() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn what_a_dead_ledger_had_not_published_goes_out_at_once() {
-    let mut ledger = busy().await;
+async fn what_a_dead_ledger_had_not_published_goes_out_at_once(database: Database) {
+    let mut ledger = busy(database).await;
     configure(&ledger, "maxmemory", "1").await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin", "b.bin"]).await;
@@ -215,9 +196,8 @@ async fn what_a_dead_ledger_had_not_published_goes_out_at_once() {
 }
 
 // Protocol 3.1: the ledger's last group deletes what Redis has accepted.
-#[tokio::test]
-async fn a_ledger_that_ends_cleanly_leaves_nothing_that_it_has_published() {
-    let mut ledger = busy().await;
+async fn a_ledger_that_ends_cleanly_leaves_nothing_that_it_has_published(database: Database) {
+    let mut ledger = busy(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin"]).await;
     ledger.confirm(batch, 0..1).await;
@@ -230,3 +210,12 @@ async fn a_ledger_that_ends_cleanly_leaves_nothing_that_it_has_published() {
     assert_eq!(ledger.count("outbox").await, 0);
     ledger.verify().await;
 }
+
+on_each_database![
+    a_redis_that_forgets_everything_loses_no_file_and_charges_none,
+    a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file,
+    a_restart_in_the_middle_loses_nothing,
+    what_a_dead_ledger_had_published_and_not_deleted_is_gone_at_once,
+    what_a_dead_ledger_had_not_published_goes_out_at_once,
+    a_ledger_that_ends_cleanly_leaves_nothing_that_it_has_published,
+];

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use caudal_domain::{BatchId, Stage, TenantId, names};
+use caudal_harness::Database;
 use caudal_proto::v1::file_history_entry::What;
 use caudal_proto::v1::{
     AgedGrouping, Batch, CancelFilesRequest, CountAgedRequest, CountFilesRequest, CountGrouping,
@@ -13,10 +14,7 @@ use caudal_proto::v1::{
 use tonic::Code;
 use uuid::Uuid;
 
-use super::support::{
-    TestLedger, bulk_metadata, failed, file, finished, request_id, uploaded, wrong_fields,
-};
-use crate::suite::support::Database;
+use super::support::{TestLedger, bulk_metadata, failed, file, request_id, uploaded, wrong_fields};
 
 const PATHS: [&str; 6] = [
     "a.txt",
@@ -45,15 +43,7 @@ async fn varied(ledger: &TestLedger) -> BatchId {
             .report(Stage::Upload, &[(held_file, token)], &report)
             .await;
     }
-    let mut reader = ledger.reader(Stage::Metadata);
-    ledger
-        .work(
-            &mut reader,
-            Stage::Metadata,
-            2,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
+    ledger.keep(2).await;
     batch
 }
 
@@ -102,9 +92,8 @@ async fn list(ledger: &TestLedger, selector: FileSelector, page_size: i32) -> Ve
     }
 }
 
-#[tokio::test]
-async fn list_and_count_choose_the_same_files() {
-    let ledger = TestLedger::start().await;
+async fn list_and_count_choose_the_same_files(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = varied(&ledger).await;
     let folder = |number: u32| names::folder_name(batch, number);
     // Folders are numbered in the order of their paths: reports, reports-old, reports/2026.
@@ -244,9 +233,8 @@ async fn list_and_count_choose_the_same_files() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_selector_over_the_tenant_goes_through_the_counters_of_its_batches() {
-    let ledger = TestLedger::start().await;
+async fn a_selector_over_the_tenant_goes_through_the_counters_of_its_batches(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let first = varied(&ledger).await;
     let second = ledger.create(Batch::default()).await;
     ledger.add(second, &["x.txt", "y.txt"]).await;
@@ -308,9 +296,8 @@ async fn a_selector_over_the_tenant_goes_through_the_counters_of_its_batches() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn what_a_selector_cannot_choose_is_refused_by_field_and_changes_nothing() {
-    let ledger = TestLedger::start().await;
+async fn what_a_selector_cannot_choose_is_refused_by_field_and_changes_nothing(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     let cancel = |selector| CancelFilesRequest {
@@ -388,9 +375,8 @@ async fn what_a_selector_cannot_choose_is_refused_by_field_and_changes_nothing()
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn failures_are_grouped_by_reason_and_stage() {
-    let ledger = TestLedger::start().await;
+async fn failures_are_grouped_by_reason_and_stage(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = varied(&ledger).await;
     let groups = async |selector: FileSelector, page_size: i32| {
         let mut found = Vec::new();
@@ -497,9 +483,8 @@ fn told(entries: &[FileHistoryEntry]) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
-async fn a_files_history_tells_what_happened_in_order_of_time() {
-    let ledger = TestLedger::start().await;
+async fn a_files_history_tells_what_happened_in_order_of_time(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = varied(&ledger).await;
     let failed_file = names::file_name(batch, 2);
     let expected = [
@@ -541,9 +526,8 @@ async fn a_files_history_tells_what_happened_in_order_of_time() {
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
 }
 
-#[tokio::test]
-async fn what_waits_for_several_stages_is_counted_for_each() {
-    let ledger = TestLedger::start_with(|settings| {
+async fn what_waits_for_several_stages_is_counted_for_each(database: Database) {
+    let ledger = TestLedger::start_with(database, |settings| {
         settings.windows.of_stage.insert(Stage::Upload, 1);
     })
     .await;
@@ -576,10 +560,9 @@ async fn what_waits_for_several_stages_is_counted_for_each() {
     assert_eq!(by_stage.rows[0].oldest_time, all.rows[0].oldest_time);
 }
 
-#[tokio::test]
-async fn an_operator_sees_what_is_stuck_and_cancels_it() {
+async fn an_operator_sees_what_is_stuck_and_cancels_it(database: Database) {
     // No room at the upload stage: what is confirmed waits.
-    let ledger = TestLedger::start_with(|settings| {
+    let ledger = TestLedger::start_with(database, |settings| {
         settings.windows.of_stage.insert(Stage::Upload, 1);
     })
     .await;
@@ -661,16 +644,16 @@ async fn an_operator_sees_what_is_stuck_and_cancels_it() {
 }
 
 /// Rows of waiting files as a large backlog holds them, put there behind the ledger's back.
-fn backlog(tenant: TenantId, batches: u32, files: u32) -> Vec<String> {
-    let literal = |id: Uuid| match crate::DATABASE {
+fn backlog(on: Database, tenant: TenantId, batches: u32, files: u32) -> Vec<String> {
+    let literal = |id: Uuid| match on {
         Database::Postgres => format!("'{id}'::uuid"),
         Database::Sqlite => format!("x'{}'", id.simple()),
     };
-    let no = match crate::DATABASE {
+    let no = match on {
         Database::Postgres => "false",
         Database::Sqlite => "0",
     };
-    let numbers = match crate::DATABASE {
+    let numbers = match on {
         Database::Postgres => format!("generate_series(0, {}) AS s(n)", files - 1),
         Database::Sqlite => format!(
             "(WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s WHERE n < {}) SELECT n FROM s) AS s",
@@ -698,12 +681,11 @@ fn backlog(tenant: TenantId, batches: u32, files: u32) -> Vec<String> {
     statements
 }
 
-#[tokio::test]
-async fn a_hundred_thousand_waiting_files_are_counted_by_age_at_once() {
+async fn a_hundred_thousand_waiting_files_are_counted_by_age_at_once(database: Database) {
     // Built without optimization and on a busy machine; docs/performance.md tells what it takes.
     const LIMIT: Duration = Duration::from_secs(1);
-    let ledger = TestLedger::start().await;
-    for statement in backlog(ledger.tenant, 10, 10_000) {
+    let ledger = TestLedger::start(database).await;
+    for statement in backlog(ledger.on, ledger.tenant, 10, 10_000) {
         ledger.sql(&statement).await;
     }
     let ask = |tenant: String, group_by: AgedGrouping| CountAgedRequest {
@@ -737,9 +719,8 @@ async fn a_hundred_thousand_waiting_files_are_counted_by_age_at_once() {
     assert!(took[took.len() / 2] < LIMIT, "{took:?}");
 }
 
-#[tokio::test]
-async fn a_page_holds_only_what_matches_however_long_the_way_to_it() {
-    let ledger = TestLedger::start().await;
+async fn a_page_holds_only_what_matches_however_long_the_way_to_it(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     let paths: Vec<String> = (0..1_500).map(|number| format!("f{number}")).collect();
     for page in paths.chunks(1_000) {
@@ -759,3 +740,15 @@ async fn a_page_holds_only_what_matches_however_long_the_way_to_it() {
     assert_eq!(list(&ledger, selector, 10).await, [1_499]);
     ledger.verify().await;
 }
+
+on_each_database![
+    list_and_count_choose_the_same_files,
+    a_selector_over_the_tenant_goes_through_the_counters_of_its_batches,
+    what_a_selector_cannot_choose_is_refused_by_field_and_changes_nothing,
+    failures_are_grouped_by_reason_and_stage,
+    a_files_history_tells_what_happened_in_order_of_time,
+    what_waits_for_several_stages_is_counted_for_each,
+    an_operator_sees_what_is_stuck_and_cancels_it,
+    a_hundred_thousand_waiting_files_are_counted_by_age_at_once,
+    a_page_holds_only_what_matches_however_long_the_way_to_it,
+];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use caudal_domain::{BatchId, FileRef, Stage, Token};
+use caudal_harness::Database;
 use caudal_proto::convert::file_tokens_to_proto;
 use caudal_proto::mesh::v1::{CheckRecordedRequest, LeaseVerdict, ReportVerdict};
 use caudal_proto::v1::{Batch, BatchOptions, BatchState, FileState, Outcome};
@@ -12,9 +13,8 @@ use uuid::Uuid;
 
 use super::support::{TestLedger, done, failed, finished, uploaded, wrong_fields};
 
-#[tokio::test]
-async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {
-    let ledger = TestLedger::start().await;
+async fn a_text_goes_the_whole_way_and_its_batch_succeeds(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger
         .create(Batch {
             display_name: "rivers".into(),
@@ -46,9 +46,8 @@ async fn a_text_goes_the_whole_way_and_its_batch_succeeds() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn stages_that_were_not_asked_for_are_recorded_as_skipped() {
-    let ledger = TestLedger::start().await;
+async fn stages_that_were_not_asked_for_are_recorded_as_skipped(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let options = BatchOptions {
         stages: vec!["upload".into(), "metadata".into()],
         ..BatchOptions::default()
@@ -90,9 +89,10 @@ async fn stages_that_were_not_asked_for_are_recorded_as_skipped() {
 }
 
 // Protocol 6.3: no row updated: RECORDED when the token made a result, SUPERSEDED otherwise.
-#[tokio::test]
-async fn a_repeated_report_is_recorded_and_a_late_one_from_a_superseded_token_changes_nothing() {
-    let ledger = TestLedger::start().await;
+async fn a_repeated_report_is_recorded_and_a_late_one_from_a_superseded_token_changes_nothing(
+    database: Database,
+) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, [0]).await;
@@ -121,9 +121,8 @@ async fn a_repeated_report_is_recorded_and_a_late_one_from_a_superseded_token_ch
 
 // Protocol 12.4: what a reader of the database sees and nothing else, whatever writers have open. A result is named by its
 // stage, generation and token.
-#[tokio::test]
-async fn what_is_recorded_is_what_a_reader_sees() {
-    let ledger = TestLedger::start().await;
+async fn what_is_recorded_is_what_a_reader_sees(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt", "b.txt"]).await;
     ledger.confirm(batch, 0..2).await;
@@ -159,9 +158,8 @@ async fn what_is_recorded_is_what_a_reader_sees() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn only_services_ask_what_is_recorded_and_in_columns_of_one_length() {
-    let ledger = TestLedger::start().await;
+async fn only_services_ask_what_is_recorded_and_in_columns_of_one_length(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let file = FileRef::new(ledger.tenant, BatchId::from_uuid(Uuid::nil()), 0);
     let request = |generation: Vec<u32>| CheckRecordedRequest {
         stage: Stage::Upload.name().into(),
@@ -211,9 +209,8 @@ async fn insert_upload(session: &DatabaseTransaction, (file, token): (FileRef, T
 }
 
 // Protocol 5.1: granted only under the current token.
-#[tokio::test]
-async fn a_lease_under_an_old_token_is_not_granted() {
-    let ledger = TestLedger::start().await;
+async fn a_lease_under_an_old_token_is_not_granted(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, [0]).await;
@@ -234,9 +231,8 @@ async fn a_lease_under_an_old_token_is_not_granted() {
 
 // Protocol 5.1: a lease of a later hop writes nothing, so it does not wait for who writes; only what memory does not know
 // is looked at in the database.
-#[tokio::test]
-async fn a_later_hop_is_leased_while_the_writer_waits() {
-    let ledger = TestLedger::start().await;
+async fn a_later_hop_is_leased_while_the_writer_waits(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt", "b.txt"]).await;
     ledger.confirm(batch, 0..2).await;
@@ -279,9 +275,8 @@ fn path_of(ordinal: u32) -> &'static str {
 }
 
 // Protocol 7.1: a failure is charged; a permanent one is final with a dead letter.
-#[tokio::test]
-async fn a_retryable_failure_is_tried_again_and_a_permanent_one_is_final() {
-    let ledger = TestLedger::start().await;
+async fn a_retryable_failure_is_tried_again_and_a_permanent_one_is_final(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.pdf"]).await;
     ledger.confirm(batch, [0]).await;
@@ -318,9 +313,8 @@ async fn a_retryable_failure_is_tried_again_and_a_permanent_one_is_final() {
 }
 
 // Protocol 7.4: a clean drain charges nothing; the file goes out again under a new token.
-#[tokio::test]
-async fn a_released_file_goes_out_again_uncharged() {
-    let ledger = TestLedger::start().await;
+async fn a_released_file_goes_out_again_uncharged(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, [0]).await;
@@ -348,9 +342,8 @@ async fn a_released_file_goes_out_again_uncharged() {
 }
 
 // Protocol 2: what is out never exceeds the window, and the backlog waits in the database.
-#[tokio::test]
-async fn a_stage_never_has_more_out_than_its_window() {
-    let ledger = TestLedger::start_with(|settings| {
+async fn a_stage_never_has_more_out_than_its_window(database: Database) {
+    let ledger = TestLedger::start_with(database, |settings| {
         settings.windows.of_stage.insert(Stage::Upload, 5);
     })
     .await;
@@ -376,14 +369,20 @@ async fn a_stage_never_has_more_out_than_its_window() {
             .await;
         recorded += 5;
     }
-    ledger
-        .work(
-            &mut ledger.reader(Stage::Metadata),
-            Stage::Metadata,
-            40,
-            &finished(Outcome::StoredOnly),
-        )
-        .await;
+    ledger.store(batch, 40).await;
     assert_eq!(ledger.batch(batch).await.counts.unwrap().stored_only, 40);
     ledger.verify().await;
 }
+
+on_each_database![
+    a_text_goes_the_whole_way_and_its_batch_succeeds,
+    stages_that_were_not_asked_for_are_recorded_as_skipped,
+    a_repeated_report_is_recorded_and_a_late_one_from_a_superseded_token_changes_nothing,
+    what_is_recorded_is_what_a_reader_sees,
+    only_services_ask_what_is_recorded_and_in_columns_of_one_length,
+    a_lease_under_an_old_token_is_not_granted,
+    a_later_hop_is_leased_while_the_writer_waits,
+    a_retryable_failure_is_tried_again_and_a_permanent_one_is_final,
+    a_released_file_goes_out_again_uncharged,
+    a_stage_never_has_more_out_than_its_window,
+];

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token, names};
-use caudal_harness::{Loss, PostgresProxy};
+use caudal_harness::{Database, Loss, PostgresProxy};
 use caudal_proto::convert::file_tokens_to_proto;
 use caudal_proto::mesh::v1::{
     LeaseRequest, LeaseVerdict, ReleaseRequest, RenewRequest, Report, ReportRequest, ReportVerdict,
@@ -31,7 +31,6 @@ use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use super::support::{TestLedger, done, failed, file, finished, request_id, uploaded, version};
-use crate::suite::support::Database;
 
 /// Callers that act for members, and processes of each stage.
 const MEMBERS: u64 = 6;
@@ -123,14 +122,14 @@ where
 }
 
 impl Storm {
-    async fn start() -> Self {
+    async fn start(on: Database) -> Self {
         let mut proxy = None;
-        let ledger = TestLedger::start_with(|settings| {
+        let ledger = TestLedger::start_with(on, |settings| {
             settings.windows.of_stage = windows();
             settings.windows.of_tenant = WINDOW_OF_TENANT;
             settings.lease = LEASE;
             settings.reconcile_age = Duration::from_millis(200);
-            if crate::DATABASE == Database::Postgres {
+            if on == Database::Postgres {
                 let before = PostgresProxy::start(&settings.database_url).unwrap();
                 settings.database_url = before.url();
                 proxy = Some(before);
@@ -141,8 +140,8 @@ impl Storm {
         let database = ledger.database().await;
         let statement = Statement::from_sql_and_values(
             database.get_database_backend(),
-            "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
-             VALUES ($1, 'other', 1, '{}', 0, 0, 0, 0)",
+            "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at) \
+             VALUES ($1, 'other', '{}', 0, 0, 0, 0)",
             [other.as_uuid().into()],
         );
         database.execute_raw(statement).await.unwrap();
@@ -789,12 +788,11 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_counter_drifts_in_a_storm_of_every_operation() {
+async fn no_counter_drifts_in_a_storm_of_every_operation(database: Database) {
     let seed = variable("CAUDAL_SOAK_SEED").unwrap_or_else(|| rand::rng().random());
     println!("CAUDAL_SOAK_SEED={seed}");
     let length = Duration::from_secs(variable("CAUDAL_SOAK_SECONDS").unwrap_or(5));
-    let storm = Arc::new(Storm::start().await);
+    let storm = Arc::new(Storm::start(database).await);
     let dice = |number: u64| StdRng::seed_from_u64(seed.wrapping_add(number));
     let mut members = JoinSet::new();
     for number in 0..MEMBERS {
@@ -826,4 +824,22 @@ async fn no_counter_drifts_in_a_storm_of_every_operation() {
     storm.compare_reports(&database).await;
     database.close().await.unwrap();
     storm.ledger.verify().await;
+}
+
+mod sqlite {
+    use super::Database;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_counter_drifts_in_a_storm_of_every_operation() {
+        super::no_counter_drifts_in_a_storm_of_every_operation(Database::Sqlite).await;
+    }
+}
+
+mod postgres {
+    use super::Database;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_counter_drifts_in_a_storm_of_every_operation() {
+        super::no_counter_drifts_in_a_storm_of_every_operation(Database::Postgres).await;
+    }
 }

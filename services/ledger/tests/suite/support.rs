@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token, names};
-use caudal_harness::{Postgres, Redis, until};
+use caudal_harness::{Database, PATIENCE, Postgres, Redis, until};
 use caudal_ledger::{Bootstrap, KeyRecord, Ledger, LedgerSettings, RunningLedger};
 use caudal_node::scope::{MeshSecret, Role, Scope, SignedScope};
 use caudal_proto::convert::file_tokens_to_proto;
@@ -20,9 +20,9 @@ use caudal_proto::v1::file_service_client::FileServiceClient;
 use caudal_proto::v1::operator_service_client::OperatorServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::{
-    AddEntriesRequest, Batch, BulkMetadata, CompleteBatchRequest, ConfirmUploadsRequest,
-    CreateBatchRequest, Entry, File, FileEntry, GetBatchRequest, GetFileRequest, MissingFiles,
-    Outcome, Uploaded, entry,
+    AddEntriesRequest, Batch, BatchState, BulkMetadata, CompleteBatchRequest,
+    ConfirmUploadsRequest, CreateBatchRequest, Entry, File, FileEntry, GetBatchRequest,
+    GetFileRequest, MissingFiles, Outcome, Uploaded, entry,
 };
 use caudal_streams::{Names, Reader, Streams};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
@@ -33,17 +33,6 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 use uuid::Uuid;
-
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// On which database a suite runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Database {
-    #[allow(dead_code, reason = "each test binary uses one of the two")]
-    Sqlite,
-    #[allow(dead_code, reason = "each test binary uses one of the two")]
-    Postgres,
-}
 
 type Signed = InterceptedService<Channel, Signer>;
 
@@ -61,6 +50,7 @@ impl tonic::service::Interceptor for Signer {
 }
 
 pub(crate) struct TestLedger {
+    pub(crate) on: Database,
     pub(crate) redis: Redis,
     pub(crate) tenant: TenantId,
     secret: MeshSecret,
@@ -80,16 +70,16 @@ pub(crate) fn key(text: &str) -> KeyRecord {
 }
 
 impl TestLedger {
-    pub(crate) async fn start() -> Self {
-        Self::start_with(|_| {}).await
+    pub(crate) async fn start(on: Database) -> Self {
+        Self::start_with(on, |_| {}).await
     }
 
     /// Starts with short times, so that a test of recovery takes no minute.
-    pub(crate) async fn start_with(change: impl FnOnce(&mut LedgerSettings)) -> Self {
+    pub(crate) async fn start_with(on: Database, change: impl FnOnce(&mut LedgerSettings)) -> Self {
         let redis = Redis::start().await.unwrap();
         let folder = TempDir::new().unwrap();
         let secret = MeshSecret::generate();
-        let database = match crate::DATABASE {
+        let database = match on {
             Database::Postgres => Postgres::new_database().unwrap(),
             Database::Sqlite => format!("sqlite:{}", folder.path().join("ledger.sqlite").display()),
         };
@@ -105,6 +95,7 @@ impl TestLedger {
         let (running, channel) = launch(&settings).await;
         let nobody = TenantId::from_uuid(Uuid::nil());
         let mut ledger = Self {
+            on,
             redis,
             tenant: nobody,
             secret,
@@ -311,13 +302,13 @@ impl TestLedger {
 
     /// Makes a tenant, as an operator would.
     pub(crate) async fn add_tenant(&self, tenant: TenantId) {
-        let id = match crate::DATABASE {
+        let id = match self.on {
             Database::Postgres => format!("'{tenant}'"),
             Database::Sqlite => format!("X'{}'", tenant.as_uuid().simple()),
         };
         self.sql(&format!(
-            "INSERT INTO tenants (tenant_id, name, weight, limits, used_bytes, used_files, revision, created_at) \
-             VALUES ({id}, '{tenant}', 1, '{{}}', 0, 0, 0, 0)"
+            "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at) \
+             VALUES ({id}, '{tenant}', '{{}}', 0, 0, 0, 0)"
         ))
         .await;
     }
@@ -522,6 +513,28 @@ impl TestLedger {
         );
     }
 
+    /// Takes `count` files of a type that no stage knows through their whole route; with them the batch has succeeded.
+    pub(crate) async fn finish(&self, batch: BatchId, count: usize) {
+        let report = uploaded("application/x-unknown");
+        let mut reader = self.reader(Stage::Upload);
+        self.work(&mut reader, Stage::Upload, count, &report).await;
+        self.store(batch, count).await;
+    }
+
+    /// The end of that route, for files that are uploaded.
+    pub(crate) async fn store(&self, batch: BatchId, count: usize) {
+        self.keep(count).await;
+        assert_eq!(self.batch(batch).await.state(), BatchState::Succeeded);
+    }
+
+    /// The last stage keeps files as they are, whatever becomes of their batches.
+    pub(crate) async fn keep(&self, count: usize) {
+        let report = finished(Outcome::StoredOnly);
+        let mut reader = self.reader(Stage::Metadata);
+        self.work(&mut reader, Stage::Metadata, count, &report)
+            .await;
+    }
+
     /// Takes all files of a batch of plain texts through the whole route.
     pub(crate) async fn work_through(&self, count: usize) {
         for (stage, report) in [
@@ -585,12 +598,7 @@ async fn launch(settings: &LedgerSettings) -> ((RunningLedger, CancellationToken
 
 /// Redis forgets everything.
 pub(crate) async fn flush(ledger: &TestLedger) {
-    let client = redis::Client::open(ledger.redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("FLUSHALL")
-        .exec_async(&mut connection)
-        .await
-        .unwrap();
+    ledger.redis.flush().await.unwrap();
 }
 
 /// What an operation says of itself.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::{BatchId, FileRef, Stage, Target, Token, keys, names};
-use caudal_embedded::{Durability, S3Server, S3Settings};
-use caudal_harness::until;
+use caudal_harness::{Database, PATIENCE, S3, until};
 use caudal_proto::mesh::v1::{
     Done, GetIssueFactsRequest, LeaseVerdict, Report, ReportVerdict, report,
 };
@@ -15,12 +14,9 @@ use caudal_proto::v1::{
     PauseBatchRequest, ReprocessFilesRequest, ResumeBatchRequest, RetryFilesRequest, Uploaded,
     confirmation, entry,
 };
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::support::{
-    PATIENCE, TestLedger, done, failed, file, finished, reason_of, request_id, uploaded,
-};
+use super::support::{TestLedger, done, failed, file, finished, reason_of, request_id, uploaded};
 
 const TEXT: &str = "text/plain";
 
@@ -101,9 +97,8 @@ async fn work_on(ledger: &TestLedger, stage: Stage, count: usize, report: &Repor
 }
 
 // Protocol 10.1: without the rise of the token, and with no test of the state, a cancelled file would be leased.
-#[tokio::test]
-async fn a_cancelled_file_is_not_leased_and_who_works_on_it_is_told_to_stop() {
-    let ledger = TestLedger::start().await;
+async fn a_cancelled_file_is_not_leased_and_who_works_on_it_is_told_to_stop(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let (batch, held) = at_work(&ledger, &["a", "b"]).await;
     assert_eq!(ledger.renew(&held).await, [true, true]);
     assert_eq!(cancel(&ledger, batch, &[0]).await, 1);
@@ -126,9 +121,8 @@ async fn a_cancelled_file_is_not_leased_and_who_works_on_it_is_told_to_stop() {
 }
 
 // Protocol 10.2: nothing enters a cancelled batch any more, and it ends when all its files have.
-#[tokio::test]
-async fn a_cancelled_batch_takes_nothing_more_and_ends_with_its_files() {
-    let ledger = TestLedger::start().await;
+async fn a_cancelled_batch_takes_nothing_more_and_ends_with_its_files(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let (batch, held) = at_work(&ledger, &["bad", "b", "c"]).await;
     let of = |ordinal: u32| -> Vec<(FileRef, Token)> {
         held.iter()
@@ -183,9 +177,8 @@ async fn a_cancelled_batch_takes_nothing_more_and_ends_with_its_files() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn a_large_batch_is_cancelled_in_slices_and_one_that_has_ended_is_not() {
-    let ledger = TestLedger::start().await;
+async fn a_large_batch_is_cancelled_in_slices_and_one_that_has_ended_is_not(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     for page in 0..3 {
         let paths: Vec<String> = (0..900).map(|number| format!("{page}/{number}")).collect();
@@ -215,9 +208,8 @@ async fn a_large_batch_is_cancelled_in_slices_and_one_that_has_ended_is_not() {
 }
 
 // Protocol 1.3, 10.3: without the look at the flag a paused batch would go on hop by hop.
-#[tokio::test]
-async fn a_paused_batch_sends_nothing_on_and_what_is_out_finishes_its_stage() {
-    let ledger = TestLedger::start().await;
+async fn a_paused_batch_sends_nothing_on_and_what_is_out_finishes_its_stage(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let (batch, held) = at_work(&ledger, &["a"]).await;
     let pause = PauseBatchRequest {
         name: names::batch_name(batch),
@@ -256,9 +248,8 @@ async fn a_paused_batch_sends_nothing_on_and_what_is_out_finishes_its_stage() {
 }
 
 // Protocol 11.1: were the token reset, the late report of the attempt before the replay would be taken.
-#[tokio::test]
-async fn a_replayed_file_refuses_its_old_attempt_and_its_batch_runs_again() {
-    let ledger = TestLedger::start().await;
+async fn a_replayed_file_refuses_its_old_attempt_and_its_batch_runs_again(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let (batch, held) = at_work(&ledger, &["a"]).await;
     ledger
         .report(Stage::Upload, &held, &failed("CORRUPT_DOCUMENT"))
@@ -276,14 +267,7 @@ async fn a_replayed_file_refuses_its_old_attempt_and_its_batch_runs_again() {
     assert_eq!((again.state(), again.run), (BatchState::Running, 2));
     let late = ledger.report(Stage::Upload, &held, &uploaded(TEXT)).await;
     assert_eq!(late, [ReportVerdict::Superseded]);
-    work_on(
-        &ledger,
-        Stage::Upload,
-        1,
-        &uploaded("application/x-unknown"),
-    )
-    .await;
-    work_on(&ledger, Stage::Metadata, 1, &finished(Outcome::StoredOnly)).await;
+    ledger.finish(batch, 1).await;
     let end = ledger.batch(batch).await;
     assert_eq!((end.state(), end.run), (BatchState::Succeeded, 2));
     assert_eq!(ledger.file(batch, 0).await.attempts, 0);
@@ -291,9 +275,8 @@ async fn a_replayed_file_refuses_its_old_attempt_and_its_batch_runs_again() {
 }
 
 // Protocol 11.2, 12.1: bytes that come again come under a new landing key and in a new generation.
-#[tokio::test]
-async fn a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target() {
-    let ledger = TestLedger::start().await;
+async fn a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let (batch, held) = at_work(&ledger, &["a"]).await;
     ledger
         .report(Stage::Upload, &held, &failed("CHECKSUM_MISMATCH"))
@@ -340,42 +323,17 @@ async fn a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target() {
         Some(confirmation::Result::Error(_))
     ));
     ledger.uploads().confirm_uploads(confirm(2)).await.unwrap();
-    work_on(
-        &ledger,
-        Stage::Upload,
-        1,
-        &uploaded("application/x-unknown"),
-    )
-    .await;
-    work_on(&ledger, Stage::Metadata, 1, &finished(Outcome::StoredOnly)).await;
-    assert_eq!(ledger.batch(batch).await.state(), BatchState::Succeeded);
+    ledger.finish(batch, 1).await;
     ledger.verify().await;
 }
 
-/// An S3 server of the test's own.
-async fn store(folder: &std::path::Path) -> (caudal_objects::Settings, CancellationToken) {
-    let settings = S3Settings {
-        durability: Durability::ProcessCrash,
-        ..S3Settings::new(folder, "access", "secret-of-a-test", "caudal")
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let stop = CancellationToken::new();
-    let server = S3Server::start(settings, listener, stop.clone())
-        .await
-        .unwrap();
-    let endpoint = server.endpoint();
-    tokio::spawn(server.stopped());
-    let settings = caudal_objects::Settings::new(endpoint, "caudal", "access", "secret-of-a-test");
-    (settings, stop)
-}
-
 // Protocol 11.2: the store is asked first, and only what it does not have is asked of the client again.
-#[tokio::test]
-async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let (settings, stop) = store(folder.path()).await;
+async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up(database: Database) {
+    let store = S3::start().await.unwrap();
+    let settings =
+        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
     let objects = caudal_objects::ObjectStore::connect(settings.clone()).unwrap();
-    let ledger = TestLedger::start_with(|ledger| ledger.objects = Some(settings)).await;
+    let ledger = TestLedger::start_with(database, |ledger| ledger.objects = Some(settings)).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["landed", "absent", "cut-short"]).await;
     ledger.fail_what_is_missing(batch).await;
@@ -415,12 +373,10 @@ async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up() {
         ledger.until_state(batch, ordinal, FileState::Failed).await;
     }
     ledger.verify().await;
-    stop.cancel();
 }
 
-#[tokio::test]
-async fn a_file_that_waits_for_its_backoff_goes_out_at_once_when_asked() {
-    let ledger = TestLedger::start().await;
+async fn a_file_that_waits_for_its_backoff_goes_out_at_once_when_asked(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let (batch, held) = at_work(&ledger, &["a"]).await;
     let mut later = failed("STORE_UNAVAILABLE");
     if let Some(report::Outcome::Failed(failed)) = &mut later.outcome {
@@ -441,9 +397,8 @@ async fn a_file_that_waits_for_its_backoff_goes_out_at_once_when_asked() {
 }
 
 // Protocol 11.3: the old final record stays until the new one is written.
-#[tokio::test]
-async fn a_reprocess_serves_the_old_record_until_the_new_one_is_written() {
-    let ledger = TestLedger::start().await;
+async fn a_reprocess_serves_the_old_record_until_the_new_one_is_written(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, 0..1).await;
@@ -483,9 +438,8 @@ async fn a_reprocess_serves_the_old_record_until_the_new_one_is_written() {
 }
 
 // Protocol 11.3: results of later stages whose version is the newest are taken along, unless it is forced.
-#[tokio::test]
-async fn a_reprocess_takes_later_results_of_the_newest_version_along() {
-    let ledger = TestLedger::start().await;
+async fn a_reprocess_takes_later_results_of_the_newest_version_along(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.txt"]).await;
     ledger.confirm(batch, 0..1).await;
@@ -509,9 +463,8 @@ async fn a_reprocess_takes_later_results_of_the_newest_version_along() {
 }
 
 // Protocol 11.3: the landing object is gone, so the upload stage of a reprocess reads the final one.
-#[tokio::test]
-async fn a_reprocess_from_the_upload_on_reads_the_final_object() {
-    let ledger = TestLedger::start().await;
+async fn a_reprocess_from_the_upload_on_reads_the_final_object(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["a.bin"]).await;
     ledger.confirm(batch, 0..1).await;
@@ -523,7 +476,7 @@ async fn a_reprocess_from_the_upload_on_reads_the_final_object() {
         &uploaded_content(5, "application/x-unknown"),
     )
     .await;
-    work_on(&ledger, Stage::Metadata, 1, &finished(Outcome::StoredOnly)).await;
+    ledger.store(batch, 1).await;
     assert_eq!(reprocess(&ledger, batch, Stage::Upload, false).await, 1);
     let mut reader = ledger.reader(Stage::Upload);
     let held = ledger.take(&mut reader, Stage::Upload, 1).await;
@@ -537,7 +490,7 @@ async fn a_reprocess_from_the_upload_on_reads_the_final_object() {
             &uploaded_content(5, "application/x-unknown"),
         )
         .await;
-    work_on(&ledger, Stage::Metadata, 1, &finished(Outcome::StoredOnly)).await;
+    ledger.store(batch, 1).await;
     ledger.verify().await;
 }
 
@@ -602,9 +555,8 @@ async fn held_text(ledger: &TestLedger) -> BatchId {
 }
 
 // Protocol 13.3: held content needs no upload, and its file goes straight to its own final record.
-#[tokio::test]
-async fn content_that_the_tenant_holds_needs_no_upload() {
-    let ledger = TestLedger::start().await;
+async fn content_that_the_tenant_holds_needs_no_upload(database: Database) {
+    let ledger = TestLedger::start(database).await;
     let first = held_text(&ledger).await;
     let batch = ledger.create(Batch::default()).await;
     let entries = vec![
@@ -641,9 +593,8 @@ async fn content_that_the_tenant_holds_needs_no_upload() {
 }
 
 // Never across tenants: what another one holds is not even hinted at.
-#[tokio::test]
-async fn what_another_tenant_holds_is_not_told() {
-    let ledger = TestLedger::start().await;
+async fn what_another_tenant_holds_is_not_told(database: Database) {
+    let ledger = TestLedger::start(database).await;
     held_text(&ledger).await;
     let stranger = caudal_domain::TenantId::from_uuid(uuid::Uuid::new_v4());
     ledger.add_tenant(stranger).await;
@@ -672,9 +623,8 @@ async fn what_another_tenant_holds_is_not_told() {
 }
 
 // The same content is worked on once, whichever file brings it: the upload stage's report takes the rest over.
-#[tokio::test]
-async fn content_that_was_processed_is_not_processed_again() {
-    let ledger = TestLedger::start().await;
+async fn content_that_was_processed_is_not_processed_again(database: Database) {
+    let ledger = TestLedger::start(database).await;
     held_text(&ledger).await;
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["copy.txt"]).await;
@@ -690,9 +640,8 @@ async fn content_that_was_processed_is_not_processed_again() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn results_of_an_older_stage_version_are_not_taken_over() {
-    let ledger = TestLedger::start().await;
+async fn results_of_an_older_stage_version_are_not_taken_over(database: Database) {
+    let ledger = TestLedger::start(database).await;
     held_text(&ledger).await;
     // A newer extract-text has been seen since.
     let lease = caudal_proto::mesh::v1::LeaseRequest {
@@ -719,9 +668,8 @@ async fn results_of_an_older_stage_version_are_not_taken_over() {
     ledger.verify().await;
 }
 
-#[tokio::test]
-async fn an_open_batch_that_nobody_touches_is_completed_by_the_system() {
-    let ledger = TestLedger::start_with(|settings| {
+async fn an_open_batch_that_nobody_touches_is_completed_by_the_system(database: Database) {
+    let ledger = TestLedger::start_with(database, |settings| {
         settings.batch_idle = Duration::from_millis(300);
     })
     .await;
@@ -736,3 +684,22 @@ async fn an_open_batch_that_nobody_touches_is_completed_by_the_system() {
     assert!(completed.completed_by_system);
     ledger.verify().await;
 }
+
+on_each_database![
+    a_cancelled_file_is_not_leased_and_who_works_on_it_is_told_to_stop,
+    a_cancelled_batch_takes_nothing_more_and_ends_with_its_files,
+    a_large_batch_is_cancelled_in_slices_and_one_that_has_ended_is_not,
+    a_paused_batch_sends_nothing_on_and_what_is_out_finishes_its_stage,
+    a_replayed_file_refuses_its_old_attempt_and_its_batch_runs_again,
+    a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target,
+    a_retry_adopts_bytes_that_landed_after_they_were_given_up,
+    a_file_that_waits_for_its_backoff_goes_out_at_once_when_asked,
+    a_reprocess_serves_the_old_record_until_the_new_one_is_written,
+    a_reprocess_takes_later_results_of_the_newest_version_along,
+    a_reprocess_from_the_upload_on_reads_the_final_object,
+    content_that_the_tenant_holds_needs_no_upload,
+    what_another_tenant_holds_is_not_told,
+    content_that_was_processed_is_not_processed_again,
+    results_of_an_older_stage_version_are_not_taken_over,
+    an_open_batch_that_nobody_touches_is_completed_by_the_system,
+];

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use caudal_domain::Stage;
-use caudal_harness::until;
+use caudal_harness::{Database, PATIENCE, until};
 use caudal_ledger::Invariant;
 use caudal_proto::v1::{Batch, Outcome};
 use sea_orm::ConnectionTrait;
 
-use super::support::{Database, PATIENCE, TestLedger, failed, finished, uploaded};
+use super::support::{TestLedger, failed, finished, uploaded};
 
 /// What is done to the database, how it is taken back, and who has to notice.
 type Damage = (&'static str, &'static str, Invariant);
@@ -97,9 +97,8 @@ const DAMAGES: [Damage; 16] = [
     ),
 ];
 
-#[tokio::test]
-async fn verify_notices_what_is_broken() {
-    let mut ledger = TestLedger::start_with(|settings| {
+async fn verify_notices_what_is_broken(database: Database) {
+    let mut ledger = TestLedger::start_with(database, |settings| {
         settings.windows.of_stage = HashMap::from([(Stage::Upload, 1), (Stage::Metadata, 9)]);
     })
     .await;
@@ -136,7 +135,7 @@ async fn verify_notices_what_is_broken() {
     };
     let sound = verify().await;
     assert!(sound.holds(), "{:#?}", sound.violations);
-    let body = match crate::DATABASE {
+    let body = match ledger.on {
         Database::Postgres => "'\\xff'",
         Database::Sqlite => "x'ff'",
     };
@@ -161,3 +160,5 @@ async fn verify_notices_what_is_broken() {
     }
     database.close().await.unwrap();
 }
+
+on_each_database![verify_notices_what_is_broken,];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use caudal_harness::PATIENCE;
 use caudal_node::{
     Channels, MAX_DECODE_BYTES, MeshChannel, MeshSecret, ScopeGuard, Server, ServerLimits,
     ServerParts,
@@ -20,26 +21,19 @@ use caudal_proto::mesh::v1::{
 };
 use std::sync::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Waits until something holds.
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = std::time::Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < DEADLINE, "{what} did not come true");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// Tells the trace it is called in; panics, and is slow, when asked to.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FakeStage;
+#[derive(Debug)]
+pub(crate) struct FakeStage {
+    /// Counts the slow calls that have begun.
+    begun: watch::Sender<usize>,
+}
 
 #[tonic::async_trait]
 impl StageService for FakeStage {
@@ -71,6 +65,7 @@ impl StageService for FakeStage {
         &self,
         _request: Request<ResumeRequest>,
     ) -> Result<Response<ResumeResponse>, Status> {
+        self.begun.send_modify(|begun| *begun += 1);
         std::future::pending().await
     }
 
@@ -79,6 +74,7 @@ impl StageService for FakeStage {
         request: Request<SetConcurrencyRequest>,
     ) -> Result<Response<SetConcurrencyResponse>, Status> {
         let slots = request.into_inner().slots;
+        self.begun.send_modify(|begun| *begun += 1);
         tokio::time::sleep(Duration::from_millis(u64::from(slots))).await;
         Ok(Response::new(SetConcurrencyResponse { slots }))
     }
@@ -163,6 +159,7 @@ pub(crate) struct Running {
     pub(crate) shutdown: CancellationToken,
     pub(crate) health: caudal_node::Health,
     pub(crate) task: JoinHandle<()>,
+    begun: watch::Receiver<usize>,
 }
 
 impl Drop for Running {
@@ -198,8 +195,9 @@ impl Running {
         };
         let parts = ServerParts::new(settings, listener, shutdown.clone());
         let health = parts.health.clone();
+        let (calls, begun) = watch::channel(0);
         let stage = InterceptedService::new(
-            StageServiceServer::new(FakeStage),
+            StageServiceServer::new(FakeStage { begun: calls }),
             ScopeGuard::services_only(secret.clone()),
         );
         let limiter =
@@ -219,7 +217,18 @@ impl Running {
             shutdown,
             health,
             task,
+            begun,
         }
+    }
+
+    /// Waits until a slow call is under way.
+    pub(crate) async fn slow_call(&self) {
+        let mut begun = self.begun.clone();
+        let begun = begun.wait_for(|begun| *begun > 0);
+        tokio::time::timeout(PATIENCE, begun)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     pub(crate) fn channel(&self) -> MeshChannel {

@@ -1,46 +1,13 @@
 //! Hints over a real Redis that goes away and comes back.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use caudal_domain::BatchId;
+use caudal_harness::{PATIENCE, RedisAt, eventually};
 use caudal_node::hints::{Heard, Publisher, Subscriber, channel_of};
 use caudal_proto::mesh::v1::ChangedBatch;
-use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use crate::fakes::DEADLINE;
-
-fn redis(port: u16) -> Child {
-    Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-async fn free_port() -> u16 {
-    tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 async fn hear(subscriber: &mut Subscriber) -> Heard {
-    tokio::time::timeout(DEADLINE, subscriber.next())
+    tokio::time::timeout(PATIENCE, subscriber.next())
         .await
         .unwrap()
         .unwrap()
@@ -57,8 +24,8 @@ fn changed(batch: u8, batch_revision: i64) -> ChangedBatch {
 
 #[tokio::test]
 async fn a_follower_hears_changes_and_is_told_after_each_connection_that_it_may_have_missed_some() {
-    let port = free_port().await;
-    let url = format!("redis://127.0.0.1:{port}");
+    let mut redis = RedisAt::reserve().unwrap();
+    let url = redis.url();
     let shutdown = CancellationToken::new();
     let publisher = Publisher::new(&url).unwrap();
     let mut subscriber = Subscriber::start(&url, shutdown.clone()).unwrap();
@@ -67,21 +34,14 @@ async fn a_follower_hears_changes_and_is_told_after_each_connection_that_it_may_
         "there is no redis yet"
     );
 
-    let mut server = redis(port);
+    redis.start().await.unwrap();
     assert_eq!(hear(&mut subscriber).await, Heard::MayHaveMissed);
     // The publisher connects anew by itself too.
-    let began = std::time::Instant::now();
-    while publisher
-        .publish(vec![changed(1, 2), changed(2, 7), changed(17, 3)])
-        .await
-        .is_err()
-    {
-        assert!(
-            began.elapsed() < DEADLINE,
-            "the publisher does not come back"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the publisher comes back", async || {
+        let changes = vec![changed(1, 2), changed(2, 7), changed(17, 3)];
+        publisher.publish(changes).await.is_ok()
+    })
+    .await;
     // Batches of one channel come in one hint: 1 and 17 are the same modulo 16.
     let mut heard = Vec::new();
     for _ in 0..2 {
@@ -99,12 +59,12 @@ async fn a_follower_hears_changes_and_is_told_after_each_connection_that_it_may_
     assert_eq!(heard, [vec![2, 3], vec![7]]);
     publisher.publish(Vec::new()).await.unwrap();
 
-    server.kill().await.unwrap();
-    let _server = redis(port);
+    redis.stop();
+    redis.start().await.unwrap();
     assert_eq!(hear(&mut subscriber).await, Heard::MayHaveMissed);
     shutdown.cancel();
     assert_eq!(
-        tokio::time::timeout(DEADLINE, subscriber.next())
+        tokio::time::timeout(PATIENCE, subscriber.next())
             .await
             .unwrap(),
         None

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use caudal_domain::Stage;
+use caudal_harness::{PATIENCE, eventually};
 use caudal_node::permits::{Permit, PermitBlocks, PermitSettings};
 use caudal_node::slots::{SlotHolder, SlotSettings};
 use caudal_node::{MeshSecret, ServerLimits};
 use caudal_proto::mesh::v1::PermitKind;
 use tokio_util::sync::CancellationToken;
 
-use crate::fakes::{DEADLINE, FakeLimiter, Running};
+use crate::fakes::{FakeLimiter, Running};
 
 fn slot_settings() -> SlotSettings {
     SlotSettings {
@@ -22,7 +23,7 @@ fn slot_settings() -> SlotSettings {
 
 async fn granted(holder: &SlotHolder, slots: u32) {
     let mut granted = holder.granted();
-    let waited = tokio::time::timeout(DEADLINE, granted.wait_for(|now| *now == slots)).await;
+    let waited = tokio::time::timeout(PATIENCE, granted.wait_for(|now| *now == slots)).await;
     assert!(
         waited.is_ok(),
         "{slots} slots were not granted, but {}",
@@ -114,7 +115,7 @@ async fn permits_are_taken_in_blocks_and_spent_without_a_call() {
     limiter.state.lock().unwrap().permits = 10;
     let never = CancellationToken::new();
     let waited = permits.acquire("tenant", 30, &never);
-    assert!(tokio::time::timeout(DEADLINE, waited).await.unwrap());
+    assert!(tokio::time::timeout(PATIENCE, waited).await.unwrap());
     let cancelled = CancellationToken::new();
     cancelled.cancel();
     assert!(!permits.acquire("tenant", 30, &cancelled).await);
@@ -130,7 +131,7 @@ async fn permits_go_on_with_the_local_share_when_the_limiter_is_away() {
     };
     let permits = PermitBlocks::new(running.limiter(), settings);
     running.task.abort();
-    crate::fakes::until("the server is gone", || running.task.is_finished()).await;
+    eventually("the server is gone", async || running.task.is_finished()).await;
     for _ in 0..5 {
         assert_eq!(permits.try_acquire("provider", 1).await, Permit::Granted);
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use caudal_harness::PATIENCE;
 use caudal_node::{Channels, ServerLimits, TraceContext, with_deadline};
 use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
 use caudal_proto::mesh::v1::{
@@ -15,7 +16,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::fakes::{DEADLINE, Running};
+use crate::fakes::Running;
 
 async fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -233,7 +234,7 @@ async fn a_connection_has_no_more_streams_than_allowed() {
     );
     open.clear();
     let third = health.check(HealthCheckRequest::default());
-    tokio::time::timeout(DEADLINE, third)
+    tokio::time::timeout(PATIENCE, third)
         .await
         .unwrap()
         .unwrap();
@@ -280,7 +281,7 @@ async fn a_call_ends_at_the_servers_limit_and_at_the_callers_deadline() {
         matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
         "{status}"
     );
-    assert!(began.elapsed() < DEADLINE);
+    assert!(began.elapsed() < PATIENCE);
 }
 
 #[tokio::test]
@@ -370,7 +371,7 @@ async fn a_drain_finishes_calls_in_flight_and_tells_who_watches_the_health() {
     let _silent = TcpStream::connect(&running.address).await.unwrap();
     let slow = stage.set_concurrency(SetConcurrencyRequest { slots: 300 });
     let (slow, ()) = tokio::join!(slow, async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        running.slow_call().await;
         running.shutdown.cancel();
     });
     assert_eq!(slow.unwrap().into_inner().slots, 300);
@@ -406,7 +407,7 @@ async fn a_drain_ends_at_its_deadline_with_a_stream_and_a_call_still_open() {
     answers.message().await.unwrap().unwrap();
     let mut stage = running.stage();
     let stuck = tokio::spawn(async move { stage.resume(ResumeRequest {}).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.slow_call().await;
     let began = Instant::now();
     running.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(5), &mut running.task)

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
+use caudal_harness::eventually;
 use caudal_node::telemetry::{TelemetrySettings, init};
 use caudal_node::{Server, ServerLimits, TraceContext};
 use caudal_proto::mesh::v1::GetStageRequest;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
-use crate::fakes::{Running, until};
+use crate::fakes::Running;
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
@@ -77,7 +78,7 @@ async fn a_sampled_call_is_exported_by_caller_and_server_in_one_trace_and_an_uns
         );
     }
     drop(telemetry);
-    until("the spans are exported", || {
+    eventually("the spans are exported", async || {
         let exported = exported.lock().unwrap();
         contains(&exported, b"asking_the_stage")
             && contains(&exported, b"caudal.mesh.v1.StageService/GetStage")

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use caudal_harness::eventually;
 use caudal_providers::breaker::BreakerPolicy;
 use caudal_providers::{
     ApiKey, EmbeddingProvider, EmbeddingSettings, OpenAiSettings, Permitted, ProviderError,
@@ -189,8 +190,11 @@ async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
     assert_eq!(server.seen(), 2, "an open breaker sends nothing");
     assert!(matches!(provider.state(), ProviderState::Paused { .. }));
 
-    tokio::time::sleep(wait).await;
-    provider.embed(&texts(1), "key").await.unwrap();
+    eventually("a probe closes it", async || {
+        provider.embed(&texts(1), "key").await.is_ok()
+    })
+    .await;
+    assert_eq!(server.seen(), 3);
     assert_eq!(provider.state(), ProviderState::Ready);
 }
 
@@ -337,10 +341,13 @@ async fn a_call_that_is_given_up_half_way_leaves_the_probe_to_another() {
     for _ in 0..2 {
         provider.embed(&texts(1), "key").await.unwrap_err();
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let one = texts(1);
-    let given_up = tokio::time::timeout(Duration::from_millis(100), provider.embed(&one, "key"));
-    assert!(given_up.await.is_err());
+    eventually("a probe is let through, and given up", async || {
+        let probe = provider.embed(&one, "key");
+        let given_up = tokio::time::timeout(Duration::from_millis(100), probe);
+        given_up.await.is_err()
+    })
+    .await;
     provider.embed(&texts(1), "key").await.unwrap();
 }
 

@@ -3,29 +3,19 @@
 use std::path::Path;
 
 use caudal_domain::{Generation, Reason, Stage, artifact_prefix};
-use caudal_embedded::{S3Server, S3Settings};
-use caudal_objects::{ObjectStore, Settings};
+use caudal_harness::{S3, eventually};
 use caudal_proto::mesh::v1::{Input, InputArtifact};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::fake_ledger::Call;
 use crate::language::{Language, ROW, STAGE};
-use crate::stand::{Stand, eventually, key};
+use crate::stand::{Stand, key, objects_in};
 
 const TEXT: &str = "El río que cruza la ciudad y los puentes de la vega";
 const TEXT_KEY: &str = "what-extract-text-wrote/text.txt";
 
 pub(crate) async fn the_stage_of_the_page_finds_the_language_of_a_text() {
-    let folder = tempfile::tempdir().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let settings = S3Settings::new(folder.path(), "key", "secret", "bucket");
-    let server = S3Server::start(settings, listener, CancellationToken::new())
-        .await
-        .unwrap();
-    let store = Settings::new(server.endpoint(), "bucket", "key", "secret");
-    let store = ObjectStore::connect(store).unwrap();
-    store.ensure_bucket().await.unwrap();
+    let server = S3::start().await.unwrap();
+    let store = objects_in(&server).await;
     store
         .put(TEXT_KEY, "text/plain", TEXT.into())
         .await

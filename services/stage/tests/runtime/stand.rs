@@ -1,14 +1,12 @@
 //! What a test stands on: a Redis, a ledger, a handler that does what a file's path says, and the stage process.
 
-use std::net::TcpListener as StdListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use caudal_domain::{
     BatchId, FileRef, Reason, Stage, StageVersion, Target, TenantId, Token, landing_key,
 };
-use caudal_embedded::{S3Server, S3Settings};
+use caudal_harness::{Redis, S3, eventually};
 use caudal_node::{
     Channels, MeshChannel, MeshSecret, ServerLimits, ServerParts, ServiceIdentity, Settings,
 };
@@ -40,77 +38,6 @@ pub(crate) fn key(ordinal: u32) -> Key {
         },
         Token(3),
     )
-}
-
-/// Polls where nothing notifies.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-pub(crate) struct Redis {
-    child: Child,
-    pub(crate) url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Redis {
-    pub(crate) async fn start() -> Self {
-        let port = StdListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let folder = tempfile::tempdir().unwrap();
-        let child = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .arg("--dir")
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let redis = Self {
-            child,
-            url: format!("redis://127.0.0.1:{port}/"),
-            _folder: folder,
-        };
-        let streams = redis.streams();
-        eventually("redis is up", async || streams.depth(STAGE).await.is_ok()).await;
-        redis
-    }
-
-    pub(crate) fn streams(&self) -> Streams {
-        Streams::connect(&self.url, Names::default()).unwrap()
-    }
-
-    pub(crate) fn flush(&self) {
-        let port = self.url.trim_end_matches('/').rsplit(':').next().unwrap();
-        let status = Command::new("redis-cli")
-            .args(["-p", port, "FLUSHALL"])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Does what the path says: `quick`, `land` (names its source as what landed), `hold` (until told), `wait` (until cancelled), `deaf` (for ever), `panic`, `fail`,
@@ -191,6 +118,15 @@ pub(crate) fn solo() -> Solo {
     }
 }
 
+/// A client of this store.
+pub(crate) async fn objects_in(store: &S3) -> ObjectStore {
+    let settings =
+        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let objects = ObjectStore::connect(settings).unwrap();
+    objects.ensure_bucket().await.unwrap();
+    objects
+}
+
 /// A store nobody asks.
 fn objects() -> ObjectStore {
     ObjectStore::connect(caudal_objects::Settings::new(
@@ -208,7 +144,7 @@ pub(crate) struct Stand {
     pub(crate) ledger: FakeLedger,
     pub(crate) handler: Scripted,
     pub(crate) objects: ObjectStore,
-    store: Option<(S3Server, tempfile::TempDir)>,
+    store: Option<S3>,
     secret: MeshSecret,
 }
 
@@ -221,9 +157,9 @@ pub(crate) struct Running {
 
 impl Stand {
     pub(crate) async fn new() -> Self {
-        let redis = Redis::start().await;
+        let redis = Redis::start().await.unwrap();
         Self {
-            streams: redis.streams(),
+            streams: Streams::connect(&redis.url(), Names::default()).unwrap(),
             redis,
             ledger: FakeLedger::start().await,
             handler: Scripted::default(),
@@ -235,18 +171,10 @@ impl Stand {
 
     /// The same with an object store.
     pub(crate) async fn with_store() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let settings = S3Settings::new(folder.path(), "key", "secret", "bucket");
-        let server = S3Server::start(settings, listener, CancellationToken::new())
-            .await
-            .unwrap();
-        let settings = caudal_objects::Settings::new(server.endpoint(), "bucket", "key", "secret");
-        let objects = ObjectStore::connect(settings).unwrap();
-        objects.ensure_bucket().await.unwrap();
+        let store = S3::start().await.unwrap();
         Self {
-            objects,
-            store: Some((server, folder)),
+            objects: objects_in(&store).await,
+            store: Some(store),
             ..Self::new().await
         }
     }

@@ -76,7 +76,7 @@ pub(super) async fn issue(
                         NotTaken::Refused(error.message.clone()),
                     );
                 }
-                Some(How::Multipart(_)) | None => {
+                None => {
                     let why = "the gateway offers a way to upload that this client does not know";
                     give_up(board, &waiting.file, NotTaken::UploadFailed(why.to_owned()));
                 }
