@@ -52,8 +52,7 @@ mod faults {
     }
 
     faults! {
-        FenceIgnored: "0", "a row is written whatever its token, from memory that is not trusted any more";
-        RevisionIgnored: "0", "a batch is written whatever its revision, from memory that is not trusted any more";
+        StaleMemoryTrusted: "0", "rows are written from memory that may be stale, whatever their token and revision";
         EpochIgnored: "1.1", "a group commits under an epoch that has ended";
         PauseIgnored: "1.3", "the files of a paused batch go out";
         StartIgnored: "1.1", "files go out before the manifest that holds them back is complete";
@@ -71,7 +70,6 @@ mod faults {
         CounterMovedTwice: "6.2", "a PROCESSED file is counted twice";
         FoldersAboveNotCounted: "6.2", "the folders above a file's own are not counted";
         ResultLost: "6.2", "a result is recorded and not written";
-        CancelIgnoredAtNextHop: "6.2", "a file of a cancelled batch goes on to its next stage";
         LateReportRecorded: "6.3", "a late report is answered RECORDED";
         StaleReportTaken: "6.3", "a report is taken whatever its token";
         AcknowledgedBeforeRecorded: "6.5", "a worker acknowledges before its report is answered";

@@ -540,7 +540,7 @@ impl WriteTransaction for ModelTransaction {
         };
         self.statement().await?;
         self.refresh();
-        let fenced: Vec<_> = if planted!(FenceIgnored) {
+        let fenced: Vec<_> = if planted!(StaleMemoryTrusted) {
             rows
         } else {
             rows.iter().filter(held).cloned().collect()
@@ -709,7 +709,7 @@ impl WriteTransaction for ModelTransaction {
             let stored = view.tables.batches.get(&row.key());
             stored.is_some_and(|stored| stored.0.revision + 1 == row.revision)
         };
-        let rows: Vec<ProgressRow> = if planted!(RevisionIgnored) {
+        let rows: Vec<ProgressRow> = if planted!(StaleMemoryTrusted) {
             rows.to_vec()
         } else {
             rows.iter().filter(fits).cloned().collect()
@@ -787,7 +787,7 @@ impl WriteTransaction for ModelTransaction {
             let stored = view.tables.tenants.get(&row.tenant);
             stored.is_some_and(|stored| stored.revision == *held)
         };
-        let rows: Vec<(u64, TenantRow)> = if planted!(RevisionIgnored) {
+        let rows: Vec<(u64, TenantRow)> = if planted!(StaleMemoryTrusted) {
             rows.to_vec()
         } else {
             rows.iter().filter(fits).cloned().collect()

@@ -128,7 +128,7 @@ pub(super) fn check_commit(
         if old.is_some_and(|old| Arc::ptr_eq(old, row)) {
             continue;
         }
-        check_step(old, row, after, &mut found);
+        check_step(old, row, before, after, &mut found);
     }
     let mut out: BTreeMap<Stage, u32> = BTreeMap::new();
     let mut out_before: BTreeMap<Stage, u32> = BTreeMap::new();
@@ -152,35 +152,22 @@ pub(super) fn check_commit(
     found
 }
 
-fn check_step(old: Option<&Arc<WorkRow>>, row: &WorkRow, after: &Tables, found: &mut Vec<String>) {
+fn check_step(
+    old: Option<&Arc<WorkRow>>,
+    row: &WorkRow,
+    before: &Tables,
+    after: &Tables,
+    found: &mut Vec<String>,
+) {
     let file = row.file;
     if old.is_some_and(|old| row.token < old.token) {
         found.push(format!("{file}: its token fell to {}", row.token));
     }
-    let batch = after.batches.get(&file.batch_ref());
     let went_out = row.dispatched_at.is_some()
         && old.is_none_or(|old| old.dispatched_at.is_none() || old.stage != row.stage);
-    let may = batch.is_some_and(|batch| {
-        let progress = &batch.0;
-        let started = !progress.starts_when_completed || progress.facts.manifest_complete;
-        progress.pause.is_none() && !progress.facts.cancel_requested && started
-    });
-    // A pause may be committed together with what went out before it was decided.
-    let paused_now = batch.is_some_and(|batch| {
-        let at = batch.0.changed_at;
-        row.dispatched_at == Some(at)
-    });
-    if went_out && !may && !paused_now {
+    // What was decided before a pause may be committed together with it.
+    if went_out && !may_go_out(before, row) && !may_go_out(after, row) {
         found.push(format!("{file} went out while its batch may not"));
-    }
-    let moved = old.is_none_or(|old| old.token != row.token || old.state != row.state);
-    if moved
-        && old.is_some_and(|old| old.token == row.token && old.dispatched_at != row.dispatched_at)
-    {
-        found.push(format!(
-            "{file}: who may act on it changed under token {}",
-            row.token
-        ));
     }
     if let Some(old) = old
         && old.token == row.token
@@ -203,4 +190,13 @@ fn check_step(old: Option<&Arc<WorkRow>>, row: &WorkRow, after: &Tables, found: 
             row.fails
         ));
     }
+}
+
+fn may_go_out(tables: &Tables, row: &WorkRow) -> bool {
+    let batch = tables.batches.get(&row.file.batch_ref());
+    batch.is_some_and(|batch| {
+        let progress = &batch.0;
+        let started = !progress.starts_when_completed || progress.facts.manifest_complete;
+        progress.pause.is_none() && !progress.facts.cancel_requested && started
+    })
 }

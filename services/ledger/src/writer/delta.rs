@@ -100,12 +100,12 @@ impl MemoryDelta {
                 memory.dispatcher.leave(*file, *token);
             }
         }
-        if !planted!(FenceIgnored) && !planted!(RevisionIgnored) {
+        if !planted!(StaleMemoryTrusted) {
             memory.forget();
         }
         memory.leases.forget(self.rows.iter().map(|row| row.file));
         for row in self.rows {
-            if planted!(FenceIgnored) {
+            if planted!(StaleMemoryTrusted) {
                 memory.dispatcher.remember(row);
                 continue;
             }

@@ -183,7 +183,7 @@ impl Group<'_> {
             row.outcome = good.outcome;
             return self.step(file, FileEvent::StageRecorded { last: true });
         };
-        if cancelled && !planted!(CancelIgnoredAtNextHop) {
+        if cancelled {
             return self.step(file, FileEvent::Cancel);
         }
         row.stage = next;
