@@ -12,6 +12,7 @@ export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.b
 test: export CAUDAL_REQUIRE_PAGE = 1
 
 export CAUDAL_MODEL_DIR ?= $(CURDIR)/.caudal/models/all-minilm-l6-v2
+export CAUDAL_PDFIUM ?= $(CURDIR)/.caudal/lib/libpdfium.so
 
 # Where `make up` keeps everything, and where it listens.
 DATA_DIR ?= .caudal/data
@@ -52,9 +53,10 @@ quick: ## What changed: formatting, structure, clippy, unit tests, documents (SI
 test-crate: ## All tests of one crate (CRATE=ledger, DB=sqlite or postgres, TEST=part of a name)
 	@$(LINTED) infra/loop crate "$(CRATE)" "$(DB)" "$(TEST)"
 
-setup: ## Install what is missing: redis-server, the offline model, buf, cargo-deny, cargo-shear, cargo-nextest
+setup: ## Install what is missing: redis-server, the offline model, PDFium, buf, cargo-deny, cargo-shear, cargo-nextest
 	@infra/setup/machine
 	@infra/setup/model
+	@infra/setup/pdfium
 	@infra/setup/tools
 
 # With --workspace the dependencies get the features that the tests use too, so that both share one build.

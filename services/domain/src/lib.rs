@@ -9,6 +9,7 @@ pub mod keys;
 pub mod language;
 pub mod limits;
 pub mod media_kind;
+pub mod media_type;
 pub mod names;
 pub mod outcome;
 pub mod path;
@@ -20,6 +21,7 @@ pub mod route;
 pub mod stage;
 pub mod stage_set;
 pub mod stage_version;
+pub mod text_encoding;
 pub mod trace;
 
 pub use batch_state::{
@@ -34,6 +36,7 @@ pub use keys::{
 };
 pub use language::Language;
 pub use media_kind::MediaKind;
+pub use media_type::{MediaType, Reading, TextReader};
 pub use names::{
     NameError, batch_name, file_name, folder_name, operation_name, parse_batch_name,
     parse_file_name, parse_folder_name, parse_operation_name, parse_tenant_name, tenant_name,
@@ -48,4 +51,5 @@ pub use route::{Hop, Recorded, next_hop, route};
 pub use stage::{Stage, StageProfile, UnknownStage};
 pub use stage_set::StageSet;
 pub use stage_version::{InvalidStageVersion, StageVersion, idempotency_key};
+pub use text_encoding::TextEncoding;
 pub use trace::{file_trace_id, sampled};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::media_type::{Reading, reading};
+
 /// What kind of content a file has, by its sniffed media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -14,57 +16,18 @@ pub enum MediaKind {
     Other,
 }
 
-const DOCUMENT_TYPES: [&str; 10] = [
-    "application/pdf",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    "application/vnd.oasis.opendocument.text",
-    "application/json",
-    "application/x-ndjson",
-    "application/xhtml+xml",
-    "application/xml",
-    "application/csv",
-];
-
-const IMAGE_TYPES: [&str; 7] = [
-    "image/png",
-    "image/jpeg",
-    "image/gif",
-    "image/webp",
-    "image/bmp",
-    "image/x-ms-bmp",
-    "image/tiff",
-];
-
-/// Text that is markup of a program's own rather than something to read.
-const TEXT_TYPES_NOT_READ: [&str; 1] = ["text/rtf"];
-
 impl MediaKind {
     /// Every kind.
     pub const ALL: [Self; 3] = [Self::Document, Self::Image, Self::Other];
 
-    /// The kind of a media type; case and parameters (`; charset=…`) do not matter. Everything under `text/` is a
-    /// document, an image of a format that is not decoded is `Other`.
+    /// The kind of a media type, by the table of types; case and parameters (`; charset=…`) do not matter.
     #[must_use]
     pub fn of(media_type: &str) -> Self {
-        let essence = media_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
-        let essence = essence.as_str();
-        if TEXT_TYPES_NOT_READ.contains(&essence) {
-            return Self::Other;
+        match reading(media_type) {
+            Reading::Text(_) => Self::Document,
+            Reading::Picture => Self::Image,
+            Reading::Stored => Self::Other,
         }
-        if essence.starts_with("text/") || DOCUMENT_TYPES.contains(&essence) {
-            return Self::Document;
-        }
-        if IMAGE_TYPES.contains(&essence) {
-            return Self::Image;
-        }
-        Self::Other
     }
 
     /// The name, upper case.
@@ -90,9 +53,9 @@ mod tests {
             ("text/markdown", MediaKind::Document),
             ("application/JSON", MediaKind::Document),
             ("image/JPEG", MediaKind::Image),
-            ("image/svg+xml", MediaKind::Other),
+            ("image/svg+xml", MediaKind::Document),
             ("image/heic", MediaKind::Other),
-            ("text/rtf", MediaKind::Other),
+            ("application/msword", MediaKind::Document),
             ("application/octet-stream", MediaKind::Other),
             ("", MediaKind::Other),
             (";;", MediaKind::Other),

@@ -120,12 +120,20 @@ pub enum WarningCode {
     UnreadableParts,
     /// A document without any text, such as a scan.
     NoTextFound,
+    /// Some pages gave no text, though something is on them.
+    NoTextOnPages,
+    /// What is attached to a mail was not read.
+    AttachmentsNotRead,
     /// Some bytes were no text in the encoding found, and were replaced.
     ReplacedCharacters,
     /// Only the first chunks were embedded.
     EmbeddingsTruncated,
+    /// Some of the text is in no language that the model knows.
+    TextNotUnderstood,
     /// Only the first frame or page of several was looked at.
     FirstFrameOnly,
+    /// A part of the picture is missing.
+    PartialImage,
     /// The camera's data could not be read.
     UnreadableExif,
     /// The content is not of the type that the name or the sender says.
@@ -134,7 +142,7 @@ pub enum WarningCode {
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::NoCaptionProvider,
         Self::NoEmbeddingProvider,
         Self::NoImageEmbeddingProvider,
@@ -142,9 +150,13 @@ impl WarningCode {
         Self::UnreadablePages,
         Self::UnreadableParts,
         Self::NoTextFound,
+        Self::NoTextOnPages,
+        Self::AttachmentsNotRead,
         Self::ReplacedCharacters,
         Self::EmbeddingsTruncated,
+        Self::TextNotUnderstood,
         Self::FirstFrameOnly,
+        Self::PartialImage,
         Self::UnreadableExif,
         Self::MediaTypeDiffers,
     ];
@@ -160,9 +172,13 @@ impl WarningCode {
             Self::UnreadablePages => "UNREADABLE_PAGES",
             Self::UnreadableParts => "UNREADABLE_PARTS",
             Self::NoTextFound => "NO_TEXT_FOUND",
+            Self::NoTextOnPages => "NO_TEXT_ON_PAGES",
+            Self::AttachmentsNotRead => "ATTACHMENTS_NOT_READ",
             Self::ReplacedCharacters => "REPLACED_CHARACTERS",
             Self::EmbeddingsTruncated => "EMBEDDINGS_TRUNCATED",
+            Self::TextNotUnderstood => "TEXT_NOT_UNDERSTOOD",
             Self::FirstFrameOnly => "FIRST_FRAME_ONLY",
+            Self::PartialImage => "PARTIAL_IMAGE",
             Self::UnreadableExif => "UNREADABLE_EXIF",
             Self::MediaTypeDiffers => "MEDIA_TYPE_DIFFERS",
         }
@@ -185,9 +201,13 @@ impl WarningCode {
             | Self::UnreadablePages
             | Self::UnreadableParts
             | Self::NoTextFound
+            | Self::NoTextOnPages
+            | Self::AttachmentsNotRead
             | Self::ReplacedCharacters
             | Self::EmbeddingsTruncated
-            | Self::FirstFrameOnly => true,
+            | Self::TextNotUnderstood
+            | Self::FirstFrameOnly
+            | Self::PartialImage => true,
             Self::UnreadableExif | Self::MediaTypeDiffers => false,
         }
     }
@@ -224,6 +244,14 @@ impl WarningCode {
                 "No text was found: the document may be a scan or hold only pictures.",
                 "No se encontró texto: puede que el documento esté escaneado o solo tenga imágenes.",
             ),
+            Self::NoTextOnPages => (
+                "Some pages gave no text: they may be scans or hold only pictures.",
+                "Algunas páginas no dieron texto: puede que estén escaneadas o solo tengan imágenes.",
+            ),
+            Self::AttachmentsNotRead => (
+                "What is attached is named and was not read.",
+                "Los archivos adjuntos se nombran y no se leyeron.",
+            ),
             Self::ReplacedCharacters => (
                 "Some characters could not be read and were replaced.",
                 "Algunos caracteres no se pudieron leer y se reemplazaron.",
@@ -232,9 +260,17 @@ impl WarningCode {
                 "The text was very long: only its beginning can be searched by meaning.",
                 "El texto era muy largo: solo el principio se puede buscar por significado.",
             ),
+            Self::TextNotUnderstood => (
+                "Much of the text is in no language that the model knows: it cannot be found by its meaning.",
+                "Gran parte del texto está en un idioma que el modelo no conoce: no se puede encontrar por su significado.",
+            ),
             Self::FirstFrameOnly => (
                 "The image has several frames or pages: only the first was looked at.",
                 "La imagen tiene varios fotogramas o páginas: solo se examinó el primero.",
+            ),
+            Self::PartialImage => (
+                "Part of the picture is missing or damaged; the rest is shown.",
+                "Falta una parte de la imagen o está dañada; se muestra el resto.",
             ),
             Self::UnreadableExif => (
                 "The data that the camera wrote could not be read.",

@@ -18,7 +18,8 @@ const NOT_OURS: [&str; 7] = [
 ];
 
 /// Paths that are made when something runs, so they are named and not there.
-const MADE: [&str; 10] = [
+const MADE: [&str; 11] = [
+    ".caudal/lib/libpdfium.so",
     ".caudal/data",
     ".caudal/models/all-minilm-l6-v2",
     "gateway/web/dist",

@@ -28,7 +28,7 @@ pub const VECTORS_ARTIFACT: &str = "vectors.f32";
 pub const CHUNKS_ARTIFACT: &str = "chunks.json";
 
 /// Raised whenever the same text would give other results.
-const CODE_VERSION: &str = "1";
+const CODE_VERSION: &str = "2";
 
 /// The handler of the embeddings stage.
 #[derive(Debug, Clone)]
@@ -43,10 +43,19 @@ pub struct EmbeddingsStage {
 struct Embedded {
     chunks: Vec<Chunk>,
     vectors: VectorMatrix,
+    /// Tokens of all chunks, as the list of chunks has them.
     tokens: u64,
+    /// Tokens that the provider read, with those that frame each chunk.
+    read: u64,
+    /// Of these, how many stand for words that the model does not know.
+    unknown: u64,
     calls: u64,
     truncated: bool,
 }
+
+/// Of a hundred tokens, so many may be unknown before a file is said not to be understood: a few names and signs are in any
+/// text.
+const UNKNOWN_PERCENT: u64 = 10;
 
 impl EmbeddingsStage {
     /// A stage that embeds through `provider`.
@@ -95,7 +104,11 @@ impl EmbeddingsStage {
         let limits = self.settings.chunk_limits(self.provider.max_tokens());
         // A tokenizer takes its time with megabytes of text.
         let cutting = tokio::task::spawn_blocking(move || {
-            let chunked = chunk(&text, limits, |part| counter.count(part));
+            let mut chunked = chunk(&text, limits, |part| counter.count(part));
+            // A chunk has the tokens that it has as a whole, wherever its pieces were cut.
+            for chunk in &mut chunked.chunks {
+                chunk.tokens = counter.count(&text[chunk.start..chunk.end]);
+            }
             (text, chunked)
         });
         let (text, chunked) = cutting.await.map_err(|error| {
@@ -104,8 +117,10 @@ impl EmbeddingsStage {
 
         let mut embedded = Embedded {
             vectors: VectorMatrix::with_rows(chunked.chunks.len()),
+            tokens: chunked.chunks.iter().map(|chunk| chunk.tokens as u64).sum(),
             chunks: chunked.chunks,
-            tokens: 0,
+            read: 0,
+            unknown: 0,
             calls: 0,
             truncated: chunked.truncated,
         };
@@ -121,6 +136,7 @@ impl EmbeddingsStage {
             let Embeddings {
                 vectors,
                 tokens,
+                unknown,
                 calls,
             } = self
                 .provider
@@ -132,10 +148,25 @@ impl EmbeddingsStage {
                 .map_err(|error| ProviderError::InvalidAnswer {
                     detail: error.to_string(),
                 })?;
-            embedded.tokens += tokens;
+            embedded.read += tokens;
+            embedded.unknown += unknown;
             embedded.calls += u64::from(calls);
         }
         Ok(embedded)
+    }
+
+    /// Texts that the model cannot tell apart are never embedded in silence.
+    fn not_understood(&self, embedded: &Embedded) -> Option<Warning> {
+        let too_many = embedded.unknown * 100 > embedded.tokens * UNKNOWN_PERCENT;
+        let words = || {
+            format!(
+                "{} of {} tokens are unknown to {}, which was made for English: texts like this one cannot be told apart by it",
+                embedded.unknown,
+                embedded.tokens,
+                self.model()
+            )
+        };
+        too_many.then(|| Warning::new(WarningCode::TextNotUnderstood, Stage::Embeddings, words()))
     }
 
     fn without_provider(&self, why: &str) -> Done {
@@ -156,6 +187,7 @@ impl EmbeddingsStage {
             "dimensions": embedded.map_or(0, |embedded| embedded.vectors.dimensions()),
             "chunks": embedded.map_or(0, |embedded| embedded.chunks.len()),
             "tokens": embedded.map_or(0, |embedded| embedded.tokens),
+            "unknown_tokens": embedded.map_or(0, |embedded| embedded.unknown),
         })
     }
 
@@ -181,7 +213,7 @@ impl EmbeddingsStage {
         let facts = self.facts(Some(&embedded));
         let usage = Usage {
             bytes,
-            tokens: embedded.tokens,
+            tokens: embedded.read,
             provider_calls: embedded.calls,
             ..Usage::default()
         };
@@ -189,6 +221,7 @@ impl EmbeddingsStage {
         if embedded.truncated || read.truncated {
             warnings.push(truncation_warning(&embedded));
         }
+        warnings.extend(self.not_understood(&embedded));
         if !embedded.chunks.is_empty() {
             let chunks = serde_json::to_vec(&embedded.chunks).map_err(|error| {
                 Failure::new(Reason::Internal, format!("chunks not encoded: {error}"))

@@ -92,13 +92,44 @@ async fn a_text_becomes_one_unit_vector_a_chunk() {
     assert_eq!(embedded.vectors.dimensions(), 384);
     assert_eq!(stage.version().model, "all-minilm-l6-v2");
     assert_eq!(stage.facts(Some(&embedded))["dimensions"], 384);
-    let counted: usize = embedded.chunks.iter().map(|chunk| chunk.tokens + 2).sum();
+    let counted: usize = embedded.chunks.iter().map(|chunk| chunk.tokens).sum();
+    assert_eq!(embedded.tokens, counted as u64, "tokens are counted once");
     assert_eq!(
-        embedded.tokens, counted as u64,
+        embedded.read,
+        counted as u64 + 2 * embedded.chunks.len() as u64,
         "nothing of a chunk is left unread, and pieces count as the whole does"
     );
+    assert!(stage.not_understood(&embedded).is_none());
     let rows = embedded.chunks.len();
     assert_eq!(embedded.vectors.into_bytes().len(), rows * 384 * 4);
+}
+
+#[tokio::test]
+async fn a_text_that_the_model_cannot_read_says_so_and_long_words_are_not_all_one() {
+    let Some(stage) = installed() else {
+        return;
+    };
+    // Two texts of emoji, of which the model knows none.
+    for text in ["🜁🜂🜃🜄 ".repeat(200), "🝊🝋🝌 ".repeat(300)] {
+        let embedded = stage.embed_text(text, "key").await.unwrap();
+        let warning = stage.not_understood(&embedded).unwrap();
+        assert_eq!(warning.code, WarningCode::TextNotUnderstood);
+        assert!(warning.words.contains("English"), "{}", warning.words);
+        assert!(stage.facts(Some(&embedded))["unknown_tokens"].as_u64() > Some(0));
+    }
+    let vectors = |text: &str| {
+        let (stage, text) = (&stage, text.repeat(30));
+        async move {
+            let embedded = stage.embed_text(text, "key").await.unwrap();
+            assert_eq!(embedded.unknown, 0);
+            embedded.vectors.into_bytes()
+        }
+    };
+    let (one, other) = (vectors("abcdefghij").await, vectors("qrstuvwxyz").await);
+    assert_ne!(
+        one, other,
+        "two words of 300 letters have vectors of their own"
+    );
 }
 
 #[tokio::test]

@@ -8,13 +8,20 @@ use caudal_stage::{Done, Failure, Handler, Job, Usage};
 use crate::{ExtractText, TEXT_ARTIFACT, TEXT_MEDIA_TYPE};
 
 /// The version of this stage's code: raised whenever its results change.
-const CODE_VERSION: &str = "1";
+const CODE_VERSION: &str = "2";
 
 impl Handler for ExtractText {
     fn version(&self) -> StageVersion {
         StageVersion::new(Stage::ExtractText, CODE_VERSION).with_options(format!(
-            "pages={},text={}",
-            self.settings.max_pages, self.settings.max_text_bytes
+            "pages={},text={},pdf={}",
+            self.settings.max_pages,
+            self.settings.max_text_bytes,
+            // Results of one reader must not pass for those of the other.
+            if self.settings.pdf_library.is_some() {
+                "pdfium"
+            } else {
+                "own"
+            }
         ))
     }
 

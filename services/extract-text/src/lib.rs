@@ -2,24 +2,23 @@
 //! others runs in a sandbox child; plain text is decoded here.
 
 mod encoding;
-mod format;
 mod handler;
 mod parsers;
 mod plain;
 mod text;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use caudal_domain::{Reason, Stage, Warning, WarningCode};
+use caudal_domain::{Reason, Stage, TextReader, Warning, WarningCode, media_type};
 use caudal_stage::Failure;
 use caudal_stage::sandbox::{Limits, Sandbox};
 use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use format::Format;
-pub use parsers::PARSERS;
+pub use parsers::{PARSERS, PREPARATIONS};
 use parsers::{Request, TEXT_BLOB, parser_for};
 use text::Extracted;
 
@@ -28,6 +27,12 @@ pub const TEXT_ARTIFACT: &str = "text.txt";
 
 /// The text's media type.
 pub const TEXT_MEDIA_TYPE: &str = "text/plain; charset=utf-8";
+
+/// The environment variable that names PDFium.
+pub const PDF_LIBRARY_VARIABLE: &str = "CAUDAL_PDFIUM";
+
+/// Where `make setup` unpacks PDFium, below the working folder.
+pub const DEFAULT_PDF_LIBRARY: &str = ".caudal/lib/libpdfium.so";
 
 /// What a document may cost.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +45,26 @@ pub struct Settings {
     pub max_pages: u32,
     /// The longest text that is kept, in bytes.
     pub max_text_bytes: usize,
+    /// PDFium, which reads PDFs where it is installed; without it they are read more slowly and less well.
+    pub pdf_library: Option<PathBuf>,
     /// What a sandbox child may use.
     pub sandbox: Limits,
+}
+
+impl Settings {
+    /// The same with the PDFium that `CAUDAL_PDFIUM` names, else the one that `make setup` unpacked below the working folder,
+    /// where it is there.
+    #[must_use]
+    pub fn with_pdf_library(self, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let library = variable(PDF_LIBRARY_VARIABLE)
+            .filter(|path| !path.is_empty())
+            .map_or_else(|| PathBuf::from(DEFAULT_PDF_LIBRARY), PathBuf::from);
+        Self {
+            // A child works in an empty folder of its own.
+            pdf_library: library.canonicalize().ok(),
+            ..self
+        }
+    }
 }
 
 impl Default for Settings {
@@ -52,6 +75,7 @@ impl Default for Settings {
             max_unpacked_bytes: 256 << 20,
             max_pages: 5_000,
             max_text_bytes: 16 << 20,
+            pdf_library: None,
             sandbox: Limits {
                 memory: 768 << 20,
                 cpu: Duration::from_secs(30),
@@ -106,31 +130,25 @@ impl ExtractText {
         input: &Path,
         cancelled: &CancellationToken,
     ) -> Result<Document, Failure> {
-        let format = Format::of(media_type).ok_or_else(|| {
+        let reader = media_type::text_reader(media_type).ok_or_else(|| {
             Failure::new(
                 Reason::UnsupportedDocument,
                 format!("no reader for {media_type}"),
             )
         })?;
-        let (text, extracted) = match parser_for(format) {
+        let (text, extracted) = match parser_for(reader) {
             None => self.read_plain(input).await?,
             Some(parser) => {
                 self.read_in_a_child(parser, media_type, input, cancelled)
                     .await?
             }
         };
-        let facts = json!({
-            "format": format.name(),
-            "encoding": extracted.encoding,
-            "pages": extracted.pages,
-            "words": extracted.words,
-            "characters": extracted.characters,
-        });
+        let facts = facts(reader, &extracted);
         Ok(Document {
-            facts: without_nulls(facts),
+            facts,
             pages: extracted.pages.unwrap_or(0),
             has_text: extracted.words > 0,
-            warnings: warnings(format, &extracted),
+            warnings: warnings(reader, &extracted),
             text,
         })
     }
@@ -162,6 +180,7 @@ impl ExtractText {
             max_pages: self.settings.max_pages,
             max_unpacked_bytes: self.settings.max_unpacked_bytes,
             max_text_bytes: self.settings.max_text_bytes,
+            pdf_library: self.settings.pdf_library.clone(),
         };
         let request =
             serde_json::to_value(request).map_err(|error| unreadable(error.to_string()))?;
@@ -182,37 +201,84 @@ impl ExtractText {
     }
 }
 
-fn warnings(format: Format, extracted: &Extracted) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    if extracted.truncated {
-        warnings.push(Warning::plain(
-            WarningCode::TextTruncated,
-            Stage::ExtractText,
-        ));
-    }
-    if extracted.unreadable_pages > 0 {
-        let words = format!(
-            "{} of {} pages could not be read; the others were.",
-            extracted.unreadable_pages,
-            extracted.pages.unwrap_or(0)
-        );
-        warnings.push(Warning::new(
+fn facts(reader: TextReader, extracted: &Extracted) -> serde_json::Value {
+    let properties = &extracted.properties;
+    let some = |count: u64| (count > 0).then_some(count);
+    let several = |offsets: &Vec<u64>| (offsets.len() > 1).then(|| offsets.clone());
+    let named = |names: &Vec<String>| (!names.is_empty()).then(|| names.clone());
+    without_nulls(json!({
+        "format": reader.name(),
+        "encoding": extracted.encoding,
+        "pages": extracted.pages,
+        "sheets": named(&extracted.sheets),
+        "offsets": several(&extracted.offsets),
+        "words": extracted.words,
+        "characters": extracted.characters,
+        "control_characters": some(extracted.controls),
+        "replaced_characters": some(extracted.replaced),
+        "attachments": some(extracted.attachments.into()),
+        "attachment_names": named(&extracted.attachment_names),
+        "title": properties.title,
+        "author": properties.author,
+        "created": properties.created,
+        "modified": properties.modified,
+        "language": properties.language,
+    }))
+}
+
+fn warnings(reader: TextReader, extracted: &Extracted) -> Vec<Warning> {
+    let of_pages = |count: u32| format!("{count} of {} pages", extracted.pages.unwrap_or(0));
+    let blank = (extracted.blank_pages > 0 && extracted.words > 0)
+        .then(|| format!("{} gave no text", of_pages(extracted.blank_pages)));
+    let told = [
+        (WarningCode::TextTruncated, extracted.truncated, None),
+        (
             WarningCode::UnreadablePages,
-            Stage::ExtractText,
-            words,
-        ));
-    }
-    if extracted.replaced {
-        warnings.push(Warning::plain(
+            extracted.unreadable_pages > 0,
+            Some(format!(
+                "{} could not be read; the others were.",
+                of_pages(extracted.unreadable_pages)
+            )),
+        ),
+        (
+            WarningCode::NoTextOnPages,
+            blank.is_some(),
+            blank.map(|words| format!("{words}: they may be scans or hold only pictures.")),
+        ),
+        (
+            WarningCode::UnreadableParts,
+            extracted.unreadable_parts > 0,
+            None,
+        ),
+        (
             WarningCode::ReplacedCharacters,
-            Stage::ExtractText,
-        ));
-    }
-    // Pages without a word are most likely pictures of pages. An empty text is just empty.
-    if format == Format::Pdf && extracted.words == 0 && extracted.unreadable_pages == 0 {
-        warnings.push(Warning::plain(WarningCode::NoTextFound, Stage::ExtractText));
-    }
-    warnings
+            extracted.replaced > 0,
+            Some(format!(
+                "{} characters could not be read and were replaced.",
+                extracted.replaced
+            )),
+        ),
+        (
+            WarningCode::AttachmentsNotRead,
+            extracted.attachments > 0,
+            Some(format!(
+                "{} attachments are named and were not read.",
+                extracted.attachments
+            )),
+        ),
+        (
+            WarningCode::NoTextFound,
+            extracted.words == 0 && extracted.unreadable_pages == 0,
+            (reader != TextReader::Pdf).then(|| "There is not a word in it.".to_owned()),
+        ),
+    ];
+    told.into_iter()
+        .filter(|(_, applies, _)| *applies)
+        .map(|(code, _, words)| match words {
+            Some(words) => Warning::new(code, Stage::ExtractText, words),
+            None => Warning::plain(code, Stage::ExtractText),
+        })
+        .collect()
 }
 
 fn without_nulls(mut facts: serde_json::Value) -> serde_json::Value {

@@ -1,20 +1,29 @@
 //! The parsers that run in a sandbox child, one for each family of formats.
 
+mod epub;
 mod html;
+mod mail;
+mod number_format;
 mod office;
 mod opendocument;
+mod outlook;
+mod package;
 mod pdf;
+mod rtf;
+mod sheets;
+mod slides;
+mod svg;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 
-use caudal_domain::Reason;
-use caudal_stage::sandbox::{ParseFailure, Parsed, Parser};
+use caudal_domain::{Reason, TextReader, media_type};
+use caudal_stage::sandbox::{ParseFailure, Parsed, Parser, Preparation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::format::Format;
-use crate::text::{Extracted, Text};
+use crate::text::Extracted;
 
 /// The blob in which a parser returns the text.
 pub(crate) const TEXT_BLOB: &str = "text";
@@ -23,20 +32,37 @@ pub(crate) const TEXT_BLOB: &str = "text";
 pub const PARSERS: &[(&str, Parser)] = &[
     ("text-of-pdf", pdf::parse),
     ("text-of-office", office::parse),
+    ("text-of-sheets", sheets::parse),
+    ("text-of-slides", slides::parse),
+    ("text-of-locked-office", office::parse_locked),
     ("text-of-opendocument", opendocument::parse),
+    ("text-of-epub", epub::parse),
     ("text-of-html", html::parse),
+    ("text-of-rtf", rtf::parse),
+    ("text-of-mail", mail::parse),
+    ("text-of-outlook-mail", outlook::parse),
+    ("text-of-svg", svg::parse),
 ];
 
-/// The parser for a format; `None` for text, which needs none.
-pub(crate) fn parser_for(format: Format) -> Option<&'static str> {
-    Some(match format {
-        Format::Pdf => "text-of-pdf",
-        Format::OpenDocument => "text-of-opendocument",
-        Format::Html => "text-of-html",
-        Format::Docx | Format::Xlsx | Format::Pptx | Format::Doc | Format::Xls | Format::Ppt => {
-            "text-of-office"
-        }
-        Format::Text(_) => return None,
+/// What of them is prepared before a child has its limits.
+pub const PREPARATIONS: &[(&str, Preparation)] = &[("text-of-pdf", pdf::prepare)];
+
+/// The parser of a reader; `None` for plain text, which needs none.
+pub(crate) fn parser_for(reader: TextReader) -> Option<&'static str> {
+    Some(match reader {
+        TextReader::Pdf => "text-of-pdf",
+        TextReader::Docx | TextReader::Doc => "text-of-office",
+        TextReader::Xlsx | TextReader::Xls => "text-of-sheets",
+        TextReader::Pptx | TextReader::Ppt => "text-of-slides",
+        TextReader::LockedOffice => "text-of-locked-office",
+        TextReader::OpenDocument => "text-of-opendocument",
+        TextReader::Epub => "text-of-epub",
+        TextReader::Html => "text-of-html",
+        TextReader::Rtf => "text-of-rtf",
+        TextReader::Mail => "text-of-mail",
+        TextReader::OutlookMail => "text-of-outlook-mail",
+        TextReader::Svg => "text-of-svg",
+        TextReader::Plain(_) => return None,
     })
 }
 
@@ -47,6 +73,8 @@ pub(crate) struct Request {
     pub(crate) max_pages: u32,
     pub(crate) max_unpacked_bytes: u64,
     pub(crate) max_text_bytes: usize,
+    /// Where PDFium is; none where it is not installed.
+    pub(crate) pdf_library: Option<PathBuf>,
 }
 
 impl Request {
@@ -55,8 +83,8 @@ impl Request {
             .map_err(|error| ParseFailure::new(Reason::Internal, format!("request: {error}")))
     }
 
-    fn format(&self) -> Option<Format> {
-        Format::of(&self.media_type)
+    fn reader(&self) -> Option<TextReader> {
+        media_type::text_reader(&self.media_type)
     }
 }
 
@@ -67,11 +95,6 @@ fn answer(text: String, extracted: &Extracted) -> Result<Parsed, ParseFailure> {
         value,
         blobs: vec![(TEXT_BLOB.to_owned(), text.into_bytes())],
     })
-}
-
-fn finish(text: Text) -> Result<Parsed, ParseFailure> {
-    let (text, extracted) = text.finish();
-    answer(text, &extracted)
 }
 
 fn corrupt(detail: &(impl ToString + ?Sized)) -> ParseFailure {
@@ -91,4 +114,27 @@ fn read_all(input: &mut File) -> Result<Vec<u8>, ParseFailure> {
         ParseFailure::new(Reason::Internal, format!("the input: {error}"))
     })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reader_of_the_table_has_a_parser_and_every_parser_a_reader() {
+        for reader in TextReader::ALL {
+            let parser = parser_for(reader);
+            let is_plain = matches!(reader, TextReader::Plain(_));
+            assert_eq!(parser.is_none(), is_plain, "{reader:?}");
+            let is_known = |parser: &str| PARSERS.iter().any(|(name, _)| *name == parser);
+            assert!(parser.is_none_or(is_known), "{reader:?}");
+        }
+        for (name, _) in PARSERS {
+            let mut readers = TextReader::ALL.into_iter();
+            assert!(
+                readers.any(|reader| parser_for(reader) == Some(name)),
+                "nothing is ever handed to {name}"
+            );
+        }
+    }
 }

@@ -9,8 +9,8 @@ use std::io::{self, Read};
 use crate::encoding;
 use crate::text::{Extracted, Text};
 
-/// The bytes of any encoding that one byte of UTF-8 can come from, at most: ASCII in UTF-16.
-const BYTES_PER_TEXT_BYTE: u64 = 2;
+/// The bytes of any encoding that one byte of UTF-8 can come from, at most: ASCII in UTF-32.
+const BYTES_PER_TEXT_BYTE: u64 = 4;
 
 /// Reads a text up to `max_text_bytes` of UTF-8.
 ///
@@ -22,18 +22,16 @@ pub(crate) fn read(file: File, max_text_bytes: usize) -> io::Result<(String, Ext
     let mut bytes = Vec::new();
     let read = file.take(bound + 1).read_to_end(&mut bytes)?;
     let cut = read as u64 > bound;
-    let encoding = encoding::detect(&bytes, cut);
-    let (decoded, replaced) = encoding.decode_with_bom_removal(&bytes);
+    let decoded = encoding::decode(&bytes, cut);
 
     let mut text = Text::bounded(max_text_bytes);
-    text.push(&decoded);
+    text.push(&decoded.text);
     if cut {
         text.mark_truncated();
     }
     let (text, mut extracted) = text.finish();
-    extracted.encoding = Some(encoding.name().to_ascii_lowercase());
-    // A text cut inside a character ends in a replacement that nobody needs to hear of.
-    extracted.replaced = replaced && !cut;
+    extracted.encoding = Some(decoded.encoding);
+    extracted.replaced = decoded.replaced;
     Ok((text, extracted))
 }
 

@@ -7,23 +7,80 @@ use serde::{Deserialize, Serialize};
 /// The page separator, as pdftotext writes it: chunks can be told their page by counting.
 pub(crate) const PAGE_BREAK: char = '\u{c}';
 
+/// The most boundaries that are told: facts travel with the file.
+const MAX_BOUNDARIES: usize = 1_000;
+/// The most attachments whose names are told, and for how long a name or a title is.
+const MAX_NAMES: usize = 100;
+const MAX_NAME_CHARACTERS: usize = 300;
+
 /// What was taken from a document, beside its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Extracted {
     /// Pages or slides, where the format has them.
     pub(crate) pages: Option<u32>,
+    /// Where each page, slide or sheet begins in the text, in bytes; no more than the facts have room for.
+    pub(crate) offsets: Vec<u64>,
+    /// The names of the sheets.
+    pub(crate) sheets: Vec<String>,
     /// The character encoding it was read as, where that was a question.
     pub(crate) encoding: Option<String>,
     /// Words, told apart by white space.
     pub(crate) words: u64,
     /// Characters, white space included.
     pub(crate) characters: u64,
+    /// Control characters that were left out.
+    pub(crate) controls: u64,
     /// Whether there was more text, or more pages, than the limits allow.
     pub(crate) truncated: bool,
-    /// Whether some bytes were no characters of that encoding.
-    pub(crate) replaced: bool,
+    /// Places where the bytes were no characters of that encoding, or the glyphs of no letter.
+    pub(crate) replaced: u64,
     /// Pages that gave no text because they could not be read.
     pub(crate) unreadable_pages: u32,
+    /// Pages that gave no text though something is drawn on them.
+    pub(crate) blank_pages: u32,
+    /// Sheets, slides and other parts that could not be read.
+    pub(crate) unreadable_parts: u32,
+    /// What is attached and was not read.
+    pub(crate) attachments: u32,
+    /// The names of these, as far as there is room.
+    pub(crate) attachment_names: Vec<String>,
+    /// What the document says of itself.
+    pub(crate) properties: Properties,
+}
+
+/// What a document says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Properties {
+    pub(crate) title: Option<String>,
+    pub(crate) author: Option<String>,
+    pub(crate) created: Option<String>,
+    pub(crate) modified: Option<String>,
+    pub(crate) language: Option<String>,
+}
+
+impl Properties {
+    /// A property as it goes into the facts: on one line, of a bounded length, and none where there is nothing in it.
+    pub(crate) fn tidy(words: &str) -> Option<String> {
+        let line: Vec<&str> = words
+            .split(|character: char| character.is_whitespace() || character.is_control())
+            .filter(|word| !word.is_empty())
+            .collect();
+        let line: String = line.join(" ").chars().take(MAX_NAME_CHARACTERS).collect();
+        (!line.is_empty()).then_some(line)
+    }
+}
+
+impl Extracted {
+    /// Counts something that is attached and was not read.
+    pub(crate) fn push_attachment(&mut self, name: Option<&str>) {
+        self.attachments += 1;
+        if self.attachment_names.len() < MAX_NAMES {
+            let name = name.and_then(Properties::tidy);
+            self.attachment_names.push(name.unwrap_or_default());
+        }
+    }
 }
 
 /// Gathers text up to a bound in bytes, without the control characters that no reader wants.
@@ -32,6 +89,8 @@ pub(crate) struct Text {
     gathered: String,
     bound: usize,
     truncated: bool,
+    controls: u64,
+    offsets: Vec<u64>,
     /// Bytes written through [`io::Write`] that are not a whole character yet.
     partial: Vec<u8>,
 }
@@ -42,6 +101,8 @@ impl Text {
             gathered: String::new(),
             bound: bytes,
             truncated: false,
+            controls: 0,
+            offsets: Vec::new(),
             partial: Vec::new(),
         }
     }
@@ -63,6 +124,8 @@ impl Text {
     pub(crate) fn push_char(&mut self, character: char) {
         let unwanted = character.is_control() && !matches!(character, '\n' | '\t' | PAGE_BREAK);
         if unwanted || self.truncated {
+            // Half of a line end of other systems is nothing that was lost.
+            self.controls += u64::from(unwanted && !self.truncated && character != '\r');
             return;
         }
         if self.gathered.len() + character.len_utf8() > self.bound {
@@ -79,6 +142,55 @@ impl Text {
         }
     }
 
+    /// Begins a page, a slide or a sheet: behind a page break where it is not the first.
+    pub(crate) fn begin_page(&mut self) {
+        if !self.offsets.is_empty() || !self.gathered.is_empty() {
+            self.push_char(PAGE_BREAK);
+        }
+        if self.offsets.len() < MAX_BOUNDARIES && !self.truncated {
+            self.offsets.push(self.gathered.len() as u64);
+        }
+    }
+
+    /// Leaves an empty line before what follows, unless nothing has been gathered.
+    pub(crate) fn end_paragraph(&mut self) {
+        self.end_line();
+        if !self.gathered.is_empty()
+            && !self.gathered.ends_with("\n\n")
+            && !self.gathered.ends_with(PAGE_BREAK)
+        {
+            self.push_char('\n');
+        }
+    }
+
+    /// Parts what was gathered from what follows by a blank, unless one is there.
+    pub(crate) fn end_word(&mut self) {
+        if !self.gathered.is_empty() && !self.gathered.ends_with(char::is_whitespace) {
+            self.push_char(' ');
+        }
+    }
+
+    /// As [`push`](Self::push), every run of white space as one blank, and none at the beginning of a line.
+    pub(crate) fn push_collapsed(&mut self, text: &str) {
+        for character in text.chars() {
+            if character.is_whitespace() {
+                self.end_word();
+            } else {
+                self.push_char(character);
+            }
+        }
+    }
+
+    /// What has been gathered behind so many bytes.
+    pub(crate) fn since(&self, begins: usize) -> &str {
+        self.gathered.get(begins..).unwrap_or_default()
+    }
+
+    /// How much has been gathered, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.gathered.len()
+    }
+
     /// Marks that the reader itself left something out.
     pub(crate) fn mark_truncated(&mut self) {
         self.truncated = true;
@@ -93,6 +205,8 @@ impl Text {
             words: self.gathered.split_whitespace().count() as u64,
             characters: self.gathered.chars().count() as u64,
             truncated: self.truncated,
+            controls: self.controls,
+            offsets: self.offsets,
             ..Extracted::default()
         };
         (self.gathered, extracted)

@@ -30,7 +30,13 @@ pub(crate) struct Camera {
 
 /// Reads the camera's data from any image format that carries it; none is no error.
 pub(crate) fn read(input: &mut (impl BufRead + Seek)) -> Result<Option<Camera>, Error> {
-    let exif = match Reader::new().read_from_container(input) {
+    let mut reader = Reader::new();
+    // One fault, such as a missing end of its list, takes nothing away from what was read.
+    reader.continue_on_error(true);
+    let read = reader
+        .read_from_container(input)
+        .or_else(|error| error.distill_partial_result(|_| ()));
+    let exif = match read {
         Ok(exif) => exif,
         // The formats without such data, and files of the others that have none.
         Err(Error::NotFound(_)) => return Ok(None),
@@ -46,6 +52,9 @@ pub(crate) fn read(input: &mut (impl BufRead + Seek)) -> Result<Option<Camera>, 
         taken_at: taken_at(&exif),
         has_gps: exif.get_field(Tag::GPSLatitude, In::PRIMARY).is_some(),
     };
+    if camera == Camera::default() && exif.fields().len() == 0 {
+        return Err(Error::InvalidFormat("it has no field that can be read"));
+    }
     Ok((camera != Camera::default()).then_some(camera))
 }
 

@@ -5,6 +5,8 @@ mod camera;
 mod handler;
 mod jpeg;
 mod parser;
+mod partial;
+mod tiff;
 
 use std::path::Path;
 use std::time::Duration;
@@ -117,12 +119,7 @@ impl ImageProcessing {
             WarningCode::NoCaptionProvider,
             Stage::ImageProcessing,
         )];
-        if facts.exif_unreadable {
-            warnings.push(Warning::plain(
-                WarningCode::UnreadableExif,
-                Stage::ImageProcessing,
-            ));
-        }
+        warnings.extend(warnings_of(&facts));
         Ok(Processed {
             facts: parsed.value,
             thumbnail_name,
@@ -131,6 +128,40 @@ impl ImageProcessing {
             warnings,
         })
     }
+}
+
+fn warnings_of(facts: &Facts) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if let Some(missing) = facts.missing_percent {
+        let words = match missing {
+            0 => "The end of the file is missing or damaged; the picture is shown.".to_owned(),
+            missing => format!("{missing} % of the picture are missing; the rest is shown."),
+        };
+        warnings.push(Warning::new(
+            WarningCode::PartialImage,
+            Stage::ImageProcessing,
+            words,
+        ));
+    }
+    if let Some(pages) = facts.pages {
+        warnings.push(Warning::new(
+            WarningCode::FirstFrameOnly,
+            Stage::ImageProcessing,
+            format!("It has {pages} pages: only the first was looked at."),
+        ));
+    } else if facts.animated {
+        warnings.push(Warning::plain(
+            WarningCode::FirstFrameOnly,
+            Stage::ImageProcessing,
+        ));
+    }
+    if facts.exif_unreadable {
+        warnings.push(Warning::plain(
+            WarningCode::UnreadableExif,
+            Stage::ImageProcessing,
+        ));
+    }
+    warnings
 }
 
 fn unreadable_answer(words: &str) -> Failure {

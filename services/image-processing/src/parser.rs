@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::camera::{self, Camera};
-use crate::jpeg;
+use crate::{jpeg, partial, tiff};
 
 /// The name under which a sandbox child finds the parser.
 pub(crate) const PARSER: &str = "image";
@@ -33,6 +33,12 @@ pub(crate) const PNG_BLOB: &str = "thumbnail.png";
 
 /// The quality of a JPEG thumbnail, of 100.
 const JPEG_QUALITY: u8 = 82;
+
+/// The largest JPEG that is decoded a second time to see whether all of it is there.
+const MOST_CHECKED: u64 = 40_000_000;
+
+/// The share of rows that may be missing of a picture that is shown.
+const MOST_MISSING: f64 = 0.45;
 
 /// A side of the perceptual hash, in bits: 64 in all.
 const HASH_SIDE: u32 = 8;
@@ -52,12 +58,18 @@ pub(crate) struct Facts {
     pub(crate) width: u32,
     /// Pixels down, likewise.
     pub(crate) height: u32,
-    /// `jpeg`, `png`, `gif`, `webp`, `bmp`, `tiff`.
+    /// `jpeg`, `png`, `gif`, `webp`, `bmp`, `tiff`, `ico`.
     pub(crate) format: String,
     /// How it is stored, by the EXIF number: 1 is upright.
     pub(crate) orientation: u8,
     /// Whether it has more than one frame.
     pub(crate) animated: bool,
+    /// How many pages it has, where that is more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pages: Option<u32>,
+    /// Of its rows, how many in a hundred are missing, where any are; 0 where only its end is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) missing_percent: Option<u32>,
     /// Whether anything shows through it.
     pub(crate) transparent: bool,
     /// 64 bits in hex: images that look alike differ in few of them.
@@ -83,16 +95,7 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
             )
         })?;
 
-    if format == ImageFormat::Jpeg
-        && !jpeg::is_whole(rewound(input)?).map_err(|error| internal(&error))?
-    {
-        return Err(ParseFailure::new(
-            Reason::CorruptImage,
-            "its data ends early",
-        ));
-    }
-    let mut decoder = decoder(rewound(input)?, format, &request)?;
-    let (stored_width, stored_height) = decoder.dimensions();
+    let (stored_width, stored_height) = decoder(rewound(input)?, format, &request)?.dimensions();
     let pixels = u64::from(stored_width) * u64::from(stored_height);
     if pixels > request.max_pixels {
         return Err(ParseFailure::new(
@@ -103,8 +106,32 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
             ),
         ));
     }
+    let missing_of_jpeg = if format == ImageFormat::Jpeg {
+        missing_of_jpeg(input, pixels)?
+    } else {
+        None
+    };
+    let mut decoder = decoder(rewound(input)?, format, &request)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let picture = DynamicImage::from_decoder(decoder).map_err(|error| refused(&error))?;
+    let (picture, missing) = match DynamicImage::from_decoder(decoder) {
+        Ok(picture) => (picture, missing_of_jpeg),
+        Err(error) => {
+            let failure = refused(&error);
+            if failure.reason != Reason::CorruptImage {
+                return Err(failure);
+            }
+            // What was decoded before the fault is there to be shown.
+            let decoder = self::decoder(rewound(input)?, format, &request)?;
+            let (picture, missing) = partial::decode(decoder).ok_or(failure)?;
+            (picture, Some(missing))
+        }
+    };
+    if missing.is_some_and(|missing| missing > MOST_MISSING) {
+        return Err(ParseFailure::new(
+            Reason::CorruptImage,
+            "most of its data is missing",
+        ));
+    }
 
     // Turned after it was made small: turning the whole picture would need a second one in memory.
     let mut thumbnail = smaller(picture, request.thumbnail_side);
@@ -124,7 +151,8 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let transparent = shows_through(&thumbnail);
     let (exif, exif_unreadable) = match camera::read(&mut rewound(input)?) {
         Ok(camera) => (camera, false),
-        Err(_) => (None, true),
+        // Where the end of a file is missing nobody knows what stood there.
+        Err(_) => (None, missing.is_none()),
     };
 
     let facts = Facts {
@@ -133,6 +161,8 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
         format: name(format).to_owned(),
         orientation: orientation.to_exif(),
         animated: is_animated(rewound(input)?, format, &request),
+        pages: pages(rewound(input)?, format),
+        missing_percent: missing.map(|missing| (missing * 100.0).round() as u32),
         transparent,
         perceptual_hash: perceptual_hash(&thumbnail),
         exif,
@@ -143,6 +173,24 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
         value: serde_json::to_value(facts).map_err(|error| internal(&error))?,
         blobs: vec![blob],
     })
+}
+
+/// Of a JPEG, the share of rows that are missing; none where it is whole. Its decoder fills them with grey, and says nothing.
+fn missing_of_jpeg(input: &mut File, pixels: u64) -> Result<Option<f64>, ParseFailure> {
+    let scan = jpeg::scan(rewound(input)?).map_err(|error| internal(&error))?;
+    let missing = if pixels <= MOST_CHECKED {
+        jpeg::missing_rows(input)?
+    } else {
+        None
+    };
+    let is_damaged = !scan.is_closed || scan.has_hole;
+    Ok(missing.or(is_damaged.then_some(0.0)))
+}
+
+/// How many pages a file has, where that is more than one.
+fn pages(input: impl BufRead + Seek, format: ImageFormat) -> Option<u32> {
+    let pages = (format == ImageFormat::Tiff).then(|| tiff::pages(input))?;
+    (pages > 1).then_some(pages)
 }
 
 fn rewound(input: &mut File) -> Result<BufReader<&mut File>, ParseFailure> {
@@ -232,12 +280,14 @@ fn name(format: ImageFormat) -> &'static str {
 }
 
 fn refused(error: &ImageError) -> ParseFailure {
+    let words = error.to_string();
     let reason = match error {
+        _ if words.contains("too large") => Reason::ImageTooLarge,
         ImageError::Limits(_) => Reason::ImageTooLarge,
         ImageError::Unsupported(_) => Reason::UnsupportedImage,
         _ => Reason::CorruptImage,
     };
-    ParseFailure::new(reason, error.to_string())
+    ParseFailure::new(reason, words)
 }
 
 fn internal(error: &dyn std::error::Error) -> ParseFailure {

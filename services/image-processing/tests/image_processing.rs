@@ -28,7 +28,15 @@ const TESTS: &[Test] = &[
                 (ImageFormat::WebP, "webp"),
                 (ImageFormat::Bmp, "bmp"),
                 (ImageFormat::Tiff, "tiff"),
+                (ImageFormat::Ico, "ico"),
             ] {
+                if format == ImageFormat::Ico {
+                    // No icon is so wide.
+                    let icon = DynamicImage::from(picture(64, 32).to_rgba8());
+                    let processed = bench.process(&encoded(&icon, format)).unwrap();
+                    assert_eq!(processed.facts["format"], name);
+                    continue;
+                }
                 let processed = bench.process(&encoded(&picture(800, 400), format)).unwrap();
                 let facts = &processed.facts;
                 assert_eq!(facts["format"], name);
@@ -146,7 +154,9 @@ const TESTS: &[Test] = &[
                 .unwrap();
         }
         drop(encoder);
-        assert_eq!(bench.process(&bytes).unwrap().facts["animated"], true);
+        let processed = bench.process(&bytes).unwrap();
+        assert_eq!(processed.facts["animated"], true);
+        assert!(codes(&processed).contains(&WarningCode::FirstFrameOnly));
     }),
     (
         "a_header_of_64k_by_64k_pixels_is_refused_before_it_is_decoded",
@@ -171,7 +181,7 @@ const TESTS: &[Test] = &[
             ImageFormat::Tiff,
         ] {
             let whole = encoded(&noise(300, 300), format);
-            let failure = bench.process(&whole[..whole.len() / 2]).unwrap_err();
+            let failure = bench.process(&whole[..whole.len() / 3]).unwrap_err();
             assert_eq!(
                 failure.reason,
                 Reason::CorruptImage,
@@ -180,6 +190,106 @@ const TESTS: &[Test] = &[
             );
         }
     }),
+    (
+        "a_picture_that_is_nearly_whole_is_shown_and_says_so",
+        |bench| {
+            for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Bmp] {
+                let whole = encoded(&noise(300, 300), format);
+                let processed = bench.process(&whole[..whole.len() * 9 / 10]).unwrap();
+                assert!(
+                    codes(&processed).contains(&WarningCode::PartialImage),
+                    "{format:?}"
+                );
+                let missing = processed.facts["missing_percent"].as_u64().unwrap();
+                assert!(
+                    (4..=20).contains(&missing),
+                    "{format:?}: {missing} % missing"
+                );
+                let processed = bench.process(&whole).unwrap();
+                assert_eq!(
+                    codes(&processed),
+                    [WarningCode::NoCaptionProvider],
+                    "{format:?}"
+                );
+            }
+        },
+    ),
+    ("a_picture_without_its_end_is_shown_and_says_so", |bench| {
+        let jpeg = encoded(&noise(100, 100), ImageFormat::Jpeg);
+        let png = encoded(&noise(100, 100), ImageFormat::Png);
+        for cut in [&jpeg[..jpeg.len() - 2], &png[..png.len() - 12]] {
+            let processed = bench.process(cut).unwrap();
+            assert_eq!(
+                codes(&processed),
+                [WarningCode::NoCaptionProvider, WarningCode::PartialImage]
+            );
+            assert_eq!(processed.facts["missing_percent"], 0);
+        }
+    }),
+    (
+        "data_that_is_missing_before_an_end_marker_is_told",
+        |bench| {
+            let whole = encoded(&noise(300, 300), ImageFormat::Jpeg);
+            let third = [&whole[..whole.len() / 3], b"\xff\xd9"].concat();
+            let failure = bench.process(&third).map(|done| done.facts).unwrap_err();
+            assert_eq!(failure.reason, Reason::CorruptImage);
+            let most = [&whole[..whole.len() * 3 / 4], b"\xff\xd9"].concat();
+            let processed = bench.process(&most).unwrap();
+            assert!(codes(&processed).contains(&WarningCode::PartialImage));
+            let mut zeros = whole.clone();
+            let middle = whole.len() / 2;
+            zeros[middle..middle + 2_000].fill(0);
+            match bench.process(&zeros) {
+                Ok(processed) => assert!(codes(&processed).contains(&WarningCode::PartialImage)),
+                Err(failure) => assert_eq!(failure.reason, Reason::CorruptImage),
+            }
+        },
+    ),
+    ("a_grey_picture_is_whole", |bench| {
+        let grey = DynamicImage::from(RgbImage::from_pixel(200, 200, Rgb([128, 128, 128])));
+        let processed = bench.process(&encoded(&grey, ImageFormat::Jpeg)).unwrap();
+        assert_eq!(codes(&processed), [WarningCode::NoCaptionProvider]);
+    }),
+    (
+        "of_a_file_of_several_pages_the_first_is_shown_and_the_number_told",
+        |bench| {
+            let processed = bench
+                .process(&pages_of([[255, 0, 0], [0, 255, 0], [0, 0, 255]]))
+                .unwrap();
+            assert_eq!(processed.facts["pages"], 3);
+            assert!(codes(&processed).contains(&WarningCode::FirstFrameOnly));
+            let thumbnail = image::load_from_memory(&processed.thumbnail)
+                .unwrap()
+                .to_rgb8();
+            let Rgb([red, green, blue]) = *thumbnail.get_pixel(1, 1);
+            assert!(
+                red > 200 && green < 60 && blue < 60,
+                "the first page is red"
+            );
+        },
+    ),
+    (
+        "one_fault_in_the_cameras_data_takes_nothing_else_away",
+        |bench| {
+            let mut segment = exif_of_a_camera();
+            // As some writers leave it: without the place of a next list.
+            let end_of_list = b"Exif\0\0".len() + 8 + 2 + 3 * 12;
+            segment[end_of_list..end_of_list + 4].copy_from_slice(&[0xff; 4]);
+            let photograph = with_exif(&encoded(&picture(40, 20), ImageFormat::Jpeg), &segment);
+            let processed = bench.process(&photograph).unwrap();
+            assert_eq!(processed.facts["exif"]["taken_at"], "2024-05-31 18:20:05");
+            assert_eq!(codes(&processed), [WarningCode::NoCaptionProvider]);
+        },
+    ),
+    (
+        "a_bitmap_wider_than_its_format_allows_is_too_large_and_not_corrupt",
+        |bench| {
+            let mut bytes = encoded(&picture(10, 10), ImageFormat::Bmp);
+            bytes[18..22].copy_from_slice(&70_000_000_i32.to_le_bytes());
+            let failure = bench.process(&bytes).unwrap_err();
+            assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+        },
+    ),
     ("bytes_that_are_no_image_are_unsupported", |bench| {
         for bytes in [b"hello".as_slice(), b""] {
             assert_eq!(
@@ -311,6 +421,45 @@ impl Bench {
         self.runtime
             .block_on(self.stage.process(input.path(), &CancellationToken::new()))
     }
+}
+
+fn codes(processed: &Processed) -> Vec<WarningCode> {
+    let warnings = processed.warnings.iter();
+    warnings.map(|warning| warning.code).collect()
+}
+
+/// A TIFF of a page for each colour, two pixels wide and high.
+fn pages_of(colours: [[u8; 3]; 3]) -> Vec<u8> {
+    const FIELDS: u16 = 8;
+    const PIXELS: usize = 4;
+    let page_bytes = 2 + usize::from(FIELDS) * 12 + 4 + 8 + PIXELS * 3;
+    let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+    for (index, colour) in colours.iter().enumerate() {
+        let begins = bytes.len();
+        let bits_at = begins + 2 + usize::from(FIELDS) * 12 + 4;
+        let number = |number: usize| u32::try_from(number).unwrap().to_le_bytes();
+        bytes.extend_from_slice(&FIELDS.to_le_bytes());
+        for (tag, kind, count, value) in [
+            (256_u16, 3_u16, 1, 2),
+            (257, 3, 1, 2),
+            (258, 3, 3, bits_at),
+            (259, 3, 1, 1),
+            (262, 3, 1, 2),
+            (273, 4, 1, bits_at + 8),
+            (277, 3, 1, 3),
+            (279, 4, 1, PIXELS * 3),
+        ] {
+            bytes.extend_from_slice(&tag.to_le_bytes());
+            bytes.extend_from_slice(&kind.to_le_bytes());
+            bytes.extend_from_slice(&number(count));
+            bytes.extend_from_slice(&number(value));
+        }
+        let is_last = index + 1 == colours.len();
+        bytes.extend_from_slice(&number(if is_last { 0 } else { begins + page_bytes }));
+        bytes.extend_from_slice(&[8, 0, 8, 0, 8, 0, 0, 0]);
+        bytes.extend_from_slice(&colour.repeat(PIXELS));
+    }
+    bytes
 }
 
 /// A gradient with a disc in it: something to see, the same at every size.

@@ -1,5 +1,6 @@
 //! The store: one client, its bucket, and every single-request operation.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,6 +233,49 @@ impl ObjectStore {
         }
         let mut bytes = BytesMut::with_capacity(usize::try_from(size).map_err(|_| too_large())?);
         while let Some(piece) = object.stream.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Reads a part of an object, which must not go beyond its end.
+    ///
+    /// # Errors
+    /// [`ObjectError::Unavailable`] when the store gives another part; else as [`get`](ObjectStore::get).
+    pub async fn get_range(
+        &self,
+        key: &str,
+        if_match: Option<&str>,
+        range: Range<u64>,
+    ) -> Result<Bytes, ObjectError> {
+        let wanted = range.end.saturating_sub(range.start);
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        let answer = self
+            .client
+            .get_object()
+            .bucket(&self.settings.bucket)
+            .key(key)
+            .range(format!("bytes={}-{}", range.start, range.end - 1))
+            .set_if_match(if_match.map(quoted))
+            .send()
+            .await
+            .map_err(|error| ObjectError::from_sdk(key, &error))?;
+        let etag = etag_of(key, answer.e_tag)?;
+        if if_match.is_some_and(|wanted| bare_etag(wanted) != etag) {
+            return Err(ObjectError::PreconditionFailed {
+                key: key.to_owned(),
+            });
+        }
+        let size = size_of(key, answer.content_length)?;
+        if size != wanted {
+            let detail = format!("{size} bytes came of a part of {wanted}");
+            return Err(ObjectError::unavailable(key, detail));
+        }
+        let mut stream = ObjectStream::new(key, answer.body, size);
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = stream.next().await {
             bytes.extend_from_slice(&piece?);
         }
         Ok(bytes.freeze())

@@ -133,6 +133,25 @@ async fn what_is_put_is_what_is_read_with_its_size_type_and_etag() {
     assert_eq!(running.store.head("t/key").await.unwrap(), None);
 }
 
+#[tokio::test]
+async fn a_part_of_an_object_is_that_part_of_the_object_of_that_etag() {
+    let running = Running::start().await;
+    let etag = running
+        .put("t/key", Bytes::from_static(b"0123456789"))
+        .await;
+    let part = running.store.get_range("t/key", Some(&etag), 3..7).await;
+    assert_eq!(part.unwrap(), Bytes::from_static(b"3456"));
+    let nothing = running.store.get_range("t/key", None, 4..4).await;
+    assert_eq!(nothing.unwrap(), Bytes::new());
+    running
+        .put("t/key", Bytes::from_static(b"abcdefghij"))
+        .await;
+    assert!(matches!(
+        running.store.get_range("t/key", Some(&etag), 3..7).await,
+        Err(ObjectError::PreconditionFailed { .. })
+    ));
+}
+
 /// protocol 12.4: a GET of the confirmed ETag never gives other bytes.
 #[tokio::test]
 async fn a_get_of_a_replaced_object_is_refused_even_by_a_store_that_ignores_the_condition() {

@@ -1,6 +1,7 @@
 //! A sentence-transformers BERT on the CPU: tokenizer, encoder, mean pooling, unit length. Plain computation; the threads
 //! are [`crate::local`]'s business.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -15,6 +16,13 @@ pub(crate) const MODEL_FILES: [&str; 3] = ["model.safetensors", "tokenizer.json"
 /// Weights above this are surely not a small sentence model.
 const MAX_WEIGHT_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
+/// The longest word that is handed to the tokenizer, in characters: one of over a hundred would be one unknown token, and
+/// every other such word the same. Longer ones are cut; those of scripts without blanks are sentences anyway.
+const MAX_WORD_CHARACTERS: usize = 60;
+
+/// What a word becomes whose letters the model does not know.
+const UNKNOWN_TOKEN: &str = "[UNK]";
+
 /// Tokens that frame every input: `[CLS]` and `[SEP]`.
 const SPECIAL_TOKENS: usize = 2;
 
@@ -25,6 +33,7 @@ pub(crate) struct Bert {
     dimensions: usize,
     max_tokens: usize,
     pad: u32,
+    unknown: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +71,7 @@ impl Bert {
             .map_err(|error| format!("model.safetensors: {error}"))?;
         Ok(Self {
             model,
+            unknown: tokenizer.token_to_id(UNKNOWN_TOKEN),
             tokenizer,
             dimensions: config.hidden_size,
             max_tokens,
@@ -81,7 +91,7 @@ impl Bert {
 
     /// Tokens of `text` without the framing ones, also beyond what is read.
     pub(crate) fn count(&self, text: &str) -> usize {
-        match self.tokenizer.encode_fast(text, false) {
+        match self.tokenizer.encode_fast(with_short_words(text), false) {
             Ok(encoding) => encoding.len(),
             Err(_) => crate::tokens::estimate(text),
         }
@@ -91,7 +101,7 @@ impl Bert {
     pub(crate) fn tokenise(&self, text: &str) -> Result<Vec<u32>, String> {
         let encoding = self
             .tokenizer
-            .encode_fast(text, true)
+            .encode_fast(with_short_words(text), true)
             .map_err(|error| format!("text not tokenised: {error}"))?;
         let mut ids = encoding.get_ids().to_vec();
         if ids.len() > self.max_tokens
@@ -101,6 +111,12 @@ impl Bert {
             ids.push(closing);
         }
         Ok(ids)
+    }
+
+    /// How many of these tokens stand for words that the model does not know.
+    pub(crate) fn unknown(&self, tokens: &[u32]) -> usize {
+        let is_unknown = |token: &&u32| Some(**token) == self.unknown;
+        tokens.iter().filter(is_unknown).count()
     }
 
     /// One vector of unit length for each of `inputs`, in order. Memory grows with the number of inputs times the square of
@@ -140,6 +156,29 @@ impl Bert {
     }
 }
 
+/// The text with blanks in its longest words.
+fn with_short_words(text: &str) -> Cow<'_, str> {
+    let is_short = |word: &str| word.chars().nth(MAX_WORD_CHARACTERS).is_none();
+    if text.split_whitespace().all(is_short) {
+        return Cow::Borrowed(text);
+    }
+    let mut cut = String::with_capacity(text.len() + text.len() / MAX_WORD_CHARACTERS);
+    let mut length = 0;
+    for character in text.chars() {
+        length = if character.is_whitespace() {
+            0
+        } else {
+            length + 1
+        };
+        if length > MAX_WORD_CHARACTERS {
+            cut.push(' ');
+            length = 1;
+        }
+        cut.push(character);
+    }
+    Cow::Owned(cut)
+}
+
 /// Checks that `folder` holds a model; the error names the files that are missing.
 pub(crate) fn missing_files(folder: &Path) -> Vec<&'static str> {
     MODEL_FILES
@@ -169,4 +208,22 @@ fn parse_json<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Resu
     let text =
         std::fs::read_to_string(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("{name}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut_and_nothing_else_is_changed() {
+        assert_eq!(
+            with_short_words("short words\nof a text"),
+            "short words\nof a text"
+        );
+        let long = "ก".repeat(150);
+        let cut = with_short_words(&long);
+        let words: Vec<usize> = cut.split(' ').map(|word| word.chars().count()).collect();
+        assert_eq!(words, [60, 60, 30]);
+        assert_eq!(cut.replace(' ', ""), long);
+    }
 }

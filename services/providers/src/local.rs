@@ -98,7 +98,14 @@ impl LocalModel {
             })
             .await?;
         let lengths: Vec<usize> = inputs.iter().map(Vec::len).collect();
-        let inputs = Arc::new(inputs);
+        let counted = Arc::new(inputs);
+        let inputs = Arc::clone(&counted);
+        let unknown = self
+            .compute(move |bert| {
+                let unknown = counted.iter().map(|tokens| bert.unknown(tokens) as u64);
+                Ok(unknown.sum())
+            })
+            .await?;
 
         let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
         let mut calls = 0;
@@ -120,7 +127,11 @@ impl LocalModel {
             }
         }
         let tokens = lengths.iter().map(|&length| length as u64).sum();
-        Embeddings::checked(vectors, texts.len(), tokens, calls)
+        let embeddings = Embeddings::checked(vectors, texts.len(), tokens, calls)?;
+        Ok(Embeddings {
+            unknown,
+            ..embeddings
+        })
     }
 
     /// The model's own tokenizer, loading the model if it is not yet.

@@ -12,8 +12,8 @@ use caudal_domain::Reason;
 use caudal_harness::eventually;
 use caudal_stage::Failure;
 use caudal_stage::sandbox::{
-    CHILD_ARGUMENT, Limits, MAX_REQUEST_BYTES, ParseFailure, Parsed, Parser, Sandbox,
-    run_child_if_asked,
+    CHILD_ARGUMENT, Limits, MAX_REQUEST_BYTES, ParseFailure, Parsed, Parser, Preparation, Sandbox,
+    run_prepared_child_if_asked,
 };
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
@@ -36,7 +36,29 @@ const PARSERS: &[(&str, Parser)] = &[
     ("chatter", chatter),
     ("escape", escape),
     ("fork-bomb", fork_bomb),
+    ("tell-what-is-prepared", tell_what_is_prepared),
 ];
+
+const PREPARATIONS: &[(&str, Preparation)] = &[("tell-what-is-prepared", prepare)];
+
+/// What was read of a file before the walls stood.
+static PREPARED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+fn prepare(_: &Value) -> std::io::Result<()> {
+    let read = std::fs::read_to_string("/proc/version")?;
+    let _ = PREPARED.set(read);
+    Ok(())
+}
+
+fn tell_what_is_prepared(_: &Value, _: &mut std::fs::File) -> Result<Parsed, ParseFailure> {
+    Ok(Parsed {
+        value: json!({
+            "prepared": PREPARED.get().is_some_and(|read| !read.is_empty()),
+            "later": std::fs::read_to_string("/proc/version").is_ok(),
+        }),
+        ..Parsed::default()
+    })
+}
 
 /// A test's name, and what proves it.
 type Test = (&'static str, fn(&Bench));
@@ -54,6 +76,13 @@ const TESTS: &[Test] = &[
                 parsed.blobs,
                 vec![("copy".to_owned(), b"hello worldhello world".to_vec())]
             );
+        },
+    ),
+    (
+        "a_parser_is_prepared_before_the_walls_stand_and_not_behind_them",
+        |bench| {
+            let parsed = bench.parse("tell-what-is-prepared").unwrap();
+            assert_eq!(parsed.value, json!({ "prepared": true, "later": false }));
         },
     ),
     (
@@ -236,7 +265,7 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    run_child_if_asked(PARSERS);
+    run_prepared_child_if_asked(PARSERS, PREPARATIONS);
     if std::env::args().nth(1).as_deref() == Some("sleep-in-a-child") {
         let bench = Bench::new();
         let _ = bench.parse("sleep-beside-the-others");

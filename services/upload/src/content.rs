@@ -52,8 +52,8 @@ impl Content {
     }
 }
 
-#[cfg(test)]
 impl Content {
+    /// A content that is known already.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self {
             size: bytes.len() as u64,
@@ -61,6 +61,13 @@ impl Content {
             sha256: Sha256::digest(bytes).into(),
             head: bytes[..bytes.len().min(HEAD_BYTES)].to_vec(),
             tail: bytes[bytes.len().saturating_sub(TAIL_BYTES)..].to_vec(),
+        }
+    }
+    /// As [`of`](Self::of), all of it in the end that is kept.
+    pub(crate) fn whole_of(bytes: &[u8]) -> Self {
+        Self {
+            tail: bytes.to_vec(),
+            ..Self::of(bytes)
         }
     }
 }

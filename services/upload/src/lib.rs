@@ -1,9 +1,11 @@
 //! The upload stage: reads the object that was confirmed once, checks it against what was declared, finds out what it is,
 //! and copies it, inside the store, to the key where it stays.
 
-mod container;
 mod content;
 mod media_type;
+mod ole;
+mod package;
+mod source;
 mod text;
 
 use caudal_domain::keys::{final_key, landing_prefix};
@@ -12,9 +14,10 @@ use caudal_objects::ObjectError;
 use caudal_stage::{Artifact, Done, Failure, Handler, Job, Usage};
 
 use content::Content;
+use source::{Source, Stored};
 
 /// Version of this stage's code: raised whenever it would find something else in the same bytes.
-pub const CODE_VERSION: &str = "1";
+pub const CODE_VERSION: &str = "2";
 
 /// Name of the artifact that is the file itself, at its final key.
 pub const ORIGINAL: &str = "original";
@@ -47,7 +50,18 @@ impl Handler for Upload {
                 .await;
             copied.map_err(|error| failure_of_source(&error))?
         };
-        let media_type = media_type::sniff(&content, &job.path);
+        // From where it stays: what landed may go as soon as its copy is there.
+        let known = Source {
+            content: &content,
+            store: Some(Stored {
+                objects: &job.objects,
+                key: &kept,
+                etag: &etag,
+            }),
+        };
+        let media_type = media_type::sniff(&known, &job.path)
+            .await
+            .map_err(|error| Failure::of_store(Reason::StoreUnavailable, &error))?;
         let warnings = media_type::differs_from_name(media_type, &job.path)
             .map(|words| Warning::new(WarningCode::MediaTypeDiffers, Stage::Upload, words));
         Ok(Done {
@@ -73,6 +87,19 @@ impl Handler for Upload {
             ..Done::default()
         })
     }
+}
+
+/// The media type of these bytes under this path: what the stage says of an uploaded file.
+#[must_use]
+pub fn sniff_bytes(bytes: &[u8], path: &str) -> &'static str {
+    let content = Content::whole_of(bytes);
+    let source = Source {
+        content: &content,
+        store: None,
+    };
+    // All of it is known, so nothing is waited for and nothing can fail.
+    futures::executor::block_on(media_type::sniff(&source, path))
+        .unwrap_or(caudal_domain::media_type::UNKNOWN)
 }
 
 /// Reads the object, the confirmed one where it says so.

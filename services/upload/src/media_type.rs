@@ -1,103 +1,76 @@
 //! What a file is, by its bytes. Its name only chooses among kinds of text, which no bytes tell apart.
 
-use caudal_domain::RelativePath;
+use caudal_domain::media_type::{
+    self, CSV, EMPTY, HTML, MAIL, PDF, PLAIN, Reading, TextReader, UNKNOWN, XLS,
+};
+use caudal_domain::{RelativePath, text_encoding};
+use caudal_objects::ObjectError;
 
-use crate::container;
-use crate::content::Content;
+use crate::source::Source;
 use crate::text;
+use crate::{ole, package};
 
-/// Nothing is known of these bytes.
-pub(crate) const UNKNOWN: &str = "application/octet-stream";
-/// There are no bytes.
-pub(crate) const EMPTY: &str = "application/x-empty";
-const PDF: &str = "application/pdf";
 /// A PDF may have other bytes before its signature.
 const PDF_SIGNATURE_WITHIN: usize = 1_024;
-
-/// Kinds of text by the ending of a name. Only a content that is text, and says nothing else of itself, becomes one.
-const TEXT_BY_ENDING: [(&str, &str); 22] = [
-    ("md", "text/markdown"),
-    ("markdown", "text/markdown"),
-    ("csv", text::CSV),
-    ("tsv", "text/tab-separated-values"),
-    ("html", text::HTML),
-    ("htm", text::HTML),
-    ("txt", text::PLAIN),
-    ("text", text::PLAIN),
-    ("log", text::PLAIN),
-    ("css", "text/css"),
-    ("js", "text/javascript"),
-    ("mjs", "text/javascript"),
-    ("ics", "text/calendar"),
-    ("vcf", "text/vcard"),
-    ("vtt", "text/vtt"),
-    ("rst", "text/x-rst"),
-    ("tex", "text/x-tex"),
-    ("py", "text/x-python"),
-    ("rs", "text/x-rust"),
-    ("c", "text/x-c"),
-    ("sh", "text/x-shellscript"),
-    ("yaml", "text/x-yaml"),
-];
-
-/// What the endings of names promise, for kinds that their bytes do tell.
-const PROMISED_BY_ENDING: [(&str, &str); 16] = [
-    ("pdf", PDF),
-    ("png", "image/png"),
-    ("jpg", "image/jpeg"),
-    ("jpeg", "image/jpeg"),
-    ("gif", "image/gif"),
-    ("webp", "image/webp"),
-    ("bmp", "image/bmp"),
-    ("tif", "image/tiff"),
-    ("tiff", "image/tiff"),
-    (
-        "docx",
-        "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ),
-    (
-        "xlsx",
-        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    ),
-    (
-        "pptx",
-        "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    ),
-    ("odt", "application/vnd.oasis.opendocument.text"),
-    ("json", "application/json"),
-    ("zip", container::ZIP),
-    ("mp4", "video/mp4"),
+/// Beginnings of workbooks from before there were containers: the record and its length.
+const OLD_WORKBOOKS: [&[u8]; 4] = [
+    b"\x09\0\x04\0",
+    b"\x09\x02\x06\0",
+    b"\x09\x04\x06\0",
+    b"\x09\x08\x08\0",
 ];
 
 /// The media type of a content.
-pub(crate) fn sniff(content: &Content, path: &str) -> &'static str {
-    let head = content.head.as_slice();
+///
+/// # Errors
+///
+/// When a part of it that tells cannot be read from the store.
+pub(crate) async fn sniff(source: &Source<'_>, path: &str) -> Result<&'static str, ObjectError> {
+    let head = source.content.head.as_slice();
     if head.is_empty() {
-        return EMPTY;
+        return Ok(EMPTY);
     }
-    let is_whole = content.whole().is_some();
+    let is_whole = source.content.whole().is_some();
     if head.starts_with(b"%PDF-") {
-        return PDF;
+        return Ok(PDF);
     }
     // Before the short signatures of binary formats: a text may well begin with "BM".
-    if let Some(text) = text::as_utf8(head, is_whole) {
-        return refined(text::kind(text, is_whole), text, is_whole, path);
+    if let Some(text) = text::as_clean_utf8(head, is_whole) {
+        return Ok(refined(text, is_whole, path));
     }
-    if let Some(container) = container::media_type(head, &content.tail) {
-        return container;
+    let promised = media_type::promised_by(&ending(path)).map(|promised| promised.name);
+    if let Some(package) = package::media_type(source, promised).await? {
+        return Ok(package);
+    }
+    if let Some(container) = ole::media_type(source).await? {
+        // Who reads what its name promises says that it is damaged.
+        let is_promised = |reading| {
+            use TextReader::{Doc, OutlookMail, Ppt, Xls};
+            matches!(reading, Reading::Text(Doc | Xls | Ppt | OutlookMail))
+        };
+        let promised = promised.filter(|name| is_promised(media_type::reading(name)));
+        let is_unknown = container == media_type::OLE;
+        return Ok(promised.filter(|_| is_unknown).unwrap_or(container));
     }
     if contains_pdf_signature(head) {
-        return PDF;
+        return Ok(PDF);
+    }
+    if head.starts_with(b"\xffWPC") {
+        return Ok("application/vnd.wordperfect");
+    }
+    if OLD_WORKBOOKS.iter().any(|begin| head.starts_with(begin)) {
+        return Ok(XLS);
     }
     if let Some(kind) = infer::get(head)
         && is_believable(&kind, head)
     {
-        return kind.mime_type();
+        return Ok(kind.mime_type());
     }
-    if text::is_in_another_encoding(head) {
-        return refined(text::PLAIN, "", is_whole, path);
+    if let Some(encoding) = text_encoding::of(head, is_whole) {
+        let text = text::decoded(head, encoding);
+        return Ok(refined(&text, is_whole, path));
     }
-    UNKNOWN
+    Ok(UNKNOWN)
 }
 
 fn contains_pdf_signature(head: &[u8]) -> bool {
@@ -114,19 +87,35 @@ fn is_believable(kind: &infer::Type, head: &[u8]) -> bool {
     }
 }
 
-/// A plain text may be of a kind that only its name tells, and a table without such a name by its form.
-fn refined(sniffed: &'static str, text: &str, is_whole: bool, path: &str) -> &'static str {
-    if sniffed != text::PLAIN {
+/// The kind of a text. A plain one may be of a kind that only its name tells, and a table without such a name by its form.
+fn refined(text: &str, is_whole: bool, path: &str) -> &'static str {
+    let ending = ending(path);
+    let promised = media_type::promised_by(&ending);
+    let sniffed = text::kind(
+        text,
+        is_whole,
+        promised.is_some_and(|promised| promised.name == MAIL),
+    );
+    if sniffed != PLAIN {
         return sniffed;
     }
-    let ending = ending(path);
-    if let Some((_, by_ending)) = TEXT_BY_ENDING.iter().find(|(known, _)| *known == ending) {
-        return by_ending;
+    if let Some(promised) = promised
+        && (promised.name == HTML || is_told_by_name(promised.reading))
+    {
+        return promised.name;
     }
     if text::is_table(text, is_whole) {
-        return text::CSV;
+        return CSV;
     }
-    text::PLAIN
+    PLAIN
+}
+
+/// Kinds of text whose bytes do not tell them apart.
+fn is_told_by_name(reading: Reading) -> bool {
+    matches!(
+        reading,
+        Reading::Text(TextReader::Plain("text" | "csv" | "markdown"))
+    )
 }
 
 /// The ending of a name, lower case; empty when it has none.
@@ -141,10 +130,8 @@ fn ending(path: &str) -> String {
 /// In words, when the name promises another type than the bytes are.
 pub(crate) fn differs_from_name(sniffed: &str, path: &str) -> Option<String> {
     let ending = ending(path);
-    let (_, promised) = PROMISED_BY_ENDING
-        .iter()
-        .find(|(known, _)| *known == ending)?;
-    if *promised == sniffed || (ending == "json" && sniffed == "application/x-ndjson") {
+    let promised = media_type::promised_by(&ending)?;
+    if sniffed == EMPTY || media_type::keeps_promise(promised, sniffed) {
         return None;
     }
     let name = RelativePath::parse(path)
@@ -160,7 +147,7 @@ mod tests {
     use super::*;
 
     fn of(bytes: &[u8], path: &str) -> &'static str {
-        sniff(&Content::of(bytes), path)
+        crate::sniff_bytes(bytes, path)
     }
 
     #[test]
@@ -262,5 +249,76 @@ mod tests {
         );
         assert_eq!(differs_from_name("image/jpeg", "a.JPG"), None);
         assert_eq!(differs_from_name("text/plain", "a.md"), None);
+        assert_eq!(differs_from_name(EMPTY, "a.pdf"), None);
+    }
+
+    #[test]
+    fn a_text_with_a_nul_or_in_any_unicode_encoding_is_text() {
+        let mut log = "one line of a log that is long enough\n"
+            .repeat(200)
+            .into_bytes();
+        log[4_000] = 0;
+        assert_eq!(of(&log, "nul once.txt"), "text/plain");
+        assert_eq!(of(&log, "x"), "text/plain");
+        let cyrillic = "Уровень воды в реке высокий.\n".repeat(30);
+        let utf_16: Vec<u8> = cyrillic.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(of(&utf_16, "x.txt"), "text/plain");
+        let page: Vec<u8> = "<!DOCTYPE html><p>х"
+            .encode_utf16()
+            .flat_map(u16::to_be_bytes)
+            .collect();
+        assert_eq!(of(&page, "x"), "text/html");
+    }
+
+    #[test]
+    fn a_mail_is_told_by_its_headers() {
+        let mail =
+            b"Received: from a\r\n by b\r\nFrom: Ana <a@b.example>\r\nSubject: x\r\n\r\nwords";
+        assert_eq!(of(mail, "x"), "message/rfc822");
+        let page = b"From: <Saved>\r\nMIME-Version: 1.0\r\nContent-Type: multipart/related;\r\n boundary=x\r\n\r\n";
+        assert_eq!(of(page, "x.mht"), "multipart/related");
+        assert_eq!(of(b"Subject: short\n\nwords", "x.eml"), "message/rfc822");
+        assert_eq!(of(b"Subject: short\n\nwords", "x.txt"), "text/plain");
+        assert_eq!(
+            of(b"From: Ana\nTo: Bo\n\nDear Bo", "letter.txt"),
+            "text/plain"
+        );
+    }
+
+    #[test]
+    fn a_container_of_no_known_kind_is_what_its_name_promises() {
+        let damaged = [b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".as_slice(), &[0xee; 600]].concat();
+        assert_eq!(of(&damaged, "x.doc"), "application/msword");
+        assert_eq!(of(&damaged, "x.docx"), "application/x-ole-storage");
+        assert_eq!(
+            of(b"\x09\x04\x06\0\0\0\x10\0\0\0", "old"),
+            "application/vnd.ms-excel"
+        );
+    }
+
+    #[test]
+    fn a_name_that_promises_something_else_is_told_for_every_ending_of_the_table() {
+        for (sniffed, path) in [
+            ("application/pdf", "a.txt"),
+            ("text/html", "a.xls"),
+            (
+                "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+                "a.doc",
+            ),
+            ("image/png", "a.svg"),
+            ("application/zip", "a.ods"),
+        ] {
+            assert!(
+                differs_from_name(sniffed, path).is_some(),
+                "{sniffed} {path}"
+            );
+        }
+        for row in media_type::MEDIA_TYPES {
+            for ending in row.endings {
+                let path = format!("a.{ending}");
+                assert_eq!(differs_from_name(row.name, &path), None);
+                assert!(differs_from_name(UNKNOWN, &path).is_some(), "{ending}");
+            }
+        }
     }
 }

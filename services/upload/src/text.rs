@@ -1,22 +1,24 @@
 //! Whether bytes are text, and of which kind.
 
-use serde::de::IgnoredAny;
+use std::borrow::Cow;
 
-pub(crate) const PLAIN: &str = "text/plain";
-pub(crate) const HTML: &str = "text/html";
-pub(crate) const CSV: &str = "text/csv";
-const JSON: &str = "application/json";
-const JSON_LINES: &str = "application/x-ndjson";
+use caudal_domain::TextEncoding;
+use caudal_domain::media_type::{HTML, JSON, JSON_LINES, MAIL, MHTML, PLAIN, RTF, SVG, XHTML, XML};
+use caudal_domain::text_encoding::decode_units;
+use serde::de::IgnoredAny;
 
 /// Lines that a table without a telling name must have at least, all with the same number of fields.
 const MIN_TABLE_LINES: usize = 3;
 /// Lines of a table that are looked at.
 const MAX_TABLE_LINES: usize = 50;
+/// Lines of headers that are looked at.
+const MAX_HEADER_LINES: usize = 400;
 /// Bytes looked at for the beginning of an HTML or XML document.
 const MARKUP_BYTES: usize = 1_024;
 
-/// The beginning of a content as UTF-8, where it is text in UTF-8 (a byte order mark is left out).
-pub(crate) fn as_utf8(head: &[u8], is_whole: bool) -> Option<&str> {
+/// The beginning of a content as UTF-8, where all of it is (a byte order mark is left out) and no control character is in
+/// it.
+pub(crate) fn as_clean_utf8(head: &[u8], is_whole: bool) -> Option<&str> {
     let bytes = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -35,54 +37,26 @@ fn is_control(character: char) -> bool {
     character.is_ascii_control() && !matches!(character, '\t' | '\n' | '\r' | '\x0c' | '\x1b')
 }
 
-/// Whether these bytes, which are not UTF-8, are text in another encoding.
-pub(crate) fn is_in_another_encoding(head: &[u8]) -> bool {
-    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
-        return utf16_without_controls(head, head[0] == 0xff);
+/// The beginning of a content as text. Of the encodings from before Unicode only what is ASCII counts here: markup, names of
+/// headers, separators.
+pub(crate) fn decoded(head: &[u8], encoding: TextEncoding) -> Cow<'_, str> {
+    match encoding {
+        TextEncoding::Utf8 | TextEncoding::Legacy => String::from_utf8_lossy(head),
+        units => decode_units(head, units)
+            .map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER))
+            .filter(|character| *character != '\u{feff}')
+            .collect(),
     }
-    if looks_like_utf16(head) {
-        return true;
-    }
-    // Encodings of one to four bytes a character use no control bytes; hardly any other format does without them.
-    !head.is_empty() && head.iter().all(|byte| !is_control(char::from(*byte)))
 }
 
-fn utf16_without_controls(head: &[u8], little_endian: bool) -> bool {
-    let unit = |pair: &[u8]| {
-        if little_endian {
-            u16::from_le_bytes([pair[0], pair[1]])
-        } else {
-            u16::from_be_bytes([pair[0], pair[1]])
-        }
-    };
-    let mut units = head.chunks_exact(2).skip(1).map(unit);
-    units.all(|unit| !u8::try_from(unit).is_ok_and(|byte| is_control(char::from(byte))))
-}
-
-/// UTF-16 without a byte order mark: mostly characters of one byte, so that every second byte is zero.
-fn looks_like_utf16(head: &[u8]) -> bool {
-    if head.len() < 4 {
-        return false;
-    }
-    let units = head.len() / 2;
-    let zeros_at = |offset: usize| {
-        head.iter()
-            .skip(offset)
-            .step_by(2)
-            .filter(|byte| **byte == 0)
-            .count()
-    };
-    let (even, odd) = (zeros_at(0), zeros_at(1));
-    let mostly = units * 9 / 10;
-    (odd >= mostly && even == 0 && utf16_without_controls(head, true))
-        || (even >= mostly && odd == 0 && utf16_without_controls(head, false))
-}
-
-/// The kind of a text by what stands in it. `whole` says that nothing follows.
-pub(crate) fn kind(text: &str, whole: bool) -> &'static str {
+/// The kind of a text by what stands in it. `whole` says that nothing follows, `is_called_mail` that its name promises one.
+pub(crate) fn kind(text: &str, whole: bool, is_called_mail: bool) -> &'static str {
     let trimmed = text.trim_start();
     if trimmed.starts_with("{\\rtf") {
-        return "text/rtf";
+        return RTF;
+    }
+    if let Some(mail) = mail(text, is_called_mail) {
+        return mail;
     }
     if trimmed.starts_with("%!PS") {
         return "application/postscript";
@@ -103,6 +77,50 @@ pub(crate) fn kind(text: &str, whole: bool) -> &'static str {
     PLAIN
 }
 
+/// A mail begins with its headers: lines of a name, a colon and words, continued by lines that begin with a blank.
+fn mail(text: &str, is_called_mail: bool) -> Option<&'static str> {
+    /// What mails alone have: others begin a letter as well.
+    const TELLING: [&str; 6] = [
+        "received",
+        "return-path",
+        "message-id",
+        "mime-version",
+        "delivered-to",
+        "x-mailer",
+    ];
+    const USUAL: [&str; 5] = ["from", "to", "subject", "date", "content-type"];
+    let (mut telling, mut usual) = (0, 0);
+    let mut is_page = false;
+    let mut lines = text.lines().take(MAX_HEADER_LINES).peekable();
+    // The line of a mailbox before a mail.
+    lines.next_if(|line| line.starts_with("From ") && !line.contains(": "));
+    let mut is_content_type = false;
+    for line in lines {
+        if line.is_empty() {
+            break;
+        }
+        let line = line.to_ascii_lowercase();
+        if !line.starts_with([' ', '\t']) {
+            let name = line.split_once(':').map(|(name, _)| name);
+            let is_name =
+                |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+            let name = name.filter(is_name)?;
+            telling += usize::from(TELLING.contains(&name));
+            usual += usize::from(USUAL.contains(&name));
+            is_content_type = name == "content-type";
+        }
+        is_page |= is_content_type && line.contains("multipart/related");
+    }
+    let is_mail =
+        (telling >= 1 && telling + usual >= 2) || (is_called_mail && usual + telling >= 1);
+    let is_saved_page = is_page && text.contains("MIME-Version") && !text.contains("Received:");
+    match (is_mail, is_saved_page) {
+        (true, true) => Some(MHTML),
+        (true, false) => Some(MAIL),
+        (false, _) => None,
+    }
+}
+
 fn markup(text: &str) -> Option<&'static str> {
     let beginning: String = text
         .chars()
@@ -115,13 +133,13 @@ fn markup(text: &str) -> Option<&'static str> {
         rest = rest.trim_start();
         if rest.starts_with("<!doctype html") || rest.starts_with("<html") {
             return Some(if beginning.starts_with("<?xml") {
-                "application/xhtml+xml"
+                XHTML
             } else {
                 HTML
             });
         }
         if rest.starts_with("<svg") || rest.starts_with("<!doctype svg") {
-            return Some("image/svg+xml");
+            return Some(SVG);
         }
         if let Some(comment) = rest.strip_prefix("<!--") {
             rest = comment.split_once("-->")?.1;
@@ -138,7 +156,7 @@ fn markup(text: &str) -> Option<&'static str> {
     .iter()
     .any(|tag| rest.starts_with(tag));
     match (beginning.starts_with("<?xml"), is_fragment) {
-        (true, _) => Some("application/xml"),
+        (true, _) => Some(XML),
         (false, true) => Some(HTML),
         (false, false) => None,
     }

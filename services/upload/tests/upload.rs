@@ -317,3 +317,64 @@ async fn a_failure_of_the_store_tells_no_key() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_tells_the_type_is_read_wherever_it_is_in_the_object() {
+    let stand = Stand::new().await;
+    for (bytes, path, expected) in [
+        (
+            package_with_a_long_directory(),
+            "many entries.bin",
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        ),
+        (
+            container_with_a_far_directory(),
+            "far.bin",
+            "application/vnd.ms-powerpoint",
+        ),
+    ] {
+        let size = bytes.len();
+        assert!(size > 600 << 10, "{size}");
+        let job = stand.landed(Vec::leak(bytes), path).await;
+        let done = Upload.handle(job).await.unwrap();
+        assert_eq!(done.media_type.as_deref(), Some(expected), "{path}");
+    }
+}
+
+/// Its list of types is the first of many thousand entries: neither that nor its line of the directory is near an end.
+fn package_with_a_long_directory() -> Vec<u8> {
+    let types = "<Types><Override PartName=\"/x\" ContentType=\"application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml\"/></Types>";
+    let options = zip::write::SimpleFileOptions::default();
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    writer
+        .start_file(
+            "padding.bin",
+            options.compression_method(zip::CompressionMethod::Stored),
+        )
+        .unwrap();
+    std::io::Write::write_all(&mut writer, &[0; 128 << 10]).unwrap();
+    writer.start_file("[Content_Types].xml", options).unwrap();
+    std::io::Write::write_all(&mut writer, types.as_bytes()).unwrap();
+    for number in 0..6_000 {
+        writer
+            .start_file(
+                format!("media/a-picture-with-quite-a-long-name-{number:040}"),
+                options,
+            )
+            .unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+fn container_with_a_far_directory() -> Vec<u8> {
+    let mut file = cfb::CompoundFile::create(std::io::Cursor::new(Vec::new())).unwrap();
+    for number in 0..6 {
+        let mut padding = file.create_stream(format!("padding {number}")).unwrap();
+        std::io::Write::write_all(&mut padding, &vec![7; 200 << 10]).unwrap();
+    }
+    let mut slides = file.create_stream("PowerPoint Document").unwrap();
+    std::io::Write::write_all(&mut slides, &vec![7; 400 << 10]).unwrap();
+    drop(slides);
+    file.flush().unwrap();
+    file.into_inner().into_inner()
+}

@@ -14,7 +14,7 @@ use caudal_metadata::Metadata;
 use caudal_node::{ServerLimits, ServerParts, Settings};
 use caudal_objects::ObjectStore;
 use caudal_providers::{EmbeddingProvider, EmbeddingSettings, ProviderPermits, Unlimited};
-use caudal_stage::sandbox::{Limits, Parser, Sandbox};
+use caudal_stage::sandbox::{Limits, Parser, Preparation, Sandbox};
 use caudal_stage::{
     AnyHandler, Dependencies, Handler, SlotSource, Solo, SoloSettings, StageProcess, StageSettings,
 };
@@ -39,7 +39,8 @@ fn registered(stage: Stage) -> Registration {
     match stage {
         Stage::Upload => fast(|_cores| 32, |_| Ok(Upload)),
         Stage::ExtractText => fast(|cores| (2 * cores).clamp(8, 32), extract_text)
-            .parses_with(caudal_extract_text::PARSERS),
+            .parses_with(caudal_extract_text::PARSERS)
+            .prepares_with(caudal_extract_text::PREPARATIONS),
         Stage::Embeddings => slow(|_cores| 2, embeddings),
         Stage::ImageProcessing => slow(|cores| cores.clamp(2, 16), image_processing)
             .parses_with(caudal_image_processing::PARSERS),
@@ -48,7 +49,8 @@ fn registered(stage: Stage) -> Registration {
 }
 
 fn extract_text(_: &Ingredients<'_>) -> Result<ExtractText, Failure> {
-    let settings = caudal_extract_text::Settings::default();
+    let settings =
+        caudal_extract_text::Settings::default().with_pdf_library(|name| std::env::var_os(name));
     Ok(ExtractText::new(&sandbox()?, settings))
 }
 
@@ -81,6 +83,8 @@ struct Ingredients<'a> {
 
 /// Parsers of untrusted bytes by name, each run in a child process with limits.
 type Parsers = &'static [(&'static str, Parser)];
+/// What some of them need before the child has its limits.
+type Preparations = &'static [(&'static str, Preparation)];
 type Make = Box<dyn Fn(&Ingredients<'_>) -> Result<AnyHandler, Failure>>;
 
 /// How one stage is run.
@@ -89,6 +93,7 @@ struct Registration {
     usual_slots: fn(usize) -> usize,
     make: Make,
     parsers: Parsers,
+    preparations: Preparations,
 }
 
 /// A stage whose files take milliseconds.
@@ -101,6 +106,7 @@ fn fast<H: Handler>(
         usual_slots,
         make: Box::new(move |with| make(with).map(AnyHandler::new)),
         parsers: &[],
+        preparations: &[],
     }
 }
 
@@ -118,6 +124,13 @@ fn slow<H: Handler>(
 impl Registration {
     fn parses_with(self, parsers: Parsers) -> Self {
         Self { parsers, ..self }
+    }
+
+    fn prepares_with(self, preparations: Preparations) -> Self {
+        Self {
+            preparations,
+            ..self
+        }
     }
 }
 
@@ -210,7 +223,12 @@ pub(crate) fn run_as_child_if_asked() {
         .flat_map(|stage| registered(stage).parsers)
         .copied()
         .collect();
-    caudal_stage::sandbox::run_child_if_asked(&parsers);
+    let preparations: Vec<(&str, Preparation)> = Stage::ALL
+        .into_iter()
+        .flat_map(|stage| registered(stage).preparations)
+        .copied()
+        .collect();
+    caudal_stage::sandbox::run_prepared_child_if_asked(&parsers, &preparations);
     caudal_stage::run_solo_if_asked(|stage, config| {
         solo(stage, config).map_err(|failure| failure.to_string())
     });

@@ -2,6 +2,7 @@
 
 use caudal_harness::System;
 use caudal_sdk::v1::batch_service_client::BatchServiceClient;
+use caudal_sdk::v1::file_service_client::FileServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -9,6 +10,7 @@ use tonic::{Request, Status};
 use tonic_health::pb::health_client::HealthClient;
 
 pub(crate) type Batches = BatchServiceClient<InterceptedService<Channel, Key>>;
+pub(crate) type Files = FileServiceClient<InterceptedService<Channel, Key>>;
 
 /// Puts a member's key on every call.
 #[derive(Clone)]
@@ -24,9 +26,20 @@ impl tonic::service::Interceptor for Key {
 
 /// The batches of the first tenant.
 pub(crate) fn batches(system: &System) -> Batches {
+    let (gateway, key) = member(system);
+    BatchServiceClient::with_interceptor(gateway, key)
+}
+
+/// The files of the first tenant.
+pub(crate) fn files(system: &System) -> Files {
+    let (gateway, key) = member(system);
+    FileServiceClient::with_interceptor(gateway, key)
+}
+
+fn member(system: &System) -> (Channel, Key) {
     let gateway = Endpoint::from_shared(system.ready("gateway")).unwrap();
     let key = format!("Bearer {}", system.ready("api_key"));
-    BatchServiceClient::with_interceptor(gateway.connect_lazy(), Key(key.parse().unwrap()))
+    (gateway.connect_lazy(), Key(key.parse().unwrap()))
 }
 
 /// The health of the ledger.

@@ -1,23 +1,25 @@
-//! HTML: its visible words, without the marks.
+//! HTML: its visible words, without the marks. Read token by token and never as a tree, so that its cost grows with its
+//! length and nothing grows with its depth.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 
-use caudal_domain::Reason;
+use caudal_domain::{Reason, TextReader};
 use caudal_stage::sandbox::{ParseFailure, Parsed};
-use html2text::config;
-use html2text::render::TrivialDecorator;
+use html5ever::tendril::StrTendril;
+use html5ever::tokenizer::states::RawKind;
+use html5ever::tokenizer::{
+    BufferQueue, Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
+};
 use serde_json::Value;
 
-use super::{Request, answer, corrupt};
+use super::{Request, answer};
 use crate::encoding;
-use crate::text::Text;
+use crate::text::{Properties, Text};
 
-/// Columns a paragraph is wrapped at: wide enough that lines are sentences, and a bound for what one rule can draw.
-const LINE_WIDTH: usize = 1000;
-
-/// The character that rules are drawn with.
-const RULE: char = '─';
+/// How much is handed to the tokenizer at once, in bytes: between two pieces a full text stops it.
+const PIECE_BYTES: usize = 64 << 10;
 
 pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::read(request)?;
@@ -27,28 +29,211 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
         .read_to_end(&mut bytes)
         .map_err(|error| ParseFailure::new(Reason::Internal, format!("the input: {error}")))?;
     let cut = read as u64 > request.max_unpacked_bytes;
-    let encoding = encoding::detect_html(&bytes, cut);
-    let (page, replaced) = encoding.decode_with_bom_removal(&bytes);
+    let decoded = encoding::decode_html(&bytes, cut);
 
-    let rendered = config::with_decorator(TrivialDecorator::new())
-        .raw_mode(true)
-        .link_footnotes(false)
-        .allow_width_overflow()
-        .string_from_read(page.as_bytes(), LINE_WIDTH)
-        .map_err(|error| corrupt(&error))?;
     let mut text = Text::bounded(request.max_text_bytes);
-    for line in rendered.lines() {
-        let line = line.trim_end();
-        if line.is_empty() || !line.chars().all(|character| character == RULE) {
-            text.push(line);
-            text.push_char('\n');
-        }
-    }
+    let is_xml = request.media_type.contains("xhtml");
+    let properties = render(&decoded.text, is_xml, &mut text);
     if cut {
         text.mark_truncated();
     }
+    text.end_line();
     let (text, mut extracted) = text.finish();
-    extracted.encoding = Some(encoding.name().to_ascii_lowercase());
-    extracted.replaced = replaced && !cut;
+    extracted.encoding = Some(decoded.encoding);
+    extracted.replaced = decoded.replaced;
+    extracted.properties = properties;
+    debug_assert_eq!(request.reader(), Some(TextReader::Html));
     answer(text, &extracted)
+}
+
+/// Puts the visible words of a page into `text`. In XML an element may close itself.
+pub(super) fn render(page: &str, is_xml: bool, text: &mut Text) -> Properties {
+    let sink = Sink {
+        page: RefCell::new(Page {
+            text,
+            is_xml,
+            unseen: None,
+            preformatted: 0,
+            pending: Gap::None,
+            title: String::new(),
+            language: None,
+            author: None,
+        }),
+    };
+    let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
+    let queue = BufferQueue::default();
+    let mut rest = page;
+    while !rest.is_empty() && !tokenizer.sink.page.borrow().text.is_full() {
+        let mut end = rest.len().min(PIECE_BYTES);
+        while !rest.is_char_boundary(end) {
+            end += 1;
+        }
+        let (piece, after) = rest.split_at(end);
+        queue.push_back(StrTendril::from_slice(piece));
+        // A script that is over pauses it: nothing runs here.
+        while !queue.is_empty() {
+            let _ = tokenizer.feed(&queue);
+        }
+        rest = after;
+    }
+    tokenizer.end();
+    let page = tokenizer.sink.page.into_inner();
+    Properties {
+        title: Properties::tidy(&page.title),
+        author: page.author,
+        language: page.language,
+        ..Properties::default()
+    }
+}
+
+struct Sink<'a> {
+    page: RefCell<Page<'a>>,
+}
+
+/// What parts the words before from those that come, the widest last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Gap {
+    None,
+    Space,
+    Tab,
+    Line,
+    Paragraph,
+}
+
+struct Page<'a> {
+    text: &'a mut Text,
+    is_xml: bool,
+    /// The element whose content nobody sees.
+    unseen: Option<String>,
+    /// Elements around that keep their blanks.
+    preformatted: usize,
+    pending: Gap,
+    title: String,
+    language: Option<String>,
+    author: Option<String>,
+}
+
+impl TokenSink for Sink<'_> {
+    type Handle = ();
+
+    fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
+        let mut page = self.page.borrow_mut();
+        match token {
+            Token::TagToken(tag) if tag.kind == TagKind::StartTag => page.start(&tag),
+            Token::TagToken(tag) => {
+                page.end(&tag.name);
+                TokenSinkResult::Continue
+            }
+            Token::CharacterTokens(characters) => {
+                page.push(&characters);
+                TokenSinkResult::Continue
+            }
+            _ => TokenSinkResult::Continue,
+        }
+    }
+}
+
+impl Page<'_> {
+    fn start(&mut self, tag: &Tag) -> TokenSinkResult<()> {
+        if self.unseen.is_some() {
+            return TokenSinkResult::Continue;
+        }
+        let name: &str = &tag.name;
+        self.pending = self.pending.max(gap(name));
+        let is_closed = self.is_xml && tag.self_closing;
+        match name {
+            "html" if self.language.is_none() => {
+                self.language = attribute(tag, "lang").and_then(|words| Properties::tidy(&words));
+            }
+            "meta" if attribute(tag, "name").is_some_and(|name| name == "author") => {
+                self.author = attribute(tag, "content").and_then(|words| Properties::tidy(&words));
+            }
+            "pre" | "textarea" | "listing" => self.preformatted += 1,
+            _ => {}
+        }
+        if is_closed {
+            return TokenSinkResult::Continue;
+        }
+        let raw = match name {
+            "script" => RawKind::ScriptData,
+            "style" | "xmp" | "iframe" | "noembed" | "noframes" => RawKind::Rawtext,
+            "title" | "textarea" => RawKind::Rcdata,
+            _ => return TokenSinkResult::Continue,
+        };
+        if !matches!(name, "textarea" | "xmp") {
+            self.unseen = Some(name.to_owned());
+        }
+        TokenSinkResult::RawData(raw)
+    }
+
+    fn end(&mut self, name: &str) {
+        if let Some(unseen) = &self.unseen {
+            if unseen == name {
+                self.unseen = None;
+            }
+            return;
+        }
+        if matches!(name, "pre" | "textarea" | "listing") {
+            self.preformatted = self.preformatted.saturating_sub(1);
+        }
+        self.pending = self.pending.max(gap(name));
+    }
+
+    fn push(&mut self, characters: &str) {
+        match self.unseen.as_deref() {
+            // A drawing has a title of its own; the first is that of the page.
+            Some("title") => return self.title.push_str(characters),
+            Some(_) => return,
+            None => {}
+        }
+        for character in characters.chars() {
+            if self.preformatted > 0 && matches!(character, '\n' | '\t' | ' ') {
+                self.flush();
+                self.text.push_char(character);
+            } else if character.is_ascii_whitespace() {
+                self.pending = self.pending.max(Gap::Space);
+            } else {
+                self.flush();
+                self.text.push_char(character);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let is_first = self.text.len() == 0;
+        match self.pending {
+            _ if is_first => {}
+            Gap::None => {}
+            Gap::Space => self.text.push_char(' '),
+            Gap::Tab => self.text.push_char('\t'),
+            Gap::Line => self.text.end_line(),
+            Gap::Paragraph => self.text.end_paragraph(),
+        }
+        self.pending = Gap::None;
+    }
+}
+
+/// How an element stands apart from what is around it.
+fn gap(name: &str) -> Gap {
+    match name {
+        "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "table" | "ul" | "ol" | "dl" | "pre"
+        | "blockquote" | "article" | "section" | "hr" => Gap::Paragraph,
+        "div" | "br" | "li" | "tr" | "dt" | "dd" | "body" | "head" | "header" | "footer"
+        | "nav" | "main" | "aside" | "form" | "fieldset" | "legend" | "figure" | "figcaption"
+        | "address" | "caption" | "thead" | "tbody" | "tfoot" | "details" | "summary"
+        | "option" | "center" | "dir" | "menu" | "textarea" | "select" | "title" | "text" => {
+            Gap::Line
+        }
+        "td" | "th" => Gap::Tab,
+        "img" | "input" | "button" | "iframe" | "object" | "video" | "audio" => Gap::Space,
+        _ => Gap::None,
+    }
+}
+
+fn attribute(tag: &Tag, name: &str) -> Option<String> {
+    let found = tag
+        .attrs
+        .iter()
+        .find(|attribute| &*attribute.name.local == name)?;
+    Some(found.value.to_string())
 }

@@ -1,59 +1,55 @@
-//! OpenDocument text, spreadsheets and presentations: one XML part in a zip, read as a stream.
+//! OpenDocument text, spreadsheets, presentations and drawings: one XML part in a zip, read as a stream.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::BufRead;
 
-use caudal_domain::Reason;
 use caudal_stage::sandbox::{ParseFailure, Parsed};
-use quick_xml::events::{BytesRef, BytesStart, Event};
+use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 use serde_json::Value;
-use zip::ZipArchive;
-use zip::result::ZipError;
 
-use super::{Request, corrupt, encrypted, finish};
-use crate::text::Text;
+use super::package::{Package, attribute, malformed, open, part, push_reference};
+use super::{Request, answer, corrupt, encrypted};
+use crate::text::{Properties, Text};
 
 const CONTENT_PART: &str = "content.xml";
 const MANIFEST_PART: &str = "META-INF/manifest.xml";
+const META_PART: &str = "meta.xml";
 
 /// The spaces that one `text:s` may stand for: honest documents use it for indentation.
 const MAX_REPEATED_SPACES: usize = 100;
+/// The most empty cells in a row that are written between two with content.
+const MAX_EMPTY_CELLS: usize = 8;
+/// How often a cell or a row with content may stand for several alike.
+const MAX_REPEATED: usize = 100;
 
 pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::read(request)?;
-    let mut archive = ZipArchive::new(BufReader::new(input)).map_err(|error| refused(&error))?;
-    if is_encrypted(&mut archive, request.max_unpacked_bytes)? {
+    let mut package = open(input)?;
+    if is_encrypted(&mut package, request.max_unpacked_bytes)? {
         return Err(encrypted());
     }
-    let part = archive
-        .by_name(CONTENT_PART)
-        .map_err(|error| refused(&error))?;
-    let mut text = Text::bounded(request.max_text_bytes);
-    read_content(
-        BufReader::new(Bounded {
-            inner: part,
-            left: request.max_unpacked_bytes,
-        }),
-        &mut text,
-    )?;
-    finish(text)
+    // A damaged description costs the description.
+    let properties = properties(&mut package, request.max_unpacked_bytes).unwrap_or_default();
+    let content = part(&mut package, CONTENT_PART, request.max_unpacked_bytes)?
+        .ok_or_else(|| corrupt(&format!("it has no {CONTENT_PART}")))?;
+    let mut reading = Content::new(Text::bounded(request.max_text_bytes));
+    reading.read(Reader::from_reader(content))?;
+    let (text, mut extracted) = reading.text.finish();
+    extracted.properties = properties;
+    if reading.sheets.is_empty() && reading.pages > 0 {
+        extracted.pages = Some(reading.pages);
+    }
+    extracted.sheets = reading.sheets;
+    answer(text, &extracted)
 }
 
 /// The manifest lists how each part is encrypted, if it is.
-fn is_encrypted(
-    archive: &mut ZipArchive<BufReader<&mut File>>,
-    bound: u64,
-) -> Result<bool, ParseFailure> {
-    let manifest = match archive.by_name(MANIFEST_PART) {
-        Ok(manifest) => manifest,
-        Err(ZipError::FileNotFound) => return Ok(false),
-        Err(error) => return Err(refused(&error)),
+fn is_encrypted(package: &mut Package<'_>, bound: u64) -> Result<bool, ParseFailure> {
+    let Some(manifest) = part(package, MANIFEST_PART, bound)? else {
+        return Ok(false);
     };
-    let mut reader = Reader::from_reader(BufReader::new(Bounded {
-        inner: manifest,
-        left: bound,
-    }));
+    let mut reader = Reader::from_reader(manifest);
     let mut buffer = Vec::new();
     loop {
         match reader
@@ -71,134 +67,234 @@ fn is_encrypted(
     }
 }
 
-fn read_content(part: impl BufRead, text: &mut Text) -> Result<(), ParseFailure> {
-    let mut reader = Reader::from_reader(part);
+fn properties(package: &mut Package<'_>, bound: u64) -> Result<Properties, ParseFailure> {
+    let mut properties = Properties::default();
+    let Some(meta) = part(package, META_PART, bound)? else {
+        return Ok(properties);
+    };
+    let mut reader = Reader::from_reader(meta);
     let mut buffer = Vec::new();
-    // Depths, so that nothing outside a paragraph is taken and nothing inside a deletion.
-    let mut paragraphs = 0_usize;
-    let mut left_out = 0_usize;
-    let mut cells = 0_usize;
+    let mut within = String::new();
     loop {
         buffer.clear();
-        if text.is_full() {
-            return Ok(());
-        }
         match reader
             .read_event_into(&mut buffer)
             .map_err(|error| malformed(&error))?
         {
-            Event::Start(tag) => match tag.local_name().as_ref() {
-                "p" | "h" => paragraphs += 1,
-                "table-cell" => cells += 1,
-                "tracked-changes" | "annotation" => left_out += 1,
-                _ if paragraphs > 0 && left_out == 0 => push_space(&tag, text),
-                _ => {}
-            },
-            Event::Empty(tag) => match tag.local_name().as_ref() {
-                "table-cell" => text.push_char('\t'),
-                "p" | "h" if left_out == 0 && cells == 0 => text.end_line(),
-                _ if paragraphs > 0 && left_out == 0 => push_space(&tag, text),
-                _ => {}
-            },
-            Event::End(tag) => match tag.local_name().as_ref() {
-                "p" | "h" => {
-                    paragraphs = paragraphs.saturating_sub(1);
-                    match (left_out, cells) {
-                        (0, 0) => text.end_line(),
-                        (0, _) => text.push_char(' '),
-                        _ => {}
-                    }
-                }
-                "table-cell" => {
-                    cells = cells.saturating_sub(1);
-                    text.push_char('\t');
-                }
-                "table-row" | "table" => text.end_line(),
-                "tracked-changes" | "annotation" => left_out = left_out.saturating_sub(1),
-                _ => {}
-            },
-            Event::Text(content) if paragraphs > 0 && left_out == 0 => {
-                // Line ends inside a paragraph are white space of the XML, not of the text.
-                text.push(
-                    &content
-                        .xml_content(XmlVersion::Implicit1_0)
-                        .replace('\n', " "),
-                );
+            Event::Start(tag) => tag.local_name().as_ref().clone_into(&mut within),
+            Event::End(_) => within.clear(),
+            Event::Text(content) => {
+                let words = Properties::tidy(&content.xml_content(XmlVersion::Implicit1_0));
+                let place = match within.as_str() {
+                    "title" => &mut properties.title,
+                    "creator" => &mut properties.author,
+                    "creation-date" => &mut properties.created,
+                    "date" => &mut properties.modified,
+                    "language" => &mut properties.language,
+                    _ => continue,
+                };
+                *place = words.or(place.take());
             }
-            Event::CData(content) if paragraphs > 0 && left_out == 0 => {
-                text.push(&content.xml_content(XmlVersion::Implicit1_0));
-            }
-            Event::GeneralRef(reference) if paragraphs > 0 && left_out == 0 => {
-                push_reference(&reference, text);
-            }
-            Event::Eof => return Ok(()),
+            Event::Eof => return Ok(properties),
             _ => {}
         }
     }
 }
 
-/// The elements that stand for white space.
-fn push_space(tag: &BytesStart<'_>, text: &mut Text) {
-    match tag.local_name().as_ref() {
-        "tab" => text.push_char('\t'),
-        "line-break" => text.push_char('\n'),
-        "s" => {
-            let count = tag
-                .attributes()
-                .flatten()
-                .find(|attribute| attribute.key.local_name().as_ref() == "c");
-            let count = count
-                .and_then(|attribute| attribute.value.parse::<usize>().ok())
-                .unwrap_or(1);
-            text.push(&" ".repeat(count.min(MAX_REPEATED_SPACES)));
+/// The text of the content part as it is read. Depths, so that nothing outside a paragraph is taken and nothing inside a
+/// deletion.
+struct Content {
+    text: Text,
+    sheets: Vec<String>,
+    pages: u32,
+    paragraphs: usize,
+    left_out: usize,
+    cells: usize,
+    /// Empty cells of this row that are not written yet, and may never be.
+    empty_cells: usize,
+    /// Where the cell that is being read begins, and how often it stands for others.
+    cell: (usize, usize),
+    row_begins: usize,
+}
+
+impl Content {
+    fn new(text: Text) -> Self {
+        Self {
+            text,
+            sheets: Vec::new(),
+            pages: 0,
+            paragraphs: 0,
+            left_out: 0,
+            cells: 0,
+            empty_cells: 0,
+            cell: (0, 1),
+            row_begins: 0,
         }
-        _ => {}
     }
-}
 
-/// The five entities of XML and character references; others cannot be defined here and stand for nothing.
-fn push_reference(reference: &BytesRef<'_>, text: &mut Text) {
-    if let Ok(Some(character)) = reference.resolve_char_ref() {
-        text.push_char(character);
-        return;
+    fn is_read(&self) -> bool {
+        self.paragraphs > 0 && self.left_out == 0
     }
-    if let Some(known) = quick_xml::escape::resolve_predefined_entity(reference) {
-        text.push(known);
+
+    fn read<R: BufRead>(&mut self, mut reader: Reader<R>) -> Result<(), ParseFailure> {
+        let mut buffer = Vec::new();
+        loop {
+            buffer.clear();
+            if self.text.is_full() {
+                return Ok(());
+            }
+            match reader
+                .read_event_into(&mut buffer)
+                .map_err(|error| malformed(&error))?
+            {
+                Event::Start(tag) => self.start(&tag),
+                Event::Empty(tag) => {
+                    self.start(&tag);
+                    let name = tag.local_name();
+                    self.end(name.as_ref());
+                }
+                Event::End(tag) => self.end(tag.local_name().as_ref()),
+                Event::Text(content) if self.is_read() => {
+                    // Line ends inside a paragraph are white space of the XML, not of the text.
+                    self.text.push(
+                        &content
+                            .xml_content(XmlVersion::Implicit1_0)
+                            .replace('\n', " "),
+                    );
+                }
+                Event::CData(content) if self.is_read() => {
+                    self.text
+                        .push(&content.xml_content(XmlVersion::Implicit1_0));
+                }
+                Event::GeneralRef(reference) if self.is_read() => {
+                    push_reference(&reference, &mut self.text);
+                }
+                Event::Eof => return Ok(()),
+                _ => {}
+            }
+        }
     }
-}
 
-/// Reads no more than it may: what a zip entry claims to unpack to is only a claim.
-struct Bounded<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                "it unpacks to more than is allowed",
-            )
-        })?;
-        Ok(read)
+    fn start(&mut self, tag: &BytesStart<'_>) {
+        match tag.local_name().as_ref() {
+            "p" | "h" => {
+                // In a cell or a note that begins within a paragraph.
+                if self.cells > 0 && self.text.len() > self.cell.0 {
+                    self.text.end_word();
+                }
+                self.paragraphs += 1;
+            }
+            "table-cell" | "covered-table-cell" => {
+                let repeated = attribute(tag, "number-columns-repeated");
+                let repeated = repeated.and_then(|count| count.parse().ok()).unwrap_or(1);
+                if self.cells == 0 {
+                    self.write_gap();
+                    self.cell = (self.text.len(), repeated);
+                }
+                self.cells += 1;
+            }
+            "table-row" if self.cells == 0 => {
+                self.empty_cells = 0;
+                self.row_begins = self.text.len();
+            }
+            "tracked-changes" | "annotation" | "annotation-end" | "change-start" => {
+                self.left_out += 1;
+            }
+            // A sheet of a workbook; a table in a text has no such name to tell.
+            "spreadsheet" => self.pages = self.pages.max(1),
+            "table" if self.pages > 0 && self.cells == 0 && self.paragraphs == 0 => {
+                let name = attribute(tag, "name").unwrap_or_default();
+                self.text.begin_page();
+                self.text.push(&name);
+                self.text.end_line();
+                self.sheets.push(name);
+            }
+            "page" => {
+                self.pages += 1;
+                self.text.begin_page();
+            }
+            "note-citation" | "note-body" | "notes" => {
+                self.text.end_word();
+            }
+            _ if self.is_read() => self.push_space(tag),
+            _ => {}
+        }
     }
-}
 
-fn malformed(error: &quick_xml::Error) -> ParseFailure {
-    if let quick_xml::Error::Io(cause) = error
-        && cause.kind() == io::ErrorKind::FileTooLarge
-    {
-        return ParseFailure::new(Reason::DocumentTooLarge, cause.to_string());
+    fn end(&mut self, name: &str) {
+        match name {
+            "p" | "h" => {
+                self.paragraphs = self.paragraphs.saturating_sub(1);
+                if self.left_out > 0 {
+                    return;
+                }
+                if self.cells > 0 || self.paragraphs > 0 {
+                    self.text.end_word();
+                } else {
+                    self.text.end_line();
+                }
+            }
+            "table-cell" | "covered-table-cell" => {
+                self.cells = self.cells.saturating_sub(1);
+                if self.cells == 0 {
+                    self.end_cell();
+                }
+            }
+            "table-row" if self.cells == 0 => {
+                self.empty_cells = 0;
+                self.text.end_line();
+            }
+            "table" if self.cells == 0 => self.text.end_line(),
+            "tracked-changes" | "annotation" | "annotation-end" | "change-start" => {
+                self.left_out = self.left_out.saturating_sub(1);
+            }
+            "note-citation" | "note-body" | "notes" => {
+                self.text.end_word();
+            }
+            _ => {}
+        }
     }
-    corrupt(error)
-}
 
-fn refused(error: &ZipError) -> ParseFailure {
-    match error {
-        ZipError::InvalidPassword => encrypted(),
-        ZipError::UnsupportedArchive(words) if *words == ZipError::PASSWORD_REQUIRED => encrypted(),
-        error => corrupt(error),
+    /// A cell with content is followed by a tab, as often as it stands for others alike; an empty one waits for a next one
+    /// that is not.
+    fn end_cell(&mut self) {
+        let (begins, repeated) = self.cell;
+        let content = self.text.since(begins).trim().to_owned();
+        if content.is_empty() {
+            self.empty_cells = self.empty_cells.saturating_add(repeated);
+            return;
+        }
+        self.text.push_char('\t');
+        for _ in 1..repeated.min(MAX_REPEATED) {
+            self.text.push(&content);
+            self.text.push_char('\t');
+        }
+        self.empty_cells = 0;
+    }
+
+    /// Only rows that have begun have gaps: the tabs are written when the next cell begins, and taken back by nobody, so
+    /// they are bounded.
+    fn write_gap(&mut self) {
+        for _ in 0..std::mem::take(&mut self.empty_cells).min(MAX_EMPTY_CELLS) {
+            if self.text.len() > self.row_begins {
+                self.text.push_char('\t');
+            }
+        }
+    }
+
+    /// The elements that stand for white space.
+    fn push_space(&mut self, tag: &BytesStart<'_>) {
+        match tag.local_name().as_ref() {
+            "tab" => self.text.push_char('\t'),
+            "line-break" => self.text.push_char('\n'),
+            "s" => {
+                let count = attribute(tag, "c");
+                let count = count
+                    .and_then(|count| count.parse::<usize>().ok())
+                    .unwrap_or(1);
+                self.text.push(&" ".repeat(count.min(MAX_REPEATED_SPACES)));
+            }
+            _ => {}
+        }
     }
 }

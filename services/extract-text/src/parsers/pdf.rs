@@ -1,76 +1,235 @@
-//! PDF, through `pdf_oxide`: pages in reading order, separated as pdftotext separates them.
+//! PDF: pages in reading order, separated as pdftotext separates them. PDFium reads them where it is installed; a reader of our
+//! own language is asked about pages of which PDFium sees nothing, and about all of them where there is no PDFium.
+
+mod own;
+mod pdfium;
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io;
 
 use caudal_domain::Reason;
 use caudal_stage::sandbox::{ParseFailure, Parsed};
-use pdf_oxide::document::PdfDocument;
-use pdf_oxide::error::Error;
 use serde_json::Value;
+use unicode_normalization::UnicodeNormalization;
 
-use super::{Request, answer, corrupt, encrypted, read_all};
-use crate::text::{PAGE_BREAK, Text};
+use super::{Request, answer, read_all};
+use crate::text::{Properties, Text};
+use own::Own;
+use pdfium::Library;
+
+/// Of the characters of a page, how many in a hundred may be without a letter before the page counts as unreadable.
+const UNKNOWN_PERCENT: usize = 50;
+/// How much of the end of a file is looked at for the mark of its end.
+const END_BYTES: usize = 8 << 10;
+
+/// Loads PDFium while files can still be opened.
+pub(super) fn prepare(request: &Value) -> io::Result<()> {
+    let request = Request::read(request).map_err(io::Error::other)?;
+    match &request.pdf_library {
+        Some(library) => pdfium::load(library),
+        None => Ok(()),
+    }
+}
+
+/// What is on one page.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Page {
+    /// Its words. Characters that are no letter that anybody knows are replaced.
+    pub(super) text: String,
+    /// How many were.
+    pub(super) unknown: usize,
+    /// What there is beside words.
+    pub(super) drawn: Drawn,
+}
+
+/// What a page shows, words or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Drawn {
+    /// Nothing that the reader understands.
+    #[default]
+    Nothing,
+    /// Pictures or lines, and no words.
+    Pictures,
+    /// Words among it.
+    Words,
+}
+
+impl Page {
+    fn is_blank(&self) -> bool {
+        self.text.trim().is_empty()
+    }
+
+    /// Whether most of it is without a letter: what is left would be no text.
+    fn is_unreadable(&self) -> bool {
+        let characters = self.text.chars();
+        let seen = characters
+            .filter(|character| !character.is_whitespace())
+            .count();
+        self.unknown > 0 && self.unknown * 100 >= seen * UNKNOWN_PERCENT
+    }
+}
 
 pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::read(request)?;
-    let document = PdfDocument::from_bytes(read_all(input)?).map_err(|error| refused(&error))?;
-    // Opening tries the empty password, with which most protected files can be read.
-    if document.is_encrypted() && !document.is_authenticated() {
-        return Err(encrypted());
+    let bytes = read_all(input)?;
+    let is_cut = is_cut(&bytes);
+    match pdfium::taken() {
+        Some(library) => with_pdfium(&request, &bytes, is_cut, &library),
+        None => without(&request, bytes, is_cut),
     }
-    let pages =
-        u32::try_from(document.page_count().map_err(|error| refused(&error))?).unwrap_or(u32::MAX);
-    if pages == 0 {
-        return Err(corrupt("it has no page that can be found"));
-    }
+}
 
-    let mut text = Text::bounded(request.max_text_bytes);
-    let mut unreadable = 0;
-    let mut first_error = None;
-    for page in 0..pages.min(request.max_pages) {
-        if text.is_full() {
+/// A whole file says near its end where its directory is.
+fn is_cut(bytes: &[u8]) -> bool {
+    let end = &bytes[bytes.len().saturating_sub(END_BYTES)..];
+    let has = |mark: &[u8]| end.windows(mark.len()).any(|window| window == mark);
+    !has(b"%%EOF") && !has(b"startxref")
+}
+
+fn with_pdfium(
+    request: &Request,
+    bytes: &[u8],
+    is_cut: bool,
+    library: &Library,
+) -> Result<Parsed, ParseFailure> {
+    let document = match library.open(bytes) {
+        Ok(document) => document,
+        Err(failure) if failure.reason == Reason::EncryptedDocument => return Err(failure),
+        // What one reader cannot open the other one may.
+        Err(_) => return without(request, bytes.to_vec(), is_cut),
+    };
+    let pages = document.pages();
+    if pages == 0 {
+        return without(request, bytes.to_vec(), is_cut);
+    }
+    let mut gathered = Gathered::new(request, pages);
+    let mut second = Second::Unasked;
+    for number in 0..pages.min(request.max_pages) {
+        if gathered.text.is_full() {
             break;
         }
-        if page > 0 {
-            text.push_char(PAGE_BREAK);
+        let page = match document.page(number) {
+            Ok(page) if !page.is_blank() => Ok(page),
+            // A picture is a picture to every reader.
+            Ok(page) if page.drawn == Drawn::Pictures => Ok(page),
+            first => second.opinion(bytes, number, first),
+        };
+        gathered.push(page)?;
+    }
+    gathered.finish(document.properties(), is_cut)
+}
+
+fn without(request: &Request, bytes: Vec<u8>, is_cut: bool) -> Result<Parsed, ParseFailure> {
+    let own = Own::open(bytes)?;
+    let pages = own.pages()?;
+    let mut gathered = Gathered::new(request, pages);
+    for number in 0..pages.min(request.max_pages) {
+        if gathered.text.is_full() {
+            break;
         }
-        match read_page(&document, page as usize) {
-            Ok(page) => text.push(&page),
+        gathered.push(own.page(number))?;
+    }
+    gathered.finish(Properties::default(), is_cut)
+}
+
+/// The other reader, opened when it is first asked.
+enum Second {
+    Unasked,
+    Open(Box<Own>),
+    Absent,
+}
+
+impl Second {
+    /// What the other reader makes of a page of which the first one saw nothing.
+    fn opinion(
+        &mut self,
+        bytes: &[u8],
+        number: u32,
+        first: Result<Page, ParseFailure>,
+    ) -> Result<Page, ParseFailure> {
+        if matches!(self, Self::Unasked) {
+            *self = Own::open(bytes.to_vec()).map_or(Self::Absent, |own| Self::Open(Box::new(own)));
+        }
+        let Self::Open(own) = self else {
+            return first;
+        };
+        match (own.page(number), first) {
+            (Ok(page), Err(_)) => Ok(page),
+            (Ok(page), Ok(_)) if !page.is_blank() => Ok(page),
+            // The first one saw words and could not tell them.
+            (_, Ok(first)) if first.drawn == Drawn::Words => Ok(first),
+            // Both saw nothing: either nothing is there, or what is there cannot be read.
+            (second, Ok(_)) => second,
+            (Err(_), first) => first,
+        }
+    }
+}
+
+/// The text of the pages, and what is missing in it.
+struct Gathered<'a> {
+    request: &'a Request,
+    text: Text,
+    pages: u32,
+    unreadable: u32,
+    blank: u32,
+    replaced: u64,
+    first_failure: Option<ParseFailure>,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(request: &'a Request, pages: u32) -> Self {
+        Self {
+            request,
+            text: Text::bounded(request.max_text_bytes),
+            pages,
+            unreadable: 0,
+            blank: 0,
+            replaced: 0,
+            first_failure: None,
+        }
+    }
+
+    fn push(&mut self, page: Result<Page, ParseFailure>) -> Result<(), ParseFailure> {
+        self.text.begin_page();
+        match page {
+            Ok(page) if page.is_unreadable() => self.unreadable += 1,
+            Ok(page) => {
+                self.blank += u32::from(page.is_blank() && page.drawn != Drawn::Nothing);
+                self.replaced += page.unknown as u64;
+                self.text.push(&page.text);
+            }
             Err(failure) if failure.reason == Reason::EncryptedDocument => return Err(failure),
             Err(failure) => {
-                unreadable += 1;
-                first_error.get_or_insert(failure);
+                self.unreadable += 1;
+                self.first_failure.get_or_insert(failure);
             }
         }
+        Ok(())
     }
-    if pages > request.max_pages {
-        text.mark_truncated();
+
+    fn finish(mut self, properties: Properties, is_cut: bool) -> Result<Parsed, ParseFailure> {
+        if self.pages > self.request.max_pages {
+            self.text.mark_truncated();
+        }
+        let read = self.pages.min(self.request.max_pages);
+        if let Some(failure) = self.first_failure.filter(|_| self.unreadable == read) {
+            return Err(failure);
+        }
+        let (text, mut extracted) = self.text.finish();
+        extracted.pages = Some(self.pages);
+        extracted.unreadable_pages = self.unreadable;
+        extracted.blank_pages = self.blank;
+        extracted.replaced = self.replaced;
+        extracted.unreadable_parts = u32::from(is_cut);
+        extracted.properties = properties;
+        answer(text, &extracted)
     }
-    if let Some(failure) = first_error.filter(|_| unreadable == pages.min(request.max_pages)) {
-        return Err(failure);
-    }
-    let (text, mut extracted) = text.finish();
-    extracted.pages = Some(pages);
-    extracted.unreadable_pages = unreadable;
-    answer(text, &extracted)
 }
 
-/// One page. A page that makes the library panic is one unreadable page, not a lost document.
-fn read_page(document: &PdfDocument, page: usize) -> Result<String, ParseFailure> {
-    catch_unwind(AssertUnwindSafe(|| document.extract_text(page)))
-        .map_err(|_| {
-            ParseFailure::new(
-                Reason::ParserCrashed,
-                format!("page {} made the reader panic", page + 1),
-            )
-        })?
-        .map_err(|error| refused(&error))
-}
-
-fn refused(error: &Error) -> ParseFailure {
-    match error {
-        Error::EncryptedPdf => encrypted(),
-        error => corrupt(error),
-    }
+/// Letters as they are written in text: a PDF may hold the shapes that they take in a word, and two letters as one shape.
+fn letter(character: char) -> impl Iterator<Item = char> {
+    let is_shape = matches!(character, '\u{fb00}'..='\u{fb06}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}');
+    let plain = (!is_shape).then_some(character);
+    let shape = is_shape.then_some(character);
+    plain.into_iter().chain(shape.into_iter().nfkc())
 }

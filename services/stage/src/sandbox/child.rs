@@ -10,7 +10,7 @@ use caudal_domain::Reason;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-use super::{CHILD_ARGUMENT, Limits, ParseFailure, Parsed, Parser, confine, frame};
+use super::{CHILD_ARGUMENT, Limits, ParseFailure, Parsed, Parser, Preparation, confine, frame};
 
 /// The exit code of a child that could not begin: a mistake of ours or of this machine, never of the file.
 pub(super) const EXIT_COULD_NOT_BEGIN: i32 = 64;
@@ -30,11 +30,19 @@ pub(super) struct Spec {
 /// Serves a sandbox child and ends the process, when the arguments ask for one; otherwise returns at once. The first line
 /// of `main`: a child must not start threads, read configuration or open anything before it has confined itself.
 pub fn run_child_if_asked(parsers: &[(&str, Parser)]) {
+    run_prepared_child_if_asked(parsers, &[]);
+}
+
+/// As [`run_child_if_asked`], for parsers of which some are prepared, by their name.
+pub fn run_prepared_child_if_asked(
+    parsers: &[(&str, Parser)],
+    preparations: &[(&str, Preparation)],
+) {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().as_deref() != Some(OsStr::new(CHILD_ARGUMENT)) {
         return;
     }
-    match serve(parsers, arguments) {
+    match serve(parsers, preparations, arguments) {
         Ok(()) => std::process::exit(0),
         Err(error) => {
             eprintln!("sandbox child: {error}");
@@ -45,6 +53,7 @@ pub fn run_child_if_asked(parsers: &[(&str, Parser)]) {
 
 fn serve(
     parsers: &[(&str, Parser)],
+    preparations: &[(&str, Preparation)],
     mut arguments: impl Iterator<Item = OsString>,
 ) -> io::Result<()> {
     let name = arguments
@@ -69,6 +78,9 @@ fn serve(
     let result = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     // Libraries that print must not write into the framed result.
     rustix::stdio::dup2_stdout(io::stderr())?;
+    if let Some((_, prepare)) = preparations.iter().find(|(known, _)| name == *known) {
+        prepare(&spec.request)?;
+    }
     confine::confine(&spec.limits, PARSER_STACK_BYTES as u64)?;
 
     let outcome = parse(parser, spec.request, input)?;

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use child::Spec;
-pub use child::run_child_if_asked;
+pub use child::{run_child_if_asked, run_prepared_child_if_asked};
 pub use input::{FetchedInput, fetch_input};
 use spawner::Spawner;
 use verdict::{End, judge};
@@ -52,6 +52,10 @@ const COMPLAINT_BYTES: usize = 4 << 10;
 /// memory and time the [`Limits`] leave it; it may panic. `request` is what the caller of [`Sandbox::parse`] gave.
 pub type Parser =
     fn(request: &serde_json::Value, input: &mut std::fs::File) -> Result<Parsed, ParseFailure>;
+
+/// What a parser must have before the walls stand around it, such as a library of the system. It gets the same request, and
+/// runs in the child before anything of the file is read; the memory that it maps does not count against the limit.
+pub type Preparation = fn(request: &serde_json::Value) -> io::Result<()>;
 
 /// What a parser found.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,0 +1,34 @@
+//! Pictures of which a part is missing: what was decoded before a fault, and how much was not.
+
+use image::{ColorType, DynamicImage, ImageBuffer, ImageDecoder};
+
+/// What the rows are filled with before they are decoded.
+const GREY: u8 = 128;
+
+/// Decodes as far as the data goes: the picture, and the share of its rows that are missing. None for a picture of more than
+/// 8 bits a colour, and where not a row is there.
+pub(crate) fn decode(decoder: impl ImageDecoder) -> Option<(DynamicImage, f64)> {
+    let (width, height) = decoder.dimensions();
+    let color = decoder.color_type();
+    let mut rows = vec![GREY; usize::try_from(decoder.total_bytes()).ok()?];
+    // It has failed before: what matters is how far it comes.
+    let _ = decoder.read_image(&mut rows);
+    let row_bytes = usize::try_from(width).ok()? * usize::from(color.bytes_per_pixel());
+    let missing = rows
+        .chunks_exact(row_bytes.max(1))
+        .filter(|row| row.iter().all(|byte| *byte == GREY))
+        .count();
+    let picture = match color {
+        ColorType::L8 => ImageBuffer::from_raw(width, height, rows).map(DynamicImage::ImageLuma8),
+        ColorType::La8 => ImageBuffer::from_raw(width, height, rows).map(DynamicImage::ImageLumaA8),
+        ColorType::Rgb8 => ImageBuffer::from_raw(width, height, rows).map(DynamicImage::ImageRgb8),
+        ColorType::Rgba8 => {
+            ImageBuffer::from_raw(width, height, rows).map(DynamicImage::ImageRgba8)
+        }
+        _ => None,
+    };
+    let share = missing as f64 / f64::from(height.max(1));
+    picture
+        .filter(|_| share < 1.0)
+        .map(|picture| (picture, share))
+}
