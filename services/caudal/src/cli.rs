@@ -219,6 +219,9 @@ pub(crate) struct UpArguments {
     /// The redis-server to run privately; searched when left out
     #[arg(long, env = "CAUDAL_REDIS_SERVER", value_name = "PATH")]
     pub(crate) redis_server: Option<PathBuf>,
+    /// Where the embedded object store listens; on this machine alone, on a port that the data folder keeps, when left out
+    #[arg(long, env = "CAUDAL_S3_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) s3_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) store: StoreArguments,
     #[command(flatten)]

@@ -56,14 +56,25 @@ pub(crate) struct StoreArguments {
 }
 
 impl StoreArguments {
-    /// The store, if one is named.
+    /// The store of a service that brings none along, if one is named.
     pub(crate) fn store(&self) -> Result<Option<caudal_objects::Settings>, Failure> {
+        let store = self.external()?;
+        if store.is_none() && self.public_endpoint().is_some() {
+            return Err(Failure::misconfigured(
+                "--s3-public-endpoint is another address of the store at --s3-endpoint, which is missing",
+            ));
+        }
+        Ok(store)
+    }
+
+    /// Where clients reach the store, where that differs.
+    pub(crate) fn public_endpoint(&self) -> Option<String> {
+        set(self.s3_public_endpoint.as_deref()).map(str::to_owned)
+    }
+
+    /// The store of yours, if one is named.
+    pub(crate) fn external(&self) -> Result<Option<caudal_objects::Settings>, Failure> {
         let Some(endpoint) = set(self.s3_endpoint.as_deref()) else {
-            if self.s3_public_endpoint.is_some() {
-                return Err(Failure::misconfigured(
-                    "--s3-public-endpoint is another address of the store at --s3-endpoint, which is missing",
-                ));
-            }
             return Ok(None);
         };
         let secret_key = secret(
@@ -80,7 +91,7 @@ impl StoreArguments {
         let mut settings =
             caudal_objects::Settings::new(endpoint, &self.s3_bucket, access_key, secret_key);
         settings.region.clone_from(&self.s3_region);
-        settings.public_endpoint = set(self.s3_public_endpoint.as_deref()).map(str::to_owned);
+        settings.public_endpoint = self.public_endpoint();
         // Connecting opens nothing: it only reads the settings.
         ObjectStore::connect(settings.clone())
             .map_err(|error| Failure::misconfigured(error.to_string()))?;
