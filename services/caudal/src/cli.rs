@@ -81,6 +81,19 @@ pub(crate) struct IngestArguments {
     /// Name of the batch, for people; the folder's when left out
     #[arg(long, env = "CAUDAL_BATCH_NAME", value_name = "WORDS")]
     pub(crate) name: Option<String>,
+    /// Send what this batch lacks, from whatever machine: its id, or `batches/ID`
+    #[arg(long, env = "CAUDAL_BATCH", value_name = "BATCH", value_parser = batch_name,
+          conflicts_with_all = ["new", "name", "stages"])]
+    pub(crate) batch: Option<String>,
+    /// Begin a new batch, although one of this folder is unfinished
+    #[arg(long, env = "CAUDAL_NEW")]
+    pub(crate) new: bool,
+    /// Leave out what matches, as a line of a .gitignore does; the folder's own .caudalignore is read too
+    #[arg(long, env = "CAUDAL_EXCLUDE", value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Take what systems and programs leave in folders too: .DS_Store, Thumbs.db, ~$*, …
+    #[arg(long, env = "CAUDAL_EVERYTHING")]
+    pub(crate) everything: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod page;
 mod raw;
 mod recovery;
 mod refusals;
+mod resume;
 mod samples;
 
 use std::path::{Path, PathBuf};
