@@ -170,13 +170,26 @@ impl Store {
             }
         };
         let mut staged = self.stage()?;
+        let mut first_size = None;
         for (index, part) in named.iter().enumerate() {
             let stored = open_object(&self.part_path(id, key, part.number)?)
                 .map_err(from_io)?
                 .filter(|stored| stored.description.etag == part.etag)
                 .ok_or_else(|| s3_error!(InvalidPart))?;
-            if stored.size < MIN_PART_BYTES && index + 1 != named.len() {
+            let is_last = index + 1 == named.len();
+            if stored.size < MIN_PART_BYTES && !is_last {
                 return Err(s3_error!(EntityTooSmall));
+            }
+            let first_size = *first_size.get_or_insert(stored.size);
+            let is_unequal = match is_last {
+                true => stored.size > first_size,
+                false => stored.size != first_size,
+            };
+            if self.is_strict && is_unequal {
+                return Err(s3_error!(
+                    InvalidPart,
+                    "All non-trailing parts must have the same length."
+                ));
             }
             staged
                 .append_copy(&stored.file, 0..stored.size)
