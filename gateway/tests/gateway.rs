@@ -346,6 +346,72 @@ async fn bytes_go_to_the_store_and_an_etag_that_was_not_told_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_etag_that_was_made_up_is_refused_with_what_is_there() {
+    let world = World::start().await;
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let confirm = |etag: &str| v1::ConfirmUploadsRequest {
+        batch: batch_name(),
+        uploads: vec![v1::Uploaded {
+            ordinal: ORDINAL_LANDING,
+            target: 1,
+            etag: etag.to_owned(),
+        }],
+        request_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let mut answer = async |etag: &str| {
+        let asked = world.request(confirm(etag));
+        let answers = uploads.confirm_uploads(asked).await.unwrap();
+        answers.into_inner().confirmations.remove(0).result
+    };
+    let made_up = "0123456789abcdef0123456789abcdef";
+    let Some(Confirmed::Error(error)) = answer(made_up).await else {
+        panic!("nothing is there")
+    };
+    assert_eq!(from_parts(&error).reason, "NOT_LANDED");
+
+    let file = FileRef {
+        tenant: fake::TENANT,
+        batch: BATCH,
+        ordinal: ORDINAL_LANDING,
+    };
+    let key = landing_key(file, Target(1));
+    let put = world.objects.put(&key, "text/plain", "five!".into()).await;
+    let etag = put.unwrap();
+    let Some(Confirmed::Error(error)) = answer(made_up).await else {
+        panic!("something else is there")
+    };
+    let refusal = from_parts(&error);
+    assert_eq!(refusal.reason, "ETAG_DIFFERS");
+    assert!(refusal.message.contains(&etag), "{}", refusal.message);
+    assert!(world.ledger.confirmed().is_empty());
+    let uploaded = Some(Confirmed::State(v1::FileState::Uploaded.into()));
+    assert_eq!(answer(&format!("\"{etag}\"")).await, uploaded);
+    assert_eq!(world.ledger.confirmed(), [(ORDINAL_LANDING, etag)]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_confirmed_before_is_answered_although_its_landing_is_freed() {
+    let world = World::start().await;
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let request = v1::ConfirmUploadsRequest {
+        batch: batch_name(),
+        uploads: vec![v1::Uploaded {
+            ordinal: ORDINAL_PROCESSED,
+            target: 1,
+            etag: String::new(),
+        }],
+        request_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let answers = uploads.confirm_uploads(world.request(request)).await;
+    assert_eq!(
+        answers.unwrap().into_inner().confirmations[0].result,
+        Some(Confirmed::State(v1::FileState::Processed.into()))
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn what_landed_with_another_size_is_not_confirmed() {
     let world = World::start().await;
     let file = FileRef {

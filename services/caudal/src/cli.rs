@@ -14,6 +14,7 @@ use crate::count::{CountArguments, StuckArguments};
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{
     DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments, TelemetryArguments,
+    TlsArguments,
 };
 
 /// Takes whole folder trees in and runs every file through a pipeline of services.
@@ -237,6 +238,8 @@ pub(crate) struct UpArguments {
     pub(crate) s3_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) store: StoreArguments,
+    #[command(flatten)]
+    pub(crate) tls: TlsArguments,
     #[command(flatten)]
     pub(crate) landing: LandingArguments,
     #[command(flatten)]

@@ -96,7 +96,11 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     }
     parts.stop_first(stage_parts);
 
-    let gateway = service::gateway::start(&mesh, GatewayOptions::default(), listener).await?;
+    let options = GatewayOptions {
+        tls: plan.tls,
+        ..GatewayOptions::default()
+    };
+    let gateway = service::gateway::start(&mesh, options, listener).await?;
     parts.stop_first(vec![gateway.part]);
     for address in services.values().chain([&gateway.address]) {
         until_serving(address).await?;

@@ -11,6 +11,7 @@ mod recovery;
 mod refusals;
 mod resume;
 mod samples;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
