@@ -12,6 +12,7 @@ mod ledger;
 mod live;
 mod oversize;
 mod page;
+mod parts;
 mod rates;
 mod uploads;
 mod wakeups;
@@ -27,7 +28,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
 use caudal_node::scope::{MeshSecret, Role};
-use caudal_node::{LeaderChannel, Registry, ServeError, Server, ServerLimits};
+use caudal_node::{Certificate, LeaderChannel, Registry, ServeError, Server, ServerLimits};
 use caudal_objects::ObjectStore;
 use caudal_proto::FILE_DESCRIPTOR_SET;
 use caudal_proto::longrunning::operations_server::{OperationsServer, SERVICE_NAME as OPERATIONS};
@@ -75,6 +76,11 @@ pub struct Settings {
     pub upload_url_validity: Duration,
     /// How long a download URL works.
     pub download_url_validity: Duration,
+    /// Whether an ETag that a client tells is taken for what landed without asking the store, which is asked by default. It
+    /// saves a HEAD a file, and one that was made up shows only at the upload stage.
+    pub trusts_etags: bool,
+    /// The certificate that the gateway shows; it speaks plain HTTP without one.
+    pub tls: Option<Certificate>,
     /// How watchers are served.
     pub watch: WatchSettings,
     /// Whose pages may call; by default those of every origin.
@@ -96,6 +102,8 @@ impl Settings {
             takeover_patience: Duration::from_secs(8),
             upload_url_validity: UPLOAD_URL_VALIDITY,
             download_url_validity: Duration::from_secs(15 * 60),
+            trusts_etags: false,
+            tls: None,
             watch: WatchSettings::default(),
             allowed_origins: AllowedOrigins::default(),
             web_dir: page::default_folder(),
@@ -203,6 +211,7 @@ impl Gateway {
                 ledger.clone(),
                 deps.objects.clone(),
                 settings.upload_url_validity,
+                settings.trusts_etags,
             ),
             watches: Watches::new(feeds, live.clone()),
             events,
@@ -227,6 +236,7 @@ impl Gateway {
             .http(page)
             .listen(listener)
             .limits(settings.limits)
+            .tls(settings.tls)
             .shutdown(shutdown)
             .serve();
         let server = tokio::spawn(async move {

@@ -45,7 +45,10 @@ pub(crate) fn default_folder() -> PathBuf {
 
 /// Serves the page out of `folder`, which may be filled later. It may speak with this gateway and with the store.
 pub(crate) async fn page(folder: &Path, objects: &ObjectStore) -> Router {
-    let files = ServeDir::new(folder).append_index_html_on_directories(false);
+    let files = ServeDir::new(folder)
+        .append_index_html_on_directories(false)
+        .precompressed_br()
+        .precompressed_gzip();
     let policy = content_security_policy(store_origin(objects).await.as_deref());
     let header = |name, value| SetResponseHeaderLayer::overriding(name, value);
     Router::new()
@@ -55,6 +58,11 @@ pub(crate) async fn page(folder: &Path, objects: &ObjectStore) -> Router {
         .layer(header(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
+        ))
+        // Builds put compressed twins beside their files.
+        .layer(header(
+            header::VARY,
+            HeaderValue::from_static("accept-encoding"),
         ))
         .layer(header(
             header::REFERRER_POLICY,

@@ -1,15 +1,15 @@
-//! Where bytes go: presigned PUTs for files of the manifest, and confirmations whose missing ETags the store tells.
+//! Where bytes go: presigned PUTs for files of the manifest, and confirmations that are compared with what the store has.
 //! No byte of a file passes through here.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use caudal_domain::limits::{MAX_CONFIRMATIONS_PER_PAGE, MAX_TARGETS_PER_PAGE};
+use caudal_domain::limits::{MAX_CONFIRMATIONS_PER_PAGE, MAX_PUT_BYTES, MAX_TARGETS_PER_PAGE};
 use caudal_domain::{
     BatchId, FileRef, Reason, Refusal, Target, TenantId, file_name, landing_key, parse_batch_name,
 };
 use caudal_node::scope::Scope;
-use caudal_objects::{Head, ObjectStore, bare_etag};
+use caudal_objects::{Head, ObjectError, ObjectStore, bare_etag};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::{status_parts, to_status};
 use caudal_proto::v1;
@@ -23,9 +23,12 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 use crate::ledger::{Ledger, passed_on};
+use crate::parts::{join, may_go_in_parts, next_parts};
 
 /// Questions to the store at once for one page of confirmations.
-const HEADS_AT_ONCE: usize = 16;
+const HEADS_AT_ONCE: usize = 32;
+/// The reason when nothing is where the bytes should be.
+const NOT_LANDED: &str = "NOT_LANDED";
 const MAX_ETAG_BYTES: usize = 128;
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -35,14 +38,21 @@ pub(crate) struct Uploads {
     ledger: Ledger,
     objects: ObjectStore,
     url_validity: Duration,
+    trusts_etags: bool,
 }
 
 impl Uploads {
-    pub(crate) fn new(ledger: Ledger, objects: ObjectStore, url_validity: Duration) -> Self {
+    pub(crate) fn new(
+        ledger: Ledger,
+        objects: ObjectStore,
+        url_validity: Duration,
+        trusts_etags: bool,
+    ) -> Self {
         Self {
             ledger,
             objects,
             url_validity,
+            trusts_etags,
         }
     }
 
@@ -57,7 +67,7 @@ impl Uploads {
         let facts = self.facts(scope, asked).await?;
         let mut targets = Vec::with_capacity(facts.len());
         for one in &facts {
-            targets.push(self.target(batch, one).await);
+            targets.push(self.target(batch, one, request.parts).await);
         }
         Ok(v1::IssueUploadsResponse { targets })
     }
@@ -74,8 +84,13 @@ impl Uploads {
         Ok(answer.await.map_err(|status| passed_on(&status))?.files)
     }
 
-    async fn target(&self, batch: BatchId, facts: &mesh::IssueFacts) -> v1::UploadTarget {
-        let how = match self.how(batch, facts).await {
+    async fn target(
+        &self,
+        batch: BatchId,
+        facts: &mesh::IssueFacts,
+        takes_parts: bool,
+    ) -> v1::UploadTarget {
+        let how = match self.how(batch, facts, takes_parts).await {
             Ok(how) => how,
             Err(refusal) => How::Error(status_parts(&refusal)),
         };
@@ -86,7 +101,12 @@ impl Uploads {
         }
     }
 
-    async fn how(&self, batch: BatchId, facts: &mesh::IssueFacts) -> Result<How, Refusal> {
+    async fn how(
+        &self,
+        batch: BatchId,
+        facts: &mesh::IssueFacts,
+        takes_parts: bool,
+    ) -> Result<How, Refusal> {
         use v1::FileState as S;
         let name = || file_name(batch, facts.ordinal);
         if !facts.exists {
@@ -116,6 +136,22 @@ impl Uploads {
             S::Unspecified => return Err(Refusal::not_found(&name())),
         }
         let size = u64::try_from(facts.size).unwrap_or_default();
+        if takes_parts && may_go_in_parts(size) {
+            let key = &facts.landing_key;
+            return next_parts(&self.objects, key, size, self.url_validity)
+                .await
+                .map(How::Multipart)
+                .map_err(|error| not_asked(&error));
+        }
+        if size > MAX_PUT_BYTES {
+            return Err(Refusal::failed_precondition(
+                "FILE_TOO_LARGE_FOR_ONE_PUT",
+                format!(
+                    "{} has {size} bytes, and one PUT carries at most {MAX_PUT_BYTES}: ask for its target with `parts`",
+                    name()
+                ),
+            ));
+        }
         let expires = SystemTime::now() + self.url_validity;
         let presigned = self
             .objects
@@ -162,8 +198,10 @@ impl Uploads {
             upload.etag = bare_etag(&upload.etag).to_owned();
         }
 
-        let refused = self.fill_etags(scope, tenant, batch, &mut request).await?;
-        if refused.is_empty() {
+        let answered = self
+            .check_landings(scope, tenant, batch, &mut request)
+            .await?;
+        if answered.is_empty() {
             return self.forward(scope, metadata, request).await;
         }
         // Some are answered here; the ledger answers the others, and the answers go back in the order asked.
@@ -171,27 +209,32 @@ impl Uploads {
         request.uploads = asked
             .iter()
             .enumerate()
-            .filter(|(i, _)| !refused.contains_key(i))
+            .filter(|(i, _)| !answered.contains_key(i))
             .map(|(_, u)| u.clone())
             .collect();
-        let answered = match request.uploads.is_empty() {
+        let forwarded = match request.uploads.is_empty() {
             true => v1::ConfirmUploadsResponse::default(),
             false => self.forward(scope, metadata, request).await?,
         };
-        let mut answered = answered.confirmations.into_iter();
+        let mut forwarded = forwarded.confirmations.into_iter();
         let mut confirmations = Vec::with_capacity(asked.len());
         for (index, upload) in asked.iter().enumerate() {
-            let confirmation = match refused.get(&index) {
-                Some(refusal) => v1::Confirmation {
-                    ordinal: upload.ordinal,
-                    result: Some(Confirmed::Error(status_parts(refusal))),
-                },
-                None => answered.next().ok_or_else(|| {
-                    tracing::error!("the ledger answered fewer confirmations than were sent");
-                    to_status(&Refusal::internal())
-                })?,
+            let result = match answered.get(&index) {
+                Some(Ok(state)) => Confirmed::State(i32::from(*state)),
+                Some(Err(refusal)) => Confirmed::Error(status_parts(refusal)),
+                None => {
+                    let one = forwarded.next().ok_or_else(|| {
+                        tracing::error!("the ledger answered fewer confirmations than were sent");
+                        to_status(&Refusal::internal())
+                    })?;
+                    confirmations.push(one);
+                    continue;
+                }
             };
-            confirmations.push(confirmation);
+            confirmations.push(v1::Confirmation {
+                ordinal: upload.ordinal,
+                result: Some(result),
+            });
         }
         Ok(v1::ConfirmUploadsResponse { confirmations })
     }
@@ -211,111 +254,150 @@ impl Uploads {
         answer.await.map_err(|status| passed_on(&status))
     }
 
-    /// Asks the store for the ETags that the client did not tell. Answers the items that cannot be confirmed, by index.
-    async fn fill_etags(
+    /// Asks the store what landed for each file whose bytes are waited for: whoever confirms may have made the ETag up, or
+    /// have none. Fills in the ETags that were not told, and answers by index what needs no ledger: what cannot be
+    /// confirmed, and what was confirmed before by somebody who tells no ETag now.
+    async fn check_landings(
         &self,
         scope: &Scope,
         tenant: TenantId,
         batch: BatchId,
         request: &mut v1::ConfirmUploadsRequest,
-    ) -> Result<HashMap<usize, Refusal>, Status> {
-        let empty: Vec<usize> = request
-            .uploads
-            .iter()
-            .enumerate()
-            .filter(|(_, u)| u.etag.is_empty())
-            .map(|(index, _)| index)
-            .collect();
-        if empty.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let mut sizes: HashMap<u32, i64> = HashMap::with_capacity(empty.len());
-        for page in empty.chunks(MAX_TARGETS_PER_PAGE) {
-            let ordinals = page
-                .iter()
-                .map(|index| request.uploads[*index].ordinal)
-                .collect();
-            let asked = mesh::GetIssueFactsRequest {
-                ordinals,
-                ..facts_request(batch)
-            };
-            for facts in self.facts(scope, asked).await? {
-                if facts.exists {
-                    sizes.insert(facts.ordinal, facts.size);
-                }
+    ) -> Result<HashMap<usize, Result<v1::FileState, Refusal>>, Status> {
+        let mut asked = Vec::new();
+        for upload in &request.uploads {
+            if upload.etag.is_empty() || !self.trusts_etags {
+                asked.push(upload.clone());
             }
         }
-        let questions = empty.into_iter().map(|index| {
-            let upload = &request.uploads[index];
+        if asked.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let facts = self.facts_of(scope, batch, &asked).await?;
+        let mut questions = Vec::with_capacity(asked.len());
+        for (index, upload) in request.uploads.iter().enumerate() {
+            if !upload.etag.is_empty() && self.trusts_etags {
+                continue;
+            }
             let file = FileRef {
                 tenant,
                 batch,
                 ordinal: upload.ordinal,
             };
-            let size = sizes.get(&upload.ordinal).copied();
-            let target = upload.target;
-            async move { (index, self.landed(file, target, size).await) }
-        });
-        let answers: Vec<_> = futures::stream::iter(questions)
+            let facts = facts.get(&upload.ordinal);
+            questions
+                .push(async move { (index, self.check_landing(scope, file, facts, upload).await) });
+        }
+        let checks: Vec<_> = futures::stream::iter(questions)
             .buffer_unordered(HEADS_AT_ONCE)
             .collect()
             .await;
 
-        let mut refused = HashMap::new();
-        let mut filled = Sha256::new();
-        for (index, answer) in answers {
-            match answer {
-                Ok(etag) => request.uploads[index].etag = etag,
-                Err(refusal) => {
-                    refused.insert(index, refusal);
+        let mut answered = HashMap::new();
+        let mut is_other_message = false;
+        for (index, check) in checks {
+            match check? {
+                Check::AsTold => {}
+                Check::Filled(etag) => {
+                    request.uploads[index].etag = etag;
+                    is_other_message = true;
+                }
+                Check::Answered(answer) => {
+                    answered.insert(index, answer);
+                    is_other_message = true;
                 }
             }
         }
-        // A repeat may meet other ETags, and is another message then: it must not count as a reused request id. Nothing
-        // is lost by that, because confirming one landing twice changes nothing.
-        filled.update(request.request_id.as_bytes());
-        for (index, upload) in request.uploads.iter().enumerate() {
-            if !refused.contains_key(&index) {
-                filled.update(upload.ordinal.to_be_bytes());
-                filled.update(upload.etag.as_bytes());
-            }
+        if is_other_message {
+            request.request_id = id_of(request, &answered);
         }
-        let digest: [u8; 32] = filled.finalize().into();
-        let mut id = [0_u8; 16];
-        id.copy_from_slice(&digest[..16]);
-        request.request_id = uuid::Builder::from_custom_bytes(id).into_uuid().to_string();
-        Ok(refused)
+        Ok(answered)
     }
 
-    /// The ETag of what landed, when it is what the manifest promised.
+    /// What the ledger knows of the files, by ordinal; files it does not know are left out.
+    async fn facts_of(
+        &self,
+        scope: &Scope,
+        batch: BatchId,
+        uploads: &[v1::Uploaded],
+    ) -> Result<HashMap<u32, mesh::IssueFacts>, Status> {
+        let mut pages = Vec::new();
+        for page in uploads.chunks(MAX_TARGETS_PER_PAGE) {
+            let asked = mesh::GetIssueFactsRequest {
+                ordinals: page.iter().map(|upload| upload.ordinal).collect(),
+                ..facts_request(batch)
+            };
+            pages.push(self.facts(scope, asked));
+        }
+        let pages = futures::future::try_join_all(pages).await?;
+        let known = pages.into_iter().flatten().filter(|facts| facts.exists);
+        Ok(known.map(|facts| (facts.ordinal, facts)).collect())
+    }
+
+    async fn check_landing(
+        &self,
+        scope: &Scope,
+        file: FileRef,
+        facts: Option<&mesh::IssueFacts>,
+        upload: &v1::Uploaded,
+    ) -> Result<Check, Status> {
+        let Some(facts) = facts else {
+            let name = file_name(file.batch, file.ordinal);
+            return Ok(Check::Answered(Err(Refusal::not_found(&name))));
+        };
+        if !is_waited_for(facts, upload) {
+            return Ok(of_what_is_not_waited_for(facts, upload));
+        }
+        let checked = self.landed(file, upload, facts.size).await;
+        if matches!(&checked, Err(refusal) if refusal.reason == NOT_LANDED) {
+            // Another confirmation may have been quicker, and what landed has gone its way since.
+            let asked = std::slice::from_ref(upload);
+            let now = self.facts_of(scope, file.batch, asked).await?;
+            if let Some(now) = now.get(&file.ordinal)
+                && !is_waited_for(now, upload)
+            {
+                return Ok(of_what_is_not_waited_for(now, upload));
+            }
+        }
+        Ok(match checked {
+            Ok(_) if !upload.etag.is_empty() => Check::AsTold,
+            Ok(etag) => Check::Filled(etag),
+            Err(refusal) => Check::Answered(Err(refusal)),
+        })
+    }
+
+    /// The ETag of what landed, when it is what the manifest promised and what was told.
     async fn landed(
         &self,
         file: FileRef,
-        target: u32,
-        size: Option<i64>,
+        upload: &v1::Uploaded,
+        size: i64,
     ) -> Result<String, Refusal> {
         let name = file_name(file.batch, file.ordinal);
-        let Some(size) = size else {
-            return Err(Refusal::not_found(&name));
+        let key = landing_key(file, Target(upload.target));
+        let bytes = u64::try_from(size).unwrap_or_default();
+        let head = async || {
+            let head = self.objects.head(&key).await;
+            head.map_err(|error| not_asked(&error))
         };
-        let head = self
-            .objects
-            .head(&landing_key(file, Target(target)))
-            .await
-            .map_err(|error| {
-                tracing::warn!(%error, "the store did not answer a HEAD");
-                Refusal::unavailable(
-                    "the object store cannot be asked at the moment",
-                    TRY_AGAIN_AFTER,
-                )
-            })?;
+        let mut found = head().await?;
+        if found.is_none() && may_go_in_parts(bytes) {
+            let joined = join(&self.objects, &key, bytes, &name).await;
+            if let Some(joined) = joined.map_err(|error| not_asked(&error))? {
+                joined?;
+                found = head().await?;
+            }
+        }
         let Some(Head {
             size: landed, etag, ..
-        }) = head
+        }) = found
         else {
             return Err(Refusal::failed_precondition(
-                "NOT_LANDED",
-                format!("nothing has landed at target {target} of {name}: send its bytes first"),
+                NOT_LANDED,
+                format!(
+                    "nothing has landed at target {} of {name}: send its bytes first",
+                    upload.target
+                ),
             ));
         };
         if i64::try_from(landed) != Ok(size) {
@@ -326,8 +408,74 @@ impl Uploads {
                 ),
             ));
         }
+        if !upload.etag.is_empty() && upload.etag != etag {
+            return Err(Refusal::failed_precondition(
+                "ETAG_DIFFERS",
+                format!(
+                    "what landed for {name} has the ETag {etag}, not {}: confirm that, or send the file again",
+                    upload.etag
+                ),
+            ));
+        }
         Ok(etag)
     }
+}
+
+fn not_asked(error: &ObjectError) -> Refusal {
+    tracing::warn!(%error, "the store could not be asked");
+    Refusal::unavailable(
+        "the object store cannot be asked at the moment",
+        TRY_AGAIN_AFTER,
+    )
+}
+
+/// What the store says of one confirmation.
+enum Check {
+    /// It is for the ledger, as it came.
+    AsTold,
+    /// It is for the ledger, with this ETag.
+    Filled(String),
+    /// It needs no ledger.
+    Answered(Result<v1::FileState, Refusal>),
+}
+
+/// Whether the bytes of this target are still to be confirmed; those of a file that was given up may come after all.
+fn is_waited_for(facts: &mesh::IssueFacts, upload: &v1::Uploaded) -> bool {
+    use v1::FileState as S;
+    let is_open = matches!(facts.state(), S::Pending | S::Uploading | S::Failed);
+    is_open && facts.target == upload.target
+}
+
+/// The ledger knows best, and needs an ETag for it; a repetition that tells none is answered here.
+fn of_what_is_not_waited_for(facts: &mesh::IssueFacts, upload: &v1::Uploaded) -> Check {
+    if upload.etag.is_empty() && facts.target == upload.target {
+        return Check::Answered(Ok(facts.state()));
+    }
+    if upload.etag.is_empty() {
+        // It refuses the target, whatever the ETag.
+        return Check::Filled(String::from("-"));
+    }
+    Check::AsTold
+}
+
+/// The id of what is left of a request. A repeat may meet other ETags, and is another message then: it must not count as
+/// a reused id. Nothing is lost by that, because confirming one landing twice changes nothing.
+fn id_of(
+    request: &v1::ConfirmUploadsRequest,
+    answered: &HashMap<usize, Result<v1::FileState, Refusal>>,
+) -> String {
+    let mut rest = Sha256::new();
+    rest.update(request.request_id.as_bytes());
+    for (index, upload) in request.uploads.iter().enumerate() {
+        if !answered.contains_key(&index) {
+            rest.update(upload.ordinal.to_be_bytes());
+            rest.update(upload.etag.as_bytes());
+        }
+    }
+    let digest: [u8; 32] = rest.finalize().into();
+    let mut id = [0_u8; 16];
+    id.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(id).into_uuid().to_string()
 }
 
 fn facts_request(batch: BatchId) -> mesh::GetIssueFactsRequest {

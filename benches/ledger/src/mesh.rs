@@ -142,7 +142,7 @@ impl Mesh {
     fn write_settings(&self) -> anyhow::Result<()> {
         let text = format!(
             "ledger = {ledger:?}\nlimiter = {limiter:?}\nredis-url = {redis:?}\ns3-endpoint = \"http://127.0.0.1:9\"\n\
-             s3-access-key = \"none\"\ns3-secret-key = \"none\"\nmesh-secret = {MESH_SECRET:?}\n\n[service.ledger]\n\
+             s3-access-key = \"none\"\ns3-secret-key = \"none\"\nmesh-secret = {MESH_SECRET:?}\n\n[service.gateway]\ntrust-etags = true\n\n[service.ledger]\n\
              database-url = {database:?}\nbootstrap-api-key = {API_KEY:?}\nbootstrap-operator-key = {OPERATOR_KEY:?}\n\
              dispatch-windows = {windows:?}\n",
             windows = STAGES

@@ -188,6 +188,39 @@ async fn a_preflight_is_answered_without_a_key() {
 }
 
 #[tokio::test]
+async fn scripts_and_styles_come_compressed_to_whoever_takes_them_so() {
+    let world = World::start().await;
+    let assets = world.web_dir.join("assets");
+    std::fs::create_dir_all(&assets).unwrap();
+    for (end, bytes) in [("", "export {}"), (".gz", "as gzip"), (".br", "as brotli")] {
+        std::fs::write(assets.join(format!("index-d0g.js{end}")), bytes).unwrap();
+    }
+    for (accepted, encoding, bytes) in [
+        (Some("gzip, deflate, br"), Some("br"), "as brotli"),
+        (Some("gzip"), Some("gzip"), "as gzip"),
+        (None, None, "export {}"),
+    ] {
+        let mut asked = http().get(format!("{}/assets/index-d0g.js", world.gateway));
+        if let Some(accepted) = accepted {
+            asked = asked.header("accept-encoding", accepted);
+        }
+        let answer = asked.send().await.unwrap();
+        let header = |name: &str| {
+            answer
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap())
+        };
+        assert_eq!(header("content-encoding"), encoding);
+        assert_eq!(header("vary"), Some("accept-encoding"));
+        assert!(header("content-type").unwrap().contains("javascript"));
+        assert!(header("cache-control").unwrap().contains("immutable"));
+        assert_eq!(answer.text().await.unwrap(), bytes);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn only_named_origins_are_let_in_where_they_are_named() {
     let world = World::tuned(|settings| {
         settings.allowed_origins = "https://intake.example".parse().unwrap();

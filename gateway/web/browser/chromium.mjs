@@ -70,6 +70,18 @@ export async function drop(page, paths, at) {
   await session.detach();
 }
 
+/** Lets so little through that an upload can be broken off in its middle; `false` ends that. */
+export async function slowUploads(page, isSlow = true) {
+  const session = await page.context().newCDPSession(page);
+  const uploadThroughput = isSlow ? 1_000_000 : -1;
+  await session.send("Network.emulateNetworkConditions", {
+    offline: false,
+    latency: 0,
+    downloadThroughput: -1,
+    uploadThroughput,
+  });
+}
+
 /** The middle of the card that asks for folders. */
 export async function dropCard(page) {
   const target = await page.locator("[data-drop]").boundingBox();

@@ -1,5 +1,6 @@
-import { caudal } from "@caudal/client";
+import { BatchState, caudal } from "@caudal/client";
 import { type ReactNode, useCallback, useEffect, useMemo, useState } from "react";
+import type { LiveBatch } from "./batch/live";
 import { Batches } from "./batches";
 import { useRoute } from "./route";
 import { forgetKey, keepKey, takeKey } from "./session";
@@ -118,9 +119,15 @@ function Page({ batches, refusal, onRefused, onKey, top }: PageProps) {
   const route = useRoute();
   const beginning = useBeginning(batches, onRefused);
   const isStart = route.view === "start";
-  const over = isStart ? words.start.over : words.start.overBatch;
+  const shown = () => (route.view === "batch" ? batches?.followed(route.batch) : undefined);
+  const wordsFor = (live: LiveBatch | undefined) => {
+    if (batches === null) return undefined;
+    if (isStart) return words.start.over;
+    if (!live?.takesMore) return words.start.overBatch;
+    return live.watched.batch.state === BatchState.OPEN ? words.start.overOpen : words.start.overMissing;
+  };
   return (
-    <DropAnywhere beginning={beginning} words={batches === null ? undefined : over}>
+    <DropAnywhere beginning={beginning} shown={shown} wordsFor={wordsFor}>
       <button type="button" className="skip" onClick={skipToContent}>
         {words.nav.skip}
       </button>
@@ -133,7 +140,7 @@ function Page({ batches, refusal, onRefused, onKey, top }: PageProps) {
       {batches === null ? (
         <KeyForm key={refusal} refusal={refusal} onKey={onKey} />
       ) : route.view === "batch" ? (
-        <BatchView key={route.batch} batches={batches} name={route.batch} onRefused={onRefused} />
+        <BatchView key={route.batch} batches={batches} name={route.batch} beginning={beginning} onRefused={onRefused} />
       ) : (
         <Start batches={batches} beginning={beginning} onRefused={onRefused} />
       )}

@@ -50,6 +50,17 @@ export class Batches {
     return name;
   }
 
+  /** Sends more into a batch that is shown. */
+  sendMore(live: LiveBatch, dropped: Dropped): void {
+    this.take(live.name);
+    void live.sendMore(dropped).finally(() => this.release(live.name));
+  }
+
+  /** The batch of this name, where this page follows it. */
+  followed(name: string): LiveBatch | undefined {
+    return this.live.get(name)?.batch;
+  }
+
   private follow(name: string): LiveBatch {
     const batch = new LiveBatch(this.callers, name);
     batch.onEnded = () => this.onEnded?.(batch);

@@ -9,6 +9,10 @@ export type KeyRefusal = "unknown" | "no-tenant";
 export type Trouble =
   | { kind: "key"; refusal: KeyRefusal }
   | { kind: "silent" }
+  /** The store takes no bytes at the moment. */
+  | { kind: "store-silent" }
+  /** The store is at an address that this page was not told of when it was loaded. */
+  | { kind: "store-moved" }
   /** The gateway answers, with these words. */
   | { kind: "said"; words: string };
 
@@ -34,6 +38,10 @@ export function waitingWords(trouble: Trouble, words: Words): string {
   switch (trouble.kind) {
     case "silent":
       return words.trouble.silent;
+    case "store-silent":
+      return words.trouble.storeSilent;
+    case "store-moved":
+      return words.trouble.storeMoved;
     case "key":
       return words.key.refusal[trouble.refusal];
     case "said":

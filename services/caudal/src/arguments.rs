@@ -1,6 +1,8 @@
 //! Arguments that several commands share: how to reach the gateway, how to answer, how batches and tenants are named.
 
-use caudal_sdk::Client;
+use std::path::PathBuf;
+
+use caudal_sdk::{Client, ClientSettings};
 use clap::{Args, ValueEnum};
 
 use crate::failure::Failure;
@@ -39,6 +41,9 @@ pub(crate) struct GatewayArguments {
         hide_env_values = true
     )]
     pub(crate) api_key: Option<String>,
+    /// Certificates to trust beside those of the system, as PEM: for a gateway or store with a CA of your own
+    #[arg(long, env = "CAUDAL_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 impl GatewayArguments {
@@ -49,7 +54,11 @@ impl GatewayArguments {
                 "no API key: give one with --api-key or CAUDAL_API_KEY; `caudal up` prints one when it is ready",
             )
         })?;
-        Ok(Client::connect(&self.gateway, key).await?)
+        let settings = ClientSettings {
+            ca_file: self.ca_file.clone(),
+            ..ClientSettings::default()
+        };
+        Ok(Client::connect_with(&self.gateway, key, settings).await?)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::count::{CountArguments, StuckArguments};
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{
     DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments, TelemetryArguments,
+    TlsArguments,
 };
 
 /// Takes whole folder trees in and runs every file through a pipeline of services.
@@ -81,6 +82,19 @@ pub(crate) struct IngestArguments {
     /// Name of the batch, for people; the folder's when left out
     #[arg(long, env = "CAUDAL_BATCH_NAME", value_name = "WORDS")]
     pub(crate) name: Option<String>,
+    /// Send what this batch lacks, from whatever machine: its id, or `batches/ID`
+    #[arg(long, env = "CAUDAL_BATCH", value_name = "BATCH", value_parser = batch_name,
+          conflicts_with_all = ["new", "name", "stages"])]
+    pub(crate) batch: Option<String>,
+    /// Begin a new batch, although one of this folder is unfinished
+    #[arg(long, env = "CAUDAL_NEW")]
+    pub(crate) new: bool,
+    /// Leave out what matches, as a line of a .gitignore does; the folder's own .caudalignore is read too
+    #[arg(long, env = "CAUDAL_EXCLUDE", value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Take what systems and programs leave in folders too: .DS_Store, Thumbs.db, ~$*, …
+    #[arg(long, env = "CAUDAL_EVERYTHING")]
+    pub(crate) everything: bool,
 }
 
 #[derive(Debug, Args)]
@@ -219,8 +233,13 @@ pub(crate) struct UpArguments {
     /// The redis-server to run privately; searched when left out
     #[arg(long, env = "CAUDAL_REDIS_SERVER", value_name = "PATH")]
     pub(crate) redis_server: Option<PathBuf>,
+    /// Where the embedded object store listens; on this machine alone, on a port that the data folder keeps, when left out
+    #[arg(long, env = "CAUDAL_S3_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) s3_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) store: StoreArguments,
+    #[command(flatten)]
+    pub(crate) tls: TlsArguments,
     #[command(flatten)]
     pub(crate) landing: LandingArguments,
     #[command(flatten)]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use caudal_sdk::ClientError;
 use caudal_sdk::ingest::IngestError;
+use caudal_sdk::{ClientError, RulesError};
 use tonic::Code;
 
 /// Exit status of work that did not end well.
@@ -63,7 +63,9 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let words = error.to_string();
         match &error {
-            ClientError::BadAddress { .. } | ClientError::BadKey => Self::misconfigured(words),
+            ClientError::BadAddress { .. } | ClientError::BadKey | ClientError::Tls(_) => {
+                Self::misconfigured(words)
+            }
             ClientError::Refused(refused) if refused.code == Code::NotFound => {
                 Self::broken(format!(
                     "{words}; check the id, and that the API key is of the tenant that made it"
@@ -81,6 +83,12 @@ impl From<IngestError> for Failure {
             IngestError::Folder { .. } => Self::misconfigured(error.to_string()),
             other => Self::broken(other.to_string()),
         }
+    }
+}
+
+impl From<RulesError> for Failure {
+    fn from(error: RulesError) -> Self {
+        Self::misconfigured(error.to_string())
     }
 }
 

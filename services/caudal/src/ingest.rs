@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use caudal_domain::limits::MAX_DISPLAY_NAME_CHARS;
 use caudal_sdk::ingest::{Ingested, check_folder};
-use caudal_sdk::{Client, Ingest, IngestSettings, Update, Watch, v1};
+use caudal_sdk::walk::left_out;
+use caudal_sdk::{Client, Ingest, IngestSettings, Rules, Update, Watch, v1};
 
 use crate::arguments::Output;
 use crate::cli::IngestArguments;
 use crate::failure::{Failure, status};
 use crate::follow::Display;
 use crate::report::{Summary, batch_id, table};
+use crate::unfinished::{metadata_with, source_of, unfinished};
 
 /// How often the display looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -22,21 +24,24 @@ const PROBLEMS_SHOWN: usize = 20;
 
 pub(crate) async fn run(arguments: IngestArguments) -> Result<ExitCode, Failure> {
     check_folder(&arguments.folder)?;
+    let rules = Rules::of_folder(&arguments.folder, &arguments.exclude, arguments.everything)?;
     let client = arguments.gateway.connect().await?;
     let began = Instant::now();
-    let batch = client.create_batch(new_batch(&arguments)).await?;
+    show_left_out(&arguments.folder, &rules);
+    let batch = batch_for(&client, &arguments).await?;
     let id = batch_id(&batch.name).to_owned();
 
     let display = RefCell::new(Display::new());
     let worked = tokio::select! {
-        worked = ingest(&client, &arguments, &batch.name, &display) => worked,
+        worked = ingest(&client, &arguments, rules, &batch.name, &display) => worked,
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted(format!(
-            "stopped. What was uploaded is kept and processed; follow it with: caudal watch {id}"
+            "stopped. What was uploaded is kept and processed; the same command sends the rest. Follow it with: caudal watch {id}"
         ))),
     };
     display.borrow_mut().finish();
     let (ingested, ended) = worked?;
 
+    show_sent(&ingested);
     show_problems(&ingested);
     let all_taken = ingested.problems.losses == 0;
     let Some(ended) = ended else {
@@ -49,6 +54,34 @@ pub(crate) async fn run(arguments: IngestArguments) -> Result<ExitCode, Failure>
     let seconds = began.elapsed().as_secs_f64();
     let succeeded = show_end(&client, arguments.output.output, &ended, seconds).await?;
     Ok(status(succeeded && all_taken))
+}
+
+/// The batch that was named, the unfinished one of this folder, or a new one.
+async fn batch_for(client: &Client, arguments: &IngestArguments) -> Result<v1::Batch, Failure> {
+    let source = source_of(&arguments.folder);
+    let found = match &arguments.batch {
+        Some(name) => Some(client.get_batch(name).await?),
+        None if arguments.new => None,
+        None => unfinished(client, &source, &arguments.stages).await?,
+    };
+    let Some(batch) = found else {
+        return Ok(client.create_batch(new_batch(arguments, &source)).await?);
+    };
+    let counts = batch.counts.unwrap_or_default();
+    let how = match arguments.batch {
+        Some(_) => "",
+        None => " of this folder, which is unfinished (--new begins another)",
+    };
+    let waiting = counts.pending + counts.uploading;
+    let mut stands = format!("{waiting} of {} files wait for their bytes", counts.total);
+    if counts.failed > 0 {
+        stands.push_str(&format!(", {} failed", counts.failed));
+    }
+    eprintln!(
+        "going on with batch {}{how}: {stands}",
+        batch_id(&batch.name)
+    );
+    Ok(batch)
 }
 
 /// Prints how the batch ended; answers whether it SUCCEEDED.
@@ -69,7 +102,7 @@ pub(crate) async fn show_end(
     Ok(batch.state() == v1::BatchState::Succeeded)
 }
 
-fn new_batch(arguments: &IngestArguments) -> v1::Batch {
+fn new_batch(arguments: &IngestArguments, source: &str) -> v1::Batch {
     let display_name = arguments
         .name
         .clone()
@@ -84,6 +117,7 @@ fn new_batch(arguments: &IngestArguments) -> v1::Batch {
             stages: arguments.stages.clone(),
             ..v1::BatchOptions::default()
         }),
+        metadata: metadata_with(source),
         ..v1::Batch::default()
     }
 }
@@ -101,21 +135,37 @@ fn name_of(folder: &Path) -> String {
 async fn ingest(
     client: &Client,
     arguments: &IngestArguments,
+    rules: Rules,
     batch: &str,
     display: &RefCell<Display>,
 ) -> Result<(Ingested, Option<v1::Batch>), Failure> {
     let settings = IngestSettings {
         parallel: usize::from(arguments.parallel),
+        rules,
         ..IngestSettings::default()
     };
-    let ingest = Ingest::new(client.clone(), batch, &arguments.folder, settings)?;
+    let ingest = Ingest::new(client, batch, &arguments.folder, settings)?;
     let uploading = upload(ingest, display);
     if arguments.no_wait {
         return Ok((uploading.await?, None));
     }
     let mut watch = Watch::new(client.clone(), batch);
     let (ingested, ()) = tokio::try_join!(uploading, follow(&mut watch, display))?;
-    Ok((ingested, Some(at_its_end(client, &watch).await)))
+    let mut batch = at_its_end(client, &watch).await;
+    // One that had ended before goes on with what was sent now.
+    while !has_ended(&batch) {
+        let mut watch = Watch::new(client.clone(), &batch.name);
+        follow(&mut watch, display).await?;
+        batch = at_its_end(client, &watch).await;
+    }
+    Ok((ingested, Some(batch)))
+}
+
+fn has_ended(batch: &v1::Batch) -> bool {
+    !matches!(
+        batch.state(),
+        v1::BatchState::Open | v1::BatchState::Running
+    )
 }
 
 async fn upload(ingest: Ingest, display: &RefCell<Display>) -> Result<Ingested, Failure> {
@@ -123,6 +173,7 @@ async fn upload(ingest: Ingest, display: &RefCell<Display>) -> Result<Ingested, 
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut uploading = std::pin::pin!(ingest.run());
+    let mut is_silent = false;
     loop {
         let done = tokio::select! {
             done = &mut uploading => Some(done?),
@@ -130,6 +181,17 @@ async fn upload(ingest: Ingest, display: &RefCell<Display>) -> Result<Ingested, 
         };
         let now = progress.borrow().clone();
         display.borrow_mut().upload(&now);
+        // Once a silence, however often it is tried in vain.
+        if now.silence.is_some() != is_silent {
+            is_silent = now.silence.is_some();
+            let words = match &now.silence {
+                Some(trouble) => {
+                    format!("waiting: {trouble}. Nothing is lost, and it goes on by itself")
+                }
+                None => "going on".to_owned(),
+            };
+            display.borrow_mut().say(&words);
+        }
         if let Some(done) = done {
             return Ok(done);
         }
@@ -168,12 +230,50 @@ pub(crate) async fn at_its_end(client: &Client, watch: &Watch) -> v1::Batch {
     }
 }
 
+/// What the rules leave out is said before anything is sent.
+fn show_left_out(folder: &Path, rules: &Rules) {
+    let left_out = left_out(folder, rules);
+    let (files, folders) = (left_out.files, left_out.folders);
+    let counted = match (files, folders) {
+        (0, 0) => return,
+        (files, 0) => count(files, "file"),
+        (0, folders) => count(folders, "folder"),
+        (files, folders) => format!("{} and {}", count(files, "file"), count(folders, "folder")),
+    };
+    eprintln!("left out by rule: {counted} (--everything and .caudalignore change that)");
+    for path in left_out.first.iter().take(PROBLEMS_SHOWN) {
+        eprintln!("  {}", path.escape_debug());
+    }
+    let shown = left_out.first.len().min(PROBLEMS_SHOWN) as u64;
+    if files + folders > shown {
+        eprintln!("  and {} more", files + folders - shown);
+    }
+}
+
+fn show_sent(ingested: &Ingested) {
+    let mut words = format!("{} sent", count(ingested.sent, "file"));
+    if ingested.unchanged > 0 {
+        words.push_str(&format!(", {} unchanged", ingested.unchanged));
+    }
+    if ingested.arrived > 0 {
+        words.push_str(&format!(", {} had arrived before", ingested.arrived));
+    }
+    eprintln!("{words}");
+}
+
+fn count(number: u64, of: &str) -> String {
+    match number {
+        1 => format!("1 {of}"),
+        _ => format!("{number} {of}s"),
+    }
+}
+
 fn show_problems(ingested: &Ingested) {
     let problems = &ingested.problems;
     if problems.total == 0 {
         return;
     }
-    eprintln!("not taken in:");
+    eprintln!("not taken in: {}", problems.total);
     for problem in problems.first.iter().take(PROBLEMS_SHOWN) {
         eprintln!("  {} {}", problem.path.escape_debug(), problem.why);
     }

@@ -18,6 +18,7 @@ mod selector;
 mod serve;
 mod service;
 mod settings;
+mod unfinished;
 mod up;
 mod verify;
 mod watch;

@@ -96,6 +96,7 @@ struct Group {
     stage: String,
     words: String,
     remedy: String,
+    needs_bytes: bool,
     paths: Vec<String>,
 }
 
@@ -142,6 +143,12 @@ pub(crate) async fn table(
         })
         .await?;
         write_groups(&mut text, "failed", &groups, u64::from(counts.failed));
+        if groups.values().any(|group| group.needs_bytes) {
+            let _ = writeln!(
+                text,
+                "  send what is missing with: caudal ingest DIR --batch {id}"
+            );
+        }
     }
     if counts.partial > 0 {
         let selector = v1::FileSelector {
@@ -177,6 +184,7 @@ fn reason_group(reason: &v1::Reason) -> Group {
         stage: reason.stage.clone(),
         words: reason.words.clone(),
         remedy: reason.remedy.clone(),
+        needs_bytes: reason.needs_bytes,
         ..Group::default()
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caudal_node::Certificate;
 use caudal_node::telemetry::{LogFormat, TelemetrySettings};
 use caudal_objects::ObjectStore;
 use caudal_stage::MAX_LANDING_DELAY;
@@ -53,17 +54,31 @@ pub(crate) struct StoreArguments {
     /// A file that holds its secret key
     #[arg(long, env = "CAUDAL_S3_SECRET_KEY_FILE", value_name = "FILE")]
     pub(crate) s3_secret_key_file: Option<PathBuf>,
+    /// Certificates to trust beside those of the system, as PEM: for an https store with a CA of your own
+    #[arg(long, env = "CAUDAL_S3_CA_FILE", value_name = "FILE")]
+    pub(crate) s3_ca_file: Option<PathBuf>,
 }
 
 impl StoreArguments {
-    /// The store, if one is named.
+    /// The store of a service that brings none along, if one is named.
     pub(crate) fn store(&self) -> Result<Option<caudal_objects::Settings>, Failure> {
+        let store = self.external()?;
+        if store.is_none() && self.public_endpoint().is_some() {
+            return Err(Failure::misconfigured(
+                "--s3-public-endpoint is another address of the store at --s3-endpoint, which is missing",
+            ));
+        }
+        Ok(store)
+    }
+
+    /// Where clients reach the store, where that differs.
+    pub(crate) fn public_endpoint(&self) -> Option<String> {
+        set(self.s3_public_endpoint.as_deref()).map(str::to_owned)
+    }
+
+    /// The store of yours, if one is named.
+    pub(crate) fn external(&self) -> Result<Option<caudal_objects::Settings>, Failure> {
         let Some(endpoint) = set(self.s3_endpoint.as_deref()) else {
-            if self.s3_public_endpoint.is_some() {
-                return Err(Failure::misconfigured(
-                    "--s3-public-endpoint is another address of the store at --s3-endpoint, which is missing",
-                ));
-            }
             return Ok(None);
         };
         let secret_key = secret(
@@ -80,11 +95,55 @@ impl StoreArguments {
         let mut settings =
             caudal_objects::Settings::new(endpoint, &self.s3_bucket, access_key, secret_key);
         settings.region.clone_from(&self.s3_region);
-        settings.public_endpoint = set(self.s3_public_endpoint.as_deref()).map(str::to_owned);
+        settings.public_endpoint = self.public_endpoint();
+        if let Some(file) = &self.s3_ca_file {
+            let pem = std::fs::read(file).map_err(|error| {
+                Failure::misconfigured(format!(
+                    "--s3-ca-file: cannot read {}: {error}",
+                    file.display()
+                ))
+            })?;
+            settings.ca_pem = Some(pem);
+        }
         // Connecting opens nothing: it only reads the settings.
         ObjectStore::connect(settings.clone())
             .map_err(|error| Failure::misconfigured(error.to_string()))?;
         Ok(Some(settings))
+    }
+}
+
+/// The gateway's certificate.
+#[derive(Debug, Args)]
+pub(crate) struct TlsArguments {
+    /// The gateway's certificate and its chain, as PEM: it speaks https then; read again when it is renewed
+    #[arg(
+        long,
+        env = "CAUDAL_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key",
+        help_heading = "Gateway"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, as PEM
+    #[arg(
+        long,
+        env = "CAUDAL_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert",
+        help_heading = "Gateway"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+impl TlsArguments {
+    /// The certificate, if there is one.
+    pub(crate) fn certificate(&self) -> Result<Option<Certificate>, Failure> {
+        let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) else {
+            return Ok(None);
+        };
+        Certificate::read(chain, key)
+            .map(Some)
+            .map_err(|error| Failure::misconfigured(format!("--tls-cert, --tls-key: {error}")))
     }
 }
 

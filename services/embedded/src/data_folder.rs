@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,11 @@ use crate::random_hex;
 
 const PRIVATE_FOLDER: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
+/// The ports a new folder chooses among for its object store: below those that systems give to outgoing connections, so
+/// that none of these sits on it when the store comes back.
+const STORE_PORTS: std::ops::Range<u16> = 24_000..30_000;
+/// How many of them are tried.
+const STORE_PORTS_TRIED: u32 = 200;
 
 /// A data folder, held exclusively until this value is dropped or the process ends, however it ends.
 #[derive(Debug)]
@@ -76,6 +82,38 @@ impl DataFolder {
     /// The file of the embedded database; may not exist yet.
     pub fn ledger(&self) -> PathBuf {
         self.root.join("ledger.sqlite")
+    }
+
+    /// Listens where clients reach the object store of this folder. Port 0 is the folder's own: chosen once and kept, because
+    /// URLs that were given out and pages that are open name it. Where another program has taken it meanwhile, the folder
+    /// takes a new one. The listener does not block, as an async runtime wants it.
+    ///
+    /// # Errors
+    /// [`DataFolderError::Listen`] for a port that was asked for and is not free, or when there is no free one.
+    pub fn store_listener(&self, at: SocketAddr) -> Result<TcpListener, DataFolderError> {
+        let refused = |source| DataFolderError::Listen { at, source };
+        if at.port() != 0 {
+            return bind(at).map_err(refused);
+        }
+        let path = self.root.join("store-port");
+        let kept = fs::read_to_string(&path)
+            .ok()
+            .and_then(|text| text.trim().parse::<u16>().ok());
+        if let Some(port) = kept {
+            match bind((at.ip(), port).into()) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => tracing::warn!(
+                    port,
+                    %error,
+                    "the object store's port is taken: it moves to another, and URLs given out before are void"
+                ),
+            }
+        }
+        let listener = free_store_port(at.ip()).map_err(refused)?;
+        let port = listener.local_addr().map_err(refused)?.port();
+        write_whole(&path, format!("{port}\n").as_bytes())
+            .map_err(|error| DataFolderError::io(&path, error))?;
+        Ok(listener)
     }
 
     /// The secrets of this folder: read from `secrets.json`, or made by `make` and written there (readable by the owner
@@ -157,6 +195,14 @@ pub enum DataFolderError {
         /// What the system said.
         source: io::Error,
     },
+    /// The object store cannot listen there.
+    #[error("the object store cannot listen on {at}: {source}; choose another with --s3-listen")]
+    Listen {
+        /// The address asked for.
+        at: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// `secrets.json` cannot be read.
     #[error("{} is not a file of secrets of this version: {source}", path.display())]
     Secrets {
@@ -197,20 +243,41 @@ fn write_holder(lock: &mut File) -> io::Result<()> {
 }
 
 fn write_secrets(path: &Path, secrets: &Secrets) -> io::Result<()> {
-    let unfinished = path.with_extension("json.new");
+    write_whole(path, &serde_json::to_vec_pretty(secrets)?)
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_added_extension("new");
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(PRIVATE_FILE)
         .open(&unfinished)?;
-    file.write_all(&serde_json::to_vec_pretty(secrets)?)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&unfinished, path)?;
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn free_store_port(ip: IpAddr) -> io::Result<TcpListener> {
+    for _ in 0..STORE_PORTS_TRIED {
+        let port = rand::RngExt::random_range(&mut rand::rng(), STORE_PORTS);
+        if let Ok(listener) = bind((ip, port).into()) {
+            return Ok(listener);
+        }
+    }
+    bind((ip, 0).into())
+}
+
+fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(at)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 #[cfg(test)]
@@ -259,5 +326,36 @@ mod tests {
         assert_eq!(made.mesh_secret, read.mesh_secret);
         assert_eq!(read.api_key, "key");
         assert!(!format!("{read:?}").contains(&read.s3_secret_key));
+    }
+
+    #[test]
+    fn the_store_listens_where_it_did_before() {
+        let temporary = tempfile::tempdir().unwrap();
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listen = |folder: &DataFolder| folder.store_listener(anywhere).unwrap();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let folder = DataFolder::open(temporary.path()).unwrap();
+        let first = listen(&folder);
+        let kept = port(&first);
+        drop((first, folder));
+        let folder = DataFolder::open(temporary.path()).unwrap();
+        assert_eq!(port(&listen(&folder)), kept);
+
+        // Another program is there now: the folder moves, and stays where it moved.
+        let other = TcpListener::bind(("127.0.0.1", kept)).unwrap();
+        let moved = port(&listen(&folder));
+        assert_ne!(moved, kept);
+        drop(other);
+        assert_eq!(port(&listen(&folder)), moved);
+    }
+
+    #[test]
+    fn a_port_that_was_asked_for_is_taken_or_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(temporary.path()).unwrap();
+        let other = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let refused = folder.store_listener(other.local_addr().unwrap());
+        let words = refused.unwrap_err().to_string();
+        assert!(words.contains("--s3-listen"), "{words}");
     }
 }

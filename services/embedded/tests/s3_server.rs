@@ -36,10 +36,19 @@ impl Running {
     }
 
     async fn start_in(folder: tempfile::TempDir) -> Running {
+        Running::start_as(folder, false).await
+    }
+
+    async fn strict() -> Running {
+        Running::start_as(tempfile::tempdir().unwrap(), true).await
+    }
+
+    async fn start_as(folder: tempfile::TempDir, is_strict: bool) -> Running {
         let listen = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
         let mut settings = S3Settings::new(folder.path(), ACCESS, SECRET, BUCKET);
         settings.durability = Durability::ProcessCrash;
+        settings.is_strict = is_strict;
         let server = S3Server::start(settings, listen, shutdown.clone())
             .await
             .unwrap();
@@ -473,6 +482,10 @@ async fn a_presigned_put_of_another_length_is_refused() {
         .put_raw(&url, "Content-Length: 4\r\n", b"four")
         .await;
     assert!(shorter.starts_with("HTTP/1.1 403"), "{shorter}");
+    // The most common mistake is said, and so is how many bytes came.
+    for words in ["SignatureDoesNotMatch", "exactly the size", "has 4 bytes"] {
+        assert!(shorter.contains(words), "{shorter}");
+    }
     let longer = running
         .put_raw(&url, "Content-Length: 6\r\n", b"sixsix")
         .await;
@@ -1003,4 +1016,97 @@ async fn a_bucket_name_s3_does_not_allow_is_refused_at_the_start() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("3 to 63"), "{error}");
+}
+
+#[tokio::test]
+async fn both_listings_give_names_as_they_are_asked_for() {
+    let running = Running::start().await;
+    let odd = "t/h+1 %41 \u{e1}.txt";
+    let encoded = "t/h%2B1+%2541+%C3%A1.txt";
+    running.put(odd, "x").await;
+    running.put("t/sub/b", "x").await;
+    let (s3, url) = (&running.s3, aws_sdk_s3::types::EncodingType::Url);
+
+    let plain = s3.list_objects().bucket(BUCKET).delimiter("/").prefix("t/");
+    let plain = plain.send().await.unwrap();
+    assert_eq!(plain.contents()[0].key(), Some(odd));
+    assert_eq!(plain.common_prefixes()[0].prefix(), Some("t/sub/"));
+    // As clients send it that want none.
+    let unfolded = s3.list_objects().bucket(BUCKET).delimiter("");
+    assert_eq!(unfolded.send().await.unwrap().contents().len(), 2);
+    let old = s3.list_objects().bucket(BUCKET).encoding_type(url.clone());
+    let first = old.clone().max_keys(1).send().await.unwrap();
+    assert_eq!(first.contents()[0].key(), Some(encoded));
+    assert_eq!(first.encoding_type(), Some(&url));
+    assert_eq!(
+        (first.is_truncated(), first.next_marker()),
+        (Some(true), Some(encoded))
+    );
+    let second = old.marker(odd).send().await.unwrap();
+    assert_eq!(second.contents()[0].key(), Some("t/sub/b"));
+    assert_eq!(second.is_truncated(), Some(false));
+
+    let new = s3.list_objects_v2().bucket(BUCKET).encoding_type(url);
+    let new = new.delimiter("").send().await.unwrap();
+    assert_eq!(new.contents()[0].key(), Some(encoded));
+    assert_eq!(new.key_count(), Some(2));
+}
+
+#[tokio::test]
+async fn the_bucket_is_listed_with_the_time_it_was_made() {
+    let running = Running::start().await;
+    let listed = running.s3.list_buckets().send().await.unwrap();
+    let bucket = &listed.buckets()[0];
+    assert_eq!(bucket.name(), Some(BUCKET));
+    assert!(bucket.creation_date().is_some());
+}
+
+#[tokio::test]
+async fn a_strict_store_takes_parts_of_one_size_and_checksums_that_all_know() {
+    let parts = [MIN_PART, MIN_PART + 1, 1];
+    for (running, is_strict) in [
+        (Running::start().await, false),
+        (Running::strict().await, true),
+    ] {
+        let upload = async |sizes: &[usize]| {
+            let created = running.s3.create_multipart_upload().bucket(BUCKET).key("k");
+            let id = created.send().await.unwrap().upload_id.unwrap();
+            let mut done = CompletedMultipartUpload::builder();
+            for (number, size) in (1..).zip(sizes) {
+                let part = running.s3.upload_part().bucket(BUCKET).key("k");
+                let part = part.upload_id(&id).part_number(number);
+                let sent = part.body(vec![0; *size].into()).send().await.unwrap();
+                let etag = sent.e_tag.unwrap();
+                done = done.parts(
+                    CompletedPart::builder()
+                        .part_number(number)
+                        .e_tag(etag)
+                        .build(),
+                );
+            }
+            let complete = running
+                .s3
+                .complete_multipart_upload()
+                .bucket(BUCKET)
+                .key("k");
+            status(
+                complete
+                    .upload_id(&id)
+                    .multipart_upload(done.build())
+                    .send()
+                    .await,
+            )
+        };
+        assert_eq!(upload(&parts).await == 200, !is_strict);
+        assert_eq!(upload(&[MIN_PART, MIN_PART, 1]).await, 200);
+        let sum = |algorithm| {
+            let put = running.s3.put_object().bucket(BUCKET).key("k");
+            put.checksum_algorithm(algorithm)
+                .body(b"x".to_vec().into())
+                .send()
+        };
+        assert_eq!(status(sum(ChecksumAlgorithm::Sha256).await), 200);
+        let newer = status(sum(ChecksumAlgorithm::Crc64Nvme).await);
+        assert_eq!(newer == 200, !is_strict, "{newer}");
+    }
 }

@@ -106,6 +106,7 @@ impl Mesh {
         let stop_s3 = CancellationToken::new();
         let settings = S3Settings {
             durability: Durability::ProcessCrash,
+            is_strict: true,
             ..S3Settings::new(
                 folder.path().join("objects"),
                 S3_ACCESS_KEY,

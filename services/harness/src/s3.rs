@@ -6,7 +6,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// An S3 server on a free port, with one bucket, that keeps nothing over a power cut. It ends when dropped.
+/// An S3 server on a free port, with one bucket, that keeps nothing over a power cut and refuses what the strictest
+/// stores refuse. It ends when dropped.
 pub struct S3 {
     server: S3Server,
     folder: TempDir,
@@ -28,6 +29,8 @@ impl S3 {
         let folder = TempDir::new().context("no temporary folder")?;
         let settings = S3Settings {
             durability: Durability::ProcessCrash,
+            // What we send is to be taken by every store.
+            is_strict: true,
             ..S3Settings::new(folder.path(), Self::ACCESS_KEY, Self::SECRET, Self::BUCKET)
         };
         let listener = TcpListener::bind("127.0.0.1:0").await?;

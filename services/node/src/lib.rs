@@ -14,6 +14,7 @@ pub mod scope;
 pub mod server;
 pub mod slots;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;
 
 pub use channels::{Channels, with_deadline};
@@ -24,4 +25,5 @@ pub use metrics::Registry;
 pub use rarely::Rarely;
 pub use scope::{MeshChannel, MeshSecret, Role, Scope, ScopeGuard, ServiceIdentity};
 pub use server::{ServeError, Server, ServerParts, Settings};
+pub use tls::{BadCertificate, Certificate};
 pub use trace::TraceContext;

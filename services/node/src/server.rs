@@ -1,4 +1,4 @@
-//! The server of a service: gRPC (HTTP/2 without TLS) and HTTP/1.1 on one port, with health, reflection and metrics,
+//! The server of a service: gRPC and HTTP/1.1 on one port, over TLS where it has a certificate, with health, reflection and metrics,
 //! explicit limits, and a drain that ends. Built on hyper directly: tonic's own server cannot set all of these limits,
 //! and its graceful shutdown waits for ever for an open stream.
 
@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::{Routes, RoutesBuilder};
@@ -33,6 +34,7 @@ use crate::limits::ServerLimits;
 use crate::metrics::{Counter, Histogram, Labelled, OTHER, Registry, TEXT_FORMAT};
 use crate::reflection;
 use crate::scope::MeshSecret;
+use crate::tls::{Certificate, Stream};
 use crate::trace::TraceContext;
 
 /// Pause after an error of accept: most often the process has no file descriptor left, and asking again at once is a
@@ -95,6 +97,9 @@ pub enum ServeError {
     /// Reflection cannot be made.
     #[error("reflection cannot be made: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
     /// The listener is broken.
     #[error("the listener is broken: {0}")]
     Listener(#[from] std::io::Error),
@@ -118,6 +123,7 @@ impl Server {
             listener: None,
             shutdown: CancellationToken::new(),
             limits: ServerLimits::default(),
+            tls: None,
             health: Health::new(),
         }
     }
@@ -136,6 +142,7 @@ pub struct ServerBuilder {
     listener: Option<TcpListener>,
     shutdown: CancellationToken,
     limits: ServerLimits,
+    tls: Option<Certificate>,
     health: Health,
 }
 
@@ -201,6 +208,12 @@ impl ServerBuilder {
         self
     }
 
+    /// The certificate that it shows; without one it speaks without TLS.
+    pub fn tls(mut self, certificate: Option<Certificate>) -> Self {
+        self.tls = certificate;
+        self
+    }
+
     /// Its health, to be switched by the service.
     pub fn health(mut self, health: Health) -> Self {
         self.health = health;
@@ -218,7 +231,8 @@ impl ServerBuilder {
         let address = listener.local_addr()?;
         let app = self.app().await?;
         tracing::info!(service = self.name, %address, "serving");
-        let connections = Connections::new(&self.limits, app);
+        let tls = self.tls.as_ref().map(Certificate::acceptor).transpose()?;
+        let connections = Connections::new(&self.limits, app, tls);
         connections.accept(&listener, &self.shutdown).await;
         drop(listener);
         self.health.drain().await;
@@ -428,6 +442,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 /// The connections of a server, each an owned task, and so is each HTTP/2 stream.
 struct Connections {
     app: Router,
+    tls: Option<TlsAcceptor>,
     http: auto::Builder<OwnedTasks>,
     header_timeout: Duration,
     slots: Arc<Semaphore>,
@@ -457,7 +472,7 @@ where
 }
 
 impl Connections {
-    fn new(limits: &ServerLimits, app: Router) -> Self {
+    fn new(limits: &ServerLimits, app: Router, tls: Option<TlsAcceptor>) -> Self {
         let tasks = TaskTracker::new();
         let cut = CancellationToken::new();
         let mut http = auto::Builder::new(OwnedTasks {
@@ -481,6 +496,7 @@ impl Connections {
             .keep_alive_timeout(limits.keepalive_timeout);
         Self {
             app,
+            tls,
             http,
             header_timeout: limits.header_timeout,
             slots: Arc::new(Semaphore::new(limits.connections)),
@@ -525,6 +541,7 @@ impl Connections {
     ) -> impl Future<Output = ()> + Send + 'static {
         let http = self.http.clone();
         let app = self.app.clone();
+        let tls = self.tls.clone();
         let draining = self.draining.clone();
         let cut = self.cut.clone();
         let header_timeout = self.header_timeout;
@@ -556,6 +573,20 @@ impl Connections {
                     }
                 },
             );
+            let stream = match tls {
+                None => Stream::Plain(stream),
+                Some(tls) => {
+                    let shaken = tokio::time::timeout(header_timeout, tls.accept(stream));
+                    match draining.run_until_cancelled(shaken).await {
+                        Some(Ok(Ok(stream))) => Stream::Tls(Box::new(stream)),
+                        Some(Ok(Err(error))) => {
+                            tracing::debug!(%error, %peer, "a TLS handshake failed");
+                            return;
+                        }
+                        Some(Err(_)) | None => return,
+                    }
+                }
+            };
             let connection = http.serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {

@@ -18,6 +18,8 @@ pub struct Settings {
     pub region: String,
     /// The bucket of everything.
     pub bucket: String,
+    /// Certificates to trust beside those of the system, as PEM: for a store whose authority is your own.
+    pub ca_pem: Option<Vec<u8>>,
     /// The access key.
     pub access_key: String,
     /// Its secret.
@@ -43,6 +45,7 @@ impl Settings {
             public_endpoint: None,
             region: "us-east-1".to_owned(),
             bucket: bucket.into(),
+            ca_pem: None,
             access_key: access_key.into(),
             secret_key: secret_key.into(),
             force_path_style: true,

@@ -16,8 +16,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketLocationConstraint, CreateBucketConfiguration, Delete, ObjectIdentifier,
 };
-use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
@@ -48,6 +48,31 @@ pub struct ObjectStore {
     pub(crate) settings: Arc<Settings>,
     pub(crate) presigner: Arc<Presigner>,
 }
+
+/// Whom connections trust: the system's authorities, and those of the settings.
+fn trusting(settings: &Settings) -> Result<TlsContext, ObjectError> {
+    let mut trust = TrustStore::default();
+    if let Some(pem) = &settings.ca_pem {
+        // The client does not say when it finds nothing in them.
+        let has_certificate = pem
+            .windows(CERTIFICATE.len())
+            .any(|words| words == CERTIFICATE);
+        if !has_certificate {
+            return Err(ObjectError::invalid(
+                &settings.endpoint,
+                "the CA file of the store holds no certificate in PEM form",
+            ));
+        }
+        trust.add_pem_certificate(pem.as_slice());
+    }
+    TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|error| ObjectError::invalid(&settings.endpoint, error.to_string()))
+}
+
+/// How a certificate begins in PEM.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +112,7 @@ impl ObjectStore {
         let presigner = Presigner::new(&settings)?;
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(trusting(&settings)?)
             .build_https();
         let credentials = Credentials::from_keys(
             settings.access_key.as_str(),

@@ -7,15 +7,21 @@ import {
   FileView,
   followBatch,
   hasEnded,
+  MissingFiles,
   type Reason,
   retrying,
   WatchedBatch,
 } from "@caudal/client";
+import { newRequestId } from "../identity";
+import { takeHandles } from "../scan/dropped";
 import type { Dropped } from "../scan/found";
+import { leavesOut, withRules } from "../scan/left-out";
 import { type Trouble, troubleOf } from "../trouble";
 import { Ingest } from "../upload/ingest";
+import type { Known, KnownFile } from "../upload/known";
 import { NOTHING_LEFT_OUT, type NotTaken, notTakenIn } from "../upload/problems";
 import { Rate } from "../upload/rate";
+import { forget, holdWhile, isHeld, recall, remember } from "../upload/remembered";
 import { Bucket, bucketOf } from "./buckets";
 import { Tally } from "./tally";
 import { BatchTree } from "./tree";
@@ -25,9 +31,20 @@ const WARNINGS_A_PAGE = 100;
 const FOLDERS_AGAIN_MS = 2_000;
 /** Nobody reads faster, and the machine has files to send. */
 const LEAST_BETWEEN_PAINTS_MS = 60;
+/** Nobody feeds a batch that waits for bytes and gets none for so long. */
+const FED_WITHIN_MS = 60_000;
+const NAMES_AGAIN_MS = 200;
+/** Reasons of this range are for want of the right bytes. */
+const WANT_OF_BYTES = { first: 101, last: 105 };
 
 /** How the watch stands. `no-key`: the key opens nothing here. */
 export type Line = "connecting" | "live" | "reconnecting" | "gone" | "no-key" | "refused";
+
+declare global {
+  interface FileSystemHandle {
+    requestPermission?(descriptor: { mode: "read" }): Promise<PermissionState>;
+  }
+}
 
 /**
  * One batch as the page shows it: what the watch tells, the names, and what this page itself is sending. It lives
@@ -59,6 +76,12 @@ export class LiveBatch {
   private wasRunning = false;
   /** A watch that begins anew sends everything again; what is shown stays known meanwhile. */
   private wasWhole = false;
+  /** Since nobody else can have fed it: this browser did, and does not any more. */
+  private isAbandoned = false;
+  /** When a file was last announced or its bytes arrived, as seen from here. */
+  private fedAt = performance.now();
+  /** By which this browser finds again what it was sending. */
+  remembered: FileSystemHandle[] = [];
   private readonly sending = new Map<number, number>();
   private readonly listeners = new Set<() => void>();
   private readonly leaving = new AbortController();
@@ -86,27 +109,115 @@ export class LiveBatch {
     if (this.isWatching) return;
     this.isWatching = true;
     void this.follow();
+    void this.lookForSender();
   }
 
-  /** Sends what was dropped into this batch. */
+  /** Sends what was dropped into this batch, which was made for it. */
   send(dropped: Dropped): Ingest {
-    const ingest = new Ingest(this.callers, this.name, dropped, {
-      onListed: (files, folders) => {
+    return this.begin(dropped, undefined);
+  }
+
+  /** Sends what this batch lacks of what was dropped, and adds what is new while it is open. */
+  sendMore(dropped: Dropped): Promise<void> {
+    const { ingest } = this;
+    if (ingest?.add(dropped)) return ingest.ended;
+    const before = ingest?.ended ?? Promise.resolve();
+    return before.then(() => this.begin(dropped, this.askKnown).ended);
+  }
+
+  /** Goes on with what this browser was sending, once the person allows it to read that again. */
+  async goOn(): Promise<boolean> {
+    for (const handle of this.remembered) {
+      const may = await handle.requestPermission?.({ mode: "read" });
+      if (may !== "granted") return false;
+    }
+    await this.sendMore(withRules(takeHandles(this.remembered), leavesOut()));
+    return true;
+  }
+
+  /** Ends the upload without what is missing. */
+  async endWithout(): Promise<void> {
+    const request = { name: this.name, missing: MissingFiles.FAIL, expectedEntries: 0, requestId: newRequestId() };
+    await this.ask(() => this.callers.batches.completeBatch(request));
+    await forget(this.name);
+  }
+
+  private begin(dropped: Dropped, known: (() => Promise<Known>) | undefined): Ingest {
+    const setting = known === undefined ? {} : { known };
+    const events = {
+      onListed: (
+        files: { ordinal: number; path: string; size: number }[],
+        folders: { path: string; ordinal: number }[],
+      ) => {
         for (const { path, ordinal } of folders) this.tree.addFolder(path, ordinal);
         for (const { ordinal, path, size } of files) this.nameFile(ordinal, path, size);
         this.changed();
       },
-      onUploadBegun: (ordinal) => this.sentSoFar(ordinal, 0),
-      onUploadMoved: (ordinal, bytes) => this.sentSoFar(ordinal, bytes),
-      onUploadEnded: (ordinal) => {
+      onUploadBegun: (ordinal: number) => this.sentSoFar(ordinal, 0),
+      onUploadMoved: (ordinal: number, bytes: number) => this.sentSoFar(ordinal, bytes),
+      onUploadEnded: (ordinal: number) => {
         this.sending.delete(ordinal);
         this.rebucket(ordinal);
       },
       onProgress: this.changed,
-    });
+    };
+    const ingest = new Ingest(this.callers, this.name, dropped, events, setting);
     this.ingest = ingest;
-    void ingest.ended.then(() => this.loadNames());
+    this.isAbandoned = false;
+    holdWhile(this.name, ingest.ended);
+    void dropped.handles?.().then((handles) => this.keep(handles));
+    if (dropped.handles === undefined) this.keep([]);
+    void ingest.ended.then(() => {
+      this.fedAt = performance.now();
+      if (ingest.phase === "completed") void forget(this.name);
+      void this.loadNames();
+    });
     return ingest;
+  }
+
+  private keep(handles: FileSystemHandle[]): void {
+    this.remembered = [...this.remembered, ...handles];
+    if (this.ingest?.isOver !== true) void remember(this.name, this.remembered);
+  }
+
+  /** Whether this browser was sending it, and does not any more. */
+  private async lookForSender(): Promise<void> {
+    const handles = await recall(this.name);
+    if (handles === undefined || this.ingest !== undefined) return;
+    this.remembered = handles;
+    this.isAbandoned = (await isHeld(this.name)) === false;
+    this.changed();
+  }
+
+  /** What the batch holds, with all its names. */
+  private readonly askKnown = async (): Promise<Known> => {
+    while (!this.isKnown || this.areNamesComing) {
+      this.leaving.signal.throwIfAborted();
+      if (this.isKnown) await this.loadNames(true);
+      if (!this.isKnown || this.areNamesComing) await new Promise((resolve) => setTimeout(resolve, NAMES_AGAIN_MS));
+    }
+    const byPath = new Map<string, number>();
+    const waiting = new Set<number>();
+    for (let ordinal = 0; ordinal < this.watched.fileCount; ordinal += 1) {
+      const path = this.tree.pathOf(ordinal);
+      if (path !== undefined) byPath.set(path, ordinal);
+      if (this.standingOf(ordinal) === "waits") waiting.add(ordinal);
+    }
+    return {
+      isOpen: this.watched.batch.state === BatchState.OPEN,
+      waiting,
+      find: (path) => {
+        const ordinal = byPath.get(path);
+        if (ordinal === undefined) return undefined;
+        return { ordinal, size: this.tree.fileSize[ordinal] ?? 0, standing: this.standingOf(ordinal) };
+      },
+    };
+  };
+
+  private standingOf(ordinal: number): KnownFile["standing"] {
+    const state = this.stateOf(ordinal);
+    if (state === FileState.PENDING || state === FileState.UPLOADING) return "waits";
+    return state === FileState.FAILED && isWantOfBytes(this.detailOf(ordinal)) ? "failed" : "arrived";
   }
 
   leave(): void {
@@ -131,6 +242,36 @@ export class LiveBatch {
 
   get isPaused(): boolean {
     return this.isKnown && !this.hasEnded && this.watched.batch.pause !== undefined;
+  }
+
+  /** Files whose bytes are not there. */
+  get waitingForBytes(): number {
+    const counts = this.watched.batch.counts;
+    return (counts?.pending ?? 0) + (counts?.uploading ?? 0);
+  }
+
+  /** Files that failed for want of their bytes. */
+  get failedForBytes(): number {
+    let count = 0;
+    for (const [reason, files] of this.failures) if (isWantOfBytes(reason)) count += files;
+    return count;
+  }
+
+  /** Whether what is dropped here goes into this batch. */
+  get takesMore(): boolean {
+    const { batch } = this.watched;
+    if (!this.isKnown || batch.cancelling || batch.state === BatchState.CANCELLED) return false;
+    return batch.state === BatchState.OPEN || this.waitingForBytes > 0 || this.failedForBytes > 0;
+  }
+
+  /** Bytes are waited for and nobody sends them. */
+  get isInterrupted(): boolean {
+    const { ingest } = this;
+    if (!this.isKnown || this.hasEnded || this.watched.batch.cancelling) return false;
+    if (ingest !== undefined && !ingest.isOver) return false;
+    if (this.waitingForBytes === 0 && this.watched.batch.state !== BatchState.OPEN) return false;
+    if (this.isAbandoned || ingest?.phase === "short" || ingest?.phase === "stopped") return true;
+    return performance.now() - this.fedAt > FED_WITHIN_MS;
   }
 
   /** More files may come: no total is final, and nothing that is reckoned from one is true. */
@@ -322,6 +463,9 @@ export class LiveBatch {
     oldState: number,
     oldDetail: number,
   ): void => {
+    if (oldState === 0 || oldState === FileState.PENDING || oldState === FileState.UPLOADING) {
+      this.fedAt = performance.now();
+    }
     if (oldState === FileState.FAILED) add(this.failures, oldDetail, -1);
     if (state === FileState.FAILED) add(this.failures, detail, 1);
     if (isInStage(oldState)) add(this.inStage, oldDetail, -1);
@@ -345,8 +489,9 @@ export class LiveBatch {
   }
 
   /** Names of files that this page did not list itself, in order, in pages; again whenever there are more. */
-  private async loadNames(): Promise<void> {
-    if (this.areNamesLoading || (this.ingest !== undefined && !this.ingest.isOver)) return;
+  private async loadNames(isWanted = false): Promise<void> {
+    const isListing = this.ingest !== undefined && !this.ingest.isOver;
+    if (this.areNamesLoading || (isListing && !isWanted)) return;
     this.areNamesLoading = true;
     try {
       await this.loadFolders();
@@ -412,6 +557,10 @@ export class LiveBatch {
     else if (this.isKnown) this.uploadRate.note(this.bytes.sent, now);
     for (const listener of this.listeners) listener();
   };
+}
+
+function isWantOfBytes(reason: number): boolean {
+  return reason >= WANT_OF_BYTES.first && reason <= WANT_OF_BYTES.last;
 }
 
 function isInStage(state: number): boolean {

@@ -1,6 +1,7 @@
 import { type EntryRoot, walkEntries } from "./entries";
 import { type Dropped, type Emit, joined } from "./found";
 import type { Root } from "./handles";
+import { RULES_FILE } from "./left-out";
 import { walkInWorker } from "./worker-walk";
 
 declare global {
@@ -39,12 +40,15 @@ export function takeDropped(items: DataTransferItemList | undefined): Dropped | 
   const count = entries.length + loose.length;
   if (count === 0) return null;
 
+  const given = givenInTime(handles);
   return {
+    handles: () => given,
+    rules: () => rulesIn(count === 1 ? entries[0] : undefined),
     name: count === 1 ? (entries[0]?.name ?? loose[0]?.name ?? "") : "",
     async walk(emit, signal) {
       for (const file of loose) await emitFile(file, joined("", file.name), emit);
       const taken = new Set<string>();
-      const roots = typeof Worker === "undefined" ? [] : handleRootsOf(await givenInTime(handles), count);
+      const roots = typeof Worker === "undefined" ? [] : handleRootsOf(await given, count);
       if (roots.length > 0) {
         const noting: Emit = (found) => {
           taken.add(found.path);
@@ -57,12 +61,27 @@ export function takeDropped(items: DataTransferItemList | undefined): Dropped | 
   };
 }
 
+/** What a browser found again by its handles. Names that handles hide are not among it. */
+export function takeHandles(handles: FileSystemHandle[]): Dropped {
+  return {
+    name: "",
+    async rules() {
+      const [root] = handles;
+      if (handles.length !== 1 || root?.kind !== "directory") return undefined;
+      const file = await (root as FileSystemDirectoryHandle).getFileHandle(RULES_FILE).catch(() => undefined);
+      return (await file?.getFile())?.text();
+    },
+    walk: (emit, signal) => walkInWorker(handleRootsOf(handles, handles.length), emit, signal),
+  };
+}
+
 /** What an input gives, of files or of a folder. Its list holds files only: empty folders are not in it. */
 export function takeFiles(files: readonly File[]): Dropped {
   const first = files[0]?.webkitRelativePath.split("/")[0] ?? "";
   const isFolder = first !== "" && files.every((file) => file.webkitRelativePath.startsWith(`${first}/`));
   return {
     name: isFolder ? first : files.length === 1 ? (files[0]?.name ?? "") : "",
+    rules: async () => files.find((file) => file.webkitRelativePath === `${first}/${RULES_FILE}`)?.text(),
     async walk(emit, signal) {
       let turnEnds = 0;
       for (const file of files) {
@@ -75,6 +94,20 @@ export function takeFiles(files: readonly File[]): Dropped {
       }
     },
   };
+}
+
+async function rulesIn(entry: FileSystemEntry | undefined): Promise<string | undefined> {
+  if (entry === undefined || !entry.isDirectory) return undefined;
+  const folder = entry as FileSystemDirectoryEntry;
+  if (folder.getFile === undefined) return undefined;
+  const found = await new Promise<FileSystemEntry | undefined>((resolve) =>
+    folder.getFile(RULES_FILE, {}, resolve, () => resolve(undefined)),
+  );
+  if (found === undefined) return undefined;
+  const file = await new Promise<File | undefined>((resolve) =>
+    (found as FileSystemFileEntry).file(resolve, () => resolve(undefined)),
+  );
+  return file?.text();
 }
 
 /** Chromium turns each backslash of a name into a slash; the name alone shows whether there is one. */

@@ -24,13 +24,19 @@ export interface Unreadable {
   why: string;
 }
 
-/** A file that the person wants left out. */
+/** A file that systems and programs leave behind, and that the person wants left out. */
 export interface LeftOut {
   kind: "left-out";
   path: string;
 }
 
-export type Found = FoundFile | EmptyFolder | Unreadable | LeftOut;
+/** A file that the rules of its folder leave out. */
+export interface LeftOutByRule {
+  kind: "by-rule";
+  path: string;
+}
+
+export type Found = FoundFile | EmptyFolder | Unreadable | LeftOut | LeftOutByRule;
 
 /** Takes what a walk found; the walk waits for it, so that a slow network does not fill the memory. */
 export type Emit = (found: Found) => Promise<void> | void;
@@ -40,6 +46,10 @@ export interface Dropped {
   /** A name for the batch; empty when there is no obvious one. */
   name: string;
   walk(emit: Emit, signal: AbortSignal): Promise<void>;
+  /** The text of the rules that stand at the top of what was dropped; nothing where there are none. */
+  rules?: () => Promise<string | undefined>;
+  /** By which a browser may find the same again after the page was loaded anew; where it gives any. */
+  handles?: () => Promise<FileSystemHandle[]>;
 }
 
 /** macOS gives decomposed names, others composed ones: one of the two must win, and the gateway stores NFC. */

@@ -1,3 +1,4 @@
+import ignore from "ignore";
 import list from "../../../../proto/sdk/left-out.txt?raw";
 import type { Dropped } from "./found";
 
@@ -15,15 +16,30 @@ export function isLeftBehind(name: string): boolean {
   return matcher.test(name);
 }
 
-/** The same, without what systems and programs leave behind: each such file is told of and not opened any more. */
-export function withoutLeftBehind(dropped: Dropped): Dropped {
+/** The file of rules that a folder may have at its top, in the form of a `.gitignore`. */
+export const RULES_FILE = ".caudalignore";
+
+/**
+ * The same, without what the folder's own rules name, and where that is wanted without what systems and programs leave
+ * behind: each such file is told of and not opened any more.
+ */
+export function withRules(dropped: Dropped, leavesOutLeftBehind: boolean): Dropped {
   return {
-    name: dropped.name,
-    walk: (emit, signal) =>
-      dropped.walk((found) => {
-        const isWanted = found.kind !== "file" || !isLeftBehind(found.path.slice(found.path.lastIndexOf("/") + 1));
-        return emit(isWanted ? found : { kind: "left-out", path: found.path });
-      }, signal),
+    ...dropped,
+    async walk(emit, signal) {
+      const text = await dropped.rules?.();
+      const own = text === undefined ? undefined : ignore({ allowRelativePaths: true }).add(text);
+      await dropped.walk((found) => {
+        const { kind, path } = found;
+        const isFolder = kind === "empty-folder";
+        if (kind !== "file" && !isFolder) return emit(found);
+        const ruled = own?.test(isFolder ? `${path}/` : path);
+        if (ruled?.ignored) return emit({ kind: "by-rule", path });
+        const isWanted =
+          isFolder || !leavesOutLeftBehind || ruled?.unignored || !isLeftBehind(path.slice(path.lastIndexOf("/") + 1));
+        return emit(isWanted ? found : { kind: "left-out", path });
+      }, signal);
+    },
   };
 }
 

@@ -2,7 +2,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import { takeDropped, takeFiles } from "./dropped";
 import { walkEntries } from "./entries";
 import type { Found } from "./found";
-import { isLeftBehind, withoutLeftBehind } from "./left-out";
+import { isLeftBehind, withRules } from "./left-out";
 import { Limit } from "./limit";
 
 type Tree = { [name: string]: Tree | string | Error };
@@ -232,7 +232,7 @@ test("what systems and programs leave behind is told by name, and nothing else i
   const dropped = takeDropped(items);
   const found: string[] = [];
   if (dropped !== null) {
-    await withoutLeftBehind(dropped).walk((one) => void found.push(shortly(one)), new AbortController().signal);
+    await withRules(dropped, true).walk((one) => void found.push(shortly(one)), new AbortController().signal);
   }
   expect(found.sort()).toEqual([
     "empty-folder Thumbs.db",
@@ -240,6 +240,37 @@ test("what systems and programs leave behind is told by name, and nothing else i
     "left-out sub/.DS_Store",
     "sub/a.txt 1",
   ]);
+});
+
+test("the rules at the top of a folder are those of a gitignore, and win over the list", async () => {
+  const text = "# ours\n*.tmp\n!keep.tmp\n/build/\n!.DS_Store\n";
+  const paths = ["a.tmp", "deep/b.tmp", "keep.tmp", "build/a.o", "web/build/b.o", ".DS_Store", "x/Thumbs.db", "..odd"];
+  const dropped = {
+    name: "A",
+    rules: async () => text,
+    walk: async (emit: (found: Found) => unknown) => {
+      for (const path of paths) {
+        await emit({ kind: "file", path, size: 1, modified: 0, open: async () => new File(["x"], "x") });
+      }
+    },
+  };
+  const found: string[] = [];
+  await withRules(dropped, true).walk((one) => void found.push(shortly(one)), new AbortController().signal);
+  expect(found).toEqual([
+    "by-rule a.tmp",
+    "by-rule deep/b.tmp",
+    "keep.tmp 1",
+    "by-rule build/a.o",
+    "web/build/b.o 1",
+    ".DS_Store 1",
+    "left-out x/Thumbs.db",
+    "..odd 1",
+  ]);
+  const picked = takeFiles([
+    Object.assign(new File([text], ".caudalignore"), { webkitRelativePath: "Plans/.caudalignore" }),
+    Object.assign(new File(["x"], "a.tmp"), { webkitRelativePath: "Plans/a.tmp" }),
+  ]);
+  expect(await picked.rules?.()).toBe(text);
 });
 
 test("a limit never runs more than it may and tells the first failure", async () => {

@@ -13,6 +13,7 @@ import {
 import { describe, expect, test } from "vitest";
 import type { Dropped, Found } from "../scan/found";
 import { Ingest, type IngestEvents } from "./ingest";
+import type { KnownFile } from "./known";
 import { noteOf, notTakenIn, type Problem, type ProblemKind } from "./problems";
 import type { Put } from "./put";
 
@@ -26,6 +27,9 @@ class FakeGateway {
   readonly confirmed: { ordinal: number; etag: string }[] = [];
   metadata: unknown;
   refusesNotes = false;
+  firstOrdinal = 0;
+  revived: number[] = [];
+  refusedConfirmations = 0;
   completed: { missing?: MissingFiles; expectedEntries?: number } | undefined;
   refuse: (path: string) => string | undefined = () => undefined;
   /** Answers to the next questions for a target, each of one file, in order. */
@@ -43,7 +47,7 @@ class FakeGateway {
           return why === undefined ? [] : [{ field: `entries[${index}].path`, description: why }];
         });
         if (violations.length > 0) throw badRequest(violations);
-        const firstOrdinal = this.paths.length;
+        const firstOrdinal = this.firstOrdinal + this.paths.length;
         const files = request.entries.filter(({ kind }) => kind.case === "file");
         this.paths.push(...files.map(({ path }) => path));
         return create(AddEntriesResponseSchema, { firstOrdinal, newCount: files.length });
@@ -54,6 +58,11 @@ class FakeGateway {
       },
       completeBatch: async (request: { missing: MissingFiles; expectedEntries: number }) => {
         this.completed = request;
+      },
+    },
+    files: {
+      retryFiles: async ({ selector }: { selector: { ordinals: number[] } }) => {
+        this.revived.push(...selector.ordinals);
       },
     },
     uploads: {
@@ -70,6 +79,12 @@ class FakeGateway {
       },
       confirmUploads: async ({ uploads }: { uploads: { ordinal: number; etag: string }[] }) => {
         this.throwTrouble();
+        if (this.refusedConfirmations > 0) {
+          this.refusedConfirmations -= 1;
+          const error = { case: "error" as const, value: { code: Code.Unavailable, message: "ask later" } };
+          const confirmations = uploads.map(({ ordinal }) => ({ ordinal, result: error }));
+          return create(ConfirmUploadsResponseSchema, { confirmations });
+        }
         this.confirmed.push(...uploads);
         return create(ConfirmUploadsResponseSchema, {
           confirmations: uploads.map(({ ordinal }) => ({ ordinal, result: { case: "state" as const, value: 3 } })),
@@ -239,16 +254,80 @@ describe("an ingest", () => {
     expect(run.sentBytes).toBe(9);
   });
 
-  test("gives a file up after its attempts and takes its bytes off again", async () => {
+  test("gives a file up that the store refuses again and again, and takes its bytes off", async () => {
     const gateway = new FakeGateway();
     const run = await ingest(gateway, [file("a.txt")], async (_target, _blob, onProgress) => {
       onProgress(4);
-      return { status: 503, etag: "", code: "SlowDown" };
+      return { status: 500, etag: "", code: "InternalError" };
     });
-    const why = "the store answered 503 SlowDown";
+    const why = "the store answered 500 InternalError";
     expect(run.notSent).toEqual([{ ...problem("a.txt", "upload-failed", why), isListed: true }]);
     expect(run.sentBytes).toBe(0);
     expect(run.phase).toBe("completed");
+  });
+
+  test("gives nothing up while the store is silent, says so once, and goes on by itself", async () => {
+    const gateway = new FakeGateway();
+    const said = new Set<string | undefined>();
+    let refusals = 200;
+    const run = new Ingest(
+      gateway.callers,
+      BATCH,
+      dropped([file("a.txt"), file("b.txt"), file("c.txt")]),
+      { onProgress: () => said.add(run?.storeTrouble?.kind) },
+      {
+        sleep: async () => undefined,
+        put: async (...args) => {
+          refusals -= 1;
+          if (refusals < 0) return stored(...args);
+          return refusals % 2 === 0 ? { status: 503, etag: "", code: "SlowDown" } : { status: 0, etag: "", code: "" };
+        },
+      },
+    );
+    await run.ended;
+    expect([run.phase, run.notSent, run.confirmedFiles]).toEqual(["completed", [], 3]);
+    expect(said).toContain("store-silent");
+    expect(run.storeTrouble).toBeUndefined();
+  });
+
+  test("asks again for as long as a confirmation may still pass", async () => {
+    const gateway = new FakeGateway();
+    gateway.refusedConfirmations = 30;
+    const run = await ingest(gateway, [file("a.txt")]);
+    expect([run.phase, run.confirmedFiles, run.notSent]).toEqual(["completed", 1, []]);
+  });
+
+  test("sends a large file in parts, only those that are missing, and confirms it without an ETag", async () => {
+    const gateway = new FakeGateway();
+    const part = (number: number, size: number) => ({ number, url: `http://store/part/${number}`, size: BigInt(size) });
+    const parts = (firstParts: ReturnType<typeof part>[], landed: number) => ({
+      case: "multipart" as const,
+      value: { partSize: 4n, partCount: 3, firstParts, partsLanded: landed, bytesLanded: BigInt(landed * 4) },
+    });
+    // One of three was there, and one fails the first time.
+    gateway.insteadOfPut = [parts([part(2, 4), part(3, 1)], 1), parts([part(3, 1)], 2), parts([], 3)];
+    const puts: string[] = [];
+    let failures = 1;
+    const run = await ingest(gateway, [file("a.txt")], async ({ url }, blob, onProgress) => {
+      puts.push(`${url.slice(-1)} ${await blob.text()}`);
+      if (url.endsWith("3") && failures-- > 0) return { status: 503, etag: "", code: "SlowDown" };
+      onProgress(blob.size);
+      return { status: 200, etag: '"p"', code: "" };
+    });
+    expect(puts.sort()).toEqual(["2  tex", "3 t", "3 t"]);
+    expect([run.phase, run.sentBytes, run.notSent]).toEqual(["completed", 9, []]);
+    expect(gateway.confirmed).toMatchObject([{ ordinal: 0, etag: "" }]);
+  });
+
+  test("sends what is dropped while it sends, into the same batch, and completes it once", async () => {
+    const gateway = new FakeGateway();
+    const run = new Ingest(gateway.callers, BATCH, dropped([file("a.txt")]), {}, { put: stored });
+    expect(run.add(dropped([file("a.txt"), file("b.txt")]))).toBe(true);
+    await run.ended;
+    expect([gateway.paths, run.phase, run.foundFiles]).toEqual([["a.txt", "b.txt"], "completed", 2]);
+    expect(run.notTaken.named).toEqual([problem("a.txt", "same-name")]);
+    expect(gateway.completed).toMatchObject({ expectedEntries: 2 });
+    expect(run.add(dropped([]))).toBe(false);
   });
 
   test("stops with words when the gateway refuses for good", async () => {
@@ -322,6 +401,66 @@ describe("an ingest", () => {
     );
     expect(most).toBeGreaterThanOrEqual(8);
     expect(most).toBeLessThanOrEqual(10);
+  });
+});
+
+describe("an ingest that goes on with a batch", () => {
+  const KNOWN: Record<string, KnownFile> = {
+    "here.txt": { ordinal: 0, size: 9, standing: "arrived" },
+    "waits.txt": { ordinal: 1, size: 9, standing: "waits" },
+    "grown.txt": { ordinal: 2, size: 8, standing: "waits" },
+    "gone.txt": { ordinal: 3, size: 9, standing: "waits" },
+    "never.txt": { ordinal: 4, size: 9, standing: "failed" },
+  };
+  const DROPPED = ["here.txt", "waits.txt", "grown.txt", "never.txt", "new.txt"].map((path) => file(path));
+
+  async function goOn(gateway: FakeGateway, isOpen: boolean, found: Found[], without: string[] = []) {
+    const known = Object.entries(KNOWN).filter(([path]) => !without.includes(path));
+    const waiting = known.flatMap(([, { ordinal, standing }]) => (standing === "waits" ? [ordinal] : []));
+    const map = new Map(known);
+    const setting = {
+      put: stored,
+      sleep: async () => undefined,
+      known: async () => ({ isOpen, waiting: new Set(waiting), find: (path: string) => map.get(path) }),
+    };
+    const run = new Ingest(gateway.callers, BATCH, dropped(found), {}, setting);
+    await run.ended;
+    return run;
+  }
+  const sent = (gateway: FakeGateway) => gateway.confirmed.map(({ ordinal }) => ordinal).sort();
+
+  test("sends only what is not there, adds what is new, and says what is missing and what changed", async () => {
+    const gateway = new FakeGateway();
+    gateway.firstOrdinal = 5;
+    const run = await goOn(gateway, true, DROPPED);
+    expect(run.trouble).toBeUndefined();
+    expect(run.compared).toEqual({ matched: 2, changed: 1, arrived: 1, missing: 1 });
+    expect([gateway.paths, sent(gateway), gateway.revived]).toEqual([["new.txt"], [1, 4, 5], [4]]);
+    expect(run.notSent).toEqual([{ ...problem("grown.txt", "other-size"), isListed: true }]);
+    expect([run.phase, gateway.completed]).toEqual(["short", undefined]);
+  });
+
+  test("completes the batch when nothing of it is missing any more", async () => {
+    const gateway = new FakeGateway();
+    const run = await goOn(gateway, true, [file("waits.txt")], ["grown.txt", "gone.txt"]);
+    expect([run.phase, sent(gateway)]).toEqual(["completed", [1]]);
+    expect(gateway.completed).toMatchObject({ missing: MissingFiles.WAIT, expectedEntries: 0 });
+  });
+
+  test("adds nothing to a batch that is complete, and names what is not in it", async () => {
+    const gateway = new FakeGateway();
+    const run = await goOn(gateway, false, DROPPED);
+    expect([gateway.paths, sent(gateway)]).toEqual([[], [1, 4]]);
+    expect(run.notTaken.named).toEqual([problem("new.txt", "not-in-batch")]);
+    expect([run.phase, gateway.completed]).toEqual(["short", undefined]);
+  });
+
+  test("waits for the gateway to make a failed file ready for its bytes", async () => {
+    const gateway = new FakeGateway();
+    const notYet = { case: "error" as const, value: { code: Code.FailedPrecondition, message: "retry it" } };
+    gateway.insteadOfPut = [notYet, notYet, notYet];
+    const run = await goOn(gateway, false, [file("never.txt")]);
+    expect([sent(gateway), run.notSent]).toEqual([[4], []]);
   });
 });
 

@@ -2,6 +2,7 @@ import {
   type Caudal,
   ConnectError,
   MissingFiles,
+  type MultipartTarget,
   type RetryOptions,
   retrying,
   timestampDate,
@@ -13,13 +14,15 @@ import {
 import { newRequestId } from "../identity";
 import { type Dropped, type EmptyFolder, type FoundFile, wordsOf } from "../scan/found";
 import { type Trouble, troubleOf } from "../trouble";
+import type { Compared, Known, KnownFile } from "./known";
 import { Lanes } from "./lanes";
 import { PathLoad } from "./path-load";
 import { type NotTaken, noteOf, type Problem, type ProblemKind } from "./problems";
-import { type Put, putWithXhr } from "./put";
+import { MOVED, type Put, type PutAnswer, type PutTo, putWithXhr } from "./put";
 import { Queue } from "./queue";
 
 const ENTRIES_A_PAGE = 1_000;
+const PARTS_AT_ONCE = 4;
 const ENTRIES_GATHER_MS = 60;
 const TARGETS_A_PAGE = 100;
 /** Targets that wait for a lane. They expire, so they are asked for just in time. */
@@ -27,9 +30,11 @@ const TARGETS_WAITING = 24;
 const CONFIRMATIONS_A_PAGE = 1_000;
 const CONFIRM_GATHER_MS = 80;
 const FOUND_WAITING = 4_000;
+/** How often one file may fail while the store takes others. A store that takes nothing costs no file an attempt. */
 const ATTEMPTS = 8;
-/** How often what may pass is asked for again, of one file in a page. */
-const ROUNDS = 8;
+/** What failed for want of its bytes is made ready for them by the gateway, which takes a moment. */
+const REVIVING_ROUNDS = 40;
+const REVIVED_A_CALL = 1_000;
 /** A file on a network drive may be away for a moment. */
 const READ_ATTEMPTS = 3;
 /** A target is asked for anew when it expires sooner than this. */
@@ -37,6 +42,9 @@ const EXPIRY_MARGIN_MS = 30_000;
 
 /** Codes of google.rpc.Status that a repetition may change: ABORTED and UNAVAILABLE. */
 const PASSING = new Set([10, 14]);
+const FAILED_PRECONDITION = 9;
+/** Answers of a store that takes nothing at the moment; 0: there was none. */
+const SILENT = new Set([0, 408, 429, 502, 503, 504]);
 
 export interface Listed {
   ordinal: number;
@@ -44,8 +52,8 @@ export interface Listed {
   size: number;
 }
 
-/** `waiting` says that the gateway does not answer and is asked again. */
-export type Phase = "scanning" | "uploading" | "completing" | "completed" | "stopped";
+/** `short`: all that was dropped is sent, and the batch waits for more. */
+export type Phase = "scanning" | "uploading" | "completing" | "completed" | "short" | "stopped";
 
 /** Told as it happens; nothing here may throw. */
 export interface IngestEvents {
@@ -59,6 +67,8 @@ export interface IngestEvents {
 
 export interface IngestSetting extends RetryOptions {
   put?: Put;
+  /** For a batch that was begun before: what it holds. */
+  known?: () => Promise<Known>;
 }
 
 /** What becomes an entry of the manifest. */
@@ -80,7 +90,10 @@ interface Landed {
   path: string;
 }
 
-/** Sends one dropped thing into one batch: walks, lists, uploads, confirms and completes, all at the same time. */
+/**
+ * Sends what is dropped into one batch: walks, lists, uploads, confirms and completes, all at the same time. Into a batch
+ * that was begun before it sends what is not there yet, by path and size.
+ */
 export class Ingest {
   phase: Phase = "scanning";
   /** The walk is over. */
@@ -101,26 +114,43 @@ export class Ingest {
   readonly notSent: Problem[] = [];
   /** While a call is tried again, or after this was stopped by an error. */
   trouble: Trouble | undefined;
+  /** While the store takes nothing. */
+  storeTrouble: Trouble | undefined;
+  /** For a batch that was begun before. */
+  compared: Compared | undefined;
   readonly ended: Promise<void>;
 
   private readonly stopping = new AbortController();
-  private readonly found = new Queue<Taken>(FOUND_WAITING);
-  private readonly waiting = new Queue<Waiting>();
-  private readonly targets = new Queue<Assigned>(TARGETS_WAITING);
-  private readonly landed = new Queue<Landed>();
+  private found = new Queue<Taken>(FOUND_WAITING);
+  private waiting = new Queue<Waiting>();
+  private targets = new Queue<Assigned>(TARGETS_WAITING);
+  private landed = new Queue<Landed>();
   private readonly lanes = new Lanes();
   private readonly put: Put;
+  /** What is to be sent after what is being sent. */
+  private readonly dropped: Dropped[];
+  /** Names that differ on the disk may be one once they are composed alike, and so may two folders from different places. */
+  private readonly paths = new Set<string>();
+  private known: Known | undefined;
+  private readonly askKnown: (() => Promise<Known>) | undefined;
+  /** Files of the batch that wait for bytes which nobody has sent yet. */
+  private lacking: Set<number> | undefined;
+  private readonly revived = new Set<number>();
+  /** PUTs that went well. */
+  private stored = 0;
   private readonly retry: RetryOptions;
 
   constructor(
-    private readonly callers: Pick<Caudal, "batches" | "uploads">,
+    private readonly callers: Pick<Caudal, "batches" | "files" | "uploads">,
     readonly batch: string,
-    private readonly dropped: Dropped,
+    dropped: Dropped,
     private readonly events: IngestEvents = {},
     setting: IngestSetting = {},
   ) {
-    const { put = putWithXhr, ...retry } = setting;
+    const { put = putWithXhr, known, ...retry } = setting;
     this.put = put;
+    this.askKnown = known;
+    this.dropped = [dropped];
     this.retry = {
       ...retry,
       signal: this.stopping.signal,
@@ -133,7 +163,14 @@ export class Ingest {
   }
 
   get isOver(): boolean {
-    return this.phase === "completed" || this.phase === "stopped";
+    return this.phase === "completed" || this.phase === "short" || this.phase === "stopped";
+  }
+
+  /** Sends this too, into the same batch. Answers whether that is still possible. */
+  add(dropped: Dropped): boolean {
+    if (this.isOver || this.phase === "completing") return false;
+    this.dropped.push(dropped);
+    return true;
   }
 
   /** Stops sending. The batch stays open, and what arrived is processed. */
@@ -143,23 +180,49 @@ export class Ingest {
 
   private async run(): Promise<void> {
     try {
-      await Promise.all([this.walk(), this.list(), this.issue(), this.upload(), this.confirm()].map(this.orStop));
+      this.known = await this.askKnown?.();
+      if (this.known !== undefined) {
+        this.lacking = new Set(this.known.waiting);
+        this.compared = { matched: 0, changed: 0, arrived: 0, missing: 0 };
+      }
+      for (let dropped = this.dropped.shift(); dropped !== undefined; dropped = this.dropped.shift()) {
+        await this.send(dropped);
+      }
       this.phase = "completing";
       this.told();
       await this.noteWhatIsNotTaken();
-      const request = {
-        name: this.batch,
-        missing: this.givenUp > 0 ? MissingFiles.FAIL : MissingFiles.WAIT,
-        expectedEntries: this.listedFiles,
-        requestId: newRequestId(),
-      };
-      await this.call(() => this.callers.batches.completeBatch(request));
-      this.phase = "completed";
+      await this.complete();
     } catch (trouble) {
       this.phase = "stopped";
       this.trouble = troubleOf(trouble);
     }
     this.told();
+  }
+
+  private async send(dropped: Dropped): Promise<void> {
+    this.found = new Queue(FOUND_WAITING);
+    this.waiting = new Queue();
+    this.targets = new Queue(TARGETS_WAITING);
+    this.landed = new Queue();
+    this.isWalked = false;
+    this.phase = "scanning";
+    await Promise.all([this.walk(dropped), this.list(), this.issue(), this.upload(), this.confirm()].map(this.orStop));
+  }
+
+  /** A batch that was begun before is completed when nothing of it is missing: what is may come from another folder. */
+  private async complete(): Promise<void> {
+    if (this.known !== undefined && (!this.known.isOpen || this.lacking?.size !== 0)) {
+      this.phase = "short";
+      return;
+    }
+    const request = {
+      name: this.batch,
+      missing: this.givenUp > 0 ? MissingFiles.FAIL : MissingFiles.WAIT,
+      expectedEntries: this.known === undefined ? this.listedFiles : 0,
+      requestId: newRequestId(),
+    };
+    await this.call(() => this.callers.batches.completeBatch(request));
+    this.phase = "completed";
   }
 
   /** One loop that fails ends the others, each at its next step. */
@@ -179,29 +242,74 @@ export class Ingest {
     return answer;
   }
 
-  private async walk(): Promise<void> {
-    // Names that differ on the disk may be one once they are composed alike, and so may two folders from different places.
-    const paths = new Set<string>();
-    await this.dropped.walk(async (found) => {
+  private async walk(dropped: Dropped): Promise<void> {
+    const { paths } = this;
+    const reviving: Waiting[] = [];
+    await dropped.walk(async (found) => {
       this.stopping.signal.throwIfAborted();
       const { path } = found;
       if (found.kind === "unreadable") this.leaveOut(path, "unreadable", found.why, found.isFolder);
-      else if (found.kind === "left-out") this.leaveOut(path, "left-out", "", false);
+      else if (found.kind === "left-out" || found.kind === "by-rule") this.leaveOut(path, found.kind, "", false);
       else if (found.kind === "file" && paths.has(path)) this.leaveOut(path, "same-name", "", false);
-      else {
-        if (found.kind === "file") {
-          paths.add(path);
-          this.foundFiles += 1;
-          this.foundBytes += found.size;
-        } else this.emptyFolders += 1;
-        await this.found.push(found);
-      }
+      else if (found.kind === "file") {
+        paths.add(path);
+        const before = this.known?.find(path);
+        if (before !== undefined) await this.goOnWith(found, before, reviving);
+        else if (this.known?.isOpen === false) this.leaveOut(path, "not-in-batch", "", false);
+        else await this.take(found);
+      } else if (this.known?.isOpen !== false) await this.take(found);
       this.told();
     }, this.stopping.signal);
+    await this.revive(reviving);
     this.isWalked = true;
+    if (this.compared !== undefined) this.compared.missing = (this.lacking?.size ?? 0) - this.compared.changed;
     if (this.phase === "scanning") this.phase = "uploading";
     this.found.close();
     this.told();
+  }
+
+  private async take(found: Taken): Promise<void> {
+    if (found.kind === "file") {
+      this.foundFiles += 1;
+      this.foundBytes += found.size;
+    } else this.emptyFolders += 1;
+    await this.found.push(found);
+  }
+
+  /** A file that the batch holds already is sent when its bytes are not there and it is what was announced. */
+  private async goOnWith(file: FoundFile, { ordinal, size, standing }: KnownFile, reviving: Waiting[]): Promise<void> {
+    const compared = this.compared;
+    if (compared === undefined) return;
+    if (standing === "arrived") {
+      compared.arrived += 1;
+      return;
+    }
+    if (file.size !== size) {
+      compared.changed += 1;
+      this.notSent.push({ path: file.path, kind: "other-size", why: "", isFolder: false, isListed: true });
+      return;
+    }
+    compared.matched += 1;
+    this.lacking?.delete(ordinal);
+    this.foundFiles += 1;
+    this.foundBytes += size;
+    this.listedFiles += 1;
+    if (standing === "waits") return this.waiting.push({ ordinal, file });
+    reviving.push({ ordinal, file });
+    if (reviving.length >= REVIVED_A_CALL) await this.revive(reviving);
+  }
+
+  /** Files that failed for want of their bytes wait for them again. */
+  private async revive(failed: Waiting[]): Promise<void> {
+    const again = failed.splice(0);
+    if (again.length === 0) return;
+    const ordinals = again.map(({ ordinal }) => ordinal);
+    const request = { selector: { batch: this.batch, ordinals }, requestId: newRequestId() };
+    await this.call(() => this.callers.files.retryFiles(request));
+    for (const one of again) {
+      this.revived.add(one.ordinal);
+      await this.waiting.push(one);
+    }
   }
 
   private async list(): Promise<void> {
@@ -261,9 +369,10 @@ export class Ingest {
         for (const [index, waiting] of page.entries()) {
           const target = targets[index];
           const how = target?.how;
-          if (target !== undefined && how?.case === "put") await this.targets.push({ ...waiting, target });
-          else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
-          else if (how?.case === "error" && PASSING.has(how.value.code) && round < ROUNDS) again.push(waiting);
+          if (target !== undefined && (how?.case === "put" || how?.case === "multipart")) {
+            await this.targets.push({ ...waiting, target });
+          } else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
+          else if (how?.case === "error" && this.mayPass(waiting.ordinal, how.value.code, round)) again.push(waiting);
           else if (how?.case === "error") this.giveUp(waiting.file, "refused", how.value.message);
           else this.giveUp(waiting.file, "upload-failed", "the gateway offers no way to upload that this page knows");
         }
@@ -274,8 +383,13 @@ export class Ingest {
     this.targets.close();
   }
 
+  private mayPass(ordinal: number, code: number, round: number): boolean {
+    const isReviving = code === FAILED_PRECONDITION && this.revived.has(ordinal) && round < REVIVING_ROUNDS;
+    return isReviving || PASSING.has(code);
+  }
+
   private async targetsFor(ordinals: number[]): Promise<UploadTarget[]> {
-    const request = { batch: this.batch, files: { case: "ordinals" as const, value: { ordinals } } };
+    const request = { batch: this.batch, files: { case: "ordinals" as const, value: { ordinals } }, parts: true };
     const { targets } = await this.call(() => this.callers.uploads.issueUploads(request));
     return targets;
   }
@@ -310,25 +424,43 @@ export class Ingest {
       this.events.onUploadEnded?.(ordinal);
     };
 
+    let failures = 0;
+    let readFailures = 0;
+    let storedThen = this.stored;
     for (let attempt = 1; ; attempt += 1) {
       if (signal.aborted) return;
       let bytes: File;
       try {
         bytes = await file.open();
       } catch (trouble) {
-        if (attempt >= READ_ATTEMPTS) return leave("unreadable", wordsOf(trouble));
+        readFailures += 1;
+        if (readFailures >= READ_ATTEMPTS) return leave("unreadable", wordsOf(trouble));
         await this.pauseBefore(attempt);
         continue;
       }
       if (bytes.size !== file.size) return leave("changed", "");
 
       const put = target.how.case === "put" ? target.how.value : undefined;
-      let why = "the target expired";
-      let needsTarget = put === undefined || expiresSoon(put.expireTime && timestampDate(put.expireTime));
-      if (put !== undefined && !needsTarget) {
-        const answer = await this.put(put, bytes, moveTo, signal);
+      const parts = target.how.case === "multipart" ? target.how.value : undefined;
+      const expires = put?.expireTime ?? parts?.firstParts[0]?.expireTime;
+      let needsTarget = (put === undefined && parts === undefined) || expiresSoon(expires && timestampDate(expires));
+      if (!needsTarget) {
+        const answer =
+          parts === undefined
+            ? await this.put(put as PutTo, bytes, moveTo, signal)
+            : await this.putParts(parts, bytes, moveTo, signal);
         if (answer.status >= 200 && answer.status < 300) {
           this.lanes.wentWell();
+          this.stored += 1;
+          this.storeTrouble = undefined;
+          if (parts !== undefined && parts.firstParts.length > 0) {
+            // These parts are there; the gateway knows whether more are missing.
+            attempt = 0;
+            const another = await this.anotherTarget(ordinal, file);
+            if (another === undefined) return;
+            if (another !== "not now") target = another;
+            continue;
+          }
           moveTo(file.size);
           await this.landed.push({ ordinal, target: target.target, etag: answer.etag, path: file.path });
           return;
@@ -336,30 +468,96 @@ export class Ingest {
         moveTo(0);
         if (answer.status === 0 && !(await isReadable(bytes))) return leave(await whyUnreadable(file, bytes), "");
         this.lanes.hadTrouble();
-        why =
+        const isSilent = SILENT.has(answer.status);
+        const why =
           answer.status === 0
             ? "the store does not answer"
             : `the store answered ${answer.status} ${answer.code}`.trim();
         // The store may have come back elsewhere, which the gateway knows.
         needsTarget = answer.status === 403 || answer.status === 0;
-        const mayPass = needsTarget || answer.status === 408 || answer.status === 429 || answer.status >= 500;
-        if (!mayPass) return leave("upload-failed", why);
+        // An upload that is over is no place for its parts any more.
+        if (parts !== undefined && answer.status === 404) needsTarget = true;
+        if (!isSilent && !needsTarget && answer.status < 500) return leave("upload-failed", why);
+        if (isSilent) this.storeTrouble = { kind: answer.code === MOVED ? "store-moved" : "store-silent" };
+        // A store that takes nothing will take it later; one that takes the others and not this one will not.
+        if (!isSilent || this.stored > storedThen) failures += 1;
+        storedThen = this.stored;
+        if (failures >= ATTEMPTS) return leave("upload-failed", why);
       }
-      if (attempt >= ATTEMPTS) return leave("upload-failed", why);
       await this.pauseBefore(attempt);
-      if (needsTarget) {
-        const [another] = await this.targetsFor([ordinal]);
-        if (another?.how.case === "held") {
-          // The store had taken them although its answer was lost, and the gateway found them there.
-          this.arrivedBefore(file.size);
-          this.events.onUploadEnded?.(ordinal);
-          return;
-        }
-        if (another?.how.case === "put") target = another;
-        else if (another?.how.case !== "error") return leave("upload-failed", "the gateway offers no target for it");
-        else if (!PASSING.has(another.how.value.code)) return leave("refused", another.how.value.message);
+      if (needsTarget || parts !== undefined) {
+        const another = await this.anotherTarget(ordinal, file);
+        if (another === undefined) return;
+        if (another !== "not now") target = another;
       }
     }
+  }
+
+  /** Where the bytes go now; nothing when they go nowhere any more, which is noted. */
+  private async anotherTarget(ordinal: number, file: FoundFile): Promise<UploadTarget | "not now" | undefined> {
+    const [another] = await this.targetsFor([ordinal]);
+    const leave = (kind: ProblemKind, why: string) => {
+      this.giveUp(file, kind, why);
+      this.events.onUploadEnded?.(ordinal);
+      return undefined;
+    };
+    switch (another?.how.case) {
+      case "put":
+      case "multipart":
+        return another;
+      case "held":
+        // The store had taken them although its answer was lost, and the gateway found them there.
+        this.arrivedBefore(file.size);
+        this.events.onUploadEnded?.(ordinal);
+        return undefined;
+      case "error":
+        return PASSING.has(another.how.value.code) ? "not now" : leave("refused", another.how.value.message);
+      default:
+        return leave("upload-failed", "the gateway offers no target for it");
+    }
+  }
+
+  /** Sends the parts that are offered, some at a time. The first that fails is answered, and the others are left. */
+  private async putParts(
+    { firstParts, partSize, bytesLanded }: MultipartTarget,
+    bytes: File,
+    moveTo: (bytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<PutAnswer> {
+    const stopping = new AbortController();
+    const stop = () => stopping.abort(signal.reason);
+    signal.addEventListener("abort", stop);
+    const moved = new Map<number, number>();
+    const queue = [...firstParts];
+    let failed: PutAnswer | undefined;
+    const lane = async () => {
+      for (let part = queue.shift(); part !== undefined && failed === undefined; part = queue.shift()) {
+        const { number, size, url } = part;
+        const from = (number - 1) * Number(partSize);
+        const report = (sent: number) => {
+          moved.set(number, Math.min(sent, Number(size)));
+          moveTo([...moved.values()].reduce((sum, one) => sum + one, Number(bytesLanded)));
+        };
+        const answer = await this.put(
+          { url, headers: [] },
+          bytes.slice(from, from + Number(size)),
+          report,
+          stopping.signal,
+        );
+        if (answer.status < 200 || answer.status >= 300) {
+          failed ??= answer;
+          stopping.abort(new Error("another part failed"));
+        } else report(Number(size));
+      }
+    };
+    try {
+      await Promise.all(Array.from({ length: PARTS_AT_ONCE }, lane));
+    } catch (trouble) {
+      if (signal.aborted || failed === undefined) throw trouble;
+    } finally {
+      signal.removeEventListener("abort", stop);
+    }
+    return failed ?? { status: 200, etag: "", code: "" };
   }
 
   private async confirm(): Promise<void> {
@@ -374,7 +572,7 @@ export class Ingest {
         for (const [index, one] of page.entries()) {
           const result = confirmations[index]?.result;
           if (result?.case !== "error") this.confirmedFiles += 1;
-          else if (PASSING.has(result.value.code) && round < ROUNDS) {
+          else if (PASSING.has(result.value.code)) {
             again.push(one);
             continue;
           } else {
@@ -390,9 +588,19 @@ export class Ingest {
   }
 
   private async pauseBefore(attempt: number): Promise<void> {
+    const { signal } = this.stopping;
     const wait = waitBefore(attempt);
-    if (this.retry.sleep !== undefined) return this.retry.sleep(wait, this.stopping.signal);
-    await new Promise((resolve) => setTimeout(resolve, wait));
+    this.told();
+    if (this.retry.sleep !== undefined) return this.retry.sleep(wait, signal);
+    await new Promise<void>((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", end);
+        resolve();
+      };
+      const timer = setTimeout(end, wait);
+      signal.addEventListener("abort", end);
+    });
   }
 
   /** Everything is sent, and the gateway has yet to say that it holds it. */

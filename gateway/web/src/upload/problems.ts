@@ -1,5 +1,14 @@
 /** Why something that was dropped is not in the batch, or its bytes are not. */
-export type ProblemKind = "left-out" | "same-name" | "unreadable" | "refused" | "changed" | "upload-failed";
+export type ProblemKind =
+  | "left-out"
+  | "by-rule"
+  | "same-name"
+  | "unreadable"
+  | "refused"
+  | "changed"
+  | "other-size"
+  | "not-in-batch"
+  | "upload-failed";
 
 export interface Problem {
   path: string;
@@ -26,7 +35,13 @@ const NOTE = "left_out";
 const NAMES_IN_NOTE = 100;
 /** The metadata of a batch may have 16 KiB, and a letter up to six bytes as JSON. */
 const LETTERS_IN_NOTE = 2_500;
-const KINDS: ReadonlySet<string> = new Set<ProblemKind>(["left-out", "same-name", "unreadable", "refused"]);
+const KINDS: ReadonlySet<string> = new Set<ProblemKind>([
+  "left-out",
+  "same-name",
+  "unreadable",
+  "refused",
+  "not-in-batch",
+]);
 
 /** What the batch itself keeps of it, so that whoever looks at it later knows that the folder held more. */
 export function noteOf({ files, folders, named }: NotTaken) {

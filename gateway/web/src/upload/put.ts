@@ -8,12 +8,26 @@ export interface PutAnswer {
   code: string;
 }
 
+/** Where a PUT goes: a whole file, or a part of one. */
+export type PutTo = Pick<PutTarget, "url" | "headers">;
+
 export type Put = (
-  target: PutTarget,
+  target: PutTo,
   file: Blob,
   onProgress: (bytes: number) => void,
   signal: AbortSignal,
 ) => Promise<PutAnswer>;
+
+/** The code of a PUT that this page may not send: the store is at another address than when the page was loaded. */
+export const MOVED = "moved";
+
+/** Origins that the browser keeps this page from, by the policy that it was loaded with. */
+const blocked = new Set<string>();
+if (typeof document !== "undefined") {
+  document.addEventListener("securitypolicyviolation", ({ blockedURI }) => {
+    if (URL.canParse(blockedURI)) blocked.add(new URL(blockedURI).origin);
+  });
+}
 
 /** A PUT that moves no byte for so long is given up and tried again. */
 const STALLED_MS = 60_000;
@@ -34,7 +48,11 @@ export const putWithXhr: Put = (target, file, onProgress, signal) =>
       settle();
     };
     const noAnswer = () =>
-      end(() => (signal.aborted ? reject(signal.reason) : resolve({ status: 0, etag: "", code: "" })));
+      end(() => {
+        const code = URL.canParse(target.url) && blocked.has(new URL(target.url).origin) ? MOVED : "";
+        if (signal.aborted) reject(signal.reason);
+        else resolve({ status: 0, etag: "", code });
+      });
 
     request.open("PUT", target.url);
     for (const { name, value } of target.headers) {

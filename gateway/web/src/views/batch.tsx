@@ -7,8 +7,10 @@ import { failedWords, type KeyRefusal, waitingWords } from "../trouble";
 import { useSaid } from "../words";
 import { batchStateOf, leftOutWords } from "./counts";
 import { Drawer } from "./drawer";
+import type { Beginning } from "./drop-anywhere";
 import { endingOf, mayAskToNotify, titleOf, useTab } from "./ending";
 import { Grid, type Narrowing } from "./grid";
+import { Interrupted } from "./interrupted";
 import { LeftOut } from "./left-out";
 import { NeedsYou } from "./needs";
 import { Shape, TONE } from "./shape";
@@ -18,17 +20,30 @@ const ANNOUNCE_EVERY_MS = 5_000;
 
 type OnRefused = (refusal: KeyRefusal) => void;
 
+interface BatchViewProps {
+  batches: Batches;
+  name: string;
+  beginning: Beginning;
+  onRefused: OnRefused;
+}
+
 /** One batch: how far it is, whether anything needs a person, and every file of it. */
-export function BatchView({ batches, name, onRefused }: { batches: Batches; name: string; onRefused: OnRefused }) {
+export function BatchView({ batches, name, beginning, onRefused }: BatchViewProps) {
   const [live, setLive] = useState<LiveBatch | null>(null);
   useEffect(() => {
     setLive(batches.take(name));
     return () => batches.release(name);
   }, [batches, name]);
-  return live === null ? <main id="content" /> : <Known live={live} onRefused={onRefused} />;
+  return live === null ? <main id="content" /> : <Known live={live} beginning={beginning} onRefused={onRefused} />;
 }
 
-function Known({ live, onRefused }: { live: LiveBatch; onRefused: OnRefused }) {
+interface KnownProps {
+  live: LiveBatch;
+  beginning: Beginning;
+  onRefused: OnRefused;
+}
+
+function Known({ live, beginning, onRefused }: KnownProps) {
   useSyncExternalStore(live.subscribe, live.snapshot);
   const { words, say } = useSaid();
   const [chosen, setChosen] = useState<number | null>(null);
@@ -85,6 +100,7 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused: OnRefused }) {
         {live.isKnown && !live.hasEnded && <TellMe />}
       </div>
       <Pause live={live} />
+      <Interrupted live={live} beginning={beginning} />
       <Summary live={live} />
       <div className={`columns${hasSide ? " with-side" : ""}`}>
         <Grid
@@ -98,7 +114,7 @@ function Known({ live, onRefused }: { live: LiveBatch; onRefused: OnRefused }) {
         {hasSide && (
           <aside>
             {chosen !== null && <Drawer key={chosen} live={live} ordinal={chosen} onClose={closeDrawer} />}
-            {failed && <NeedsYou live={live} onOpen={setChosen} onShow={setNarrowing} />}
+            {failed && <NeedsYou live={live} beginning={beginning} onOpen={setChosen} onShow={setNarrowing} />}
             {notSent.length > 0 && (
               <LeftOut
                 id="not-sent"
@@ -138,8 +154,13 @@ function Trouble({ live }: { live: LiveBatch }) {
     );
   }
   if (live.line === "reconnecting") return <span className="notice">{words.batch.reconnecting}</span>;
-  if (ingest?.trouble !== undefined && !ingest.isOver) {
-    return <span className="notice">{waitingWords(ingest.trouble, words)}</span>;
+  const trouble = ingest?.trouble ?? ingest?.storeTrouble;
+  if (trouble !== undefined && !ingest?.isOver) {
+    return (
+      <span className="notice" data-trouble={trouble.kind}>
+        {waitingWords(trouble, words)}
+      </span>
+    );
   }
   return null;
 }
@@ -181,6 +202,7 @@ function stateShown(
   ...[words, say]: [ReturnType<typeof useSaid>["words"], ReturnType<typeof useSaid>["say"]]
 ) {
   if (live.ingest?.phase === "scanning") return { bucket: Bucket.Processing, text: words.batchState.scanning };
+  if (live.isInterrupted) return { bucket: Bucket.Waiting, text: words.batchState.interrupted };
   return batchStateOf(live.watched.batch, words, say, live.notTaken);
 }
 

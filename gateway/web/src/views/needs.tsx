@@ -2,19 +2,22 @@ import { useEffect } from "react";
 import { Bucket } from "../batch/buckets";
 import type { LiveBatch } from "../batch/live";
 import { useSaid } from "../words";
+import type { Beginning } from "./drop-anywhere";
 import type { Narrowing } from "./grid";
+import { PickFolder } from "./pick-folder";
 import { Shape } from "./shape";
 
 const NAMED_A_GROUP = 3;
 
 interface NeedsYouProps {
   live: LiveBatch;
+  beginning: Beginning;
   onOpen(ordinal: number): void;
   onShow(narrowing: Narrowing): void;
 }
 
 /** Files that failed, grouped by what helps them. */
-export function NeedsYou({ live, onOpen, onShow }: NeedsYouProps) {
+export function NeedsYou({ live, beginning, onOpen, onShow }: NeedsYouProps) {
   const { words, say } = useSaid();
   const groups = [...live.failures].sort(([a, countA], [b, countB]) => countB - countA || a - b);
   const count = groups.reduce((sum, [, files]) => sum + files, 0);
@@ -22,13 +25,21 @@ export function NeedsYou({ live, onOpen, onShow }: NeedsYouProps) {
     <section className="card needs" aria-labelledby="needs-title" data-needs>
       <h2 id="needs-title">{words.needs.title(count, say.count(count))}</h2>
       {groups.map(([reason, files]) => (
-        <Group key={reason} live={live} reason={reason} count={files} onOpen={onOpen} onShow={onShow} />
+        <Group
+          key={reason}
+          live={live}
+          beginning={beginning}
+          reason={reason}
+          count={files}
+          onOpen={onOpen}
+          onShow={onShow}
+        />
       ))}
     </section>
   );
 }
 
-function Group({ live, reason, count, onOpen, onShow }: NeedsYouProps & { reason: number; count: number }) {
+function Group({ live, beginning, reason, count, onOpen, onShow }: NeedsYouProps & { reason: number; count: number }) {
   const { words, say } = useSaid();
   const told = live.reasons.get(reason);
   useEffect(() => live.wantReason(reason));
@@ -73,9 +84,7 @@ function Group({ live, reason, count, onOpen, onShow }: NeedsYouProps & { reason
           </button>
         )}
         {told?.needsBytes === true && (
-          <a className="button" href="#/">
-            {words.needs.again}
-          </a>
+          <PickFolder words={words.needs.again} onPicked={(dropped) => void beginning.begin(dropped, live)} />
         )}
       </div>
     </div>

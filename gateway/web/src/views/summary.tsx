@@ -66,7 +66,7 @@ function TimeLeft({ live }: { live: LiveBatch }) {
     const seconds = (timestampDate(endTime).getTime() - timestampDate(createTime).getTime()) / 1_000;
     return <span className="mute">{words.batch.took(say.duration(seconds))}</span>;
   }
-  if (live.isPaused || live.isGrowing) return null;
+  if (live.isPaused || live.isGrowing || live.isInterrupted) return null;
   const now = performance.now();
   const { sent, total } = live.bytes;
   const processing = live.fileRate.secondsFor(live.total - live.finished, now);

@@ -25,6 +25,8 @@ export const en = {
   trouble: {
     silent: "The gateway does not answer. Trying again…",
     silentForNow: "The gateway does not answer. Try again in a moment.",
+    storeSilent: "The storage does not answer; sending goes on when it does. Nothing is lost.",
+    storeMoved: "The storage has moved. Load this page again to go on; nothing is lost.",
     said: (why: string) => `The gateway answers with an error: ${why}`,
   },
   start: {
@@ -32,6 +34,8 @@ export const en = {
     lead: "Everything inside is kept: sub-folders, empty folders, names. Up to 100,000 files at once.",
     over: "Let go to begin",
     overBatch: "Let go to begin a new batch",
+    overOpen: "Let go to add it to this batch",
+    overMissing: "Let go to send what this batch lacks",
     folder: "Choose a folder",
     files: "Choose files",
     pickerRemark:
@@ -89,17 +93,34 @@ export const en = {
     listName: "left-out.csv",
     notTakenWhy: {
       "left-out": "left behind by systems and programs",
+      "by-rule": "left out by the folder's own rules",
       "same-name": "another one has the same name",
       unreadable: "could not be read",
       refused: "not accepted",
       changed: "changed while it was sent",
+      "other-size": "has another size than announced",
+      "not-in-batch": "not in this batch, which takes no new files",
       "upload-failed": "could not be sent",
     },
     andMore: (shown: string) => `and ${shown} more`,
   },
+  interrupted: {
+    title: (waiting: string, total: string) => `Upload interrupted · ${waiting} of ${total} wait for their bytes`,
+    lead: "Nothing that has arrived is sent again. The folder may also be dropped here.",
+    goOn: "Go on",
+    choose: "Choose the folder again",
+    without: (waiting: string) => `End without these ${waiting}`,
+    end: "End the upload",
+    notAllowed: "The browser may not read the folder. Choose it again, or drop it here.",
+    compared: (matched: string, arrived: string) => `${matched} found again, ${arrived} had arrived.`,
+    changed: (count: number, shown: string) =>
+      count === 1 ? "1 has another size than announced." : `${shown} have another size than announced.`,
+    missing: (count: number, shown: string) => (count === 1 ? "1 is not in it." : `${shown} are not in it.`),
+  },
   batchState: {
     scanning: "Looking through the folder",
     open: "Receiving",
+    interrupted: "Upload interrupted",
     running: "Running",
     cancelling: "Cancelling",
     paused: "Paused",
@@ -164,7 +185,7 @@ export const en = {
     title: (count: number, shown: string) => `${count === 1 ? "1 file needs" : `${shown} files need`} you`,
     allWell: "Nothing needs you.",
     show: (count: number, shown: string) => (count === 1 ? "Show it" : `Show all ${shown}`),
-    again: "Drop the folder again",
+    again: "Choose the folder again",
     open: "Open",
   },
   drawer: {

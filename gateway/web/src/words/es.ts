@@ -26,6 +26,8 @@ export const es: Words = {
   trouble: {
     silent: "El servidor no responde. Reintentando…",
     silentForNow: "El servidor no responde. Inténtelo de nuevo en un momento.",
+    storeSilent: "El almacenamiento no responde; el envío seguirá cuando responda. No se pierde nada.",
+    storeMoved: "El almacenamiento ha cambiado de dirección. Recargue esta página para seguir; no se pierde nada.",
     said: (why) => `El servidor responde con un error: ${why}`,
   },
   start: {
@@ -33,6 +35,8 @@ export const es: Words = {
     lead: "Se conserva todo: subcarpetas, carpetas vacías, nombres. Hasta 100.000 archivos a la vez.",
     over: "Suelte para empezar",
     overBatch: "Suelte para empezar otro lote",
+    overOpen: "Suelte para añadirlo a este lote",
+    overMissing: "Suelte para enviar lo que falta en este lote",
     folder: "Elegir una carpeta",
     files: "Elegir archivos",
     pickerRemark:
@@ -90,17 +94,34 @@ export const es: Words = {
     listName: "quedaron-fuera.csv",
     notTakenWhy: {
       "left-out": "restos de sistemas y programas",
+      "by-rule": "fuera por las reglas de la propia carpeta",
       "same-name": "otro tiene el mismo nombre",
       unreadable: "no se pudo leer",
       refused: "no se aceptó",
       changed: "cambió mientras se enviaba",
+      "other-size": "tiene otro tamaño que el anunciado",
+      "not-in-batch": "no está en este lote, que ya no admite archivos nuevos",
       "upload-failed": "no se pudo enviar",
     },
     andMore: (shown) => `y ${shown} más`,
   },
+  interrupted: {
+    title: (waiting, total) => `Subida interrumpida · ${waiting} de ${total} esperan sus datos`,
+    lead: "Lo que ya llegó no se envía de nuevo. También puede soltar aquí la carpeta.",
+    goOn: "Seguir",
+    choose: "Elegir la carpeta de nuevo",
+    without: (waiting) => `Terminar sin estos ${waiting}`,
+    end: "Terminar la subida",
+    notAllowed: "El navegador no puede leer la carpeta. Elíjala de nuevo o suéltela aquí.",
+    compared: (matched, arrived) => `${matched} encontrados de nuevo, ${arrived} habían llegado.`,
+    changed: (count, shown) =>
+      count === 1 ? "1 tiene otro tamaño que el anunciado." : `${shown} tienen otro tamaño que el anunciado.`,
+    missing: (count, shown) => (count === 1 ? "1 no está en ella." : `${shown} no están en ella.`),
+  },
   batchState: {
     scanning: "Recorriendo la carpeta",
     open: "Recibiendo",
+    interrupted: "Subida interrumpida",
     running: "En curso",
     cancelling: "Cancelando",
     paused: "En pausa",
@@ -172,7 +193,7 @@ export const es: Words = {
     title: (count, shown) => (count === 1 ? "1 archivo le necesita" : `${shown} archivos le necesitan`),
     allWell: "Nada le necesita.",
     show: (count, shown) => (count === 1 ? "Verlo" : `Ver los ${shown}`),
-    again: "Soltar la carpeta de nuevo",
+    again: "Elegir la carpeta de nuevo",
     open: "Abrir",
   },
   drawer: {

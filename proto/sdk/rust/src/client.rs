@@ -1,5 +1,7 @@
 //! Typed calls of the public API.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caudal_proto::v1;
@@ -13,6 +15,7 @@ use uuid::Uuid;
 
 use crate::error::{ClientError, is_worth_repeating};
 use crate::retry::Backoff;
+use crate::tls;
 
 /// Largest message that is sent or taken; the gateway's own limit.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -31,6 +34,8 @@ pub struct ClientSettings {
     pub patience: Duration,
     /// Language of words in answers: `en` or `es`.
     pub language: String,
+    /// Certificates to trust beside those of the system, as PEM: for a gateway or a store whose authority is your own.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for ClientSettings {
@@ -39,6 +44,7 @@ impl Default for ClientSettings {
             attempt_timeout: Duration::from_secs(30),
             patience: Duration::from_secs(120),
             language: "en".to_owned(),
+            ca_file: None,
         }
     }
 }
@@ -51,6 +57,19 @@ pub struct Client {
     authorization: MetadataValue<Ascii>,
     language: Option<MetadataValue<Ascii>>,
     settings: ClientSettings,
+    outage: Option<Outage>,
+}
+
+/// Told the words of the trouble when a call is repeated because nothing answers, and nothing when an answer came.
+type ToldOfOutage = dyn Fn(Option<&str>) + Send + Sync;
+
+#[derive(Clone)]
+struct Outage(Arc<ToldOfOutage>);
+
+impl std::fmt::Debug for Outage {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Outage").finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -72,14 +91,16 @@ impl Client {
         settings: ClientSettings,
     ) -> Result<Self, ClientError> {
         let mut client = Self::lazy(gateway, api_key, settings)?;
-        client.channel =
-            endpoint(gateway)?
-                .connect()
-                .await
-                .map_err(|error| ClientError::Unreachable {
-                    gateway: gateway.to_owned(),
-                    detail: deepest(&error),
-                })?;
+        let unreachable = |error: tonic::transport::Error| ClientError::Unreachable {
+            gateway: gateway.to_owned(),
+            detail: deepest(&error),
+        };
+        let endpoint = endpoint(gateway)?;
+        client.channel = match client.connector()? {
+            None => endpoint.connect().await,
+            Some(connector) => endpoint.connect_with_connector(connector).await,
+        }
+        .map_err(unreachable)?;
         Ok(client)
     }
 
@@ -96,13 +117,38 @@ impl Client {
             .parse()
             .map_err(|_| ClientError::BadKey)?;
         authorization.set_sensitive(true);
+        let endpoint = endpoint(gateway)?;
+        let channel = match connector(gateway, &settings)? {
+            None => endpoint.connect_lazy(),
+            Some(connector) => endpoint.connect_with_connector_lazy(connector),
+        };
         Ok(Self {
             gateway: gateway.to_owned(),
-            channel: endpoint(gateway)?.connect_lazy(),
+            channel,
             authorization,
             language: settings.language.parse().ok(),
             settings,
+            outage: None,
         })
+    }
+
+    /// The same client, which never gives a call up for want of an answer. `told` hears of a trouble each time a call is
+    /// to be repeated, and of `None` when one was answered after that.
+    #[must_use]
+    pub fn tireless(&self, told: impl Fn(Option<&str>) + Send + Sync + 'static) -> Self {
+        let mut tireless = self.clone();
+        tireless.settings.patience = Duration::MAX;
+        tireless.outage = Some(Outage(Arc::new(told)));
+        tireless
+    }
+
+    fn connector(&self) -> Result<Option<tls::Connector>, ClientError> {
+        connector(&self.gateway, &self.settings)
+    }
+
+    /// How connections to where bytes go are secured.
+    pub(crate) fn tls_config(&self) -> Result<rustls::ClientConfig, ClientError> {
+        tls::config(self.settings.ca_file.as_deref())
     }
 
     /// Address of the gateway.
@@ -201,7 +247,7 @@ impl Client {
             .await
     }
 
-    /// Asks for upload targets of 1 to 200 files. They expire: ask just before they are needed.
+    /// Asks for upload targets of 1 to 200 files, in parts for large ones. They expire: ask just before they are needed.
     ///
     /// # Errors
     /// The gateway's refusal, or no answer. One file's trouble is in its own target.
@@ -216,6 +262,7 @@ impl Client {
             files: Some(v1::issue_uploads_request::Files::Ordinals(v1::Ordinals {
                 ordinals,
             })),
+            parts: true,
         };
         let send = |mut client: UploadServiceClient<Channel>, request| async move {
             client.issue_uploads(request).await
@@ -346,21 +393,32 @@ impl Client {
         Body: Clone,
         Sent: Future<Output = Result<Response<Answer>, Status>>,
     {
-        let give_up_at = Instant::now() + self.settings.patience;
+        // None: a patience without end.
+        let give_up_at = Instant::now().checked_add(self.settings.patience);
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let mut request = self.with_headers(body.clone());
             request.set_timeout(self.settings.attempt_timeout);
             let status = match send(request).await {
-                Ok(response) => return Ok(response.into_inner()),
+                Ok(response) => {
+                    if let (Some(Outage(told)), 1..) = (&self.outage, backoff.attempts()) {
+                        told(None);
+                    }
+                    return Ok(response.into_inner());
+                }
                 Err(status) => status,
             };
             let Some(asked) = is_worth_repeating(&status) else {
                 return Err(ClientError::from_status(&status, &self.gateway));
             };
             let wait = backoff.next_wait().max(asked.unwrap_or_default());
-            if Instant::now() + wait > give_up_at {
+            if give_up_at.is_some_and(|at| Instant::now() + wait > at) {
                 return Err(ClientError::from_status(&status, &self.gateway));
+            }
+            if let Some(Outage(told)) = &self.outage {
+                told(Some(
+                    &ClientError::from_status(&status, &self.gateway).to_string(),
+                ));
             }
             tracing::debug!(code = ?status.code(), message = status.message(), ?wait, "call will be repeated");
             tokio::time::sleep(wait).await;
@@ -403,18 +461,23 @@ impl Client {
     }
 }
 
+fn connector(
+    gateway: &str,
+    settings: &ClientSettings,
+) -> Result<Option<tls::Connector>, ClientError> {
+    if !gateway.starts_with("https://") {
+        return Ok(None);
+    }
+    tls::connector(settings.ca_file.as_deref(), CONNECT_TIMEOUT).map(Some)
+}
+
 fn endpoint(gateway: &str) -> Result<Endpoint, ClientError> {
     let bad = |why: &str| ClientError::BadAddress {
         gateway: gateway.to_owned(),
         why: why.to_owned(),
     };
-    if gateway.starts_with("https://") {
-        return Err(bad(
-            "this client speaks http:// only; put a local TLS proxy between them",
-        ));
-    }
-    if !gateway.starts_with("http://") {
-        return Err(bad("it must begin with http://"));
+    if !gateway.starts_with("http://") && !gateway.starts_with("https://") {
+        return Err(bad("it must begin with http:// or https://"));
     }
     let endpoint = Endpoint::from_shared(gateway.trim_end_matches('/').to_owned())
         .map_err(|error| bad(&deepest(&error)))?;

@@ -20,6 +20,9 @@ pub enum ClientError {
         /// What is wrong with it.
         why: String,
     },
+    /// Connections cannot be secured.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
     /// The API key cannot be sent as a header.
     #[error("the API key holds characters that no key has; copy it again from where it was shown")]
     BadKey,

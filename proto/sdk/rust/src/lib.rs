@@ -8,8 +8,11 @@
 pub mod bulk;
 pub mod client;
 pub mod error;
+mod http;
 pub mod ingest;
 pub mod retry;
+pub mod rules;
+mod tls;
 pub mod walk;
 pub mod watch;
 
@@ -19,4 +22,5 @@ pub use caudal_proto::v1;
 pub use client::{Client, ClientSettings};
 pub use error::{ClientError, RemoteRefusal};
 pub use ingest::{Ingest, IngestSettings};
+pub use rules::{Rules, RulesError};
 pub use watch::{Update, Watch};

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use caudal_domain::RelativePath;
 
+use crate::rules::Rules;
+
 /// One thing the walk met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
@@ -28,6 +30,8 @@ pub struct FoundFile {
     pub size: u64,
     /// Time of the last change, where the file system knows it.
     pub modified: Option<SystemTime>,
+    /// Of its content, once it was read.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// Something in the folder that was not taken in.
@@ -42,6 +46,9 @@ pub struct Problem {
 /// Why something was not taken in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken {
+    /// The caller's rules leave it out.
+    #[error("left out by the rule `{0}`")]
+    LeftOut(String),
     /// Links are not followed: they may leave the folder or lead in circles.
     #[error("is a symbolic link, and links are not followed")]
     SymbolicLink,
@@ -63,6 +70,17 @@ pub enum NotTaken {
     /// Between the walk and the end of its upload it changed.
     #[error("changed while it was uploaded")]
     Changed,
+    /// The batch holds a file of this path that is not this one.
+    #[error(
+        "is in the batch already with other content: give it another path, or begin a new batch"
+    )]
+    OtherInBatch,
+    /// The batch is complete and holds no file of this path.
+    #[error("is not in the batch, which takes no new files: begin a new batch for it")]
+    NotInBatch,
+    /// The batch waits for it and the folder does not have it.
+    #[error("is waited for and not in this folder")]
+    NotHere,
     /// The gateway refused this entry or its confirmation.
     #[error("was refused: {0}")]
     Refused(String),
@@ -72,10 +90,11 @@ pub enum NotTaken {
 }
 
 impl NotTaken {
-    /// Whether something of the folder's content is missing because of it. A link is left out by rule.
+    /// Whether something of the folder's content is missing because of it. Links and what rules leave out are not meant to
+    /// be taken.
     #[must_use]
     pub fn is_a_loss(&self) -> bool {
-        !matches!(self, Self::SymbolicLink)
+        !matches!(self, Self::SymbolicLink | Self::LeftOut(_))
     }
 }
 
@@ -90,19 +109,79 @@ pub struct Stopped;
 /// [`Stopped`] as soon as `take` says so.
 pub fn walk(
     root: &Path,
+    rules: &Rules,
     mut take: impl FnMut(Found) -> Result<(), Stopped>,
 ) -> Result<(), Stopped> {
     // Each level holds its own folders that are still to be visited, last first.
     let mut waiting: Vec<(PathBuf, String)> = vec![(root.to_path_buf(), String::new())];
     while let Some((folder, prefix)) = waiting.pop() {
-        visit(&folder, &prefix, &mut waiting, &mut take)?;
+        visit(&folder, &prefix, rules, &mut waiting, &mut take)?;
     }
     Ok(())
+}
+
+/// What the rules leave out of a folder, before anything is sent. Nothing but names is read.
+#[derive(Debug, Clone, Default)]
+pub struct LeftOut {
+    /// Paths of the first thousand, those of folders ending in `/`.
+    pub first: Vec<String>,
+    /// Files left out, those below folders that are left out not counted.
+    pub files: u64,
+    /// Folders left out with all that is in them.
+    pub folders: u64,
+}
+
+/// How many of what is left out are kept by name.
+const LEFT_OUT_NAMED: usize = 1_000;
+
+/// Looks through the folder for what the rules leave out.
+#[must_use]
+pub fn left_out(root: &Path, rules: &Rules) -> LeftOut {
+    let mut left_out = LeftOut::default();
+    let mut waiting = vec![(root.to_path_buf(), String::new())];
+    while let Some((folder, prefix)) = waiting.pop() {
+        // What cannot be read is told of when the folder is walked.
+        let Ok(listing) = fs::read_dir(&folder) else {
+            continue;
+        };
+        let mut entries: Vec<fs::DirEntry> = listing.flatten().collect();
+        entries.sort_by_key(fs::DirEntry::file_name);
+        let mut folders = Vec::new();
+        for entry in entries {
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
+            let path = join(&prefix, &entry.file_name().to_string_lossy());
+            if kind.is_symlink() {
+                continue;
+            }
+            if rules.leaves_out(&path, kind.is_dir()).is_some() {
+                let shown = match kind.is_dir() {
+                    true => {
+                        left_out.folders += 1;
+                        format!("{path}/")
+                    }
+                    false => {
+                        left_out.files += 1;
+                        path
+                    }
+                };
+                if left_out.first.len() < LEFT_OUT_NAMED {
+                    left_out.first.push(shown);
+                }
+            } else if kind.is_dir() {
+                folders.push((entry.path(), path));
+            }
+        }
+        waiting.extend(folders.into_iter().rev());
+    }
+    left_out
 }
 
 fn visit(
     folder: &Path,
     prefix: &str,
+    rules: &Rules,
     waiting: &mut Vec<(PathBuf, String)>,
     take: &mut impl FnMut(Found) -> Result<(), Stopped>,
 ) -> Result<(), Stopped> {
@@ -142,6 +221,12 @@ fn visit(
             take(problem(&shown, NotTaken::SymbolicLink))?;
             continue;
         }
+        if let Some(rule) = rules.leaves_out(&shown, kind.is_dir()) {
+            // A folder whose files are left out is not for that an empty one.
+            anything_taken |= !kind.is_dir();
+            take(problem(&shown, NotTaken::LeftOut(rule)))?;
+            continue;
+        }
         let path = match RelativePath::parse(&join(prefix, name)) {
             Ok(path) => path,
             Err(error) => {
@@ -166,6 +251,7 @@ fn visit(
                     local: entry.path(),
                     size: metadata.len(),
                     modified: metadata.modified().ok(),
+                    sha256: None,
                 }))?;
             }
             Err(error) => take(problem(&shown, NotTaken::Unreadable(error.to_string())))?,
@@ -207,7 +293,7 @@ mod tests {
 
     fn everything(root: &Path) -> Vec<Found> {
         let mut found = Vec::new();
-        walk(root, |one| {
+        walk(root, &Rules::none(), |one| {
             found.push(one);
             Ok(())
         })
@@ -311,10 +397,40 @@ mod tests {
         fs::write(root.path().join("a"), "1").unwrap();
         fs::write(root.path().join("b"), "1").unwrap();
         let mut calls = 0;
-        let ended = walk(root.path(), |_| {
+        let ended = walk(root.path(), &Rules::none(), |_| {
             calls += 1;
             Err(Stopped)
         });
         assert_eq!((ended, calls), (Err(Stopped), 1));
+    }
+
+    #[test]
+    fn what_the_rules_leave_out_is_named_before_and_while_walking_and_is_no_loss() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("build/deep")).unwrap();
+        fs::create_dir(root.path().join("src")).unwrap();
+        fs::write(root.path().join("build/deep/a.o"), "1").unwrap();
+        fs::write(root.path().join("src/a.rs"), "1").unwrap();
+        fs::write(root.path().join("src/.DS_Store"), "1").unwrap();
+        let rules = Rules::of_folder(root.path(), &["build/".to_owned()], false).unwrap();
+        let before = left_out(root.path(), &rules);
+        assert_eq!(before.first, ["build/", "src/.DS_Store"]);
+        assert_eq!((before.files, before.folders), (1, 1));
+
+        let mut found = Vec::new();
+        walk(root.path(), &rules, |one| {
+            found.push(one);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(
+            shown(&found),
+            [
+                "build left out by the rule `build/`",
+                "src/.DS_Store left out by the rule `.DS_Store`",
+                "src/a.rs 1"
+            ]
+        );
+        assert!(!NotTaken::LeftOut(String::new()).is_a_loss());
     }
 }

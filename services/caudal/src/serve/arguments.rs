@@ -8,7 +8,7 @@ use caudal_gateway::AllowedOrigins;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use crate::settings::{LandingArguments, StoreArguments, TelemetryArguments};
+use crate::settings::{LandingArguments, StoreArguments, TelemetryArguments, TlsArguments};
 
 const GATEWAY: &str = "Gateway";
 const LEDGER: &str = "Ledger";
@@ -190,6 +190,20 @@ pub(crate) struct ServeArguments {
         help_heading = GATEWAY
     )]
     pub(crate) allowed_origins: Option<AllowedOrigins>,
+    /// Take the ETag that a client tells for what landed, without asking the store for each file
+    #[arg(
+        long,
+        env = "CAUDAL_TRUST_ETAGS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        help_heading = GATEWAY
+    )]
+    pub(crate) trust_etags: bool,
+    #[command(flatten)]
+    pub(crate) tls: TlsArguments,
     /// Files that it handles at once; the limiter may grant fewer
     #[arg(
         long,

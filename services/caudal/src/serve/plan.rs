@@ -111,6 +111,8 @@ fn gateway(arguments: &ServeArguments) -> Result<GatewayOptions, Failure> {
     Ok(GatewayOptions {
         web_dir: arguments.web_dir.clone(),
         allowed_origins: arguments.allowed_origins.clone(),
+        trusts_etags: arguments.trust_etags,
+        tls: arguments.tls.certificate()?,
     })
 }
 

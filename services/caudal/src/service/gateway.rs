@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use caudal_gateway::{AllowedOrigins, Deps, Gateway};
+use caudal_node::Certificate;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,10 @@ pub(crate) struct GatewayOptions {
     pub(crate) web_dir: Option<PathBuf>,
     /// Whose pages may call; all when left out.
     pub(crate) allowed_origins: Option<AllowedOrigins>,
+    /// Whether an ETag that a client tells needs no question to the store.
+    pub(crate) trusts_etags: bool,
+    /// What it shows to speak https.
+    pub(crate) tls: Option<Certificate>,
 }
 
 /// Starts it.
@@ -41,12 +46,18 @@ pub(crate) async fn start(
     if let Some(origins) = options.allowed_origins {
         settings.allowed_origins = origins;
     }
+    settings.trusts_etags = options.trusts_etags;
+    let is_secure = options.tls.is_some();
+    settings.tls = options.tls;
     let stop = CancellationToken::new();
     let gateway = Gateway::start(settings, deps, listener, stop.clone())
         .await
         .map_err(|error| broken(&error))?;
     Ok(Started {
-        address: reached_at(gateway.address()),
+        address: match is_secure {
+            true => reached_at(gateway.address()).replacen("http://", "https://", 1),
+            false => reached_at(gateway.address()),
+        },
         part: Part::new("the gateway", stop, gateway.join()),
     })
 }

@@ -1,15 +1,19 @@
 //! What `caudal up` is to run, read and checked before anything is opened or bound.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use caudal_node::Certificate;
 use caudal_node::telemetry::TelemetrySettings;
 use caudal_providers::EmbeddingSettings;
 
 use crate::cli::UpArguments;
 use crate::failure::Failure;
 use crate::settings::{check_database_url, check_redis_url};
+
+/// Where the embedded store listens: on this machine alone, on the port of its data folder.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The whole plan.
 pub(crate) struct Plan {
@@ -20,6 +24,7 @@ pub(crate) struct Plan {
     pub(crate) s3: S3,
     pub(crate) embeddings: EmbeddingSettings,
     pub(crate) landing_delay: Duration,
+    pub(crate) tls: Option<Certificate>,
     pub(crate) telemetry: TelemetrySettings,
 }
 
@@ -29,7 +34,12 @@ pub(crate) enum Redis {
 }
 
 pub(crate) enum S3 {
-    Embedded { bucket: String, region: String },
+    Embedded {
+        bucket: String,
+        region: String,
+        listen: SocketAddr,
+        public_endpoint: Option<String>,
+    },
     External(Box<caudal_objects::Settings>),
 }
 
@@ -48,11 +58,18 @@ impl Plan {
                 executable: arguments.redis_server.clone(),
             },
         };
-        let s3 = match arguments.store.store()? {
+        let s3 = match arguments.store.external()? {
+            Some(_) if arguments.s3_listen.is_some() => {
+                return Err(Failure::misconfigured(
+                    "--s3-listen is for the embedded store, and --s3-endpoint names another: leave one out",
+                ));
+            }
             Some(settings) => S3::External(Box::new(settings)),
             None => S3::Embedded {
                 bucket: arguments.store.s3_bucket.clone(),
                 region: arguments.store.s3_region.clone(),
+                listen: arguments.s3_listen.unwrap_or(LOOPBACK),
+                public_endpoint: arguments.store.public_endpoint(),
             },
         };
         Ok(Self {
@@ -64,6 +81,7 @@ impl Plan {
             embeddings: EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
             landing_delay: arguments.landing.landing_delay,
+            tls: arguments.tls.certificate()?,
             telemetry: arguments.telemetry.of("caudal"),
         })
     }
@@ -110,5 +128,27 @@ mod tests {
         assert!(plan(&store).is_err());
         store[1] = "http://127.0.0.1:9000";
         assert!(plan(&store).is_ok());
+        store.extend(["--s3-listen", "127.0.0.1:9001"]);
+        assert!(plan(&store).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_embedded_store_may_be_given_an_address() {
+        let given = plan(&[
+            "--s3-listen",
+            "0.0.0.0:9001",
+            "--s3-public-endpoint",
+            "https://objects.example",
+        ]);
+        let S3::Embedded {
+            listen,
+            public_endpoint,
+            ..
+        } = given.unwrap().s3
+        else {
+            panic!("not embedded")
+        };
+        assert_eq!(listen.to_string(), "0.0.0.0:9001");
+        assert_eq!(public_endpoint.as_deref(), Some("https://objects.example"));
     }
 }

@@ -96,7 +96,11 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     }
     parts.stop_first(stage_parts);
 
-    let gateway = service::gateway::start(&mesh, GatewayOptions::default(), listener).await?;
+    let options = GatewayOptions {
+        tls: plan.tls,
+        ..GatewayOptions::default()
+    };
+    let gateway = service::gateway::start(&mesh, options, listener).await?;
     parts.stop_first(vec![gateway.part]);
     for address in services.values().chain([&gateway.address]) {
         until_serving(address).await?;
@@ -125,10 +129,20 @@ async fn start_store(
     secrets: &Secrets,
     parts: &mut Parts,
 ) -> Result<caudal_objects::Settings, Failure> {
-    let (bucket, region) = match plan {
+    let (bucket, region, at, public_endpoint) = match plan {
         S3::External(settings) => return Ok(*settings),
-        S3::Embedded { bucket, region } => (bucket, region),
+        S3::Embedded {
+            bucket,
+            region,
+            listen,
+            public_endpoint,
+        } => (bucket, region, listen, public_endpoint),
     };
+    let listener = folder
+        .store_listener(at)
+        .map_err(|error| Failure::misconfigured(error.to_string()))?;
+    let listener = tokio::net::TcpListener::from_std(listener)
+        .map_err(|error| Failure::broken(format!("cannot start the object store: {error}")))?;
     let settings = S3Settings::new(
         folder.objects(),
         &secrets.s3_access_key,
@@ -136,7 +150,7 @@ async fn start_store(
         bucket.as_str(),
     );
     let stop = CancellationToken::new();
-    let server = S3Server::start(settings, listen(LOOPBACK).await?, stop.clone())
+    let server = S3Server::start(settings, listener, stop.clone())
         .await
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
     let mut store = caudal_objects::Settings::new(
@@ -146,6 +160,9 @@ async fn start_store(
         secrets.s3_secret_key.as_str(),
     );
     store.region = region;
+    store.public_endpoint = public_endpoint;
+    ObjectStore::connect(store.clone())
+        .map_err(|error| Failure::misconfigured(error.to_string()))?;
     parts.stop_first(vec![Part::new("the object store", stop, async move {
         server.stopped().await;
         Ok::<_, Infallible>(())

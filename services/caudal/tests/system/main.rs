@@ -10,7 +10,9 @@ mod page;
 mod raw;
 mod recovery;
 mod refusals;
+mod resume;
 mod samples;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -1,6 +1,6 @@
 //! The page in a real browser: a real folder is dropped on it, and every file is seen to reach its end.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -27,29 +27,48 @@ fn is_built(file: &Path) -> bool {
     built
 }
 
-/// Runs a script of `gateway/web/browser` against a system of its own.
+/// Runs a script of `gateway/web/browser` against a system of its own, which is killed and started again whenever the
+/// script says `kill`; it is told when that is done.
 fn in_a_browser(script: &str) {
     let web = repository().join("gateway/web");
     if !is_built(&web.join("dist/index.html")) || !is_built(&web.join("node_modules")) {
         return;
     }
-    let ground = Ground::with(
+    let mut ground = Ground::with(
         Database::Sqlite,
         &[("CAUDAL_WEB_DIR", web.join("dist").to_str().unwrap())],
     );
-    let ran = Command::new("node")
+    let mut running = Command::new("node")
         .arg(web.join("browser").join(script))
         .env("CAUDAL_GATEWAY", ground.system.ready("gateway"))
         .env("CAUDAL_API_KEY", ground.system.ready("api_key"))
         .env("CAUDAL_OPERATOR_KEY", ground.system.ready("operator_key"))
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    assert!(
-        ran.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&ran.stdout),
-        String::from_utf8_lossy(&ran.stderr)
-    );
+    let mut complaints = running.stderr.take().unwrap();
+    let complaints = std::thread::spawn(move || {
+        let mut words = String::new();
+        complaints.read_to_string(&mut words).map(|_| words)
+    });
+    let mut answers = running.stdin.take().unwrap();
+    let mut said = Vec::new();
+    for line in BufReader::new(running.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line == "kill" {
+            let address = ground.system.ready("s3");
+            ground.system.kill().unwrap();
+            ground.system.restart().unwrap();
+            assert_eq!(ground.system.ready("s3"), address, "the store moved");
+            answers.write_all(b"restarted\n").unwrap();
+        }
+        said.push(line);
+    }
+    let complaints = complaints.join().unwrap().unwrap();
+    let ended = running.wait().unwrap();
+    assert!(ended.success(), "{}\n{complaints}", said.join("\n"));
     ground.system.verify().unwrap();
 }
 
@@ -66,6 +85,16 @@ fn every_name_of_a_disk_dropped_or_picked_is_in_the_batch_or_named_as_left_out()
 #[test]
 fn the_page_reckons_nothing_while_paused_and_keeps_what_was_chosen_in_sight() {
     in_a_browser("truth.mjs");
+}
+
+#[test]
+fn a_page_that_sends_goes_on_by_itself_when_the_system_was_killed_and_started_again() {
+    in_a_browser("restart.mjs");
+}
+
+#[test]
+fn an_upload_that_broke_off_is_gone_on_with_by_the_page_and_only_the_rest_is_sent() {
+    in_a_browser("resume.mjs");
 }
 
 #[test]

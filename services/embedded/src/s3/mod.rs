@@ -16,6 +16,7 @@ mod receive;
 mod service;
 mod signature;
 mod store;
+mod strict;
 mod uploads;
 
 use std::io;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request};
+use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,7 +35,7 @@ use hyper_util::service::TowerToHyperService;
 use s3s::auth::SimpleAuth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpError, HttpResponse};
+use s3s::{Body, HttpError, HttpResponse, S3Error, S3ErrorCode};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -56,6 +58,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest XML body: ten thousand parts of a CompleteMultipartUpload are about half of it.
 const MAX_XML_BYTES: usize = 4 * 1024 * 1024;
+/// Of a refusal's XML.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// How long a browser may remember the answer to a preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
@@ -72,6 +76,9 @@ pub struct S3Settings {
     pub bucket: String,
     /// What an answered write survives.
     pub durability: Durability,
+    /// Whether it refuses what stores refuse that are stricter than AWS: parts of different sizes, as R2 does, and checksums
+    /// after the body or of algorithms that not all know. For tests of what is to work with all of them.
+    pub is_strict: bool,
 }
 
 impl S3Settings {
@@ -88,6 +95,7 @@ impl S3Settings {
             secret_key: secret_key.into(),
             bucket: bucket.into(),
             durability: Durability::default(),
+            is_strict: false,
         }
     }
 }
@@ -116,7 +124,8 @@ impl S3Server {
         let folder = settings.folder.clone();
         let opened = tokio::task::spawn_blocking(move || -> io::Result<Store> {
             std::fs::create_dir_all(&folder)?;
-            let store = Store::open(&folder, settings.durability)?;
+            let mut store = Store::open(&folder, settings.durability)?;
+            store.is_strict = settings.is_strict;
             store.clear_abandoned_uploads()?;
             Ok(store)
         });
@@ -127,7 +136,7 @@ impl S3Server {
         };
         let service = signed(service, settings.access_key, settings.secret_key);
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listen, service, shutdown));
+        serving.spawn(serve(listen, service, settings.is_strict, shutdown));
         Ok(S3Server { address, serving })
     }
 
@@ -173,22 +182,62 @@ fn signed(service: Service, access_key: String, secret_key: String) -> S3Service
 /// The service behind the check of what its signatures cover.
 fn checked(
     service: S3Service,
+    is_strict: bool,
 ) -> impl tower::Service<Request<Incoming>, Response = HttpResponse, Error = HttpError, Future: Send>
 + Clone
 + Send {
     tower::service_fn(move |request: Request<Incoming>| {
         let service = service.clone();
         async move {
-            match signature::check(request.uri(), request.headers()) {
-                Ok(()) => service.call(request.map(Body::from)).await,
-                Err(refused) => {
-                    tracing::debug!(%refused, "a request was refused for its signature");
-                    let answer = refused.to_http_response();
-                    answer.map_err(|error| HttpError::new(Box::new(error)))
+            let may = signature::check(request.uri(), request.headers()).and_then(|()| {
+                if is_strict {
+                    strict::check(request.headers())
+                } else {
+                    Ok(())
                 }
+            });
+            if let Err(refused) = may {
+                tracing::debug!(%refused, "a request was refused");
+                return answer_of(refused);
+            }
+            let sent =
+                signature::length_it_fixes(request.uri(), request.headers()).map(str::to_owned);
+            let answer = service.call(request.map(Body::from)).await?;
+            match sent {
+                Some(sent) if answer.status() == http::StatusCode::FORBIDDEN => {
+                    told_of_its_length(answer, &sent).await
+                }
+                _ => Ok(answer),
             }
         }
     })
+}
+
+fn answer_of(refused: S3Error) -> Result<HttpResponse, HttpError> {
+    let answer = refused.to_http_response();
+    answer.map_err(|error| HttpError::new(Box::new(error)))
+}
+
+/// A URL that puts one object fixes its size by the signature alone, so another size shows as a signature that does not fit.
+/// It is by far the most common reason, and is said.
+async fn told_of_its_length(refused: HttpResponse, sent: &str) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = refused.into_parts();
+    let whole = Limited::new(body, MAX_REFUSAL_BYTES).collect().await;
+    let words = whole.map(Collected::to_bytes).unwrap_or_default();
+    let code = S3ErrorCode::SignatureDoesNotMatch;
+    let is_other_code = !words
+        .windows(code.as_str().len())
+        .any(|piece| piece == code.as_str().as_bytes());
+    if is_other_code {
+        return Ok(HttpResponse::from_parts(parts, Body::from(words)));
+    }
+    answer_of(S3Error::with_message(
+        code,
+        format!(
+            "This URL takes one object of exactly the size that it was made for, by one method, before it expires. \
+             What was sent has {sent} bytes: is that the size that was announced?"
+        ),
+    ))
 }
 
 /// Any page may ask: what it may do is decided by the signature in the URL it was given.
@@ -206,7 +255,12 @@ fn cors() -> CorsLayer {
         .max_age(PREFLIGHT_AGE)
 }
 
-async fn serve(listen: TcpListener, service: S3Service, shutdown: CancellationToken) {
+async fn serve(
+    listen: TcpListener,
+    service: S3Service,
+    is_strict: bool,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -226,7 +280,7 @@ async fn serve(listen: TcpListener, service: S3Service, shutdown: CancellationTo
         };
         let service = tower::ServiceBuilder::new()
             .layer(cors())
-            .service(checked(service.clone()));
+            .service(checked(service.clone(), is_strict));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)

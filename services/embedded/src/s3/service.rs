@@ -50,12 +50,109 @@ impl Service {
         }
     }
 
+    async fn page(&self, asked: Asked) -> S3Result<Page> {
+        // An empty one is what rclone sends for none.
+        let delimiter = asked.delimiter.filter(|delimiter| !delimiter.is_empty());
+        if delimiter
+            .as_deref()
+            .is_some_and(|delimiter| delimiter != "/")
+        {
+            return Err(s3_error!(NotImplemented, "the delimiter is / or none"));
+        }
+        let max_keys = asked.max_keys.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS);
+        let max = usize::try_from(max_keys).map_err(S3Error::internal_error)?;
+        let is_folded = delimiter.is_some();
+        let (listed, is_truncated) = self
+            .with_store(move |store| {
+                let query = ListQuery {
+                    prefix: &asked.prefix,
+                    after: &asked.after,
+                    is_folded,
+                    max,
+                };
+                list(store, &query)
+            })
+            .await?;
+        let next = listed
+            .last()
+            .filter(|_| is_truncated)
+            .map(|last| last.name().to_owned());
+        let mut page = Page {
+            delimiter,
+            encoding: asked.encoding,
+            max_keys,
+            next,
+            contents: Vec::new(),
+            common_prefixes: Vec::new(),
+        };
+        for one in listed {
+            match one {
+                Listed::Prefix(prefix) => {
+                    let prefix = Some(page.encoded(prefix));
+                    page.common_prefixes.push(CommonPrefix { prefix });
+                }
+                Listed::Object {
+                    key,
+                    size,
+                    modified,
+                    etag,
+                } => {
+                    let key = Some(page.encoded(key));
+                    page.contents.push(Object {
+                        key,
+                        size: Some(length(size)?),
+                        last_modified: Some(modified.into()),
+                        e_tag: Some(ETag::Strong(etag)),
+                        ..Object::default()
+                    });
+                }
+            }
+        }
+        Ok(page)
+    }
+
     async fn with_store<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
         let store = Arc::clone(&self.store);
         blocking(move || work(&store)).await
+    }
+}
+
+/// What both kinds of listing ask.
+struct Asked {
+    prefix: String,
+    /// Keys after this one.
+    after: String,
+    delimiter: Option<String>,
+    max_keys: Option<i32>,
+    encoding: Option<EncodingType>,
+}
+
+/// What both kinds of listing answer.
+struct Page {
+    delimiter: Option<String>,
+    encoding: Option<EncodingType>,
+    max_keys: i32,
+    /// The last name, when there is more after it.
+    next: Option<String>,
+    contents: Vec<Object>,
+    common_prefixes: Vec<CommonPrefix>,
+}
+
+impl Page {
+    /// A name as the client wants it: XML cannot hold every letter of a key, and clients that ask for this decode it.
+    fn encoded(&self, name: String) -> String {
+        let is_wanted = self
+            .encoding
+            .as_ref()
+            .is_some_and(|encoding| encoding.as_str() == EncodingType::URL);
+        if !is_wanted {
+            return name;
+        }
+        let encoded: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        encoded.replace("%2F", "/")
     }
 }
 
@@ -94,8 +191,10 @@ impl S3 for Service {
         &self,
         _: S3Request<ListBucketsInput>,
     ) -> S3Result<S3Response<ListBucketsOutput>> {
+        let made = self.with_store(Store::made).await?;
         let bucket = Bucket {
             name: Some(self.bucket.clone()),
+            creation_date: Some(made.into()),
             ..Bucket::default()
         };
         Ok(S3Response::new(ListBucketsOutput {
@@ -310,79 +409,68 @@ impl S3 for Service {
         }))
     }
 
+    async fn list_objects(
+        &self,
+        req: S3Request<ListObjectsInput>,
+    ) -> S3Result<S3Response<ListObjectsOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let asked = Asked {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            after: input.marker.clone().unwrap_or_default(),
+            delimiter: input.delimiter,
+            max_keys: input.max_keys,
+            encoding: input.encoding_type,
+        };
+        let page = self.page(asked).await?;
+        Ok(S3Response::new(ListObjectsOutput {
+            name: Some(input.bucket),
+            prefix: input.prefix.map(|prefix| page.encoded(prefix)),
+            marker: input.marker.map(|marker| page.encoded(marker)),
+            next_marker: page.next.clone().map(|next| page.encoded(next)),
+            delimiter: page.delimiter,
+            encoding_type: page.encoding,
+            max_keys: Some(page.max_keys),
+            is_truncated: Some(page.next.is_some()),
+            contents: Some(page.contents),
+            common_prefixes: Some(page.common_prefixes),
+            ..ListObjectsOutput::default()
+        }))
+    }
+
     async fn list_objects_v2(
         &self,
         req: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = req.input;
         self.check_bucket(&input.bucket)?;
-        if input
-            .delimiter
-            .as_deref()
-            .is_some_and(|delimiter| delimiter != "/")
-        {
-            return Err(s3_error!(NotImplemented, "the delimiter is / or none"));
-        }
-        let max_keys = input.max_keys.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS);
-        let max = usize::try_from(max_keys).map_err(S3Error::internal_error)?;
-        let is_folded = input.delimiter.is_some();
-        let prefix = input.prefix.clone().unwrap_or_default();
         // The token is the last name of the page before.
         let after = input
             .continuation_token
             .clone()
-            .or(input.start_after.clone())
-            .unwrap_or_default();
-        let (page, is_truncated) = self
-            .with_store(move |store| {
-                let query = ListQuery {
-                    prefix: &prefix,
-                    after: &after,
-                    is_folded,
-                    max,
-                };
-                list(store, &query)
-            })
-            .await?;
-        let next = page
-            .last()
-            .filter(|_| is_truncated)
-            .map(|last| last.name().to_owned());
-        let key_count = i32::try_from(page.len()).map_err(S3Error::internal_error)?;
-        let mut contents = Vec::new();
-        let mut common_prefixes = Vec::new();
-        for listed in page {
-            match listed {
-                Listed::Prefix(prefix) => common_prefixes.push(CommonPrefix {
-                    prefix: Some(prefix),
-                }),
-                Listed::Object {
-                    key,
-                    size,
-                    modified,
-                    etag,
-                } => contents.push(Object {
-                    key: Some(key),
-                    size: Some(length(size)?),
-                    last_modified: Some(modified.into()),
-                    e_tag: Some(ETag::Strong(etag)),
-                    ..Object::default()
-                }),
-            }
-        }
+            .or(input.start_after.clone());
+        let asked = Asked {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            after: after.unwrap_or_default(),
+            delimiter: input.delimiter,
+            max_keys: input.max_keys,
+            encoding: input.encoding_type,
+        };
+        let page = self.page(asked).await?;
+        let key_count = page.contents.len() + page.common_prefixes.len();
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
-            prefix: input.prefix,
-            delimiter: input.delimiter,
-            encoding_type: input.encoding_type,
-            start_after: input.start_after,
+            prefix: input.prefix.map(|prefix| page.encoded(prefix)),
+            start_after: input.start_after.map(|after| page.encoded(after)),
+            delimiter: page.delimiter,
+            encoding_type: page.encoding,
             continuation_token: input.continuation_token,
-            max_keys: Some(max_keys),
-            key_count: Some(key_count),
-            is_truncated: Some(is_truncated),
-            next_continuation_token: next,
-            contents: Some(contents),
-            common_prefixes: Some(common_prefixes),
+            max_keys: Some(page.max_keys),
+            key_count: Some(i32::try_from(key_count).map_err(S3Error::internal_error)?),
+            is_truncated: Some(page.next.is_some()),
+            next_continuation_token: page.next,
+            contents: Some(page.contents),
+            common_prefixes: Some(page.common_prefixes),
             ..ListObjectsV2Output::default()
         }))
     }
@@ -486,6 +574,35 @@ impl S3 for Service {
                 ..CopyPartResult::default()
             }),
             ..UploadPartCopyOutput::default()
+        }))
+    }
+
+    /// All of them in one page: there are few.
+    async fn list_multipart_uploads(
+        &self,
+        req: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let unfinished = self
+            .with_store(move |store| store.unfinished(&prefix))
+            .await?;
+        let uploads = unfinished
+            .into_iter()
+            .map(|(key, id, begun)| MultipartUpload {
+                key: Some(key),
+                upload_id: Some(id),
+                initiated: Some(begun.into()),
+                ..MultipartUpload::default()
+            })
+            .collect();
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            bucket: Some(input.bucket),
+            prefix: input.prefix,
+            is_truncated: Some(false),
+            uploads: Some(uploads),
+            ..ListMultipartUploadsOutput::default()
         }))
     }
 

@@ -2,7 +2,7 @@
 //! that change what a request does. That is checked here, before s3s sees the request: whoever was given a URL that puts
 //! one object could else add `x-amz-copy-source` and read any other.
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap};
 use http::{HeaderName, HeaderValue, Uri};
 use s3s::{S3Error, S3Result, s3_error};
 
@@ -31,6 +31,17 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> S3Result<()> {
         return Err(s3_error!(AccessDenied, "A presigned URL does not copy"));
     }
     Ok(())
+}
+
+/// The length that was sent to a URL whose signature fixes it; none where it does not.
+pub(super) fn length_it_fixes<'headers>(
+    uri: &Uri,
+    headers: &'headers HeaderMap,
+) -> Option<&'headers str> {
+    let signature = Signature::of(uri, headers).ok()?;
+    let sent = headers.get(CONTENT_LENGTH)?;
+    let fixes = signature.is_in_query && signature.covers(&CONTENT_LENGTH, sent);
+    sent.to_str().ok().filter(|_| fixes)
 }
 
 fn is_instruction(name: &HeaderName) -> bool {

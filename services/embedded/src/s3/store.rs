@@ -88,6 +88,8 @@ pub(super) struct Store {
     staged: AtomicU64,
     locks: Vec<Mutex<()>>,
     durability: Durability,
+    /// Whether parts must be of one size.
+    pub(super) is_strict: bool,
 }
 
 impl Store {
@@ -100,6 +102,7 @@ impl Store {
             staged: AtomicU64::new(0),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             durability,
+            is_strict: false,
         };
         if store.staging.exists() {
             fs::remove_dir_all(&store.staging)?;
@@ -118,6 +121,15 @@ impl Store {
     /// The object under the key.
     pub(super) fn get(&self, key: &str) -> S3Result<Opened> {
         self.find(key)?.ok_or_else(|| s3_error!(NoSuchKey))
+    }
+
+    /// When the store was made.
+    pub(super) fn made(&self) -> S3Result<SystemTime> {
+        let folder = fs::metadata(&self.objects).map_err(from_io)?;
+        folder
+            .created()
+            .or_else(|_| folder.modified())
+            .map_err(from_io)
     }
 
     /// A new file aside, to become an object.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use caudal_domain::{FileRef, Stage, Token};
+use caudal_domain::{FileRef, Reason, Stage, Token};
 use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
 
@@ -130,6 +130,9 @@ pub(super) fn check_commit(
         }
         check_step(old, row, before, after, &mut found);
     }
+    if after.attempts.len() > before.attempts.len() {
+        check_kills(before, after, &mut found);
+    }
     let mut out: BTreeMap<Stage, u32> = BTreeMap::new();
     let mut out_before: BTreeMap<Stage, u32> = BTreeMap::new();
     for (tables, out) in [(before, &mut out_before), (after, &mut out)] {
@@ -182,13 +185,28 @@ fn check_step(
         .attempts
         .range((file, Token::FIRST)..=(file, Token::new(u64::MAX)));
     let failures = failures.filter(|(_, attempt)| {
-        attempt.stage == row.stage && attempt.reason != caudal_domain::Reason::WorkerLost
+        attempt.stage == row.stage && attempt.reason != Reason::WorkerLost
     });
     if row.fails as usize > failures.count() {
         found.push(format!(
             "{file}: {} failures are charged and fewer recorded",
             row.fails
         ));
+    }
+}
+
+/// A lease that lives is taken from nobody (protocol 8.3).
+fn check_kills(before: &Tables, after: &Tables, found: &mut Vec<String>) {
+    let is_new = |key: &(FileRef, Token)| !before.attempts.contains_key(key);
+    let lost = after.attempts.iter().filter(|(key, attempt)| {
+        attempt.reason == Reason::WorkerLost && is_new(key)
+    });
+    for ((file, token), attempt) in lost {
+        let row = before.files.get(file);
+        let until = row.and_then(|row| row.lease_until);
+        if until.is_some_and(|until| until >= attempt.ended_at) {
+            found.push(format!("{file} token {token} was killed while its lease lived"));
+        }
     }
 }
 

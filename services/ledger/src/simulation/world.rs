@@ -50,7 +50,7 @@ use crate::writer::verbs::prune::Prune;
 use crate::writer::verbs::prune_operations::PruneOperations;
 use crate::writer::verbs::release::Release;
 use crate::writer::verbs::renew::Renew;
-use crate::writer::verbs::repair::Repair;
+use crate::writer::verbs::repair::{KillCause, Repair};
 use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 use crate::writer::verbs::set_pause::{NewPause, SetPause};
 use crate::writer::verbs::start_operation::StartOperation;
@@ -1677,7 +1677,8 @@ impl World {
                 violations.push(format!("{pair:?} is sent out again and was never lost"));
             }
         }
-        for (file, token, cause) in &repairs.kill {
+        let kills = repairs.kill.iter();
+        for (file, token, cause) in kills.filter(|(.., cause)| *cause == KillCause::NeverRenewed) {
             let moved_on = self.committed(|tables| tables.files[file].token != *token);
             let sign = self.signs.get(&(*file, *token)).filter(|_| !moved_on);
             if sign.is_some_and(|sign| now.since(*sign) < lease) {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use caudal_proto::status::from_parts;
 use caudal_proto::v1;
 use caudal_proto::v1::confirmation::Result as Answer;
 use tokio::sync::mpsc;
-use tonic::Code;
 
 use super::IngestError;
-use super::progress::Board;
+use super::progress::{Board, Silent};
 use crate::client::Client;
 use crate::retry::Backoff;
 use crate::walk::{NotTaken, Problem};
@@ -16,8 +16,6 @@ use crate::walk::{NotTaken, Problem};
 const CONFIRMATIONS_A_PAGE: usize = 1_000;
 /// How long a page that is not full waits for more.
 const GATHER_FOR: Duration = Duration::from_millis(20);
-/// Rounds of asking again for items that were answered with a passing trouble.
-const ROUNDS: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -70,9 +68,8 @@ async fn confirm_page(
         for (one, confirmation) in page.into_iter().zip(confirmations) {
             match confirmation.result {
                 Some(Answer::Error(error)) => {
-                    let passing =
-                        matches!(Code::from(error.code), Code::Unavailable | Code::Aborted);
-                    if passing && backoff.attempts() < ROUNDS {
+                    if from_parts(&error).is_retryable() {
+                        board.silence(Silent::Store, Some(&error.message));
                         again.push(one);
                     } else {
                         board.give_up(Problem {
@@ -86,6 +83,9 @@ async fn confirm_page(
         }
         board.update(|progress| progress.confirmed_files += confirmed);
         if again.is_empty() {
+            if backoff.attempts() > 0 {
+                board.silence(Silent::Store, None);
+            }
             return Ok(());
         }
         page = again;

@@ -19,7 +19,7 @@ const BYTES_A_PAGE: usize = 3 * 1024 * 1024;
 /// How long a page that is not full waits for the walk.
 const GATHER_FOR: Duration = Duration::from_millis(50);
 
-/// Sends what the walk finds; hands each file with its ordinal to the uploads. Answers how many files were listed.
+/// Sends what the walk finds; hands each file with its ordinal to the uploads. Answers how many files are new in the batch.
 pub(super) async fn send(
     client: &Client,
     batch: &str,
@@ -27,20 +27,39 @@ pub(super) async fn send(
     waiting: mpsc::Sender<Waiting>,
     board: &Board,
 ) -> Result<u32, IngestError> {
-    let mut listed: u32 = 0;
+    let mut new: u32 = 0;
     let mut pages = Pages { found, held: None };
     while let Some(page) = pages.next().await {
-        let page_files = send_page(client, batch, page, board).await?;
-        listed = listed.saturating_add(u32::try_from(page_files.len()).unwrap_or(u32::MAX));
-        board.update(|progress| progress.listed_files = u64::from(listed));
-        for file in page_files {
+        let listed = send_page(client, batch, page, board).await?;
+        new = new.saturating_add(listed.new);
+        board.update(|progress| {
+            let held: u64 = listed.held.iter().sum();
+            let held_files = listed.held.len() as u64;
+            progress.listed_files += listed.waiting.len() as u64 + held_files;
+            progress.unchanged_files += held_files;
+            progress.uploaded_files += held_files;
+            progress.uploaded_bytes += held;
+            progress.confirmed_files += held_files;
+        });
+        for file in listed.waiting {
             if waiting.send(file).await.is_err() {
                 // The uploads ended with an error, which is the one to show.
-                return Ok(listed);
+                return Ok(new);
             }
         }
     }
-    Ok(listed)
+    Ok(new)
+}
+
+/// What became of a page.
+#[derive(Debug, Default)]
+struct Listed {
+    /// Files that the batch did not have before.
+    new: u32,
+    /// Files whose bytes are to be sent, unless they arrived before.
+    waiting: Vec<Waiting>,
+    /// Sizes of files whose content the tenant holds.
+    held: Vec<u64>,
 }
 
 /// Cuts what the walk finds into pages that the gateway takes.
@@ -103,11 +122,11 @@ async fn send_page(
     batch: &str,
     mut page: Vec<Found>,
     board: &Board,
-) -> Result<Vec<Waiting>, IngestError> {
+) -> Result<Listed, IngestError> {
     loop {
         let entries: Vec<v1::Entry> = page.iter().filter_map(entry).collect();
         if entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Listed::default());
         }
         let refused = match client.add_entries(batch, entries).await {
             Ok(answer) => return with_ordinals(page, &answer),
@@ -119,15 +138,30 @@ async fn send_page(
             return Err(ClientError::Refused(refused).into());
         }
         for (index, description) in bad.into_iter().rev() {
-            let path = match page.remove(index) {
-                Found::File(file) => file.path.as_str().to_owned(),
-                Found::EmptyFolder(path) => path.as_str().to_owned(),
-                Found::Problem(problem) => problem.path,
+            let is_in_the_batch = refused.code == Code::AlreadyExists;
+            if let Found::File(file) = &mut page[index]
+                && is_in_the_batch
+                && file.sha256.take().is_some()
+            {
+                // Whoever announced it first may have given no checksum.
+                continue;
+            }
+            let (path, bytes) = match page.remove(index) {
+                Found::File(file) => (file.path.as_str().to_owned(), Some(file.size)),
+                Found::EmptyFolder(path) => (path.as_str().to_owned(), None),
+                Found::Problem(problem) => (problem.path, None),
             };
-            board.report(Problem {
-                path,
-                why: NotTaken::Refused(description),
-            });
+            if let Some(bytes) = bytes {
+                board.update(|progress| {
+                    progress.found_files -= 1;
+                    progress.found_bytes -= bytes;
+                });
+            }
+            let why = match is_in_the_batch {
+                true => NotTaken::OtherInBatch,
+                false => NotTaken::Refused(description),
+            };
+            board.report(Problem { path, why });
         }
     }
 }
@@ -147,6 +181,7 @@ fn entry(found: &Found) -> Option<v1::Entry> {
 fn file_entry(file: &FoundFile) -> v1::FileEntry {
     v1::FileEntry {
         size: i64::try_from(file.size).unwrap_or(i64::MAX),
+        sha256: file.sha256.map_or_else(Vec::new, |sha256| sha256.to_vec()),
         modified_time: file.modified.map(prost_types::Timestamp::from),
         ..v1::FileEntry::default()
     }
@@ -176,16 +211,16 @@ fn entries_named_in(refused: &RemoteRefusal, entries: usize) -> Vec<(usize, Stri
     named
 }
 
-fn with_ordinals(
-    page: Vec<Found>,
-    answer: &v1::AddEntriesResponse,
-) -> Result<Vec<Waiting>, IngestError> {
+fn with_ordinals(page: Vec<Found>, answer: &v1::AddEntriesResponse) -> Result<Listed, IngestError> {
     let already_held: std::collections::HashSet<usize> = answer
         .already_held
         .iter()
         .map(|index| *index as usize)
         .collect();
-    let mut files = Vec::with_capacity(page.len());
+    let mut listed = Listed {
+        new: answer.new_count,
+        ..Listed::default()
+    };
     let mut given = answer.ordinals.iter().copied();
     let mut dense = answer.first_ordinal..;
     for (index, found) in page.into_iter().enumerate() {
@@ -199,11 +234,13 @@ fn with_ordinals(
             call: "AddEntries",
             why: "fewer ordinals than file entries".to_owned(),
         })?;
-        if !already_held.contains(&index) {
-            files.push(Waiting { ordinal, file });
+        if already_held.contains(&index) {
+            listed.held.push(file.size);
+        } else {
+            listed.waiting.push(Waiting { ordinal, file });
         }
     }
-    Ok(files)
+    Ok(listed)
 }
 
 #[cfg(test)]
@@ -222,11 +259,13 @@ mod tests {
             local: path.into(),
             size: 1,
             modified: None,
+            sha256: None,
         })
     }
 
-    fn ordinals(files: &[Waiting]) -> Vec<(u32, &str)> {
-        files
+    fn ordinals(listed: &Listed) -> Vec<(u32, &str)> {
+        listed
+            .waiting
             .iter()
             .map(|waiting| (waiting.ordinal, waiting.file.path.as_str()))
             .collect()
@@ -289,8 +328,9 @@ mod tests {
             already_held: vec![0],
             ..Default::default()
         };
-        let files = with_ordinals(vec![file("a"), file("b")], &answer).unwrap();
-        assert_eq!(ordinals(&files), [(9, "b")]);
+        let listed = with_ordinals(vec![file("a"), file("b")], &answer).unwrap();
+        assert_eq!(ordinals(&listed), [(9, "b")]);
+        assert_eq!(listed.held, [1]);
     }
 
     #[test]

@@ -1,9 +1,16 @@
-//! Takes a folder in: walks it, sends the manifest in pages while walking, uploads in parallel with targets asked for
-//! just in time, confirms in pages as bytes land, and completes the batch. What is held in memory is bounded by the
-//! channels between these steps, whatever the folder holds.
+//! Takes a folder in: walks it, reads each file for its checksum, sends the manifest in pages while walking, uploads in
+//! parallel with targets asked for just in time, confirms in pages as bytes land, and completes the batch. What is held in
+//! memory is bounded by the channels between these steps, whatever the folder holds.
+//!
+//! Whatever broke off is gone on with: in a batch that is open the folder is announced again, which changes nothing for
+//! what is there, and only what has not arrived is sent; a batch that is complete is asked which bytes it lacks. While
+//! gateway or store are silent nothing is given up.
 
 mod confirm;
+mod fill;
+mod hash;
 mod manifest;
+mod note;
 mod progress;
 mod upload;
 
@@ -14,11 +21,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 
 use progress::Board;
+use progress::Silent;
 pub use progress::{Phase, Problems, Progress};
 
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::walk::{Found, FoundFile, Stopped, walk};
+use crate::rules::Rules;
+use crate::walk::{Found, FoundFile, NotTaken, Problem, Stopped, walk};
 
 /// Findings of the walk that wait for the manifest: some pages.
 const FOUND_WAITING: usize = 4_000;
@@ -35,8 +44,10 @@ const LANDED_WAITING: usize = 1_000;
 pub struct IngestSettings {
     /// Uploads at once, at least 1.
     pub parallel: usize,
-    /// Attempts to send the bytes of one file.
+    /// How often one file may fail while the store takes others.
     pub upload_attempts: u32,
+    /// What of the folder is left out.
+    pub rules: Rules,
 }
 
 impl Default for IngestSettings {
@@ -44,6 +55,7 @@ impl Default for IngestSettings {
         Self {
             parallel: 8,
             upload_attempts: 6,
+            rules: Rules::none(),
         }
     }
 }
@@ -57,6 +69,12 @@ pub struct Ingested {
     pub files: u32,
     /// Their bytes.
     pub bytes: u64,
+    /// Files whose bytes were sent.
+    pub sent: u64,
+    /// Files whose content the tenant held before.
+    pub unchanged: u64,
+    /// Files that had arrived before.
+    pub arrived: u64,
     /// What was not taken in, and why.
     pub problems: Problems,
 }
@@ -75,9 +93,9 @@ pub enum IngestError {
     /// A call failed for good.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The uploader could not be set up.
-    #[error("cannot set up the uploader: {0}")]
-    Uploader(String),
+    /// Nothing more goes into the batch.
+    #[error("the batch was cancelled: begin a new one")]
+    Cancelled,
     /// A part of this program failed: a fault of its own.
     #[error("a part of the upload failed: {0}")]
     Internal(String),
@@ -96,7 +114,7 @@ pub(crate) struct Waiting {
     pub(crate) file: FoundFile,
 }
 
-/// Takes one folder into one OPEN batch.
+/// Takes one folder into one batch.
 #[derive(Debug)]
 pub struct Ingest {
     client: Client,
@@ -107,23 +125,28 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Prepares; nothing is sent yet. `batch` is the name of an OPEN batch.
+    /// Prepares; nothing is sent yet. `batch` is the name of a batch: a new one, or one to go on with.
     ///
     /// # Errors
     /// The folder is none or cannot be read.
     pub fn new(
-        client: Client,
+        client: &Client,
         batch: &str,
         folder: &Path,
         settings: IngestSettings,
     ) -> Result<Self, IngestError> {
         check_folder(folder)?;
+        let board = Board::new();
+        let client = client.tireless({
+            let board = board.clone();
+            move |words| board.silence(Silent::Gateway, words)
+        });
         Ok(Self {
             client,
             batch: batch.to_owned(),
             folder: folder.to_path_buf(),
             settings,
-            board: Board::new(),
+            board,
         })
     }
 
@@ -133,64 +156,126 @@ impl Ingest {
         self.board.subscribe()
     }
 
-    /// Sends everything and completes the batch. Files that were given up end as FAILED, NEVER_ARRIVED.
+    /// Sends what the batch does not have yet and completes it. Files that were given up end as FAILED, NEVER_ARRIVED, and
+    /// so do files of the batch that the folder does not have.
     ///
     /// # Errors
-    /// A call that failed for good. Dropping the future stops all of it; the batch stays OPEN.
+    /// A call that failed for good. Dropping the future stops all of it; the batch stays as it is, to go on with.
     pub async fn run(self) -> Result<Ingested, IngestError> {
-        let (found_out, found_in) = mpsc::channel(FOUND_WAITING);
-        let (waiting_out, waiting_in) = mpsc::channel(FILES_WAITING);
-        let (target_out, target_in) = mpsc::channel(TARGETS_WAITING);
-        let (landed_out, landed_in) = mpsc::channel(LANDED_WAITING);
-
-        let walker = tokio::task::spawn_blocking({
-            let folder = self.folder.clone();
-            let board = self.board.clone();
-            move || walk_into(&folder, &found_out, &board)
-        });
-        let uploader =
-            upload::Uploader::new(&self.client, &self.batch, &self.settings, &self.board)?;
-
-        let sent_files = tokio::try_join!(
-            manifest::send(
-                &self.client,
-                &self.batch,
-                found_in,
-                waiting_out,
-                &self.board
-            ),
-            upload::issue(
-                &self.client,
-                &self.batch,
-                waiting_in,
-                target_out,
-                &self.board
-            ),
-            uploader.run(target_in, landed_out),
-            confirm::confirm(&self.client, &self.batch, landed_in, &self.board),
-        )?
-        .0;
-        walker.await?;
-
+        let batch = self.client.get_batch(&self.batch).await?;
+        let counts = batch.counts.unwrap_or_default();
+        let is_open = batch.state() == v1::BatchState::Open;
+        if batch.cancelling || batch.state() == v1::BatchState::Cancelled {
+            return Err(IngestError::Cancelled);
+        }
+        let new = match is_open {
+            true => self.send_folder().await?,
+            false => self.fill().await?,
+        };
+        let was_begun = counts.total > 0;
+        if was_begun && is_open {
+            self.report_what_is_not_here().await?;
+        }
         self.board
             .update(|progress| progress.phase = Phase::Completing);
+        note::keep(&self.client, &batch, &self.board.problems()).await;
         let missing = match self.board.progress().given_up {
             0 => v1::MissingFiles::Wait,
             _ => v1::MissingFiles::Fail,
         };
+        let expected = if was_begun { 0 } else { new };
         let batch = self
             .client
-            .complete_batch(&self.batch, missing, sent_files)
+            .complete_batch(&self.batch, missing, expected)
             .await?;
         self.board
             .update(|progress| progress.phase = Phase::Completed);
         let progress = self.board.progress();
         Ok(Ingested {
+            files: batch.counts.unwrap_or_default().total,
             batch,
-            files: sent_files,
             bytes: progress.found_bytes,
+            sent: progress
+                .confirmed_files
+                .saturating_sub(progress.unchanged_files + progress.arrived_files),
+            unchanged: progress.unchanged_files,
+            arrived: progress.arrived_files,
             problems: self.board.problems(),
         })
+    }
+
+    /// Announces the folder to an OPEN batch and sends what has not arrived. Answers how many files are new in it.
+    async fn send_folder(&self) -> Result<u32, IngestError> {
+        let (found_out, found_in) = mpsc::channel(FOUND_WAITING);
+        let (hashed_out, hashed_in) = mpsc::channel(FOUND_WAITING);
+        let (waiting_out, waiting_in) = mpsc::channel(FILES_WAITING);
+        let walker = self.walker(found_out);
+        let (client, batch, board) = (&self.client, &self.batch, &self.board);
+        let ((), new, ()) = tokio::try_join!(
+            async {
+                hash::hash(found_in, hashed_out, board).await;
+                Ok(())
+            },
+            manifest::send(client, batch, hashed_in, waiting_out, board),
+            self.send_waiting(waiting_in),
+        )?;
+        walker.await?;
+        Ok(new)
+    }
+
+    /// Sends what a complete batch lacks.
+    async fn fill(&self) -> Result<u32, IngestError> {
+        let (found_out, found_in) = mpsc::channel(FOUND_WAITING);
+        let (waiting_out, waiting_in) = mpsc::channel(FILES_WAITING);
+        let holds = fill::holds(&self.client, &self.batch).await?;
+        let walker = self.walker(found_out);
+        tokio::try_join!(
+            fill::choose(holds, found_in, waiting_out, &self.board),
+            self.send_waiting(waiting_in),
+        )?;
+        walker.await?;
+        Ok(0)
+    }
+
+    /// Sends the bytes of files that have an ordinal, and confirms them.
+    async fn send_waiting(&self, waiting: mpsc::Receiver<Waiting>) -> Result<(), IngestError> {
+        let (target_out, target_in) = mpsc::channel(TARGETS_WAITING);
+        let (landed_out, landed_in) = mpsc::channel(LANDED_WAITING);
+        let (client, batch, board) = (&self.client, &self.batch, &self.board);
+        let uploader = upload::Uploader::new(client, batch, &self.settings, board)?;
+        tokio::try_join!(
+            upload::issue(client, batch, waiting, target_out, board),
+            uploader.run(target_in, landed_out),
+            confirm::confirm(client, batch, landed_in, board),
+        )?;
+        Ok(())
+    }
+
+    fn walker(&self, found: mpsc::Sender<Found>) -> tokio::task::JoinHandle<()> {
+        let folder = self.folder.clone();
+        let rules = self.settings.rules.clone();
+        let board = self.board.clone();
+        tokio::task::spawn_blocking(move || walk_into(&folder, &rules, &found, &board))
+    }
+
+    /// Files that an earlier run announced and that neither run could send.
+    async fn report_what_is_not_here(&self) -> Result<(), IngestError> {
+        let told: std::collections::HashSet<String> = self
+            .board
+            .problems()
+            .first
+            .into_iter()
+            .map(|problem| problem.path)
+            .collect();
+        let lacking = [v1::FileState::Pending, v1::FileState::Uploading];
+        fill::each(&self.client, &self.batch, &lacking, |file| {
+            if !told.contains(&file.path) {
+                let why = NotTaken::NotHere;
+                let path = file.path;
+                self.board.give_up(Problem { path, why });
+            }
+        })
+        .await
     }
 }
 
@@ -218,9 +303,12 @@ pub fn check_folder(folder: &Path) -> Result<(), IngestError> {
     Ok(())
 }
 
-fn walk_into(folder: &Path, found: &mpsc::Sender<Found>, board: &Board) {
-    let ended = walk(folder, |one| {
+fn walk_into(folder: &Path, rules: &Rules, found: &mpsc::Sender<Found>, board: &Board) {
+    let ended = walk(folder, rules, |one| {
         match one {
+            Found::Problem(problem) if matches!(problem.why, NotTaken::LeftOut(_)) => {
+                board.leave_out(problem);
+            }
             Found::Problem(problem) => board.report(problem),
             other => {
                 if let Found::File(file) = &other {

@@ -6,19 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use ::http::{Request, StatusCode};
 use bytes::Bytes;
+use caudal_domain::Reason;
+use caudal_proto::status::from_parts;
 use caudal_proto::v1;
 use caudal_proto::v1::upload_target::How;
 use futures::StreamExt as _;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::io::ReaderStream;
 
 use super::confirm::Landed;
-use super::progress::Board;
+use super::progress::{Board, Silent};
 use super::{IngestError, IngestSettings, Waiting};
+use crate::bulk::Bulk;
 use crate::client::Client;
+use crate::http::{Body, Http, streamed, whole};
 use crate::retry::Backoff;
 use crate::walk::{FoundFile, NotTaken, Problem};
 
@@ -28,12 +33,17 @@ const SMALL_FILE: u64 = 128 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// A target is asked for anew when it expires sooner than this.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every PUT may take this long, and a second more for each of so many bytes.
 const PUT_TIMEOUT: Duration = Duration::from_secs(60);
 const SLOWEST_BYTES_A_SECOND: u64 = 32 * 1024;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Parts of one file that are sent at a time.
+const PARTS_AT_ONCE: usize = 4;
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long one question for the end of a retry may wait for it.
+const RETRIED_WITHIN: Duration = Duration::from_secs(20);
+/// The gateway's word for a file that has failed and takes no bytes before it is retried.
+const FILE_FAILED: &str = "FILE_FAILED";
 
 /// A file and where its bytes go.
 #[derive(Debug)]
@@ -42,7 +52,8 @@ pub(super) struct Assigned {
     target: v1::UploadTarget,
 }
 
-/// Asks for targets of the files that wait and hands them to the uploader.
+/// Asks for targets of the files that wait and hands them to the uploader. Files that failed for want of their bytes are
+/// retried first, so that they wait for them again.
 pub(super) async fn issue(
     client: &Client,
     batch: &str,
@@ -51,38 +62,92 @@ pub(super) async fn issue(
     board: &Board,
 ) -> Result<(), IngestError> {
     let mut page = Vec::with_capacity(TARGETS_A_PAGE);
-    loop {
-        if waiting.recv_many(&mut page, TARGETS_A_PAGE).await == 0 {
-            return Ok(());
-        }
-        let ordinals = page.iter().map(|one| one.ordinal).collect();
-        let issued = client.issue_uploads(batch, ordinals).await?;
-        for (waiting, target) in page.drain(..).zip(issued) {
-            match &target.how {
-                Some(How::Put(_)) => {
-                    if targets.send(Assigned { waiting, target }).await.is_err() {
-                        return Ok(());
+    while waiting.recv_many(&mut page, TARGETS_A_PAGE).await > 0 {
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut retried = false;
+        while !page.is_empty() {
+            let ordinals = page.iter().map(|one| one.ordinal).collect();
+            let issued = client.issue_uploads(batch, ordinals).await?;
+            let mut again = Vec::new();
+            let mut failed = Vec::new();
+            for (waiting, target) in page.drain(..).zip(issued) {
+                match &target.how {
+                    Some(How::Put(_) | How::Multipart(_)) => {
+                        if targets.send(Assigned { waiting, target }).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Some(How::Held(_)) => arrived_before(board, &waiting.file),
+                    Some(How::Error(error)) => {
+                        let refusal = from_parts(error);
+                        if refusal.is_retryable() {
+                            again.push(waiting);
+                        } else if refusal.reason == FILE_FAILED && !retried {
+                            failed.push(waiting);
+                        } else if refusal.reason == FILE_FAILED {
+                            // Its bytes came, and something else is wrong with it.
+                            arrived_before(board, &waiting.file);
+                        } else {
+                            give_up(board, &waiting.file, NotTaken::Refused(refusal.message));
+                        }
+                    }
+                    None => {
+                        let why =
+                            "the gateway offers a way to upload that this client does not know";
+                        give_up(board, &waiting.file, NotTaken::UploadFailed(why.to_owned()));
                     }
                 }
-                Some(How::Held(_)) => board.update(|progress| {
-                    progress.uploaded_files += 1;
-                    progress.uploaded_bytes += waiting.file.size;
-                    progress.confirmed_files += 1;
-                }),
-                Some(How::Error(error)) => {
-                    give_up(
-                        board,
-                        &waiting.file,
-                        NotTaken::Refused(error.message.clone()),
-                    );
-                }
-                None => {
-                    let why = "the gateway offers a way to upload that this client does not know";
-                    give_up(board, &waiting.file, NotTaken::UploadFailed(why.to_owned()));
-                }
             }
+            if !failed.is_empty() {
+                retried = true;
+                ask_for_bytes(client, batch, &failed).await?;
+            }
+            if !again.is_empty() {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            page.extend(failed);
+            page.extend(again);
         }
     }
+    Ok(())
+}
+
+/// Retries those of the files that failed for want of the right bytes.
+async fn ask_for_bytes(
+    client: &Client,
+    batch: &str,
+    failed: &[Waiting],
+) -> Result<(), IngestError> {
+    let selector = v1::FileSelector {
+        batch: batch.to_owned(),
+        ordinals: failed.iter().map(|one| one.ordinal).collect(),
+        reasons: Reason::ALL
+            .into_iter()
+            .filter(|reason| reason.needs_bytes())
+            .map(|reason| reason.code().to_owned())
+            .collect(),
+        ..v1::FileSelector::default()
+    };
+    let retry = Bulk::Retry(v1::RetryFilesRequest {
+        selector: Some(selector),
+        ..v1::RetryFilesRequest::default()
+    });
+    let mut retrying = client.begin(retry, None).await?;
+    while !retrying.ended {
+        retrying = client
+            .wait_operation(&retrying.name, RETRIED_WITHIN)
+            .await?;
+    }
+    Ok(())
+}
+
+fn arrived_before(board: &Board, file: &FoundFile) {
+    board.update(|progress| {
+        progress.uploaded_files += 1;
+        progress.uploaded_bytes += file.size;
+        progress.confirmed_files += 1;
+        progress.arrived_files += 1;
+    });
 }
 
 /// Sends files to their targets.
@@ -94,8 +159,12 @@ pub(super) struct Uploader {
 struct Shared {
     client: Client,
     batch: String,
-    http: reqwest::Client,
+    http: Http,
     attempts: u32,
+    /// PUTs that went well.
+    stored: AtomicU64,
+    /// The waits of one file.
+    backoff: Backoff,
     board: Board,
 }
 
@@ -107,23 +176,16 @@ impl Uploader {
         board: &Board,
     ) -> Result<Self, IngestError> {
         let parallel = settings.parallel.max(1);
-        let mut http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .pool_max_idle_per_host(parallel)
-            .redirect(reqwest::redirect::Policy::none());
-        if is_on_this_machine(client.gateway()) {
-            // A proxy of the surroundings cannot reach the store of a system on loopback.
-            http = http.no_proxy();
-        }
-        let http = http
-            .build()
-            .map_err(|error| IngestError::Uploader(error.to_string()))?;
+        // A proxy of the surroundings cannot reach the store of a system on loopback.
+        let through_proxies = !is_on_this_machine(client.gateway());
+        let http = Http::new(client.tls_config()?, parallel, through_proxies);
         let shared = Shared {
             client: client.clone(),
             batch: batch.to_owned(),
             http,
             attempts: settings.upload_attempts.max(1),
+            stored: AtomicU64::new(0),
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             board: board.clone(),
         };
         Ok(Self {
@@ -167,7 +229,11 @@ impl Uploader {
 
 /// Why an attempt failed.
 enum Attempt {
-    /// The same may go well later.
+    /// The store takes nothing, or says nothing: it will later.
+    Silent(String),
+    /// The store may be elsewhere by now, and takes nothing where it was.
+    SilentThere(String),
+    /// It answered, and the same may go well later.
     Again(String),
     /// The target is of no use any more: the next attempt needs another.
     NeedsTarget(String),
@@ -175,17 +241,59 @@ enum Attempt {
     Never(NotTaken),
 }
 
+/// What the gateway says of a file that needs another target.
+enum Another {
+    Target(v1::UploadTarget),
+    /// The bytes are there, although the answer was lost.
+    Arrived,
+    NotNow,
+}
+
 impl Shared {
-    /// Sends one file. `None` when it was given up, which the board then says.
+    /// Sends one file. `None` when it arrived otherwise, or was given up, which the board then says.
+    ///
+    /// A store that takes nothing costs no file an attempt: it is tried again for as long as that lasts. A file that fails
+    /// while others go well has [`IngestSettings::upload_attempts`].
     async fn upload(&self, assigned: Assigned) -> Option<Landed> {
         let Assigned {
             waiting,
             mut target,
         } = assigned;
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut backoff = self.backoff.clone();
+        let mut failures = 0;
+        let mut stored_then = self.stored.load(Ordering::Relaxed);
+        if let Some(How::Multipart(parts)) = &target.how {
+            let there = u64::try_from(parts.bytes_landed).unwrap_or_default();
+            self.board
+                .update(|progress| progress.uploaded_bytes += there);
+        }
         loop {
-            let trouble = match self.put(&waiting.file, &target).await {
-                Ok(etag) => {
+            let sent = match &target.how {
+                Some(How::Multipart(parts)) => self.put_parts(&waiting.file, parts).await,
+                _ => self.put(&waiting.file, &target).await.map(Some),
+            };
+            let failed = match sent {
+                // These parts are there; the gateway knows whether more are missing.
+                Ok(None) => match self.another_target(waiting.ordinal).await {
+                    Ok(Another::Target(another)) => {
+                        target = another;
+                        backoff.reset();
+                        continue;
+                    }
+                    Ok(Another::NotNow) => Attempt::Silent("the store cannot be asked".to_owned()),
+                    // Another client was quicker with the last of them.
+                    Ok(Another::Arrived) => {
+                        self.board.update(|progress| {
+                            progress.uploaded_files += 1;
+                            progress.confirmed_files += 1;
+                        });
+                        return None;
+                    }
+                    Err(why) => Attempt::Never(why),
+                },
+                Ok(Some(etag)) => {
+                    self.stored.fetch_add(1, Ordering::Relaxed);
+                    self.board.silence(Silent::Store, None);
                     self.board.update(|progress| progress.uploaded_files += 1);
                     let uploaded = v1::Uploaded {
                         ordinal: waiting.ordinal,
@@ -197,25 +305,26 @@ impl Shared {
                         path: waiting.file.path.as_str().to_owned(),
                     });
                 }
-                Err(Attempt::Never(why)) => {
+                Err(failed) => failed,
+            };
+            let needs_target = matches!(failed, Attempt::NeedsTarget(_) | Attempt::SilentThere(_));
+            let (trouble, is_silent) = match failed {
+                Attempt::Never(why) => {
                     give_up(&self.board, &waiting.file, why);
                     return None;
                 }
-                Err(Attempt::Again(trouble)) => trouble,
-                Err(Attempt::NeedsTarget(trouble)) => {
-                    match self.another_target(waiting.ordinal).await {
-                        Ok(another) => {
-                            target = another;
-                            trouble
-                        }
-                        Err(why) => {
-                            give_up(&self.board, &waiting.file, why);
-                            return None;
-                        }
-                    }
-                }
+                Attempt::Silent(trouble) | Attempt::SilentThere(trouble) => (trouble, true),
+                Attempt::Again(trouble) | Attempt::NeedsTarget(trouble) => (trouble, false),
             };
-            if backoff.attempts() + 1 >= self.attempts {
+            let stored_now = self.stored.load(Ordering::Relaxed);
+            if is_silent {
+                self.board.silence(Silent::Store, Some(&trouble));
+            }
+            if !is_silent || stored_now > stored_then {
+                failures += 1;
+            }
+            stored_then = stored_now;
+            if failures >= self.attempts {
                 give_up(&self.board, &waiting.file, NotTaken::UploadFailed(trouble));
                 return None;
             }
@@ -227,22 +336,97 @@ impl Shared {
                 "upload will be repeated"
             );
             tokio::time::sleep(wait).await;
+            if needs_target {
+                match self.another_target(waiting.ordinal).await {
+                    Ok(Another::Target(another)) => target = another,
+                    Ok(Another::NotNow) => {}
+                    Ok(Another::Arrived) => {
+                        arrived_before(&self.board, &waiting.file);
+                        return None;
+                    }
+                    Err(why) => {
+                        give_up(&self.board, &waiting.file, why);
+                        return None;
+                    }
+                }
+            }
         }
     }
 
-    async fn another_target(&self, ordinal: u32) -> Result<v1::UploadTarget, NotTaken> {
+    async fn another_target(&self, ordinal: u32) -> Result<Another, NotTaken> {
         let issued = self.client.issue_uploads(&self.batch, vec![ordinal]).await;
         let target = issued
             .map_err(|error| NotTaken::UploadFailed(error.to_string()))?
             .pop()
             .ok_or_else(|| NotTaken::UploadFailed("no target came".to_owned()))?;
         match &target.how {
-            Some(How::Error(error)) => Err(NotTaken::Refused(error.message.clone())),
-            Some(How::Put(_)) => Ok(target),
-            _ => Err(NotTaken::UploadFailed(
-                "the bytes are wanted no more".to_owned(),
+            Some(How::Put(_) | How::Multipart(_)) => Ok(Another::Target(target)),
+            Some(How::Held(_)) => Ok(Another::Arrived),
+            Some(How::Error(error)) => {
+                let refusal = from_parts(error);
+                match refusal.is_retryable() {
+                    true => Ok(Another::NotNow),
+                    false => Err(NotTaken::Refused(refusal.message)),
+                }
+            }
+            None => Err(NotTaken::UploadFailed(
+                "the gateway offers a way to upload that this client does not know".to_owned(),
             )),
         }
+    }
+
+    /// Sends the parts that are offered, some at a time. Answers an empty ETag when none was missing: the gateway makes them
+    /// one object when the file is confirmed.
+    async fn put_parts(
+        &self,
+        file: &FoundFile,
+        target: &v1::MultipartTarget,
+    ) -> Result<Option<String>, Attempt> {
+        if target.first_parts.is_empty() {
+            check_unchanged(file).await?;
+            return Ok(Some(String::new()));
+        }
+        let part_size = u64::try_from(target.part_size).unwrap_or_default();
+        let mut sending = Vec::new();
+        for part in &target.first_parts {
+            let from = u64::from(part.number.saturating_sub(1)).saturating_mul(part_size);
+            sending.push(self.put_part(file, part, from));
+        }
+        let mut sent = futures::stream::iter(sending).buffer_unordered(PARTS_AT_ONCE);
+        while let Some(sent) = sent.next().await {
+            sent?;
+        }
+        Ok(None)
+    }
+
+    async fn put_part(
+        &self,
+        file: &FoundFile,
+        part: &v1::PartTarget,
+        from: u64,
+    ) -> Result<(), Attempt> {
+        if expires_soon(part.expire_time) {
+            return Err(Attempt::NeedsTarget("the target expired".to_owned()));
+        }
+        let size = u64::try_from(part.size).unwrap_or_default();
+        let sent = Sent {
+            board: self.board.clone(),
+            bytes: Arc::new(AtomicU64::new(0)),
+            kept: false,
+        };
+        let mut opened = tokio::fs::File::open(&file.local)
+            .await
+            .map_err(not_readable)?;
+        opened
+            .seek(io::SeekFrom::Start(from))
+            .await
+            .map_err(not_readable)?;
+        let body = counted(opened.take(size), &sent);
+        self.send(file, &part.url, &[], size, body).await?;
+        self.stored.fetch_add(1, Ordering::Relaxed);
+        self.board.silence(Silent::Store, None);
+        sent.keep(size);
+        Ok(())
     }
 
     /// One attempt; answers the ETag of the store.
@@ -252,7 +436,7 @@ impl Shared {
                 "the target is none to PUT to".to_owned(),
             ));
         };
-        if expires_soon(put) {
+        if expires_soon(put.expire_time) {
             return Err(Attempt::NeedsTarget("the target expired".to_owned()));
         }
         let sent = Sent {
@@ -261,42 +445,51 @@ impl Shared {
             kept: false,
         };
         let body = body_of(file, &sent).await?;
-        let mut request = self
-            .http
-            .put(&put.url)
-            .header("content-length", file.size)
-            .timeout(PUT_TIMEOUT + Duration::from_secs(file.size / SLOWEST_BYTES_A_SECOND))
-            .body(body);
-        for header in &put.headers {
+        let etag = self
+            .send(file, &put.url, &put.headers, file.size, body)
+            .await?;
+        sent.keep(file.size);
+        Ok(etag)
+    }
+
+    async fn send(
+        &self,
+        file: &FoundFile,
+        url: &str,
+        headers: &[v1::Header],
+        size: u64,
+        body: Body,
+    ) -> Result<String, Attempt> {
+        let mut request = Request::put(url).header("content-length", size);
+        for header in headers {
             if header.name != "host" && header.name != "content-length" {
                 request = request.header(&header.name, &header.value);
             }
         }
-        let answered = request.send().await;
+        let request = request
+            .body(body)
+            .map_err(|_| Attempt::NeedsTarget("the target is no address".to_owned()))?;
+        let deadline = PUT_TIMEOUT + Duration::from_secs(size / SLOWEST_BYTES_A_SECOND);
+        let answered = self.http.send(request, deadline).await;
         // Told first, because a file that changed explains a PUT that failed.
         check_unchanged(file).await?;
-        let response = answered.map_err(|error| match error.is_connect() {
+        let answer = answered.map_err(|error| match error.unreachable {
             // The store may have come back elsewhere: the gateway knows where.
-            true => Attempt::NeedsTarget(without_url(error)),
-            false => Attempt::Again(without_url(error)),
+            true => Attempt::SilentThere(error.words),
+            false => Attempt::Silent(error.words),
         })?;
-        let status = response.status();
-        let etag = response
-            .headers()
-            .get("etag")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
-        // Read to its end, so that the connection can be used again.
-        let words = response.bytes().await.unwrap_or_default();
+        let status = answer.status;
         if status.is_success() {
-            sent.keep(file.size);
-            return Ok(etag);
+            let etag = answer.headers.get("etag");
+            let etag = etag.and_then(|value| value.to_str().ok());
+            return Ok(etag.unwrap_or_default().to_owned());
         }
-        let trouble = store_words(status, &words);
+        let trouble = store_words(status, &answer.words);
         match status.as_u16() {
-            403 => Err(Attempt::NeedsTarget(trouble)),
-            408 | 429 | 500.. => Err(Attempt::Again(trouble)),
+            // An upload that is over is no place for its parts any more.
+            403 | 404 => Err(Attempt::NeedsTarget(trouble)),
+            408 | 429 | 502..=504 => Err(Attempt::Silent(trouble)),
+            500.. => Err(Attempt::Again(trouble)),
             _ => Err(Attempt::Never(NotTaken::UploadFailed(trouble))),
         }
     }
@@ -329,7 +522,7 @@ impl Drop for Sent {
     }
 }
 
-async fn body_of(file: &FoundFile, sent: &Sent) -> Result<reqwest::Body, Attempt> {
+async fn body_of(file: &FoundFile, sent: &Sent) -> Result<Body, Attempt> {
     if file.size <= SMALL_FILE {
         let local = file.local.clone();
         let size = file.size;
@@ -347,22 +540,26 @@ async fn body_of(file: &FoundFile, sent: &Sent) -> Result<reqwest::Body, Attempt
         if bytes.len() as u64 != size {
             return Err(Attempt::Never(NotTaken::Changed));
         }
-        return Ok(Bytes::from(bytes).into());
+        return Ok(whole(Bytes::from(bytes)));
     }
     let opened = tokio::fs::File::open(&file.local)
         .await
         .map_err(not_readable)?;
+    Ok(counted(opened.take(file.size), sent))
+}
+
+/// A body whose bytes are on the board as they are read.
+fn counted(source: impl AsyncRead + Send + 'static, sent: &Sent) -> Body {
     let board = sent.board.clone();
     let counted = Arc::clone(&sent.bytes);
-    let chunks =
-        ReaderStream::with_capacity(opened.take(file.size), CHUNK_BYTES).inspect(move |chunk| {
-            if let Ok(chunk) = chunk {
-                let bytes = chunk.len() as u64;
-                counted.fetch_add(bytes, Ordering::Relaxed);
-                board.update(|progress| progress.uploaded_bytes += bytes);
-            }
-        });
-    Ok(reqwest::Body::wrap_stream(chunks))
+    let chunks = ReaderStream::with_capacity(source, CHUNK_BYTES).inspect(move |chunk| {
+        if let Ok(chunk) = chunk {
+            let bytes = chunk.len() as u64;
+            counted.fetch_add(bytes, Ordering::Relaxed);
+            board.update(|progress| progress.uploaded_bytes += bytes);
+        }
+    });
+    streamed(chunks)
 }
 
 async fn check_unchanged(file: &FoundFile) -> Result<(), Attempt> {
@@ -394,8 +591,8 @@ fn give_up(board: &Board, file: &FoundFile, why: NotTaken) {
     });
 }
 
-fn expires_soon(put: &v1::PutTarget) -> bool {
-    let Some(expire_time) = put.expire_time else {
+fn expires_soon(expire_time: Option<prost_types::Timestamp>) -> bool {
+    let Some(expire_time) = expire_time else {
         return false;
     };
     let Ok(expires) = SystemTime::try_from(expire_time) else {
@@ -404,19 +601,7 @@ fn expires_soon(put: &v1::PutTarget) -> bool {
     expires < SystemTime::now() + EXPIRY_MARGIN
 }
 
-/// A presigned URL is a credential: it must not reach a log.
-fn without_url(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut deepest = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        deepest = cause.to_string();
-        source = cause.source();
-    }
-    deepest
-}
-
-fn store_words(status: reqwest::StatusCode, body: &[u8]) -> String {
+fn store_words(status: StatusCode, body: &[u8]) -> String {
     let body = String::from_utf8_lossy(&body[..body.len().min(4096)]);
     let code = body
         .split_once("<Code>")
@@ -435,24 +620,121 @@ fn is_on_this_machine(gateway: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
     use super::*;
+    use caudal_domain::RelativePath;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    /// Far more often than one file may fail.
+    const REFUSALS: usize = 50;
+
+    /// A store that answers the first requests with these statuses and breaks one off where there is none; then it takes
+    /// everything.
+    async fn store(mut answers: Vec<Option<u16>>) -> String {
+        answers.reverse();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut read = [0; 4096];
+                let mut head = Vec::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    let bytes = stream.read(&mut read).await.unwrap();
+                    head.extend_from_slice(&read[..bytes]);
+                }
+                let Some(status) = answers.pop().unwrap_or(Some(200)) else {
+                    continue;
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status} x\r\netag: \"e\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        format!("http://{address}/landing")
+    }
+
+    fn shared(board: &Board) -> Shared {
+        let client = Client::lazy("http://127.0.0.1:1", "caudal_x", Default::default()).unwrap();
+        Shared {
+            http: Http::new(client.tls_config().unwrap(), 1, false),
+            client,
+            batch: "batches/x".to_owned(),
+            attempts: IngestSettings::default().upload_attempts,
+            stored: AtomicU64::new(0),
+            backoff: Backoff::new(Duration::from_micros(100), Duration::from_millis(1)),
+            board: board.clone(),
+        }
+    }
+
+    fn assigned(folder: &tempfile::TempDir, url: String) -> Assigned {
+        let local = folder.path().join("a.txt");
+        fs::write(&local, "some text").unwrap();
+        let file = FoundFile {
+            path: RelativePath::parse("a.txt").unwrap(),
+            modified: fs::metadata(&local).unwrap().modified().ok(),
+            local,
+            size: 9,
+            sha256: None,
+        };
+        let put = v1::PutTarget {
+            url,
+            ..v1::PutTarget::default()
+        };
+        Assigned {
+            waiting: Waiting { ordinal: 0, file },
+            target: v1::UploadTarget {
+                ordinal: 0,
+                target: 1,
+                how: Some(How::Put(put)),
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_up_while_the_store_takes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let board = Board::new();
+        let answers = (0..REFUSALS).map(|turn| (turn % 2 == 0).then_some(503));
+        let url = store(answers.collect()).await;
+        let landed = shared(&board).upload(assigned(&folder, url)).await.unwrap();
+        assert_eq!(landed.uploaded.etag, "\"e\"");
+        let progress = board.progress();
+        assert_eq!((progress.given_up, progress.silence), (0, None));
+        assert_eq!(progress.uploaded_bytes, 9);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_the_store_refuses_again_and_again_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let board = Board::new();
+        let url = store(vec![Some(500); REFUSALS]).await;
+        let landed = shared(&board).upload(assigned(&folder, url)).await;
+        assert!(landed.is_none());
+        let problems = board.problems();
+        let words = problems.first[0].why.to_string();
+        assert!(words.contains("answered 500"), "{words}");
+        assert_eq!(board.progress().uploaded_bytes, 0);
+    }
 
     #[test]
     fn the_stores_code_is_shown_without_its_xml() {
         let body = b"<?xml version=\"1.0\"?><Error><Code>SlowDown</Code></Error>";
         assert_eq!(
-            store_words(reqwest::StatusCode::SERVICE_UNAVAILABLE, body),
+            store_words(StatusCode::SERVICE_UNAVAILABLE, body),
             "the store answered 503 (SlowDown)"
         );
     }
 
     #[test]
     fn a_target_about_to_expire_is_not_used() {
-        let put = |seconds| v1::PutTarget {
-            expire_time: Some((SystemTime::now() + Duration::from_secs(seconds)).into()),
-            ..Default::default()
-        };
-        assert!(expires_soon(&put(5)));
-        assert!(!expires_soon(&put(600)));
+        let at = |seconds| Some((SystemTime::now() + Duration::from_secs(seconds)).into());
+        assert!(expires_soon(at(5)));
+        assert!(!expires_soon(at(600)));
     }
 }

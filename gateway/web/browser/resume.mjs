@@ -1,0 +1,91 @@
+// An upload that broke off is gone on with: after the page was loaded anew, from the same folder, and with what never came.
+//   node browser/resume.mjs, with the environment of chromium.mjs; pictures into CAUDAL_SCREENSHOTS.
+import assert from "node:assert/strict";
+import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { collectRows, drop, dropCard, inChromium, openStart, slowUploads, untilEnded } from "./chromium.mjs";
+
+const FILES = 240;
+const pictures = process.env.CAUDAL_SCREENSHOTS;
+const own = await mkdtemp(join(tmpdir(), "caudal-resume-"));
+const folder = join(own, "Gauges");
+for (let number = 0; number < FILES; number += 1) {
+  const inside = join(folder, `river ${number % 6}`);
+  await mkdir(inside, { recursive: true });
+  await writeFile(join(inside, `gauge ${number}.bin`), Buffer.alloc(20_000, `${number}\0`));
+}
+/** The same folder of another disk: some files are not in it, and one has grown. */
+const other = join(own, "elsewhere", "Gauges");
+await cp(folder, other, { recursive: true });
+await rm(join(other, "river 5"), { recursive: true });
+await writeFile(join(other, "river 4", "gauge 238.bin"), Buffer.alloc(20_001, 1));
+await writeFile(join(other, "river 4", "gauge 999.bin"), Buffer.alloc(5, 1));
+
+try {
+  await inChromium(async (page) => {
+    page.on("dialog", (dialog) => dialog.accept());
+    const puts = [];
+    page.on("request", (request) => request.method() === "PUT" && puts.push(request.url()));
+    let taken = 0;
+    page.on("response", (response) => {
+      if (response.request().method() === "PUT" && response.ok()) taken += 1;
+    });
+    await openStart(page);
+    await slowUploads(page);
+    await drop(page, [folder], await dropCard(page));
+    await page.waitForURL(/#\/batches\/[0-9a-f-]{36}$/);
+    // All are announced, and some have arrived.
+    await page.locator("[role=treegrid]").waitFor();
+    await page.locator(".headline", { hasText: `of ${FILES} files` }).waitFor();
+    while (taken < FILES / 8) await page.waitForEvent("response");
+
+    await page.reload();
+    const interrupted = page.locator("[data-interrupted]");
+    await interrupted.waitFor({ timeout: 15_000 });
+    const waiting = await countWaiting(interrupted);
+    assert.ok(waiting > 0 && waiting < FILES, `some wait: ${waiting}`);
+    assert.match(await page.locator("[data-batch-state]").textContent(), /Upload interrupted/);
+    if (pictures !== undefined) await page.screenshot({ path: join(pictures, "interrupted.png"), fullPage: true });
+
+    // From elsewhere, chosen: what is there is sent, into the same batch, and the rest is told of.
+    puts.length = 0;
+    await slowUploads(page, false);
+    await page.locator("input[data-pick=again]").first().setInputFiles(other);
+    const compared = page.locator("[data-compared]");
+    await compared.filter({ hasText: /not in it/ }).waitFor({ timeout: 60_000 });
+    const words = await compared.textContent();
+    assert.match(words, new RegExp(`1 has another size than announced. ${FILES / 6} are not in it`), words);
+    assert.match(await page.locator("[data-card=not-sent]").textContent(), /gauge 238\.bin/);
+    const missing = await countWaiting(interrupted);
+    assert.equal(missing, FILES / 6 + 1, "only what is not there waits");
+    // One is new, and none is sent that had arrived.
+    const [, again, arrived] = /(\d+) found again, (\d+) had arrived/.exec(words);
+    assert.ok(Number(arrived) > 0 && Number(again) + Number(arrived) + missing === FILES, words);
+    assert.equal(puts.length, Number(again) + 1);
+    if (pictures !== undefined) await page.screenshot({ path: join(pictures, "compared.png"), fullPage: true });
+
+    // The rest never arrives, until the folder itself is dropped on what says so.
+    await interrupted.locator("[data-end-without]").click();
+    await untilEnded(page);
+    const needs = page.locator("[data-reason=NEVER_ARRIVED]");
+    await needs.filter({ hasText: String(missing) }).waitFor();
+    puts.length = 0;
+    const middle = await page.locator("[data-needs]").boundingBox();
+    await drop(page, [folder], { x: middle.x + 20, y: middle.y + 10 });
+    await needs.waitFor({ state: "detached", timeout: 60_000 });
+    await page.locator("[data-batch-state=SUCCEEDED]").waitFor({ timeout: 60_000 });
+    assert.equal(puts.length, missing);
+    const rows = await collectRows(page);
+    assert.equal(rows.files.size, FILES + 1);
+    for (const [path, state] of rows.files) assert.match(state, /^(Kept|Complete)$/, path);
+  });
+  console.log(`${FILES} files arrived by three ways, each sent once`);
+} finally {
+  await rm(own, { recursive: true });
+}
+
+async function countWaiting(card) {
+  const words = await card.locator("b").textContent();
+  return Number(/· ([\d,]+) of/.exec(words)[1].replace(",", ""));
+}
