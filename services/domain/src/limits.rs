@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 const KIB: usize = 1 << 10;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 

@@ -96,7 +96,7 @@ mod faults {
         TargetNotCompared: "12.2", "bytes are confirmed that landed under another key";
         ConfirmedTwice: "12.2", "a confirmation that was taken before is taken again";
         FreedBeforeRecorded: "12.4", "a worker deletes what landed before its report is answered";
-        SourceChanged: "13.3", "a result is taken over from a generation that has ended";
+        TakenAcrossTenants: "13.3", "a result of another tenant is taken over";
         StateNotDerived: "14.1", "a batch keeps its state when its counters move";
         CompletedTakesEntries: "14.2", "a completed manifest takes entries";
         AnswerForgotten: "0", "a repeated request is done again";

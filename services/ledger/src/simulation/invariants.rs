@@ -184,9 +184,8 @@ fn check_step(
     let failures = after
         .attempts
         .range((file, Token::FIRST)..=(file, Token::new(u64::MAX)));
-    let failures = failures.filter(|(_, attempt)| {
-        attempt.stage == row.stage && attempt.reason != Reason::WorkerLost
-    });
+    let failures = failures
+        .filter(|(_, attempt)| attempt.stage == row.stage && attempt.reason != Reason::WorkerLost);
     if row.fails as usize > failures.count() {
         found.push(format!(
             "{file}: {} failures are charged and fewer recorded",
@@ -198,14 +197,17 @@ fn check_step(
 /// A lease that lives is taken from nobody (protocol 8.3).
 fn check_kills(before: &Tables, after: &Tables, found: &mut Vec<String>) {
     let is_new = |key: &(FileRef, Token)| !before.attempts.contains_key(key);
-    let lost = after.attempts.iter().filter(|(key, attempt)| {
-        attempt.reason == Reason::WorkerLost && is_new(key)
-    });
+    let lost = after
+        .attempts
+        .iter()
+        .filter(|(key, attempt)| attempt.reason == Reason::WorkerLost && is_new(key));
     for ((file, token), attempt) in lost {
         let row = before.files.get(file);
         let until = row.and_then(|row| row.lease_until);
         if until.is_some_and(|until| until >= attempt.ended_at) {
-            found.push(format!("{file} token {token} was killed while its lease lived"));
+            found.push(format!(
+                "{file} token {token} was killed while its lease lived"
+            ));
         }
     }
 }

@@ -35,8 +35,8 @@ pub(super) struct Streams {
     next_id: u64,
     /// Dispatches whose messages this Redis has lost, or that somebody acknowledged and died.
     pub(super) lost: BTreeSet<Pair>,
-    /// All that were ever published.
-    pub(super) published: BTreeSet<Pair>,
+    /// All that was ever published.
+    history: Vec<(Stage, Vec<Pair>)>,
 }
 
 impl Streams {
@@ -47,7 +47,7 @@ impl Streams {
     pub(super) fn publish(&mut self, stage: Stage, files: Vec<Pair>) {
         self.next_id += 1;
         let id = self.next_id;
-        self.published.extend(files.iter().copied());
+        self.history.push((stage, files.clone()));
         self.stream(stage).entries.push(Entry {
             id,
             files,
@@ -101,13 +101,12 @@ impl Streams {
         }
     }
 
-    /// An entry comes once more.
-    pub(super) fn double(&mut self, stage: Stage, number: usize) {
-        let entries = &self.stream(stage).entries;
-        if entries.is_empty() {
+    /// An entry of long ago comes once more, as after a failover that lost its acknowledgement.
+    pub(super) fn bring_back(&mut self, number: usize) {
+        if self.history.is_empty() {
             return;
         }
-        let files = entries[number % entries.len()].files.clone();
+        let (stage, files) = self.history[number % self.history.len()].clone();
         self.publish(stage, files);
     }
 

@@ -200,6 +200,12 @@ impl Process {
     }
 }
 
+/// A call that comes too late: it must be refused.
+enum Probe {
+    Entries(Answered<AddedEntries>),
+    Bytes(Answered<caudal_proto::v1::ConfirmUploadsResponse>),
+}
+
 /// A pass of the reconciler under way.
 enum Pass {
     Looking(Answered<LookedUp>),
@@ -244,6 +250,9 @@ pub(super) struct World {
     cancelled: BTreeSet<BatchRef>,
     spoilt: BTreeSet<FileRef>,
     faults: bool,
+    redis_away_until: Micros,
+    /// Calls that must be refused.
+    probes: Vec<Probe>,
     /// What went wrong.
     pub(super) violations: Vec<String>,
     /// What happened, for whoever reads a history again.
@@ -353,6 +362,8 @@ impl World {
             cancelled: BTreeSet::new(),
             spoilt: BTreeSet::new(),
             faults: true,
+            redis_away_until: Micros(0),
+            probes: Vec::new(),
             violations: Vec::new(),
             trace: traced.then(Vec::new),
         };
@@ -497,7 +508,7 @@ impl World {
     }
 
     fn fault(&mut self) {
-        match self.dice.random_range(0..13_u32) {
+        match self.dice.random_range(0..14_u32) {
             0..=1 => {
                 let fate =
                     [CommitFate::LostBefore, CommitFate::LostAfter][self.dice.random_range(0..2)];
@@ -521,15 +532,20 @@ impl World {
                 self.streams.lose_tail(stage, count);
             }
             8 => {
-                let (stage, number) = (self.any_stage(), self.dice.random_range(0..8));
-                self.note(|| format!("an entry of {stage} comes twice"));
-                self.streams.double(stage, number);
+                let number = self.dice.random_range(0..1_000);
+                self.note(|| "Redis brings an old entry back".into());
+                self.streams.bring_back(number);
             }
             9..=10 => {
                 let at = self.dice.random_range(0..self.processes.len());
                 self.kill(at);
             }
             11 => self.release(),
+            12 => {
+                let away = Duration::from_secs(self.dice.random_range(3..30));
+                self.note(|| format!("Redis is away for {away:?}"));
+                self.redis_away_until = self.now().plus(away);
+            }
             _ => {
                 let jump = Duration::from_secs(self.dice.random_range(5..90));
                 self.note(|| format!("the clock jumps by {jump:?}"));
@@ -614,11 +630,12 @@ impl World {
 
     fn relay(&mut self) {
         let refused = self.faults && self.one_in(6);
+        let away = self.faults && self.now() < self.redis_away_until;
         let page = self.leader.relay.take_page();
         let mut accepted = Vec::new();
         let mut back = Vec::new();
         for row in page {
-            if refused && self.one_in(2) {
+            if away || (refused && self.one_in(2)) {
                 if planted!(DeletedBeforePublished) {
                     accepted.push(row.id);
                 } else {
@@ -1107,6 +1124,7 @@ impl World {
     }
 
     fn finish_late_reports(&mut self) {
+        self.finish_probes();
         let mut violations = Vec::new();
         for (report, mut answer) in std::mem::take(&mut self.late) {
             match answered(&mut answer) {
@@ -1276,7 +1294,7 @@ impl World {
             }
         }
         let puts = &self.clients[at].puts;
-        if self.faults && !puts.is_empty() && self.dice.random_ratio(1, 6) {
+        if !puts.is_empty() && self.dice.random_ratio(1, 6) {
             let number = self.dice.random_range(0..puts.len());
             uploads.push(puts.get(number).cloned());
         }
@@ -1395,7 +1413,8 @@ impl World {
             .iter()
             .position(|client| client.created == Some(batch));
         let Some(at) = client else { return };
-        match self.dice.random_range(0..11_u32) {
+        match self.dice.random_range(0..13_u32) {
+            11..=12 => self.come_too_late(at, batch),
             0 => {
                 let request = self.key("CancelBatch");
                 self.cancelled.insert(batch);
@@ -1446,6 +1465,69 @@ impl World {
         if self.clients[at].call.is_none() {
             self.clients[at].call = Some(Call::Batch(what, answer));
         }
+    }
+
+    /// Brings entries to a completed manifest, and bytes to a cancelled batch.
+    fn come_too_late(&mut self, at: usize, batch: BatchRef) {
+        let facts = self.committed(|tables| tables.batches.get(&batch).map(|row| row.0.facts));
+        let Some(facts) = facts else { return };
+        if facts.manifest_complete {
+            let number = self.next_id;
+            let entry = NewEntry::File(NewFile {
+                parent: String::new(),
+                name: format!("late{number}"),
+                size: 1,
+                sha256: None,
+                media_type_hint: None,
+                metadata: None,
+                modified_at: None,
+            });
+            let add = AddEntries {
+                batch,
+                request: self.key("AddEntries"),
+                knows_one_batch: false,
+                entries: vec![entry],
+                folders: 1,
+                path_bytes: 10,
+            };
+            let answer = self.leader.ask(add);
+            self.probes.push(Probe::Entries(answer));
+        }
+        let put = self.clients[at].puts.first().cloned();
+        if let Some((ordinal, target, etag)) = put.filter(|_| facts.cancel_requested) {
+            let confirm = ConfirmUploads {
+                batch,
+                request: self.key("ConfirmUploads"),
+                uploads: vec![ConfirmedUpload {
+                    ordinal,
+                    target,
+                    etag,
+                }],
+            };
+            let answer = self.leader.ask(confirm);
+            self.probes.push(Probe::Bytes(answer));
+        }
+    }
+
+    fn finish_probes(&mut self) {
+        let mut taken = Vec::new();
+        self.probes.retain_mut(|probe| match probe {
+            Probe::Entries(answer) => match answered(answer) {
+                Some(Some(Ok(_))) => {
+                    taken.push("a completed manifest took entries".to_owned());
+                    false
+                }
+                answer => answer.is_none(),
+            },
+            Probe::Bytes(answer) => match answered(answer) {
+                Some(Some(Ok(_))) => {
+                    taken.push("a cancelled batch took bytes".to_owned());
+                    false
+                }
+                answer => answer.is_none(),
+            },
+        });
+        self.violations.append(&mut taken);
     }
 
     fn pause(&mut self, at: usize, batch: BatchRef, paused: bool) {
@@ -1831,8 +1913,11 @@ impl World {
             self.renew(at);
             at += 1;
         }
-        while !self.deletes.is_empty() {
-            self.delete_landing();
+        // The delete of what landed is delayed, and may come late.
+        for _ in 0..self.deletes.len() {
+            if self.one_in(4) {
+                self.delete_landing();
+            }
         }
     }
 
@@ -1959,6 +2044,9 @@ impl World {
                 maker.token,
                 maker.nonce
             );
+            if maker.file.tenant != row.file.tenant {
+                violations.push(format!("{} has what another tenant made", row.file));
+            }
             let made = self.artifacts.get(&key).map(u64::to_string);
             if made.as_ref() != Some(&result.facts) {
                 violations.push(format!(

@@ -30,7 +30,7 @@ impl Group<'_> {
         let source = content.and_then(|content| loaded.sources.get(&content));
         let current = source.filter(|source| {
             let row = self.rows.file(source.file);
-            row.is_none_or(|row| row.generation == source.generation) || planted!(SourceChanged)
+            row.is_none_or(|row| row.generation == source.generation)
         });
         current.map_or(&[], |source| &source.results)
     }
