@@ -12,6 +12,7 @@ mod ledger;
 mod live;
 mod oversize;
 mod page;
+mod parts;
 mod rates;
 mod uploads;
 mod wakeups;

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use caudal_domain::limits::{MAX_CONFIRMATIONS_PER_PAGE, MAX_TARGETS_PER_PAGE};
+use caudal_domain::limits::{MAX_CONFIRMATIONS_PER_PAGE, MAX_PUT_BYTES, MAX_TARGETS_PER_PAGE};
 use caudal_domain::{
     BatchId, FileRef, Reason, Refusal, Target, TenantId, file_name, landing_key, parse_batch_name,
 };
 use caudal_node::scope::Scope;
-use caudal_objects::{Head, ObjectStore, bare_etag};
+use caudal_objects::{Head, ObjectError, ObjectStore, bare_etag};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::{status_parts, to_status};
 use caudal_proto::v1;
@@ -23,6 +23,7 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 use crate::ledger::{Ledger, passed_on};
+use crate::parts::{join, may_go_in_parts, next_parts};
 
 /// Questions to the store at once for one page of confirmations.
 const HEADS_AT_ONCE: usize = 32;
@@ -66,7 +67,7 @@ impl Uploads {
         let facts = self.facts(scope, asked).await?;
         let mut targets = Vec::with_capacity(facts.len());
         for one in &facts {
-            targets.push(self.target(batch, one).await);
+            targets.push(self.target(batch, one, request.parts).await);
         }
         Ok(v1::IssueUploadsResponse { targets })
     }
@@ -83,8 +84,13 @@ impl Uploads {
         Ok(answer.await.map_err(|status| passed_on(&status))?.files)
     }
 
-    async fn target(&self, batch: BatchId, facts: &mesh::IssueFacts) -> v1::UploadTarget {
-        let how = match self.how(batch, facts).await {
+    async fn target(
+        &self,
+        batch: BatchId,
+        facts: &mesh::IssueFacts,
+        takes_parts: bool,
+    ) -> v1::UploadTarget {
+        let how = match self.how(batch, facts, takes_parts).await {
             Ok(how) => how,
             Err(refusal) => How::Error(status_parts(&refusal)),
         };
@@ -95,7 +101,12 @@ impl Uploads {
         }
     }
 
-    async fn how(&self, batch: BatchId, facts: &mesh::IssueFacts) -> Result<How, Refusal> {
+    async fn how(
+        &self,
+        batch: BatchId,
+        facts: &mesh::IssueFacts,
+        takes_parts: bool,
+    ) -> Result<How, Refusal> {
         use v1::FileState as S;
         let name = || file_name(batch, facts.ordinal);
         if !facts.exists {
@@ -125,6 +136,22 @@ impl Uploads {
             S::Unspecified => return Err(Refusal::not_found(&name())),
         }
         let size = u64::try_from(facts.size).unwrap_or_default();
+        if takes_parts && may_go_in_parts(size) {
+            let key = &facts.landing_key;
+            return next_parts(&self.objects, key, size, self.url_validity)
+                .await
+                .map(How::Multipart)
+                .map_err(|error| not_asked(&error));
+        }
+        if size > MAX_PUT_BYTES {
+            return Err(Refusal::failed_precondition(
+                "FILE_TOO_LARGE_FOR_ONE_PUT",
+                format!(
+                    "{} has {size} bytes, and one PUT carries at most {MAX_PUT_BYTES}: ask for its target with `parts`",
+                    name()
+                ),
+            ));
+        }
         let expires = SystemTime::now() + self.url_validity;
         let presigned = self
             .objects
@@ -347,20 +374,23 @@ impl Uploads {
         size: i64,
     ) -> Result<String, Refusal> {
         let name = file_name(file.batch, file.ordinal);
-        let head = self
-            .objects
-            .head(&landing_key(file, Target(upload.target)))
-            .await
-            .map_err(|error| {
-                tracing::warn!(%error, "the store did not answer a HEAD");
-                Refusal::unavailable(
-                    "the object store cannot be asked at the moment",
-                    TRY_AGAIN_AFTER,
-                )
-            })?;
+        let key = landing_key(file, Target(upload.target));
+        let bytes = u64::try_from(size).unwrap_or_default();
+        let head = async || {
+            let head = self.objects.head(&key).await;
+            head.map_err(|error| not_asked(&error))
+        };
+        let mut found = head().await?;
+        if found.is_none() && may_go_in_parts(bytes) {
+            let joined = join(&self.objects, &key, bytes, &name).await;
+            if let Some(joined) = joined.map_err(|error| not_asked(&error))? {
+                joined?;
+                found = head().await?;
+            }
+        }
         let Some(Head {
             size: landed, etag, ..
-        }) = head
+        }) = found
         else {
             return Err(Refusal::failed_precondition(
                 NOT_LANDED,
@@ -389,6 +419,14 @@ impl Uploads {
         }
         Ok(etag)
     }
+}
+
+fn not_asked(error: &ObjectError) -> Refusal {
+    tracing::warn!(%error, "the store could not be asked");
+    Refusal::unavailable(
+        "the object store cannot be asked at the moment",
+        TRY_AGAIN_AFTER,
+    )
 }
 
 /// What the store says of one confirmation.

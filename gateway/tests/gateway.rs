@@ -26,7 +26,8 @@ use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::upload_target::How;
 use caudal_proto::v1::watch_batch_response::Message;
 use fake::{
-    BATCH, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_PROCESSED, ORDINAL_UNKNOWN, TENANT, World,
+    BATCH, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_LARGE, ORDINAL_PROCESSED, ORDINAL_UNKNOWN,
+    TENANT, World,
 };
 use tonic::{Code, Request};
 
@@ -143,6 +144,7 @@ async fn a_bad_page_names_its_field_and_an_oversized_message_its_limit() {
 
     let mut uploads = UploadServiceClient::new(world.channel());
     let none = v1::IssueUploadsRequest {
+        parts: false,
         batch: batch_name(),
         files: None,
     };
@@ -253,6 +255,7 @@ async fn bytes_go_to_the_store_and_an_etag_that_was_not_told_is_asked_for() {
         ORDINAL_UNKNOWN,
     ];
     let issue = v1::IssueUploadsRequest {
+        parts: false,
         batch: batch_name(),
         files: Some(v1::issue_uploads_request::Files::Ordinals(v1::Ordinals {
             ordinals,
@@ -342,6 +345,89 @@ async fn bytes_go_to_the_store_and_an_etag_that_was_not_told_is_asked_for() {
         world.ledger.confirmed().last(),
         Some(&(ORDINAL_LANDING, etag))
     );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_file_goes_in_parts_that_any_client_goes_on_with() {
+    let world = World::start().await;
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let mut target = async |parts: bool| {
+        let ordinals = vec![ORDINAL_LARGE];
+        let files = v1::issue_uploads_request::Files::Ordinals(v1::Ordinals { ordinals });
+        let asked = v1::IssueUploadsRequest {
+            batch: batch_name(),
+            files: Some(files),
+            parts,
+        };
+        let answer = uploads.issue_uploads(world.request(asked)).await.unwrap();
+        answer.into_inner().targets.remove(0).how.unwrap()
+    };
+    assert!(
+        matches!(target(false).await, How::Put(_)),
+        "one PUT carries it"
+    );
+    let How::Multipart(first) = target(true).await else {
+        panic!("parts were asked for")
+    };
+    let sizes: Vec<i64> = first.first_parts.iter().map(|part| part.size).collect();
+    assert_eq!(sizes, [16 * 1024 * 1024, 5]);
+    assert_eq!((first.part_count, first.parts_landed), (2, 0));
+
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let send = async |part: &v1::PartTarget| {
+        let body = vec![7; usize::try_from(part.size).unwrap()];
+        let answer = http.put(&part.url).body(body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+    };
+    send(&first.first_parts[1]).await;
+    let How::Multipart(second) = target(true).await else {
+        panic!("parts were asked for")
+    };
+    let missing: Vec<u32> = second.first_parts.iter().map(|part| part.number).collect();
+    assert_eq!(
+        (missing, second.parts_landed, second.bytes_landed),
+        (vec![1], 1, 5)
+    );
+
+    let mut confirming = UploadServiceClient::new(world.channel());
+    let mut confirm = async || {
+        let request = v1::ConfirmUploadsRequest {
+            batch: batch_name(),
+            uploads: vec![v1::Uploaded {
+                ordinal: ORDINAL_LARGE,
+                target: 1,
+                etag: String::new(),
+            }],
+            request_id: uuid::Uuid::new_v4().to_string(),
+        };
+        let answers = confirming.confirm_uploads(world.request(request)).await;
+        answers.unwrap().into_inner().confirmations.remove(0).result
+    };
+    let Some(Confirmed::Error(error)) = confirm().await else {
+        panic!("a part is missing")
+    };
+    let refusal = from_parts(&error);
+    assert_eq!(refusal.reason, "NOT_LANDED");
+    assert!(
+        refusal.message.contains("1 of 2 parts"),
+        "{}",
+        refusal.message
+    );
+
+    send(&second.first_parts[0]).await;
+    let How::Multipart(last) = target(true).await else {
+        panic!("parts were asked for")
+    };
+    assert!(last.first_parts.is_empty());
+    let uploaded = Some(Confirmed::State(v1::FileState::Uploaded.into()));
+    assert_eq!(confirm().await, uploaded);
+    let [(ORDINAL_LARGE, etag)] = &world.ledger.confirmed()[..] else {
+        panic!("{:?}", world.ledger.confirmed())
+    };
+    assert!(etag.ends_with("-2"), "{etag}");
+    // The answer was lost: the parts are one object by now.
+    assert_eq!(confirm().await, uploaded);
     world.stop().await;
 }
 

@@ -41,6 +41,9 @@ pub(crate) const BATCH: BatchId = BatchId::from_uuid(Uuid::from_bytes([2; 16]));
 pub(crate) const ORDINAL_LANDING: u32 = 4;
 pub(crate) const ORDINAL_PROCESSED: u32 = 5;
 pub(crate) const ORDINAL_FAILED: u32 = 6;
+/// Its bytes go in two parts.
+pub(crate) const ORDINAL_LARGE: u32 = 7;
+const LARGE: i64 = 16 * 1024 * 1024 + 5;
 pub(crate) const ORDINAL_UNKNOWN: u32 = 99;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -378,7 +381,7 @@ impl LedgerService for Ledger {
                 state: state.into(),
                 target: 1,
                 landing_key: landing_key(file, Target(1)),
-                size: 5,
+                size: if *ordinal == ORDINAL_LARGE { LARGE } else { 5 },
             }
         });
         Ok(Response::new(mesh::GetIssueFactsResponse {

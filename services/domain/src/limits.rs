@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 const KIB: usize = 1 << 10;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
 
 // Pages and messages
 
@@ -65,12 +67,19 @@ pub const MAX_ARTIFACT_NAME_BYTES: usize = 18;
 
 // Files and uploads
 
-/// The largest file: what S3 takes in one PUT, for a file goes up in one. Tenants may have lower limits of their own.
-pub const MAX_FILE_BYTES: u64 = 5 * GIB;
+/// The largest file: S3's largest object. Tenants may have lower limits of their own.
+pub const MAX_FILE_BYTES: u64 = 5 * TIB;
 /// The most files of one batch; ordinals and counters are 32-bit, the bound keeps a recount to seconds.
 pub const MAX_FILES_PER_BATCH: u32 = 10_000_000;
 /// The most folders of one batch: as [`MAX_FILES_PER_BATCH`].
 pub const MAX_FOLDERS_PER_BATCH: u32 = 10_000_000;
+/// Files of more than this go up in parts of this size, or of larger ones: below it, one PUT that fails costs less than the
+/// extra calls.
+pub const MULTIPART_THRESHOLD_BYTES: u64 = 16 * MIB;
+/// How many URLs of parts are given at once: they expire, and the next are asked for when these are used.
+pub const MAX_PARTS_PER_TARGET: usize = 64;
+/// What one PUT carries: S3's rule.
+pub const MAX_PUT_BYTES: u64 = 5 * GIB;
 /// How long an upload may rest before a batch says that its bytes are late: counted from the client's last call for it.
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.

@@ -28,7 +28,53 @@ pub struct UploadedPart {
 }
 
 impl ObjectStore {
-    /// Begins an upload. Returns its id, which the caller must keep: the store does not list uploads everywhere.
+    /// The unfinished upload of this key: of several the one that was begun first, so that all who ask agree.
+    ///
+    /// # Errors
+    /// As the store answers; see [`ObjectError`].
+    pub async fn find_multipart(&self, key: &str) -> Result<Option<String>, ObjectError> {
+        // Stores that list uploads of one key only take it as the prefix.
+        let list = self
+            .client
+            .list_multipart_uploads()
+            .bucket(&self.settings.bucket)
+            .prefix(key);
+        let answer = list
+            .send()
+            .await
+            .map_err(|error| ObjectError::from_sdk(key, &error))?;
+        let first = answer
+            .uploads()
+            .iter()
+            .filter(|upload| upload.key() == Some(key))
+            .filter_map(|upload| Some((upload.initiated().copied(), upload.upload_id()?)))
+            .min_by(|one, other| {
+                let time = |at: Option<aws_smithy_types::DateTime>| at.map(|at| at.as_nanos());
+                (time(one.0), one.1).cmp(&(time(other.0), other.1))
+            });
+        Ok(first.map(|(_, id)| id.to_owned()))
+    }
+
+    /// The upload of this key, begun where there is none. Two who begin one at once end with the same.
+    ///
+    /// # Errors
+    /// As the store answers; see [`ObjectError`].
+    pub async fn ensure_multipart(&self, key: &str) -> Result<String, ObjectError> {
+        if let Some(upload) = self.find_multipart(key).await? {
+            return Ok(upload);
+        }
+        let made = self.create_multipart(key, None).await?;
+        let first = self.find_multipart(key).await?;
+        match first {
+            Some(first) if first != made => {
+                self.abort_multipart(key, &made).await?;
+                Ok(first)
+            }
+            _ => Ok(made),
+        }
+    }
+
+    /// Begins an upload. Returns its id.
     ///
     /// # Errors
     /// As the store answers; see [`ObjectError`].

@@ -297,6 +297,28 @@ describe("an ingest", () => {
     expect([run.phase, run.confirmedFiles, run.notSent]).toEqual(["completed", 1, []]);
   });
 
+  test("sends a large file in parts, only those that are missing, and confirms it without an ETag", async () => {
+    const gateway = new FakeGateway();
+    const part = (number: number, size: number) => ({ number, url: `http://store/part/${number}`, size: BigInt(size) });
+    const parts = (firstParts: ReturnType<typeof part>[], landed: number) => ({
+      case: "multipart" as const,
+      value: { partSize: 4n, partCount: 3, firstParts, partsLanded: landed, bytesLanded: BigInt(landed * 4) },
+    });
+    // One of three was there, and one fails the first time.
+    gateway.insteadOfPut = [parts([part(2, 4), part(3, 1)], 1), parts([part(3, 1)], 2), parts([], 3)];
+    const puts: string[] = [];
+    let failures = 1;
+    const run = await ingest(gateway, [file("a.txt")], async ({ url }, blob, onProgress) => {
+      puts.push(`${url.slice(-1)} ${await blob.text()}`);
+      if (url.endsWith("3") && failures-- > 0) return { status: 503, etag: "", code: "SlowDown" };
+      onProgress(blob.size);
+      return { status: 200, etag: '"p"', code: "" };
+    });
+    expect(puts.sort()).toEqual(["2  tex", "3 t", "3 t"]);
+    expect([run.phase, run.sentBytes, run.notSent]).toEqual(["completed", 9, []]);
+    expect(gateway.confirmed).toMatchObject([{ ordinal: 0, etag: "" }]);
+  });
+
   test("sends what is dropped while it sends, into the same batch, and completes it once", async () => {
     const gateway = new FakeGateway();
     const run = new Ingest(gateway.callers, BATCH, dropped([file("a.txt")]), {}, { put: stored });

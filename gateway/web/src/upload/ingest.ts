@@ -2,6 +2,7 @@ import {
   type Caudal,
   ConnectError,
   MissingFiles,
+  type MultipartTarget,
   type RetryOptions,
   retrying,
   timestampDate,
@@ -17,10 +18,11 @@ import type { Compared, Known, KnownFile } from "./known";
 import { Lanes } from "./lanes";
 import { PathLoad } from "./path-load";
 import { type NotTaken, noteOf, type Problem, type ProblemKind } from "./problems";
-import { MOVED, type Put, putWithXhr } from "./put";
+import { MOVED, type Put, type PutAnswer, type PutTo, putWithXhr } from "./put";
 import { Queue } from "./queue";
 
 const ENTRIES_A_PAGE = 1_000;
+const PARTS_AT_ONCE = 4;
 const ENTRIES_GATHER_MS = 60;
 const TARGETS_A_PAGE = 100;
 /** Targets that wait for a lane. They expire, so they are asked for just in time. */
@@ -367,8 +369,9 @@ export class Ingest {
         for (const [index, waiting] of page.entries()) {
           const target = targets[index];
           const how = target?.how;
-          if (target !== undefined && how?.case === "put") await this.targets.push({ ...waiting, target });
-          else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
+          if (target !== undefined && (how?.case === "put" || how?.case === "multipart")) {
+            await this.targets.push({ ...waiting, target });
+          } else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
           else if (how?.case === "error" && this.mayPass(waiting.ordinal, how.value.code, round)) again.push(waiting);
           else if (how?.case === "error") this.giveUp(waiting.file, "refused", how.value.message);
           else this.giveUp(waiting.file, "upload-failed", "the gateway offers no way to upload that this page knows");
@@ -386,7 +389,7 @@ export class Ingest {
   }
 
   private async targetsFor(ordinals: number[]): Promise<UploadTarget[]> {
-    const request = { batch: this.batch, files: { case: "ordinals" as const, value: { ordinals } } };
+    const request = { batch: this.batch, files: { case: "ordinals" as const, value: { ordinals } }, parts: true };
     const { targets } = await this.call(() => this.callers.uploads.issueUploads(request));
     return targets;
   }
@@ -438,13 +441,26 @@ export class Ingest {
       if (bytes.size !== file.size) return leave("changed", "");
 
       const put = target.how.case === "put" ? target.how.value : undefined;
-      let needsTarget = put === undefined || expiresSoon(put.expireTime && timestampDate(put.expireTime));
-      if (put !== undefined && !needsTarget) {
-        const answer = await this.put(put, bytes, moveTo, signal);
+      const parts = target.how.case === "multipart" ? target.how.value : undefined;
+      const expires = put?.expireTime ?? parts?.firstParts[0]?.expireTime;
+      let needsTarget = (put === undefined && parts === undefined) || expiresSoon(expires && timestampDate(expires));
+      if (!needsTarget) {
+        const answer =
+          parts === undefined
+            ? await this.put(put as PutTo, bytes, moveTo, signal)
+            : await this.putParts(parts, bytes, moveTo, signal);
         if (answer.status >= 200 && answer.status < 300) {
           this.lanes.wentWell();
           this.stored += 1;
           this.storeTrouble = undefined;
+          if (parts !== undefined && parts.firstParts.length > 0) {
+            // These parts are there; the gateway knows whether more are missing.
+            attempt = 0;
+            const another = await this.anotherTarget(ordinal, file);
+            if (another === undefined) return;
+            if (another !== "not now") target = another;
+            continue;
+          }
           moveTo(file.size);
           await this.landed.push({ ordinal, target: target.target, etag: answer.etag, path: file.path });
           return;
@@ -459,7 +475,9 @@ export class Ingest {
             : `the store answered ${answer.status} ${answer.code}`.trim();
         // The store may have come back elsewhere, which the gateway knows.
         needsTarget = answer.status === 403 || answer.status === 0;
-        if (!isSilent && answer.status !== 403 && answer.status < 500) return leave("upload-failed", why);
+        // An upload that is over is no place for its parts any more.
+        if (parts !== undefined && answer.status === 404) needsTarget = true;
+        if (!isSilent && !needsTarget && answer.status < 500) return leave("upload-failed", why);
         if (isSilent) this.storeTrouble = { kind: answer.code === MOVED ? "store-moved" : "store-silent" };
         // A store that takes nothing will take it later; one that takes the others and not this one will not.
         if (!isSilent || this.stored > storedThen) failures += 1;
@@ -467,19 +485,79 @@ export class Ingest {
         if (failures >= ATTEMPTS) return leave("upload-failed", why);
       }
       await this.pauseBefore(attempt);
-      if (needsTarget) {
-        const [another] = await this.targetsFor([ordinal]);
-        if (another?.how.case === "held") {
-          // The store had taken them although its answer was lost, and the gateway found them there.
-          this.arrivedBefore(file.size);
-          this.events.onUploadEnded?.(ordinal);
-          return;
-        }
-        if (another?.how.case === "put") target = another;
-        else if (another?.how.case !== "error") return leave("upload-failed", "the gateway offers no target for it");
-        else if (!PASSING.has(another.how.value.code)) return leave("refused", another.how.value.message);
+      if (needsTarget || parts !== undefined) {
+        const another = await this.anotherTarget(ordinal, file);
+        if (another === undefined) return;
+        if (another !== "not now") target = another;
       }
     }
+  }
+
+  /** Where the bytes go now; nothing when they go nowhere any more, which is noted. */
+  private async anotherTarget(ordinal: number, file: FoundFile): Promise<UploadTarget | "not now" | undefined> {
+    const [another] = await this.targetsFor([ordinal]);
+    const leave = (kind: ProblemKind, why: string) => {
+      this.giveUp(file, kind, why);
+      this.events.onUploadEnded?.(ordinal);
+      return undefined;
+    };
+    switch (another?.how.case) {
+      case "put":
+      case "multipart":
+        return another;
+      case "held":
+        // The store had taken them although its answer was lost, and the gateway found them there.
+        this.arrivedBefore(file.size);
+        this.events.onUploadEnded?.(ordinal);
+        return undefined;
+      case "error":
+        return PASSING.has(another.how.value.code) ? "not now" : leave("refused", another.how.value.message);
+      default:
+        return leave("upload-failed", "the gateway offers no target for it");
+    }
+  }
+
+  /** Sends the parts that are offered, some at a time. The first that fails is answered, and the others are left. */
+  private async putParts(
+    { firstParts, partSize, bytesLanded }: MultipartTarget,
+    bytes: File,
+    moveTo: (bytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<PutAnswer> {
+    const stopping = new AbortController();
+    const stop = () => stopping.abort(signal.reason);
+    signal.addEventListener("abort", stop);
+    const moved = new Map<number, number>();
+    const queue = [...firstParts];
+    let failed: PutAnswer | undefined;
+    const lane = async () => {
+      for (let part = queue.shift(); part !== undefined && failed === undefined; part = queue.shift()) {
+        const { number, size, url } = part;
+        const from = (number - 1) * Number(partSize);
+        const report = (sent: number) => {
+          moved.set(number, Math.min(sent, Number(size)));
+          moveTo([...moved.values()].reduce((sum, one) => sum + one, Number(bytesLanded)));
+        };
+        const answer = await this.put(
+          { url, headers: [] },
+          bytes.slice(from, from + Number(size)),
+          report,
+          stopping.signal,
+        );
+        if (answer.status < 200 || answer.status >= 300) {
+          failed ??= answer;
+          stopping.abort(new Error("another part failed"));
+        } else report(Number(size));
+      }
+    };
+    try {
+      await Promise.all(Array.from({ length: PARTS_AT_ONCE }, lane));
+    } catch (trouble) {
+      if (signal.aborted || failed === undefined) throw trouble;
+    } finally {
+      signal.removeEventListener("abort", stop);
+    }
+    return failed ?? { status: 200, etag: "", code: "" };
   }
 
   private async confirm(): Promise<void> {

@@ -8,8 +8,11 @@ export interface PutAnswer {
   code: string;
 }
 
+/** Where a PUT goes: a whole file, or a part of one. */
+export type PutTo = Pick<PutTarget, "url" | "headers">;
+
 export type Put = (
-  target: PutTarget,
+  target: PutTo,
   file: Blob,
   onProgress: (bytes: number) => void,
   signal: AbortSignal,

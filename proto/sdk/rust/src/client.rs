@@ -247,7 +247,7 @@ impl Client {
             .await
     }
 
-    /// Asks for upload targets of 1 to 200 files. They expire: ask just before they are needed.
+    /// Asks for upload targets of 1 to 200 files, in parts for large ones. They expire: ask just before they are needed.
     ///
     /// # Errors
     /// The gateway's refusal, or no answer. One file's trouble is in its own target.
@@ -262,6 +262,7 @@ impl Client {
             files: Some(v1::issue_uploads_request::Files::Ordinals(v1::Ordinals {
                 ordinals,
             })),
+            parts: true,
         };
         let send = |mut client: UploadServiceClient<Channel>, request| async move {
             client.issue_uploads(request).await

@@ -180,6 +180,7 @@ fn an_upload_of_another_size_is_refused_by_the_store_and_not_confirmed() {
         member.add_entries(add).await.unwrap();
         let files = issue_uploads_request::Files::Ordinals(Ordinals { ordinals: vec![0] });
         let issue = IssueUploadsRequest {
+            parts: false,
             batch: batch.name.clone(),
             files: Some(files),
         };

@@ -247,3 +247,32 @@ fn an_ingest_bears_the_end_of_the_system_and_says_so_once() {
     assert_eq!(said.matches("waiting: ").count(), 1, "{said}");
     ground.system.verify().unwrap();
 }
+
+#[test]
+fn a_large_file_goes_in_parts_and_is_kept_as_it_is() {
+    let ground = Ground::new(Database::Sqlite);
+    let folder = ground.folder.path().join("large");
+    std::fs::create_dir(&folder).unwrap();
+    let bytes: Vec<u8> = (0..40_000_000_u32).map(|at| (at % 251) as u8).collect();
+    std::fs::write(folder.join("large.bin"), &bytes).unwrap();
+    let ingest = ["ingest", folder.to_str().unwrap(), "--output", "json"];
+    let taken = ground.system.caudal(&ingest).unwrap();
+    let said = words(&taken);
+    assert!(taken.status.success(), "{said}");
+    assert_eq!(json(&taken)["outcomes"]["STORED_ONLY"], 1, "{said}");
+    let batch = json(&taken)["batch_id"].as_str().unwrap().to_owned();
+    let runtime = Runtime::new().unwrap();
+    let kept = runtime.block_on(async {
+        let client = client(&ground).await;
+        let file = client.get_file(&format!("batches/{batch}/files/0")).await;
+        file.unwrap().sha256
+    });
+    let sum = std::process::Command::new("sha256sum")
+        .arg(folder.join("large.bin"))
+        .output()
+        .unwrap();
+    let hex: String = kept.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(String::from_utf8_lossy(&sum.stdout).starts_with(&hex));
+    // What is read of the store has this content too.
+    ground.system.verify().unwrap();
+}

@@ -577,6 +577,35 @@ impl S3 for Service {
         }))
     }
 
+    /// All of them in one page: there are few.
+    async fn list_multipart_uploads(
+        &self,
+        req: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let input = req.input;
+        self.check_bucket(&input.bucket)?;
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let unfinished = self
+            .with_store(move |store| store.unfinished(&prefix))
+            .await?;
+        let uploads = unfinished
+            .into_iter()
+            .map(|(key, id, begun)| MultipartUpload {
+                key: Some(key),
+                upload_id: Some(id),
+                initiated: Some(begun.into()),
+                ..MultipartUpload::default()
+            })
+            .collect();
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            bucket: Some(input.bucket),
+            prefix: input.prefix,
+            is_truncated: Some(false),
+            uploads: Some(uploads),
+            ..ListMultipartUploadsOutput::default()
+        }))
+    }
+
     async fn list_parts(
         &self,
         req: S3Request<ListPartsInput>,

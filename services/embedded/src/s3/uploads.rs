@@ -64,6 +64,35 @@ impl Store {
         Ok(id)
     }
 
+    /// Uploads whose keys begin so, with when they were begun, by key and then by age.
+    pub(super) fn unfinished(&self, prefix: &str) -> S3Result<Vec<(String, String, SystemTime)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.uploads).map_err(from_io)? {
+            let entry = entry.map_err(from_io)?;
+            let name = entry.file_name();
+            let description = entry.path().join("upload.json");
+            // One that is being made or has just ended is passed over.
+            let (Some(id), Ok(text), Ok(facts)) = (
+                name.to_str(),
+                fs::read(&description),
+                fs::metadata(&description),
+            ) else {
+                continue;
+            };
+            let Ok(upload) = serde_json::from_slice::<Upload>(&text) else {
+                continue;
+            };
+            if upload.key.starts_with(prefix) {
+                let begun = facts.modified().map_err(from_io)?;
+                found.push((upload.key, id.to_owned(), begun));
+            }
+        }
+        found.sort_by(|(key, id, begun), (other_key, other_id, other_begun)| {
+            (key, begun, id).cmp(&(other_key, other_begun, other_id))
+        });
+        Ok(found)
+    }
+
     /// Makes a staged file the part of that number; returns its ETag.
     pub(super) fn put_part(
         &self,

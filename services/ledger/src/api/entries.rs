@@ -104,7 +104,7 @@ fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, Fiel
         u64::try_from(file.size).map_err(|_| ("file.size", "must not be negative".to_owned()))?;
     if size > limits::MAX_FILE_BYTES {
         let description = format!(
-            "FILE_TOO_LARGE: {size} bytes; a file has at most {} (5 GiB), what one PUT carries: split it, or leave it out",
+            "FILE_TOO_LARGE: {size} bytes; a file has at most {} (5 TiB), what a store holds as one object: split it, or leave it out",
             limits::MAX_FILE_BYTES
         );
         return Err(("file.size", description));

@@ -78,7 +78,7 @@ async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on(database: Da
             "entries[2].file.size"
         ]
     );
-    // One byte more than one PUT carries: said here, and not when the file is to be sent.
+    // One byte more than a store holds as one object: said here, and not when the file is to be sent.
     let most = i64::try_from(limits::MAX_FILE_BYTES).unwrap();
     let refused = add(&ledger, batch, vec![file("a", most + 1)]).await;
     let refused = refused.unwrap_err();

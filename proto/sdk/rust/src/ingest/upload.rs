@@ -13,7 +13,7 @@ use caudal_proto::status::from_parts;
 use caudal_proto::v1;
 use caudal_proto::v1::upload_target::How;
 use futures::StreamExt as _;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::io::ReaderStream;
@@ -37,6 +37,8 @@ const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
 const PUT_TIMEOUT: Duration = Duration::from_secs(60);
 const SLOWEST_BYTES_A_SECOND: u64 = 32 * 1024;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Parts of one file that are sent at a time.
+const PARTS_AT_ONCE: usize = 4;
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long one question for the end of a retry may wait for it.
 const RETRIED_WITHIN: Duration = Duration::from_secs(20);
@@ -70,7 +72,7 @@ pub(super) async fn issue(
             let mut failed = Vec::new();
             for (waiting, target) in page.drain(..).zip(issued) {
                 match &target.how {
-                    Some(How::Put(_)) => {
+                    Some(How::Put(_) | How::Multipart(_)) => {
                         if targets.send(Assigned { waiting, target }).await.is_err() {
                             return Ok(());
                         }
@@ -260,9 +262,36 @@ impl Shared {
         let mut backoff = self.backoff.clone();
         let mut failures = 0;
         let mut stored_then = self.stored.load(Ordering::Relaxed);
+        if let Some(How::Multipart(parts)) = &target.how {
+            let there = u64::try_from(parts.bytes_landed).unwrap_or_default();
+            self.board
+                .update(|progress| progress.uploaded_bytes += there);
+        }
         loop {
-            let failed = match self.put(&waiting.file, &target).await {
-                Ok(etag) => {
+            let sent = match &target.how {
+                Some(How::Multipart(parts)) => self.put_parts(&waiting.file, parts).await,
+                _ => self.put(&waiting.file, &target).await.map(Some),
+            };
+            let failed = match sent {
+                // These parts are there; the gateway knows whether more are missing.
+                Ok(None) => match self.another_target(waiting.ordinal).await {
+                    Ok(Another::Target(another)) => {
+                        target = another;
+                        backoff.reset();
+                        continue;
+                    }
+                    Ok(Another::NotNow) => Attempt::Silent("the store cannot be asked".to_owned()),
+                    // Another client was quicker with the last of them.
+                    Ok(Another::Arrived) => {
+                        self.board.update(|progress| {
+                            progress.uploaded_files += 1;
+                            progress.confirmed_files += 1;
+                        });
+                        return None;
+                    }
+                    Err(why) => Attempt::Never(why),
+                },
+                Ok(Some(etag)) => {
                     self.stored.fetch_add(1, Ordering::Relaxed);
                     self.board.silence(Silent::Store, None);
                     self.board.update(|progress| progress.uploaded_files += 1);
@@ -331,7 +360,7 @@ impl Shared {
             .pop()
             .ok_or_else(|| NotTaken::UploadFailed("no target came".to_owned()))?;
         match &target.how {
-            Some(How::Put(_)) => Ok(Another::Target(target)),
+            Some(How::Put(_) | How::Multipart(_)) => Ok(Another::Target(target)),
             Some(How::Held(_)) => Ok(Another::Arrived),
             Some(How::Error(error)) => {
                 let refusal = from_parts(error);
@@ -346,6 +375,60 @@ impl Shared {
         }
     }
 
+    /// Sends the parts that are offered, some at a time. Answers an empty ETag when none was missing: the gateway makes them
+    /// one object when the file is confirmed.
+    async fn put_parts(
+        &self,
+        file: &FoundFile,
+        target: &v1::MultipartTarget,
+    ) -> Result<Option<String>, Attempt> {
+        if target.first_parts.is_empty() {
+            check_unchanged(file).await?;
+            return Ok(Some(String::new()));
+        }
+        let part_size = u64::try_from(target.part_size).unwrap_or_default();
+        let mut sending = Vec::new();
+        for part in &target.first_parts {
+            let from = u64::from(part.number.saturating_sub(1)).saturating_mul(part_size);
+            sending.push(self.put_part(file, part, from));
+        }
+        let mut sent = futures::stream::iter(sending).buffer_unordered(PARTS_AT_ONCE);
+        while let Some(sent) = sent.next().await {
+            sent?;
+        }
+        Ok(None)
+    }
+
+    async fn put_part(
+        &self,
+        file: &FoundFile,
+        part: &v1::PartTarget,
+        from: u64,
+    ) -> Result<(), Attempt> {
+        if expires_soon(part.expire_time) {
+            return Err(Attempt::NeedsTarget("the target expired".to_owned()));
+        }
+        let size = u64::try_from(part.size).unwrap_or_default();
+        let sent = Sent {
+            board: self.board.clone(),
+            bytes: Arc::new(AtomicU64::new(0)),
+            kept: false,
+        };
+        let mut opened = tokio::fs::File::open(&file.local)
+            .await
+            .map_err(not_readable)?;
+        opened
+            .seek(io::SeekFrom::Start(from))
+            .await
+            .map_err(not_readable)?;
+        let body = counted(opened.take(size), &sent);
+        self.send(file, &part.url, &[], size, body).await?;
+        self.stored.fetch_add(1, Ordering::Relaxed);
+        self.board.silence(Silent::Store, None);
+        sent.keep(size);
+        Ok(())
+    }
+
     /// One attempt; answers the ETag of the store.
     async fn put(&self, file: &FoundFile, target: &v1::UploadTarget) -> Result<String, Attempt> {
         let Some(How::Put(put)) = &target.how else {
@@ -353,7 +436,7 @@ impl Shared {
                 "the target is none to PUT to".to_owned(),
             ));
         };
-        if expires_soon(put) {
+        if expires_soon(put.expire_time) {
             return Err(Attempt::NeedsTarget("the target expired".to_owned()));
         }
         let sent = Sent {
@@ -362,8 +445,23 @@ impl Shared {
             kept: false,
         };
         let body = body_of(file, &sent).await?;
-        let mut request = Request::put(&put.url).header("content-length", file.size);
-        for header in &put.headers {
+        let etag = self
+            .send(file, &put.url, &put.headers, file.size, body)
+            .await?;
+        sent.keep(file.size);
+        Ok(etag)
+    }
+
+    async fn send(
+        &self,
+        file: &FoundFile,
+        url: &str,
+        headers: &[v1::Header],
+        size: u64,
+        body: Body,
+    ) -> Result<String, Attempt> {
+        let mut request = Request::put(url).header("content-length", size);
+        for header in headers {
             if header.name != "host" && header.name != "content-length" {
                 request = request.header(&header.name, &header.value);
             }
@@ -371,7 +469,7 @@ impl Shared {
         let request = request
             .body(body)
             .map_err(|_| Attempt::NeedsTarget("the target is no address".to_owned()))?;
-        let deadline = PUT_TIMEOUT + Duration::from_secs(file.size / SLOWEST_BYTES_A_SECOND);
+        let deadline = PUT_TIMEOUT + Duration::from_secs(size / SLOWEST_BYTES_A_SECOND);
         let answered = self.http.send(request, deadline).await;
         // Told first, because a file that changed explains a PUT that failed.
         check_unchanged(file).await?;
@@ -381,20 +479,15 @@ impl Shared {
             false => Attempt::Silent(error.words),
         })?;
         let status = answer.status;
-        let etag = answer
-            .headers
-            .get("etag")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
-        let words = answer.words;
         if status.is_success() {
-            sent.keep(file.size);
-            return Ok(etag);
+            let etag = answer.headers.get("etag");
+            let etag = etag.and_then(|value| value.to_str().ok());
+            return Ok(etag.unwrap_or_default().to_owned());
         }
-        let trouble = store_words(status, &words);
+        let trouble = store_words(status, &answer.words);
         match status.as_u16() {
-            403 => Err(Attempt::NeedsTarget(trouble)),
+            // An upload that is over is no place for its parts any more.
+            403 | 404 => Err(Attempt::NeedsTarget(trouble)),
             408 | 429 | 502..=504 => Err(Attempt::Silent(trouble)),
             500.. => Err(Attempt::Again(trouble)),
             _ => Err(Attempt::Never(NotTaken::UploadFailed(trouble))),
@@ -452,17 +545,21 @@ async fn body_of(file: &FoundFile, sent: &Sent) -> Result<Body, Attempt> {
     let opened = tokio::fs::File::open(&file.local)
         .await
         .map_err(not_readable)?;
+    Ok(counted(opened.take(file.size), sent))
+}
+
+/// A body whose bytes are on the board as they are read.
+fn counted(source: impl AsyncRead + Send + 'static, sent: &Sent) -> Body {
     let board = sent.board.clone();
     let counted = Arc::clone(&sent.bytes);
-    let chunks =
-        ReaderStream::with_capacity(opened.take(file.size), CHUNK_BYTES).inspect(move |chunk| {
-            if let Ok(chunk) = chunk {
-                let bytes = chunk.len() as u64;
-                counted.fetch_add(bytes, Ordering::Relaxed);
-                board.update(|progress| progress.uploaded_bytes += bytes);
-            }
-        });
-    Ok(streamed(chunks))
+    let chunks = ReaderStream::with_capacity(source, CHUNK_BYTES).inspect(move |chunk| {
+        if let Ok(chunk) = chunk {
+            let bytes = chunk.len() as u64;
+            counted.fetch_add(bytes, Ordering::Relaxed);
+            board.update(|progress| progress.uploaded_bytes += bytes);
+        }
+    });
+    streamed(chunks)
 }
 
 async fn check_unchanged(file: &FoundFile) -> Result<(), Attempt> {
@@ -494,8 +591,8 @@ fn give_up(board: &Board, file: &FoundFile, why: NotTaken) {
     });
 }
 
-fn expires_soon(put: &v1::PutTarget) -> bool {
-    let Some(expire_time) = put.expire_time else {
+fn expires_soon(expire_time: Option<prost_types::Timestamp>) -> bool {
+    let Some(expire_time) = expire_time else {
         return false;
     };
     let Ok(expires) = SystemTime::try_from(expire_time) else {
@@ -636,11 +733,8 @@ mod tests {
 
     #[test]
     fn a_target_about_to_expire_is_not_used() {
-        let put = |seconds| v1::PutTarget {
-            expire_time: Some((SystemTime::now() + Duration::from_secs(seconds)).into()),
-            ..Default::default()
-        };
-        assert!(expires_soon(&put(5)));
-        assert!(!expires_soon(&put(600)));
+        let at = |seconds| Some((SystemTime::now() + Duration::from_secs(seconds)).into());
+        assert!(expires_soon(at(5)));
+        assert!(!expires_soon(at(600)));
     }
 }

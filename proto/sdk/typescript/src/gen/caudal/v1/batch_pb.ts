@@ -431,7 +431,7 @@ export const EntrySchema: GenMessage<Entry> = /*@__PURE__*/
  */
 export type FileEntry = Message<"caudal.v1.FileEntry"> & {
   /**
-   * Bytes, at most 5 GiB, what one PUT carries (FILE_TOO_LARGE beyond it); what lands must have exactly this size.
+   * Bytes, at most 5 TiB (FILE_TOO_LARGE beyond it; above 5 GiB it goes in parts); what lands must have exactly this size.
    *
    * @generated from field: int64 size = 1;
    */

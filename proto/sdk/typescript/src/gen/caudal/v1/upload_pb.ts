@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/upload.proto.
  */
 export const file_caudal_v1_upload: GenFile = /*@__PURE__*/
-  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKAAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIm0KCVB1dFRhcmdldBILCgN1cmwYASABKAkSIgoHaGVhZGVycxgCIAMoCzIRLmNhdWRhbC52MS5IZWFkZXISLwoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIg0KC0FscmVhZHlIZWxkIqgBCgxVcGxvYWRUYXJnZXQSDwoHb3JkaW5hbBgBIAEoDRIOCgZ0YXJnZXQYAiABKA0SIwoDcHV0GAMgASgLMhQuY2F1ZGFsLnYxLlB1dFRhcmdldEgAEiYKBGhlbGQYBSABKAsyFi5jYXVkYWwudjEuQWxyZWFkeUhlbGRIABIjCgVlcnJvchgGIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCBQoDaG93IkAKFElzc3VlVXBsb2Fkc1Jlc3BvbnNlEigKB3RhcmdldHMYASADKAsyFy5jYXVkYWwudjEuVXBsb2FkVGFyZ2V0IjkKCFVwbG9hZGVkEg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEgwKBGV0YWcYAyABKAkiYAoVQ29uZmlybVVwbG9hZHNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiQKB3VwbG9hZHMYAiADKAsyEy5jYXVkYWwudjEuVXBsb2FkZWQSEgoKcmVxdWVzdF9pZBgDIAEoCSJ1CgxDb25maXJtYXRpb24SDwoHb3JkaW5hbBgBIAEoDRIlCgVzdGF0ZRgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGVIABIjCgVlcnJvchgDIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IkgKFkNvbmZpcm1VcGxvYWRzUmVzcG9uc2USLgoNY29uZmlybWF0aW9ucxgBIAMoCzIXLmNhdWRhbC52MS5Db25maXJtYXRpb24ytwEKDVVwbG9hZFNlcnZpY2USTwoMSXNzdWVVcGxvYWRzEh4uY2F1ZGFsLnYxLklzc3VlVXBsb2Fkc1JlcXVlc3QaHy5jYXVkYWwudjEuSXNzdWVVcGxvYWRzUmVzcG9uc2USVQoOQ29uZmlybVVwbG9hZHMSIC5jYXVkYWwudjEuQ29uZmlybVVwbG9hZHNSZXF1ZXN0GiEuY2F1ZGFsLnYxLkNvbmZpcm1VcGxvYWRzUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
+  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKPAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAEg0KBXBhcnRzGAQgASgIQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIm0KCVB1dFRhcmdldBILCgN1cmwYASABKAkSIgoHaGVhZGVycxgCIAMoCzIRLmNhdWRhbC52MS5IZWFkZXISLwoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKClBhcnRUYXJnZXQSDgoGbnVtYmVyGAEgASgNEgsKA3VybBgCIAEoCRIMCgRzaXplGAMgASgDEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKQAQoPTXVsdGlwYXJ0VGFyZ2V0EhEKCXBhcnRfc2l6ZRgBIAEoAxISCgpwYXJ0X2NvdW50GAIgASgNEioKC2ZpcnN0X3BhcnRzGAMgAygLMhUuY2F1ZGFsLnYxLlBhcnRUYXJnZXQSFAoMcGFydHNfbGFuZGVkGAQgASgNEhQKDGJ5dGVzX2xhbmRlZBgFIAEoAyINCgtBbHJlYWR5SGVsZCLZAQoMVXBsb2FkVGFyZ2V0Eg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEiMKA3B1dBgDIAEoCzIULmNhdWRhbC52MS5QdXRUYXJnZXRIABIvCgltdWx0aXBhcnQYBCABKAsyGi5jYXVkYWwudjEuTXVsdGlwYXJ0VGFyZ2V0SAASJgoEaGVsZBgFIAEoCzIWLmNhdWRhbC52MS5BbHJlYWR5SGVsZEgAEiMKBWVycm9yGAYgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIFCgNob3ciQAoUSXNzdWVVcGxvYWRzUmVzcG9uc2USKAoHdGFyZ2V0cxgBIAMoCzIXLmNhdWRhbC52MS5VcGxvYWRUYXJnZXQiOQoIVXBsb2FkZWQSDwoHb3JkaW5hbBgBIAEoDRIOCgZ0YXJnZXQYAiABKA0SDAoEZXRhZxgDIAEoCSJgChVDb25maXJtVXBsb2Fkc1JlcXVlc3QSDQoFYmF0Y2gYASABKAkSJAoHdXBsb2FkcxgCIAMoCzITLmNhdWRhbC52MS5VcGxvYWRlZBISCgpyZXF1ZXN0X2lkGAMgASgJInUKDENvbmZpcm1hdGlvbhIPCgdvcmRpbmFsGAEgASgNEiUKBXN0YXRlGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZUgAEiMKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiSAoWQ29uZmlybVVwbG9hZHNSZXNwb25zZRIuCg1jb25maXJtYXRpb25zGAEgAygLMhcuY2F1ZGFsLnYxLkNvbmZpcm1hdGlvbjK3AQoNVXBsb2FkU2VydmljZRJPCgxJc3N1ZVVwbG9hZHMSHi5jYXVkYWwudjEuSXNzdWVVcGxvYWRzUmVxdWVzdBofLmNhdWRhbC52MS5Jc3N1ZVVwbG9hZHNSZXNwb25zZRJVCg5Db25maXJtVXBsb2FkcxIgLmNhdWRhbC52MS5Db25maXJtVXBsb2Fkc1JlcXVlc3QaIS5jYXVkYWwudjEuQ29uZmlybVVwbG9hZHNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
 
 /**
  * A list of ordinals.
@@ -111,6 +111,14 @@ export type IssueUploadsRequest = Message<"caudal.v1.IssueUploadsRequest"> & {
     value: AfterOrdinal;
     case: "after";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * The caller can send parts: larger files are offered in parts then. Without it a file goes in one PUT while one can
+   * carry it.
+   *
+   * @generated from field: bool parts = 4;
+   */
+  parts: boolean;
 };
 
 /**
@@ -184,6 +192,98 @@ export const PutTargetSchema: GenMessage<PutTarget> = /*@__PURE__*/
   messageDesc(file_caudal_v1_upload, 4);
 
 /**
+ * One presigned part.
+ *
+ * @generated from message caudal.v1.PartTarget
+ */
+export type PartTarget = Message<"caudal.v1.PartTarget"> & {
+  /**
+   * From 1.
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * Where to PUT.
+   *
+   * @generated from field: string url = 2;
+   */
+  url: string;
+
+  /**
+   * Bytes of this part.
+   *
+   * @generated from field: int64 size = 3;
+   */
+  size: bigint;
+
+  /**
+   * Until when the PUT may begin.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 4;
+   */
+  expireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.PartTarget.
+ * Use `create(PartTargetSchema)` to create a new message.
+ */
+export const PartTargetSchema: GenMessage<PartTarget> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 5);
+
+/**
+ * A multipart upload: equal parts but the last. Parts that have landed are kept, whoever sent them: asking again offers the
+ * next that are missing, and when none is, the file is confirmed, without an ETag.
+ *
+ * @generated from message caudal.v1.MultipartTarget
+ */
+export type MultipartTarget = Message<"caudal.v1.MultipartTarget"> & {
+  /**
+   * Bytes of each part but the last.
+   *
+   * @generated from field: int64 part_size = 1;
+   */
+  partSize: bigint;
+
+  /**
+   * How many.
+   *
+   * @generated from field: uint32 part_count = 2;
+   */
+  partCount: number;
+
+  /**
+   * The first that have not landed, at most 64.
+   *
+   * @generated from field: repeated caudal.v1.PartTarget first_parts = 3;
+   */
+  firstParts: PartTarget[];
+
+  /**
+   * How many have landed.
+   *
+   * @generated from field: uint32 parts_landed = 4;
+   */
+  partsLanded: number;
+
+  /**
+   * Bytes of these.
+   *
+   * @generated from field: int64 bytes_landed = 5;
+   */
+  bytesLanded: bigint;
+};
+
+/**
+ * Describes the message caudal.v1.MultipartTarget.
+ * Use `create(MultipartTargetSchema)` to create a new message.
+ */
+export const MultipartTargetSchema: GenMessage<MultipartTarget> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 6);
+
+/**
  * The bytes are there: nothing to send.
  *
  * @generated from message caudal.v1.AlreadyHeld
@@ -196,7 +296,7 @@ export type AlreadyHeld = Message<"caudal.v1.AlreadyHeld"> & {
  * Use `create(AlreadyHeldSchema)` to create a new message.
  */
 export const AlreadyHeldSchema: GenMessage<AlreadyHeld> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_upload, 5);
+  messageDesc(file_caudal_v1_upload, 7);
 
 /**
  * Where one file's bytes go.
@@ -233,6 +333,14 @@ export type UploadTarget = Message<"caudal.v1.UploadTarget"> & {
     case: "put";
   } | {
     /**
+     * Parts.
+     *
+     * @generated from field: caudal.v1.MultipartTarget multipart = 4;
+     */
+    value: MultipartTarget;
+    case: "multipart";
+  } | {
+    /**
      * Nothing to send.
      *
      * @generated from field: caudal.v1.AlreadyHeld held = 5;
@@ -255,7 +363,7 @@ export type UploadTarget = Message<"caudal.v1.UploadTarget"> & {
  * Use `create(UploadTargetSchema)` to create a new message.
  */
 export const UploadTargetSchema: GenMessage<UploadTarget> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_upload, 6);
+  messageDesc(file_caudal_v1_upload, 8);
 
 /**
  * Targets.
@@ -276,7 +384,7 @@ export type IssueUploadsResponse = Message<"caudal.v1.IssueUploadsResponse"> & {
  * Use `create(IssueUploadsResponseSchema)` to create a new message.
  */
 export const IssueUploadsResponseSchema: GenMessage<IssueUploadsResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_upload, 7);
+  messageDesc(file_caudal_v1_upload, 9);
 
 /**
  * A file whose bytes have landed.
@@ -311,7 +419,7 @@ export type Uploaded = Message<"caudal.v1.Uploaded"> & {
  * Use `create(UploadedSchema)` to create a new message.
  */
 export const UploadedSchema: GenMessage<Uploaded> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_upload, 8);
+  messageDesc(file_caudal_v1_upload, 10);
 
 /**
  * Confirms uploads.
@@ -346,7 +454,7 @@ export type ConfirmUploadsRequest = Message<"caudal.v1.ConfirmUploadsRequest"> &
  * Use `create(ConfirmUploadsRequestSchema)` to create a new message.
  */
 export const ConfirmUploadsRequestSchema: GenMessage<ConfirmUploadsRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_upload, 9);
+  messageDesc(file_caudal_v1_upload, 11);
 
 /**
  * What became of one confirmation.
@@ -390,7 +498,7 @@ export type Confirmation = Message<"caudal.v1.Confirmation"> & {
  * Use `create(ConfirmationSchema)` to create a new message.
  */
 export const ConfirmationSchema: GenMessage<Confirmation> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_upload, 10);
+  messageDesc(file_caudal_v1_upload, 12);
 
 /**
  * Answers, in order.
@@ -411,7 +519,7 @@ export type ConfirmUploadsResponse = Message<"caudal.v1.ConfirmUploadsResponse">
  * Use `create(ConfirmUploadsResponseSchema)` to create a new message.
  */
 export const ConfirmUploadsResponseSchema: GenMessage<ConfirmUploadsResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_upload, 11);
+  messageDesc(file_caudal_v1_upload, 13);
 
 /**
  * Issues upload targets and takes confirmations.
