@@ -1761,7 +1761,11 @@ impl World {
         }
         let kills = repairs.kill.iter();
         for (file, token, cause) in kills.filter(|(.., cause)| *cause == KillCause::NeverRenewed) {
-            let moved_on = self.committed(|tables| tables.files[file].token != *token);
+            // What moved on or was renewed since it was looked at is left alone by the writer.
+            let moved_on = self.committed(|tables| {
+                let row = &tables.files[file];
+                row.token != *token || row.lease_until.is_some()
+            });
             let sign = self.signs.get(&(*file, *token)).filter(|_| !moved_on);
             if sign.is_some_and(|sign| now.since(*sign) < lease) {
                 violations.push(format!(
