@@ -15,6 +15,10 @@ const END_OF_IMAGE: u8 = 0xd9;
 const START_OF_SCAN: u8 = 0xda;
 /// What rows are filled with before they are decoded.
 const GREY: u8 = 128;
+/// Frames of pictures that come in several passes.
+const PROGRESSIVE: [u8; 4] = [0xc2, 0xc6, 0xca, 0xce];
+/// More than a decoder reads ahead of what it needs.
+const READ_AHEAD_BYTES: usize = 16;
 /// So many zeros in a row are nothing that a scan writes: a disk or a network did.
 const HOLE_BYTES: usize = 64;
 
@@ -93,6 +97,42 @@ fn byte(input: &mut impl BufRead) -> io::Result<u8> {
     Ok(byte[0])
 }
 
+/// What is known of the scans without decoding them.
+struct Scans {
+    are_progressive: bool,
+    /// Where the end marker behind the first scan is.
+    end: Option<usize>,
+}
+
+impl Scans {
+    /// None where there is no scan.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let mut at = 2;
+        let mut are_progressive = false;
+        loop {
+            let [MARKER, kind, high, low] = *bytes.get(at..at + 4)? else {
+                at += 1;
+                continue;
+            };
+            match kind {
+                START_OF_SCAN => break,
+                0xff => at += 1,
+                0 | 1 | 0xd0..=END_OF_IMAGE => at += 2,
+                _ => {
+                    are_progressive |= PROGRESSIVE.contains(&kind);
+                    at += 2 + usize::from(u16::from_be_bytes([high, low]));
+                }
+            }
+        }
+        let end = [MARKER, END_OF_IMAGE];
+        let found = bytes[at..].windows(2).position(|pair| pair == end);
+        Some(Self {
+            are_progressive,
+            end: found.map(|found| at + found),
+        })
+    }
+}
+
 /// The share of rows that a decoder does not come to which overlooks nothing; none where it finds all of its data.
 pub(crate) fn missing_rows(input: &mut File) -> Result<Option<f64>, ParseFailure> {
     let failed = |error: io::Error| ParseFailure::new(Reason::Internal, error.to_string());
@@ -101,6 +141,19 @@ pub(crate) fn missing_rows(input: &mut File) -> Result<Option<f64>, ParseFailure
     BufReader::new(input)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
+    // Behind an end marker the decoder reads zeros for as long as it likes; behind the end of the bytes it complains. What
+    // it reads ahead of the last row is no sign of anything.
+    let Some(scans) = Scans::of(&bytes) else {
+        return Ok(None);
+    };
+    // Of one that comes in several passes over the whole picture nothing is missing that could be counted in rows.
+    if scans.are_progressive {
+        return Ok(None);
+    }
+    if let Some(end) = scans.end {
+        bytes.truncate(end);
+    }
+    bytes.extend_from_slice(&[0; READ_AHEAD_BYTES]);
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)

@@ -126,6 +126,8 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
             (picture, Some(missing))
         }
     };
+    // A decoder that comes to nothing may only be strict: then there is a picture all the same.
+    let missing = missing.filter(|missing| *missing < 1.0 || partial::is_blank(&picture));
     if missing.is_some_and(|missing| missing > MOST_MISSING) {
         return Err(ParseFailure::new(
             Reason::CorruptImage,

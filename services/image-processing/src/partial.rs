@@ -5,6 +5,9 @@ use image::{ColorType, DynamicImage, ImageBuffer, ImageDecoder};
 /// What the rows are filled with before they are decoded.
 const GREY: u8 = 128;
 
+/// Of fewer rows nobody can tell whether they are all alike by accident.
+const FEWEST_ROWS: u32 = 32;
+
 /// Decodes as far as the data goes: the picture, and the share of its rows that are missing. None for a picture of more than
 /// 8 bits a colour, and where not a row is there.
 pub(crate) fn decode(decoder: impl ImageDecoder) -> Option<(DynamicImage, f64)> {
@@ -31,4 +34,13 @@ pub(crate) fn decode(decoder: impl ImageDecoder) -> Option<(DynamicImage, f64)> 
     picture
         .filter(|_| share < 1.0)
         .map(|picture| (picture, share))
+}
+
+/// Whether a picture is of one colour. A small one may well be.
+pub(crate) fn is_blank(picture: &DynamicImage) -> bool {
+    let bytes = picture.as_bytes();
+    let pixel_bytes = usize::from(picture.color().bytes_per_pixel());
+    let mut pixels = bytes.chunks_exact(pixel_bytes);
+    let first = pixels.next();
+    picture.height() >= FEWEST_ROWS && pixels.all(|pixel| Some(pixel) == first)
 }
