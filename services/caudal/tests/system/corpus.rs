@@ -69,7 +69,7 @@ async fn text(files: &mut Files, file: &v1::File) -> String {
     let artifact = file
         .artifacts
         .iter()
-        .find(|artifact| artifact.name == "text.txt");
+        .find(|artifact| artifact.name.ends_with("/text.txt"));
     let Some(artifact) = artifact else {
         return String::new();
     };
@@ -78,7 +78,11 @@ async fn text(files: &mut Files, file: &v1::File) -> String {
         artifact: artifact.name.clone(),
     };
     let found = files.get_artifact(request).await.unwrap().into_inner();
-    reqwest::get(found.url).await.unwrap().text().await.unwrap()
+    let answer = reqwest::get(found.url).await.unwrap();
+    let status = answer.status();
+    let text = answer.text().await.unwrap();
+    assert_eq!(status, 200, "{}: {text}", file.path);
+    text
 }
 
 #[tokio::test(flavor = "multi_thread")]
