@@ -3,6 +3,7 @@
 
 mod own;
 mod pdfium;
+mod streams;
 
 use std::fs::File;
 use std::io;
@@ -72,10 +73,11 @@ impl Page {
 pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::read(request)?;
     let bytes = read_all(input)?;
-    let is_cut = is_cut(&bytes);
+    // A reader takes what comes out of a damaged stream before the damage, and says nothing.
+    let is_damaged = is_cut(&bytes) || streams::are_damaged(&bytes);
     match pdfium::taken() {
-        Some(library) => with_pdfium(&request, &bytes, is_cut, &library),
-        None => without(&request, bytes, is_cut),
+        Some(library) => with_pdfium(&request, &bytes, is_damaged, &library),
+        None => without(&request, bytes, is_damaged),
     }
 }
 
@@ -89,18 +91,18 @@ fn is_cut(bytes: &[u8]) -> bool {
 fn with_pdfium(
     request: &Request,
     bytes: &[u8],
-    is_cut: bool,
+    is_damaged: bool,
     library: &Library,
 ) -> Result<Parsed, ParseFailure> {
     let document = match library.open(bytes) {
         Ok(document) => document,
         Err(failure) if failure.reason == Reason::EncryptedDocument => return Err(failure),
         // What one reader cannot open the other one may.
-        Err(_) => return without(request, bytes.to_vec(), is_cut),
+        Err(_) => return without(request, bytes.to_vec(), is_damaged),
     };
     let pages = document.pages();
     if pages == 0 {
-        return without(request, bytes.to_vec(), is_cut);
+        return without(request, bytes.to_vec(), is_damaged);
     }
     let mut gathered = Gathered::new(request, pages);
     let mut second = Second::Unasked;
@@ -116,10 +118,10 @@ fn with_pdfium(
         };
         gathered.push(page)?;
     }
-    gathered.finish(document.properties(), is_cut)
+    gathered.finish(document.properties(), is_damaged)
 }
 
-fn without(request: &Request, bytes: Vec<u8>, is_cut: bool) -> Result<Parsed, ParseFailure> {
+fn without(request: &Request, bytes: Vec<u8>, is_damaged: bool) -> Result<Parsed, ParseFailure> {
     let own = Own::open(bytes)?;
     let pages = own.pages()?;
     let mut gathered = Gathered::new(request, pages);
@@ -129,7 +131,7 @@ fn without(request: &Request, bytes: Vec<u8>, is_cut: bool) -> Result<Parsed, Pa
         }
         gathered.push(own.page(number))?;
     }
-    gathered.finish(Properties::default(), is_cut)
+    gathered.finish(Properties::default(), is_damaged)
 }
 
 /// The other reader, opened when it is first asked.
@@ -207,7 +209,7 @@ impl<'a> Gathered<'a> {
         Ok(())
     }
 
-    fn finish(mut self, properties: Properties, is_cut: bool) -> Result<Parsed, ParseFailure> {
+    fn finish(mut self, properties: Properties, is_damaged: bool) -> Result<Parsed, ParseFailure> {
         if self.pages > self.request.max_pages {
             self.text.mark_truncated();
         }
@@ -220,7 +222,8 @@ impl<'a> Gathered<'a> {
         extracted.unreadable_pages = self.unreadable;
         extracted.blank_pages = self.blank;
         extracted.replaced = self.replaced;
-        extracted.unreadable_parts = u32::from(is_cut);
+        // A page of which nothing came out is counted already.
+        extracted.unreadable_parts = u32::from(is_damaged && self.unreadable == 0);
         extracted.properties = properties;
         answer(text, &extracted)
     }
