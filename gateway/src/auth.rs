@@ -43,7 +43,7 @@ impl Caller {
 }
 
 /// Answers of the ledger about one credential, for at most a second: a revoked key is refused that soon.
-struct Known {
+struct CachedCredential {
     scope: Option<Scope>,
     until: Instant,
 }
@@ -53,7 +53,7 @@ struct Known {
 pub(crate) struct Authenticator {
     ledger: Ledger,
     keep_for: Duration,
-    known: Arc<Mutex<HashMap<Credential, Known>>>,
+    known: Arc<Mutex<HashMap<Credential, CachedCredential>>>,
 }
 
 impl Authenticator {
@@ -126,7 +126,7 @@ impl Authenticator {
         }
         known.insert(
             credential.clone(),
-            Known {
+            CachedCredential {
                 scope,
                 until: now + self.keep_for,
             },

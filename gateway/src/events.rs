@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::auth::Caller;
 use crate::ledger::{Ledger, passed_on};
-use crate::live::{Live, LiveStream, Outlet, ReaderGone, Trouble, is_about_the_caller};
+use crate::live::{Live, LiveStream, Outlet, ReaderGone, RetryWindow, is_about_the_caller};
 use crate::wakeups::{Wakeup, Wakeups};
 
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
@@ -178,7 +178,7 @@ impl Teller {
                 settings.patience,
             )
         };
-        let mut trouble = Trouble::default();
+        let mut window = RetryWindow::default();
         let mut spoke_at = Instant::now();
         let mut page = Some(first);
         loop {
@@ -203,11 +203,11 @@ impl Teller {
             }
             match self.page_after(self.cursor).await {
                 Ok(next) => {
-                    trouble.is_over();
+                    window.close();
                     page = Some(next);
                 }
                 Err(status) if may_pass(&status) => {
-                    trouble.bear(status, patience).await.map_err(End::Failed)?;
+                    window.wait_after(status, patience).await.map_err(End::Failed)?;
                 }
                 Err(status) => return Err(End::Failed(status)),
             }

@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 
 use crate::fold::Fold;
 use crate::ledger::{Ledger, passed_on};
-use crate::live::{Live, Trouble};
+use crate::live::{Live, RetryWindow};
 use crate::wakeups::Wakeups;
 
 /// Pages of changes folded into one message; what is left comes with the next.
@@ -209,7 +209,7 @@ impl Feeds {
         let settings = &self.live.settings;
         let (tenant, batch) = feed.key;
         let mut wakeup = self.wakeups.listen(tenant, Some(batch));
-        let mut trouble = Trouble::default();
+        let mut window = RetryWindow::default();
         let mut look_now = true;
         loop {
             if self.ended_unheard(feed) {
@@ -223,7 +223,7 @@ impl Feeds {
             }
             let read = self.changes_after(&feed.scope, batch, revision).await;
             if read.is_ok() {
-                trouble.is_over();
+                window.close();
             }
             match read {
                 Ok(Read::Changes { fold, more }) => {
@@ -237,7 +237,7 @@ impl Feeds {
                 Err(status) if status.code() == Code::NotFound => return Ok(()),
                 Err(status) => {
                     look_now = true;
-                    trouble.bear(status, settings.patience).await?;
+                    window.wait_after(status, settings.patience).await?;
                 }
             }
         }

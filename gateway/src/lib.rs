@@ -6,7 +6,7 @@ mod browser;
 mod events;
 mod feed;
 mod fold;
-mod front;
+mod public_api;
 pub mod key;
 mod ledger;
 mod live;
@@ -50,7 +50,7 @@ pub use live::WatchSettings;
 use crate::auth::{Authenticator, needs_a_tenant, needs_an_operator};
 use crate::events::Events;
 use crate::feed::Feeds;
-use crate::front::Front;
+use crate::public_api::PublicApi;
 use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::oversize::Oversize;
@@ -206,7 +206,7 @@ impl Gateway {
         let ledger_for_watches = connect(deps.ledger_for_watches);
         let events = Events::new(ledger_for_watches.clone(), wakeups.clone(), live.clone());
         let feeds = Feeds::new(ledger_for_watches, wakeups, live.clone());
-        let front = Front {
+        let public_api = PublicApi {
             uploads: Uploads::new(
                 ledger.clone(),
                 deps.objects.clone(),
@@ -220,14 +220,14 @@ impl Gateway {
             ledger,
             download_validity: settings.download_url_validity,
         };
-        let page = page::page(&settings.web_dir, &front.objects).await;
+        let page = page::page(&settings.web_dir, &public_api.objects).await;
         let metrics = Registry::new("gateway");
         let door = Door {
             authenticator,
             rates,
             oversize: Oversize::new(&metrics),
         };
-        let routes = browser::open_to_browsers(routes(front, door), &settings.allowed_origins)?;
+        let routes = browser::open_to_browsers(routes(public_api, door), &settings.allowed_origins)?;
         let serving = Server::builder("gateway")
             .metrics(metrics)
             .routes(routes)
@@ -252,23 +252,23 @@ impl Gateway {
     }
 }
 
-fn routes(front: Front, door: Door) -> Router {
-    let batches = BatchServiceServer::new(front.clone())
+fn routes(public_api: PublicApi, door: Door) -> Router {
+    let batches = BatchServiceServer::new(public_api.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let files = FileServiceServer::new(front.clone())
+    let files = FileServiceServer::new(public_api.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let events = EventServiceServer::new(front.clone())
+    let events = EventServiceServer::new(public_api.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let operations = OperationsServer::new(front.clone())
+    let operations = OperationsServer::new(public_api.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let operator = OperatorServiceServer::new(front.clone())
+    let operator = OperatorServiceServer::new(public_api.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let uploads = UploadServiceServer::new(front)
+    let uploads = UploadServiceServer::new(public_api)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     Routes::new(batches)

@@ -168,13 +168,13 @@ impl<T: Send + 'static> Outlet<T> {
 
 /// How long the ledger has been of no use.
 #[derive(Default)]
-pub(crate) struct Trouble {
+pub(crate) struct RetryWindow {
     since: Option<Instant>,
 }
 
-impl Trouble {
+impl RetryWindow {
     /// It answered.
-    pub(crate) fn is_over(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.since = None;
     }
 
@@ -182,7 +182,7 @@ impl Trouble {
     ///
     /// # Errors
     /// There was nothing but errors for `patience`.
-    pub(crate) async fn bear(&mut self, status: Status, patience: Duration) -> Result<(), Status> {
+    pub(crate) async fn wait_after(&mut self, status: Status, patience: Duration) -> Result<(), Status> {
         let now = Instant::now();
         let since = *self.since.get_or_insert(now);
         if now.duration_since(since) > patience {

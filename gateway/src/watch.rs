@@ -17,7 +17,7 @@ use crate::auth::Caller;
 use crate::feed::{Feeds, Read, Subscription, revision_of};
 use crate::fold::Fold;
 use crate::ledger::passed_on;
-use crate::live::{Live, LiveStream, Outlet, ReaderGone, Trouble, is_about_the_caller};
+use crate::live::{Live, LiveStream, Outlet, ReaderGone, RetryWindow, is_about_the_caller};
 
 /// How long a client waits before it turns to another gateway.
 const AFTER_A_DRAIN: prost_types::Duration = prost_types::Duration {
@@ -60,7 +60,7 @@ impl Watches {
             batch,
             known: after_revision,
             next_message_at: Instant::now(),
-            trouble: Trouble::default(),
+            window: RetryWindow::default(),
             outlet,
             _place: place,
         };
@@ -82,7 +82,7 @@ struct Watcher {
     /// The reader knows everything up to here; 0: it needs a snapshot.
     known: i64,
     next_message_at: Instant,
-    trouble: Trouble,
+    window: RetryWindow,
     outlet: Outlet<v1::WatchBatchResponse>,
     _place: OwnedSemaphorePermit,
 }
@@ -176,7 +176,7 @@ impl Watcher {
                 }
                 Stop::Refused(status) => {
                     let patience = self.live.settings.patience;
-                    if let Err(status) = self.trouble.bear(status, patience).await {
+                    if let Err(status) = self.window.wait_after(status, patience).await {
                         return End::Failed(status);
                     }
                 }
@@ -188,7 +188,7 @@ impl Watcher {
         if let Err(stop) = self.catch_up(subscription).await {
             return stop;
         }
-        self.trouble.is_over();
+        self.window.close();
         match self.pass_on(subscription).await {
             Ok(never) => match never {},
             Err(stop) => stop,

@@ -11,11 +11,11 @@ use tonic_health::server::{HealthReporter, HealthService};
 #[derive(Debug, Clone)]
 pub struct Health {
     reporter: HealthReporter,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<HealthState>>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct HealthState {
     serving: bool,
     draining: bool,
     /// Always holds "", the name of the server as a whole.
@@ -32,7 +32,7 @@ impl Health {
     /// Healthy, with no service known yet.
     #[must_use]
     pub fn new() -> Self {
-        let known = Known {
+        let known = HealthState {
             serving: true,
             draining: false,
             services: vec![String::new()],
@@ -76,7 +76,7 @@ impl Health {
         HealthService::from_health_reporter(self.reporter.clone())
     }
 
-    async fn publish(&self, known: &Known) {
+    async fn publish(&self, known: &HealthState) {
         let serving = known.serving && !known.draining;
         let status = if serving {
             ServingStatus::Serving

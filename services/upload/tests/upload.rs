@@ -215,15 +215,15 @@ async fn a_reprocess_reads_the_final_object_and_copies_nothing() {
 #[tokio::test]
 async fn a_reprocess_of_content_that_another_file_lent_leaves_it_there() {
     let stand = Stand::new().await;
-    let lender = FileRef {
+    let holder = FileRef {
         ordinal: 9,
         ..file()
     };
-    let lent = final_key(lender, &hello_sha256());
+    let held = final_key(holder, &hello_sha256());
     let bytes = Bytes::from_static(b"hello\n");
-    stand.store.put(&lent, "text/plain", bytes).await.unwrap();
+    stand.store.put(&held, "text/plain", bytes).await.unwrap();
     let mut job = stand.job("hello.txt", 6);
-    job.source_key = Some(lent.clone());
+    job.source_key = Some(held.clone());
     job.content_sha256 = Some(hello_sha256());
     let done = Upload.handle(job).await.unwrap();
     assert_eq!(done.landing_key, None);

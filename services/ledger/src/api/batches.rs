@@ -13,7 +13,8 @@ use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{Ledger, TenantScope, entries, page_token, request_key, status, unreadable};
+use super::failure::{Failure, answer};
+use super::{Ledger, TenantScope, entries, page_token, request_key};
 use crate::store::progress::Renamed;
 use crate::store::time::Micros;
 use crate::store::{manifest, reads};
@@ -36,170 +37,192 @@ impl BatchService for Ledger {
         &self,
         request: Request<CreateBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let act = new_batch(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        self.change(act).await
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let act = new_batch(&scope, request.get_ref())?;
+            self.change(act).await
+        })
+        .await
     }
 
     async fn get_batch(
         &self,
         request: Request<GetBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let name = &request.get_ref().name;
-        let batch = scope
-            .batch("name", name)
-            .map_err(|refusal| status(&refusal))?;
-        let found = reads::batch(&self.store.reader(), scope.batch_ref(batch))
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let (progress, cold) =
-            found.ok_or_else(|| status(&Refusal::not_found(&names::batch_name(batch))))?;
-        Ok(Response::new(wire::batch(&progress, &cold)))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let name = &request.get_ref().name;
+            let batch = scope.batch("name", name)?;
+            let found = reads::batch(&self.store.reader(), scope.batch_ref(batch)).await?;
+            let (progress, cold) =
+                found.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
+            Ok(Response::new(wire::batch(&progress, &cold)))
+        })
+        .await
     }
 
     async fn list_batches(
         &self,
         request: Request<ListBatchesRequest>,
     ) -> Result<Response<ListBatchesResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let query = ListQuery::of(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        let limit = u32::try_from(query.size + 1).unwrap_or(u32::MAX);
-        let session = self.store.reader();
-        let mut rows = reads::batches(
-            &session,
-            scope.tenant,
-            query.before,
-            &query.states,
-            query.created_after,
-            limit,
-        )
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let query = ListQuery::of(&scope, request.get_ref())?;
+            let limit = u32::try_from(query.size + 1).unwrap_or(u32::MAX);
+            let session = self.store.reader();
+            let mut rows = reads::batches(
+                &session,
+                scope.tenant,
+                query.before,
+                &query.states,
+                query.created_after,
+                limit,
+            )
+            .await?;
+            let found = rows.len();
+            rows.truncate(query.size);
+            let mut room = page_token::Room::default();
+            let batches: Vec<Batch> = rows
+                .iter()
+                .map(|(progress, cold)| wire::batch(progress, cold))
+                .take_while(|batch| room.takes(batch))
+                .collect();
+            let last = batches.len().checked_sub(1).and_then(|last| rows.get(last));
+            let next_page_token = match last {
+                Some((last, _)) if batches.len() < found => {
+                    page_token::encode(last.batch.as_bytes())
+                }
+                _ => String::new(),
+            };
+            Ok(Response::new(ListBatchesResponse {
+                batches,
+                next_page_token,
+            }))
+        })
         .await
-        .map_err(|error| unreadable(&error))?;
-        let found = rows.len();
-        rows.truncate(query.size);
-        let mut room = page_token::Room::default();
-        let batches: Vec<Batch> = rows
-            .iter()
-            .map(|(progress, cold)| wire::batch(progress, cold))
-            .take_while(|batch| room.takes(batch))
-            .collect();
-        let last = batches.len().checked_sub(1).and_then(|last| rows.get(last));
-        let next_page_token = match last {
-            Some((last, _)) if batches.len() < found => page_token::encode(last.batch.as_bytes()),
-            _ => String::new(),
-        };
-        Ok(Response::new(ListBatchesResponse {
-            batches,
-            next_page_token,
-        }))
     }
 
     async fn add_entries(
         &self,
         request: Request<AddEntriesRequest>,
     ) -> Result<Response<AddEntriesResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let act = new_entries(&scope, message).map_err(|refusal| status(&refusal))?;
-        let added = self.writer.ask(act).await;
-        let added = added.map_err(|refusal| status(&refusal))?;
-        Ok(Response::new(added.message()))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let act = new_entries(&scope, message)?;
+            let added = self.writer.ask(act).await;
+            let added = added?;
+            Ok(Response::new(added.message()))
+        })
+        .await
     }
 
     async fn complete_batch(
         &self,
         request: Request<CompleteBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let act = completion(&scope, message).map_err(|refusal| status(&refusal))?;
-        let fails_missing = act.missing_fails;
-        let batch = self.change(act).await?;
-        if fails_missing {
-            self.reconcile.notify_one();
-        }
-        Ok(batch)
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let act = completion(&scope, message)?;
+            let fails_missing = act.missing_fails;
+            let batch = self.change(act).await?;
+            if fails_missing {
+                self.reconcile.notify_one();
+            }
+            Ok(batch)
+        })
+        .await
     }
 
     async fn update_batch(
         &self,
         request: Request<UpdateBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let act = update(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        self.change(act).await
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let act = update(&scope, request.get_ref())?;
+            self.change(act).await
+        })
+        .await
     }
 
     async fn cancel_batch(
         &self,
         request: Request<CancelBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let act = cancellation(&scope, message).map_err(|refusal| status(&refusal))?;
-        let answer = self.change(act).await?;
-        // Its files follow at once.
-        self.reconcile.notify_one();
-        Ok(answer)
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let act = cancellation(&scope, message)?;
+            let answer = self.change(act).await?;
+            // Its files follow at once.
+            self.reconcile.notify_one();
+            Ok(answer)
+        })
+        .await
     }
 
     async fn pause_batch(
         &self,
         request: Request<PauseBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let act = pause(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        self.change(act).await
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let act = pause(&scope, request.get_ref())?;
+            self.change(act).await
+        })
+        .await
     }
 
     async fn resume_batch(
         &self,
         request: Request<ResumeBatchRequest>,
     ) -> Result<Response<Batch>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let act = resumption(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        self.change(act).await
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let act = resumption(&scope, request.get_ref())?;
+            self.change(act).await
+        })
+        .await
     }
 
     async fn list_folders(
         &self,
         request: Request<ListFoldersRequest>,
     ) -> Result<Response<ListFoldersResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let batch = scope
-            .batch("parent", &message.parent)
-            .map_err(|refusal| status(&refusal))?;
-        let size = page_token::size(message.page_size, limits::MAX_PAGE_SIZE)
-            .map_err(|refusal| status(&refusal))?;
-        let from =
-            page_token::decode::<4>(&message.page_token).map_err(|refusal| status(&refusal))?;
-        let session = self.store.reader();
-        let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
-        let from = from.map_or(0, u32::from_be_bytes);
-        let rows = manifest::folder_range(&session, scope.batch_ref(batch), from, limit)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        // Every batch has its root, so nothing at all means that there is no such batch.
-        if rows.is_empty() && from == 0 {
-            return Err(status(&Refusal::not_found(&names::batch_name(batch))));
-        }
-        let mut room = page_token::Room::default();
-        let folders: Vec<Folder> = rows
-            .iter()
-            .take(size)
-            .map(|row| wire::folder(batch, row))
-            .take_while(|folder| room.takes(folder))
-            .collect();
-        let next_page_token = match rows.get(folders.len()) {
-            Some(next) => page_token::encode(&next.folder.to_be_bytes()),
-            None => String::new(),
-        };
-        Ok(Response::new(ListFoldersResponse {
-            folders,
-            next_page_token,
-        }))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let batch = scope.batch("parent", &message.parent)?;
+            let size = page_token::size(message.page_size, limits::MAX_PAGE_SIZE)?;
+            let from = page_token::decode::<4>(&message.page_token)?;
+            let session = self.store.reader();
+            let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
+            let from = from.map_or(0, u32::from_be_bytes);
+            let rows =
+                manifest::folder_range(&session, scope.batch_ref(batch), from, limit).await?;
+            // Every batch has its root, so nothing at all means that there is no such batch.
+            if rows.is_empty() && from == 0 {
+                return Err(Refusal::not_found(&names::batch_name(batch)).into());
+            }
+            let mut room = page_token::Room::default();
+            let folders: Vec<Folder> = rows
+                .iter()
+                .take(size)
+                .map(|row| wire::folder(batch, row))
+                .take_while(|folder| room.takes(folder))
+                .collect();
+            let next_page_token = match rows.get(folders.len()) {
+                Some(next) => page_token::encode(&next.folder.to_be_bytes()),
+                None => String::new(),
+            };
+            Ok(Response::new(ListFoldersResponse {
+                folders,
+                next_page_token,
+            }))
+        })
+        .await
     }
 
     type WatchBatchStream = Empty<Result<WatchBatchResponse, Status>>;
@@ -216,9 +239,8 @@ impl BatchService for Ledger {
 
 impl Ledger {
     /// Asks a verb that answers with the batch it changed.
-    async fn change<V: Verb<Answer = Batch>>(&self, verb: V) -> Result<Response<Batch>, Status> {
-        let batch = self.writer.ask(verb).await;
-        batch.map(Response::new).map_err(|refusal| status(&refusal))
+    async fn change<V: Verb<Answer = Batch>>(&self, verb: V) -> Result<Response<Batch>, Failure> {
+        Ok(Response::new(self.writer.ask(verb).await?))
     }
 }
 

@@ -4,9 +4,10 @@ use caudal_domain::{Language, limits, names};
 use caudal_proto::convert::{reason_to_proto, timestamp_from_micros};
 use caudal_proto::v1::{self, ListFailuresRequest, ListFailuresResponse};
 use sea_orm::DbErr;
-use tonic::{Response, Status};
+use tonic::Response;
 
-use super::{Ledger, page_token, status, unreadable};
+use super::failure::Failure;
+use super::{Ledger, page_token};
 use crate::store::failures::{self, FailureGroup, Letters};
 use crate::store::selection::Selection;
 use crate::wire::saturated;
@@ -25,15 +26,10 @@ impl Ledger {
         failed: Failed<'_>,
         message: &ListFailuresRequest,
         language: Language,
-    ) -> Result<Response<ListFailuresResponse>, Status> {
-        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
-            .map_err(|refusal| status(&refusal))?;
-        let after =
-            page_token::decode::<3>(&message.page_token).map_err(|refusal| status(&refusal))?;
-        let mut groups = self
-            .groups(&failed, after, size)
-            .await
-            .map_err(|error| unreadable(&error))?;
+    ) -> Result<Response<ListFailuresResponse>, Failure> {
+        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
+        let after = page_token::decode::<3>(&message.page_token)?;
+        let mut groups = self.groups(&failed, after, size).await?;
         let more = groups.len() > size;
         groups.truncate(size);
         let next_page_token = match groups.last() {

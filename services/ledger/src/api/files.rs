@@ -17,9 +17,10 @@ use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
 use super::bounds::Bounded;
+use super::failure::{Failure, answer};
 use super::failures::Failed;
 use super::operations::{BulkRequest, Command, Commander, Place};
-use super::{Ledger, TenantScope, page_token, status, unreadable};
+use super::{Ledger, TenantScope, page_token};
 use crate::select::{Purpose, resolve};
 use crate::store::selection::{Grouping, Position, Selection};
 use crate::store::work::{self, WorkRow};
@@ -35,156 +36,153 @@ const ROWS_READ_A_PAGE: u32 = 10_000;
 #[tonic::async_trait]
 impl FileService for Ledger {
     async fn get_file(&self, request: Request<GetFileRequest>) -> Result<Response<File>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let language = language(&request);
-        let name = &request.get_ref().name;
-        let (batch, ordinal) =
-            names::parse_file_name(name).map_err(|error| status(&error.refusal("name")))?;
-        scope
-            .check(batch, name)
-            .map_err(|refusal| status(&refusal))?;
-        let file = FileRef::new(scope.tenant, batch, ordinal);
-        let rows = work::read(&self.store.reader(), &[file])
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let mut files = self
-            .describe(rows, true, language)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        files
-            .pop()
-            .map(Response::new)
-            .ok_or_else(|| status(&Refusal::not_found(name)))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let language = language(&request);
+            let name = &request.get_ref().name;
+            let (batch, ordinal) =
+                names::parse_file_name(name).map_err(|error| error.refusal("name"))?;
+            scope.check(batch, name)?;
+            let file = FileRef::new(scope.tenant, batch, ordinal);
+            let rows = work::read(&self.store.reader(), &[file]).await?;
+            let mut files = self.describe(rows, true, language).await?;
+            let file = files.pop().ok_or_else(|| Refusal::not_found(name))?;
+            Ok(Response::new(file))
+        })
+        .await
     }
 
     async fn list_files(
         &self,
         request: Request<ListFilesRequest>,
     ) -> Result<Response<ListFilesResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let language = language(&request);
-        let message = request.get_ref();
-        let selector = message.selector.clone().unwrap_or_default();
-        let chosen = self
-            .choose(&scope, "selector", &selector, Purpose::List)
-            .await?;
-        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
-            .map_err(|refusal| status(&refusal))?;
-        let from =
-            page_token::decode::<4>(&message.page_token).map_err(|refusal| status(&refusal))?;
-        let from = chosen.batch.zip(from).map(|(batch, from)| Position {
-            batch,
-            ordinal: u32::from_be_bytes(from),
-        });
-        let session = self.store.reader();
-        let wanted = u32::try_from(size + 1).unwrap_or(u32::MAX);
-        let step = selection::next(&session, &chosen, from, ROWS_READ_A_PAGE, wanted)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let rows = step.rows;
-        let mut next = match rows.get(size) {
-            Some(row) => Some(row.file.ordinal),
-            None => step.next.map(|next| next.ordinal),
-        };
-        let full = message.view() == View::Full;
-        let at_once = if full { FULL_AT_ONCE } else { size };
-        let mut room = page_token::Room::default();
-        let mut files = Vec::new();
-        for rows in rows[..rows.len().min(size)].chunks(at_once) {
-            let described = self
-                .describe(rows.to_vec(), full, language)
-                .await
-                .map_err(|error| unreadable(&error))?;
-            let mut described = described.into_iter();
-            let beyond = described.find_map(|file| {
-                if room.takes(&file) {
-                    files.push(file);
-                    None
-                } else {
-                    Some(file.ordinal)
-                }
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let language = language(&request);
+            let message = request.get_ref();
+            let selector = message.selector.clone().unwrap_or_default();
+            let chosen = self
+                .choose(&scope, "selector", &selector, Purpose::List)
+                .await?;
+            let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
+            let from = page_token::decode::<4>(&message.page_token)?;
+            let from = chosen.batch.zip(from).map(|(batch, from)| Position {
+                batch,
+                ordinal: u32::from_be_bytes(from),
             });
-            if beyond.is_some() {
-                next = beyond;
-                break;
+            let session = self.store.reader();
+            let wanted = u32::try_from(size + 1).unwrap_or(u32::MAX);
+            let step = selection::next(&session, &chosen, from, ROWS_READ_A_PAGE, wanted).await?;
+            let rows = step.rows;
+            let mut next = match rows.get(size) {
+                Some(row) => Some(row.file.ordinal),
+                None => step.next.map(|next| next.ordinal),
+            };
+            let full = message.view() == View::Full;
+            let at_once = if full { FULL_AT_ONCE } else { size };
+            let mut room = page_token::Room::default();
+            let mut files = Vec::new();
+            for rows in rows[..rows.len().min(size)].chunks(at_once) {
+                let described = self.describe(rows.to_vec(), full, language).await?;
+                let mut described = described.into_iter();
+                let beyond = described.find_map(|file| {
+                    if room.takes(&file) {
+                        files.push(file);
+                        None
+                    } else {
+                        Some(file.ordinal)
+                    }
+                });
+                if beyond.is_some() {
+                    next = beyond;
+                    break;
+                }
             }
-        }
-        let next_page_token = next
-            .map(|next| page_token::encode(&next.to_be_bytes()))
-            .unwrap_or_default();
-        Ok(Response::new(ListFilesResponse {
-            files,
-            next_page_token,
-        }))
+            let next_page_token = next
+                .map(|next| page_token::encode(&next.to_be_bytes()))
+                .unwrap_or_default();
+            Ok(Response::new(ListFilesResponse {
+                files,
+                next_page_token,
+            }))
+        })
+        .await
     }
 
     async fn count_files(
         &self,
         request: Request<CountFilesRequest>,
     ) -> Result<Response<CountFilesResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let grouping = grouping_of(message.group_by).map_err(|refusal| status(&refusal))?;
-        let selector = message.selector.clone().unwrap_or_default();
-        let chosen = self
-            .choose(&scope, "selector", &selector, Purpose::Count)
-            .await?;
-        let counts = selection::count(&self.store.reader(), &chosen, grouping)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        Ok(Response::new(counted(counts, grouping)))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let grouping = grouping_of(message.group_by)?;
+            let selector = message.selector.clone().unwrap_or_default();
+            let chosen = self
+                .choose(&scope, "selector", &selector, Purpose::Count)
+                .await?;
+            let counts = selection::count(&self.store.reader(), &chosen, grouping).await?;
+            Ok(Response::new(counted(counts, grouping)))
+        })
+        .await
     }
 
     async fn list_file_history(
         &self,
         request: Request<ListFileHistoryRequest>,
     ) -> Result<Response<ListFileHistoryResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let language = language(&request);
-        self.history(&scope, request.get_ref(), language).await
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let language = language(&request);
+            self.history(&scope, request.get_ref(), language).await
+        })
+        .await
     }
 
     async fn list_failures(
         &self,
         request: Request<ListFailuresRequest>,
     ) -> Result<Response<ListFailuresResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let language = language(&request);
-        let message = request.get_ref();
-        let selector = message.selector.clone().unwrap_or_default();
-        let chosen = self
-            .choose(&scope, "selector", &selector, Purpose::Failures)
-            .await?;
-        self.failures(Failed::Chosen(&chosen), message, language)
-            .await
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let language = language(&request);
+            let message = request.get_ref();
+            let selector = message.selector.clone().unwrap_or_default();
+            let chosen = self
+                .choose(&scope, "selector", &selector, Purpose::Failures)
+                .await?;
+            self.failures(Failed::Chosen(&chosen), message, language)
+                .await
+        })
+        .await
     }
 
     async fn retry_files(
         &self,
         request: Request<RetryFilesRequest>,
     ) -> Result<Response<Operation>, Status> {
-        self.command("RetryFiles", &request).await
+        answer(async { self.command("RetryFiles", &request).await }).await
     }
 
     async fn cancel_files(
         &self,
         request: Request<CancelFilesRequest>,
     ) -> Result<Response<Operation>, Status> {
-        self.command("CancelFiles", &request).await
+        answer(async { self.command("CancelFiles", &request).await }).await
     }
 
     async fn reprocess_files(
         &self,
         request: Request<ReprocessFilesRequest>,
     ) -> Result<Response<Operation>, Status> {
-        self.command("ReprocessFiles", &request).await
+        answer(async { self.command("ReprocessFiles", &request).await }).await
     }
 
     async fn dismiss_failures(
         &self,
         request: Request<DismissFailuresRequest>,
     ) -> Result<Response<Operation>, Status> {
-        self.command("DismissFailures", &request).await
+        answer(async { self.command("DismissFailures", &request).await }).await
     }
 
     async fn get_artifact(
@@ -211,12 +209,11 @@ impl Ledger {
         &self,
         call: &'static str,
         request: &Request<T>,
-    ) -> Result<Response<Operation>, Status> {
+    ) -> Result<Response<Operation>, Failure> {
         let scope = TenantScope::of(request)?;
-        let commander = Commander::member(&scope).map_err(|refusal| status(&refusal))?;
+        let commander = Commander::member(&scope)?;
         let message = request.get_ref();
-        let command = Command::of(message, call, Place::Itself, message)
-            .map_err(|refusal| status(&refusal))?;
+        let command = Command::of(message, call, Place::Itself, message)?;
         self.begin(commander, command).await
     }
 
@@ -227,20 +224,16 @@ impl Ledger {
         field: &str,
         selector: &FileSelector,
         purpose: Purpose<'_>,
-    ) -> Result<Selection, Status> {
+    ) -> Result<Selection, Failure> {
         if selector.batch.is_empty() {
             if !matches!(purpose, Purpose::List) {
-                scope
-                    .require_whole_tenant()
-                    .map_err(|refusal| status(&refusal))?;
+                scope.require_whole_tenant()?;
             }
         } else {
-            scope
-                .batch(&format!("{field}.batch"), &selector.batch)
-                .map_err(|refusal| status(&refusal))?;
+            scope.batch(&format!("{field}.batch"), &selector.batch)?;
         }
         let session = self.store.reader();
-        let now = session.now().await.map_err(|error| unreadable(&error))?;
+        let now = session.now().await?;
         let chosen = resolve(&session, scope.tenant, field, selector, purpose, now).await?;
         Ok(chosen)
     }

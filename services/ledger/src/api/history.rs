@@ -9,9 +9,10 @@ use caudal_proto::v1::{
     file_history_entry::What,
 };
 use sea_orm::DbErr;
-use tonic::{Response, Status};
+use tonic::Response;
 
-use super::{Ledger, TenantScope, page_token, status, unreadable};
+use super::failure::Failure;
+use super::{Ledger, TenantScope, page_token};
 use crate::store::history::{self, Transition};
 use crate::store::time::Micros;
 use crate::store::{reads, results, work};
@@ -74,22 +75,17 @@ impl Ledger {
         scope: &TenantScope,
         message: &ListFileHistoryRequest,
         language: Language,
-    ) -> Result<Response<ListFileHistoryResponse>, Status> {
+    ) -> Result<Response<ListFileHistoryResponse>, Failure> {
         let name = &message.name;
         let (batch, ordinal) =
-            names::parse_file_name(name).map_err(|error| status(&error.refusal("name")))?;
-        scope
-            .check(batch, name)
-            .map_err(|refusal| status(&refusal))?;
-        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
-            .map_err(|refusal| status(&refusal))?;
-        let place = Place::decode(&message.page_token).map_err(|refusal| status(&refusal))?;
+            names::parse_file_name(name).map_err(|error| error.refusal("name"))?;
+        scope.check(batch, name)?;
+        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
+        let place = Place::decode(&message.page_token)?;
         let file = FileRef::new(scope.tenant, batch, ordinal);
-        self.page_of_history(file, place, size, language)
-            .await
-            .map_err(|error| unreadable(&error))?
-            .map(Response::new)
-            .ok_or_else(|| status(&Refusal::not_found(name)))
+        let page = self.page_of_history(file, place, size, language).await?;
+        let page = page.ok_or_else(|| Refusal::not_found(name))?;
+        Ok(Response::new(page))
     }
 
     async fn page_of_history(

@@ -33,7 +33,8 @@ use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
 
 use super::bounds::{self, Bounded};
-use super::{Ledger, TenantScope, status, unreadable};
+use super::failure::{Failure, answer};
+use super::{Ledger, TenantScope};
 use crate::memory::lease_cache::{Declared, Granted, Inputs};
 use crate::store::reads;
 use crate::store::results::{self, Execution, ResultRow, StoredArtifact, Used};
@@ -63,273 +64,283 @@ impl LedgerService for Ledger {
         &self,
         request: Request<LeaseRequest>,
     ) -> Result<Response<LeaseResponse>, Status> {
-        require_service(&request)?;
-        let message = request.get_ref();
-        let stage = stage_of(&message.stage)?;
-        let held = held_of(message.files.as_ref())?;
-        let version = message.stage_version.clone().unwrap_or_default();
-        let version = stage_version_from_proto(stage, &version);
-        let mut kept = self.leases.grant(&version, &held, Instant::now());
-        let unknown: Vec<(FileRef, Token)> = held
-            .into_iter()
-            .zip(&kept)
-            .filter(|(_, kept)| kept.is_none())
-            .map(|(held, _)| held)
-            .collect();
-        let asked = if unknown.is_empty() {
-            Vec::new()
-        } else {
-            self.ask_for_leases(version, unknown).await?
-        };
-        let mut asked = asked.into_iter();
-        let granted: Vec<Option<Arc<Granted>>> = kept
-            .iter()
-            .map(|kept| match kept {
-                Some((granted, _)) => Some(granted.clone()),
-                None => asked.next().flatten(),
-            })
-            .collect();
-        let inputs = kept.iter_mut().map(|kept| Some(kept.take()?.1));
-        let works = self
-            .works(&granted, inputs.collect())
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let verdicts = granted
-            .iter()
-            .map(|granted| match granted {
-                Some(_) => LeaseVerdict::Granted.into(),
-                None => LeaseVerdict::Superseded.into(),
-            })
-            .collect();
-        let lease_ms = u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX);
-        Ok(Response::new(LeaseResponse {
-            verdicts,
-            works,
-            lease_ms,
-        }))
+        answer(async {
+            require_service(&request)?;
+            let message = request.get_ref();
+            let stage = stage_of(&message.stage)?;
+            let held = held_of(message.files.as_ref())?;
+            let version = message.stage_version.clone().unwrap_or_default();
+            let version = stage_version_from_proto(stage, &version);
+            let mut kept = self.leases.grant(&version, &held, Instant::now());
+            let unknown: Vec<(FileRef, Token)> = held
+                .into_iter()
+                .zip(&kept)
+                .filter(|(_, kept)| kept.is_none())
+                .map(|(held, _)| held)
+                .collect();
+            let asked = if unknown.is_empty() {
+                Vec::new()
+            } else {
+                self.ask_for_leases(version, unknown).await?
+            };
+            let mut asked = asked.into_iter();
+            let granted: Vec<Option<Arc<Granted>>> = kept
+                .iter()
+                .map(|kept| match kept {
+                    Some((granted, _)) => Some(granted.clone()),
+                    None => asked.next().flatten(),
+                })
+                .collect();
+            let inputs = kept.iter_mut().map(|kept| Some(kept.take()?.1));
+            let works = self.works(&granted, inputs.collect()).await?;
+            let verdicts = granted
+                .iter()
+                .map(|granted| match granted {
+                    Some(_) => LeaseVerdict::Granted.into(),
+                    None => LeaseVerdict::Superseded.into(),
+                })
+                .collect();
+            let lease_ms = u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX);
+            Ok(Response::new(LeaseResponse {
+                verdicts,
+                works,
+                lease_ms,
+            }))
+        })
+        .await
     }
 
     async fn renew(
         &self,
         request: Request<RenewRequest>,
     ) -> Result<Response<RenewResponse>, Status> {
-        require_service(&request)?;
-        let held = held_of(request.get_ref().files.as_ref())?;
-        let kept = self.ask(Renew { held }).await?;
-        let verdict = |kept: bool| {
-            if kept {
-                RenewVerdict::Keep
-            } else {
-                RenewVerdict::Stop
-            }
-        };
-        Ok(Response::new(RenewResponse {
-            verdicts: kept.into_iter().map(|kept| verdict(kept).into()).collect(),
-        }))
+        answer(async {
+            require_service(&request)?;
+            let held = held_of(request.get_ref().files.as_ref())?;
+            let kept = self.ask(Renew { held }).await?;
+            let verdict = |kept: bool| {
+                if kept {
+                    RenewVerdict::Keep
+                } else {
+                    RenewVerdict::Stop
+                }
+            };
+            Ok(Response::new(RenewResponse {
+                verdicts: kept.into_iter().map(|kept| verdict(kept).into()).collect(),
+            }))
+        })
+        .await
     }
 
     async fn release(
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
-        require_service(&request)?;
-        let held = held_of(request.get_ref().files.as_ref())?;
-        self.ask(Release { held }).await?;
-        Ok(Response::new(ReleaseResponse {}))
+        answer(async {
+            require_service(&request)?;
+            let held = held_of(request.get_ref().files.as_ref())?;
+            self.ask(Release { held }).await?;
+            Ok(Response::new(ReleaseResponse {}))
+        })
+        .await
     }
 
     async fn report(
         &self,
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
-        require_service(&request)?;
-        let report = report_of(request.into_inner())?;
-        let recorded = self.ask(report).await?;
-        let verdict = |recorded: bool| {
-            if recorded {
-                ReportVerdict::Recorded
-            } else {
-                ReportVerdict::Superseded
-            }
-        };
-        let verdicts = recorded
-            .into_iter()
-            .map(|recorded| verdict(recorded).into())
-            .collect();
-        Ok(Response::new(ReportResponse { verdicts }))
+        answer(async {
+            require_service(&request)?;
+            let report = report_of(request.into_inner())?;
+            let recorded = self.ask(report).await?;
+            let verdict = |recorded: bool| {
+                if recorded {
+                    ReportVerdict::Recorded
+                } else {
+                    ReportVerdict::Superseded
+                }
+            };
+            let verdicts = recorded
+                .into_iter()
+                .map(|recorded| verdict(recorded).into())
+                .collect();
+            Ok(Response::new(ReportResponse { verdicts }))
+        })
+        .await
     }
 
     async fn check_recorded(
         &self,
         request: Request<CheckRecordedRequest>,
     ) -> Result<Response<CheckRecordedResponse>, Status> {
-        require_service(&request)?;
-        let message = request.get_ref();
-        let stage = stage_of(&message.stage)?;
-        let executions = executions_of(message)?;
-        // By a reader: what the writer believes is what is being doubted.
-        let found = results::recorded(&self.store.reader(), stage, &executions)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let recorded = executions.iter().map(|asked| found.contains(asked));
-        Ok(Response::new(CheckRecordedResponse {
-            recorded: recorded.collect(),
-        }))
+        answer(async {
+            require_service(&request)?;
+            let message = request.get_ref();
+            let stage = stage_of(&message.stage)?;
+            let executions = executions_of(message)?;
+            // By a reader: what the writer believes is what is being doubted.
+            let found = results::recorded(&self.store.reader(), stage, &executions).await?;
+            let recorded = executions.iter().map(|asked| found.contains(asked));
+            Ok(Response::new(CheckRecordedResponse {
+                recorded: recorded.collect(),
+            }))
+        })
+        .await
     }
 
     async fn request_reconcile(
         &self,
         request: Request<RequestReconcileRequest>,
     ) -> Result<Response<RequestReconcileResponse>, Status> {
-        require_service(&request)?;
-        self.reconcile.notify_one();
-        Ok(Response::new(RequestReconcileResponse {}))
+        answer(async {
+            require_service(&request)?;
+            self.reconcile.notify_one();
+            Ok(Response::new(RequestReconcileResponse {}))
+        })
+        .await
     }
 
     async fn check_credential(
         &self,
         request: Request<CheckCredentialRequest>,
     ) -> Result<Response<CheckCredentialResponse>, Status> {
-        require_service(&request)?;
-        let message = request.get_ref();
-        let session = self.store.reader();
-        let key = credentials::key(&session, &message.key_id)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let now = session.now().await.map_err(|error| unreadable(&error))?;
-        // One answer for unknown, wrong, revoked and expired: nothing is learnt by guessing.
-        let valid = key.filter(|key| {
-            same(&key.secret_sha256, &message.secret_sha256)
-                && key.revoked_at.is_none()
-                && key.expires_at.is_none_or(|until| until > now)
-        });
-        let Some(key) = valid else {
-            let refusal = Refusal::unauthenticated(
-                "the API key is not valid; ask an operator for another one",
-            );
-            return Err(status(&refusal));
-        };
-        let role = if key.role == "OPERATOR" {
-            Role::Operator
-        } else {
-            Role::Member
-        };
-        const MICROS_PER_SECOND: i64 = 1_000_000;
-        let scope = ScopeMessage {
-            tenant: key
-                .tenant
-                .map(|tenant| Bytes::copy_from_slice(tenant.as_bytes()))
-                .unwrap_or_default(),
-            principal: key.name,
-            role: role.into(),
-            batch: key
-                .batch
-                .map(|batch| Bytes::copy_from_slice(batch.as_bytes()))
-                .unwrap_or_default(),
-            expires_at: key
-                .expires_at
-                .map(|at| at.0 / MICROS_PER_SECOND)
-                .unwrap_or_default(),
-        };
-        Ok(Response::new(CheckCredentialResponse {
-            scope: Some(scope),
-        }))
+        answer(async {
+            require_service(&request)?;
+            let message = request.get_ref();
+            let session = self.store.reader();
+            let key = credentials::key(&session, &message.key_id).await?;
+            let now = session.now().await?;
+            // One answer for unknown, wrong, revoked and expired: nothing is learnt by guessing.
+            let valid = key.filter(|key| {
+                same(&key.secret_sha256, &message.secret_sha256)
+                    && key.revoked_at.is_none()
+                    && key.expires_at.is_none_or(|until| until > now)
+            });
+            let Some(key) = valid else {
+                let refusal = Refusal::unauthenticated(
+                    "the API key is not valid; ask an operator for another one",
+                );
+                return Err(refusal.into());
+            };
+            let role = if key.role == "OPERATOR" {
+                Role::Operator
+            } else {
+                Role::Member
+            };
+            const MICROS_PER_SECOND: i64 = 1_000_000;
+            let scope = ScopeMessage {
+                tenant: key
+                    .tenant
+                    .map(|tenant| Bytes::copy_from_slice(tenant.as_bytes()))
+                    .unwrap_or_default(),
+                principal: key.name,
+                role: role.into(),
+                batch: key
+                    .batch
+                    .map(|batch| Bytes::copy_from_slice(batch.as_bytes()))
+                    .unwrap_or_default(),
+                expires_at: key
+                    .expires_at
+                    .map(|at| at.0 / MICROS_PER_SECOND)
+                    .unwrap_or_default(),
+            };
+            Ok(Response::new(CheckCredentialResponse {
+                scope: Some(scope),
+            }))
+        })
+        .await
     }
 
     async fn get_issue_facts(
         &self,
         request: Request<GetIssueFactsRequest>,
     ) -> Result<Response<GetIssueFactsResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let batch = batch_of(&scope, &message.batch)?;
-        let session = self.store.reader();
-        let known = reads::batch(&session, scope.batch_ref(batch))
-            .await
-            .map_err(|error| unreadable(&error))?;
-        if known.is_none() {
-            return Err(status(&Refusal::not_found(&names::batch_name(batch))));
-        }
-        let files = if message.ordinals.is_empty() {
-            let from = ordinal_after(message.after_ordinal).map_err(|refusal| status(&refusal))?;
-            self.next_to_issue(scope.tenant, batch, from, message.count)
-                .await
-        } else {
-            self.issue_exactly(scope.tenant, batch, &message.ordinals)
-                .await
-        };
-        Ok(Response::new(GetIssueFactsResponse {
-            files: files.map_err(|error| unreadable(&error))?,
-        }))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let batch = batch_of(&scope, &message.batch)?;
+            let session = self.store.reader();
+            let known = reads::batch(&session, scope.batch_ref(batch)).await?;
+            if known.is_none() {
+                return Err(Refusal::not_found(&names::batch_name(batch)).into());
+            }
+            let files = if message.ordinals.is_empty() {
+                let from = ordinal_after(message.after_ordinal)?;
+                self.next_to_issue(scope.tenant, batch, from, message.count)
+                    .await
+            } else {
+                self.issue_exactly(scope.tenant, batch, &message.ordinals)
+                    .await
+            };
+            Ok(Response::new(GetIssueFactsResponse { files: files? }))
+        })
+        .await
     }
 
     async fn get_artifact_facts(
         &self,
         request: Request<GetArtifactFactsRequest>,
     ) -> Result<Response<GetArtifactFactsResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let batch = batch_of(&scope, &message.batch)?;
-        let file = FileRef::new(scope.tenant, batch, message.ordinal);
-        let found = self
-            .artifact(file, &message.artifact)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let name = format!(
-            "{}: {}",
-            names::file_name(batch, message.ordinal),
-            message.artifact
-        );
-        found
-            .map(Response::new)
-            .ok_or_else(|| status(&Refusal::not_found(&name)))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let batch = batch_of(&scope, &message.batch)?;
+            let file = FileRef::new(scope.tenant, batch, message.ordinal);
+            let found = self.artifact(file, &message.artifact).await?;
+            let name = format!(
+                "{}: {}",
+                names::file_name(batch, message.ordinal),
+                message.artifact
+            );
+            let found = found.ok_or_else(|| Refusal::not_found(&name))?;
+            Ok(Response::new(found))
+        })
+        .await
     }
 
     async fn list_changes(
         &self,
         request: Request<ListChangesRequest>,
     ) -> Result<Response<ListChangesResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let batch = batch_of(&scope, &message.batch)?;
-        let after = u64::try_from(message.after_revision).unwrap_or_default();
-        let listed = self
-            .changes_after(scope.tenant, batch, after)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        listed
-            .map(Response::new)
-            .ok_or_else(|| status(&Refusal::not_found(&names::batch_name(batch))))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let batch = batch_of(&scope, &message.batch)?;
+            let after = u64::try_from(message.after_revision).unwrap_or_default();
+            let listed = self.changes_after(scope.tenant, batch, after).await?;
+            let listed = listed.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
+            Ok(Response::new(listed))
+        })
+        .await
     }
 
     async fn list_events(
         &self,
         request: Request<ListEventsRequest>,
     ) -> Result<Response<ListEventsResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let message = request.get_ref();
-        let batch = match message.batch.is_empty() {
-            true => None,
-            false => Some(batch_of(&scope, &message.batch)?),
-        };
-        if batch.is_none() {
-            scope
-                .require_whole_tenant()
-                .map_err(|refusal| status(&refusal))?;
-        }
-        if let Some(batch) = batch {
-            let session = self.store.reader();
-            let known = reads::batch(&session, scope.batch_ref(batch))
-                .await
-                .map_err(|error| unreadable(&error))?;
-            if known.is_none() {
-                return Err(status(&Refusal::not_found(&names::batch_name(batch))));
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let batch = match message.batch.is_empty() {
+                true => None,
+                false => Some(batch_of(&scope, &message.batch)?),
+            };
+            if batch.is_none() {
+                scope.require_whole_tenant()?;
             }
-        }
-        let listed = self
-            .events_after(scope.tenant, batch, message.after_cursor)
-            .await;
-        Ok(Response::new(listed.map_err(|error| unreadable(&error))?))
+            if let Some(batch) = batch {
+                let session = self.store.reader();
+                let known = reads::batch(&session, scope.batch_ref(batch)).await?;
+                if known.is_none() {
+                    return Err(Refusal::not_found(&names::batch_name(batch)).into());
+                }
+            }
+            let listed = self
+                .events_after(scope.tenant, batch, message.after_cursor)
+                .await;
+            Ok(Response::new(listed?))
+        })
+        .await
     }
 
     type GetSnapshotStream =
@@ -339,49 +350,48 @@ impl LedgerService for Ledger {
         &self,
         request: Request<GetSnapshotRequest>,
     ) -> Result<Response<Self::GetSnapshotStream>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let batch = batch_of(&scope, &request.get_ref().batch)?;
-        let found = reads::batch(&self.store.reader(), scope.batch_ref(batch))
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let Some((progress, cold)) = found else {
-            return Err(status(&Refusal::not_found(&names::batch_name(batch))));
-        };
-        // The revision is read first: rows that move meanwhile come again with the changes after it, which carry
-        // absolute values, so that a snapshot read while it moves converges.
-        let head = Snapshot {
-            revision: wire::signed(progress.revision),
-            batch: Some(wire::batch(&progress, &cold)),
-            ..Snapshot::default()
-        };
-        let reader = SnapshotReader {
-            ledger: self.clone(),
-            tenant: scope.tenant,
-            batch,
-            head: Some(head),
-            next: NextPart::Files(0),
-        };
-        let parts = stream::try_unfold(reader, |mut reader| async move {
-            let part = reader.part().await.map_err(|error| unreadable(&error))?;
-            Ok(part.map(|snapshot| {
-                (
-                    GetSnapshotResponse {
-                        snapshot: Some(snapshot),
-                    },
-                    reader,
-                )
-            }))
-        });
-        Ok(Response::new(Box::pin(parts)))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let batch = batch_of(&scope, &request.get_ref().batch)?;
+            let found = reads::batch(&self.store.reader(), scope.batch_ref(batch)).await?;
+            let Some((progress, cold)) = found else {
+                return Err(Refusal::not_found(&names::batch_name(batch)).into());
+            };
+            // The revision is read first: rows that move meanwhile come again with the changes after it, which carry
+            // absolute values, so that a snapshot read while it moves converges.
+            let head = Snapshot {
+                revision: wire::signed(progress.revision),
+                batch: Some(wire::batch(&progress, &cold)),
+                ..Snapshot::default()
+            };
+            let reader = SnapshotReader {
+                ledger: self.clone(),
+                tenant: scope.tenant,
+                batch,
+                head: Some(head),
+                next: NextPart::Files(0),
+            };
+            let parts = stream::try_unfold(reader, |mut reader| async move {
+                let part = reader.part().await.map_err(Failure::from)?;
+                Ok(part.map(|snapshot| {
+                    (
+                        GetSnapshotResponse {
+                            snapshot: Some(snapshot),
+                        },
+                        reader,
+                    )
+                }))
+            });
+            let parts: Self::GetSnapshotStream = Box::pin(parts);
+            Ok(Response::new(parts))
+        })
+        .await
     }
 }
 
 impl Ledger {
-    async fn ask<V: Verb>(&self, verb: V) -> Result<V::Answer, Status> {
-        self.writer
-            .ask(verb)
-            .await
-            .map_err(|refusal| status(&refusal))
+    async fn ask<V: Verb>(&self, verb: V) -> Result<V::Answer, Failure> {
+        Ok(self.writer.ask(verb).await?)
     }
 
     /// Leases that the writer must grant: files that go PROCESSING, and whatever memory does not know.
@@ -389,7 +399,7 @@ impl Ledger {
         &self,
         version: StageVersion,
         held: Vec<(FileRef, Token)>,
-    ) -> Result<Vec<Option<Arc<Granted>>>, Status> {
+    ) -> Result<Vec<Option<Arc<Granted>>>, Failure> {
         let lease = Lease {
             version: version.clone(),
             held,
@@ -755,25 +765,22 @@ fn ordinal_after(ordinal: i64) -> Result<u32, Refusal> {
 }
 
 /// That a service calls, and that its request holds no more than it may.
-fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Status> {
-    scope::require_service(request)
-        .and_then(|_| bounds::check(request.get_ref()))
-        .map_err(|refusal| status(&refusal))
+fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Refusal> {
+    scope::require_service(request).and_then(|_| bounds::check(request.get_ref()))
 }
 
-fn stage_of(name: &str) -> Result<Stage, Status> {
-    name.parse().map_err(|error: caudal_domain::UnknownStage| {
-        status(&Refusal::invalid("stage", error.to_string()))
-    })
+fn stage_of(name: &str) -> Result<Stage, Refusal> {
+    name.parse()
+        .map_err(|error: caudal_domain::UnknownStage| Refusal::invalid("stage", error.to_string()))
 }
 
-fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, Status> {
-    let files = files.ok_or_else(|| status(&Refusal::invalid("files", "names no files")))?;
+fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, Refusal> {
+    let files = files.ok_or_else(|| Refusal::invalid("files", "names no files"))?;
     file_tokens_from_proto(files, limits::MAX_FILES_PER_CALL)
-        .map_err(|error| status(&error.refusal("files")))
+        .map_err(|error| error.refusal("files"))
 }
 
-fn executions_of(message: &CheckRecordedRequest) -> Result<Vec<Execution>, Status> {
+fn executions_of(message: &CheckRecordedRequest) -> Result<Vec<Execution>, Failure> {
     let held = held_of(message.files.as_ref())?;
     if held.len() != message.generation.len() {
         let description = format!(
@@ -781,7 +788,7 @@ fn executions_of(message: &CheckRecordedRequest) -> Result<Vec<Execution>, Statu
             message.generation.len(),
             held.len()
         );
-        return Err(status(&Refusal::invalid("generation", description)));
+        return Err(Refusal::invalid("generation", description).into());
     }
     let generations = message.generation.iter().copied().map(Generation::new);
     let executions = held.into_iter().zip(generations);
@@ -790,11 +797,9 @@ fn executions_of(message: &CheckRecordedRequest) -> Result<Vec<Execution>, Statu
         .collect())
 }
 
-fn batch_of(scope: &TenantScope, bytes: &[u8]) -> Result<BatchId, Status> {
-    let batch = batch_from_bytes(bytes).map_err(|error| status(&error.refusal("batch")))?;
-    scope
-        .check(batch, &names::batch_name(batch))
-        .map_err(|refusal| status(&refusal))?;
+fn batch_of(scope: &TenantScope, bytes: &[u8]) -> Result<BatchId, Failure> {
+    let batch = batch_from_bytes(bytes).map_err(|error| error.refusal("batch"))?;
+    scope.check(batch, &names::batch_name(batch))?;
     Ok(batch)
 }
 
@@ -913,7 +918,7 @@ fn input(result: &ResultRow, version_words: &dyn Fn(u32) -> String) -> Input {
     }
 }
 
-fn report_of(message: ReportRequest) -> Result<Report, Status> {
+fn report_of(message: ReportRequest) -> Result<Report, Failure> {
     let stage = stage_of(&message.stage)?;
     let held = held_of(message.files.as_ref())?;
     if held.len() != message.reports.len() {
@@ -922,13 +927,13 @@ fn report_of(message: ReportRequest) -> Result<Report, Status> {
             message.reports.len(),
             held.len()
         );
-        return Err(status(&Refusal::invalid("reports", description)));
+        return Err(Refusal::invalid("reports", description).into());
     }
     let version = message.stage_version.unwrap_or_default();
     let mut outcomes = Vec::with_capacity(held.len());
     for (index, ((file, token), report)) in held.into_iter().zip(message.reports).enumerate() {
         let outcome = outcome_of(stage, report)
-            .map_err(|refusal| status(&Refusal::invalid(format!("reports[{index}]"), refusal)))?;
+            .map_err(|refusal| Refusal::invalid(format!("reports[{index}]"), refusal))?;
         outcomes.push((file, token, outcome));
     }
     Ok(Report {

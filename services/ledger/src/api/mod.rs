@@ -5,6 +5,7 @@ pub(crate) mod batches;
 mod bounds;
 pub(crate) mod entries;
 pub(crate) mod events;
+mod failure;
 mod failures;
 pub(crate) mod files;
 mod history;
@@ -22,15 +23,15 @@ use caudal_domain::{BatchId, BatchRef, FieldViolation, Refusal, Stage, TenantId,
 use caudal_node::scope::{self, Scope};
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tonic::{Request, Status};
+use tonic::Request;
 use uuid::Uuid;
 
 use self::bounds::Bounded;
+use self::failure::Failure;
 use self::versions::Versions;
 use crate::active_writer::ActiveWriter;
 use crate::memory::lease_cache::LeaseCache;
 use crate::metrics::LedgerMetrics;
-use crate::select::SelectorError;
 use crate::signals::Signals;
 use crate::store::Store;
 use crate::writer::request_key::RequestKey;
@@ -59,10 +60,10 @@ pub(crate) struct TenantScope {
 
 impl TenantScope {
     /// The caller's, once it is known that the request holds no more than it may.
-    pub(crate) fn of<T: Bounded>(request: &Request<T>) -> Result<Self, Status> {
-        let scope: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
-        let tenant = scope.require_tenant().map_err(|refusal| status(&refusal))?;
-        bounds::check(request.get_ref()).map_err(|refusal| status(&refusal))?;
+    pub(crate) fn of<T: Bounded>(request: &Request<T>) -> Result<Self, Failure> {
+        let scope: &Scope = scope::of(request)?;
+        let tenant = scope.require_tenant()?;
+        bounds::check(request.get_ref())?;
         Ok(Self {
             tenant,
             principal: scope.principal.clone(),
@@ -102,29 +103,6 @@ impl TenantScope {
             ));
         }
         Ok(())
-    }
-}
-
-/// A refusal on the wire.
-pub(crate) fn status(refusal: &Refusal) -> Status {
-    caudal_proto::status::to_status(refusal)
-}
-
-/// The database did not answer a read.
-pub(crate) fn unreadable(error: &sea_orm::DbErr) -> Status {
-    tracing::error!(%error, "a read failed");
-    status(&Refusal::unavailable(
-        "the database did not answer; try again",
-        std::time::Duration::from_millis(500),
-    ))
-}
-
-impl From<SelectorError> for Status {
-    fn from(error: SelectorError) -> Self {
-        match error {
-            SelectorError::Refused(refusal) => status(&refusal),
-            SelectorError::Database(error) => unreadable(&error),
-        }
     }
 }
 

@@ -19,7 +19,8 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::bounds::{self, Bounded};
-use super::{Ledger, TenantScope, page_token, request_key, status, unreadable};
+use super::failure::{Failure, answer};
+use super::{Ledger, TenantScope, page_token, request_key};
 use crate::select::{Purpose, folded, resolve};
 use crate::store::operations::{FileVerb, OperationRow, OperationState, Viewer};
 use crate::store::selection::{Grouping, Selection};
@@ -159,7 +160,7 @@ impl Ledger {
         &self,
         commander: Commander,
         command: Command,
-    ) -> Result<Response<Operation>, Status> {
+    ) -> Result<Response<Operation>, Failure> {
         let tenant = commander.tenant;
         if let Some(request) = &command.request
             && let Some(first) = self.first_answer(tenant, request).await?
@@ -167,7 +168,7 @@ impl Ledger {
             return Ok(Response::new(first));
         }
         let session = self.store.reader();
-        let now = session.now().await.map_err(|error| unreadable(&error))?;
+        let now = session.now().await?;
         let chosen = resolve(
             &session,
             tenant,
@@ -180,7 +181,7 @@ impl Ledger {
         let matched = self.matched(&chosen).await?;
         let most = u64::from(command.max_count);
         if most > 0 && matched > most {
-            return Err(status(&too_many(matched, most)));
+            return Err(too_many(matched, most).into());
         }
         let Some(request) = command.request else {
             let row = OperationRow {
@@ -222,7 +223,7 @@ impl Ledger {
                 self.operations.started.notify_one();
                 Ok(Response::new(operation))
             }
-            Err(refusal) => Err(status(&refusal)),
+            Err(refusal) => Err(refusal.into()),
         }
     }
 
@@ -231,29 +232,22 @@ impl Ledger {
         &self,
         tenant: TenantId,
         request: &RequestKey,
-    ) -> Result<Option<Operation>, Status> {
-        let first = requests::answered(&self.store.reader(), (tenant, request.id))
-            .await
-            .map_err(|error| unreadable(&error))?;
+    ) -> Result<Option<Operation>, Failure> {
+        let first = requests::answered(&self.store.reader(), (tenant, request.id)).await?;
         Ok(first
             .filter(|first| first.method == request.method && first.body_hash == request.body_hash)
             .and_then(|first| Operation::decode(first.answer.as_slice()).ok()))
     }
 
-    async fn matched(&self, chosen: &Selection) -> Result<u64, Status> {
-        let counts = selection::count(&self.store.reader(), chosen, Grouping::Nothing)
-            .await
-            .map_err(|error| unreadable(&error))?;
+    async fn matched(&self, chosen: &Selection) -> Result<u64, Failure> {
+        let counts = selection::count(&self.store.reader(), chosen, Grouping::Nothing).await?;
         Ok(counts.iter().map(|(_, count)| count).sum())
     }
 
-    async fn operation(&self, viewer: Viewer, name: &str) -> Result<OperationRow, Status> {
-        let id =
-            names::parse_operation_name(name).map_err(|error| status(&error.refusal("name")))?;
-        operations::get(&self.store.reader(), viewer, id)
-            .await
-            .map_err(|error| unreadable(&error))?
-            .ok_or_else(|| status(&Refusal::not_found(name)))
+    async fn operation(&self, viewer: Viewer, name: &str) -> Result<OperationRow, Failure> {
+        let id = names::parse_operation_name(name).map_err(|error| error.refusal("name"))?;
+        let found = operations::get(&self.store.reader(), viewer, id).await?;
+        Ok(found.ok_or_else(|| Refusal::not_found(name))?)
     }
 }
 
@@ -267,16 +261,14 @@ fn too_many(matched: u64, most: u64) -> Refusal {
 }
 
 /// Whose operations a caller sees, once it is known that the request holds no more than it may.
-fn viewer<T: Bounded>(request: &Request<T>) -> Result<Viewer, Status> {
-    let caller: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
+fn viewer<T: Bounded>(request: &Request<T>) -> Result<Viewer, Failure> {
+    let caller: &Scope = scope::of(request)?;
     if caller.role == Role::Operator {
-        bounds::check(request.get_ref()).map_err(|refusal| status(&refusal))?;
+        bounds::check(request.get_ref())?;
         return Ok(Viewer::Operator);
     }
     let scope = TenantScope::of(request)?;
-    scope
-        .require_whole_tenant()
-        .map_err(|refusal| status(&refusal))?;
+    scope.require_whole_tenant()?;
     Ok(Viewer::Tenant(scope.tenant))
 }
 
@@ -286,52 +278,54 @@ impl Operations for Ledger {
         &self,
         request: Request<ListOperationsRequest>,
     ) -> Result<Response<ListOperationsResponse>, Status> {
-        let viewer = viewer(&request)?;
-        let message = request.get_ref();
-        if !message.filter.is_empty() {
-            let words = "is not served: list all and choose among them";
-            return Err(status(&Refusal::invalid("filter", words)));
-        }
-        if !["", COLLECTION].contains(&message.name.as_str()) {
-            let words = "must be `operations`, or empty";
-            return Err(status(&Refusal::invalid("name", words)));
-        }
-        let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)
-            .map_err(|refusal| status(&refusal))?;
-        let before =
-            page_token::decode::<16>(&message.page_token).map_err(|refusal| status(&refusal))?;
-        let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
-        let before = before.map(Uuid::from_bytes);
-        let mut rows = operations::list(&self.store.reader(), viewer, before, limit)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let found = rows.len();
-        rows.truncate(size);
-        let mut room = page_token::Room::default();
-        let listed: Vec<Operation> = rows
-            .iter()
-            .map(wire::operation)
-            .take_while(|operation| room.takes(operation))
-            .collect();
-        let last = listed.len().checked_sub(1).and_then(|last| rows.get(last));
-        let next_page_token = match last {
-            Some(last) if listed.len() < found => page_token::encode(last.id.as_bytes()),
-            _ => String::new(),
-        };
-        Ok(Response::new(ListOperationsResponse {
-            operations: listed,
-            next_page_token,
-            unreachable: Vec::new(),
-        }))
+        answer(async {
+            let viewer = viewer(&request)?;
+            let message = request.get_ref();
+            if !message.filter.is_empty() {
+                let words = "is not served: list all and choose among them";
+                return Err(Refusal::invalid("filter", words).into());
+            }
+            if !["", COLLECTION].contains(&message.name.as_str()) {
+                let words = "must be `operations`, or empty";
+                return Err(Refusal::invalid("name", words).into());
+            }
+            let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
+            let before = page_token::decode::<16>(&message.page_token)?;
+            let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
+            let before = before.map(Uuid::from_bytes);
+            let mut rows = operations::list(&self.store.reader(), viewer, before, limit).await?;
+            let found = rows.len();
+            rows.truncate(size);
+            let mut room = page_token::Room::default();
+            let listed: Vec<Operation> = rows
+                .iter()
+                .map(wire::operation)
+                .take_while(|operation| room.takes(operation))
+                .collect();
+            let last = listed.len().checked_sub(1).and_then(|last| rows.get(last));
+            let next_page_token = match last {
+                Some(last) if listed.len() < found => page_token::encode(last.id.as_bytes()),
+                _ => String::new(),
+            };
+            Ok(Response::new(ListOperationsResponse {
+                operations: listed,
+                next_page_token,
+                unreachable: Vec::new(),
+            }))
+        })
+        .await
     }
 
     async fn get_operation(
         &self,
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let viewer = viewer(&request)?;
-        let row = self.operation(viewer, &request.get_ref().name).await?;
-        Ok(Response::new(wire::operation(&row)))
+        answer(async {
+            let viewer = viewer(&request)?;
+            let row = self.operation(viewer, &request.get_ref().name).await?;
+            Ok(Response::new(wire::operation(&row)))
+        })
+        .await
     }
 
     async fn delete_operation(
@@ -347,45 +341,51 @@ impl Operations for Ledger {
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<()>, Status> {
-        let viewer = viewer(&request)?;
-        let row = self.operation(viewer, &request.get_ref().name).await?;
-        let end = EndOperation {
-            tenant: row.tenant,
-            operation: row.id,
-            state: OperationState::Cancelled,
-        };
-        match self.writer.ask(end).await {
-            Ok(()) => {
-                self.operations.progressed.send_replace(());
-                Ok(Response::new(()))
+        answer(async {
+            let viewer = viewer(&request)?;
+            let row = self.operation(viewer, &request.get_ref().name).await?;
+            let end = EndOperation {
+                tenant: row.tenant,
+                operation: row.id,
+                state: OperationState::Cancelled,
+            };
+            match self.writer.ask(end).await {
+                Ok(()) => {
+                    self.operations.progressed.send_replace(());
+                    Ok(Response::new(()))
+                }
+                Err(refusal) => Err(refusal.into()),
             }
-            Err(refusal) => Err(status(&refusal)),
-        }
+        })
+        .await
     }
 
     async fn wait_operation(
         &self,
         request: Request<WaitOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let viewer = viewer(&request)?;
-        let message = request.get_ref();
-        let asked = match &message.timeout {
-            Some(timeout) => duration_from_proto(timeout)
-                .map_err(|error| status(&Refusal::invalid("timeout", error.to_string())))?,
-            None => Duration::MAX,
-        };
-        let until = tokio::time::Instant::now() + asked.min(limits::MAX_OPERATION_WAIT);
-        let mut moved = self.operations.progressed.subscribe();
-        loop {
-            let row = self.operation(viewer, &message.name).await?;
-            if row.state != OperationState::Running {
-                return Ok(Response::new(wire::operation(&row)));
-            }
-            let waited = tokio::time::timeout_at(until, moved.changed()).await;
-            if !matches!(waited, Ok(Ok(()))) {
+        answer(async {
+            let viewer = viewer(&request)?;
+            let message = request.get_ref();
+            let asked = match &message.timeout {
+                Some(timeout) => duration_from_proto(timeout)
+                    .map_err(|error| Refusal::invalid("timeout", error.to_string()))?,
+                None => Duration::MAX,
+            };
+            let until = tokio::time::Instant::now() + asked.min(limits::MAX_OPERATION_WAIT);
+            let mut moved = self.operations.progressed.subscribe();
+            loop {
                 let row = self.operation(viewer, &message.name).await?;
-                return Ok(Response::new(wire::operation(&row)));
+                if row.state != OperationState::Running {
+                    return Ok(Response::new(wire::operation(&row)));
+                }
+                let waited = tokio::time::timeout_at(until, moved.changed()).await;
+                if !matches!(waited, Ok(Ok(()))) {
+                    let row = self.operation(viewer, &message.name).await?;
+                    return Ok(Response::new(wire::operation(&row)));
+                }
             }
-        }
+        })
+        .await
     }
 }

@@ -16,11 +16,12 @@ use caudal_proto::v1::{
 use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::Ledger;
 use super::bounds::{self, Bounded};
+use super::failure::{Failure, answer};
 use super::failures::Failed;
 use super::files::language;
 use super::operations::{BulkRequest, Command, Commander, Place};
-use super::{Ledger, status, unreadable};
 use crate::select::{Purpose, resolve, resolve_letters};
 use crate::store::selection::{self, Aged};
 use crate::store::time::Micros;
@@ -31,14 +32,15 @@ use crate::wire::saturated;
 const AGED_ROWS: usize = 1_000;
 
 /// The principal of an operator's call, once it is known that the request holds no more than it may.
-fn operator<T: Bounded>(request: &Request<T>) -> Result<String, Status> {
-    let scope: &Scope = scope::of(request).map_err(|refusal| status(&refusal))?;
+fn operator<T: Bounded>(request: &Request<T>) -> Result<String, Failure> {
+    let scope: &Scope = scope::of(request)?;
     if scope.role != Role::Operator {
-        return Err(status(&Refusal::permission_denied(
+        return Err(Refusal::permission_denied(
             "this is for operators: use an operator's key for it",
-        )));
+        )
+        .into());
     }
-    bounds::check(request.get_ref()).map_err(|refusal| status(&refusal))?;
+    bounds::check(request.get_ref())?;
     Ok(scope.principal.clone())
 }
 
@@ -48,122 +50,140 @@ impl OperatorService for Ledger {
         &self,
         request: Request<CountAgedRequest>,
     ) -> Result<Response<CountAgedResponse>, Status> {
-        operator(&request)?;
-        let message = request.get_ref();
-        let question = Question::of(message).map_err(|refusal| status(&refusal))?;
-        let tenant = match message.tenant.as_str() {
-            "" => None,
-            name => Some(self.tenant("tenant", name).await?),
-        };
-        let session = self.store.reader();
-        let now = session.now().await.map_err(|error| unreadable(&error))?;
-        let before = now.minus(question.min_age);
-        let aged = selection::aged(&session, tenant, question.state, before, question.by_stage)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let total = aged.iter().map(|row| row.count).sum();
-        let mut rows = grouped(&aged, question.by_stage);
-        rows.truncate(AGED_ROWS);
-        if !question.by_stage {
-            self.name_tenants(&mut rows).await?;
-        }
-        Ok(Response::new(CountAgedResponse {
-            rows: rows.into_iter().map(|(_, row)| row).collect(),
-            total: saturated(total),
-        }))
+        answer(async {
+            operator(&request)?;
+            let message = request.get_ref();
+            let question = Question::of(message)?;
+            let tenant = match message.tenant.as_str() {
+                "" => None,
+                name => Some(self.tenant("tenant", name).await?),
+            };
+            let session = self.store.reader();
+            let now = session.now().await?;
+            let before = now.minus(question.min_age);
+            let aged = selection::aged(&session, tenant, question.state, before, question.by_stage)
+                .await?;
+            let total = aged.iter().map(|row| row.count).sum();
+            let mut rows = grouped(&aged, question.by_stage);
+            rows.truncate(AGED_ROWS);
+            if !question.by_stage {
+                self.name_tenants(&mut rows).await?;
+            }
+            Ok(Response::new(CountAgedResponse {
+                rows: rows.into_iter().map(|(_, row)| row).collect(),
+                total: saturated(total),
+            }))
+        })
+        .await
     }
 
     async fn list_stages(
         &self,
         request: Request<ListStagesRequest>,
     ) -> Result<Response<ListStagesResponse>, Status> {
-        operator(&request)?;
-        let waiting = work::waiting_by_stage(&self.store.reader())
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let stages = Stage::ALL.into_iter().map(|stage| {
-            let (count, oldest) = waiting.get(&stage).copied().unwrap_or_default();
-            v1::Stage {
-                name: stage.name().to_owned(),
-                waiting: saturated(count),
-                oldest_ready_time: (count > 0).then(|| timestamp_from_micros(oldest.0)),
-                dispatched: u32::try_from(self.metrics.outstanding.with([stage.name()]).get())
-                    .unwrap_or_default(),
-                window: self.windows.get(&stage).copied().unwrap_or_default(),
-            }
-        });
-        Ok(Response::new(ListStagesResponse {
-            stages: stages.collect(),
-        }))
+        answer(async {
+            operator(&request)?;
+            let waiting = work::waiting_by_stage(&self.store.reader()).await?;
+            let stages = Stage::ALL.into_iter().map(|stage| {
+                let (count, oldest) = waiting.get(&stage).copied().unwrap_or_default();
+                v1::Stage {
+                    name: stage.name().to_owned(),
+                    waiting: saturated(count),
+                    oldest_ready_time: (count > 0).then(|| timestamp_from_micros(oldest.0)),
+                    dispatched: u32::try_from(self.metrics.outstanding.with([stage.name()]).get())
+                        .unwrap_or_default(),
+                    window: self.windows.get(&stage).copied().unwrap_or_default(),
+                }
+            });
+            Ok(Response::new(ListStagesResponse {
+                stages: stages.collect(),
+            }))
+        })
+        .await
     }
 
     async fn list_failures(
         &self,
         request: Request<OperatorServiceListFailuresRequest>,
     ) -> Result<Response<ListFailuresResponse>, Status> {
-        const FIELD: &str = "failures.selector";
-        operator(&request)?;
-        let language = language(&request);
-        let message = request.get_ref();
-        let failures = message.failures.clone().unwrap_or_default();
-        let selector = failures.selector.clone().unwrap_or_default();
-        let session = self.store.reader();
-        let now = session.now().await.map_err(|error| unreadable(&error))?;
-        if message.tenant.is_empty() {
-            let letters =
-                resolve_letters(FIELD, &selector, now).map_err(|refusal| status(&refusal))?;
-            return self
-                .failures(Failed::All(letters), &failures, language)
-                .await;
-        }
-        let tenant = self.tenant("tenant", &message.tenant).await?;
-        let chosen = resolve(&session, tenant, FIELD, &selector, Purpose::Failures, now).await?;
-        self.failures(Failed::Chosen(&chosen), &failures, language)
-            .await
+        answer(async {
+            const FIELD: &str = "failures.selector";
+            operator(&request)?;
+            let language = language(&request);
+            let message = request.get_ref();
+            let failures = message.failures.clone().unwrap_or_default();
+            let selector = failures.selector.clone().unwrap_or_default();
+            let session = self.store.reader();
+            let now = session.now().await?;
+            if message.tenant.is_empty() {
+                let letters = resolve_letters(FIELD, &selector, now)?;
+                return self
+                    .failures(Failed::All(letters), &failures, language)
+                    .await;
+            }
+            let tenant = self.tenant("tenant", &message.tenant).await?;
+            let chosen =
+                resolve(&session, tenant, FIELD, &selector, Purpose::Failures, now).await?;
+            self.failures(Failed::Chosen(&chosen), &failures, language)
+                .await
+        })
+        .await
     }
 
     async fn retry_files(
         &self,
         request: Request<OperatorServiceRetryFilesRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let message = request.get_ref();
-        let files = message.files.clone().unwrap_or_default();
-        self.command_of_operator("operator.RetryFiles", &request, &message.tenant, &files)
-            .await
+        answer(async {
+            let message = request.get_ref();
+            let files = message.files.clone().unwrap_or_default();
+            self.command_of_operator("operator.RetryFiles", &request, &message.tenant, &files)
+                .await
+        })
+        .await
     }
 
     async fn cancel_files(
         &self,
         request: Request<OperatorServiceCancelFilesRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let message = request.get_ref();
-        let files = message.files.clone().unwrap_or_default();
-        self.command_of_operator("operator.CancelFiles", &request, &message.tenant, &files)
-            .await
+        answer(async {
+            let message = request.get_ref();
+            let files = message.files.clone().unwrap_or_default();
+            self.command_of_operator("operator.CancelFiles", &request, &message.tenant, &files)
+                .await
+        })
+        .await
     }
 
     async fn reprocess_files(
         &self,
         request: Request<OperatorServiceReprocessFilesRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let message = request.get_ref();
-        let files = message.files.clone().unwrap_or_default();
-        self.command_of_operator("operator.ReprocessFiles", &request, &message.tenant, &files)
-            .await
+        answer(async {
+            let message = request.get_ref();
+            let files = message.files.clone().unwrap_or_default();
+            self.command_of_operator("operator.ReprocessFiles", &request, &message.tenant, &files)
+                .await
+        })
+        .await
     }
 
     async fn dismiss_failures(
         &self,
         request: Request<OperatorServiceDismissFailuresRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let message = request.get_ref();
-        let files = message.files.clone().unwrap_or_default();
-        self.command_of_operator(
-            "operator.DismissFailures",
-            &request,
-            &message.tenant,
-            &files,
-        )
+        answer(async {
+            let message = request.get_ref();
+            let files = message.files.clone().unwrap_or_default();
+            self.command_of_operator(
+                "operator.DismissFailures",
+                &request,
+                &message.tenant,
+                &files,
+            )
+            .await
+        })
         .await
     }
 }
@@ -175,33 +195,29 @@ impl Ledger {
         request: &Request<T>,
         tenant: &str,
         files: &impl BulkRequest,
-    ) -> Result<Response<Operation>, Status> {
+    ) -> Result<Response<Operation>, Failure> {
         let principal = operator(request)?;
         let commander = Commander {
             tenant: self.tenant("tenant", tenant).await?,
             principal,
             by_operator: true,
         };
-        let command = Command::of(files, call, Place::Beside, request.get_ref())
-            .map_err(|refusal| status(&refusal))?;
+        let command = Command::of(files, call, Place::Beside, request.get_ref())?;
         self.begin(commander, command).await
     }
 
     /// A tenant that an operator names.
-    async fn tenant(&self, field: &str, name: &str) -> Result<TenantId, Status> {
-        let tenant =
-            names::parse_tenant_name(name).map_err(|error| status(&error.refusal(field)))?;
-        let known = tenants::names(&self.store.reader(), &[tenant])
-            .await
-            .map_err(|error| unreadable(&error))?;
+    async fn tenant(&self, field: &str, name: &str) -> Result<TenantId, Failure> {
+        let tenant = names::parse_tenant_name(name).map_err(|error| error.refusal(field))?;
+        let known = tenants::names(&self.store.reader(), &[tenant]).await?;
         if known.contains_key(&tenant) {
             Ok(tenant)
         } else {
-            Err(status(&Refusal::not_found(name)))
+            Err(Refusal::not_found(name).into())
         }
     }
 
-    async fn name_tenants(&self, rows: &mut [(Group, AgedFiles)]) -> Result<(), Status> {
+    async fn name_tenants(&self, rows: &mut [(Group, AgedFiles)]) -> Result<(), Failure> {
         let asked: Vec<TenantId> = rows
             .iter()
             .filter_map(|(group, _)| match group {
@@ -209,9 +225,7 @@ impl Ledger {
                 Group::Stage(_) => None,
             })
             .collect();
-        let known = tenants::names(&self.store.reader(), &asked)
-            .await
-            .map_err(|error| unreadable(&error))?;
+        let known = tenants::names(&self.store.reader(), &asked).await?;
         for (group, row) in rows {
             if let Group::Tenant(tenant) = group {
                 row.tenant = names::tenant_name(*tenant);

@@ -9,7 +9,8 @@ use caudal_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Ledger, TenantScope, request_key, status};
+use super::failure::answer;
+use super::{Ledger, TenantScope, request_key};
 use crate::store::work::AT_FINAL_KEY;
 use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 
@@ -31,12 +32,12 @@ impl UploadService for Ledger {
         &self,
         request: Request<ConfirmUploadsRequest>,
     ) -> Result<Response<ConfirmUploadsResponse>, Status> {
-        let scope = TenantScope::of(&request)?;
-        let act = confirmations(&scope, request.get_ref()).map_err(|refusal| status(&refusal))?;
-        let confirmed = self.writer.ask(act).await;
-        confirmed
-            .map(Response::new)
-            .map_err(|refusal| status(&refusal))
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let act = confirmations(&scope, request.get_ref())?;
+            Ok(Response::new(self.writer.ask(act).await?))
+        })
+        .await
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct FileMoved {
     pub(crate) begun: Option<Arc<Declared>>,
 }
 
-struct Known {
+struct CachedLease {
     token: Token,
     inputs: Inputs,
     /// The row under that token, once the writer has committed it as PROCESSING.
@@ -70,7 +70,7 @@ struct Known {
 
 #[derive(Default)]
 struct Cached {
-    files: FxHashMap<FileRef, Known>,
+    files: FxHashMap<FileRef, CachedLease>,
     /// Versions under which the writer has granted leases: it has noted them.
     versions: HashSet<StageVersion>,
     /// Until when no other ledger can lead: what is kept here is then what the database holds.
@@ -104,7 +104,7 @@ impl Cached {
                 results: Arc::new(recorded.into_iter().map(Arc::new).collect()),
             };
             let token = to;
-            self.files.insert(file, Known { token, inputs, out });
+            self.files.insert(file, CachedLease { token, inputs, out });
             return;
         }
         let Some(known) = self.files.get_mut(&file) else {
@@ -198,7 +198,7 @@ impl LeaseCache {
                 Some(known) if known.token >= token => {}
                 _ => {
                     let out = None;
-                    kept.files.insert(file, Known { token, inputs, out });
+                    kept.files.insert(file, CachedLease { token, inputs, out });
                 }
             }
         }

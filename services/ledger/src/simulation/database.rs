@@ -87,6 +87,8 @@ pub(super) struct Database {
     pub(super) windows: DispatchWindows,
     /// What commits did that none may do.
     pub(super) found: Vec<String>,
+    /// The rows that commits changed, where somebody wants to read them.
+    pub(super) told: Option<Vec<String>>,
 }
 
 /// How a COMMIT ends.
@@ -135,6 +137,26 @@ impl Database {
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Tables)) {
         change(&mut self.committed);
         self.version += 1;
+    }
+
+    fn tell(&mut self, before: &Tables, fate: CommitFate) {
+        let Some(told) = &mut self.told else { return };
+        told.push(format!("COMMIT ({fate:?})"));
+        for (file, row) in &self.committed.files {
+            if before
+                .files
+                .get(file)
+                .is_some_and(|old| Arc::ptr_eq(old, row))
+            {
+                continue;
+            }
+            let batch = file.batch.as_uuid().as_u128();
+            let out = row.dispatched_at.is_some();
+            told.push(format!(
+                "  {batch:x}/{}@{} {} at {}, out: {out}, waits: {:?}",
+                file.ordinal, row.token, row.state, row.stage, row.wait_stage
+            ));
+        }
     }
 
     fn end(&mut self, id: u64) {
@@ -935,6 +957,7 @@ impl WriteTransaction for ModelTransaction {
         database.version += 1;
         let found = check_commit(&before, &database.committed, &database.windows);
         database.found.extend(found);
+        database.tell(&before, fate);
         drop(database);
         if fate == CommitFate::LostAfter {
             return Err(away());

@@ -305,6 +305,7 @@ impl World {
         let mut database = Database::default();
         database.now = Micros(1_000_000_000_000);
         database.windows = settings.windows.clone();
+        database.told = traced.then(Vec::new);
         database.change(|tables| {
             tables.epoch = 1;
             for tenant in tenants {
@@ -384,8 +385,17 @@ impl World {
     }
 
     fn note(&mut self, words: impl FnOnce() -> String) {
+        self.tell_commits();
         if let Some(trace) = &mut self.trace {
             trace.push(words());
+        }
+    }
+
+    fn tell_commits(&mut self) {
+        if let Some(trace) = &mut self.trace
+            && let Some(told) = &mut self.shared.borrow_mut().told
+        {
+            trace.append(told);
         }
     }
 
@@ -1944,6 +1954,7 @@ impl World {
     }
 
     fn check_commits(&mut self) {
+        self.tell_commits();
         let mut found = std::mem::take(&mut self.shared.borrow_mut().found);
         found.append(&mut self.leader.defects);
         self.violations.append(&mut found);

@@ -61,7 +61,7 @@ fn windows() -> HashMap<Stage, u32> {
 
 /// A batch as its callers know it.
 #[derive(Clone)]
-struct Known {
+struct StormBatch {
     tenant: TenantId,
     id: BatchId,
     /// Files that were acknowledged as new.
@@ -81,7 +81,7 @@ struct Storm {
     ledger: TestLedger,
     tenants: [TenantId; 2],
     proxy: Option<PostgresProxy>,
-    batches: Mutex<Vec<Known>>,
+    batches: Mutex<Vec<StormBatch>>,
     told: Mutex<Vec<Told>>,
     /// The storm is over: everyone does his best.
     calm: AtomicBool,
@@ -165,7 +165,7 @@ impl Storm {
         self.ended.load(Ordering::Relaxed)
     }
 
-    fn some_batch(&self, dice: &mut StdRng) -> Option<Known> {
+    fn some_batch(&self, dice: &mut StdRng) -> Option<StormBatch> {
         let batches = lock(&self.batches);
         (!batches.is_empty()).then(|| batches[dice.random_range(0..batches.len())].clone())
     }
@@ -210,7 +210,7 @@ impl Storm {
         })
         .await
         .unwrap();
-        let known = Known {
+        let known = StormBatch {
             tenant,
             id: names::parse_batch_name(&made.name).unwrap(),
             added: 0,
@@ -219,7 +219,7 @@ impl Storm {
     }
 
     /// A page of a small tree, so that pages meet: known entries, known folders, files where folders are.
-    async fn add(&self, batch: &Known, dice: &mut StdRng) {
+    async fn add(&self, batch: &StormBatch, dice: &mut StdRng) {
         let count = dice.random_range(1..PAGE);
         let mut paths = HashSet::new();
         while paths.len() < count {
@@ -260,7 +260,7 @@ impl Storm {
         }
     }
 
-    async fn confirm(&self, batch: &Known, dice: &mut StdRng) {
+    async fn confirm(&self, batch: &StormBatch, dice: &mut StdRng) {
         let from = dice.random_range(0..=batch.added);
         let ordinals = from..from + dice.random_range(1..40);
         let uploads = ordinals.map(|ordinal| Uploaded {
@@ -271,7 +271,7 @@ impl Storm {
         self.confirm_uploads(batch, uploads.collect()).await;
     }
 
-    async fn confirm_all(&self, batch: &Known) {
+    async fn confirm_all(&self, batch: &StormBatch) {
         // A file whose bytes were asked for again waits for a later target.
         for target in 1..=MOST_TARGETS {
             let uploads = (0..batch.added).map(|ordinal| Uploaded {
@@ -286,7 +286,7 @@ impl Storm {
         }
     }
 
-    async fn confirm_uploads(&self, batch: &Known, uploads: Vec<Uploaded>) {
+    async fn confirm_uploads(&self, batch: &StormBatch, uploads: Vec<Uploaded>) {
         let request = ConfirmUploadsRequest {
             batch: names::batch_name(batch.id),
             uploads,
@@ -299,7 +299,7 @@ impl Storm {
         .await;
     }
 
-    async fn complete(&self, batch: &Known, missing_fails: bool) {
+    async fn complete(&self, batch: &StormBatch, missing_fails: bool) {
         let missing = if missing_fails {
             MissingFiles::Fail
         } else {
@@ -319,7 +319,7 @@ impl Storm {
     }
 
     /// Cancels, retries, reprocesses or dismisses some files: an operation that goes on by itself.
-    async fn act_on_files(&self, batch: &Known, dice: &mut StdRng) {
+    async fn act_on_files(&self, batch: &StormBatch, dice: &mut StdRng) {
         let selector = |states: &[FileState]| {
             Some(FileSelector {
                 batch: names::batch_name(batch.id),
@@ -392,7 +392,7 @@ impl Storm {
     }
 
     /// Pauses, lets go on, or cancels.
-    async fn act_on_the_batch(&self, batch: &Known, dice: &mut StdRng) {
+    async fn act_on_the_batch(&self, batch: &StormBatch, dice: &mut StdRng) {
         let name = names::batch_name(batch.id);
         let batches = || self.ledger.batches_of(batch.tenant);
         match dice.random_range(0..10) {
@@ -423,7 +423,7 @@ impl Storm {
         }
     }
 
-    async fn resume(&self, batch: &Known) {
+    async fn resume(&self, batch: &StormBatch) {
         let request = ResumeBatchRequest {
             name: names::batch_name(batch.id),
             request_id: request_id(),
@@ -435,7 +435,7 @@ impl Storm {
         .await;
     }
 
-    async fn look(&self, batch: &Known) -> Batch {
+    async fn look(&self, batch: &StormBatch) -> Batch {
         let request = GetBatchRequest {
             name: names::batch_name(batch.id),
         };

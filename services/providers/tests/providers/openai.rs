@@ -27,14 +27,14 @@ enum Scripted {
 }
 
 #[derive(Default)]
-struct Desk {
+struct FakeProvider {
     script: VecDeque<Scripted>,
     seen: Vec<(HeaderMap, Value)>,
 }
 
 struct Server {
     url: String,
-    desk: Arc<Mutex<Desk>>,
+    provider: Arc<Mutex<FakeProvider>>,
     serving: JoinHandle<()>,
 }
 
@@ -48,28 +48,28 @@ impl Server {
     async fn start(script: Vec<Scripted>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        let desk = Arc::new(Mutex::new(Desk {
+        let provider = Arc::new(Mutex::new(FakeProvider {
             script: script.into(),
             seen: Vec::new(),
         }));
         let router = Router::new()
             .route("/v1/embeddings", post(answer))
-            .with_state(Arc::clone(&desk));
+            .with_state(Arc::clone(&provider));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, desk, serving }
+        Self { url, provider, serving }
     }
 
     fn seen(&self) -> usize {
-        self.desk.lock().unwrap().seen.len()
+        self.provider.lock().unwrap().seen.len()
     }
 }
 
-async fn answer(State(desk): State<Arc<Mutex<Desk>>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn answer(State(provider): State<Arc<Mutex<FakeProvider>>>, headers: HeaderMap, body: Bytes) -> Response {
     let request: Value = serde_json::from_slice(&body).unwrap();
     let scripted = {
-        let mut desk = desk.lock().unwrap();
-        desk.seen.push((headers, request.clone()));
-        desk.script.pop_front()
+        let mut provider = provider.lock().unwrap();
+        provider.seen.push((headers, request.clone()));
+        provider.script.pop_front()
     };
     match scripted {
         Some(Scripted::Status(status, headers, body)) => {
@@ -136,8 +136,8 @@ async fn texts_travel_in_batches_and_come_back_in_order() {
         assert_eq!(vector, &vec![length, 1.0]);
     }
     assert_eq!((found.calls, found.tokens), (3, 24));
-    let desk = server.desk.lock().unwrap();
-    for (number, (headers, request)) in desk.seen.iter().enumerate() {
+    let provider = server.provider.lock().unwrap();
+    for (number, (headers, request)) in provider.seen.iter().enumerate() {
         assert_eq!(headers["authorization"], "Bearer sk-secret");
         assert_eq!(headers["idempotency-key"], format!("file-key-{number}"));
         assert_eq!(headers["content-type"], "application/json");
@@ -304,7 +304,7 @@ async fn an_answer_that_is_not_what_was_asked_for_is_never_taken() {
         error.to_string().contains("2 dimensions instead of the 3"),
         "{error}"
     );
-    assert_eq!(server.desk.lock().unwrap().seen[0].1["dimensions"], 3);
+    assert_eq!(server.provider.lock().unwrap().seen[0].1["dimensions"], 3);
 }
 
 struct NoPermits;

@@ -47,11 +47,11 @@ impl Verb for LookUp {
         let mut rows = Vec::with_capacity(self.held.len());
         for (file, token) in &self.held {
             let row = loaded.looked_up.get(file);
-            let current = row.is_some_and(|row| row.token == *token && row.dispatched_at.is_some());
-            let moved_on_in_this_group = group
-                .rows
-                .file(*file)
-                .is_some_and(|row| row.token != *token);
+            // What this group sends out under a token that an undone one had sent out is out, whatever was read.
+            let moved = group.rows.file(*file);
+            let is_out = |row: &WorkRow| row.token == *token && row.dispatched_at.is_some();
+            let current = moved.or(row).is_some_and(is_out);
+            let moved_on_in_this_group = moved.is_some_and(|row| row.token != *token);
             if !current && !moved_on_in_this_group && !planted!(PlacesNeverCompared) {
                 group.memory.dispatcher.leave(*file, *token);
                 group.memory.dispatcher.forget(*file);

@@ -29,7 +29,7 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Implements the public services.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct PublicApi {
     pub(crate) ledger: Ledger,
     pub(crate) objects: ObjectStore,
     pub(crate) uploads: Uploads,
@@ -41,11 +41,11 @@ pub(crate) struct Front {
 
 /// Sends a unary call on to the ledger and its answer, or its refusal, back.
 macro_rules! forward {
-    ($front:expr, $service:ident . $call:ident, $request:expr) => {{
+    ($api:expr, $service:ident . $call:ident, $request:expr) => {{
         let (metadata, extensions, message) = $request.into_parts();
         let caller = Caller::of(&extensions)?;
         let forwarded =
-            $front
+            $api
                 .ledger
                 .forward(&caller.scope, &metadata, message, |ledger, request| {
                     let mut $service = ledger.$service();
@@ -67,7 +67,7 @@ fn tenant_of(caller: &Caller) -> Result<TenantId, Status> {
 }
 
 #[tonic::async_trait]
-impl BatchService for Front {
+impl BatchService for PublicApi {
     type WatchBatchStream = WatchStream;
 
     async fn create_batch(
@@ -173,7 +173,7 @@ impl BatchService for Front {
 }
 
 #[tonic::async_trait]
-impl FileService for Front {
+impl FileService for PublicApi {
     async fn get_file(
         &self,
         request: Request<v1::GetFileRequest>,
@@ -283,7 +283,7 @@ impl FileService for Front {
 }
 
 #[tonic::async_trait]
-impl UploadService for Front {
+impl UploadService for PublicApi {
     async fn issue_uploads(
         &self,
         request: Request<v1::IssueUploadsRequest>,
@@ -311,7 +311,7 @@ impl UploadService for Front {
 }
 
 #[tonic::async_trait]
-impl EventService for Front {
+impl EventService for PublicApi {
     type WatchEventsStream = EventStream;
 
     async fn watch_events(
@@ -329,7 +329,7 @@ impl EventService for Front {
 
 /// The role is checked at the door, and by the ledger again.
 #[tonic::async_trait]
-impl OperatorService for Front {
+impl OperatorService for PublicApi {
     async fn count_aged(
         &self,
         request: Request<v1::CountAgedRequest>,
@@ -381,7 +381,7 @@ impl OperatorService for Front {
 }
 
 #[tonic::async_trait]
-impl Operations for Front {
+impl Operations for PublicApi {
     async fn list_operations(
         &self,
         request: Request<longrunning::ListOperationsRequest>,
