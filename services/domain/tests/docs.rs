@@ -633,7 +633,11 @@ fn table<'a>(text: &'a str, heading: &str) -> impl Iterator<Item = Vec<String>> 
 }
 
 /// Written for the people who read the database, and read by nothing.
-const FOR_PEOPLE: [&str; 2] = ["api_keys.created_at", "stage_versions.first_seen"];
+const FOR_PEOPLE: [&str; 3] = [
+    "api_keys.created_at",
+    "stage_versions.first_seen",
+    "tenants.created_at",
+];
 
 /// What the migrations make: tables with the text between their brackets, and the indexes that are there for a query
 /// alone. A unique one also keeps something true.
