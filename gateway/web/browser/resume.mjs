@@ -75,7 +75,8 @@ try {
     await drop(page, [folder], { x: middle.x + 20, y: middle.y + 10 });
     await needs.waitFor({ state: "detached", timeout: 60_000 });
     await page.locator("[data-batch-state=SUCCEEDED]").waitFor({ timeout: 60_000 });
-    assert.equal(puts.length, missing);
+    // What had landed without a confirmation is found where it is.
+    assert.ok(puts.length > 0 && puts.length <= missing, `${puts.length} of ${missing} were sent`);
     const rows = await collectRows(page);
     assert.equal(rows.files.size, FILES + 1);
     for (const [path, state] of rows.files) assert.match(state, /^(Kept|Complete)$/, path);
