@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate setup build page client lint check fmt bench bench-ledger clean
+.PHONY: help demo up release test quick test-crate simulate setup build page client lint check fmt bench bench-ledger clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -52,6 +52,12 @@ quick: ## What changed: formatting, structure, clippy, unit tests, documents (SI
 
 test-crate: ## All tests of one crate (CRATE=ledger, DB=sqlite or postgres, TEST=part of a name)
 	@$(LINTED) infra/loop crate "$(CRATE)" "$(DB)" "$(TEST)"
+
+# One history of a seed is told step by step; RELEASE=1 is some ten times as fast once it is built.
+simulate: ## Simulate histories of the ledger's core (SEED=number HISTORIES=2000 RELEASE=1); see docs/simulation.md
+	CAUDAL_SIMULATE_SEED=$(SEED) CAUDAL_SIMULATE_HISTORIES=$(or $(HISTORIES),2000) \
+	  cargo test $(if $(RELEASE),--release) --locked --package caudal-ledger --lib \
+	  whatever_happens_every_history_ends_as_it_must -- --nocapture
 
 setup: ## Install what is missing: redis-server, the offline model, PDFium, buf, cargo-deny, cargo-shear, cargo-nextest
 	@infra/setup/machine

@@ -207,7 +207,10 @@ impl Teller {
                     page = Some(next);
                 }
                 Err(status) if may_pass(&status) => {
-                    window.wait_after(status, patience).await.map_err(End::Failed)?;
+                    window
+                        .wait_after(status, patience)
+                        .await
+                        .map_err(End::Failed)?;
                 }
                 Err(status) => return Err(End::Failed(status)),
             }

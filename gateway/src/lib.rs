@@ -6,13 +6,13 @@ mod browser;
 mod events;
 mod feed;
 mod fold;
-mod public_api;
 pub mod key;
 mod ledger;
 mod live;
 mod oversize;
 mod page;
 mod parts;
+mod public_api;
 mod rates;
 mod uploads;
 mod wakeups;
@@ -50,10 +50,10 @@ pub use live::WatchSettings;
 use crate::auth::{Authenticator, needs_a_tenant, needs_an_operator};
 use crate::events::Events;
 use crate::feed::Feeds;
-use crate::public_api::PublicApi;
 use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::oversize::Oversize;
+use crate::public_api::PublicApi;
 use crate::rates::Rates;
 use crate::uploads::Uploads;
 use crate::wakeups::Wakeups;
@@ -227,7 +227,8 @@ impl Gateway {
             rates,
             oversize: Oversize::new(&metrics),
         };
-        let routes = browser::open_to_browsers(routes(public_api, door), &settings.allowed_origins)?;
+        let routes =
+            browser::open_to_browsers(routes(public_api, door), &settings.allowed_origins)?;
         let serving = Server::builder("gateway")
             .metrics(metrics)
             .routes(routes)

@@ -182,7 +182,11 @@ impl RetryWindow {
     ///
     /// # Errors
     /// There was nothing but errors for `patience`.
-    pub(crate) async fn wait_after(&mut self, status: Status, patience: Duration) -> Result<(), Status> {
+    pub(crate) async fn wait_after(
+        &mut self,
+        status: Status,
+        patience: Duration,
+    ) -> Result<(), Status> {
         let now = Instant::now();
         let since = *self.since.get_or_insert(now);
         if now.duration_since(since) > patience {

@@ -45,8 +45,7 @@ macro_rules! forward {
         let (metadata, extensions, message) = $request.into_parts();
         let caller = Caller::of(&extensions)?;
         let forwarded =
-            $api
-                .ledger
+            $api.ledger
                 .forward(&caller.scope, &metadata, message, |ledger, request| {
                     let mut $service = ledger.$service();
                     async move { $service.$call(request).await }

@@ -56,7 +56,11 @@ impl Server {
             .route("/v1/embeddings", post(answer))
             .with_state(Arc::clone(&provider));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, provider, serving }
+        Self {
+            url,
+            provider,
+            serving,
+        }
     }
 
     fn seen(&self) -> usize {
@@ -64,7 +68,11 @@ impl Server {
     }
 }
 
-async fn answer(State(provider): State<Arc<Mutex<FakeProvider>>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn answer(
+    State(provider): State<Arc<Mutex<FakeProvider>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let request: Value = serde_json::from_slice(&body).unwrap();
     let scripted = {
         let mut provider = provider.lock().unwrap();
