@@ -82,6 +82,13 @@ export async function slowUploads(page, isSlow = true) {
   });
 }
 
+/** What nobody takes for a text, so that it is kept as it is at once; another for each number. */
+export function binary(number, size) {
+  const bytes = Buffer.alloc(size, 7);
+  bytes.writeUInt32BE(number, 8);
+  return bytes;
+}
+
 /** The middle of the card that asks for folders. */
 export async function dropCard(page) {
   const target = await page.locator("[data-drop]").boundingBox();

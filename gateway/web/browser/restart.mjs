@@ -6,7 +6,17 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline/promises";
-import { collectRows, drop, dropCard, gateway, inChromium, openStart, slowUploads, untilEnded } from "./chromium.mjs";
+import {
+  binary,
+  collectRows,
+  drop,
+  dropCard,
+  gateway,
+  inChromium,
+  openStart,
+  slowUploads,
+  untilEnded,
+} from "./chromium.mjs";
 
 const FILES = 300;
 const FILE_BYTES = 20_000;
@@ -15,7 +25,7 @@ const folder = join(own, "Gauges");
 for (let number = 0; number < FILES; number += 1) {
   const inside = join(folder, `river ${number % 7}`);
   await mkdir(inside, { recursive: true });
-  await writeFile(join(inside, `gauge ${number}.bin`), Buffer.alloc(FILE_BYTES, `${number}\0`));
+  await writeFile(join(inside, `gauge ${number}.bin`), binary(number, FILE_BYTES));
 }
 
 const lines = createInterface({ input: process.stdin });

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { collectRows, drop, dropCard, inChromium, openStart, slowUploads, untilEnded } from "./chromium.mjs";
+import { binary, collectRows, drop, dropCard, inChromium, openStart, slowUploads, untilEnded } from "./chromium.mjs";
 
 const FILES = 240;
 const pictures = process.env.CAUDAL_SCREENSHOTS;
@@ -13,7 +13,7 @@ const folder = join(own, "Gauges");
 for (let number = 0; number < FILES; number += 1) {
   const inside = join(folder, `river ${number % 6}`);
   await mkdir(inside, { recursive: true });
-  await writeFile(join(inside, `gauge ${number}.bin`), Buffer.alloc(20_000, `${number}\0`));
+  await writeFile(join(inside, `gauge ${number}.bin`), binary(number, 20_000));
 }
 /** The same folder of another disk: some files are not in it, and one has grown. */
 const other = join(own, "elsewhere", "Gauges");
