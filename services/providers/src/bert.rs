@@ -93,7 +93,7 @@ impl Bert {
     pub(crate) fn count(&self, text: &str) -> usize {
         match self.tokenizer.encode_fast(with_short_words(text), false) {
             Ok(encoding) => encoding.len(),
-            Err(_) => crate::tokens::estimate(text),
+            Err(_) => crate::estimate::estimate(text),
         }
     }
 

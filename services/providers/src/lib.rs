@@ -4,10 +4,13 @@
 //! speaks OpenAI's embeddings API, or nothing at all, said aloud. Calls to a remote provider pass the shared permits
 //! ([`ProviderPermits`]) and a circuit [`breaker`] first, so that one sick or strict provider slows its stage and nothing else.
 
+mod api_key;
 mod batch;
 mod bert;
 pub mod breaker;
+mod embeddings;
 mod error;
+mod estimate;
 mod http;
 mod local;
 mod openai;
@@ -16,10 +19,12 @@ mod provider;
 mod settings;
 mod tokens;
 
+pub use api_key::{ApiKey, SettingsError};
+pub use embeddings::{Embeddings, ProviderState};
 pub use error::ProviderError;
 pub use local::{LocalModel, LocalSettings};
 pub use openai::{OpenAi, OpenAiSettings};
 pub use permits::{Permitted, ProviderPermits, Throttled, Unlimited};
-pub use provider::{EmbeddingProvider, Embeddings, ProviderState};
-pub use settings::{ApiKey, DEFAULT_MODEL_FOLDER, EmbeddingSettings, SettingsError};
+pub use provider::EmbeddingProvider;
+pub use settings::{DEFAULT_MODEL_FOLDER, EmbeddingSettings};
 pub use tokens::TokenCounter;

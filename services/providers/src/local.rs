@@ -14,8 +14,8 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::batch;
 use crate::bert::{Bert, missing_files};
+use crate::embeddings::{Embeddings, ProviderState};
 use crate::error::ProviderError;
-use crate::provider::{Embeddings, ProviderState};
 use crate::tokens::TokenCounter;
 
 /// The most texts in one batch.

@@ -8,14 +8,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header}
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 
+use crate::api_key::{ApiKey, SettingsError};
 use crate::batch;
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Verdict};
+use crate::embeddings::{Embeddings, ProviderState};
 use crate::error::ProviderError;
+use crate::estimate::estimate;
 use crate::http::{Answer, HttpClient};
 use crate::permits::ProviderPermits;
-use crate::provider::{Embeddings, ProviderState};
-use crate::settings::{ApiKey, SettingsError};
-use crate::tokens::estimate;
 
 /// The most texts OpenAI takes in one request.
 const MAX_BATCH: usize = 2_048;

@@ -27,6 +27,7 @@ pub mod sandbox;
 mod service;
 mod settings;
 mod solo;
+mod timeout;
 mod wire;
 
 pub use any_handler::AnyHandler;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use caudal_domain::{Generation, Reason};
 use caudal_node::TraceContext;
@@ -10,7 +10,6 @@ use caudal_proto::mesh::v1::report::Outcome;
 use caudal_proto::mesh::v1::{Report, Work};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
 
 use crate::book::{Key, Phase};
 use crate::core::Core;
@@ -20,10 +19,8 @@ use crate::landing::Landed;
 use crate::lease::Leased;
 use crate::report::Ended;
 use crate::solo;
+use crate::timeout::end_in_time;
 use crate::wire::{JobParts, done_to_proto, failure_to_proto, job_from_work};
-
-/// How long a cancelled handler may take to end by itself before it is dropped.
-const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// What the runner keeps of a file while a handler has the rest.
 struct Running {
@@ -263,26 +260,6 @@ async fn execute<H: Handler>(
         .handler_seconds
         .observe(began.elapsed().as_secs_f64());
     result
-}
-
-/// The result of a handler, unless it outlives its time or goes on although it was cancelled.
-pub(crate) async fn end_in_time(
-    work: impl Future<Output = Result<Done, Failure>>,
-    cancelled: &CancellationToken,
-    handler_timeout: Duration,
-) -> Result<Done, Failure> {
-    let outlives_its_cancellation = async {
-        cancelled.cancelled().await;
-        tokio::time::sleep(STOP_GRACE).await;
-    };
-    tokio::select! {
-        biased;
-        result = work => result,
-        () = outlives_its_cancellation => Err(Failure::new(Reason::Internal, "cancelled")),
-        () = tokio::time::sleep(handler_timeout) => {
-            Err(Failure::new(Reason::StageTimeout, format!("no result after {} s", handler_timeout.as_secs_f32())))
-        }
-    }
 }
 
 fn words_of_panic(error: JoinError) -> String {

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::any_handler::AnyHandler;
 use crate::failure::Failure;
 use crate::handler::{Done, Handler};
-use crate::run::end_in_time;
 use crate::settings::SoloSettings;
+use crate::timeout::end_in_time;
 use crate::wire::{JobParts, job_from_work};
 
 /// The first argument by which the executable knows that it is to handle one file alone.

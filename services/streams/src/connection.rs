@@ -9,11 +9,10 @@ use crate::inspect::{self, StreamView};
 use crate::names::Names;
 use crate::publish::Publisher;
 use crate::reader::Reader;
+use crate::timeouts::CONNECT_TIMEOUT;
 
 /// Longest wait for an answer on the shared connection; nothing on it blocks.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest wait for a connection.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Attempts to reconnect inside one call; more is the caller's business, which has a backoff of its own.
 const RECONNECT_ATTEMPTS: usize = 1;
 /// Ids in one XACK or XDEL.

@@ -12,6 +12,7 @@ mod inspect;
 mod names;
 mod publish;
 mod reader;
+mod timeouts;
 
 pub use codec::{DecodeError, Dispatch, decode, encode};
 pub use connection::Streams;

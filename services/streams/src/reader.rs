@@ -3,9 +3,9 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisResult};
 
-use crate::connection::CONNECT_TIMEOUT;
 use crate::entry::{Entry, RawEntry};
 use crate::error::{StreamsError, says_no_group};
+use crate::timeouts::CONNECT_TIMEOUT;
 
 /// A blocking read that is silent for this long after its own time is held for dead and its connection dropped.
 const READ_GRACE: Duration = Duration::from_secs(5);

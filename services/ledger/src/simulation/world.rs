@@ -1979,8 +1979,24 @@ impl World {
                 let files = files.map(|row| format!("{row:?}"));
                 live.chain(files).collect::<Vec<String>>().join("\n  ")
             });
+            let places: Vec<u32> = Stage::ALL.map(|stage| self.leader.places(stage)).into();
+            let clients = self.clients.iter().map(|client| {
+                let calls = client.call.is_some();
+                let made = client.created.is_some();
+                format!(
+                    "({made}, {}, {}, {calls})",
+                    client.completed, client.gives_up
+                )
+            });
+            let clients: Vec<String> = clients.collect();
+            let running = self.committed(|tables| {
+                let mut rows = tables.operations.values();
+                rows.find(|row| row.state == OperationState::Running)
+                    .map(|row| format!("{row:?}"))
+            });
             self.breaks(format!(
-                "it never comes to rest: outbox {}, idle {}\n  {words}",
+                "it never comes to rest: outbox {}, idle {}, places {places:?}, clients {clients:?}, \
+                 running {running:?}\n  {words}",
                 self.committed(|tables| tables.outbox.len()),
                 self.leader.is_idle()
             ));
