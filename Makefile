@@ -54,10 +54,10 @@ test-crate: ## All tests of one crate (CRATE=ledger, DB=sqlite or postgres, TEST
 	@$(LINTED) infra/loop crate "$(CRATE)" "$(DB)" "$(TEST)"
 
 # One history of a seed is told step by step; RELEASE=1 is some ten times as fast once it is built.
-simulate: ## Simulate histories of the ledger's core (SEED=number HISTORIES=2000 RELEASE=1); see docs/simulation.md
-	CAUDAL_SIMULATE_SEED=$(SEED) CAUDAL_SIMULATE_HISTORIES=$(or $(HISTORIES),2000) \
+simulate: ## Simulate histories of the ledger's core (SEED=number HISTORIES=2000 RELEASE=1; FAULTS=2000 plants faults); see docs/simulation.md
+	CAUDAL_SIMULATE_SEED=$(SEED) CAUDAL_SIMULATE_HISTORIES=$(or $(HISTORIES),2000) CAUDAL_SIMULATE_FAULTS=$(FAULTS) \
 	  cargo test $(if $(RELEASE),--release) --locked --package caudal-ledger --lib \
-	  whatever_happens_every_history_ends_as_it_must -- --nocapture
+	  $(if $(FAULTS),planted_faults_are_found,whatever_happens_every_history_ends_as_it_must) -- --nocapture
 
 setup: ## Install what is missing: redis-server, the offline model, PDFium, buf, cargo-deny, cargo-shear, cargo-nextest
 	@infra/setup/machine

@@ -1,0 +1,503 @@
+//! Stage processes: they read, lease, run, report and acknowledge, renew, drain, and die.
+
+use super::*;
+
+impl World {
+    pub(super) fn process_step(&mut self) {
+        let at = self.dice.random_range(0..self.processes.len());
+        for _ in 0..self.dice.random_range(1..4) {
+            self.step_process(at);
+        }
+    }
+
+    /// Moves one process on; whether anything happened.
+    pub(super) fn step_process(&mut self, at: usize) -> bool {
+        self.finish_calls_of(at);
+        let process = &mut self.processes[at];
+        if process.releasing.is_some() {
+            return false;
+        }
+        let stage = process.stage;
+        if process.held.len() < 2
+            && let Some(entry) = self
+                .streams
+                .read(stage, process.id, self.shared.borrow().now)
+        {
+            let now = self.shared.borrow().now;
+            for pair in &entry.files {
+                self.signs.insert(*pair, now);
+            }
+            let works = entry.files.iter().map(|pair| (*pair, Work::Read)).collect();
+            self.processes[at].held.push(Held {
+                entry,
+                works,
+                leasing: None,
+                reporting: None,
+                acknowledged: false,
+            });
+            return true;
+        }
+        if self.one_in(5) && self.renew(at) {
+            return true;
+        }
+        for held in 0..self.processes[at].held.len() {
+            if self.step_held(at, held) {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn version(&self, stage: Stage) -> StageVersion {
+        StageVersion::new(stage, "1")
+    }
+
+    pub(super) fn step_held(&mut self, at: usize, held: usize) -> bool {
+        let stage = self.processes[at].stage;
+        let version = self.version(stage);
+        let instant = self.begun + self.steady;
+        let now = self.now();
+        let entry = &mut self.processes[at].held[held];
+        if entry.leasing.is_some() || entry.reporting.is_some() {
+            return false;
+        }
+        let positions = |entry: &Held, wanted: fn(&Work) -> bool| -> Vec<usize> {
+            let works = entry.works.iter().enumerate();
+            let found = works.filter(|(_, (_, work))| wanted(work));
+            found.map(|(position, _)| position).collect()
+        };
+        let read = positions(entry, |work| matches!(work, Work::Read));
+        if !read.is_empty() {
+            let pairs: Vec<Pair> = read
+                .iter()
+                .map(|position| entry.works[*position].0)
+                .collect();
+            let known = self.leader.leases.grant(&version, &pairs, instant);
+            let mut asked = Vec::new();
+            let mut granted_now = Vec::new();
+            for ((position, pair), known) in read.into_iter().zip(pairs).zip(known) {
+                match known {
+                    Some((granted, _)) => {
+                        entry.works[position].1 = Work::Granted(granted, now);
+                        granted_now.push(pair);
+                    }
+                    None => asked.push(position),
+                }
+            }
+            for pair in granted_now {
+                let current = self.committed(|tables| {
+                    let row = tables.files.get(&pair.0);
+                    row.is_some_and(|row| row.token == pair.1)
+                });
+                if !current && !self.leader.lost && !self.leader.has_flight() {
+                    self.breaks(format!(
+                        "{pair:?} was granted from memory and is not current"
+                    ));
+                }
+            }
+            if !asked.is_empty() {
+                let entry = &self.processes[at].held[held];
+                let pairs = asked.iter().map(|position| entry.works[*position].0);
+                let lease = Lease {
+                    version,
+                    held: pairs.collect(),
+                };
+                let answer = self.leader.ask(lease);
+                self.processes[at].held[held].leasing = Some((asked, answer));
+            }
+            return true;
+        }
+        let granted = positions(entry, |work| matches!(work, Work::Granted(..)));
+        for position in granted {
+            if self.execute(at, held, position) {
+                return true;
+            }
+        }
+        let entry = &mut self.processes[at].held[held];
+        let ran = positions(entry, |work| matches!(work, Work::Ran(_)));
+        if !ran.is_empty() {
+            let outcomes = ran
+                .iter()
+                .filter_map(|position| match &entry.works[*position].1 {
+                    Work::Ran(ran) => Some(ran.as_ref().clone()),
+                    _ => None,
+                });
+            let report = Report {
+                stage,
+                version,
+                outcomes: outcomes.collect(),
+            };
+            if planted!(AcknowledgedBeforeRecorded) {
+                let id = entry.entry.id;
+                entry.acknowledged = true;
+                self.streams.acknowledge(stage, id);
+            }
+            if planted!(FreedBeforeRecorded) && stage == Stage::Upload {
+                for (file, ..) in &report.outcomes {
+                    let target = self.committed(|tables| tables.files[file].target);
+                    self.landing.remove(&(*file, target));
+                }
+            }
+            let answer = self.leader.ask(report.clone());
+            self.old_reports.push(report.clone());
+            self.processes[at].held[held].reporting = Some((ran, report, answer));
+            return true;
+        }
+        let undone = |(_, work): &(Pair, Work)| !matches!(work, Work::Done);
+        if entry.works.iter().any(undone) {
+            return false;
+        }
+        // Every dispatch has a final answer.
+        let entry = self.processes[at].held.remove(held);
+        if !entry.acknowledged {
+            self.streams.acknowledge(stage, entry.entry.id);
+        }
+        true
+    }
+
+    /// Runs the handler of one dispatch; whether it has come to anything.
+    pub(super) fn execute(&mut self, at: usize, held: usize, position: usize) -> bool {
+        let stage = self.processes[at].stage;
+        let (pair, work) = &self.processes[at].held[held].works[position];
+        let (pair, Work::Granted(granted, since)) = (*pair, work) else {
+            return false;
+        };
+        let (granted, since) = (granted.clone(), *since);
+        if granted.row.token != pair.1 {
+            self.breaks(format!("{pair:?} was granted as {}", granted.row.token));
+            return true;
+        }
+        let nature = self.nature(pair.0);
+        let second = stage != Stage::Upload && stage != Stage::Metadata;
+        if nature == Nature::Poison && second && granted.row.kills == 0 {
+            self.note(|| format!("{} takes its process with it", short(&[pair])));
+            self.kill(at);
+            return true;
+        }
+        let takes = self.settings.lease * 2;
+        if nature == Nature::Slow && second && self.now().since(since) < takes {
+            return false;
+        }
+        let outcome = self.outcome(stage, &granted, nature);
+        self.note(|| {
+            format!(
+                "{stage} ran {}: {:?}",
+                short(&[pair]),
+                outcome.as_ref().map(|_| "good").map_err(|bad| bad.reason)
+            )
+        });
+        let ran = Work::Ran(Box::new((pair.0, pair.1, outcome)));
+        self.processes[at].held[held].works[position].1 = ran;
+        true
+    }
+
+    pub(super) fn nature(&self, file: FileRef) -> Nature {
+        let mut clients = self.clients.iter();
+        let client = clients.find(|client| client.created == Some(file.batch_ref()));
+        let planned = client.and_then(|client| client.planned(file.ordinal));
+        planned.map_or(Nature::Good, |planned| planned.nature)
+    }
+
+    pub(super) fn outcome(
+        &mut self,
+        stage: Stage,
+        granted: &Granted,
+        nature: Nature,
+    ) -> StageOutcome {
+        let row = &granted.row;
+        let bad = |reason| {
+            Err(BadResult {
+                reason,
+                detail: String::new(),
+                trace_id: String::new(),
+                retry_after: None,
+            })
+        };
+        let second = stage != Stage::Upload && stage != Stage::Metadata;
+        match nature {
+            Nature::Flaky if row.fails == 0 => return bad(Reason::StageTimeout),
+            Nature::Hopeless if second => return bad(Reason::StageTimeout),
+            Nature::Broken if second => return bad(Reason::CorruptDocument),
+            // It runs alone, and its parent reports what became of it.
+            Nature::Poison if second => return bad(Reason::ParserCrashed),
+            Nature::Spoilt if second && self.spoilt.insert(row.file) => {
+                return bad(Reason::ChecksumMismatch);
+            }
+            _ => {}
+        }
+        let mut content = None;
+        if stage == Stage::Upload {
+            let found = if granted.reads_final_object() {
+                let mut finals = self.finals.range((row.file, 0)..=(row.file, u8::MAX));
+                finals.next_back().map(|(_, object)| object.clone())
+            } else {
+                self.landing.get(&(row.file, row.target)).cloned()
+            };
+            let Some(found) = found.or_else(|| self.held_object(row.file)) else {
+                return bad(Reason::ObjectMissing);
+            };
+            let landed = !granted.reads_final_object();
+            if landed && row.etag.as_ref() != Some(&found.etag) {
+                return bad(Reason::ObjectChanged);
+            }
+            if found.size != row.size {
+                return bad(Reason::SizeMismatch);
+            }
+            content = Some(found.content);
+            self.finals.insert((row.file, found.content), found);
+        }
+        self.executions += 1;
+        let execution = self.executions;
+        let nonce = if planted!(NonceReused) { 0 } else { execution };
+        let key = format!(
+            "{}/{}/{stage}/{}-{nonce}",
+            row.file,
+            row.generation.get(),
+            row.token
+        );
+        self.artifacts.insert(key, execution);
+        let last = stage == Stage::Metadata;
+        Ok(GoodResult {
+            artifacts: vec![StoredArtifact {
+                name: "original".into(),
+                size: row.size,
+                media_type: String::new(),
+            }],
+            nonce: nonce.to_string(),
+            facts: execution.to_string(),
+            content: content.map(sha),
+            media_type: content.map(|content| media_type(content).to_owned()),
+            has_text: true,
+            warnings: Vec::new(),
+            used: Used::default(),
+            outcome: last.then_some(Outcome::Complete),
+        })
+    }
+
+    /// The object that a file holds by reference.
+    pub(super) fn held_object(&self, file: FileRef) -> Option<Object> {
+        self.committed(|tables| {
+            let results = tables.results.values().rev();
+            let mut uploads = results.filter(|row| row.file == file && row.stage == Stage::Upload);
+            let maker = uploads.next()?.maker();
+            let mut finals = self.finals.range((maker.file, 0)..=(maker.file, u8::MAX));
+            finals.next_back().map(|(_, object)| object.clone())
+        })
+    }
+
+    pub(super) fn finish_calls_of(&mut self, at: usize) {
+        let version = self.version(self.processes[at].stage);
+        let mut recorded = Vec::new();
+        let mut violations = Vec::new();
+        let mut noted = false;
+        let mut dropped = Vec::new();
+        let now = self.now();
+        let process = &mut self.processes[at];
+        for held in &mut process.held {
+            if let Some((positions, answer)) = &mut held.leasing
+                && let Some(answer) = answered(answer)
+            {
+                if let Some(Ok(granted)) = answer {
+                    noted = true;
+                    for (position, granted) in positions.iter().zip(granted) {
+                        held.works[*position].1 =
+                            granted.map_or(Work::Done, |granted| Work::Granted(granted, now));
+                    }
+                    let finished = |(_, work): &(Pair, Work)| matches!(work, Work::Done);
+                    if planted!(MessageDroppedUnfinished) && held.works.iter().any(finished) {
+                        held.acknowledged = true;
+                        dropped.push(held.entry.id);
+                    }
+                }
+                held.leasing = None;
+            }
+            if let Some((positions, report, answer)) = &mut held.reporting
+                && let Some(answer) = answered(answer)
+            {
+                if let Some(Ok(verdicts)) = answer {
+                    for ((position, verdict), outcome) in
+                        positions.iter().zip(verdicts).zip(&report.outcomes)
+                    {
+                        held.works[*position].1 = Work::Done;
+                        recorded.push((outcome.clone(), verdict));
+                    }
+                    if planted!(MessageDroppedUnfinished) && held.works.len() > positions.len() {
+                        held.acknowledged = true;
+                        dropped.push(held.entry.id);
+                    }
+                }
+                held.reporting = None;
+            }
+        }
+        if let Some((pairs, answer)) = &mut process.renewing
+            && let Some(answer) = answered(answer)
+        {
+            if let Some(Ok(kept)) = answer {
+                for (pair, kept) in pairs.iter().zip(kept) {
+                    if kept {
+                        self.signs.insert(*pair, now);
+                        continue;
+                    }
+                    // Superseded: its handler is stopped.
+                    for held in &mut process.held {
+                        for (held, work) in &mut held.works {
+                            if held == pair && matches!(work, Work::Granted(..)) {
+                                *work = Work::Done;
+                            }
+                        }
+                    }
+                }
+            }
+            process.renewing = None;
+        }
+        if let Some(answer) = &mut process.releasing
+            && let Some(answer) = answered(answer)
+        {
+            if let Some(Ok(())) = answer {
+                let stage = process.stage;
+                for held in process.held.drain(..) {
+                    dropped.push(held.entry.id);
+                }
+                for id in dropped.drain(..) {
+                    self.streams.acknowledge(stage, id);
+                }
+            }
+            self.processes[at].releasing = None;
+        }
+        let stage = self.processes[at].stage;
+        for id in dropped {
+            self.streams.acknowledge(stage, id);
+        }
+        if noted {
+            self.leader.leases.noted(&version);
+        }
+        for ((file, token, outcome), verdict) in recorded {
+            self.told(stage, file, token, &outcome, verdict, &mut violations);
+        }
+        self.violations.append(&mut violations);
+    }
+
+    /// A process was told whether its outcome is recorded.
+    pub(super) fn told(
+        &mut self,
+        stage: Stage,
+        file: FileRef,
+        token: Token,
+        outcome: &StageOutcome,
+        verdict: bool,
+        violations: &mut Vec<String>,
+    ) {
+        if !verdict {
+            return;
+        }
+        let is_there = self.committed(|tables| match outcome {
+            Ok(_) => {
+                let mut results = tables.results.values();
+                results.any(|row| (row.file, row.token) == (file, token))
+            }
+            Err(_) => tables.attempts.contains_key(&(file, token)),
+        });
+        if !is_there {
+            violations.push(format!(
+                "{file} token {token} was answered RECORDED and is not"
+            ));
+        }
+        if stage == Stage::Upload && outcome.is_ok() {
+            // The bytes that this execution has read, never newer ones.
+            let target = self.committed(|tables| {
+                let result = tables
+                    .results
+                    .values()
+                    .find(|row| (row.file, row.token) == (file, token));
+                result.map(|_| tables.files[&file].target)
+            });
+            if let Some(target) = target {
+                self.deletes.push((file, target));
+            }
+        }
+    }
+
+    pub(super) fn renew(&mut self, at: usize) -> bool {
+        let process = &self.processes[at];
+        let held: Vec<Pair> = process.granted().collect();
+        if held.is_empty() || process.renewing.is_some() {
+            return false;
+        }
+        let answer = self.leader.ask(Renew { held: held.clone() });
+        self.processes[at].renewing = Some((held, answer));
+        true
+    }
+
+    pub(super) fn release(&mut self) {
+        let at = self.dice.random_range(0..self.processes.len());
+        let process = &self.processes[at];
+        let busy = |held: &Held| held.leasing.is_some() || held.reporting.is_some();
+        if process.releasing.is_some() || process.held.is_empty() || process.held.iter().any(busy) {
+            return;
+        }
+        let works = process.held.iter().flat_map(|held| &held.works);
+        let undone = works.filter(|(_, work)| !matches!(work, Work::Done));
+        let held: Vec<Pair> = undone.map(|(pair, _)| *pair).collect();
+        self.note(|| format!("a process drains: {}", short(&held)));
+        let answer = self.leader.ask(Release { held });
+        self.processes[at].releasing = Some(answer);
+    }
+
+    pub(super) fn kill(&mut self, at: usize) {
+        let process = self.processes.remove(at);
+        self.note(|| format!("a process of {} is killed", process.stage));
+        for held in &process.held {
+            for (pair, _) in &held.works {
+                // Nobody gives a sign for it any more.
+                self.signs.remove(pair);
+            }
+        }
+        self.start_process(process.stage);
+        // At the same place, so that the dice choose among as many.
+        let started = self.processes.len() - 1;
+        self.processes.swap(at, started);
+    }
+
+    pub(super) fn late_report(&mut self) {
+        if self.old_reports.is_empty() {
+            return;
+        }
+        let at = self.dice.random_range(0..self.old_reports.len());
+        let report = self.old_reports[at].clone();
+        let answer = self.leader.ask(report.clone());
+        self.late.push((report, answer));
+    }
+
+    pub(super) fn finish_late_reports(&mut self) {
+        self.finish_probes();
+        let mut violations = Vec::new();
+        for (report, mut answer) in std::mem::take(&mut self.late) {
+            match answered(&mut answer) {
+                None => self.late.push((report, answer)),
+                Some(Some(Ok(verdicts))) => {
+                    for ((file, token, outcome), verdict) in report.outcomes.iter().zip(verdicts) {
+                        let quiet = Stage::Metadata;
+                        self.told(quiet, *file, *token, outcome, verdict, &mut violations);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        self.violations.append(&mut violations);
+    }
+
+    pub(super) fn delete_landing(&mut self) {
+        if !self.deletes.is_empty() {
+            let at = self.dice.random_range(0..self.deletes.len());
+            let key = self.deletes.swap_remove(at);
+            self.note(|| {
+                format!(
+                    "landing {}/{} is freed",
+                    short(&[(key.0, Token::FIRST)]),
+                    key.1.get()
+                )
+            });
+            self.landing.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The end of a history: no more faults, and everything must come to rest.
+
+use super::*;
+
+impl World {
+    /// No more faults: everything that waits is done, in turns, until nothing happens any more.
+    pub(super) fn come_to_rest(&mut self) {
+        self.note(|| "no more faults".into());
+        self.faults = false;
+        {
+            let mut database = self.shared.borrow_mut();
+            database.next_commit = CommitFate::Committed;
+            database.fails_after = None;
+        }
+        self.deposed = None;
+        for round in 0..ROUNDS {
+            if self.is_at_rest() {
+                break;
+            }
+            if round % 60 == 0 {
+                self.resume_all();
+            }
+            self.round();
+            self.check_commits();
+            if !self.violations.is_empty() {
+                return;
+            }
+            let due = self.leader.memory.dispatcher.next_promotion();
+            let far = due
+                .filter(|_| self.leader.is_idle())
+                .map(|at| at.since(self.now()));
+            let by = far.unwrap_or_default().min(Duration::from_secs(400));
+            self.tick(by.max(Duration::from_secs(1)));
+        }
+        self.check_rest();
+    }
+
+    pub(super) fn resume_all(&mut self) {
+        for at in 0..self.clients.len() {
+            if let Some(batch) = self.clients[at].created {
+                let paused = self.committed(|tables| {
+                    tables
+                        .batches
+                        .get(&batch)
+                        .is_some_and(|row| row.0.pause.is_some())
+                });
+                if paused {
+                    self.pause(at, batch, false);
+                }
+            }
+        }
+    }
+
+    pub(super) fn round(&mut self) {
+        if self.leader.lost {
+            self.lead_anew(false);
+        }
+        for at in 0..self.clients.len() {
+            self.step_client(at);
+        }
+        self.operation_slice();
+        self.started
+            .retain_mut(|(_, answer)| answered(answer).is_none());
+        self.finish_late_reports();
+        self.sweep();
+        self.pass_step();
+        self.end_batches();
+        self.remove_superseded();
+        for _ in 0..4 {
+            self.leader
+                .group(&self.shared, VERBS_A_GROUP, &mut self.dice);
+            if self.leader.is_idle() {
+                break;
+            }
+        }
+        self.leader.settle_all(&self.shared, &mut self.dice);
+        self.relay();
+        let mut at = 0;
+        while at < self.processes.len() {
+            for _ in 0..6 {
+                if !self.step_process(at) {
+                    break;
+                }
+            }
+            self.renew(at);
+            at += 1;
+        }
+        // The delete of what landed is delayed, and may come late.
+        for _ in 0..self.deletes.len() {
+            if self.one_in(4) {
+                self.delete_landing();
+            }
+        }
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        let ended = self.committed(|tables| {
+            let batches = tables.batches.values().all(|row| row.0.state.is_ended());
+            let mut operations = tables.operations.values();
+            batches
+                && tables.outbox.is_empty()
+                && operations.all(|row| row.state != OperationState::Running)
+        });
+        let clients = self.clients.iter().all(|client| {
+            let brought = client.completed || client.gives_up;
+            client.created.is_some() && brought && client.call.is_none()
+        });
+        let places = Stage::ALL
+            .into_iter()
+            .map(|stage| self.leader.places(stage));
+        ended && clients && places.sum::<u32>() == 0 && self.leader.is_idle()
+    }
+
+    pub(super) fn check_commits(&mut self) {
+        self.tell_commits();
+        let mut found = std::mem::take(&mut self.shared.borrow_mut().found);
+        found.append(&mut self.leader.defects);
+        self.violations.append(&mut found);
+    }
+
+    pub(super) fn check_rest(&mut self) {
+        if !self.is_at_rest() {
+            let words = self.committed(|tables| {
+                let live = tables
+                    .batches
+                    .values()
+                    .filter(|row| !row.0.state.is_ended());
+                let live = live.map(|row| {
+                    format!(
+                        "{} is {}: {:?}",
+                        row.0.key(),
+                        row.0.state,
+                        row.0.facts.counts
+                    )
+                });
+                let files = tables.files.values().filter(|row| !row.state.is_final());
+                let files = files.map(|row| format!("{row:?}"));
+                live.chain(files).collect::<Vec<String>>().join("\n  ")
+            });
+            let places: Vec<u32> = Stage::ALL.map(|stage| self.leader.places(stage)).into();
+            let clients = self.clients.iter().map(|client| {
+                let calls = client.call.is_some();
+                let made = client.created.is_some();
+                format!(
+                    "({made}, {}, {}, {calls})",
+                    client.completed, client.gives_up
+                )
+            });
+            let clients: Vec<String> = clients.collect();
+            let running = self.committed(|tables| {
+                let mut rows = tables.operations.values();
+                rows.find(|row| row.state == OperationState::Running)
+                    .map(|row| format!("{row:?}"))
+            });
+            self.breaks(format!(
+                "it never comes to rest: outbox {}, idle {}, places {places:?}, clients {clients:?}, \
+                 running {running:?}\n  {words}",
+                self.committed(|tables| tables.outbox.len()),
+                self.leader.is_idle()
+            ));
+            return;
+        }
+        let (report, made) =
+            self.committed(|tables| (super::invariants::check(tables), tables.batches.len()));
+        self.violations.extend(report);
+        if made != self.clients.len() {
+            self.breaks(format!(
+                "{} clients made {made} batches",
+                self.clients.len()
+            ));
+        }
+        let mut violations = Vec::new();
+        let ends: Vec<Arc<crate::store::work::WorkRow>> =
+            self.committed(|tables| tables.files.values().cloned().collect());
+        for row in ends {
+            self.check_end(&row, &mut violations);
+        }
+        self.violations.append(&mut violations);
+    }
+
+    /// Whether a file may have ended so.
+    pub(super) fn check_end(
+        &self,
+        row: &crate::store::work::WorkRow,
+        violations: &mut Vec<String>,
+    ) {
+        let nature = self.nature(row.file);
+        match row.state {
+            FileState::Cancelled if !self.cancelled.contains(&row.file.batch_ref()) => {
+                violations.push(format!("{} is CANCELLED and nobody asked for it", row.file));
+            }
+            FileState::Failed => {
+                let right = match row.reason {
+                    Some(Reason::NeverArrived | Reason::TooManyKills) => true,
+                    Some(Reason::StageTimeout) => nature == Nature::Hopeless,
+                    Some(Reason::CorruptDocument) => nature == Nature::Broken,
+                    Some(Reason::ParserCrashed) => nature == Nature::Poison,
+                    Some(Reason::SizeMismatch) => nature == Nature::WrongSize,
+                    Some(Reason::ChecksumMismatch) => nature == Nature::Spoilt,
+                    _ => false,
+                };
+                if !right {
+                    violations.push(format!(
+                        "{} ({nature:?}) is FAILED: {:?}",
+                        row.file, row.reason
+                    ));
+                }
+            }
+            FileState::Processed => self.check_processed(row, violations),
+            _ => {}
+        }
+    }
+
+    /// What a PROCESSED file refers to is what its recorded executions made.
+    pub(super) fn check_processed(
+        &self,
+        row: &crate::store::work::WorkRow,
+        violations: &mut Vec<String>,
+    ) {
+        let results: Vec<Arc<ResultRow>> = self.committed(|tables| {
+            let results = tables.results.values();
+            let own = results
+                .filter(|result| (result.file, result.generation) == (row.file, row.generation));
+            own.cloned().collect()
+        });
+        for stage in [Stage::Upload, Stage::Metadata] {
+            if !results.iter().any(|result| result.stage == stage) {
+                violations.push(format!(
+                    "{} is PROCESSED without a result of {stage}",
+                    row.file
+                ));
+            }
+        }
+        for result in results.iter().filter(|result| !result.skipped) {
+            let maker = result.maker();
+            let key = format!(
+                "{}/{}/{}/{}-{}",
+                maker.file,
+                maker.generation.get(),
+                result.stage,
+                maker.token,
+                maker.nonce
+            );
+            if maker.file.tenant != row.file.tenant {
+                violations.push(format!("{} has what another tenant made", row.file));
+            }
+            let made = self.artifacts.get(&key).map(u64::to_string);
+            if made.as_ref() != Some(&result.facts) {
+                violations.push(format!(
+                    "{}: {key} holds what execution {made:?} made, recorded is {}",
+                    row.file, result.facts
+                ));
+            }
+        }
+    }
+}
