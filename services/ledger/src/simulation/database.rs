@@ -30,48 +30,48 @@ use crate::store::write_transaction::WriteTransaction;
 
 /// A file's dead letter, and whether it was dismissed.
 #[derive(Clone, Debug)]
-pub(super) struct Letter {
-    pub(super) row: AttemptRow,
-    pub(super) dismissed: bool,
+pub(crate) struct Letter {
+    pub(crate) row: AttemptRow,
+    pub(crate) dismissed: bool,
 }
 
 /// A recorded change.
 #[derive(Debug)]
-pub(super) struct Change {
-    pub(super) batch: BatchRef,
-    pub(super) revision: u64,
-    pub(super) batch_revision: u64,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Change {
+    pub(crate) batch: BatchRef,
+    pub(crate) revision: u64,
+    pub(crate) batch_revision: u64,
+    pub(crate) body: Vec<u8>,
 }
 
 /// All tables.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tables {
-    pub(super) files: BTreeMap<FileRef, Arc<WorkRow>>,
-    pub(super) manifest: BTreeMap<FileRef, Arc<FileRow>>,
-    pub(super) folders: BTreeMap<(BatchRef, u32), Arc<FolderRow>>,
-    pub(super) batches: BTreeMap<BatchRef, Arc<(ProgressRow, BatchRow)>>,
-    pub(super) tenants: BTreeMap<TenantId, Arc<TenantRow>>,
-    pub(super) results: BTreeMap<(FileRef, Generation, Stage), Arc<ResultRow>>,
-    pub(super) attempts: BTreeMap<(FileRef, Token), Arc<AttemptRow>>,
-    pub(super) letters: BTreeMap<FileRef, Arc<Letter>>,
-    pub(super) changes: Vec<Arc<Change>>,
-    pub(super) outbox: BTreeMap<u64, (Arc<OutboxRow>, Micros)>,
-    pub(super) requests: BTreeMap<RequestName, Arc<AnsweredRequest>>,
-    pub(super) versions: Vec<(u32, StageVersion)>,
-    pub(super) newest: BTreeMap<Stage, u32>,
-    pub(super) operations: BTreeMap<(TenantId, Uuid), Arc<OperationRow>>,
-    pub(super) epoch: u64,
+pub(crate) struct Tables {
+    pub(crate) files: BTreeMap<FileRef, Arc<WorkRow>>,
+    pub(crate) manifest: BTreeMap<FileRef, Arc<FileRow>>,
+    pub(crate) folders: BTreeMap<(BatchRef, u32), Arc<FolderRow>>,
+    pub(crate) batches: BTreeMap<BatchRef, Arc<(ProgressRow, BatchRow)>>,
+    pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRow>>,
+    pub(crate) results: BTreeMap<(FileRef, Generation, Stage), Arc<ResultRow>>,
+    pub(crate) attempts: BTreeMap<(FileRef, Token), Arc<AttemptRow>>,
+    pub(crate) letters: BTreeMap<FileRef, Arc<Letter>>,
+    pub(crate) changes: Vec<Arc<Change>>,
+    pub(crate) outbox: BTreeMap<u64, (Arc<OutboxRow>, Micros)>,
+    pub(crate) requests: BTreeMap<RequestName, Arc<AnsweredRequest>>,
+    pub(crate) versions: Vec<(u32, StageVersion)>,
+    pub(crate) newest: BTreeMap<Stage, u32>,
+    pub(crate) operations: BTreeMap<(TenantId, Uuid), Arc<OperationRow>>,
+    pub(crate) epoch: u64,
     /// What no database would have taken.
-    pub(super) broken: Vec<String>,
+    pub(crate) broken: Vec<String>,
 }
 
 type Write = Rc<dyn Fn(&mut Tables)>;
 
 /// The database, and who has transactions open on it.
 #[derive(Default)]
-pub(super) struct Database {
-    pub(super) committed: Tables,
+pub(crate) struct Database {
+    pub(crate) committed: Tables,
     /// Rises with each commit.
     version: u64,
     next_transaction: u64,
@@ -79,21 +79,21 @@ pub(super) struct Database {
     /// Transactions that the database has ended by itself.
     killed: HashSet<u64>,
     open: HashSet<u64>,
-    pub(super) now: Micros,
+    pub(crate) now: Micros,
     /// Statements until one fails.
-    pub(super) fails_after: Option<u32>,
+    pub(crate) fails_after: Option<u32>,
     /// How the next COMMIT ends.
-    pub(super) next_commit: CommitFate,
-    pub(super) windows: DispatchWindows,
+    pub(crate) next_commit: CommitFate,
+    pub(crate) windows: DispatchWindows,
     /// What commits did that none may do.
-    pub(super) found: Vec<String>,
+    pub(crate) found: Vec<String>,
     /// The rows that commits changed, where somebody wants to read them.
-    pub(super) told: Option<Vec<String>>,
+    pub(crate) told: Option<Vec<String>>,
 }
 
 /// How a COMMIT ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum CommitFate {
+pub(crate) enum CommitFate {
     #[default]
     Committed,
     /// The connection is lost before the database hears of it.
@@ -102,7 +102,7 @@ pub(super) enum CommitFate {
     LostAfter,
 }
 
-pub(super) type Shared = Rc<RefCell<Database>>;
+pub(crate) type Shared = Rc<RefCell<Database>>;
 
 fn away() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal("the connection is lost".into()))
@@ -110,7 +110,7 @@ fn away() -> DbErr {
 
 impl Database {
     /// Begins a transaction.
-    pub(super) fn begin(shared: &Shared) -> ModelTransaction {
+    pub(crate) fn begin(shared: &Shared) -> ModelTransaction {
         let mut database = shared.borrow_mut();
         database.next_transaction += 1;
         let id = database.next_transaction;
@@ -127,14 +127,14 @@ impl Database {
     }
 
     /// Ends all open transactions, as the database does when their sessions are idle for too long.
-    pub(super) fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         let open = std::mem::take(&mut self.open);
         self.killed.extend(open);
         self.locks.clear();
     }
 
     /// Changes committed tables from outside the writer.
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Tables)) {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Tables)) {
         change(&mut self.committed);
         self.version += 1;
     }
@@ -174,7 +174,7 @@ struct View {
 }
 
 /// A transaction of the model. One that is dropped is rolled back.
-pub(super) struct ModelTransaction {
+pub(crate) struct ModelTransaction {
     id: u64,
     shared: Shared,
     view: RefCell<View>,

@@ -19,7 +19,7 @@ use crate::verify::shown::{self, Last, Shown};
 use crate::verify::{live, once, outbox, terminal};
 
 /// Everything that `caudal verify` checks of a database; what it breaks.
-pub(super) fn check(tables: &Tables) -> Vec<String> {
+pub(crate) fn check(tables: &Tables) -> Vec<String> {
     let mut report = VerifyReport::default();
     let mut in_work = false;
     for batch in tables.batches.values() {

@@ -6,8 +6,8 @@
 //! `CAUDAL_SIMULATE_SEED` begins with another seed, `CAUDAL_SIMULATE_HISTORIES` runs so many, and for one of them the whole
 //! history is told (`make simulate`); without it they run for `CAUDAL_SIMULATE_SECONDS`.
 
-mod database;
-mod invariants;
+pub(crate) mod database;
+pub(crate) mod invariants;
 mod ledger;
 mod streams;
 mod world;

@@ -23,6 +23,8 @@ mod reuse;
 mod rows;
 #[cfg(debug_assertions)]
 mod test_panics;
+#[cfg(test)]
+mod trial;
 pub(crate) mod verb;
 pub(crate) mod verbs;
 mod versions;

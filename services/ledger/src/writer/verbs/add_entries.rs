@@ -569,10 +569,14 @@ fn refuse_page(wrong: Violations) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use caudal_domain::{BatchId, TenantId, limits};
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::{BatchId, FileState, TenantId, limits};
     use uuid::Uuid;
 
     use super::*;
+    use crate::store::tenants::TenantRow;
+    use crate::writer::trial::{SIZE, Trial, content_of};
 
     #[test]
     fn a_page_weighs_as_many_rows_as_it_has_entries_or_folders_or_long_paths() {
@@ -599,5 +603,100 @@ mod tests {
         assert_eq!(rows(120, 60_000), 1_000);
         assert!(rows(limits::MAX_FOLDERS_PER_PAGE, 0) >= limits::MAX_FOLDERS_PER_PAGE);
         assert!(rows(1_000, limits::MAX_PATH_BYTES_PER_PAGE) > 2_000);
+    }
+
+    // Protocol 14.2: counted on the batch's row.
+    #[test]
+    fn a_page_is_numbered_after_what_is_there_and_a_repeat_adds_nothing() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        trial.add(batch, 2);
+        // `f0` is in the manifest already, just so.
+        let page = trial.page(batch, &["a/x", "a/b/y", "f0"]);
+        let first = trial.ask(page.clone()).unwrap();
+        assert_eq!((first.first_ordinal, first.new_count), (2, 2));
+        assert_eq!(first.ordinals, [2, 3, 0]);
+        let row = trial.progress(batch);
+        assert_eq!((row.next_ordinal, row.next_folder), (4, 3));
+        assert_eq!(
+            (row.facts.counts.pending, row.bytes_declared),
+            (4, 4 * SIZE)
+        );
+        let root = trial.read(|tables| tables.folders[&(batch, 0)].counts);
+        assert_eq!(root.total, 4);
+        let before = trial.everything();
+        assert_eq!(trial.ask(page.clone()).unwrap(), first);
+        let mut other = page;
+        other.request.body_hash = [1; 32];
+        assert_eq!(trial.ask(other).unwrap_err().reason, "REQUEST_ID_REUSED");
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 14.2: else an entry enters a completed manifest.
+    #[test]
+    fn a_completed_manifest_takes_no_more_entries() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        trial.add(batch, 1);
+        trial.complete(batch, false);
+        let before = trial.everything();
+        let page = trial.page(batch, &["late"]);
+        assert_eq!(trial.ask(page).unwrap_err().reason, "MANIFEST_COMPLETE");
+        assert_eq!(trial.everything(), before);
+    }
+
+    #[test]
+    fn a_path_is_a_file_or_a_folder_and_a_page_is_taken_whole_or_not_at_all() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let page = trial.page(batch, &["a/x", "b"]);
+        trial.ask(page).unwrap();
+        let before = trial.everything();
+        for path in ["a", "b/y"] {
+            let page = trial.page(batch, &["new", path]);
+            let refusal = trial.ask(page).unwrap_err();
+            assert_eq!(refusal.reason, "PATH_TAKEN");
+            assert_eq!(refusal.violations[0].field, "entries[1].path");
+        }
+        assert_eq!(trial.everything(), before);
+    }
+
+    #[test]
+    fn a_page_that_would_pass_a_quota_takes_nothing_of_it() {
+        let mut trial = Trial::new();
+        trial.limit(r#"{"files": 2}"#);
+        let batch = trial.batch();
+        let before = trial.everything();
+        let page = trial.page(batch, &["a", "b", "c"]);
+        assert_eq!(trial.ask(page).unwrap_err().quota[0].subject, "files");
+        assert_eq!(trial.everything(), before);
+        trial.add(batch, 2);
+        let row = trial.read(|tables| TenantRow::clone(&tables.tenants[&batch.tenant]));
+        assert_eq!((row.used_files, row.used_bytes), (2, 2 * SIZE));
+    }
+
+    // Protocol 13.3: at the entry of a file whose sha256 is held.
+    #[test]
+    fn content_that_is_held_needs_no_upload_but_whoever_knows_one_batch_does_not_learn_it() {
+        let mut trial = Trial::new();
+        let held = trial.processed();
+        let batch = trial.batch();
+        let page = trial.page_declaring(batch, content_of(held));
+        let added = trial.ask(page).unwrap();
+        assert_eq!(added.already_held, [0]);
+        let file = batch.file(0);
+        let row = trial.row(file);
+        assert_eq!((row.state, row.stage), (FileState::Queued, Stage::Metadata));
+        let results = trial.results(file).into_iter();
+        let makers = results.map(|result| result.taken_from.unwrap().file);
+        assert_eq!(makers.collect::<Vec<FileRef>>(), [held; 3]);
+        let batch = trial.batch();
+        let page = AddEntries {
+            knows_one_batch: true,
+            ..trial.page_declaring(batch, content_of(held))
+        };
+        let added = trial.ask(page).unwrap();
+        assert_eq!(added.already_held, [0_u32; 0]);
+        assert_eq!(trial.row(batch.file(0)).state, FileState::Pending);
     }
 }

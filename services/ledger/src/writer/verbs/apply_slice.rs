@@ -111,3 +111,105 @@ impl Group<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::writer::trial::Trial;
+    use crate::writer::verbs::fail_missing::FailMissing;
+
+    // Protocol 10.4: a slice, the counts and the cursor in one transaction.
+    #[test]
+    fn a_slice_counts_what_it_did_and_says_where_the_next_begins() {
+        let mut trial = Trial::new();
+        let mut files = trial.queued(2);
+        assert_eq!(trial.apply(FileVerb::Cancel, files[0]), None);
+        files.push(files[0].batch_ref().file(9));
+        let start = trial.operation(FileVerb::Cancel);
+        let id = start.id;
+        trial.ask(start).unwrap();
+        let cursor = Some(Position {
+            batch: files[0].batch,
+            ordinal: 10,
+        });
+        let slice = ApplySlice {
+            cursor,
+            ended: false,
+            ..trial.slice(id, &files)
+        };
+        trial.ask(slice).unwrap();
+        let row = trial.operation_row(id);
+        assert_eq!((row.state, row.done), (OperationState::Running, 1));
+        assert_eq!((row.cursor, row.ended_at), (cursor, None));
+        let refused: Vec<(&str, u64)> = row
+            .refused
+            .iter()
+            .map(|(why, count)| (why.as_str(), *count))
+            .collect();
+        assert_eq!(refused, [("ALREADY_FINAL", 1), ("NOT_FOUND", 1)]);
+        let last = trial.slice(id, &[]);
+        trial.ask(last).unwrap();
+        let row = trial.operation_row(id);
+        assert_eq!(row.state, OperationState::Succeeded);
+        assert_eq!((row.done, row.ended_at), (1, Some(trial.now())));
+    }
+
+    // Protocol 11.2: what the store has under the current target is adopted.
+    #[test]
+    fn bytes_that_the_store_was_found_to_hold_are_adopted_under_their_target_alone() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let files = trial.add(batch, 2);
+        trial.complete(batch, true);
+        trial.ask(FailMissing { batch, from: 0 }).unwrap();
+        let start = trial.operation(FileVerb::Retry {
+            skip_backoff: false,
+        });
+        let id = start.id;
+        trial.ask(start).unwrap();
+        let found = |file, target| FoundBytes {
+            file,
+            target,
+            etag: "found".into(),
+        };
+        let arrived = vec![
+            found(files[0], Target::FIRST),
+            found(files[1], Target::FIRST.next()),
+        ];
+        let slice = ApplySlice {
+            arrived,
+            ..trial.slice(id, &files)
+        };
+        trial.ask(slice).unwrap();
+        let adopted = trial.row(files[0]);
+        assert_eq!(
+            (adopted.state, adopted.target),
+            (FileState::Queued, Target::FIRST)
+        );
+        assert_eq!(adopted.etag.as_deref(), Some("found"));
+        let asked_again = trial.row(files[1]);
+        assert_eq!(
+            (asked_again.state, asked_again.etag),
+            (FileState::Pending, None)
+        );
+        assert_eq!(asked_again.target, Target::FIRST.next());
+        assert_eq!(trial.operation_row(id).done, 2);
+    }
+
+    #[test]
+    fn a_dead_letter_is_dismissed_and_its_file_stays_failed() {
+        let mut trial = Trial::new();
+        let files = trial.queued(2);
+        trial.fail(files[0], Reason::CorruptDocument);
+        let before = trial.row(files[0]);
+        assert_eq!(trial.apply(FileVerb::Dismiss, files[0]), None);
+        assert_eq!(
+            trial.apply(FileVerb::Dismiss, files[1]).as_deref(),
+            Some("NOT_FAILED")
+        );
+        assert_eq!(trial.row(files[0]), before);
+        assert!(trial.read(|tables| tables.letters[&files[0]].dismissed));
+    }
+}

@@ -53,3 +53,54 @@ impl Verb for CancelBatch {
         Ok(Reply::batch(self.batch, &self.request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::BatchState;
+
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    // Protocol 10.2, 14.1: at once, and CANCELLED when all files are final.
+    #[test]
+    fn a_cancelled_batch_takes_nothing_more_and_runs_until_its_files_are_final() {
+        let mut trial = Trial::new();
+        let files = trial.queued(1);
+        let batch = files[0].batch_ref();
+        trial.cancel(batch);
+        let row = trial.progress(batch);
+        assert!(row.facts.cancel_requested && row.facts.manifest_complete);
+        assert_eq!(row.state, BatchState::Running);
+        let page = trial.page(batch, &["late"]);
+        assert_eq!(trial.ask(page).unwrap_err().reason, "BATCH_CANCELLED");
+        let empty = trial.batch();
+        trial.cancel(empty);
+        assert_eq!(trial.progress(empty).state, BatchState::Cancelled);
+    }
+
+    #[test]
+    fn a_batch_that_has_ended_is_not_cancelled() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        trial.complete(batch, false);
+        let before = trial.everything();
+        let request = trial.request();
+        let refusal = trial.ask(CancelBatch { batch, request }).unwrap_err();
+        assert_eq!(refusal.reason, "BATCH_ENDED");
+        assert_eq!(trial.everything(), before);
+    }
+
+    #[test]
+    fn a_repeated_cancellation_gets_its_first_answer() {
+        let mut trial = Trial::new();
+        let batch = trial.queued(1)[0].batch_ref();
+        let request = trial.request();
+        let cancel = CancelBatch { batch, request };
+        let first = trial.ask(cancel.clone()).unwrap();
+        let before = trial.everything();
+        assert_eq!(trial.ask(cancel).unwrap(), first);
+        assert_eq!(trial.everything(), before);
+    }
+}

@@ -60,3 +60,41 @@ impl Verb for CancelFiles {
         Ok(Reply::Now(range.next(rows)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::{BatchState, FileState};
+
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    // Protocol 10.2: in slices.
+    #[test]
+    fn a_slice_ends_where_the_next_begins_and_the_last_ends_the_batch() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let files = trial.add(batch, SLICE + 1);
+        trial.confirm(&files[..2]);
+        trial.cancel(batch);
+        let slice = |from| CancelFiles { batch, from };
+        assert_eq!(trial.ask(slice(0)).unwrap(), Some(SLICE));
+        assert_eq!(trial.row(files[0]).state, FileState::Cancelled);
+        assert_eq!(trial.row(files[SLICE as usize]).state, FileState::Pending);
+        assert_eq!(trial.progress(batch).state, BatchState::Running);
+        assert_eq!(trial.ask(slice(SLICE)).unwrap(), None);
+        let row = trial.progress(batch);
+        assert_eq!(row.facts.counts.cancelled, SLICE + 1);
+        assert_eq!(row.state, BatchState::Cancelled);
+    }
+
+    #[test]
+    fn nothing_is_cancelled_of_a_batch_that_is_wanted() {
+        let mut trial = Trial::new();
+        let batch = trial.queued(2)[0].batch_ref();
+        let before = trial.everything();
+        assert_eq!(trial.ask(CancelFiles { batch, from: 0 }).unwrap(), None);
+        assert_eq!(trial.everything(), before);
+    }
+}

@@ -64,3 +64,99 @@ impl Verb for CompleteBatch {
         Ok(Reply::batch(self.batch, &self.request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::time::Duration;
+
+    use caudal_domain::{BatchState, FileState, Stage};
+
+    use super::*;
+    use crate::writer::trial::{Trial, content_of};
+
+    #[test]
+    fn a_manifest_of_which_pages_are_missing_is_not_completed() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        trial.add(batch, 2);
+        let before = trial.everything();
+        let complete = CompleteBatch {
+            expected_entries: 3,
+            ..trial.completion(batch)
+        };
+        assert_eq!(
+            trial.ask(complete.clone()).unwrap_err().reason,
+            "ENTRIES_MISSING"
+        );
+        assert_eq!(trial.everything(), before);
+        trial.add(batch, 1);
+        let first = trial.ask(complete.clone()).unwrap();
+        let before = trial.everything();
+        assert_eq!(trial.ask(complete).unwrap(), first);
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 12.3, 14.1: what is missing may be given up later, and when it was completed does not move.
+    #[test]
+    fn a_later_completion_may_give_up_what_is_missing() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let files = trial.add(batch, 1);
+        trial.complete(batch, false);
+        let completed_at = Some(trial.now());
+        assert!(!trial.progress(batch).missing_fails);
+        trial.pass(Duration::from_secs(1));
+        trial.complete(batch, true);
+        let row = trial.progress(batch);
+        assert_eq!((row.missing_fails, row.state), (true, BatchState::Running));
+        let cold = trial.read(|tables| tables.batches[&batch].1.clone());
+        assert_eq!(cold.completed_at, completed_at);
+        // Nothing is missing any more: what is asked for later has its time.
+        trial.confirm(&files);
+        assert!(!trial.progress(batch).missing_fails);
+    }
+
+    // Protocol 1.1: and is complete if it starts only then.
+    #[test]
+    fn a_batch_that_starts_when_completed_goes_out_then_at_whatever_stage_it_waits() {
+        let mut trial = Trial::new();
+        let held = trial.processed();
+        let batch = trial.batch_held_back();
+        let arrived = trial.add(batch, 1)[0];
+        trial.confirm(&[arrived]);
+        // Its content is held: only its own record is still to be made.
+        let page = trial.page_declaring(batch, content_of(held));
+        let declared = batch.file(trial.ask(page).unwrap().ordinals[0]);
+        let stages = [(arrived, Stage::Upload), (declared, Stage::Metadata)];
+        for (file, stage) in stages {
+            let row = trial.row(file);
+            assert_eq!(
+                (row.state, row.wait_stage),
+                (FileState::Uploaded, Some(stage))
+            );
+        }
+        // Its turn comes, and it is passed over.
+        trial.tick();
+        assert_eq!(trial.row(declared).state, FileState::Uploaded);
+        trial.complete(batch, false);
+        for (file, stage) in stages {
+            let row = trial.row(file);
+            assert_eq!((row.state, row.stage), (FileState::Queued, stage));
+            assert_eq!(row.dispatched_at, Some(trial.now()));
+        }
+    }
+
+    // Protocol 10.2.
+    #[test]
+    fn a_batch_that_is_being_cancelled_is_not_completed() {
+        let mut trial = Trial::new();
+        let batch = trial.queued(1)[0].batch_ref();
+        trial.cancel(batch);
+        let before = trial.everything();
+        let complete = trial.completion(batch);
+        assert_eq!(trial.ask(complete).unwrap_err().reason, "BATCH_CANCELLED");
+        assert_eq!(trial.everything(), before);
+    }
+}

@@ -48,3 +48,52 @@ impl Verb for CompleteIdle {
         Ok(Reply::Now(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::time::Duration;
+
+    use caudal_domain::FileState;
+
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    #[test]
+    fn a_batch_that_nobody_touched_for_long_is_completed_by_the_system_and_starts() {
+        let mut trial = Trial::new();
+        let batch = trial.batch_held_back();
+        let files = trial.add(batch, 1);
+        trial.confirm(&files);
+        // Its turn comes, and it is passed over.
+        trial.tick();
+        trial.pass(trial.memory.settings.batch_idle);
+        trial.ask(CompleteIdle { batch }).unwrap();
+        let row = trial.progress(batch);
+        assert!(row.facts.manifest_complete && row.completed_by_system);
+        assert_eq!(trial.row(files[0]).state, FileState::Queued);
+        let cold = trial.read(|tables| tables.batches[&batch].1.clone());
+        assert_eq!(cold.completed_at, Some(trial.now()));
+    }
+
+    #[test]
+    fn a_batch_that_was_touched_since_or_is_complete_stays_as_it_is() {
+        let mut trial = Trial::new();
+        let touched = trial.batch();
+        let complete = trial.batch();
+        trial.add(complete, 1);
+        trial.complete(complete, false);
+        trial.pass(trial.memory.settings.batch_idle - Duration::from_secs(1));
+        let before = trial.everything();
+        trial.ask(CompleteIdle { batch: touched }).unwrap();
+        assert_eq!(trial.everything(), before);
+        trial.add(touched, 1);
+        trial.pass(Duration::from_secs(2));
+        let before = trial.everything();
+        for batch in [touched, complete] {
+            trial.ask(CompleteIdle { batch }).unwrap();
+        }
+        assert_eq!(trial.everything(), before);
+    }
+}

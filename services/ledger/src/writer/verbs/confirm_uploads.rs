@@ -116,3 +116,101 @@ impl Group<'_> {
         self.make_ready(file, self.now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::{BatchState, Token};
+    use caudal_proto::v1::{self, confirmation};
+
+    use super::*;
+    use crate::writer::trial::{SIZE, Trial};
+    use crate::writer::verbs::fail_missing::FailMissing;
+
+    fn states(answer: &ConfirmUploadsResponse) -> Vec<Option<i32>> {
+        let confirmations = answer.confirmations.iter();
+        let state = |confirmation: &v1::Confirmation| match confirmation.result {
+            Some(confirmation::Result::State(state)) => Some(state),
+            _ => None,
+        };
+        confirmations.map(state).collect()
+    }
+
+    // Protocol 12.2: token + 1, and on to QUEUED in the same write.
+    #[test]
+    fn a_file_whose_bytes_landed_goes_out_at_once_and_a_repeat_changes_nothing() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let file = trial.add(batch, 1)[0];
+        let confirmation = trial.confirmation(&[file]);
+        let first = trial.ask(confirmation.clone()).unwrap();
+        let row = trial.row(file);
+        assert_eq!((row.state, row.token), (FileState::Queued, Token::new(2)));
+        assert_eq!(row.etag.as_deref(), Some("etag"));
+        assert_eq!(row.dispatched_at, Some(trial.now()));
+        assert_eq!(trial.progress(batch).bytes_uploaded, SIZE);
+        let before = trial.everything();
+        assert_eq!(trial.ask(confirmation).unwrap(), first);
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 12.2: when the target is the row's.
+    #[test]
+    fn bytes_under_another_target_are_refused_and_stop_no_other_file() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let files = trial.add(batch, 2);
+        let mut confirmation = trial.confirmation(&files);
+        confirmation.uploads[0].target = Target::FIRST.next();
+        let before = trial.row(files[0]);
+        let answer = trial.ask(confirmation).unwrap();
+        assert_eq!(states(&answer), [None, Some(v1::FileState::Queued.into())]);
+        assert_eq!(trial.row(files[0]), before);
+        assert_eq!(trial.row(files[1]).state, FileState::Queued);
+    }
+
+    // Protocol 12.2: already further: answered with its state, unchanged.
+    #[test]
+    fn a_file_that_is_further_already_stays_as_it_is() {
+        let mut trial = Trial::new();
+        let files = trial.processing(1);
+        let before = trial.row(files[0]);
+        let mut confirmation = trial.confirmation(&files);
+        confirmation.uploads[0].etag = "another".into();
+        let answer = trial.ask(confirmation).unwrap();
+        assert_eq!(states(&answer), [Some(v1::FileState::Processing.into())]);
+        assert_eq!(trial.row(files[0]), before);
+    }
+
+    // Protocol 10.2.
+    #[test]
+    fn a_batch_that_is_being_cancelled_takes_no_bytes() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let files = trial.add(batch, 1);
+        trial.cancel(batch);
+        let before = trial.everything();
+        let confirmation = trial.confirmation(&files);
+        let refusal = trial.ask(confirmation).unwrap_err();
+        assert_eq!(refusal.reason, "BATCH_CANCELLED");
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 12.3: and the batch runs again.
+    #[test]
+    fn bytes_of_a_file_that_was_given_up_bring_it_back() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let file = trial.add(batch, 1)[0];
+        trial.complete(batch, true);
+        trial.ask(FailMissing { batch, from: 0 }).unwrap();
+        assert_eq!(trial.progress(batch).state, BatchState::Failed);
+        trial.confirm(&[file]);
+        let row = trial.row(file);
+        assert_eq!((row.state, row.reason), (FileState::Queued, None));
+        assert_eq!(trial.letter(file), None);
+        let progress = trial.progress(batch);
+        assert_eq!((progress.state, progress.run), (BatchState::Running, 2));
+    }
+}

@@ -74,3 +74,52 @@ impl Verb for CreateBatch {
         Some(&self.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::{RefusalKind, TenantId};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    // Whoever serves the call names the batch anew each time.
+    #[test]
+    fn a_repeated_creation_is_answered_with_the_first_batch_and_makes_no_other() {
+        let mut trial = Trial::new();
+        let create = trial.creation();
+        let first = trial.ask(create.clone()).unwrap();
+        let before = trial.everything();
+        let again = CreateBatch {
+            batch: trial.creation().batch,
+            ..create
+        };
+        assert_eq!(trial.ask(again).unwrap(), first);
+        assert_eq!(trial.everything(), before);
+    }
+
+    #[test]
+    fn a_request_id_that_comes_with_another_body_is_refused() {
+        let mut trial = Trial::new();
+        let mut create = trial.creation();
+        trial.ask(create.clone()).unwrap();
+        let before = trial.everything();
+        create.request.body_hash = [1; 32];
+        let refusal = trial.ask(create).unwrap_err();
+        assert_eq!(refusal.reason, "REQUEST_ID_REUSED");
+        assert_eq!(trial.everything(), before);
+    }
+
+    #[test]
+    fn a_tenant_that_is_gone_gets_no_batch() {
+        let mut trial = Trial::new();
+        let mut create = trial.creation();
+        create.batch.tenant = TenantId::from_uuid(Uuid::from_u128(99));
+        let before = trial.everything();
+        let refusal = trial.ask(create).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Unauthenticated);
+        assert_eq!(trial.everything(), before);
+    }
+}

@@ -54,3 +54,36 @@ impl Group<'_> {
         (row.state == OperationState::Running).then(|| row.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::store::operations::FileVerb;
+    use crate::writer::trial::Trial;
+
+    // Protocol 10.4: else a cancelled operation goes on.
+    #[test]
+    fn an_operation_that_was_ended_does_no_more_and_stays_as_it_ended() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        let start = trial.operation(FileVerb::Cancel);
+        let (tenant, operation) = (start.tenant, start.id);
+        trial.ask(start).unwrap();
+        let end = |state| EndOperation {
+            tenant,
+            operation,
+            state,
+        };
+        trial.ask(end(OperationState::Cancelled)).unwrap();
+        let row = trial.operation_row(operation);
+        assert_eq!(row.state, OperationState::Cancelled);
+        assert_eq!(row.ended_at, Some(trial.now()));
+        let before = trial.everything();
+        let slice = trial.slice(operation, &[file]);
+        trial.ask(slice).unwrap();
+        trial.ask(end(OperationState::Failed)).unwrap();
+        assert_eq!(trial.everything(), before);
+    }
+}

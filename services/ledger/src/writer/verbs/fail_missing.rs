@@ -90,3 +90,65 @@ impl Group<'_> {
         self.fail_with_letter(letter, Reason::NeverArrived, FileEvent::NeverArrived)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::{BatchState, Token};
+
+    use super::*;
+    use crate::store::operations::FileVerb;
+    use crate::writer::trial::Trial;
+
+    // Protocol 10.2, 12.3: in slices; files are given up when a batch is completed with missing = FAIL.
+    #[test]
+    fn what_has_not_arrived_is_given_up_slice_by_slice_and_the_rest_goes_on() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let files = trial.add(batch, SLICE + 1);
+        trial.confirm(&files[..1]);
+        trial.complete(batch, true);
+        let slice = |from| FailMissing { batch, from };
+        assert_eq!(trial.ask(slice(0)).unwrap(), Some(SLICE));
+        assert!(trial.progress(batch).missing_fails);
+        assert_eq!(trial.row(files[0]).state, FileState::Queued);
+        let row = trial.row(files[1]);
+        assert_eq!(row.state, FileState::Failed);
+        assert_eq!(row.token, Token::FIRST.next());
+        assert_eq!(trial.letter(files[1]), Some(Reason::NeverArrived));
+        assert_eq!(trial.row(files[SLICE as usize]).state, FileState::Pending);
+        assert_eq!(trial.ask(slice(SLICE)).unwrap(), None);
+        let row = trial.progress(batch);
+        assert_eq!(row.facts.counts.failed, SLICE);
+        assert_eq!((row.missing_fails, row.state), (false, BatchState::Running));
+    }
+
+    // Protocol 11.2: the client is asked again, while the slices go on or afterwards.
+    #[test]
+    fn bytes_that_are_asked_for_again_have_their_time() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let file = trial.add(batch, SLICE + 1)[0];
+        trial.complete(batch, true);
+        trial.ask(FailMissing { batch, from: 0 }).unwrap();
+        let skip_backoff = false;
+        assert_eq!(trial.apply(FileVerb::Retry { skip_backoff }, file), None);
+        trial.ask(FailMissing { batch, from: SLICE }).unwrap();
+        let before = trial.everything();
+        assert_eq!(trial.ask(FailMissing { batch, from: 0 }).unwrap(), None);
+        assert_eq!(trial.everything(), before);
+        assert_eq!(trial.row(file).state, FileState::Pending);
+    }
+
+    #[test]
+    fn nothing_is_given_up_of_a_batch_that_waits_for_what_is_missing() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        trial.add(batch, 1);
+        trial.complete(batch, false);
+        let before = trial.everything();
+        assert_eq!(trial.ask(FailMissing { batch, from: 0 }).unwrap(), None);
+        assert_eq!(trial.everything(), before);
+    }
+}

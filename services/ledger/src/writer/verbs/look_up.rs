@@ -65,3 +65,53 @@ impl Verb for LookUp {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::time::Duration;
+
+    use caudal_domain::Token;
+
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    // Protocol 2.3: drops those that moved on; else one lost place is lost for ever.
+    #[test]
+    fn pairs_that_moved_on_give_their_places_back_and_those_that_are_out_keep_them() {
+        let mut trial = Trial::new();
+        let files = trial.queued(2);
+        let held = trial.held(&files);
+        let old = (files[0], Token::FIRST);
+        let now = trial.now();
+        // As a COMMIT without an answer leaves it.
+        trial
+            .memory
+            .dispatcher
+            .enter(Stage::Upload, old.0, old.1, now);
+        assert_eq!(trial.places(Stage::Upload), 3);
+        let before = trial.everything();
+        let held = vec![old, held[0], held[1]];
+        trial.ask(LookUp { held: held.clone() }).unwrap();
+        assert_eq!(trial.places(Stage::Upload), 2);
+        assert!(!trial.memory.dispatcher.holds(old.0, old.1));
+        assert!(trial.memory.dispatcher.holds(files[0], held[1].1));
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 8.1: rows out before the oldest unpublished dispatch of their stage.
+    #[test]
+    fn the_rows_come_as_they_are_with_the_oldest_dispatch_that_waits() {
+        let mut trial = Trial::new();
+        let files = trial.queued(1);
+        let sent = trial.now();
+        trial.pass(Duration::from_secs(6));
+        trial.queued(1);
+        let held = trial.held(&files);
+        let found = trial.ask(LookUp { held }).unwrap();
+        assert_eq!(found.rows, [trial.row(files[0])]);
+        assert_eq!(found.now, trial.now());
+        assert_eq!(found.oldest_outbox.get(&Stage::Upload), Some(&sent));
+    }
+}

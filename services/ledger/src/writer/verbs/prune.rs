@@ -33,3 +33,22 @@ impl Verb for Prune {
         Ok(Reply::Now(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    #[test]
+    fn what_is_older_than_it_is_kept_goes_a_slice_at_a_time() {
+        let mut trial = Trial::new();
+        let now = trial.now();
+        let changes = now.minus(trial.memory.settings.keep_changes);
+        let requests = now.minus(limits::REQUEST_ID_RETENTION);
+        let decided = trial.decided(Prune);
+        assert_eq!(
+            decided.effects.prune,
+            Some((changes, requests, PRUNE_SLICE))
+        );
+    }
+}

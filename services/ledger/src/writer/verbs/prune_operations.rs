@@ -30,3 +30,20 @@ impl Verb for PruneOperations {
         Ok(Reply::Now(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    #[test]
+    fn operations_go_that_ended_before_what_is_kept() {
+        let mut trial = Trial::new();
+        let before = trial.now().minus(limits::OPERATION_RETENTION);
+        let decided = trial.decided(PruneOperations);
+        assert_eq!(
+            decided.effects.prune_operations,
+            Some((before, PRUNE_SLICE))
+        );
+    }
+}

@@ -51,3 +51,80 @@ impl Verb for Release {
         Ok(Reply::Now(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::time::Duration;
+
+    use caudal_domain::{Reason, Stage};
+
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    // Protocol 7.4: one never leased goes out again at once in its place.
+    #[test]
+    fn one_that_was_never_leased_goes_out_again_in_its_place() {
+        let mut trial = Trial::new();
+        let files = trial.queued(1);
+        let before = trial.row(files[0]);
+        let held = trial.held(&files);
+        trial.pass(Duration::from_secs(1));
+        trial.ask(Release { held }).unwrap();
+        let mut again = before.clone();
+        again.token = before.token.next();
+        again.dispatched_at = Some(trial.now());
+        assert_eq!(trial.row(files[0]), again);
+        assert_eq!(trial.places(Stage::Upload), 1);
+    }
+
+    // Protocol 7.4: nothing is charged.
+    #[test]
+    fn one_that_was_worked_on_is_charged_nothing_and_its_token_rises() {
+        let mut trial = Trial::new();
+        let files = trial.queued(1);
+        trial.fail(files[0], Reason::StageTimeout);
+        trial.pass(Duration::from_secs(600));
+        trial.tick();
+        trial.lease(&files);
+        let before = trial.row(files[0]);
+        let held = trial.held(&files);
+        trial.ask(Release { held }).unwrap();
+        let row = trial.row(files[0]);
+        assert_eq!(row.token, before.token.next());
+        assert_eq!((row.fails, row.kills), (1, 0));
+        assert_eq!((row.state, row.lease_until), (FileState::Processing, None));
+        assert_eq!(row.dispatched_at, Some(trial.now()));
+        assert_eq!(trial.attempts(files[0]).len(), 1);
+        assert_eq!(trial.places(Stage::Upload), 1);
+    }
+
+    // Protocol 10.3.
+    #[test]
+    fn what_is_released_in_a_paused_batch_waits() {
+        let mut trial = Trial::new();
+        let files = trial.processing(1);
+        trial.pause(files[0].batch_ref(), true);
+        let held = trial.held(&files);
+        trial.ask(Release { held }).unwrap();
+        let row = trial.row(files[0]);
+        assert_eq!(
+            (row.dispatched_at, row.wait_stage),
+            (None, Some(Stage::Upload))
+        );
+        assert_eq!(trial.places(Stage::Upload), 0);
+    }
+
+    // Protocol 0: the token is the only fence.
+    #[test]
+    fn whoever_holds_an_old_token_gives_nothing_back() {
+        let mut trial = Trial::new();
+        let files = trial.queued(1);
+        let held = trial.held(&files);
+        trial.ask(Release { held: held.clone() }).unwrap();
+        let before = trial.everything();
+        trial.ask(Release { held }).unwrap();
+        assert_eq!(trial.everything(), before);
+    }
+}

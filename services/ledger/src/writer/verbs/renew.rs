@@ -40,3 +40,43 @@ impl Verb for Renew {
         Ok(Reply::Now(answers))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::writer::trial::Trial;
+    use crate::writer::verbs::release::Release;
+
+    // Protocol 5.2: everything granted is renewed, waiting or running.
+    #[test]
+    fn a_renewal_moves_the_end_of_a_lease_and_nothing_else() {
+        let mut trial = Trial::new();
+        let files = trial.processing(2);
+        let before = trial.row(files[0]);
+        trial.pass(Duration::from_secs(4));
+        let held = trial.held(&files);
+        assert_eq!(trial.ask(Renew { held }).unwrap(), [true, true]);
+        let mut renewed = before;
+        renewed.lease_until = Some(trial.now().plus(trial.memory.settings.lease));
+        assert_eq!(trial.row(files[0]), renewed);
+    }
+
+    // Protocol 5.2: no row: the handler and its child are stopped.
+    #[test]
+    fn what_moved_on_or_is_not_out_is_not_renewed() {
+        let mut trial = Trial::new();
+        let files = trial.processing(1);
+        let old = trial.held(&files);
+        trial.pause(files[0].batch_ref(), true);
+        trial.ask(Release { held: old.clone() }).unwrap();
+        let waiting = trial.held(&files);
+        let before = trial.everything();
+        assert_eq!(trial.ask(Renew { held: old }).unwrap(), [false]);
+        assert_eq!(trial.ask(Renew { held: waiting }).unwrap(), [false]);
+        assert_eq!(trial.everything(), before);
+    }
+}

@@ -102,3 +102,113 @@ impl Group<'_> {
         self.try_again(attempt, delay)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::time::Duration;
+
+    use caudal_domain::Stage;
+
+    use super::*;
+    use crate::writer::trial::Trial;
+    use crate::writer::verbs::release::Release;
+    use crate::writer::verbs::renew::Renew;
+
+    fn kill(trial: &mut Trial, file: FileRef, cause: KillCause) {
+        let kill = vec![(file, trial.row(file).token, cause)];
+        let redispatch = Vec::new();
+        trial.ask(Repair { redispatch, kill }).unwrap();
+    }
+
+    // Protocol 8.2, 7.2: sent again in place, state unchanged, nothing charged.
+    #[test]
+    fn a_lost_dispatch_is_sent_again_in_its_place() {
+        let mut trial = Trial::new();
+        let files = trial.queued(1);
+        let before = trial.row(files[0]);
+        trial.pass(Duration::from_secs(6));
+        let redispatch = trial.held(&files);
+        let kill = Vec::new();
+        let repair = Repair { redispatch, kill };
+        trial.ask(repair.clone()).unwrap();
+        let mut again = before.clone();
+        again.token = before.token.next();
+        again.dispatched_at = Some(trial.now());
+        assert_eq!(trial.row(files[0]), again);
+        assert_eq!(trial.places(Stage::Upload), 1);
+        // Each item only while its token is the one that was looked at.
+        let before = trial.everything();
+        trial.ask(repair).unwrap();
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 8.2, 8.3: a live lease needs no message.
+    #[test]
+    fn a_lease_that_lives_is_taken_from_nobody() {
+        let mut trial = Trial::new();
+        let files = trial.processing(1);
+        let held = trial.held(&files);
+        trial.ask(Renew { held: held.clone() }).unwrap();
+        trial.pass(trial.memory.settings.lease);
+        let before = trial.everything();
+        let kill = [KillCause::LeaseExpired, KillCause::NeverRenewed];
+        let kill = kill.map(|cause| (held[0].0, held[0].1, cause)).to_vec();
+        let redispatch = held;
+        trial.ask(Repair { redispatch, kill }).unwrap();
+        assert_eq!(trial.everything(), before);
+        // A moment later it has run out.
+        trial.pass(Duration::from_micros(1));
+        self::kill(&mut trial, files[0], KillCause::LeaseExpired);
+        assert_eq!(trial.row(files[0]).kills, 1);
+    }
+
+    // Protocol 8.1: rows that are out.
+    #[test]
+    fn one_that_waits_is_not_sent_again() {
+        let mut trial = Trial::new();
+        let files = trial.processing(1);
+        trial.pause(files[0].batch_ref(), true);
+        let held = trial.held(&files);
+        trial.ask(Release { held }).unwrap();
+        let redispatch = trial.held(&files);
+        let before = trial.everything();
+        let kill = Vec::new();
+        trial.ask(Repair { redispatch, kill }).unwrap();
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 8.2: QUEUED was never leased.
+    #[test]
+    fn one_that_was_never_leased_is_not_killed() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        let before = trial.everything();
+        kill(&mut trial, file, KillCause::NeverRenewed);
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 7.3: a budget apart from failures; at the third kill FAILED.
+    #[test]
+    fn a_file_whose_worker_is_lost_again_and_again_is_failed_at_the_third_time() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        for kills in 1..MAX_KILLS {
+            trial.lease(&[file]);
+            let token = trial.row(file).token;
+            kill(&mut trial, file, KillCause::NeverRenewed);
+            let row = trial.row(file);
+            assert_eq!((row.kills, row.fails), (kills, 0));
+            assert_eq!((row.state, row.token), (FileState::Retrying, token.next()));
+            trial.pass(Duration::from_secs(600));
+            trial.tick();
+        }
+        trial.lease(&[file]);
+        kill(&mut trial, file, KillCause::NeverRenewed);
+        let row = trial.row(file);
+        assert_eq!((row.state, row.kills), (FileState::Failed, MAX_KILLS));
+        assert_eq!(trial.letter(file), Some(Reason::TooManyKills));
+        assert_eq!(trial.attempts(file).len(), MAX_KILLS as usize);
+    }
+}

@@ -240,3 +240,161 @@ impl Group<'_> {
         self.fail_with_letter(attempt, reason, FileEvent::Fail)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::{BatchState, FileState};
+
+    use super::*;
+    use crate::writer::trial::{SIZE, Trial, bad, content_of, good};
+    use crate::writer::verbs::release::Release;
+    use crate::writer::verbs::repair::{KillCause, Repair};
+
+    // Protocol 6.2, 6.3: RECORDED when the file has a result under this token, because the answer had been lost.
+    #[test]
+    fn a_good_report_is_recorded_once_and_the_file_goes_on() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        trial.fail(file, Reason::StageTimeout);
+        trial.pass(Duration::from_secs(600));
+        trial.tick();
+        trial.lease(&[file]);
+        let before = trial.row(file);
+        assert_eq!(before.fails, 1);
+        let report = trial.reporting(file, Ok(good(Stage::Upload, content_of(file))));
+        assert_eq!(trial.ask(report.clone()).unwrap(), [true]);
+        let row = trial.row(file);
+        assert_eq!(row.token, before.token.next());
+        assert_eq!((row.fails, row.reason), (0, None));
+        assert_eq!(
+            (row.state, row.stage),
+            (FileState::Processing, Stage::ExtractText)
+        );
+        assert_eq!(row.dispatched_at, Some(trial.now()));
+        assert_eq!(
+            (
+                trial.places(Stage::Upload),
+                trial.places(Stage::ExtractText)
+            ),
+            (0, 1)
+        );
+        assert_eq!(trial.results(file)[0].token, before.token);
+        let recorded = trial.everything();
+        assert_eq!(trial.ask(report).unwrap(), [true]);
+        assert_eq!(trial.everything(), recorded);
+    }
+
+    // Protocol 6.3: an attempt is not enough for a good report, for a kill leaves one under the same token.
+    #[test]
+    fn a_report_that_comes_late_is_superseded_also_where_its_token_left_an_attempt() {
+        let mut trial = Trial::new();
+        let files = trial.processing(2);
+        let late = |file| trial.reporting(file, Ok(good(Stage::Upload, content_of(file))));
+        let reports: Vec<Report> = files.iter().copied().map(late).collect();
+        let held = trial.held(&files);
+        let kill = vec![(files[0], held[0].1, KillCause::NeverRenewed)];
+        trial
+            .ask(Repair {
+                kill,
+                ..Repair::default()
+            })
+            .unwrap();
+        trial
+            .ask(Release {
+                held: vec![held[1]],
+            })
+            .unwrap();
+        assert_eq!(trial.attempts(files[0])[0].token, held[0].1);
+        for report in reports {
+            let before = trial.everything();
+            assert_eq!(trial.ask(report).unwrap(), [false]);
+            assert_eq!(trial.everything(), before);
+        }
+    }
+
+    // Protocol 7.1: RETRYING until its backoff ends, FAILED with a dead letter when the stage's budget is used up.
+    #[test]
+    fn a_failure_is_charged_until_the_budget_of_the_stage_is_used_up() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        let most = RetryPolicy::for_stage(Stage::Upload).max_fails();
+        for fails in 1..most {
+            let token = trial.row(file).token;
+            trial.fail(file, Reason::StageTimeout);
+            let row = trial.row(file);
+            assert_eq!((row.state, row.fails), (FileState::Retrying, fails));
+            assert_eq!((row.token, row.dispatched_at), (token.next(), None));
+            assert!(row.ready_at >= Some(trial.now().plus(Duration::from_secs(5))));
+            trial.pass(Duration::from_secs(600));
+            trial.tick();
+        }
+        trial.fail(file, Reason::StageTimeout);
+        let row = trial.row(file);
+        assert_eq!((row.state, row.fails), (FileState::Failed, most));
+        assert_eq!(trial.attempts(file).len(), most as usize);
+        assert_eq!(trial.letter(file), Some(Reason::StageTimeout));
+        assert_eq!(trial.places(Stage::Upload), 0);
+    }
+
+    // Protocol 7.1, 6.3: when the reason is permanent; a repeat finds its attempt.
+    #[test]
+    fn a_permanent_failure_ends_a_file_at_once_and_a_repeat_charges_nothing() {
+        let mut trial = Trial::new();
+        let file = trial.processing(1)[0];
+        let report = trial.reporting(file, Err(bad(Reason::CorruptDocument)));
+        assert_eq!(trial.ask(report.clone()).unwrap(), [true]);
+        assert_eq!(trial.row(file).state, FileState::Failed);
+        assert_eq!(trial.letter(file), Some(Reason::CorruptDocument));
+        let before = trial.everything();
+        assert_eq!(trial.ask(report).unwrap(), [true]);
+        assert_eq!(trial.everything(), before);
+    }
+
+    // Protocol 6.2: CANCELLED instead of the hop when stages remain.
+    #[test]
+    fn in_a_batch_that_is_being_cancelled_a_good_report_ends_the_file() {
+        let mut trial = Trial::new();
+        let file = trial.processing(1)[0];
+        trial.cancel(file.batch_ref());
+        let report = trial.reporting(file, Ok(good(Stage::Upload, content_of(file))));
+        assert_eq!(trial.ask(report).unwrap(), [true]);
+        let row = trial.row(file);
+        assert_eq!((row.state, row.dispatched_at), (FileState::Cancelled, None));
+        assert_eq!(trial.results(file).len(), 1);
+    }
+
+    // Protocol 6.2, 14.1: counters move in the same transaction, once.
+    #[test]
+    fn the_last_good_report_ends_the_file_and_with_the_last_file_its_batch() {
+        let mut trial = Trial::new();
+        let file = trial.processed();
+        let batch = file.batch_ref();
+        trial.complete(batch, false);
+        let row = trial.progress(batch);
+        let counts = row.facts.counts;
+        assert_eq!((counts.processed, counts.complete), (1, 1));
+        assert_eq!(
+            (row.bytes_processed, row.state),
+            (SIZE, BatchState::Succeeded)
+        );
+    }
+
+    // Protocol 13.3: at the report of the upload stage.
+    #[test]
+    fn content_that_the_tenant_holds_goes_on_behind_what_was_made_of_it() {
+        let mut trial = Trial::new();
+        let held = trial.processed();
+        let file = trial.processing(1)[0];
+        let report = trial.reporting(file, Ok(good(Stage::Upload, content_of(held))));
+        assert_eq!(trial.ask(report).unwrap(), [true]);
+        assert_eq!(trial.row(file).stage, Stage::Metadata);
+        let taken = trial
+            .results(file)
+            .into_iter()
+            .filter_map(|result| result.taken_from);
+        let makers: Vec<FileRef> = taken.map(|maker| maker.file).collect();
+        assert_eq!(makers, [held, held]);
+    }
+}

@@ -77,3 +77,107 @@ impl Group<'_> {
                 && self.is_newest(result))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use caudal_domain::Generation;
+
+    use super::*;
+    use crate::store::operations::FileVerb;
+    use crate::writer::trial::Trial;
+
+    fn from(from: Stage, force: bool) -> FileVerb {
+        FileVerb::Reprocess { from, force }
+    }
+
+    /// The stages of which a file has results, and who made them.
+    fn taken(trial: &Trial, file: FileRef) -> Vec<(Stage, Option<(FileRef, Generation)>)> {
+        let results = trial.results(file).into_iter();
+        let maker = |result: ResultRow| {
+            let maker = result
+                .taken_from
+                .map(|maker| (maker.file, maker.generation));
+            (result.stage, maker)
+        };
+        results.map(maker).collect()
+    }
+
+    // Protocol 11.3: results of earlier stages are taken over by reference, and of later ones whose version is the newest.
+    #[test]
+    fn a_new_generation_begins_with_the_results_that_stay_good() {
+        let mut trial = Trial::new();
+        let file = trial.processed();
+        let before = trial.row(file);
+        assert_eq!(trial.apply(from(Stage::ExtractText, false), file), None);
+        let row = trial.row(file);
+        assert_eq!(
+            (row.state, row.stage),
+            (FileState::Queued, Stage::ExtractText)
+        );
+        assert_eq!(
+            (row.generation, row.outcome),
+            (before.generation.next(), None)
+        );
+        assert!(row.token > before.token);
+        let maker = Some((file, Generation::FIRST));
+        assert_eq!(
+            taken(&trial, file),
+            [(Stage::Upload, maker), (Stage::Embeddings, maker)]
+        );
+        let progress = trial.progress(file.batch_ref());
+        assert_eq!(
+            (progress.bytes_processed, progress.facts.counts.complete),
+            (0, 0)
+        );
+        // It is done with what it took.
+        trial.succeed(file);
+        assert_eq!(trial.row(file).stage, Stage::Metadata);
+    }
+
+    // Protocol 11.3: unless it is forced; and never a link of a chain (13.3).
+    #[test]
+    fn forced_later_stages_work_again_and_references_name_the_first_maker() {
+        let mut trial = Trial::new();
+        let file = trial.processed();
+        assert_eq!(trial.apply(from(Stage::Metadata, false), file), None);
+        trial.succeed(file);
+        assert_eq!(trial.apply(from(Stage::ExtractText, true), file), None);
+        let maker = Some((file, Generation::FIRST));
+        assert_eq!(taken(&trial, file), [(Stage::Upload, maker)]);
+    }
+
+    // Protocol 11.3: the upload stage of such a generation reads the final object.
+    #[test]
+    fn from_the_upload_stage_on_it_reads_the_final_object() {
+        let mut trial = Trial::new();
+        let file = trial.processed();
+        assert_eq!(trial.apply(from(Stage::Upload, true), file), None);
+        assert!(trial.row(file).is_at_final_key());
+        assert!(taken(&trial, file).is_empty());
+    }
+
+    // Protocol 11.4.
+    #[test]
+    fn only_a_processed_file_is_reprocessed_from_a_stage_that_it_went_through() {
+        let mut trial = Trial::new();
+        let queued = trial.queued(1)[0];
+        let file = trial.processed();
+        let before = [trial.row(queued), trial.row(file)];
+        let metadata = from(Stage::Metadata, false);
+        assert_eq!(
+            trial.apply(metadata, queued).as_deref(),
+            Some("NOT_PROCESSED")
+        );
+        let image = from(Stage::ImageProcessing, false);
+        assert_eq!(
+            trial.apply(image, file).as_deref(),
+            Some("STAGE_NOT_IN_ROUTE")
+        );
+        trial.cancel(file.batch_ref());
+        assert_eq!(
+            trial.apply(metadata, file).as_deref(),
+            Some("BATCH_CANCELLED")
+        );
+        assert_eq!([trial.row(queued), trial.row(file)], before);
+    }
+}

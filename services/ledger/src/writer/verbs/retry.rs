@@ -73,3 +73,99 @@ impl Group<'_> {
         self.touch(file.batch_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use caudal_domain::{Generation, Target};
+
+    use super::*;
+    use crate::store::operations::FileVerb;
+    use crate::writer::trial::Trial;
+
+    const RETRY: FileVerb = FileVerb::Retry {
+        skip_backoff: false,
+    };
+
+    // Protocol 11.1: token + 1, budgets reset; the dead letter goes and attempts stay.
+    #[test]
+    fn a_file_whose_bytes_are_good_goes_on_where_it_failed() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        trial.succeed(file);
+        trial.fail(file, Reason::CorruptDocument);
+        let before = trial.row(file);
+        assert_eq!((before.state, before.fails), (FileState::Failed, 1));
+        assert_eq!(trial.apply(RETRY, file), None);
+        let row = trial.row(file);
+        assert_eq!(row.token, before.token.next());
+        assert_eq!(
+            (row.state, row.stage),
+            (FileState::Queued, Stage::ExtractText)
+        );
+        assert_eq!((row.fails, row.kills, row.reason), (0, 0, None));
+        assert_eq!(
+            (row.generation, row.target),
+            (Generation::FIRST, Target::FIRST)
+        );
+        assert_eq!(trial.letter(file), None);
+        assert_eq!(trial.attempts(file).len(), 1);
+    }
+
+    // Protocol 11.2: PENDING, token, generation and target + 1.
+    #[test]
+    fn a_file_whose_bytes_are_wrong_waits_for_others_under_a_new_key() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        trial.fail(file, Reason::SizeMismatch);
+        let before = trial.row(file);
+        assert_eq!(trial.apply(RETRY, file), None);
+        let row = trial.row(file);
+        assert_eq!((row.state, row.etag), (FileState::Pending, None));
+        assert_eq!(row.token, before.token.next());
+        assert_eq!(row.generation, Generation::FIRST.next());
+        assert_eq!(row.target, Target::FIRST.next());
+        assert_eq!((row.fails, row.reason), (0, None));
+        assert_eq!(trial.letter(file), None);
+        assert_eq!(trial.progress(file.batch_ref()).bytes_uploaded, 0);
+    }
+
+    // Protocol 11.1: leaving FAILED is what a replay is.
+    #[test]
+    fn only_a_failed_file_is_retried_and_one_that_backs_off_where_that_is_asked() {
+        let mut trial = Trial::new();
+        let files = trial.queued(2);
+        trial.fail(files[0], Reason::StageTimeout);
+        let before = files
+            .iter()
+            .map(|file| trial.row(*file))
+            .collect::<Vec<_>>();
+        assert_eq!(
+            trial.apply(RETRY, files[0]).as_deref(),
+            Some("ALREADY_RETRYING")
+        );
+        assert_eq!(trial.apply(RETRY, files[1]).as_deref(), Some("NOT_FAILED"));
+        let after = files
+            .iter()
+            .map(|file| trial.row(*file))
+            .collect::<Vec<_>>();
+        assert_eq!(after, before);
+        let now = FileVerb::Retry { skip_backoff: true };
+        assert_eq!(trial.apply(now, files[0]), None);
+        let row = trial.row(files[0]);
+        assert_eq!((row.state, row.fails), (FileState::Queued, 1));
+        assert_eq!(row.dispatched_at, Some(trial.now()));
+    }
+
+    // Protocol 11.4.
+    #[test]
+    fn nothing_is_retried_in_a_batch_that_is_being_cancelled() {
+        let mut trial = Trial::new();
+        let file = trial.queued(1)[0];
+        trial.fail(file, Reason::CorruptDocument);
+        trial.cancel(file.batch_ref());
+        let before = trial.row(file);
+        assert_eq!(trial.apply(RETRY, file).as_deref(), Some("BATCH_CANCELLED"));
+        assert_eq!(trial.row(file), before);
+        assert_eq!(trial.letter(file), Some(Reason::CorruptDocument));
+    }
+}

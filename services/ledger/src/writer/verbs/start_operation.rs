@@ -71,3 +71,31 @@ impl Verb for StartOperation {
         Ok(Reply::Now(message))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::writer::trial::Trial;
+
+    #[test]
+    fn a_repeated_start_is_answered_with_the_first_operation_and_begins_no_other() {
+        let mut trial = Trial::new();
+        let start = trial.operation(FileVerb::Cancel);
+        let id = start.id;
+        let first = trial.ask(start.clone()).unwrap();
+        let row = trial.operation_row(id);
+        assert_eq!((row.state, row.done), (OperationState::Running, 0));
+        let before = trial.everything();
+        let again = StartOperation {
+            id: trial.operation(FileVerb::Cancel).id,
+            ..start
+        };
+        assert_eq!(trial.ask(again.clone()).unwrap(), first);
+        let mut other = again;
+        other.request.body_hash = [1; 32];
+        assert_eq!(trial.ask(other).unwrap_err().reason, "REQUEST_ID_REUSED");
+        assert_eq!(trial.everything(), before);
+    }
+}

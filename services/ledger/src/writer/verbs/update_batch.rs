@@ -47,3 +47,89 @@ impl Verb for UpdateBatch {
         Ok(Reply::batch(self.batch, &self.request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::{BatchId, RefusalKind};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::writer::trial::Trial;
+    use crate::writer::verb::Request;
+
+    fn named(name: &str) -> Renamed {
+        Renamed {
+            name: Some(name.into()),
+            ..Renamed::default()
+        }
+    }
+
+    #[test]
+    fn two_changes_in_one_group_are_merged_and_the_later_one_wins() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let both = Renamed {
+            priority: Some(7),
+            metadata: Some(Some("{}".into())),
+            ..named("second")
+        };
+        let mut update = |changes| UpdateBatch {
+            batch,
+            request: trial.request(),
+            changes,
+        };
+        let (first, _answer) = Request::new(update(both));
+        let (second, mut answer) = Request::new(update(named("third")));
+        trial.group(vec![first, second]);
+        let answer = answer.try_recv().unwrap().unwrap();
+        assert_eq!(
+            (answer.display_name.as_str(), answer.priority),
+            ("third", 7)
+        );
+        let (progress, cold) = trial.read(|tables| (*tables.batches[&batch]).clone());
+        assert_eq!((cold.name.as_str(), cold.priority), ("third", 7));
+        assert_eq!(
+            (cold.metadata.as_deref(), progress.priority),
+            (Some("{}"), 7)
+        );
+    }
+
+    #[test]
+    fn a_repeated_change_is_not_made_again() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let update = UpdateBatch {
+            batch,
+            request: trial.request(),
+            changes: named("second"),
+        };
+        let first = trial.ask(update.clone()).unwrap();
+        let request = trial.request();
+        let changes = named("third");
+        trial
+            .ask(UpdateBatch {
+                request,
+                changes,
+                ..update.clone()
+            })
+            .unwrap();
+        let before = trial.everything();
+        assert_eq!(trial.ask(update).unwrap(), first);
+        assert_eq!(trial.everything(), before);
+    }
+
+    #[test]
+    fn a_batch_that_is_not_there_is_not_changed() {
+        let mut trial = Trial::new();
+        let update = UpdateBatch {
+            batch: BatchRef::new(trial.tenant, BatchId::from_uuid(Uuid::from_u128(9))),
+            request: trial.request(),
+            changes: named("second"),
+        };
+        let before = trial.everything();
+        assert_eq!(trial.ask(update).unwrap_err().kind, RefusalKind::NotFound);
+        assert_eq!(trial.everything(), before);
+    }
+}
