@@ -93,7 +93,10 @@ fn planted_faults_are_found() {
     let mut found = 0;
     let mut missed = Vec::new();
     for fault in Fault::ALL {
-        if only.as_ref().is_some_and(|only| *only != format!("{fault:?}")) {
+        if only
+            .as_ref()
+            .is_some_and(|only| *only != format!("{fault:?}"))
+        {
             continue;
         }
         plant(Some(*fault));
@@ -106,13 +109,20 @@ fn planted_faults_are_found() {
             Some((seed, first)) => {
                 found += 1;
                 let first = first.lines().next().unwrap_or_default();
-                println!("| {} | {} | {seed} | {first}", fault.section(), fault.words());
+                println!(
+                    "| {} | {} | {seed} | {first}",
+                    fault.section(),
+                    fault.words()
+                );
             }
             None => missed.push(*fault),
         }
     }
     match most {
         Some(_) => assert!(missed.is_empty(), "not found: {missed:?}"),
-        None => assert!(found >= FOUND_IN_FEW, "only {found} were found, not {missed:?}"),
+        None => assert!(
+            found >= FOUND_IN_FEW,
+            "only {found} were found, not {missed:?}"
+        ),
     }
 }

@@ -160,8 +160,12 @@ impl World {
             ));
             return;
         }
-        let (report, made) =
-            self.committed(|tables| (super::invariants::check(tables), tables.batches.len()));
+        let (report, made) = self.committed(|tables| {
+            (
+                crate::simulation::invariants::check(tables),
+                tables.batches.len(),
+            )
+        });
         self.violations.extend(report);
         if made != self.clients.len() {
             self.breaks(format!(
