@@ -6,7 +6,7 @@ use caudal_domain::{BatchRef, FileRef, Stage, StageVersion, Token};
 use rustc_hash::FxHashSet;
 
 use super::effects::{Effects, Outgoing};
-use super::rows::Rows;
+use super::rows::{LoadedBatch, Rows};
 use crate::memory::known::Pending;
 use crate::memory::{Memory, Waiting};
 use crate::store::time::Micros;
@@ -38,7 +38,7 @@ impl MemoryDelta {
             let renamed = batch.renamed.as_ref();
             renamed.is_some_and(|renamed| renamed.priority.is_some())
         });
-        let weight = |batch: &super::rows::LoadedBatch| (batch.row.key(), batch.row.priority);
+        let weight = |batch: &LoadedBatch| (batch.row.key(), batch.row.priority);
         Self {
             priorities: reweighed.map(weight).collect(),
             manifests,

@@ -7,6 +7,8 @@ use caudal_domain::{
     BatchRef, FileEvent, FileRef, FileState, Reason, Refusal, Stage, TenantId, Token, limits, names,
 };
 
+use prost::Message;
+
 use super::effects::{Effects, Outgoing};
 use super::error::GroupError;
 use super::loaded::Loaded;
@@ -19,6 +21,7 @@ use crate::store::progress::ProgressRow;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 use crate::store::write_transaction::WriteTransaction;
+use crate::wire;
 
 /// How often a batch's `touched_at`, which is indexed, and `upload_deadline` move at most.
 const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -84,18 +87,18 @@ impl Group<'_> {
     ///
     /// # Errors
     /// The id came with another body before.
-    pub(super) fn first_answer(
+    pub(super) fn first_answer<M: Message + Default>(
         &self,
         tenant: TenantId,
         request: &RequestKey,
-    ) -> Result<Option<&[u8]>, Refusal> {
+    ) -> Result<Option<M>, Refusal> {
         let name = request.of(tenant);
         let before = self.loaded.answered.get(&name);
         let Some(first) = before.or_else(|| self.effects.answer_of(&name)) else {
             return Ok(None);
         };
         if first.method == request.method && first.body_hash == request.body_hash {
-            return Ok(Some(&first.answer));
+            return wire::decode(&first.answer).map(Some);
         }
         Err(Refusal::request_id_reused())
     }
@@ -280,10 +283,5 @@ impl Group<'_> {
         if !planted!(LetterKeptAtReplay) {
             effects.left_failed.push(file);
         }
-    }
-
-    /// The row of a file of the group whose current token this is.
-    pub(super) fn current(&self, file: FileRef, token: Token) -> Option<&WorkRow> {
-        self.rows.current(file, token)
     }
 }

@@ -38,3 +38,10 @@ pub(super) struct Loaded {
     pub(super) looked_up: FxHashMap<FileRef, WorkRow>,
     pub(super) oldest_outbox: HashMap<Stage, Micros>,
 }
+
+impl Loaded {
+    /// The rows of a piece of a batch.
+    pub(super) fn rows_of(&self, range: Range) -> &[WorkRow] {
+        self.ranges.get(&range).map_or(&[], Vec::as_slice)
+    }
+}

@@ -47,11 +47,38 @@ pub(crate) struct Range {
     pub(crate) limit: u32,
 }
 
+/// Files of a batch that one verb looks at to end them. Each may stand in sixty folders of its own, whose counters move with
+/// it: then a slice is some half a second of work.
+pub(super) const SLICE: u32 = 500;
+
 impl Range {
+    /// The slice of a batch from an ordinal on.
+    pub(super) fn slice(batch: BatchRef, from: u32) -> Self {
+        Self {
+            batch,
+            from,
+            limit: SLICE,
+        }
+    }
+
+    /// How many rows it has at most.
+    pub(super) fn rows(&self) -> usize {
+        self.limit as usize
+    }
+
+    /// What a verb over it needs.
+    pub(super) fn needs(self) -> Needs {
+        Needs {
+            batch: Some(self.batch),
+            range: Some(self),
+            ..Needs::default()
+        }
+    }
+
     /// Where the next one begins, after these rows of this one; `None`: there are no more.
     pub(super) fn next(&self, rows: &[WorkRow]) -> Option<u32> {
         let last = rows.last()?;
-        let full = rows.len() >= self.limit as usize;
+        let full = rows.len() >= self.rows();
         full.then(|| last.file.ordinal.saturating_add(1))
     }
 }

@@ -22,7 +22,9 @@ pub(crate) trait Verb: Send + Sync + 'static {
     const NAME: &'static str;
 
     /// How many rows it may touch: a group takes verbs up to a bound.
-    fn rows(&self) -> usize;
+    fn rows(&self) -> usize {
+        1
+    }
 
     /// The rows that it reads or changes.
     fn needs(&self) -> Needs;

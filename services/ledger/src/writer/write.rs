@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 
-use caudal_domain::BatchRef;
+use caudal_domain::{BatchRef, Token};
 use caudal_proto::v1;
 use futures::FutureExt;
 use prost::Message;
@@ -17,7 +17,6 @@ use crate::store::results::ResultRow;
 use crate::store::work::{Moved, WorkRow};
 use crate::store::write_transaction::WriteTransaction;
 use crate::wire;
-use caudal_domain::Token;
 
 /// What a committed group leaves to be done.
 pub(crate) struct Committed {

@@ -159,7 +159,6 @@ impl Verb for AddEntries {
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<AddedEntries>, Stop> {
         let known = group.known_of(self.batch);
         if let Some(first) = group.first_answer(self.batch.tenant, &self.request)? {
-            let first: AddEntriesResponse = wire::decode(first)?;
             return Ok(Reply::Now(self.repeat(first, &known)?));
         }
         let row = group.batch_in_force(self.batch)?;

@@ -3,7 +3,6 @@
 use caudal_domain::{BatchRef, Refusal, names};
 use caudal_proto::v1::Batch;
 
-use crate::wire;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -21,17 +20,13 @@ impl Verb for CancelBatch {
     type Answer = Batch;
     const NAME: &'static str = "CancelBatch";
 
-    fn rows(&self) -> usize {
-        1
-    }
-
     fn needs(&self) -> Needs {
         Needs::of_batch(self.batch, self.request.of(self.batch.tenant))
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Batch>, Stop> {
         if let Some(first) = group.first_answer(self.batch.tenant, &self.request)? {
-            return Ok(Reply::Now(wire::decode(first)?));
+            return Ok(Reply::Now(first));
         }
         let row = group.batch(self.batch)?;
         if row.state.is_ended() && !row.facts.cancel_requested {

@@ -2,7 +2,6 @@
 
 use caudal_domain::BatchRef;
 
-use super::SLICE;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::{Needs, Range};
@@ -17,11 +16,7 @@ pub(crate) struct CancelFiles {
 
 impl CancelFiles {
     fn range(&self) -> Range {
-        Range {
-            batch: self.batch,
-            from: self.from,
-            limit: SLICE,
-        }
+        Range::slice(self.batch, self.from)
     }
 }
 
@@ -31,15 +26,11 @@ impl Verb for CancelFiles {
     const NAME: &'static str = "CancelFiles";
 
     fn rows(&self) -> usize {
-        SLICE as usize
+        self.range().rows()
     }
 
     fn needs(&self) -> Needs {
-        Needs {
-            batch: Some(self.batch),
-            range: Some(self.range()),
-            ..Needs::default()
-        }
+        self.range().needs()
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Option<u32>>, Stop> {
@@ -49,7 +40,7 @@ impl Verb for CancelFiles {
         }
         let range = self.range();
         let loaded = group.loaded.clone();
-        let rows = loaded.ranges.get(&range).map_or(&[][..], Vec::as_slice);
+        let rows = loaded.rows_of(range);
         for row in rows {
             // What this group has moved is newer than what was read.
             if group.rows.file(row.file).is_none() {
@@ -68,6 +59,7 @@ mod tests {
     use caudal_domain::{BatchState, FileState};
 
     use super::*;
+    use crate::writer::needs::SLICE;
     use crate::writer::trial::Trial;
 
     // Protocol 10.2: in slices.

@@ -3,7 +3,6 @@
 use caudal_domain::{BatchRef, Refusal, names};
 use caudal_proto::v1::Batch;
 
-use crate::wire;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -25,17 +24,13 @@ impl Verb for CompleteBatch {
     type Answer = Batch;
     const NAME: &'static str = "CompleteBatch";
 
-    fn rows(&self) -> usize {
-        1
-    }
-
     fn needs(&self) -> Needs {
         Needs::of_batch(self.batch, self.request.of(self.batch.tenant))
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Batch>, Stop> {
         if let Some(first) = group.first_answer(self.batch.tenant, &self.request)? {
-            return Ok(Reply::Now(wire::decode(first)?));
+            return Ok(Reply::Now(first));
         }
         let row = group.batch_in_force(self.batch)?;
         let total = row.facts.counts.total();

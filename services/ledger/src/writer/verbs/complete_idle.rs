@@ -17,10 +17,6 @@ impl Verb for CompleteIdle {
     type Answer = ();
     const NAME: &'static str = "CompleteIdle";
 
-    fn rows(&self) -> usize {
-        1
-    }
-
     fn needs(&self) -> Needs {
         Needs {
             batch: Some(self.batch),

@@ -48,7 +48,7 @@ impl Verb for ConfirmUploads {
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<ConfirmUploadsResponse>, Stop> {
         let tenant = self.batch.tenant;
         if let Some(first) = group.first_answer(tenant, &self.request)? {
-            return Ok(Reply::Now(wire::decode(first)?));
+            return Ok(Reply::Now(first));
         }
         group.batch_in_force(self.batch)?;
         let mut confirmed = Vec::with_capacity(self.uploads.len());

@@ -4,7 +4,6 @@ use caudal_domain::{BatchRef, Refusal, StageSet};
 use caudal_proto::v1::Batch;
 
 use crate::store::progress::{BatchRow, ProgressRow};
-use crate::wire;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -29,10 +28,6 @@ impl Verb for CreateBatch {
     type Answer = Batch;
     const NAME: &'static str = "CreateBatch";
 
-    fn rows(&self) -> usize {
-        1
-    }
-
     fn needs(&self) -> Needs {
         Needs {
             request: Some(self.request.of(self.batch.tenant)),
@@ -44,7 +39,7 @@ impl Verb for CreateBatch {
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Batch>, Stop> {
         let tenant = self.batch.tenant;
         if let Some(first) = group.first_answer(tenant, &self.request)? {
-            return Ok(Reply::Now(wire::decode(first)?));
+            return Ok(Reply::Now(first));
         }
         if group.rows.tenant(tenant).is_none() {
             let words = "the tenant of this credential does not exist any more";

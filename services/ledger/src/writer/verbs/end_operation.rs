@@ -21,10 +21,6 @@ impl Verb for EndOperation {
     type Answer = ();
     const NAME: &'static str = "EndOperation";
 
-    fn rows(&self) -> usize {
-        1
-    }
-
     fn needs(&self) -> Needs {
         Needs {
             operation: Some((self.tenant, self.operation)),

@@ -2,7 +2,6 @@
 
 use caudal_domain::{BatchRef, FileEvent, FileRef, FileState, Reason};
 
-use super::SLICE;
 use crate::store::attempts::AttemptRow;
 use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
@@ -18,11 +17,7 @@ pub(crate) struct FailMissing {
 
 impl FailMissing {
     fn range(&self) -> Range {
-        Range {
-            batch: self.batch,
-            from: self.from,
-            limit: SLICE,
-        }
+        Range::slice(self.batch, self.from)
     }
 }
 
@@ -32,15 +27,11 @@ impl Verb for FailMissing {
     const NAME: &'static str = "FailMissing";
 
     fn rows(&self) -> usize {
-        SLICE as usize
+        self.range().rows()
     }
 
     fn needs(&self) -> Needs {
-        Needs {
-            batch: Some(self.batch),
-            range: Some(self.range()),
-            ..Needs::default()
-        }
+        self.range().needs()
     }
 
     /// With the last slice it is done: what is asked for again later, by a retry, has its time to arrive.
@@ -51,7 +42,7 @@ impl Verb for FailMissing {
         }
         let range = self.range();
         let loaded = group.loaded.clone();
-        let rows = loaded.ranges.get(&range).map_or(&[][..], Vec::as_slice);
+        let rows = loaded.rows_of(range);
         for read in rows {
             // What this group has moved is newer than what was read.
             let row = group.rows.file(read.file).unwrap_or(read);
@@ -99,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::store::operations::FileVerb;
+    use crate::writer::needs::SLICE;
     use crate::writer::trial::Trial;
 
     // Protocol 10.2, 12.3: in slices; files are given up when a batch is completed with missing = FAIL.

@@ -39,7 +39,7 @@ impl Verb for Lease {
         group.see_version(&self.version)?;
         let mut answers = Vec::with_capacity(self.held.len());
         for (file, token) in &self.held {
-            let row = group.current(*file, *token);
+            let row = group.rows.current(*file, *token);
             let any = group.rows.file(*file);
             let row = row.or_else(|| any.filter(|_| planted!(StaleLeaseGranted)));
             let state = row.filter(|row| row.stage == self.version.stage);

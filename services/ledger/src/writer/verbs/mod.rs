@@ -37,10 +37,6 @@ use caudal_domain::{FileRef, Token};
 /// Files and the tokens a stage process holds.
 pub(crate) type Held = Vec<(FileRef, Token)>;
 
-/// Files of a batch that one verb looks at to end them. Each may stand in sixty folders of its own, whose counters move with
-/// it: then a slice is some half a second of work.
-const SLICE: u32 = 500;
-
 fn files_of(held: &Held) -> Vec<FileRef> {
     held.iter().map(|(file, _)| *file).collect()
 }

@@ -29,7 +29,7 @@ impl Verb for Release {
     /// One that was never leased keeps its place and goes out again.
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<()>, Stop> {
         for (file, token) in &self.held {
-            let Some(row) = group.current(*file, *token) else {
+            let Some(row) = group.rows.current(*file, *token) else {
                 continue;
             };
             match row.state {

@@ -30,7 +30,7 @@ impl Verb for Renew {
         let until = group.now.plus(group.memory.settings.lease);
         let mut answers = Vec::with_capacity(self.held.len());
         for (file, token) in &self.held {
-            let row = group.current(*file, *token);
+            let row = group.rows.current(*file, *token);
             let kept = row.is_some_and(|row| row.dispatched_at.is_some());
             if kept && !planted!(RenewalNotWritten) {
                 group.rows.file_mut(*file)?.lease_until = Some(until);

@@ -42,7 +42,7 @@ impl Verb for Repair {
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<()>, Stop> {
         for (file, token) in &self.redispatch {
-            let row = group.current(*file, *token);
+            let row = group.rows.current(*file, *token);
             let is_lost = |row: &WorkRow| {
                 let leased = row.lease_until.is_some() && !planted!(LiveLeaseRedispatched);
                 row.dispatched_at.is_some() && !leased
@@ -53,7 +53,7 @@ impl Verb for Repair {
             }
         }
         for (file, token, cause) in &self.kill {
-            let row = group.current(*file, *token);
+            let row = group.rows.current(*file, *token);
             if row.is_some_and(|row| group.is_dead(row, *cause)) {
                 group.kill(*file, *token)?;
                 group.memory.metrics.kills.inc();

@@ -87,7 +87,7 @@ impl Verb for Report {
         let loaded = group.loaded.clone();
         let mut verdicts = Vec::with_capacity(self.outcomes.len());
         for (file, token, outcome) in &self.outcomes {
-            let row = group.current(*file, *token);
+            let row = group.rows.current(*file, *token);
             let any = group.rows.file(*file);
             let row = row.or_else(|| any.filter(|_| planted!(StaleReportTaken)));
             if !row.is_some_and(|row| row.stage == self.stage && row.dispatched_at.is_some()) {

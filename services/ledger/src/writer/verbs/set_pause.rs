@@ -4,7 +4,6 @@ use caudal_domain::BatchRef;
 use caudal_proto::v1::{Batch, PauseSource};
 
 use crate::store::progress::Pause;
-use crate::wire;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -31,17 +30,13 @@ impl Verb for SetPause {
     type Answer = Batch;
     const NAME: &'static str = "SetPause";
 
-    fn rows(&self) -> usize {
-        1
-    }
-
     fn needs(&self) -> Needs {
         Needs::of_batch(self.batch, self.request.of(self.batch.tenant))
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Batch>, Stop> {
         if let Some(first) = group.first_answer(self.batch.tenant, &self.request)? {
-            return Ok(Reply::Now(wire::decode(first)?));
+            return Ok(Reply::Now(first));
         }
         let was_paused = group.batch_in_force(self.batch)?.pause.is_some();
         let now = group.now;

@@ -33,10 +33,6 @@ impl Verb for StartOperation {
     type Answer = Operation;
     const NAME: &'static str = "StartOperation";
 
-    fn rows(&self) -> usize {
-        1
-    }
-
     fn needs(&self) -> Needs {
         Needs {
             request: Some(self.request.of(self.tenant)),
@@ -46,7 +42,7 @@ impl Verb for StartOperation {
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Operation>, Stop> {
         if let Some(first) = group.first_answer(self.tenant, &self.request)? {
-            return Ok(Reply::Now(wire::decode(first)?));
+            return Ok(Reply::Now(first));
         }
         let row = OperationRow {
             tenant: self.tenant,
