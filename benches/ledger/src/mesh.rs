@@ -336,10 +336,13 @@ impl Mesh {
                 continue;
             }
             if let Some((series, value)) = line.rsplit_once(' ') {
-                let name = series.split('{').next().unwrap_or(series);
+                // A label's value becomes part of the name: `writer_phase_seconds_sum.load`.
+                let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+                let label = labels.split('"').nth(1);
                 let name = name.trim_start_matches("caudal_");
+                let name = label.map_or(name.to_owned(), |label| format!("{name}.{label}"));
                 let value: f64 = value.trim().parse().unwrap_or_default();
-                counters.insert(name.to_owned(), json!(value));
+                counters.insert(name, json!(value));
             }
         }
         Ok(Value::Object(counters))

@@ -43,11 +43,13 @@ pub(crate) async fn manifest(setup: &Setup, kind: Kind, files: u32) -> anyhow::R
     way::add(&client, &warm.name, LARGEST_PAGE, LARGEST_PAGE, false).await?;
     let before = mesh.memories()?;
     let spent = mesh.spent()?;
+    let counters = mesh.counters().await?;
     let batch = client.create_batch(v1::Batch::default()).await?;
     let begun = Instant::now();
     way::add(&client, &batch.name, files, LARGEST_PAGE, false).await?;
     let took = begun.elapsed();
     let spent = mesh.spent()?.since(&spent);
+    let counters = way::difference(&mesh.counters().await?, &counters);
     let mut memory = serde_json::Map::new();
     for ((name, before), (_, after)) in before.into_iter().zip(mesh.memories()?) {
         let figures = json!({"mib_before": mib(before.now), "mib_peak": mib(after.peak)});
@@ -58,6 +60,8 @@ pub(crate) async fn manifest(setup: &Setup, kind: Kind, files: u32) -> anyhow::R
         "page": LARGEST_PAGE,
         "entries_per_second": (f64::from(files) / took.as_secs_f64()).round(),
         "cpu_micros_an_entry": spent.a_file(files),
+        "groups": counters["writer_groups_total"],
+        "group_ms_by_phase": way::by_phase(&counters),
         "memory": memory,
     });
     mesh.verify(files + LARGEST_PAGE).await?;

@@ -1,6 +1,7 @@
 //! The way of a file over four hops, from CreateBatch to the end of the batch, through gateway, ledger, Redis and four
 //! stages, every one its own process.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -192,6 +193,7 @@ async fn measure(
         "seconds": took.as_secs_f64(),
         "seconds_until_all_confirmed": added.as_secs_f64(),
         "cpu_micros_a_file": spent.a_file(files),
+        "group_ms_by_phase": by_phase(&counters),
         "ledger_counters": counters,
         "database_bytes": mesh.database.bytes().await?,
         "wal_bytes_a_file": log_bytes,
@@ -227,7 +229,7 @@ pub(crate) async fn ended(client: &Client, batch: &str, files: u32) -> anyhow::R
 }
 
 /// By how much counters rose.
-fn difference(now: &Value, before: &Value) -> Value {
+pub(crate) fn difference(now: &Value, before: &Value) -> Value {
     let mut risen = serde_json::Map::new();
     if let Some(now) = now.as_object() {
         for (name, value) in now {
@@ -237,6 +239,26 @@ fn difference(now: &Value, before: &Value) -> Value {
         }
     }
     Value::Object(risen)
+}
+
+/// How long a group spent in each phase, in milliseconds, in the mean.
+pub(crate) fn by_phase(counters: &Value) -> Value {
+    let mut phases = serde_json::Map::new();
+    let counters = counters.as_object().into_iter().flatten();
+    let counters: HashMap<&str, f64> = counters
+        .filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)))
+        .collect();
+    for (name, seconds) in &counters {
+        let Some(phase) = name.strip_prefix("writer_phase_seconds_sum.") else {
+            continue;
+        };
+        let groups = counters.get(format!("writer_phase_seconds_count.{phase}").as_str());
+        if let Some(groups) = groups.filter(|groups| **groups > 0.0) {
+            let milliseconds = (seconds / groups * 1e5).round() / 1e2;
+            phases.insert(phase.to_owned(), json!(milliseconds));
+        }
+    }
+    Value::Object(phases)
 }
 
 /// A `perf record` of one process or family.

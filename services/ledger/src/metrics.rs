@@ -11,6 +11,7 @@ pub(crate) struct LedgerMetrics {
     pub(crate) defects: Counter,
     pub(crate) writer_failures: Counter,
     pub(crate) group_seconds: Histogram,
+    pub(crate) phase_seconds: Labelled<Histogram, 1>,
     pub(crate) illegal_transitions: Counter,
     pub(crate) late_reports: Counter,
     pub(crate) redispatches: Counter,
@@ -39,6 +40,11 @@ impl LedgerMetrics {
             group_seconds: registry.durations(
                 "writer_group_seconds",
                 "Time of a group, from begin to commit",
+            ),
+            phase_seconds: registry.duration_families(
+                "writer_phase_seconds",
+                "Time of a group, by phase",
+                ["phase"],
             ),
             illegal_transitions: registry.counter(
                 "illegal_transitions",

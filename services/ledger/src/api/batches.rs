@@ -1,5 +1,7 @@
 //! `caudal.v1.BatchService`, but for WatchBatch, which is the gateway's.
 
+use std::sync::Arc;
+
 use caudal_domain::{BatchId, BatchState, Refusal, StageSet, limits, names};
 use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_from_timestamp};
 use caudal_proto::v1::batch_service_server::BatchService;
@@ -402,14 +404,14 @@ fn metadata_text(metadata: &prost_types::Struct) -> Result<String, Refusal> {
 fn new_entries(scope: &TenantScope, message: &AddEntriesRequest) -> Result<AddEntries, Refusal> {
     let batch = scope.batch("batch", &message.batch)?;
     let request = request_key("AddEntries", &message.request_id, message)?;
-    let page = entries::parse(&message.entries)?;
+    let (page, load) = entries::parse(&message.entries)?;
     Ok(AddEntries {
         batch: scope.batch_ref(batch),
         request,
         knows_one_batch: scope.knows_one_batch(),
-        folders: page.load.folders(),
-        path_bytes: page.load.bytes(),
-        entries: page.entries,
+        page: Arc::new(page),
+        folders: load.folders(),
+        path_bytes: load.bytes(),
     })
 }
 

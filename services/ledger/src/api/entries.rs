@@ -7,20 +7,13 @@ use caudal_proto::convert::{json_from_struct, micros_from_timestamp, sha256_from
 use caudal_proto::v1;
 
 use crate::store::time::Micros;
-use crate::writer::verbs::add_entries::{NewEntry, NewFile};
+use crate::writer::manifest_page::{ManifestPage, NewEntry, NewFile};
 
 /// Characters of a media type hint.
 const MAX_HINT_CHARS: usize = 127;
 
-/// A page that is right in itself.
-#[derive(Debug)]
-pub(super) struct ManifestPage {
-    pub(super) entries: Vec<NewEntry>,
-    pub(super) load: PathLoad,
-}
-
-/// Checks a page.
-pub(super) fn parse(entries: &[v1::Entry]) -> Result<ManifestPage, Refusal> {
+/// Checks a page; it, and what its paths come to.
+pub(super) fn parse(entries: &[v1::Entry]) -> Result<(ManifestPage, PathLoad), Refusal> {
     if entries.is_empty() || entries.len() > limits::MAX_ENTRIES_PER_PAGE {
         let description = format!(
             "has {} entries; send 1 to {} in a page",
@@ -50,10 +43,7 @@ pub(super) fn parse(entries: &[v1::Entry]) -> Result<ManifestPage, Refusal> {
     clashes(&paths, &mut wrong);
     wrong.sort_by_key(|violation| entry_index(&violation.field));
     wrong.into_result()?;
-    Ok(ManifestPage {
-        entries: parsed,
-        load,
-    })
+    Ok((ManifestPage::new(parsed), load))
 }
 
 /// What the paths come to; a page of too much is refused before it is looked through.
@@ -138,8 +128,7 @@ fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, Fiel
     };
     let hint: String = file.media_type_hint.chars().take(MAX_HINT_CHARS).collect();
     Ok(NewFile {
-        parent: path.parent().unwrap_or_default().to_owned(),
-        name: path.name().to_owned(),
+        path: path.as_str().to_owned(),
         size,
         sha256,
         media_type_hint: (!hint.is_empty()).then_some(hint),

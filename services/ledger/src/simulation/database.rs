@@ -442,7 +442,15 @@ impl WriteTransaction for ModelTransaction {
         self.read(|tables| {
             let rows = tables.manifest.range(span).map(|(_, row)| row);
             let known = rows.filter(|row| places.contains(&(row.folder, row.name.as_str())));
-            known.map(|row| KnownFile::of(row)).collect()
+            known
+                .map(|row| KnownFile {
+                    folder: row.folder,
+                    name: row.name.clone(),
+                    ordinal: row.file.ordinal,
+                    size: row.size,
+                    declared_sha256: row.declared_sha256.clone(),
+                })
+                .collect()
         })
         .await
     }

@@ -23,7 +23,7 @@ use crate::store::progress::ProgressRow;
 use crate::store::time::Micros;
 use crate::store::work::WaitingBatch;
 use crate::writer::core::{
-    Answered, Decided, GroupError, HeldRows, MemoryDelta, Request, Settled, Together, Verb,
+    Answered, Decided, GroupError, HeldRows, MemoryDelta, Phases, Request, Settled, Together, Verb,
     Writing, Written, decide, learn,
 };
 
@@ -298,7 +298,13 @@ impl SimLedger {
         dice: &mut SmallRng,
     ) -> Result<(Decided, MemoryDelta), GroupError> {
         let memory = &mut self.memory;
-        let mut deciding = Box::pin(decide(transaction, memory, requests, use_remembered_rows));
+        let mut deciding = Box::pin(decide(
+            transaction,
+            memory,
+            requests,
+            use_remembered_rows,
+            Phases::begin(),
+        ));
         let mut flight = self.flight.as_mut();
         let mut polls = 0_u32;
         loop {

@@ -40,8 +40,9 @@ use crate::store::selection::Position;
 use crate::store::tenants::TenantRow;
 use crate::store::time::Micros;
 use crate::writer::core::Answered;
+use crate::writer::manifest_page::{ManifestPage, NewEntry, NewFile};
 use crate::writer::request_key::RequestKey;
-use crate::writer::verbs::add_entries::{AddEntries, AddedEntries, NewEntry, NewFile};
+use crate::writer::verbs::add_entries::{AddEntries, AddedEntries};
 use crate::writer::verbs::apply_slice::{ApplySlice, FoundBytes};
 use crate::writer::verbs::cancel_batch::CancelBatch;
 use crate::writer::verbs::cancel_files::CancelFiles;
@@ -111,8 +112,7 @@ const NATURES: [Nature; 13] = [
 /// A file as its client knows it.
 #[derive(Clone, Debug)]
 struct Planned {
-    parent: String,
-    name: String,
+    path: String,
     size: u64,
     content: u8,
     declared: bool,
@@ -443,9 +443,9 @@ impl World {
                 // Some share their content.
                 let content =
                     self.dice.random_range(0..9) + if nature == Nature::Good { 0 } else { 90 };
+                let parent = ["", "a/", "a/b/", "c/"][self.dice.random_range(0..4)];
                 page.push(Planned {
-                    parent: ["", "a", "a/b", "c"][self.dice.random_range(0..4)].to_owned(),
-                    name: format!("f{number}"),
+                    path: format!("{parent}f{number}"),
                     size: u64::from(content) + 1,
                     content,
                     declared: nature == Nature::Good && self.one_in(2),

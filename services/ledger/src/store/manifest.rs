@@ -217,19 +217,6 @@ pub(crate) struct KnownFile {
     pub(crate) declared_sha256: Option<Vec<u8>>,
 }
 
-impl KnownFile {
-    /// The same of a row that is about to be inserted.
-    pub(crate) fn of(row: &FileRow) -> Self {
-        Self {
-            folder: row.folder,
-            name: row.name.clone(),
-            ordinal: row.file.ordinal,
-            size: row.size,
-            declared_sha256: row.declared_sha256.clone(),
-        }
-    }
-}
-
 /// The files of a batch that stand in one of these places (folder, name), by index `files_name`.
 pub(crate) async fn known_files<C: ConnectionTrait>(
     session: &Session<'_, C>,

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::effects::Effects;
 use super::error::GroupError;
 use super::group::Group;
+use super::phases::{Phase, Phases};
 use super::rows::LoadedBatch;
 use crate::memory::lease_cache::FileMoved;
 use crate::store::changes::ChangeRow;
@@ -35,6 +36,7 @@ pub(crate) struct Decided {
     pub(super) outbox: Vec<OutboxRow>,
     pub(crate) relayed: Vec<u64>,
     pub(super) moved: Vec<FileMoved>,
+    pub(super) phases: Phases,
 }
 
 /// What is written of batches.
@@ -85,7 +87,7 @@ impl Group<'_> {
         for (batch, folder, counts) in &folders {
             known.folders.insert((*batch, *folder), *counts);
         }
-        Ok(Decided {
+        let mut decided = Decided {
             now: self.now,
             arrived: self.rows.arrived(),
             folders,
@@ -95,7 +97,10 @@ impl Group<'_> {
             relayed: Vec::new(),
             moved: self.moved_files(),
             effects: self.effects.take_written(),
-        })
+            phases: std::mem::replace(&mut self.phases, Phases::begin()),
+        };
+        decided.phases.ended(Phase::Conclude);
+        Ok(decided)
     }
 
     /// What became of each file of the group, for the leases that are granted from memory.

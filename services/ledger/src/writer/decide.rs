@@ -24,6 +24,7 @@ use super::effects::{Effects, Outgoing};
 use super::error::GroupError;
 use super::group::Group;
 use super::needs::Needs;
+use super::phases::{Phase, Phases};
 use super::rows::Rows;
 use super::verb::Request;
 use crate::memory::Memory;
@@ -38,10 +39,12 @@ pub(crate) async fn decide<T: WriteTransaction>(
     memory: &mut Memory,
     requests: &mut [Request],
     use_remembered_rows: bool,
+    mut phases: Phases,
 ) -> Result<(Decided, MemoryDelta), GroupError> {
     let names = requests.iter().filter_map(|request| request.needs.request);
     let names: Vec<RequestName> = names.collect();
     let begun = transaction.begin_group(memory.epoch, &names).await?;
+    phases.ended(Phase::Begin);
     let Beginning { now, answered } = begun.ok_or(GroupError::NotLeading)?;
     memory.clock.set(now);
     memory.dispatcher.promote(now);
@@ -53,6 +56,7 @@ pub(crate) async fn decide<T: WriteTransaction>(
         effects: Effects::default(),
         outgoing: Outgoing::default(),
         use_remembered_rows,
+        phases,
     };
     // What a group moved in memory is taken back below, also after a panic.
     let worked = AssertUnwindSafe(group.work(transaction, answered, requests))
@@ -79,14 +83,17 @@ impl<'a> Group<'a> {
         let mut loaded = self.load(transaction, &needs).await?;
         loaded.answered.extend(answered);
         self.loaded = Arc::new(loaded);
+        self.phases.ended(Phase::Load);
         for (position, request) in requests.iter_mut().enumerate() {
             let decided = request.verb.decide(self);
             decided.map_err(|error| error.of_verb(position))?;
         }
+        self.phases.ended(Phase::Decide);
         self.write_files(transaction, false).await?;
         self.enqueue_waiting();
         self.admit(transaction).await?;
         self.write_files(transaction, false).await?;
+        self.phases.ended(Phase::Admit);
         let folders = self.count_folders(transaction).await?;
         self.conclude(transaction, folders).await
     }

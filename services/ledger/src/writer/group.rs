@@ -12,6 +12,7 @@ use prost::Message;
 use super::effects::{Effects, Outgoing};
 use super::error::GroupError;
 use super::loaded::Loaded;
+use super::phases::Phases;
 use super::request_key::RequestKey;
 use super::rows::Rows;
 use crate::memory::lease_cache::Granted;
@@ -35,6 +36,7 @@ pub(crate) struct Group<'a> {
     pub(super) effects: Effects,
     pub(super) outgoing: Outgoing,
     pub(super) use_remembered_rows: bool,
+    pub(super) phases: Phases,
 }
 
 impl Group<'_> {

@@ -200,6 +200,7 @@ impl Writing {
                 hints,
                 results,
                 moved,
+                phases,
             }) => {
                 // The next group goes on; none may be there.
                 let _ = self.committed.send(());
@@ -209,6 +210,10 @@ impl Writing {
                 self.metrics
                     .group_seconds
                     .observe(self.begun.elapsed().as_secs_f64());
+                for (phase, took) in phases.took() {
+                    let seconds = self.metrics.phase_seconds.with([phase.name()]);
+                    seconds.observe(took.as_secs_f64());
+                }
                 self.relay.publish(published);
                 if !hints.is_empty() && self.hints.try_send(hints).is_err() {
                     tracing::debug!("no room for a hint; watchers find the change by themselves");

@@ -251,19 +251,17 @@ async fn load_pages<T: WriteTransaction>(
         .iter()
         .filter_map(|needs| Some((needs.batch?, needs.page.as_ref()?)));
     for (batch, page) in pages {
-        let paths: Vec<&str> = page.paths.iter().map(String::as_str).collect();
+        let paths: Vec<&str> = page.paths().collect();
         let folders = transaction.folders_by_path(batch, &paths).await?;
-        let in_folder = |(folder, name): &(String, String)| {
-            Some((folders.get(folder.as_str())?.folder, name.clone()))
-        };
-        let places: Vec<(u32, String)> = page.places.iter().filter_map(in_folder).collect();
-        let places: Vec<(u32, &str)> = places
-            .iter()
-            .map(|(folder, name)| (*folder, name.as_str()))
-            .collect();
+        let in_folder = |(folder, name)| Some((folders.get(folder)?.folder, name));
+        let places: Vec<(u32, &str)> = page.places().filter_map(in_folder).collect();
         let known = transaction.known_files(batch, &places).await?;
-        loaded.folders.entry(batch).or_default().extend(folders);
-        loaded.known_files.entry(batch).or_default().extend(known);
+        let entries = loaded.entries.entry(batch).or_default();
+        entries.folders.extend(folders);
+        for file in known {
+            let of_folder = entries.files.entry(file.folder).or_default();
+            of_folder.insert(file.name.clone(), file);
+        }
     }
     Ok(())
 }

@@ -22,12 +22,19 @@ pub(super) struct Source {
     pub(super) results: Vec<ResultRow>,
 }
 
+/// What a batch has of the entries of pages.
+#[derive(Debug, Default)]
+pub(super) struct LoadedEntries {
+    pub(super) folders: HashMap<String, FolderRow>,
+    /// By number of the folder and name.
+    pub(super) files: FxHashMap<u32, HashMap<String, KnownFile>>,
+}
+
 /// What was loaded beside files, batches and tenants. It does not change while the group is decided.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) answered: FxHashMap<RequestName, AnsweredRequest>,
-    pub(super) folders: FxHashMap<BatchRef, HashMap<String, FolderRow>>,
-    pub(super) known_files: FxHashMap<BatchRef, Vec<KnownFile>>,
+    pub(super) entries: FxHashMap<BatchRef, LoadedEntries>,
     pub(super) sources: FxHashMap<TenantContent, Source>,
     pub(super) results: FxHashMap<(FileRef, Generation), Vec<ResultRow>>,
     pub(super) recorded: FxHashSet<(Trace, FileRef, Token)>,

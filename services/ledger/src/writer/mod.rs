@@ -15,8 +15,10 @@ mod handle;
 mod in_flight;
 mod load;
 mod loaded;
+pub(crate) mod manifest_page;
 mod needs;
 mod outage;
+pub(crate) mod phases;
 mod quotas;
 pub(crate) mod request_key;
 mod reuse;
@@ -46,6 +48,7 @@ use self::handle::RETRY_AFTER;
 pub(crate) use self::handle::WriterHandle;
 use self::in_flight::{InFlight, Settled, Writing};
 use self::outage::Outage;
+use self::phases::Phases;
 use self::verb::Request;
 use crate::memory::Memory;
 use crate::memory::relay_queue::RelayQueue;
@@ -62,6 +65,7 @@ pub(crate) mod core {
     pub(crate) use super::delta::MemoryDelta;
     pub(crate) use super::error::GroupError;
     pub(crate) use super::in_flight::{HeldRows, Settled, Writing, Written, learn};
+    pub(crate) use super::phases::Phases;
     pub(crate) use super::verb::{Answered, Request, Verb};
 }
 
@@ -382,9 +386,10 @@ impl Writer {
         requests: &mut [Request],
         use_remembered_rows: bool,
     ) -> Result<(Transaction, Decided, MemoryDelta), GroupError> {
+        let phases = Phases::begin();
         let transaction = self.store.begin().await?;
         let memory = &mut self.memory;
-        match decide::decide(&transaction, memory, requests, use_remembered_rows).await {
+        match decide::decide(&transaction, memory, requests, use_remembered_rows, phases).await {
             Ok((mut decided, delta)) => {
                 decided.relayed = self.relay.take_relayed();
                 Ok((transaction, decided, delta))

@@ -1,10 +1,11 @@
 //! Which rows verbs need: said before they are decided, and loaded for all verbs of a group at once.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use caudal_domain::{BatchRef, FileRef, StageVersion, TenantId, Token};
 use uuid::Uuid;
 
+use super::manifest_page::ManifestPage;
 use crate::store::requests::RequestName;
 use crate::store::results::{TenantContent, Trace};
 use crate::store::work::WorkRow;
@@ -20,8 +21,8 @@ pub(crate) struct Needs {
     pub(crate) batch: Option<BatchRef>,
     /// A tenant, beside those of its batches.
     pub(crate) tenant: Option<TenantId>,
-    /// What is known of the entries of a manifest page.
-    pub(crate) page: Option<PageNeeds>,
+    /// What the batch has of the entries of a manifest page.
+    pub(crate) page: Option<Arc<ManifestPage>>,
     /// Results of files that hold these contents (protocol 13.3).
     pub(crate) contents: Vec<TenantContent>,
     /// What was recorded of those of these pairs that are not current any more, and the results of the generation of those
@@ -81,15 +82,6 @@ impl Range {
         let full = rows.len() >= self.rows();
         full.then(|| last.file.ordinal.saturating_add(1))
     }
-}
-
-/// What a page of the manifest asks of its batch.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PageNeeds {
-    /// Which folders have these paths.
-    pub(crate) paths: BTreeSet<String>,
-    /// Which files stand under these paths: (path of the folder, name).
-    pub(crate) places: BTreeSet<(String, String)>,
 }
 
 impl Needs {

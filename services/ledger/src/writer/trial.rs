@@ -22,10 +22,12 @@ use uuid::Uuid;
 use super::conclude::Decided;
 use super::decide::decide;
 use super::in_flight::{Settled, Writing, learn};
+use super::manifest_page::{ManifestPage, NewEntry, NewFile};
+use super::phases::Phases;
 use super::request_key::RequestKey;
 use super::verb::{Request, Verb};
 use super::verbs::Held;
-use super::verbs::add_entries::{AddEntries, NewEntry, NewFile};
+use super::verbs::add_entries::AddEntries;
 use super::verbs::apply_slice::ApplySlice;
 use super::verbs::cancel_batch::CancelBatch;
 use super::verbs::complete_batch::CompleteBatch;
@@ -174,7 +176,13 @@ impl Trial {
     /// nothing wrong with.
     pub(super) fn group(&mut self, mut requests: Vec<Request>) {
         let transaction = Database::begin(&self.shared);
-        let deciding = decide(&transaction, &mut self.memory, &mut requests, true);
+        let deciding = decide(
+            &transaction,
+            &mut self.memory,
+            &mut requests,
+            true,
+            Phases::begin(),
+        );
         let (decided, delta) = finish(deciding).unwrap();
         let writing = Writing {
             relay: self.relay.clone(),
@@ -203,7 +211,13 @@ impl Trial {
     pub(super) fn decided<V: Verb>(&mut self, verb: V) -> Decided {
         let transaction = Database::begin(&self.shared);
         let mut requests = vec![Request::new(verb).0];
-        let deciding = decide(&transaction, &mut self.memory, &mut requests, true);
+        let deciding = decide(
+            &transaction,
+            &mut self.memory,
+            &mut requests,
+            true,
+            Phases::begin(),
+        );
         let (decided, delta) = finish(deciding).unwrap();
         delta.undone(&mut self.memory);
         decided
@@ -328,10 +342,8 @@ impl Trial {
     /// A page of files under these paths.
     pub(super) fn page(&mut self, batch: BatchRef, paths: &[&str]) -> AddEntries {
         let entries = paths.iter().map(|path| {
-            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
             NewEntry::File(NewFile {
-                parent: parent.to_owned(),
-                name: name.to_owned(),
+                path: (*path).to_owned(),
                 size: SIZE,
                 sha256: None,
                 media_type_hint: None,
@@ -343,7 +355,7 @@ impl Trial {
             batch,
             request: self.request(),
             knows_one_batch: false,
-            entries: entries.collect(),
+            page: Arc::new(ManifestPage::new(entries.collect())),
             folders: 1,
             path_bytes: 10,
         }
@@ -351,13 +363,17 @@ impl Trial {
 
     /// A page of one file that declares these bytes.
     pub(super) fn page_declaring(&mut self, batch: BatchRef, sha256: [u8; 32]) -> AddEntries {
-        let mut page = self.page(batch, &["declared"]);
-        for entry in &mut page.entries {
+        let page = self.page(batch, &["declared"]);
+        let mut entries = page.page.entries().to_vec();
+        for entry in &mut entries {
             if let NewEntry::File(file) = entry {
                 file.sha256 = Some(sha256);
             }
         }
-        page
+        AddEntries {
+            page: Arc::new(ManifestPage::new(entries)),
+            ..page
+        }
     }
 
     /// Adds so many files.

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::conclude::Decided;
 use super::error::GroupError;
+use super::phases::{Phase, Phases};
 use super::verb::Request;
 use crate::memory::lease_cache::FileMoved;
 use crate::store::outbox::OutboxRow;
@@ -25,6 +26,7 @@ pub(crate) struct Committed {
     /// What was recorded of files, and what became of each, for the leases that are granted from memory.
     pub(crate) results: Vec<ResultRow>,
     pub(crate) moved: Vec<FileMoved>,
+    pub(crate) phases: Phases,
 }
 
 /// The second half of a group: everything that is not written yet, and COMMIT. `ahead` is told when the group ahead is
@@ -39,8 +41,11 @@ pub(crate) async fn write<T: WriteTransaction>(
         .catch_unwind()
         .await;
     match written.unwrap_or_else(|panic| Err(GroupError::panicked(panic.as_ref()))) {
-        Ok(committed) => match transaction.commit().await {
-            Ok(()) => Ok(committed),
+        Ok(mut committed) => match transaction.commit().await {
+            Ok(()) => {
+                committed.phases.ended(Phase::Commit);
+                Ok(committed)
+            }
             Err(error) => Err(GroupError::Unknown(error)),
         },
         Err(error) => {
@@ -52,21 +57,25 @@ pub(crate) async fn write<T: WriteTransaction>(
 
 impl Decided {
     async fn write<T: WriteTransaction>(
-        self,
+        mut self,
         transaction: &T,
         requests: &mut [Request],
         ahead: Option<oneshot::Receiver<()>>,
     ) -> Result<Committed, GroupError> {
         self.write_files(transaction).await?;
+        self.phases.ended(Phase::WriteOwn);
         if let Some(ahead) = ahead {
             ahead.await.map_err(|_| GroupError::PredecessorAborted)?;
         }
+        self.phases.ended(Phase::WaitAhead);
         self.write_shared(transaction, requests).await?;
+        self.phases.ended(Phase::WriteShared);
         Ok(Committed {
             published: self.outbox,
             hints: self.batches.hints,
             results: self.effects.results,
             moved: self.moved,
+            phases: self.phases,
         })
     }
 

@@ -46,8 +46,7 @@ impl World {
             let (request, planned) = &client.pages[page];
             let entries = planned.iter().map(|planned| {
                 NewEntry::File(NewFile {
-                    parent: planned.parent.clone(),
-                    name: planned.name.clone(),
+                    path: planned.path.clone(),
                     size: planned.size,
                     sha256: planned.declared.then(|| sha(planned.content)),
                     media_type_hint: None,
@@ -59,7 +58,7 @@ impl World {
                 batch,
                 request: request.clone(),
                 knows_one_batch: false,
-                entries: entries.collect(),
+                page: Arc::new(ManifestPage::new(entries.collect())),
                 folders: 1,
                 path_bytes: 10,
             };

@@ -85,8 +85,7 @@ impl World {
         if facts.manifest_complete {
             let number = self.next_id;
             let entry = NewEntry::File(NewFile {
-                parent: String::new(),
-                name: format!("late{number}"),
+                path: format!("late{number}"),
                 size: 1,
                 sha256: None,
                 media_type_hint: None,
@@ -97,7 +96,7 @@ impl World {
                 batch,
                 request: self.key("AddEntries"),
                 knows_one_batch: false,
-                entries: vec![entry],
+                page: Arc::new(ManifestPage::new(vec![entry])),
                 folders: 1,
                 path_bytes: 10,
             };

@@ -1,7 +1,7 @@
 //! Adds a page of the manifest: folders are numbered, files are numbered and counted, and those whose content the tenant
 //! holds need no upload (protocol 12.2, 13.3, 14.2).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use caudal_domain::{
@@ -10,18 +10,21 @@ use caudal_domain::{
 };
 use caudal_proto::v1::AddEntriesResponse;
 use prost::Message;
+use rustc_hash::FxHashMap;
 
 use crate::memory::known::Pending;
 use crate::memory::lease_cache::Declared;
 use crate::settings::TenantLimits;
-use crate::store::manifest::{FileRow, FolderRow, KnownFile};
+use crate::store::manifest::{FileRow, FolderRow};
 use crate::store::results::{ResultRow, TenantContent};
 use crate::store::time::Micros;
 use crate::store::work::{AT_FINAL_KEY, WorkRow};
 use crate::wire;
 use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
-use crate::writer::needs::{Needs, PageNeeds};
+use crate::writer::loaded::{Loaded, LoadedEntries};
+use crate::writer::manifest_page::{ManifestPage, lineage, split};
+use crate::writer::needs::Needs;
 use crate::writer::quotas::{InBatch, within_quotas};
 use crate::writer::request_key::RequestKey;
 use crate::writer::reuse::Onward;
@@ -37,54 +40,11 @@ pub(crate) struct AddEntries {
     pub(crate) request: RequestKey,
     /// The caller may know this batch only: it does not learn what the tenant holds.
     pub(crate) knows_one_batch: bool,
-    pub(crate) entries: Vec<NewEntry>,
-    /// How many folders they imply.
+    pub(crate) page: Arc<ManifestPage>,
+    /// How many folders it implies.
     pub(crate) folders: usize,
-    /// Bytes of their paths and of those of the folders.
+    /// Bytes of its paths and of those of the folders.
     pub(crate) path_bytes: usize,
-}
-
-/// One valid line of a manifest page.
-#[derive(Clone, Debug)]
-pub(crate) enum NewEntry {
-    File(NewFile),
-    Folder { path: String },
-}
-
-impl NewEntry {
-    /// Path of the folder that it is in, or is.
-    fn folder(&self) -> &str {
-        match self {
-            Self::File(file) => &file.parent,
-            Self::Folder { path } => path,
-        }
-    }
-
-    fn file(&self) -> Option<&NewFile> {
-        match self {
-            Self::File(file) => Some(file),
-            Self::Folder { .. } => None,
-        }
-    }
-}
-
-/// A valid file of a manifest page.
-#[derive(Clone, Debug)]
-pub(crate) struct NewFile {
-    /// Path of its folder; empty for the root.
-    pub(crate) parent: String,
-    pub(crate) name: String,
-    pub(crate) size: u64,
-    pub(crate) sha256: Option<[u8; 32]>,
-    pub(crate) media_type_hint: Option<String>,
-    pub(crate) metadata: Option<String>,
-    pub(crate) modified_at: Option<Micros>,
-}
-
-impl NewFile {
-    fn path(&self) -> String {
-        join(&self.parent, &self.name)
-    }
 }
 
 /// What became of a manifest page.
@@ -128,36 +88,25 @@ impl Verb for AddEntries {
     /// A folder is about as much work as a file, and long paths are work of their own.
     fn rows(&self) -> usize {
         let paths = self.path_bytes / PATH_BYTES_A_ROW;
-        self.entries.len().max(self.folders.saturating_add(paths))
+        self.page
+            .entries()
+            .len()
+            .max(self.folders.saturating_add(paths))
     }
 
     fn needs(&self) -> Needs {
-        let mut page = PageNeeds::default();
-        page.paths.insert(String::new());
-        for entry in &self.entries {
-            for path in lineage(entry.folder()) {
-                if page.paths.insert(path.to_owned()) {
-                    // A file may stand there already.
-                    let (parent, name) = split(path);
-                    page.places.insert((parent.to_owned(), name.to_owned()));
-                }
-            }
-        }
-        for file in self.entries.iter().filter_map(NewEntry::file) {
-            page.paths.insert(file.path());
-            page.places.insert((file.parent.clone(), file.name.clone()));
-        }
-        let files = self.entries.iter().filter_map(NewEntry::file);
-        let contents = files.filter_map(|file| Some((self.batch.tenant, file.sha256?)));
+        let files = self.page.files();
+        let contents = files.filter_map(|(_, file)| Some((self.batch.tenant, file.sha256?)));
         Needs {
-            page: Some(page),
+            page: Some(self.page.clone()),
             contents: contents.filter(|_| !self.knows_one_batch).collect(),
             ..Needs::of_batch(self.batch, self.request.of(self.batch.tenant))
         }
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<AddedEntries>, Stop> {
-        let known = group.known_of(self.batch);
+        let loaded = group.loaded.clone();
+        let known = group.known_of(self.batch, &loaded);
         if let Some(first) = group.first_answer(self.batch.tenant, &self.request)? {
             return Ok(Reply::Now(self.repeat(first, &known)?));
         }
@@ -178,7 +127,7 @@ impl Verb for AddEntries {
         }
         group.reserve(self.batch, &plan.new_files, tree.new.len())?;
         let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
-        let already_held = group.add(self, &mut plan, &tree)?;
+        let already_held = group.add(self, &mut plan, &mut tree)?;
         let added = AddedEntries {
             first_ordinal,
             new_count,
@@ -198,8 +147,8 @@ impl Verb for AddEntries {
 
 /// The folders of a page.
 #[derive(Default)]
-struct Tree {
-    by_path: HashMap<String, FolderRow>,
+struct Tree<'p> {
+    by_path: FxHashMap<&'p str, FolderRow>,
     of_page: Vec<(String, u32)>,
     new: Vec<FolderRow>,
     wrong: Violations,
@@ -215,34 +164,59 @@ struct FilePlan {
     wrong: Violations,
 }
 
-/// What the batch holds of what a page names.
-struct KnownEntries {
-    folders: HashMap<String, FolderRow>,
-    files: HashMap<(u32, String), KnownFile>,
+/// What the batch holds of what a page names: what was loaded, and what its group has added before.
+struct KnownEntries<'g> {
+    loaded: Option<&'g LoadedEntries>,
+    grown_folders: FxHashMap<&'g str, &'g FolderRow>,
+    grown_files: FxHashMap<(u32, &'g str), &'g FileRow>,
 }
 
-impl KnownEntries {
-    fn file(&self, folder: Option<&FolderRow>, name: &str) -> Option<&KnownFile> {
-        if self.files.is_empty() {
-            return None;
+/// A file that is in the manifest.
+struct KnownEntry<'g> {
+    ordinal: u32,
+    size: u64,
+    declared_sha256: Option<&'g [u8]>,
+}
+
+impl KnownEntries<'_> {
+    fn folder(&self, path: &str) -> Option<&FolderRow> {
+        let grown = self.grown_folders.get(path).copied();
+        grown.or_else(|| self.loaded?.folders.get(path))
+    }
+
+    fn file(&self, folder: u32, name: &str) -> Option<KnownEntry<'_>> {
+        if let Some(row) = self.grown_files.get(&(folder, name)) {
+            return Some(KnownEntry {
+                ordinal: row.file.ordinal,
+                size: row.size,
+                declared_sha256: row.declared_sha256.as_deref(),
+            });
         }
-        self.files.get(&(folder?.folder, name.to_owned()))
+        let known = self.loaded?.files.get(&folder)?.get(name)?;
+        Some(KnownEntry {
+            ordinal: known.ordinal,
+            size: known.size,
+            declared_sha256: known.declared_sha256.as_deref(),
+        })
+    }
+
+    fn holds_files(&self) -> bool {
+        let loaded = self.loaded.is_some_and(|loaded| !loaded.files.is_empty());
+        loaded || !self.grown_files.is_empty()
     }
 }
 
 impl AddEntries {
     /// Numbers the folders that the page names or implies.
-    fn plan_folders(&self, known: &KnownEntries, mut next: u32) -> Result<Tree, GroupError> {
-        let mut needed: BTreeSet<&str> = BTreeSet::from([""]);
-        for entry in &self.entries {
-            needed.extend(lineage(entry.folder()));
-        }
+    fn plan_folders(
+        &self,
+        known: &KnownEntries<'_>,
+        mut next: u32,
+    ) -> Result<Tree<'_>, GroupError> {
         let mut tree = Tree::default();
-        for (index, entry) in self.entries.iter().enumerate() {
-            let Some(path) = entry.file().map(NewFile::path) else {
-                continue;
-            };
-            if known.folders.contains_key(&path) && !needed.contains(path.as_str()) {
+        for (index, file) in self.page.files() {
+            let path = file.path.as_str();
+            if known.folder(path).is_some() && !self.page.has_folder(path) {
                 let description = format!(
                     "`{path}` is a folder of this batch already: a path is a file or a folder"
                 );
@@ -250,9 +224,8 @@ impl AddEntries {
                 tree.wrong.add(field, description);
             }
         }
-        // In order of their paths a parent comes before its children.
-        for path in needed {
-            let folder = match known.folders.get(path) {
+        for path in self.page.folders() {
+            let folder = match known.folder(path) {
                 Some(folder) => folder.clone(),
                 None => {
                     let parent = tree.by_path.get(split(path).0).ok_or(GroupError::Stale)?;
@@ -269,24 +242,25 @@ impl AddEntries {
                 }
             };
             tree.of_page.push((path.to_owned(), folder.folder));
-            tree.by_path.insert(path.to_owned(), folder);
+            tree.by_path.insert(path, folder);
         }
         self.refuse_folders_over_files(known, &mut tree);
         Ok(tree)
     }
 
     /// A new folder must not have the path of a file that is in the manifest.
-    fn refuse_folders_over_files(&self, known: &KnownEntries, tree: &mut Tree) {
+    fn refuse_folders_over_files(&self, known: &KnownEntries<'_>, tree: &mut Tree<'_>) {
         let is_file = |path: &&str| {
             let (parent, name) = split(path);
-            known.file(known.folders.get(parent), name).is_some()
+            let parent = known.folder(parent);
+            parent.is_some_and(|parent| known.file(parent.folder, name).is_some())
         };
         let new = tree.new.iter().map(|folder| folder.path.as_str());
         let taken: BTreeSet<String> = new.filter(is_file).map(str::to_owned).collect();
         if taken.is_empty() {
             return;
         }
-        for (index, entry) in self.entries.iter().enumerate() {
+        for (index, entry) in self.page.entries().iter().enumerate() {
             for path in lineage(entry.folder()).filter(|path| taken.contains(*path)) {
                 if tree.wrong.is_full() {
                     return;
@@ -303,19 +277,21 @@ impl AddEntries {
     /// Numbers the files of the page that are new, and finds those that are in the manifest already.
     fn plan_files(
         &self,
-        known: &KnownEntries,
-        tree: &Tree,
+        known: &KnownEntries<'_>,
+        tree: &Tree<'_>,
         first_ordinal: u32,
         now: Micros,
     ) -> FilePlan {
         let mut plan = FilePlan::default();
         let mut next_ordinal = first_ordinal;
-        for (index, entry) in self.entries.iter().enumerate() {
-            let Some(file) = entry.file() else { continue };
-            let folder = tree.by_path.get(&file.parent);
-            if let Some(before) = known.file(folder, &file.name) {
-                let same_sha256 = before.declared_sha256.as_deref()
-                    == file.sha256.as_ref().map(<[u8; 32]>::as_slice);
+        let holds_files = known.holds_files();
+        for (index, file) in self.page.files() {
+            let (parent, name) = split(&file.path);
+            let folder = tree.by_path.get(parent).map_or(0, |folder| folder.folder);
+            let before = holds_files.then(|| known.file(folder, name)).flatten();
+            if let Some(before) = before {
+                let same_sha256 =
+                    before.declared_sha256 == file.sha256.as_ref().map(<[u8; 32]>::as_slice);
                 if before.size == file.size && same_sha256 {
                     plan.ordinals.push(before.ordinal);
                     continue;
@@ -323,7 +299,7 @@ impl AddEntries {
                 let description = format!(
                     "`{}` is in this batch already as {} with {} bytes; this entry has {} bytes or another checksum: \
                      leave it out, or give it another path",
-                    file.path(),
+                    file.path,
                     names::file_name(self.batch.batch, before.ordinal),
                     before.size,
                     file.size
@@ -337,8 +313,8 @@ impl AddEntries {
                 .push(u32::try_from(index).unwrap_or(u32::MAX));
             plan.new_files.push(FileRow {
                 file: self.batch.file(next_ordinal),
-                folder: folder.map_or(0, |folder| folder.folder),
-                name: file.name.clone(),
+                folder,
+                name: name.to_owned(),
                 size: file.size,
                 declared_sha256: file.sha256.map(|sha256| sha256.to_vec()),
                 media_type_hint: file.media_type_hint.clone(),
@@ -355,10 +331,10 @@ impl AddEntries {
     fn repeat(
         &self,
         first: AddEntriesResponse,
-        known: &KnownEntries,
+        known: &KnownEntries<'_>,
     ) -> Result<AddedEntries, GroupError> {
         let tree = self.plan_folders(known, u32::MAX)?;
-        let files = self.entries.iter().filter_map(NewEntry::file).count();
+        let files = self.page.files().count();
         let ordinals = if first.ordinals.is_empty() {
             (first.first_ordinal..).take(files).collect()
         } else {
@@ -375,26 +351,23 @@ impl AddEntries {
 }
 
 impl Group<'_> {
-    /// What is known of a batch's entries: what was loaded, and what this group has added before.
-    fn known_of(&self, batch: BatchRef) -> KnownEntries {
-        let folders = self.loaded.folders.get(&batch);
-        let mut folders = folders.cloned().unwrap_or_default();
-        let files = self.loaded.known_files.get(&batch).into_iter().flatten();
-        let mut files: HashMap<(u32, String), KnownFile> = files
-            .map(|file| ((file.folder, file.name.clone()), file.clone()))
-            .collect();
+    /// What is known of a batch's entries.
+    fn known_of<'g>(&'g self, batch: BatchRef, loaded: &'g Loaded) -> KnownEntries<'g> {
+        let mut known = KnownEntries {
+            loaded: loaded.entries.get(&batch),
+            grown_folders: FxHashMap::default(),
+            grown_files: FxHashMap::default(),
+        };
         if self.rows.is_grown(batch) {
             let new = &self.effects.new;
-            for (_, folder) in new.folders.iter().filter(|(of, _)| *of == batch) {
-                folders.insert(folder.path.clone(), folder.clone());
-            }
-            let of_batch = new.files.iter().filter(|row| row.file.batch_ref() == batch);
-            for row in of_batch {
-                let place = (row.folder, row.name.clone());
-                files.insert(place, KnownFile::of(row));
-            }
+            let folders = new.folders.iter().filter(|(of, _)| *of == batch);
+            let folders = folders.map(|(_, folder)| (folder.path.as_str(), folder));
+            known.grown_folders.extend(folders);
+            let files = new.files.iter().filter(|row| row.file.batch_ref() == batch);
+            let files = files.map(|row| ((row.folder, row.name.as_str()), row));
+            known.grown_files.extend(files);
         }
-        KnownEntries { folders, files }
+        known
     }
 
     /// Takes the quotas of the tenant, or says which is full.
@@ -432,7 +405,7 @@ impl Group<'_> {
         &mut self,
         page: &AddEntries,
         plan: &mut FilePlan,
-        tree: &Tree,
+        tree: &mut Tree<'_>,
     ) -> Result<Vec<u32>, GroupError> {
         let batch = page.batch;
         for folder in &tree.new {
@@ -450,12 +423,12 @@ impl Group<'_> {
         for ((new, row), position) in plan.new_files.iter().zip(&rows).zip(&plan.positions) {
             if self.take_over_held(page, new, row)? {
                 already_held.push(*position);
-            } else if let Some(NewEntry::File(entry)) = page.entries.get(*position as usize) {
+            } else if let Some(entry) = page.page.file_at(*position as usize) {
                 // It is soon confirmed.
                 self.effects.added.push(Pending {
                     row: row.clone(),
                     declared: Arc::new(Declared {
-                        path: entry.path(),
+                        path: entry.path.clone(),
                         sha256: new.declared_sha256.clone(),
                         metadata: new.metadata.clone(),
                     }),
@@ -476,7 +449,7 @@ impl Group<'_> {
             added.show_folder(folder.folder, FolderCounts::default());
         }
         let new = &mut self.effects.new;
-        let folders = tree.new.iter().cloned();
+        let folders = tree.new.drain(..);
         new.folders.extend(folders.map(|folder| (batch, folder)));
         new.files.append(&mut plan.new_files);
         new.rows.extend(rows);
@@ -538,28 +511,6 @@ fn declared_content(file: &FileRow) -> Option<TenantContent> {
     Some((file.file.tenant, sha256.as_slice().try_into().ok()?))
 }
 
-/// A folder's path and those of all folders above it, without the root.
-fn lineage(folder: &str) -> impl Iterator<Item = &str> {
-    let ends = folder
-        .match_indices('/')
-        .map(|(at, _)| at)
-        .chain((!folder.is_empty()).then_some(folder.len()));
-    ends.map(|end| &folder[..end])
-}
-
-/// The path of the folder that a path stands in, and its name there.
-fn split(path: &str) -> (&str, &str) {
-    path.rsplit_once('/').unwrap_or(("", path))
-}
-
-fn join(parent: &str, name: &str) -> String {
-    if parent.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{parent}/{name}")
-    }
-}
-
 fn refuse_page(wrong: Violations) -> Refusal {
     let mut refusal = wrong.into_refusal();
     refusal.kind = RefusalKind::AlreadyExists;
@@ -575,6 +526,7 @@ mod tests {
 
     use super::*;
     use crate::store::tenants::TenantRow;
+    use crate::writer::manifest_page::NewEntry;
     use crate::writer::trial::{SIZE, Trial, content_of};
 
     #[test]
@@ -592,7 +544,7 @@ mod tests {
                     body_hash: [0; 32],
                 },
                 knows_one_batch: false,
-                entries: vec![entry; 1_000],
+                page: Arc::new(ManifestPage::new(vec![entry; 1_000])),
                 folders,
                 path_bytes,
             };
