@@ -336,9 +336,10 @@ impl Mesh {
                 continue;
             }
             if let Some((series, value)) = line.rsplit_once(' ') {
-                // A label's value becomes part of the name: `writer_phase_seconds_sum.load`.
+                // The phase of a group becomes part of the name: `writer_phase_seconds_sum.load`.
                 let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-                let label = labels.split('"').nth(1);
+                let phase = labels.split_once("phase=\"");
+                let label = phase.and_then(|(_, rest)| rest.split('"').next());
                 let name = name.trim_start_matches("caudal_");
                 let name = label.map_or(name.to_owned(), |label| format!("{name}.{label}"));
                 let value: f64 = value.trim().parse().unwrap_or_default();

@@ -96,12 +96,15 @@ impl Cached {
             self.files.remove(&file);
             return;
         };
+        let generation = row.row.generation;
+        let of_generation = |result: &ResultRow| result.generation == generation;
+        let recorded = recorded.into_iter().filter(of_generation);
         let out = (row.row.state == FileState::Processing).then_some(row);
         if let Some(declared) = begun {
             self.make_room();
             let inputs = Inputs {
                 declared,
-                results: Arc::new(recorded.into_iter().map(Arc::new).collect()),
+                results: Arc::new(recorded.map(Arc::new).collect()),
             };
             let token = to;
             self.files.insert(file, CachedLease { token, inputs, out });
@@ -118,8 +121,10 @@ impl Cached {
         }
         known.token = to;
         known.out = out;
-        // A reader may have seen a result between its commit and this call.
+        // A group may have ended one generation and sent out the next.
         let results = Arc::make_mut(&mut known.inputs.results);
+        results.retain(|result| of_generation(result));
+        // A reader may have seen a result between its commit and this call.
         for result in recorded {
             let same = |held: &Arc<ResultRow>| {
                 (held.generation, held.stage) == (result.generation, result.stage)
@@ -237,10 +242,11 @@ impl LeaseCache {
 mod tests {
     use std::time::Duration;
 
-    use caudal_domain::{BatchId, Stage, StageSet, TenantId};
+    use caudal_domain::{BatchId, Generation, Stage, StageSet, TenantId};
     use uuid::Uuid;
 
     use super::*;
+    use crate::store::results::Used;
     use crate::store::time::Micros;
     use crate::store::work::WorkRow;
 
@@ -304,6 +310,27 @@ mod tests {
         cache.grant(&version, &[(file(), Token::new(token))], Instant::now())[0].is_some()
     }
 
+    fn result(generation: Generation) -> ResultRow {
+        ResultRow {
+            file: file(),
+            generation,
+            stage: Stage::Upload,
+            version: None,
+            content: None,
+            media_type: None,
+            token: Token::FIRST,
+            nonce: String::new(),
+            artifacts: Vec::new(),
+            facts: String::new(),
+            warnings: Vec::new(),
+            used: Used::default(),
+            skipped: false,
+            has_text: false,
+            taken_from: None,
+            at: Micros(1),
+        }
+    }
+
     fn leading() -> LeaseCache {
         let cache = LeaseCache::default();
         cache.leads_until(Instant::now() + Duration::from_secs(60));
@@ -322,6 +349,27 @@ mod tests {
         went_on(&cache, 3, 4);
         assert!(is_kept(&cache, 4));
         assert!(!is_kept(&cache, 3));
+    }
+
+    // Protocol 11.3: a group may hold the last report of a file and the reprocess after it.
+    #[test]
+    fn results_of_another_generation_do_not_stand_beside_those_of_the_present_one() {
+        let cache = LeaseCache::default();
+        cache.learn([(file(), Token::new(3), inputs())]);
+        let next = Generation::FIRST.next();
+        let out = |token, generation| {
+            let mut granted = row(FileState::Processing, Stage::ExtractText, token);
+            Arc::make_mut(&mut granted).row.generation = generation;
+            Some(granted)
+        };
+        let first = out(4, Generation::FIRST);
+        cache.advance(vec![moved(3, first)], vec![result(Generation::FIRST)]);
+        let both = vec![result(Generation::FIRST), result(next)];
+        cache.advance(vec![moved(4, out(5, next))], both);
+        let kept = cache.get(&[(file(), Token::new(5))]);
+        let results = &kept[0].as_ref().unwrap().results;
+        let generations: Vec<Generation> = results.iter().map(|result| result.generation).collect();
+        assert_eq!(generations, [next]);
     }
 
     // What was read before a result was recorded must not stand for what there is after it.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use caudal_domain::{FileRef, Reason, Stage, Token};
+use caudal_domain::{FileRef, FileState, Reason, Stage, Token};
 use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
 
@@ -174,11 +174,17 @@ fn check_step(
     }
     if let Some(old) = old
         && old.token == row.token
-        && old.dispatched_at.is_some() != row.dispatched_at.is_some()
+        && old.dispatched_at != row.dispatched_at
     {
         found.push(format!(
-            "{file}: it is out or not under one token, {}",
+            "{file}: it went out or came back under one token, {}",
             row.token
+        ));
+    }
+    let asks_again = row.state == FileState::Pending && old.is_some_and(|old| old.state.is_final());
+    if asks_again && old.is_some_and(|old| old.target == row.target) {
+        found.push(format!(
+            "{file}: new bytes are asked for under the old landing key"
         ));
     }
     let failures = after

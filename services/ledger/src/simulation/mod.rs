@@ -13,6 +13,7 @@ mod streams;
 mod world;
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use self::world::World;
@@ -56,20 +57,46 @@ fn told(seed: u64) -> String {
 fn whatever_happens_every_history_ends_as_it_must() {
     let first = number("CAUDAL_SIMULATE_SEED").unwrap_or_else(rand::random);
     let histories = number("CAUDAL_SIMULATE_HISTORIES");
-    let begun = Instant::now();
-    let mut run = 0;
-    println!("simulating from seed {first}");
     let usual = number("CAUDAL_SIMULATE_SECONDS").map_or(USUAL, Duration::from_secs);
-    while histories.map_or(begun.elapsed() < usual, |histories| run < histories) {
-        let seed = first.wrapping_add(run);
-        let violations = history(seed);
-        assert!(
-            violations.is_empty(),
-            "CAUDAL_SIMULATE_SEED={seed} CAUDAL_SIMULATE_HISTORIES=1 replays this history:\n{}",
-            told(seed)
-        );
-        run += 1;
-    }
+    println!("simulating from seed {first}");
+    let begun = Instant::now();
+    let next = AtomicU64::new(0);
+    let broken = AtomicBool::new(false);
+    let run_some = || {
+        let mut run = 0;
+        while histories.is_some() || begun.elapsed() < usual {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if histories.is_some_and(|histories| number >= histories)
+                || broken.load(Ordering::Relaxed)
+            {
+                break;
+            }
+            let seed = first.wrapping_add(number);
+            let violations = history(seed);
+            if !violations.is_empty() {
+                broken.store(true, Ordering::Relaxed);
+            }
+            assert!(
+                violations.is_empty(),
+                "CAUDAL_SIMULATE_SEED={seed} CAUDAL_SIMULATE_HISTORIES=1 replays this history:\n{}",
+                told(seed)
+            );
+            run += 1;
+        }
+        run
+    };
+    // Beside other tests one core is enough.
+    let threads = histories.map_or(1, |_| {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    });
+    let run: u64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run_some)).collect();
+        let run = threads.into_iter().map(|thread| match thread.join() {
+            Ok(run) => run,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        run.sum()
+    });
     if histories == Some(1) {
         println!("{}", told(first));
     }

@@ -102,12 +102,24 @@ impl Streams {
     }
 
     /// An entry of long ago comes once more, as after a failover that lost its acknowledgement.
-    pub(super) fn bring_back(&mut self, number: usize) {
+    /// One of `wanted`, or any.
+    pub(super) fn bring_back(&mut self, wanted: &[usize], number: usize) {
         if self.history.is_empty() {
             return;
         }
-        let (stage, files) = self.history[number % self.history.len()].clone();
+        let at = match wanted {
+            [] => number % self.history.len(),
+            wanted => wanted[number % wanted.len()],
+        };
+        let (stage, files) = self.history[at].clone();
         self.publish(stage, files);
+    }
+
+    /// Where in the history the entries stand that are looked for.
+    pub(super) fn published(&self, is_wanted: impl Fn(Stage, &[Pair]) -> bool) -> Vec<usize> {
+        let history = self.history.iter().enumerate();
+        let wanted = history.filter(|(_, (stage, files))| is_wanted(*stage, files));
+        wanted.map(|(at, _)| at).collect()
     }
 
     /// What the reconciler sees.

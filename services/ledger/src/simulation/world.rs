@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caudal_domain::{
-    BatchId, BatchRef, BatchState, FileRef, FileState, Outcome, Reason, Refusal, Stage, StageSet,
-    StageVersion, Target, TenantId, Token,
+    BatchId, BatchRef, BatchState, FileRef, FileState, Generation, Outcome, Reason, Refusal, Stage,
+    StageSet, StageVersion, Target, TenantId, Token,
 };
 use caudal_node::scope::MeshSecret;
 use caudal_proto::v1::Batch;
@@ -30,7 +30,7 @@ use super::database::{CommitFate, Database, Shared, Tables};
 use super::ledger::SimLedger;
 use super::streams::{Entry, Pair, Streams};
 use crate::leader::rules;
-use crate::memory::lease_cache::Granted;
+use crate::memory::lease_cache::{Declared, Granted, Inputs};
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
 use crate::store::operations::{FileVerb, OperationState};
@@ -70,6 +70,13 @@ const VERBS_A_GROUP: usize = 6;
 const ROUNDS: u32 = 600;
 /// Dispatches of an outbox row that go into one entry.
 const PACKED: usize = 2;
+
+/// Beyond the number of the last event.
+const EVENTS_IN_ALL: u32 = 93;
+/// One number of each kind of event.
+const EMPHASES: [u32; 11] = [0, 18, 44, 62, 67, 75, 80, 84, 89, 91, 92];
+/// How many kinds of faults there are.
+const FAULTS: u32 = 15;
 
 /// What a file turns out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +264,14 @@ pub(super) struct World {
     cancelled: BTreeSet<BatchRef>,
     spoilt: BTreeSet<FileRef>,
     faults: bool,
-    redis_away_until: Micros,
+    /// Of a hundred events, how many are faults in this history: each history has its own weather.
+    fault_share: u32,
+    /// The kinds of faults that this history has more of than others.
+    favoured: [u32; 2],
+    /// What else this history does more of than others: a number of `event`.
+    emphasis: u32,
+    /// For so many events Redis takes nothing.
+    redis_away: u32,
     /// Calls that must be refused.
     probes: Vec<Probe>,
     /// What went wrong.
@@ -339,6 +353,9 @@ impl World {
             one_at_a_time,
             dice.random(),
         );
+        let fault_share = [7, 12, 25][dice.random_range(0..3)];
+        let favoured = [dice.random_range(0..FAULTS), dice.random_range(0..FAULTS)];
+        let emphasis = EMPHASES[dice.random_range(0..EMPHASES.len())];
         let mut world = Self {
             dice,
             shared: Rc::new(std::cell::RefCell::new(database)),
@@ -370,7 +387,10 @@ impl World {
             cancelled: BTreeSet::new(),
             spoilt: BTreeSet::new(),
             faults: true,
-            redis_away_until: Micros(0),
+            fault_share,
+            favoured,
+            emphasis,
+            redis_away: 0,
             probes: Vec::new(),
             violations: Vec::new(),
             trace: traced.then(Vec::new),
@@ -503,7 +523,18 @@ impl World {
     }
 
     fn event(&mut self) {
-        match self.dice.random_range(0..100_u32) {
+        if self.redis_away > 0 {
+            self.redis_away -= 1;
+            self.pass_time();
+        }
+        if self.dice.random_range(0..100_u32) < self.fault_share {
+            return self.fault();
+        }
+        let kind = match self.dice.random_range(0..4_u32) {
+            0 => self.emphasis,
+            _ => self.dice.random_range(0..EVENTS_IN_ALL),
+        };
+        match kind {
             0..=17 => self.client_step(),
             18..=43 => self.process_step(),
             44..=61 => self.group(),
@@ -519,13 +550,16 @@ impl World {
                 self.operation_slice();
             }
             91 => self.late_report(),
-            92 => self.delete_landing(),
-            _ => self.fault(),
+            _ => self.delete_landing(),
         }
     }
 
     fn fault(&mut self) {
-        match self.dice.random_range(0..14_u32) {
+        let kind = match self.dice.random_range(0..4_u32) {
+            0..2 => self.favoured[self.dice.random_range(0..2)],
+            _ => self.dice.random_range(0..FAULTS),
+        };
+        match kind {
             0..=1 => {
                 let fate =
                     [CommitFate::LostBefore, CommitFate::LostAfter][self.dice.random_range(0..2)];
@@ -551,7 +585,19 @@ impl World {
             8 => {
                 let number = self.dice.random_range(0..1_000);
                 self.note(|| "Redis brings an old entry back".into());
-                self.streams.bring_back(number);
+                // Best one whose file is out to that stage under another token by now, and begun.
+                let out_again = self.committed(|tables| {
+                    let stale = |stage: Stage, (file, token): &Pair| {
+                        tables.files.get(file).is_some_and(|row| {
+                            let begun = row.state == FileState::Processing;
+                            let out = row.dispatched_at.is_some() && begun && row.stage == stage;
+                            out && row.token != *token
+                        })
+                    };
+                    self.streams
+                        .published(|stage, files| files.iter().any(|pair| stale(stage, pair)))
+                });
+                self.streams.bring_back(&out_again, number);
             }
             9..=10 => {
                 let at = self.dice.random_range(0..self.processes.len());
@@ -559,10 +605,11 @@ impl World {
             }
             11 => self.release(),
             12 => {
-                let away = Duration::from_secs(self.dice.random_range(3..30));
-                self.note(|| format!("Redis is away for {away:?}"));
-                self.redis_away_until = self.now().plus(away);
+                let away = self.dice.random_range(3..40);
+                self.note(|| format!("Redis is away for {away} events"));
+                self.redis_away = away;
             }
+            13 => self.late_report(),
             _ => {
                 let jump = Duration::from_secs(self.dice.random_range(5..90));
                 self.note(|| format!("the clock jumps by {jump:?}"));

@@ -77,21 +77,32 @@ impl World {
             let mut granted_now = Vec::new();
             for ((position, pair), known) in read.into_iter().zip(pairs).zip(known) {
                 match known {
-                    Some((granted, _)) => {
+                    Some((granted, inputs)) => {
+                        granted_now.push((pair, granted.row.generation, inputs));
                         entry.works[position].1 = Work::Granted(granted, now);
-                        granted_now.push(pair);
                     }
                     None => asked.push(position),
                 }
             }
-            for pair in granted_now {
+            for (pair, generation, inputs) in granted_now {
+                if self.leader.lost || self.leader.has_flight() {
+                    continue;
+                }
                 let current = self.committed(|tables| {
                     let row = tables.files.get(&pair.0);
                     row.is_some_and(|row| row.token == pair.1)
                 });
-                if !current && !self.leader.lost && !self.leader.has_flight() {
+                let results = self.results_of(pair.0, generation);
+                let same = inputs.results.len() == results.len()
+                    && results.iter().all(|row| inputs.results.contains(row));
+                if !current {
                     self.breaks(format!(
                         "{pair:?} was granted from memory and is not current"
+                    ));
+                } else if !same {
+                    self.breaks(format!(
+                        "{pair:?} was granted from memory with {:?}, recorded are {results:?}",
+                        inputs.results
                     ));
                 }
             }
@@ -290,6 +301,7 @@ impl World {
         let mut recorded = Vec::new();
         let mut violations = Vec::new();
         let mut noted = false;
+        let mut granted_now: Vec<Arc<Granted>> = Vec::new();
         let mut dropped = Vec::new();
         let now = self.now();
         let process = &mut self.processes[at];
@@ -299,6 +311,7 @@ impl World {
             {
                 if let Some(Ok(granted)) = answer {
                     noted = true;
+                    granted_now.extend(granted.iter().flatten().cloned());
                     for (position, granted) in positions.iter().zip(granted) {
                         held.works[*position].1 =
                             granted.map_or(Work::Done, |granted| Work::Granted(granted, now));
@@ -371,10 +384,45 @@ impl World {
         if noted {
             self.leader.leases.noted(&version);
         }
+        // What a stage is told of a file is read once, and kept for the next hops.
+        let read = granted_now.iter().map(|granted| {
+            let row = &granted.row;
+            (row.file, row.token, self.inputs(row))
+        });
+        let read: Vec<_> = read.collect();
+        self.leader.leases.learn(read);
         for ((file, token, outcome), verdict) in recorded {
             self.told(stage, file, token, &outcome, verdict, &mut violations);
         }
         self.violations.append(&mut violations);
+    }
+
+    /// What the database holds of a file for a handler.
+    fn inputs(&self, row: &crate::store::work::WorkRow) -> Inputs {
+        let declared = self.committed(|tables| {
+            let entry = &tables.manifest[&row.file];
+            Declared {
+                path: entry.name.clone(),
+                sha256: entry.declared_sha256.clone(),
+                metadata: entry.metadata.clone(),
+            }
+        });
+        Inputs {
+            declared: Arc::new(declared),
+            results: Arc::new(self.results_of(row.file, row.generation)),
+        }
+    }
+
+    /// The results of a generation of a file.
+    pub(super) fn results_of(&self, file: FileRef, generation: Generation) -> Vec<Arc<ResultRow>> {
+        self.committed(|tables| {
+            let own = |(key, _): &(&(FileRef, Generation, Stage), _)| {
+                (key.0, key.1) == (file, generation)
+            };
+            let results = tables.results.range((file, generation, Stage::Upload)..);
+            let results = results.take_while(own);
+            results.map(|(_, result)| result.clone()).collect()
+        })
     }
 
     /// A process was told whether its outcome is recorded.

@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn relay(&mut self) {
         let refused = self.faults && self.one_in(6);
-        let away = self.faults && self.now() < self.redis_away_until;
+        let away = self.faults && self.redis_away > 0;
         let page = self.leader.relay.take_page();
         let mut accepted = Vec::new();
         let mut back = Vec::new();

@@ -221,12 +221,7 @@ impl World {
         row: &crate::store::work::WorkRow,
         violations: &mut Vec<String>,
     ) {
-        let results: Vec<Arc<ResultRow>> = self.committed(|tables| {
-            let results = tables.results.values();
-            let own = results
-                .filter(|result| (result.file, result.generation) == (row.file, row.generation));
-            own.cloned().collect()
-        });
+        let results = self.results_of(row.file, row.generation);
         for stage in [Stage::Upload, Stage::Metadata] {
             if !results.iter().any(|result| result.stage == stage) {
                 violations.push(format!(
