@@ -233,6 +233,7 @@ export const en = {
     103: "Content differs",
     104: "Changed after its upload",
     105: "Missing in the storage",
+    106: "Could not be sent",
     201: "Damaged document",
     202: "Protected by a password",
     203: "Document too large",

@@ -241,6 +241,7 @@ export const es: Words = {
     103: "Otro contenido",
     104: "Cambió después de subirse",
     105: "Falta en el almacenamiento",
+    106: "No se pudo enviar",
     201: "Documento dañado",
     202: "Protegido con contraseña",
     203: "Documento demasiado grande",

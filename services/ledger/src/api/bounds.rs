@@ -30,6 +30,8 @@ const UUID: usize = 16;
 const SHA256: usize = 32;
 /// What is shorter in characters is counted where it is read.
 const TEXT: usize = 1_024;
+/// Letters have up to four bytes.
+const CAUSE: usize = 4 * limits::MAX_CAUSE_CHARS;
 /// A path before its letters are composed, which makes it shorter.
 const PATH: usize = 4 * limits::MAX_PATH_BYTES;
 
@@ -151,6 +153,12 @@ bounds! {
         request_id: text(REQUEST_ID),
     }
     v1::Uploaded { etag: text(TEXT) }
+    v1::LeaveOutFilesRequest {
+        batch: text(NAME),
+        files: each(limits::MAX_CONFIRMATIONS_PER_PAGE),
+        request_id: text(REQUEST_ID),
+    }
+    v1::LeftOut { cause: text(CAUSE) }
 
     v1::CountAgedRequest { tenant: text(NAME) }
     v1::ListStagesRequest {}

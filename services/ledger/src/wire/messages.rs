@@ -214,6 +214,23 @@ pub(crate) fn confirmations(
     }
 }
 
+/// Answers to files that were left out, in order.
+pub(crate) fn left_out(
+    ordinals: impl Iterator<Item = u32>,
+    results: &[Result<FileState, Refusal>],
+) -> v1::LeaveOutFilesResponse {
+    let answer = |(ordinal, result): (u32, &Result<FileState, Refusal>)| v1::LeaveOut {
+        ordinal,
+        result: Some(match result {
+            Ok(state) => v1::leave_out::Result::State(file_state_to_proto(*state).into()),
+            Err(refusal) => v1::leave_out::Result::Error(status_parts(refusal)),
+        }),
+    };
+    v1::LeaveOutFilesResponse {
+        files: ordinals.zip(results).map(answer).collect(),
+    }
+}
+
 /// The body of an outbox row.
 pub(crate) fn dispatches(files: &[(FileRef, Token)], now: Micros) -> Vec<u8> {
     const MICROS_PER_MILLI: i64 = 1_000;

@@ -219,7 +219,7 @@ impl World {
             let files: Vec<FileRef> = files.into_iter().take(most).collect();
             let given_up = |file: &&FileRef| {
                 let row = &tables.files[*file];
-                row.state == FileState::Failed && row.reason == Some(Reason::NeverArrived)
+                row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
             };
             let retries = matches!(row.verb, FileVerb::Retry { .. });
             let arrived = files.iter().filter(given_up).filter_map(|file| {
