@@ -116,6 +116,7 @@ pub(crate) fn file(
         metadata: view.metadata.as_deref().and_then(json_struct),
         change_time: Some(timestamp_from_micros(work.changed_at.0)),
         create_time: Some(timestamp_from_micros(view.created_at.0)),
+        modified_time: view.modified_at.map(|at| timestamp_from_micros(at.0)),
         ..v1::File::default()
     };
     for result in results.unwrap_or_default() {

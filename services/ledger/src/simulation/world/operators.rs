@@ -88,7 +88,6 @@ impl World {
                 path: format!("late{number}"),
                 size: 1,
                 sha256: None,
-                media_type_hint: None,
                 metadata: None,
                 modified_at: None,
             });
