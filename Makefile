@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate simulate setup build page client lint check fmt bench bench-ledger clean
+.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client lint check fmt bench bench-ledger clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -58,6 +58,11 @@ simulate: ## Simulate histories of the ledger's core (SEED=number HISTORIES=2000
 	CAUDAL_SIMULATE_SEED=$(SEED) CAUDAL_SIMULATE_HISTORIES=$(or $(HISTORIES),2000) CAUDAL_SIMULATE_FAULTS=$(FAULTS) \
 	  cargo test $(if $(RELEASE),--release) --locked --package caudal-ledger --lib \
 	  $(if $(FAULTS),planted_faults_are_found,whatever_happens_every_history_ends_as_it_must) -- --nocapture
+
+# What breaks a reader is told with the seed and kept in a file.
+fuzz: ## Give broken files to everything that reads files of strangers (SECONDS=60 SEED=number TARGET=media type)
+	CAUDAL_FUZZ_SECONDS=$(or $(SECONDS),60) CAUDAL_FUZZ_SEED=$(SEED) CAUDAL_FUZZ_TARGET=$(TARGET) \
+	  cargo test --locked --package caudal-harness --test fuzz -- --nocapture
 
 setup: ## Install what is missing: redis-server, the offline model, PDFium, buf, cargo-deny, cargo-shear, cargo-nextest
 	@infra/setup/machine

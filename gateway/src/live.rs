@@ -2,11 +2,11 @@
 //! a stream by itself.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use caudal_domain::Refusal;
-use caudal_domain::limits::{MAX_WATCH_AGE, MIN_WATCH_INTERVAL};
+use caudal_domain::limits::{MAX_WATCH_AGE, MIN_WATCH_INTERVAL, WATCH_SIGN_OF_LIFE};
 use caudal_proto::status::to_status;
 use caudal_proto::v1::ClosingReason;
 use futures::Stream;
@@ -29,6 +29,8 @@ pub(crate) type LiveStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + S
 pub struct WatchSettings {
     /// The least time between two messages of changes to one watcher.
     pub min_interval: Duration,
+    /// A watch of a batch of which nothing was told for so long says that it is alive.
+    pub sign_of_life: Duration,
     /// How often the ledger is asked when no hint comes.
     pub poll_interval: Duration,
     /// After this a stream says goodbye.
@@ -49,6 +51,7 @@ impl Default for WatchSettings {
     fn default() -> Self {
         Self {
             min_interval: MIN_WATCH_INTERVAL,
+            sign_of_life: WATCH_SIGN_OF_LIFE,
             poll_interval: Duration::from_secs(1),
             max_age: MAX_WATCH_AGE,
             patience: Duration::from_secs(60),
@@ -140,6 +143,7 @@ pub(crate) struct ReaderGone;
 pub(crate) struct Outlet<T> {
     messages: mpsc::Sender<Result<T, Status>>,
     patience: Duration,
+    spoke_at: Arc<Mutex<Instant>>,
 }
 
 impl<T: Send + 'static> Outlet<T> {
@@ -151,13 +155,33 @@ impl<T: Send + 'static> Outlet<T> {
             Some((message, reader))
         });
         let patience = settings.reader_patience;
-        (Self { messages, patience }, Box::pin(stream))
+        let spoke_at = Arc::new(Mutex::new(Instant::now()));
+        let outlet = Self {
+            messages,
+            patience,
+            spoke_at,
+        };
+        (outlet, Box::pin(stream))
     }
 
     /// Returns once the reader is about to take it. A place is not kept for somebody who does not read.
     pub(crate) async fn send(&self, message: Result<T, Status>) -> Result<(), ReaderGone> {
         let sent = self.messages.send_timeout(message, self.patience).await;
+        *self.spoke_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         sent.map_err(|_| ReaderGone)
+    }
+
+    /// Sends such a message whenever nothing was sent for so long, whatever keeps the others. Returns when the reader is gone.
+    pub(crate) async fn signs_of_life(&self, every: Duration, sign: impl Fn() -> T) -> ReaderGone {
+        loop {
+            let spoke_at = *self.spoke_at.lock().unwrap_or_else(PoisonError::into_inner);
+            tokio::time::sleep_until(spoke_at + every).await;
+            let is_silent =
+                *self.spoke_at.lock().unwrap_or_else(PoisonError::into_inner) == spoke_at;
+            if is_silent && self.send(Ok(sign())).await.is_err() {
+                return ReaderGone;
+            }
+        }
     }
 
     /// Returns when the reader has left.

@@ -43,6 +43,7 @@ pub(crate) async fn next_parts(
             url: presigned.url,
             size: i64::try_from(size).unwrap_or(i64::MAX),
             expire_time: Some(expires.into()),
+            valid_for: prost_types::Duration::try_from(validity).ok(),
         });
     }
     Ok(v1::MultipartTarget {

@@ -277,6 +277,7 @@ impl FileService for PublicApi {
             expire_time: Some(expires.into()),
             size: facts.size,
             media_type: facts.media_type,
+            valid_for: prost_types::Duration::try_from(self.download_validity).ok(),
         }))
     }
 }
@@ -306,6 +307,13 @@ impl UploadService for PublicApi {
                 .confirm(&caller.scope, tenant, &metadata, message)
                 .await?,
         ))
+    }
+
+    async fn leave_out_files(
+        &self,
+        request: Request<v1::LeaveOutFilesRequest>,
+    ) -> Result<Response<v1::LeaveOutFilesResponse>, Status> {
+        forward!(self, uploads.leave_out_files, request)
     }
 }
 

@@ -173,6 +173,7 @@ impl Uploads {
             url: presigned.url,
             headers,
             expire_time: Some(expires.into()),
+            valid_for: prost_types::Duration::try_from(self.url_validity).ok(),
         }))
     }
 

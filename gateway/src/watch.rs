@@ -123,6 +123,8 @@ impl Watcher {
             reason = live.over(&credential) => End::Closing(reason),
             () = outlet.closed() => End::ReaderGone,
             end = self.follow(subscription) => end,
+            // Also while the ledger is silent: it is the stream that is alive.
+            ReaderGone = outlet.signs_of_life(live.settings.sign_of_life, sign_of_life) => End::ReaderGone,
         };
         let last = match end {
             End::Closing(reason) => Ok(self.closing(reason)),
@@ -302,6 +304,10 @@ impl Watcher {
             retry_after: (reason == ClosingReason::Draining).then_some(AFTER_A_DRAIN),
         }))
     }
+}
+
+fn sign_of_life() -> v1::WatchBatchResponse {
+    response(Message::Alive(v1::SignOfLife {}))
 }
 
 fn response(message: Message) -> v1::WatchBatchResponse {

@@ -13,6 +13,7 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseBackend};
 /// | `{bool}` | `boolean` | `INTEGER` |
 /// | `{text}` | `text` | `TEXT` |
 /// | `{exact}` | `text COLLATE "C"` | `TEXT`; compared byte by byte |
+/// | `{json}` | `jsonb` | `TEXT` |
 /// | `{bytes}` | `bytea` | `BLOB` |
 /// | `{fill N}` | `WITH (fillfactor = N)` | nothing |
 /// | `{clustered}` | nothing | `WITHOUT ROWID, STRICT` (after a composite key) |
@@ -43,7 +44,7 @@ fn translate(script: &str, postgres: bool) -> String {
         }
     }
     let mut text = lines.join("\n");
-    let words: [(&str, &str, &str); 10] = [
+    let words: [(&str, &str, &str); 11] = [
         ("{uuid}", "uuid", "BLOB"),
         ("{int}", "integer", "INTEGER"),
         ("{big}", "bigint", "INTEGER"),
@@ -51,6 +52,7 @@ fn translate(script: &str, postgres: bool) -> String {
         ("{bool}", "boolean", "INTEGER"),
         ("{text}", "text", "TEXT"),
         ("{exact}", "text COLLATE \"C\"", "TEXT"),
+        ("{json}", "jsonb", "TEXT"),
         ("{bytes}", "bytea", "BLOB"),
         ("{clustered}", "", "WITHOUT ROWID, STRICT"),
         ("{strict}", "", "STRICT"),
@@ -87,14 +89,14 @@ mod tests {
 
     #[test]
     fn each_database_gets_its_own_words() {
-        let script = "CREATE TABLE a (t {uuid} NOT NULL, PRIMARY KEY (t)) {fill 35};\n--postgres ALTER TABLE a SET (x = 1);";
+        let script = "CREATE TABLE a (t {uuid} NOT NULL, j {json}, PRIMARY KEY (t)) {fill 35};\n--postgres ALTER TABLE a SET (x = 1);";
         assert_eq!(
             translate(script, true),
-            "CREATE TABLE a (t uuid NOT NULL, PRIMARY KEY (t)) WITH (fillfactor = 35);\nALTER TABLE a SET (x = 1);"
+            "CREATE TABLE a (t uuid NOT NULL, j jsonb, PRIMARY KEY (t)) WITH (fillfactor = 35);\nALTER TABLE a SET (x = 1);"
         );
         assert_eq!(
             translate(script, false),
-            "CREATE TABLE a (t BLOB NOT NULL, PRIMARY KEY (t)) WITHOUT ROWID, STRICT;"
+            "CREATE TABLE a (t BLOB NOT NULL, j TEXT, PRIMARY KEY (t)) WITHOUT ROWID, STRICT;"
         );
     }
 }

@@ -61,7 +61,7 @@ CREATE TABLE batches (
     batch_id {uuid} NOT NULL, -- version 7: ListBatches reads the key backwards
     name {text} NOT NULL,
     options {text} NOT NULL, -- JSON
-    metadata {text}, -- JSON, the caller's
+    metadata {json}, -- the caller's
     priority {int} NOT NULL,
     created_by {text} NOT NULL,
     created_at {time} NOT NULL,
@@ -135,8 +135,7 @@ CREATE TABLE files (
     name {exact} NOT NULL,
     size {big} NOT NULL,
     declared_sha256 {bytes},
-    media_type_hint {text},
-    metadata {text}, -- JSON, the caller's
+    metadata {json}, -- the caller's
     modified_at {time},
     created_at {time} NOT NULL,
     PRIMARY KEY (tenant_id, batch_id, ordinal)
@@ -190,7 +189,7 @@ CREATE TABLE stage_results (
     token {big} NOT NULL,
     nonce {text} NOT NULL,
     artifacts {text} NOT NULL, -- JSON: names, sizes, media types
-    facts {text} NOT NULL, -- JSON; metadata stage: the final record
+    facts {json} NOT NULL, -- metadata stage: the final record
     warnings {text} NOT NULL, -- JSON
     used_bytes {big} NOT NULL,
     used_pages {big} NOT NULL,

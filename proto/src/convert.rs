@@ -90,6 +90,9 @@ pub enum ConvertError {
     /// A number that JSON cannot write.
     #[error("a number is not finite")]
     NotFinite,
+    /// A text that no database keeps in JSON.
+    #[error("a text holds the character U+0000")]
+    Nul,
     /// A value without a kind, or nested too deep.
     #[error("a value has no kind, or is nested more than {MAX_JSON_DEPTH} deep")]
     NoKind,
@@ -529,7 +532,7 @@ fn value_at(value: &serde_json::Value, depth: usize) -> Result<Value, ConvertErr
 /// A Struct as a JSON object. Whole numbers are written without a fraction.
 ///
 /// # Errors
-/// When a number is not finite, a value has no kind, or it is nested too deep.
+/// When a number is not finite, a text holds U+0000, a value has no kind, or it is nested too deep.
 pub fn json_from_struct(
     object: &Struct,
 ) -> Result<serde_json::Map<String, serde_json::Value>, ConvertError> {
@@ -542,7 +545,7 @@ fn json_object_at(
 ) -> Result<serde_json::Map<String, serde_json::Value>, ConvertError> {
     let mut json = serde_json::Map::new();
     for (name, value) in &object.fields {
-        json.insert(name.clone(), json_at(value, depth)?);
+        json.insert(without_nul(name)?, json_at(value, depth)?);
     }
     Ok(json)
 }
@@ -553,7 +556,7 @@ fn json_at(value: &Value, depth: usize) -> Result<serde_json::Value, ConvertErro
         Kind::NullValue(_) => serde_json::Value::Null,
         Kind::BoolValue(value) => serde_json::Value::Bool(*value),
         Kind::NumberValue(number) => json_number(*number)?,
-        Kind::StringValue(text) => serde_json::Value::String(text.clone()),
+        Kind::StringValue(text) => serde_json::Value::String(without_nul(text)?),
         Kind::ListValue(list) => {
             let items: Result<Vec<_>, _> = list
                 .values
@@ -566,7 +569,19 @@ fn json_at(value: &Value, depth: usize) -> Result<serde_json::Value, ConvertErro
     })
 }
 
-fn json_number(number: f64) -> Result<serde_json::Value, ConvertError> {
+/// No database keeps U+0000 in JSON.
+fn without_nul(text: &str) -> Result<String, ConvertError> {
+    match text.contains('\0') {
+        true => Err(ConvertError::Nul),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// A number as JSON: whole ones are written without a fraction.
+///
+/// # Errors
+/// When it is not finite.
+pub fn json_number(number: f64) -> Result<serde_json::Value, ConvertError> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if number.fract() == 0.0 && number.abs() <= EXACT {
         return Ok(serde_json::Value::from(number as i64));

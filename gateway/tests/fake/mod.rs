@@ -770,6 +770,13 @@ impl UploadService for Ledger {
         }
         Ok(Response::new(v1::ConfirmUploadsResponse { confirmations }))
     }
+
+    async fn leave_out_files(
+        &self,
+        _: Request<v1::LeaveOutFilesRequest>,
+    ) -> Result<Response<v1::LeaveOutFilesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 #[tonic::async_trait]

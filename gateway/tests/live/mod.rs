@@ -55,6 +55,7 @@ impl Seen {
                 )
             }
             Message::Closing(closing) => panic!("{closing:?}"),
+            Message::Alive(_) => return,
         };
         self.progress.revision = revision;
         if let Some(batch) = batch {
@@ -365,6 +366,7 @@ async fn a_stream_that_is_too_old_says_where_to_go_on() {
             Message::Changes(changes) => seen.push(changes.revision),
             Message::Closing(closing) => break closing,
             Message::Snapshot(_) => panic!("the changes are kept"),
+            Message::Alive(_) => {}
         }
     };
     assert_eq!(seen, [2]);
@@ -373,6 +375,26 @@ async fn a_stream_that_is_too_old_says_where_to_go_on() {
         (v1::ClosingReason::MaxAge, 2)
     );
     assert!(stream.message().await.unwrap().is_none());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_which_nothing_is_told_says_that_it_is_alive() {
+    let world = World::tuned(|settings| {
+        settings.watch.sign_of_life = Duration::from_millis(50);
+    })
+    .await;
+    world.ledger.commit(2, 7, v1::FileState::Queued);
+    let mut stream = watch(&world, world.channel(), 1).await;
+    let Message::Changes(_) = next(&mut stream).await else {
+        panic!("the changes are kept")
+    };
+    let begun = std::time::Instant::now();
+    for sign in 1..=3 {
+        let message = next(&mut stream).await;
+        assert!(matches!(message, Message::Alive(_)), "{message:?}");
+        assert!(begun.elapsed() >= Duration::from_millis(50 * sign));
+    }
     world.stop().await;
 }
 

@@ -63,3 +63,10 @@ test("every reason of the catalogue has a short name on the page", () => {
   expect(numbers.length).toBeGreaterThan(20);
   expect(numbers.filter((number) => en.reason[number] === undefined)).toEqual([]);
 });
+
+test("every warning of the catalogue has short words on the page", () => {
+  const catalogue = readFileSync(new URL("../../../docs/reasons.md", import.meta.url), "utf8");
+  const codes = [...catalogue.matchAll(/^\| `([A-Z_]+)` \| [^|]+ \| (?:yes|no) \|$/gm)].map(([, code = ""]) => code);
+  expect(codes.length).toBeGreaterThan(10);
+  expect(codes.filter((code) => en.warning[code] === undefined)).toEqual([]);
+});

@@ -14,7 +14,7 @@ use crate::arguments::Output;
 use crate::cli::IngestArguments;
 use crate::failure::{Failure, status};
 use crate::follow::Display;
-use crate::report::{Summary, batch_id, table};
+use crate::report::{NotTaken, Summary, batch_id, table};
 use crate::unfinished::{metadata_with, source_of, unfinished};
 
 /// How often the display looks at the progress.
@@ -46,13 +46,19 @@ pub(crate) async fn run(arguments: IngestArguments) -> Result<ExitCode, Failure>
     let all_taken = ingested.problems.losses == 0;
     let Some(ended) = ended else {
         match arguments.output.output {
-            Output::Json => println!("{}", serde_json::json!({ "batch_id": id })),
+            Output::Json => {
+                let not_taken = NotTaken::of(&ingested.problems);
+                let answer = serde_json::json!({ "batch_id": id, "not_taken": not_taken });
+                println!("{answer}");
+            }
             Output::Text => println!("batch {id} is uploaded; follow it with: caudal watch {id}"),
         }
         return Ok(status(all_taken));
     };
     let seconds = began.elapsed().as_secs_f64();
-    let succeeded = show_end(&client, arguments.output.output, &ended, seconds).await?;
+    let not_taken = Some(NotTaken::of(&ingested.problems));
+    let output = arguments.output.output;
+    let succeeded = show_end(&client, output, &ended, seconds, not_taken).await?;
     Ok(status(succeeded && all_taken))
 }
 
@@ -90,10 +96,11 @@ pub(crate) async fn show_end(
     output: Output,
     batch: &v1::Batch,
     seconds: f64,
+    not_taken: Option<NotTaken>,
 ) -> Result<bool, Failure> {
     match output {
         Output::Json => {
-            let summary = serde_json::to_string(&Summary::of(batch, seconds))
+            let summary = serde_json::to_string(&Summary::of(batch, seconds, not_taken))
                 .map_err(|error| Failure::broken(format!("cannot write the answer: {error}")))?;
             println!("{summary}");
         }

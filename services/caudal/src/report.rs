@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use caudal_sdk::ingest::Problems;
+use caudal_sdk::walk::Problem;
 use caudal_sdk::{Client, ClientError, v1};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Files looked at to group failures and warnings; beyond it the table says that there are more.
 const MAX_LOOKED_AT: usize = 5_000;
@@ -20,10 +22,35 @@ pub(crate) struct Summary {
     files: Map<String, Value>,
     outcomes: Map<String, Value>,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_taken: Option<NotTaken>,
+}
+
+/// What an `ingest` did not take in, and why.
+#[derive(Debug, Serialize)]
+pub(crate) struct NotTaken {
+    /// How many there are in all, whatever is listed.
+    total: u64,
+    /// How many of them mean that content is missing; links do not.
+    losses: u64,
+    /// The first thousand.
+    files: Vec<Value>,
+}
+
+impl NotTaken {
+    pub(crate) fn of(problems: &Problems) -> Self {
+        let named = problems.first.iter();
+        let file = |one: &Problem| json!({ "path": one.path, "cause": one.why.to_string() });
+        Self {
+            total: problems.total,
+            losses: problems.losses,
+            files: named.map(file).collect(),
+        }
+    }
 }
 
 impl Summary {
-    pub(crate) fn of(batch: &v1::Batch, seconds: f64) -> Self {
+    pub(crate) fn of(batch: &v1::Batch, seconds: f64, not_taken: Option<NotTaken>) -> Self {
         let counts = batch.counts.unwrap_or_default();
         let map = |rows: &[(&str, u32)]| {
             rows.iter()
@@ -36,6 +63,7 @@ impl Summary {
             files: map(&states(&counts)),
             outcomes: map(&outcomes(&counts)),
             seconds: (seconds * 1000.0).round() / 1000.0,
+            not_taken,
         }
     }
 }
@@ -281,7 +309,7 @@ mod tests {
             }),
             ..Default::default()
         };
-        let json = serde_json::to_value(Summary::of(&batch, 1.23456)).unwrap();
+        let json = serde_json::to_value(Summary::of(&batch, 1.23456, None)).unwrap();
         assert_eq!(json["batch_id"], "0190b5a2-0000-7000-8000-000000000001");
         assert_eq!(json["state"], "FAILED");
         assert_eq!(

@@ -27,6 +27,7 @@ pub(crate) async fn run(arguments: WatchArguments) -> Result<ExitCode, Failure> 
         arguments.output.output,
         &batch,
         seconds_taken(&batch),
+        None,
     )
     .await?;
     Ok(status(succeeded))

@@ -115,6 +115,14 @@ pub const OPERATION_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub const MAX_OPERATION_WAIT: Duration = Duration::from_secs(20);
 /// The longest life of a watch stream; it says goodbye and the client resumes.
 pub const MAX_WATCH_AGE: Duration = Duration::from_secs(60 * 60);
+/// Values in the caller's metadata by which files are chosen at once.
+pub const MAX_METADATA_MATCHES: usize = 4;
+/// Names that lead to such a value.
+pub const MAX_METADATA_PATH: usize = 8;
+/// Characters in which a client says why it left a file out.
+pub const MAX_CAUSE_CHARS: usize = 500;
+/// A watch of a batch of which nothing else is told says so often that it is alive.
+pub const WATCH_SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// The least time between two messages to one watcher: ten a second is what an eye can follow.
 pub const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Dispatched rows younger than this are left alone by the reconciler: their dispatch may still be on its way.

@@ -23,6 +23,8 @@ pub enum Reason {
     ObjectChanged = 104,
     /// The object is not in the store.
     ObjectMissing = 105,
+    /// The client could not send it and says why.
+    LeftOutByClient = 106,
     /// The document's structure is broken.
     CorruptDocument = 201,
     /// The document needs a password.
@@ -89,12 +91,13 @@ struct Told {
 
 impl Reason {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::NeverArrived,
         Self::SizeMismatch,
         Self::ChecksumMismatch,
         Self::ObjectChanged,
         Self::ObjectMissing,
+        Self::LeftOutByClient,
         Self::CorruptDocument,
         Self::EncryptedDocument,
         Self::DocumentTooLarge,
@@ -163,6 +166,12 @@ impl Reason {
     #[must_use]
     pub const fn needs_bytes(self) -> bool {
         self.entry().needs_bytes
+    }
+
+    /// Whether no bytes ever came: those that come after all are taken, and none count as uploaded.
+    #[must_use]
+    pub const fn never_had_bytes(self) -> bool {
+        matches!(self, Self::NeverArrived | Self::LeftOutByClient)
     }
 
     /// What happened, as a person reads it.
@@ -255,6 +264,20 @@ impl Reason {
                 es: Told {
                     words: "El archivo subido ya no está en el almacenamiento.",
                     remedy: "Reinténtelo y vuelva a subir el archivo.",
+                },
+            },
+            Self::LeftOutByClient => Entry {
+                code: "LEFT_OUT_BY_CLIENT",
+                stage: None,
+                retryable: false,
+                needs_bytes: true,
+                en: Told {
+                    words: "The file could not be sent from where it was.",
+                    remedy: "See to what the detail says, then upload the folder again into this batch.",
+                },
+                es: Told {
+                    words: "El archivo no se pudo enviar desde donde estaba.",
+                    remedy: "Resuelva lo que dice el detalle y vuelva a subir la carpeta a este lote.",
                 },
             },
             Self::CorruptDocument => Entry {
@@ -637,6 +660,7 @@ mod tests {
             (103, "CHECKSUM_MISMATCH"),
             (104, "OBJECT_CHANGED"),
             (105, "OBJECT_MISSING"),
+            (106, "LEFT_OUT_BY_CLIENT"),
             (201, "CORRUPT_DOCUMENT"),
             (202, "ENCRYPTED_DOCUMENT"),
             (203, "DOCUMENT_TOO_LARGE"),

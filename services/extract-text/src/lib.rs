@@ -18,8 +18,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use parsers::{PARSERS, PREPARATIONS};
-use parsers::{Request, TEXT_BLOB, parser_for};
+pub use parsers::{PARSERS, PREPARATIONS, parser_for};
+use parsers::{Request, TEXT_BLOB};
 use text::Extracted;
 
 /// The artifact that holds the text.

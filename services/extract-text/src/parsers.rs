@@ -48,7 +48,8 @@ pub const PARSERS: &[(&str, Parser)] = &[
 pub const PREPARATIONS: &[(&str, Preparation)] = &[("text-of-pdf", pdf::prepare)];
 
 /// The parser of a reader; `None` for plain text, which needs none.
-pub(crate) fn parser_for(reader: TextReader) -> Option<&'static str> {
+#[must_use]
+pub fn parser_for(reader: TextReader) -> Option<&'static str> {
     Some(match reader {
         TextReader::Pdf => "text-of-pdf",
         TextReader::Docx | TextReader::Doc => "text-of-office",

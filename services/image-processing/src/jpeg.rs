@@ -134,7 +134,9 @@ impl Scans {
 }
 
 /// The share of rows that a decoder does not come to which overlooks nothing; none where it finds all of its data.
-pub(crate) fn missing_rows(input: &mut File) -> Result<Option<f64>, ParseFailure> {
+pub(crate) fn missing_rows(
+    input: &mut (impl io::Read + io::Seek),
+) -> Result<Option<f64>, ParseFailure> {
     let failed = |error: io::Error| ParseFailure::new(Reason::Internal, error.to_string());
     input.rewind().map_err(failed)?;
     let mut bytes = Vec::new();

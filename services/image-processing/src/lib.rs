@@ -3,6 +3,7 @@
 
 mod camera;
 mod handler;
+mod icon;
 mod jpeg;
 mod parser;
 mod partial;

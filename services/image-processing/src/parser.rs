@@ -1,7 +1,7 @@
 //! Decoding an image, in a sandbox child: thumbnail, perceptual hash and facts.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 
 use caudal_domain::Reason;
 use caudal_stage::sandbox::{ParseFailure, Parsed, Parser};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::camera::{self, Camera};
-use crate::{jpeg, partial, tiff};
+use crate::{icon, jpeg, partial, tiff};
 
 /// The name under which a sandbox child finds the parser.
 pub(crate) const PARSER: &str = "image";
@@ -94,8 +94,27 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
                 "its first bytes are of no image format that is decoded",
             )
         })?;
+    if format == ImageFormat::Ico
+        && let Some(png) = icon::png(&mut rewound(input)?)
+    {
+        return look(
+            &request,
+            &mut Cursor::new(png),
+            ImageFormat::Png,
+            name(format),
+        );
+    }
+    look(&request, input, format, name(format))
+}
 
-    let (stored_width, stored_height) = decoder(rewound(input)?, format, &request)?.dimensions();
+/// Looks at a picture that is one file, or a part of one.
+fn look<I: Read + Seek>(
+    request: &Request,
+    input: &mut I,
+    format: ImageFormat,
+    name: &str,
+) -> Result<Parsed, ParseFailure> {
+    let (stored_width, stored_height) = decoder(rewound(input)?, format, request)?.dimensions();
     let pixels = u64::from(stored_width) * u64::from(stored_height);
     if pixels > request.max_pixels {
         return Err(ParseFailure::new(
@@ -111,7 +130,7 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     } else {
         None
     };
-    let mut decoder = decoder(rewound(input)?, format, &request)?;
+    let mut decoder = decoder(rewound(input)?, format, request)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let (picture, missing) = match DynamicImage::from_decoder(decoder) {
         Ok(picture) => (picture, missing_of_jpeg),
@@ -121,7 +140,7 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
                 return Err(failure);
             }
             // What was decoded before the fault is there to be shown.
-            let decoder = self::decoder(rewound(input)?, format, &request)?;
+            let decoder = self::decoder(rewound(input)?, format, request)?;
             let (picture, missing) = partial::decode(decoder).ok_or(failure)?;
             (picture, Some(missing))
         }
@@ -160,9 +179,9 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let facts = Facts {
         width,
         height,
-        format: name(format).to_owned(),
+        format: name.to_owned(),
         orientation: orientation.to_exif(),
-        animated: is_animated(rewound(input)?, format, &request),
+        animated: is_animated(rewound(input)?, format, request),
         pages: pages(rewound(input)?, format),
         missing_percent: missing.map(|missing| (missing * 100.0).round() as u32),
         transparent,
@@ -178,7 +197,10 @@ fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
 }
 
 /// Of a JPEG, the share of rows that are missing; none where it is whole. Its decoder fills them with grey, and says nothing.
-fn missing_of_jpeg(input: &mut File, pixels: u64) -> Result<Option<f64>, ParseFailure> {
+fn missing_of_jpeg(
+    input: &mut (impl Read + Seek),
+    pixels: u64,
+) -> Result<Option<f64>, ParseFailure> {
     let scan = jpeg::scan(rewound(input)?).map_err(|error| internal(&error))?;
     let missing = if pixels <= MOST_CHECKED {
         jpeg::missing_rows(input)?
@@ -195,7 +217,7 @@ fn pages(input: impl BufRead + Seek, format: ImageFormat) -> Option<u32> {
     (pages > 1).then_some(pages)
 }
 
-fn rewound(input: &mut File) -> Result<BufReader<&mut File>, ParseFailure> {
+fn rewound<I: Read + Seek>(input: &mut I) -> Result<BufReader<&mut I>, ParseFailure> {
     input.rewind().map_err(|error| internal(&error))?;
     Ok(BufReader::new(input))
 }

@@ -35,6 +35,10 @@ const TESTS: &[Test] = &[
                     let icon = DynamicImage::from(picture(64, 32).to_rgba8());
                     let processed = bench.process(&encoded(&icon, format)).unwrap();
                     assert_eq!(processed.facts["format"], name);
+                    let png = encoded(&picture(64, 32), ImageFormat::Png);
+                    let processed = bench.process(&icon_of(&png, 64, 32)).unwrap();
+                    assert_eq!(processed.facts["format"], name);
+                    assert_eq!(processed.facts["width"], 64);
                     continue;
                 }
                 let processed = bench.process(&encoded(&picture(800, 400), format)).unwrap();
@@ -460,6 +464,15 @@ fn pages_of(colours: [[u8; 3]; 3]) -> Vec<u8> {
         bytes.extend_from_slice(&colour.repeat(PIXELS));
     }
     bytes
+}
+
+/// An icon of one picture, a PNG without an alpha channel.
+fn icon_of(png: &[u8], width: u8, height: u8) -> Vec<u8> {
+    let mut icon = vec![0, 0, 1, 0, 1, 0, width, height, 0, 0, 1, 0, 24, 0];
+    icon.extend_from_slice(&u32::try_from(png.len()).unwrap().to_le_bytes());
+    icon.extend_from_slice(&22_u32.to_le_bytes());
+    icon.extend_from_slice(png);
+    icon
 }
 
 /// A gradient with a disc in it: something to see, the same at every size.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use caudal_domain::{
     BatchId, BatchRef, FileState, Outcome, Reason, Refusal, Stage, TenantId, Violations, names,
 };
-use caudal_proto::convert::{duration_from_proto, file_state_from_proto, outcome_from_proto};
-use caudal_proto::v1::FileSelector;
+use caudal_proto::convert::{
+    duration_from_proto, file_state_from_proto, json_number, outcome_from_proto,
+};
+use caudal_proto::v1::{self, FileSelector};
 use globset::{GlobBuilder, GlobMatcher};
 use sea_orm::{ConnectionTrait, DbErr};
 
@@ -14,7 +16,7 @@ use crate::store::Session;
 use crate::store::failures::Letters;
 use crate::store::operations::FileVerb;
 use crate::store::reads;
-use crate::store::selection::{Selection, Subtree};
+use crate::store::selection::{MetadataMatch, Selection, Subtree};
 use crate::store::time::Micros;
 
 /// Why a selector chooses nothing.
@@ -61,6 +63,7 @@ struct Parsed {
     in_state_for: Option<Duration>,
     folder: Option<(BatchId, u32)>,
     glob: Option<GlobMatcher>,
+    metadata: Vec<MetadataMatch>,
 }
 
 /// What a selector chooses of a tenant's files, ages as of `now`. `field` is where the selector stands in the request.
@@ -107,6 +110,7 @@ pub(crate) async fn resolve<C: ConnectionTrait>(
         changed_before: parsed.in_state_for.map(|age| now.minus(age)),
         folder,
         glob: parsed.glob,
+        metadata: parsed.metadata,
         undismissed: match purpose {
             Purpose::Failures => true,
             // Named one by one, what is not to be dismissed is told of.
@@ -191,12 +195,14 @@ fn parse(field: &str, selector: &FileSelector, purpose: Purpose<'_>) -> Result<P
         }),
         folder,
         glob: wrong.glob(&selector.path_glob),
+        metadata: wrong.each("metadata", &selector.metadata, metadata_match),
     };
     if selector.batch.is_empty() {
         for (name, is_set) in [
             ("folder", !selector.folder.is_empty()),
             ("path_glob", !selector.path_glob.is_empty()),
             ("ordinals", !selector.ordinals.is_empty()),
+            ("metadata", !selector.metadata.is_empty()),
         ] {
             if is_set && !matches!(purpose, Purpose::List) {
                 wrong.at(name, "is looked for in one batch: set `batch` too");
@@ -227,6 +233,32 @@ fn parse(field: &str, selector: &FileSelector, purpose: Purpose<'_>) -> Result<P
     fold(&mut parsed.stages);
     fold(&mut parsed.reasons);
     Ok(parsed)
+}
+
+fn metadata_match(written: &v1::MetadataMatch) -> Result<MetadataMatch, String> {
+    use v1::metadata_match::Value;
+    if written.path.is_empty() {
+        return Err("must name in `path` where in the metadata it looks".to_owned());
+    }
+    let ends_a_name = |letter: char| letter.is_control() || matches!(letter, '"' | '\\');
+    let is_name = |name: &String| !name.is_empty() && !name.contains(ends_a_name);
+    if !written.path.iter().all(is_name) {
+        return Err(
+            "must have names in `path` without control characters, `\"` and `\\`".to_owned(),
+        );
+    }
+    let value = match &written.value {
+        Some(Value::Text(text)) => text.as_str().into(),
+        Some(Value::Number(number)) => {
+            json_number(*number).map_err(|error| format!("`number` {error}"))?
+        }
+        Some(Value::Truth(truth)) => (*truth).into(),
+        None => return Err("must say which value is looked for".to_owned()),
+    };
+    Ok(MetadataMatch {
+        path: written.path.clone(),
+        value,
+    })
 }
 
 /// Leaves each once, in order.
@@ -418,7 +450,6 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
-    use caudal_proto::v1;
 
     const BATCH: &str = "batches/0190b5a2-0000-7000-8000-000000000001";
 

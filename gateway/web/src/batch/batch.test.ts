@@ -23,7 +23,7 @@ import { BatchTree } from "./tree";
 
 const { PENDING, PROCESSING, PROCESSED, FAILED } = FileState;
 
-type MessageInit = { case: "snapshot" | "changes" | "closing"; value: object };
+type MessageInit = { case: "snapshot" | "changes" | "closing" | "alive"; value: object };
 
 describe("a watched batch", () => {
   const snapshot = (revision: bigint, first: number, state: FileState[], parts: { begins?: boolean; last?: boolean }) =>
@@ -103,6 +103,35 @@ describe("a watched batch", () => {
     expect(kinds).toEqual(["snapshot", "reconnecting", "reconnecting", "reconnecting", "changes"]);
     expect(asked).toEqual([0n, 7n, 7n, 7n]);
     expect(watched.revision).toBe(9n);
+  });
+
+  test("is followed on another stream when nothing comes, not even a sign of life", async () => {
+    let streams = 0;
+    const alive = message({ case: "alive", value: {} });
+    const callers = {
+      batches: {
+        async *watchBatch(_: unknown, { signal }: { signal: AbortSignal }) {
+          streams += 1;
+          // Signs of life keep a stream of which nothing else is told.
+          for (let sign = 0; sign < 4; sign += 1) {
+            await new Promise((resolve) => setTimeout(resolve, 60));
+            signal.throwIfAborted();
+            yield alive;
+          }
+          await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+        },
+      },
+    } as unknown as Caudal;
+    const stop = new AbortController();
+    const options = { silentForMs: 150 };
+    for await (const event of followBatch(callers, "b", new WatchedBatch(), stop.signal, undefined, options)) {
+      expect(event).toMatchObject({
+        kind: "reconnecting",
+        trouble: expect.stringContaining("nothing came for 0.15 s"),
+      });
+      stop.abort();
+    }
+    expect(streams).toBe(1);
   });
 
   test("is left for good when the batch is gone", async () => {

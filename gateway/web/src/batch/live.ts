@@ -35,7 +35,7 @@ const LEAST_BETWEEN_PAINTS_MS = 60;
 const FED_WITHIN_MS = 60_000;
 const NAMES_AGAIN_MS = 200;
 /** Reasons of this range are for want of the right bytes. */
-const WANT_OF_BYTES = { first: 101, last: 105 };
+const WANT_OF_BYTES = { first: 101, last: 106 };
 
 /** How the watch stands. `no-key`: the key opens nothing here. */
 export type Line = "connecting" | "live" | "reconnecting" | "gone" | "no-key" | "refused";

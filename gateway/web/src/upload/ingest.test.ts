@@ -6,8 +6,10 @@ import {
   ConfirmUploadsResponseSchema,
   ConnectError,
   create,
+  durationFromMs,
   IssueUploadsResponseSchema,
   MissingFiles,
+  timestampFromMs,
   type UploadTargetSchema,
 } from "@caudal/client";
 import { describe, expect, test } from "vitest";
@@ -30,6 +32,9 @@ class FakeGateway {
   firstOrdinal = 0;
   revived: number[] = [];
   refusedConfirmations = 0;
+  readonly leftOut: { ordinal: number; cause: string }[] = [];
+  /** For how long targets are good. */
+  validForMs: number | undefined;
   completed: { missing?: MissingFiles; expectedEntries?: number } | undefined;
   refuse: (path: string) => string | undefined = () => undefined;
   /** Answers to the next questions for a target, each of one file, in order. */
@@ -73,7 +78,7 @@ class FakeGateway {
           targets: ordinals.map((ordinal) => ({
             ordinal,
             target: 1,
-            how: this.insteadOfPut.shift() ?? { case: "put" as const, value: { url: `http://store/${ordinal}` } },
+            how: this.insteadOfPut.shift() ?? { case: "put" as const, value: this.putTo(ordinal) },
           })),
         });
       },
@@ -90,8 +95,18 @@ class FakeGateway {
           confirmations: uploads.map(({ ordinal }) => ({ ordinal, result: { case: "state" as const, value: 3 } })),
         });
       },
+      leaveOutFiles: async ({ files }: { files: { ordinal: number; cause: string }[] }) => {
+        this.leftOut.push(...files);
+      },
     },
   } as unknown as Caudal;
+
+  private putTo(ordinal: number) {
+    const url = `http://store/${ordinal}`;
+    if (this.validForMs === undefined) return { url };
+    // The server's clock is years behind.
+    return { url, expireTime: timestampFromMs(1_000_000), validFor: durationFromMs(this.validForMs) };
+  }
 
   private throwTrouble(): void {
     const trouble = this.trouble.shift();
@@ -203,6 +218,18 @@ describe("an ingest", () => {
     expect(gateway.confirmed).toHaveLength(1);
   });
 
+  test("counts for how long a target is good, whatever the clock of the server says", async () => {
+    const gateway = new FakeGateway();
+    gateway.validForMs = 600_000;
+    await ingest(gateway, [file("a.txt")]);
+    expect([gateway.issuedPages, gateway.confirmed.length]).toEqual([[1], 1]);
+    // Good for less than the margin: another is asked for first.
+    const short = new FakeGateway();
+    short.insteadOfPut = [{ case: "put", value: { url: "http://store/0", validFor: durationFromMs(5_000) } }];
+    await ingest(short, [file("a.txt")]);
+    expect([short.issuedPages, short.confirmed.length]).toEqual([[1, 1], 1]);
+  });
+
   test("asks again for a target that is not to be had at the moment", async () => {
     const gateway = new FakeGateway();
     const busy = { case: "error" as const, value: { code: Code.Unavailable, message: "not now" } };
@@ -242,6 +269,7 @@ describe("an ingest", () => {
     };
     const run = await ingest(gateway, [shy("a.txt", 2), shy("b.txt", 99)]);
     expect(run.notSent).toEqual([{ ...problem("b.txt", "unreadable", "the drive is away"), isListed: true }]);
+    expect(gateway.leftOut).toEqual([{ ordinal: 1, cause: "cannot be read: the drive is away" }]);
     expect(gateway.confirmed).toHaveLength(1);
   });
 
@@ -251,6 +279,7 @@ describe("an ingest", () => {
     const run = await ingest(gateway, [changing, file("b.txt")]);
     expect(run.notSent).toEqual([{ ...problem("a.txt", "changed"), isListed: true }]);
     expect(gateway.completed).toMatchObject({ missing: MissingFiles.FAIL, expectedEntries: 2 });
+    expect(gateway.leftOut).toEqual([{ ordinal: 0, cause: "changed while it was uploaded" }]);
     expect(run.sentBytes).toBe(9);
   });
 

@@ -1,11 +1,12 @@
 import {
   type Caudal,
   ConnectError,
+  type Duration,
+  durationMs,
   MissingFiles,
   type MultipartTarget,
   type RetryOptions,
   retrying,
-  timestampDate,
   timestampFromMs,
   type UploadTarget,
   violationsOf,
@@ -17,7 +18,7 @@ import { type Trouble, troubleOf } from "../trouble";
 import type { Compared, Known, KnownFile } from "./known";
 import { Lanes } from "./lanes";
 import { PathLoad } from "./path-load";
-import { type NotTaken, noteOf, type Problem, type ProblemKind } from "./problems";
+import { causeOf, type NotTaken, noteOf, type Problem, type ProblemKind } from "./problems";
 import { MOVED, type Put, type PutAnswer, type PutTo, putWithXhr } from "./put";
 import { Queue } from "./queue";
 
@@ -80,8 +81,11 @@ interface Waiting {
 }
 
 interface Assigned extends Waiting {
-  target: UploadTarget;
+  target: Target;
 }
+
+/** Since when at the latest a target is good. The gateway says for how long, because its clock is not this one. */
+type Target = UploadTarget & { askedAt: number };
 
 interface Landed {
   ordinal: number;
@@ -136,6 +140,8 @@ export class Ingest {
   /** Files of the batch that wait for bytes which nobody has sent yet. */
   private lacking: Set<number> | undefined;
   private readonly revived = new Set<number>();
+  /** What was given up and is yet to be told to the batch. */
+  private leftOut: { ordinal: number; cause: string }[] = [];
   /** PUTs that went well. */
   private stored = 0;
   private readonly retry: RetryOptions;
@@ -207,6 +213,7 @@ export class Ingest {
     this.isWalked = false;
     this.phase = "scanning";
     await Promise.all([this.walk(dropped), this.list(), this.issue(), this.upload(), this.confirm()].map(this.orStop));
+    await this.tellLeftOut();
   }
 
   /** A batch that was begun before is completed when nothing of it is missing: what is may come from another folder. */
@@ -373,8 +380,8 @@ export class Ingest {
             await this.targets.push({ ...waiting, target });
           } else if (how?.case === "held") this.arrivedBefore(waiting.file.size);
           else if (how?.case === "error" && this.mayPass(waiting.ordinal, how.value.code, round)) again.push(waiting);
-          else if (how?.case === "error") this.giveUp(waiting.file, "refused", how.value.message);
-          else this.giveUp(waiting.file, "upload-failed", "the gateway offers no way to upload that this page knows");
+          else if (how?.case === "error") this.giveUp(waiting, "refused", how.value.message);
+          else this.giveUp(waiting, "upload-failed", "the gateway offers no way to upload that this page knows");
         }
         page = again;
         if (page.length > 0) await this.pauseBefore(round);
@@ -388,10 +395,11 @@ export class Ingest {
     return isReviving || PASSING.has(code);
   }
 
-  private async targetsFor(ordinals: number[]): Promise<UploadTarget[]> {
+  private async targetsFor(ordinals: number[]): Promise<Target[]> {
+    const askedAt = performance.now();
     const request = { batch: this.batch, files: { case: "ordinals" as const, value: { ordinals } }, parts: true };
     const { targets } = await this.call(() => this.callers.uploads.issueUploads(request));
-    return targets;
+    return targets.map((target) => ({ ...target, askedAt }));
   }
 
   private async upload(): Promise<void> {
@@ -420,7 +428,7 @@ export class Ingest {
     };
     const leave = (kind: ProblemKind, why: string) => {
       moveTo(0);
-      this.giveUp(file, kind, why);
+      this.giveUp({ ordinal, file }, kind, why);
       this.events.onUploadEnded?.(ordinal);
     };
 
@@ -442,8 +450,8 @@ export class Ingest {
 
       const put = target.how.case === "put" ? target.how.value : undefined;
       const parts = target.how.case === "multipart" ? target.how.value : undefined;
-      const expires = put?.expireTime ?? parts?.firstParts[0]?.expireTime;
-      let needsTarget = (put === undefined && parts === undefined) || expiresSoon(expires && timestampDate(expires));
+      const validFor = put?.validFor ?? parts?.firstParts[0]?.validFor;
+      let needsTarget = (put === undefined && parts === undefined) || expiresSoon(target, validFor);
       if (!needsTarget) {
         const answer =
           parts === undefined
@@ -494,10 +502,10 @@ export class Ingest {
   }
 
   /** Where the bytes go now; nothing when they go nowhere any more, which is noted. */
-  private async anotherTarget(ordinal: number, file: FoundFile): Promise<UploadTarget | "not now" | undefined> {
+  private async anotherTarget(ordinal: number, file: FoundFile): Promise<Target | "not now" | undefined> {
     const [another] = await this.targetsFor([ordinal]);
     const leave = (kind: ProblemKind, why: string) => {
-      this.giveUp(file, kind, why);
+      this.giveUp({ ordinal, file }, kind, why);
       this.events.onUploadEnded?.(ordinal);
       return undefined;
     };
@@ -576,7 +584,7 @@ export class Ingest {
             again.push(one);
             continue;
           } else {
-            this.giveUp(one, "refused", result.value.message);
+            this.giveUp({ ordinal: one.ordinal, file: one }, "refused", result.value.message);
           }
           this.events.onUploadEnded?.(one.ordinal);
         }
@@ -584,6 +592,19 @@ export class Ingest {
         page = again;
         if (page.length > 0) await this.pauseBefore(round);
       }
+      await this.tellLeftOut();
+    }
+  }
+
+  /** Whoever looks at the batch later learns why these files have no bytes. */
+  private async tellLeftOut(): Promise<void> {
+    while (this.leftOut.length > 0) {
+      const request = {
+        batch: this.batch,
+        files: this.leftOut.splice(0, CONFIRMATIONS_A_PAGE),
+        requestId: newRequestId(),
+      };
+      await this.call(() => this.callers.uploads.leaveOutFiles(request));
     }
   }
 
@@ -629,9 +650,10 @@ export class Ingest {
     this.told();
   }
 
-  private giveUp({ path }: { path: string }, kind: ProblemKind, why: string): void {
+  private giveUp({ ordinal, file }: { ordinal: number; file: { path: string } }, kind: ProblemKind, why: string): void {
     this.givenUp += 1;
-    this.notSent.push({ path, kind, why, isFolder: false, isListed: true });
+    this.leftOut.push({ ordinal, cause: causeOf(kind, why) });
+    this.notSent.push({ path: file.path, kind, why, isFolder: false, isListed: true });
     this.told();
   }
 
@@ -673,8 +695,9 @@ function entriesNamedIn(refusal: ConnectError, count: number): Map<number, strin
   return named;
 }
 
-function expiresSoon(at: Date | undefined): boolean {
-  return at !== undefined && at.getTime() < Date.now() + EXPIRY_MARGIN_MS;
+/** One without a time is tried: the store says when it takes it no more. */
+function expiresSoon({ askedAt }: Target, validFor: Duration | undefined): boolean {
+  return validFor !== undefined && performance.now() - askedAt + EXPIRY_MARGIN_MS > durationMs(validFor);
 }
 
 /** Browsers refuse to read what changed after it was opened as they refuse what may not be read at all. */

@@ -31,6 +31,21 @@ export interface NotTaken {
 
 export const NOTHING_LEFT_OUT: NotTaken = { files: 0, folders: 0, named: [] };
 
+const LONGEST_CAUSE = 500;
+
+/** Why the bytes of a file that is in the batch will not come, as the batch's record says it, in one language for all. */
+export function causeOf(kind: ProblemKind, why: string): string {
+  const said = why === "" ? "" : `: ${why}`;
+  const words: Partial<Record<ProblemKind, string>> = {
+    unreadable: "cannot be read",
+    changed: "changed while it was uploaded",
+    refused: "was refused",
+    "upload-failed": "could not be uploaded",
+  };
+  // Counted in letters as the gateway does, not in halves of them.
+  return [...`${words[kind] ?? kind}${said}`].slice(0, LONGEST_CAUSE).join("");
+}
+
 const NOTE = "left_out";
 const NAMES_IN_NOTE = 100;
 /** The metadata of a batch may have 16 KiB, and a letter up to six bytes as JSON. */

@@ -313,6 +313,27 @@ impl Client {
         Ok(confirmations)
     }
 
+    /// Says of 1 to 1,000 files that their bytes will not come, and why.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn leave_out_files(
+        &self,
+        batch: &str,
+        files: Vec<v1::LeftOut>,
+    ) -> Result<Vec<v1::LeaveOut>, ClientError> {
+        let request = v1::LeaveOutFilesRequest {
+            batch: batch.to_owned(),
+            files,
+            request_id: new_request_id(),
+        };
+        let send = |mut client: UploadServiceClient<Channel>, request| async move {
+            client.leave_out_files(request).await
+        };
+        let answer = self.call(request, |request| send(self.uploads(), request));
+        Ok(answer.await?.files)
+    }
+
     /// Reads a file with its results.
     ///
     /// # Errors

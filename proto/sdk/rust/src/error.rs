@@ -83,11 +83,11 @@ pub(crate) fn is_worth_repeating(status: &Status) -> Option<Option<Duration>> {
 }
 
 /// A status that tonic made of a broken connection carries its cause; one that a server sent does not.
-fn came_from_the_transport(status: &Status) -> bool {
+pub(crate) fn came_from_the_transport(status: &Status) -> bool {
     status.source().is_some()
 }
 
-fn root_cause(status: &Status) -> String {
+pub(crate) fn root_cause(status: &Status) -> String {
     let mut deepest = status.message().to_owned();
     let mut source = status.source();
     while let Some(error) = source {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use caudal_domain::limits::WATCH_SIGN_OF_LIFE;
 use caudal_proto::v1;
 use caudal_proto::v1::watch_batch_response::Message;
 use futures::future::BoxFuture;
@@ -11,11 +12,15 @@ use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use crate::client::Client;
-use crate::error::ClientError;
+use crate::error::{ClientError, came_from_the_transport, root_cause};
 use crate::retry::Backoff;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
+/// A stream that says nothing for so long, not even that it is alive, is cut somewhere.
+const SILENT_FOR: Duration = WATCH_SIGN_OF_LIFE.saturating_mul(SIGNS_MISSED);
+/// Signs of life that may be lost or late.
+const SIGNS_MISSED: u32 = 3;
 
 /// What a step of a watch brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +200,9 @@ pub struct Watch {
     line: Line,
     backoff: Backoff,
     last_trouble: Option<String>,
+    /// When it began to connect, or the last message came.
+    heard_at: Instant,
+    silent_for: Duration,
 }
 
 impl Watch {
@@ -208,6 +216,8 @@ impl Watch {
             line: Line::Waiting(Instant::now()),
             backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             last_trouble: None,
+            heard_at: Instant::now(),
+            silent_for: SILENT_FOR,
         }
     }
 
@@ -235,6 +245,7 @@ impl Watch {
                     let client = self.client.clone();
                     let name = self.name.clone();
                     let known = self.known.revision();
+                    self.heard_at = Instant::now();
                     self.line =
                         Line::Connecting(Box::pin(
                             async move { client.open_watch(&name, known).await },
@@ -242,21 +253,35 @@ impl Watch {
                     continue;
                 }
                 Line::Connecting(connecting) => {
-                    match connecting.await {
-                        Ok(stream) => self.line = Line::Open(Box::new(stream)),
-                        Err(status) => return self.broke(&status),
+                    let silent_at = self.heard_at + self.silent_for;
+                    match tokio::time::timeout_at(silent_at, connecting).await {
+                        Ok(Ok(stream)) => self.line = Line::Open(Box::new(stream)),
+                        Ok(Err(status)) => return self.broke(&status),
+                        Err(_) => return Ok(self.cut("the gateway does not answer")),
                     }
                     continue;
                 }
-                Line::Open(stream) => stream.message().await,
+                Line::Open(stream) => {
+                    tokio::time::timeout_at(self.heard_at + self.silent_for, stream.message()).await
+                }
             };
             let message = match message {
-                Ok(Some(response)) => response.message,
-                Ok(None) => {
-                    return self.broke(&Status::unavailable("the stream ended without a goodbye"));
+                Ok(Ok(Some(response))) => response.message,
+                Ok(Ok(None)) => return Ok(self.cut("the stream was cut on its way")),
+                // What the gateway says of itself ends it; what only the connection says does not.
+                Ok(Err(status)) if came_from_the_transport(&status) => {
+                    let cause = root_cause(&status);
+                    return Ok(self.cut(&format!("the stream was cut on its way ({cause})")));
                 }
-                Err(status) => return self.broke(&status),
+                Ok(Err(status)) => return self.broke(&status),
+                Err(_) => {
+                    let seconds = self.silent_for.as_secs_f32();
+                    let words =
+                        format!("nothing came for {seconds} s, so the stream is cut somewhere");
+                    return Ok(self.cut(&words));
+                }
             };
+            self.heard_at = Instant::now();
             self.backoff.reset();
             match message {
                 Some(Message::Snapshot(part)) => {
@@ -270,7 +295,7 @@ impl Watch {
                     return Ok(Update::Changes);
                 }
                 Some(Message::Closing(closing)) => return self.closed(&closing),
-                None => {}
+                Some(Message::Alive(v1::SignOfLife {})) | None => {}
             }
         }
     }
@@ -290,6 +315,14 @@ impl Watch {
                 return Ok(());
             }
         }
+    }
+
+    /// A stream that was open, or nearly, is no more. The gateway was reached, so its address is right.
+    fn cut(&mut self, words: &str) -> Update {
+        self.last_trouble = Some(words.to_owned());
+        self.line = Line::Waiting(Instant::now() + self.backoff.next_wait());
+        tracing::debug!(words, "watch was cut and connects again");
+        Update::Reconnecting
     }
 
     fn broke(&mut self, status: &Status) -> Result<Update, ClientError> {
@@ -322,14 +355,16 @@ impl Watch {
                 &Status::not_found("the batch was erased"),
                 self.client.gateway(),
             )),
-            v1::ClosingReason::Draining
-            | v1::ClosingReason::MaxAge
-            | v1::ClosingReason::Unspecified => {
+            reason => {
+                let words = match reason {
+                    v1::ClosingReason::MaxAge => "the gateway ended the stream because of its age",
+                    _ => "the gateway ended the stream to be restarted",
+                };
                 let asked = closing
                     .retry_after
                     .and_then(|wait| Duration::try_from(wait).ok())
                     .unwrap_or_default();
-                self.last_trouble = Some("the gateway ended the stream to be restarted".to_owned());
+                self.last_trouble = Some(words.to_owned());
                 self.line = Line::Waiting(Instant::now() + self.backoff.next_wait().max(asked));
                 Ok(Update::Reconnecting)
             }
@@ -337,7 +372,7 @@ impl Watch {
     }
 }
 
-/// Seconds between a batch's creation and its end, by the server's clock; up to now while it runs.
+/// Seconds between a batch's creation and its end, by the server's clock; up to its last change while it runs.
 #[must_use]
 pub fn seconds_taken(batch: &v1::Batch) -> f64 {
     let time = |stamp: Option<prost_types::Timestamp>| {
@@ -346,7 +381,8 @@ pub fn seconds_taken(batch: &v1::Batch) -> f64 {
     let Some(begun) = time(batch.create_time) else {
         return 0.0;
     };
-    let ended = time(batch.end_time).unwrap_or_else(SystemTime::now);
+    let ended = time(batch.end_time).or(time(batch.update_time));
+    let ended = ended.unwrap_or(begun);
     ended
         .duration_since(begun)
         .unwrap_or_default()
@@ -355,7 +391,90 @@ pub fn seconds_taken(batch: &v1::Batch) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a test says what went wrong by panicking"
+    )]
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use bytes::{BufMut as _, Bytes, BytesMut};
+    use futures::StreamExt as _;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use prost::Message as _;
+    use tonic::body::Body;
+    use tonic::server::NamedService;
+
     use super::*;
+
+    /// A gateway whose streams tell so many signs of life at once, and then nothing any more.
+    #[derive(Clone)]
+    struct Silent {
+        signs: usize,
+        streams: Arc<AtomicUsize>,
+    }
+
+    impl NamedService for Silent {
+        const NAME: &'static str = "caudal.v1.BatchService";
+    }
+
+    impl tower::Service<http::Request<Body>> for Silent {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+            self.streams.fetch_add(1, Ordering::Relaxed);
+            let sign = v1::WatchBatchResponse {
+                message: Some(Message::Alive(v1::SignOfLife {})),
+            };
+            let mut framed = BytesMut::new();
+            framed.put_u8(0);
+            framed.put_u32(u32::try_from(sign.encoded_len()).unwrap());
+            framed.put(Bytes::from(sign.encode_to_vec()));
+            let framed = framed.freeze();
+            let signs = (0..self.signs).map(move |_| Ok::<_, Status>(Frame::data(framed.clone())));
+            let stream = futures::stream::iter(signs).chain(futures::stream::pending());
+            let answer = http::Response::builder()
+                .header("content-type", "application/grpc")
+                .body(Body::new(StreamBody::new(stream)));
+            ready(Ok(answer.unwrap()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_a_sign_of_life_is_left_for_another() {
+        let streams = Arc::new(AtomicUsize::new(0));
+        let silent = Silent {
+            signs: 2,
+            streams: Arc::clone(&streams),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gateway = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let server = tonic::transport::Server::builder()
+            .add_service(silent)
+            .serve_with_incoming(incoming);
+        let server = tokio::spawn(server);
+        let client = Client::connect(&gateway, "caudal_x").await.unwrap();
+        let mut watch = Watch::new(client, "batches/x");
+        watch.silent_for = Duration::from_millis(200);
+        for stream in 1..=2 {
+            assert_eq!(watch.next().await.unwrap(), Update::Reconnecting);
+            let words = watch.last_trouble().unwrap();
+            assert!(words.contains("nothing came for 0.2 s"), "{words}");
+            assert_eq!(streams.load(Ordering::Relaxed), stream);
+        }
+        server.abort();
+    }
 
     fn columns(
         first_ordinal: u32,

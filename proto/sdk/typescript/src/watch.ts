@@ -1,4 +1,5 @@
 import { create } from "@bufbuild/protobuf";
+import { durationMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Caudal } from "./client.js";
 import {
@@ -157,6 +158,16 @@ const GONE_FOR_GOOD = new Set([
 ]);
 /** A stream that breaks is never waited for longer than this. */
 const LONGEST_WAIT_MS = 3_000;
+/** The gateway says so often that a stream is alive of which nothing else is told. */
+const SIGN_OF_LIFE_MS = 15_000;
+/** A stream that says nothing for so long is cut somewhere, though nobody said so. */
+const SILENT_FOR_MS = 3 * SIGN_OF_LIFE_MS;
+
+/** How a batch is followed. */
+export interface FollowOptions {
+  /** A stream that says nothing for so long is taken for cut; for tests. */
+  silentForMs?: number;
+}
 
 /**
  * Follows a batch for ever, or until `signal`. Connects again from the revision it knows, so a restart of the
@@ -171,15 +182,22 @@ export async function* followBatch(
   known: WatchedBatch,
   signal: AbortSignal,
   onConnected?: () => void,
+  { silentForMs = SILENT_FOR_MS }: FollowOptions = {},
 ): AsyncGenerator<FollowEvent, void> {
   let failures = 0;
-  const onHeader = () => onConnected?.();
   while (!signal.aborted) {
     let asked = 0;
-    let trouble = "the stream ended without a goodbye";
+    let trouble = "the stream was cut on its way";
+    const line = new Line(signal, silentForMs);
+    const onHeader = () => {
+      line.heard();
+      onConnected?.();
+    };
     try {
-      const stream = callers.batches.watchBatch({ name, afterRevision: known.revision }, { signal, onHeader });
+      const request = { name, afterRevision: known.revision };
+      const stream = callers.batches.watchBatch(request, { signal: line.signal, onHeader });
       for await (const { message } of stream) {
+        line.heard();
         failures = 0;
         if (message.case === "snapshot") {
           yield { kind: known.applySnapshot(message.value) ? "snapshot" : "part" };
@@ -190,16 +208,23 @@ export async function* followBatch(
           const { reason, retryAfter } = message.value;
           if (reason === ClosingReason.REVOKED) throw new ConnectError("the API key was revoked", Code.Unauthenticated);
           if (reason === ClosingReason.DELETED) throw new ConnectError("the batch was erased", Code.NotFound);
-          asked = Number(retryAfter?.seconds ?? 0n) * 1_000 + (retryAfter?.nanos ?? 0) / 1_000_000;
-          trouble = "the gateway ended the stream to be restarted";
+          asked = retryAfter === undefined ? 0 : durationMs(retryAfter);
+          trouble =
+            reason === ClosingReason.MAX_AGE
+              ? "the gateway ended the stream because of its age"
+              : "the gateway ended the stream to be restarted";
           break;
         }
       }
     } catch (thrown) {
       if (signal.aborted) return;
       const error = ConnectError.from(thrown);
-      if (GONE_FOR_GOOD.has(error.code)) throw error;
-      trouble = error.rawMessage;
+      if (!line.isSilent && GONE_FOR_GOOD.has(error.code)) throw error;
+      trouble = line.isSilent
+        ? `nothing came for ${silentForMs / 1_000} s, so the stream is cut somewhere`
+        : error.rawMessage;
+    } finally {
+      line.close();
     }
     if (signal.aborted) return;
     failures += 1;
@@ -207,6 +232,40 @@ export async function* followBatch(
     yield { kind: "reconnecting", trouble, milliseconds };
     await sleepOrAbort(milliseconds, signal);
   }
+}
+
+/** One stream's signal: it aborts with the caller's, or when nothing is heard for too long. */
+class Line {
+  isSilent = false;
+  private readonly stopping = new AbortController();
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    private readonly outer: AbortSignal,
+    private readonly silentForMs: number,
+  ) {
+    outer.addEventListener("abort", this.stop, { once: true });
+    this.heard();
+  }
+
+  get signal(): AbortSignal {
+    return this.stopping.signal;
+  }
+
+  heard(): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.isSilent = true;
+      this.stopping.abort(new Error("nothing came"));
+    }, this.silentForMs);
+  }
+
+  close(): void {
+    clearTimeout(this.timer);
+    this.outer.removeEventListener("abort", this.stop);
+  }
+
+  private readonly stop = (): void => this.stopping.abort(this.outer.reason);
 }
 
 function sleepOrAbort(milliseconds: number, signal: AbortSignal): Promise<void> {

@@ -157,6 +157,68 @@ fn files_that_never_arrived_are_sent_into_their_batch_and_what_is_not_there_is_n
 }
 
 #[test]
+fn a_file_that_could_not_be_sent_keeps_its_cause_in_the_batch_until_it_comes() {
+    let ground = Ground::new(Database::Sqlite);
+    let runtime = Runtime::new().unwrap();
+    let client = runtime.block_on(client(&ground));
+    let folder = ground.folder.path().join("levels");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("a.txt"), "one").unwrap();
+    std::fs::write(folder.join("b.txt"), "two").unwrap();
+    let file = v1::FileEntry {
+        size: 3,
+        ..v1::FileEntry::default()
+    };
+    let announced = ["a.txt", "b.txt"].map(|path| v1::Entry {
+        path: path.to_owned(),
+        kind: Some(v1::entry::Kind::File(file.clone())),
+    });
+    let name = runtime.block_on(async {
+        let batch = client.create_batch(v1::Batch::default()).await.unwrap();
+        let added = client.add_entries(&batch.name, announced.to_vec()).await;
+        assert_eq!(added.unwrap().new_count, 2);
+        let left_out = v1::LeftOut {
+            ordinal: 1,
+            cause: "vanished before it was uploaded".to_owned(),
+        };
+        let told = client.leave_out_files(&batch.name, vec![left_out]).await;
+        assert_eq!(told.unwrap().len(), 1);
+        batch.name
+    });
+    let file = runtime.block_on(client.get_file(&format!("{name}/files/1")));
+    let reason = file.unwrap().reason.unwrap();
+    assert_eq!(reason.code, "LEFT_OUT_BY_CLIENT");
+    assert_eq!(reason.detail, "vanished before it was uploaded");
+
+    let id = name.strip_prefix("batches/").unwrap();
+    let folder = folder.to_str().unwrap();
+    let ingest = ["ingest", folder, "--batch", id, "--output", "json"];
+    let sent = ground.system.caudal(&ingest).unwrap();
+    let ended = json(&sent);
+    assert_eq!(ended["files"]["PROCESSED"], 2, "{}", words(&sent));
+    assert_eq!(ended["not_taken"]["total"], 0);
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_is_listed_with_its_cause_for_scripts() {
+    let ground = Ground::new(Database::Sqlite);
+    let folder = ground.folder.path().join("names");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("a.txt"), "one").unwrap();
+    std::os::unix::fs::symlink("a.txt", folder.join("link")).unwrap();
+    let folder = folder.to_str().unwrap();
+    let ingest = ["ingest", folder, "--stages", "upload", "--output", "json"];
+    let sent = ground.system.caudal(&ingest).unwrap();
+    let not_taken = &json(&sent)["not_taken"];
+    assert_eq!(not_taken["total"], 1, "{}", words(&sent));
+    assert_eq!(not_taken["losses"], 0);
+    assert_eq!(not_taken["files"][0]["path"], "link");
+    let cause = not_taken["files"][0]["cause"].as_str().unwrap();
+    assert!(cause.contains("symbolic link"), "{cause}");
+}
+
+#[test]
 fn what_the_rules_leave_out_is_named_before_the_start_and_noted_on_the_batch() {
     let ground = Ground::new(Database::Sqlite);
     let runtime = Runtime::new().unwrap();

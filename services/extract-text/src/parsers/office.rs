@@ -26,11 +26,23 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
     let mut text = Text::bounded(request.max_text_bytes);
     // The library tells what it left out among the words; here that is a warning.
     let notices: HashSet<String> = notices(&document);
+    let labels = labels(&document);
     for line in document.plain_text().lines() {
-        if !notices.contains(line.trim()) {
-            text.push(line);
-            text.push_char('\n');
+        if notices.contains(line.trim()) {
+            continue;
         }
+        // Who said it stands before a comment, as on slides; that it is one is a word of the library.
+        let mut labelled = labels.iter();
+        let comment =
+            labelled.find_map(|(label, author)| Some((author, line.strip_prefix(label)?)));
+        match comment {
+            Some((author, words)) => {
+                text.push(author);
+                text.push(words);
+            }
+            None => text.push(line),
+        }
+        text.push_char('\n');
     }
     let (text, mut extracted) = text.finish();
     let lost = document.as_docx().map_or(0, |document| {
@@ -44,6 +56,25 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
 /// A document under a password is only opened to say so.
 pub(super) fn parse_locked(_: &Value, _: &mut File) -> Result<Parsed, ParseFailure> {
     Err(encrypted())
+}
+
+/// What the library writes before the comments of each author, and what stands there instead.
+fn labels(document: &Document) -> Vec<(String, String)> {
+    let comments = document
+        .as_docx()
+        .map_or(&[][..], |document| &document.comments);
+    let authors: HashSet<Option<&str>> = comments
+        .iter()
+        .map(|comment| comment.author.as_deref())
+        .collect();
+    let label = |author: Option<&str>| match author {
+        None => ("Comment: ".to_owned(), String::new()),
+        Some(author) if author.trim().is_empty() => {
+            (format!("Comment ({author}): "), String::new())
+        }
+        Some(author) => (format!("Comment ({author}): "), format!("{author}: ")),
+    };
+    authors.into_iter().map(label).collect()
 }
 
 /// The lines that the library writes about what it could not read.

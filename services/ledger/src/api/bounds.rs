@@ -30,6 +30,8 @@ const UUID: usize = 16;
 const SHA256: usize = 32;
 /// What is shorter in characters is counted where it is read.
 const TEXT: usize = 1_024;
+/// Letters have up to four bytes.
+const CAUSE: usize = 4 * limits::MAX_CAUSE_CHARS;
 /// A path before its letters are composed, which makes it shorter.
 const PATH: usize = 4 * limits::MAX_PATH_BYTES;
 
@@ -117,10 +119,8 @@ bounds! {
     v1::BatchOptions { stages: words(Stage::ALL.len()) }
     prost_types::FieldMask { paths: words(MASK_PATHS) }
     v1::Entry { path: text(PATH), kind: one }
-    // The hint is cut where it is kept.
     v1::FileEntry {
         sha256: text(SHA256),
-        media_type_hint: whole,
         metadata: json(limits::MAX_ENTRY_METADATA_BYTES),
     }
     v1::DirectoryEntry {}
@@ -134,7 +134,9 @@ bounds! {
         reasons: words(REASONS),
         path_glob: text(limits::MAX_PATH_BYTES),
         ordinals: values(limits::MAX_ORDINALS_PER_SELECTOR),
+        metadata: each(limits::MAX_METADATA_MATCHES),
     }
+    v1::MetadataMatch { path: words(limits::MAX_METADATA_PATH), value: one }
     v1::GetFileRequest { name: text(NAME) }
     v1::ListFilesRequest { selector: one, page_token: text(PAGE_TOKEN) }
     v1::CountFilesRequest { selector: one }
@@ -151,6 +153,12 @@ bounds! {
         request_id: text(REQUEST_ID),
     }
     v1::Uploaded { etag: text(TEXT) }
+    v1::LeaveOutFilesRequest {
+        batch: text(NAME),
+        files: each(limits::MAX_CONFIRMATIONS_PER_PAGE),
+        request_id: text(REQUEST_ID),
+    }
+    v1::LeftOut { cause: text(CAUSE) }
 
     v1::CountAgedRequest { tenant: text(NAME) }
     v1::ListStagesRequest {}
@@ -221,6 +229,14 @@ impl Bounded for v1::entry::Kind {
         match self {
             Self::File(file) => file.look(&Place::Field(entry, "file"), wrong),
             Self::Directory(directory) => directory.look(&Place::Field(entry, "directory"), wrong),
+        }
+    }
+}
+
+impl Bounded for v1::metadata_match::Value {
+    fn look(&self, at: &Place<'_>, wrong: &mut Violations) {
+        if let Self::Text(value) = self {
+            text(value, TEXT, at, wrong);
         }
     }
 }

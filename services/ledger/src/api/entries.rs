@@ -9,9 +9,6 @@ use caudal_proto::v1;
 use crate::store::time::Micros;
 use crate::writer::manifest_page::{ManifestPage, NewEntry, NewFile};
 
-/// Characters of a media type hint.
-const MAX_HINT_CHARS: usize = 127;
-
 /// Checks a page; it, and what its paths come to.
 pub(super) fn parse(entries: &[v1::Entry]) -> Result<(ManifestPage, PathLoad), Refusal> {
     if entries.is_empty() || entries.len() > limits::MAX_ENTRIES_PER_PAGE {
@@ -126,12 +123,10 @@ fn parse_file(path: &RelativePath, file: &v1::FileEntry) -> Result<NewFile, Fiel
         }
         None => None,
     };
-    let hint: String = file.media_type_hint.chars().take(MAX_HINT_CHARS).collect();
     Ok(NewFile {
         path: path.as_str().to_owned(),
         size,
         sha256,
-        media_type_hint: (!hint.is_empty()).then_some(hint),
         metadata,
         modified_at,
     })

@@ -943,6 +943,41 @@ fn report_of(message: ReportRequest) -> Result<Report, Failure> {
     })
 }
 
+/// Facts as they are kept: JSON, for what is none would undo the whole group, without U+0000, which no database keeps in it.
+fn facts_of(sent: &[u8]) -> Result<String, String> {
+    const NUL: &str = "\\u0000";
+    if sent.is_empty() {
+        return Ok("{}".to_owned());
+    }
+    let text = std::str::from_utf8(sent).map_err(|_| "facts are not UTF-8".to_owned())?;
+    let mut facts: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| format!("facts are not JSON: {error}"))?;
+    if !text.contains(NUL) {
+        return Ok(text.to_owned());
+    }
+    replace_nul(&mut facts);
+    Ok(facts.to_string())
+}
+
+fn replace_nul(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    let replaced = |text: &str| text.replace('\0', "\u{FFFD}");
+    match value {
+        Value::String(text) => *text = replaced(text),
+        Value::Array(items) => items.iter_mut().for_each(replace_nul),
+        Value::Object(object) => {
+            let members = std::mem::take(object).into_iter();
+            *object = members
+                .map(|(name, mut value)| {
+                    replace_nul(&mut value);
+                    (replaced(&name), value)
+                })
+                .collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 fn outcome_of(stage: Stage, message: ReportMessage) -> Result<StageOutcome, String> {
     match message.outcome {
         Some(report::Outcome::Done(done)) => {
@@ -959,8 +994,7 @@ fn outcome_of(stage: Stage, message: ReportMessage) -> Result<StageOutcome, Stri
                 (Stage::Metadata, outcome) => outcome,
                 _ => None::<Outcome>,
             };
-            let facts = String::from_utf8(done.facts.to_vec())
-                .map_err(|_| "facts are not UTF-8".to_owned())?;
+            let facts = facts_of(&done.facts)?;
             let usage = done.usage.unwrap_or_default();
             let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
             let artifact = |artifact: caudal_proto::mesh::v1::WrittenArtifact| StoredArtifact {
@@ -973,11 +1007,7 @@ fn outcome_of(stage: Stage, message: ReportMessage) -> Result<StageOutcome, Stri
             Ok(Ok(GoodResult {
                 artifacts: done.artifacts.into_iter().map(artifact).collect(),
                 nonce: done.nonce,
-                facts: if facts.is_empty() {
-                    "{}".to_owned()
-                } else {
-                    facts
-                },
+                facts,
                 content,
                 media_type: (!done.media_type.is_empty()).then_some(done.media_type),
                 has_text: done.has_text,

@@ -6,6 +6,7 @@ use caudal_domain::{Refusal, Target, Violations, limits};
 use caudal_proto::v1::upload_service_server::UploadService;
 use caudal_proto::v1::{
     ConfirmUploadsRequest, ConfirmUploadsResponse, IssueUploadsRequest, IssueUploadsResponse,
+    LeaveOutFilesRequest, LeaveOutFilesResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -13,6 +14,7 @@ use super::failure::answer;
 use super::{Ledger, TenantScope, request_key};
 use crate::store::work::AT_FINAL_KEY;
 use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
+use crate::writer::verbs::leave_out::{LeaveOut, LeftOut};
 
 /// Characters of an ETag.
 const MAX_ETAG_CHARS: usize = 256;
@@ -39,6 +41,55 @@ impl UploadService for Ledger {
         })
         .await
     }
+
+    async fn leave_out_files(
+        &self,
+        request: Request<LeaveOutFilesRequest>,
+    ) -> Result<Response<LeaveOutFilesResponse>, Status> {
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let act = left_out(&scope, request.get_ref())?;
+            Ok(Response::new(self.writer.ask(act).await?))
+        })
+        .await
+    }
+}
+
+fn left_out(scope: &TenantScope, message: &LeaveOutFilesRequest) -> Result<LeaveOut, Refusal> {
+    let batch = scope.batch("batch", &message.batch)?;
+    let request = request_key("LeaveOutFiles", &message.request_id, message)?;
+    if message.files.is_empty() {
+        let description = "must name at least one file";
+        return Err(Refusal::invalid("files", description));
+    }
+    let mut wrong = Violations::default();
+    let mut seen = HashSet::new();
+    let mut files = Vec::with_capacity(message.files.len());
+    for (index, one) in message.files.iter().enumerate() {
+        if wrong.is_full() {
+            break;
+        }
+        if one.cause.trim().is_empty() || one.cause.chars().count() > limits::MAX_CAUSE_CHARS {
+            let most = limits::MAX_CAUSE_CHARS;
+            let description =
+                format!("must say why the file cannot be sent, in 1 to {most} characters");
+            wrong.add(format!("files[{index}].cause"), description);
+        }
+        if !seen.insert(one.ordinal) {
+            let description = format!("ordinal {} stands twice in this page", one.ordinal);
+            wrong.add(format!("files[{index}].ordinal"), description);
+        }
+        files.push(LeftOut {
+            ordinal: one.ordinal,
+            cause: one.cause.clone(),
+        });
+    }
+    wrong.into_result()?;
+    Ok(LeaveOut {
+        batch: scope.batch_ref(batch),
+        request,
+        files,
+    })
 }
 
 fn confirmations(

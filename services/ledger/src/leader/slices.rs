@@ -221,7 +221,7 @@ impl SliceRunner {
         };
         let mut asked = Vec::new();
         for row in rows {
-            if row.state == FileState::Failed && row.reason == Some(Reason::NeverArrived) {
+            if row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes) {
                 asked.push(landed(objects.clone(), row.file, row.target, row.size));
             }
         }

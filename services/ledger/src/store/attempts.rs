@@ -51,7 +51,7 @@ pub(super) fn page_of(rows: &[AttemptRow]) -> Page {
         .numbers("at", rows.iter().map(|row| row.ended_at.0))
 }
 
-/// The last recorded failure or kill of each of these files.
+/// What was said when each of these files last failed: by its last attempt, or by its dead letter where nothing was tried.
 pub(crate) async fn last<C: ConnectionTrait>(
     session: &Session<'_, C>,
     files: &[FileRef],
@@ -62,8 +62,10 @@ pub(crate) async fn last<C: ConnectionTrait>(
     let page = Page::of_files(files.iter().copied());
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
-        "WITH {page} SELECT a.tenant_id, a.batch_id, a.ordinal, a.detail FROM u JOIN attempts AS a ON a.tenant_id = u.t \
-         AND a.batch_id = u.b AND a.ordinal = u.o ORDER BY a.token"
+        "WITH {page} SELECT a.tenant_id, a.batch_id, a.ordinal, a.detail, a.token FROM u JOIN attempts AS a \
+         ON a.tenant_id = u.t AND a.batch_id = u.b AND a.ordinal = u.o \
+         UNION ALL SELECT d.tenant_id, d.batch_id, d.ordinal, d.detail, d.token FROM u JOIN dead_letters AS d \
+         ON d.tenant_id = u.t AND d.batch_id = u.b AND d.ordinal = u.o ORDER BY 5"
     );
     let mut found = HashMap::new();
     for row in session.rows(sql, values).await? {

@@ -90,6 +90,14 @@ impl Dialect {
         }
     }
 
+    /// A text as what this database keeps JSON in.
+    pub(crate) fn json(self, expression: &str) -> String {
+        match self {
+            Self::Sqlite => expression.to_owned(),
+            Self::Postgres => format!("{expression}::jsonb"),
+        }
+    }
+
     /// No bytes, for a column that takes no null.
     pub(crate) fn no_bytes(self) -> &'static str {
         match self {

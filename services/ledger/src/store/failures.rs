@@ -40,6 +40,7 @@ impl Letters {
         let plain = selection.ordinals.is_empty()
             && selection.folder.is_none()
             && selection.glob.is_none()
+            && selection.metadata.is_empty()
             && selection.undismissed;
         plain.then(|| Self {
             tenant: Some(selection.tenant),

@@ -27,7 +27,6 @@ pub(crate) struct FileRow {
     pub(crate) name: String,
     pub(crate) size: u64,
     pub(crate) declared_sha256: Option<Vec<u8>>,
-    pub(crate) media_type_hint: Option<String>,
     pub(crate) metadata: Option<String>,
     pub(crate) modified_at: Option<Micros>,
     pub(crate) created_at: Micros,
@@ -293,7 +292,6 @@ pub(crate) async fn insert_files<C: ConnectionTrait>(
             "sha256",
             files.iter().map(|row| row.declared_sha256.clone()),
         )
-        .texts("hint", files.iter().map(|row| row.media_type_hint.clone()))
         .texts("metadata", files.iter().map(|row| row.metadata.clone()))
         .nullable_numbers(
             "modified_at",
@@ -301,10 +299,11 @@ pub(crate) async fn insert_files<C: ConnectionTrait>(
         )
         .numbers("at", files.iter().map(|row| row.created_at.0));
     let (page, values) = page.alike_once().bind(session.dialect, 1);
+    let metadata = session.dialect.json("u.metadata");
     let sql = format!(
         "WITH {page} INSERT INTO files (tenant_id, batch_id, ordinal, folder, name, size, declared_sha256, \
-         media_type_hint, metadata, modified_at, created_at) SELECT u.t, u.b, u.o, u.folder, u.name, u.size, u.sha256, \
-         u.hint, u.metadata, u.modified_at, u.at FROM u"
+         metadata, modified_at, created_at) SELECT u.t, u.b, u.o, u.folder, u.name, u.size, u.sha256, \
+         {metadata}, u.modified_at, u.at FROM u"
     );
     session.execute(sql, values).await?;
     Ok(())

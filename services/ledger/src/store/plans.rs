@@ -30,7 +30,7 @@ use super::outbox::{self, OutboxRow};
 use super::progress::{self, BatchRow, ProgressRow, Renamed, Times};
 use super::requests::{self, AnsweredRequest};
 use super::results::{self, ResultRow, Trace, Used};
-use super::selection::{self, Grouping, Position, Selection, Subtree};
+use super::selection::{self, Grouping, MetadataMatch, Position, Selection, Subtree};
 use super::tenants::{self, TenantRow};
 use super::time::Micros;
 use super::work::{self, Moved, WorkRow};
@@ -365,7 +365,6 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
             name: format!("f{}", file.ordinal),
             size: 1,
             declared_sha256: None,
-            media_type_hint: None,
             metadata: None,
             modified_at: None,
             created_at: now,
@@ -590,6 +589,7 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         changed_before: Some(now),
         folder: None,
         glob: None,
+        metadata: Vec::new(),
         undismissed: false,
     };
     const OF_A_BATCH: &[Path] = &[("batch_progress", PK, 2), ("file_work", PK, 3)];
@@ -658,6 +658,10 @@ fn everything(BatchRef { tenant, batch }: BatchRef) -> Selection {
         changed_before: Some(Micros(2_000_000)),
         folder: Some(Subtree::recursive(2, "d2")),
         glob: None,
+        metadata: vec![MetadataMatch {
+            path: vec!["a".into(), "b".into()],
+            value: "x".into(),
+        }],
         undismissed: false,
     }
 }
@@ -735,6 +739,7 @@ async fn fill(session: &Session<'_, sea_orm::DatabaseConnection>, filling: &Fill
     let batches = format!("WITH RECURSIVE {}", words.count("b", first, last));
     let of_file = format!("{t}, {b}, f.n");
     let content = words.bytes(&"01".repeat(32));
+    let facts = session.dialect.json("'{}'");
     let reason = Reason::WorkerLost.number();
     let few = (filling.files / 10).max(1);
     // Most batches have ended, as in an installation that has run for a while.
@@ -778,7 +783,7 @@ async fn fill(session: &Session<'_, sea_orm::DatabaseConnection>, filling: &Fill
         format!(
             "{each} INSERT INTO stage_results (tenant_id, batch_id, ordinal, generation, stage, content, token, \
              nonce, artifacts, facts, warnings, used_bytes, used_pages, used_tokens, used_calls, skipped, has_text, at) \
-             SELECT {of_file}, 1, 1, {content}, 3, 'n', '[]', '{{}}', '[]', 0, 0, 0, 0, false, false, 0 FROM b, f"
+             SELECT {of_file}, 1, 1, {content}, 3, 'n', '[]', {facts}, '[]', 0, 0, 0, 0, false, false, 0 FROM b, f"
         ),
         format!(
             "{each} INSERT INTO attempts (tenant_id, batch_id, ordinal, token, stage, reason, detail, trace_id, \
@@ -1154,6 +1159,8 @@ async fn read_by(session: &Session<'_, sea_orm::DatabaseConnection>, all: bool, 
         reasons,
         changed_before: Some(now),
         folder: Some(Subtree::recursive(size, &"d".repeat(size as usize))),
+        // Counted by a walk, whose statements depend on what there is.
+        metadata: Vec::new(),
         ..everything(key)
     };
     selection::next(session, &chosen, None, 100, size)

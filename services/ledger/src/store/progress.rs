@@ -92,7 +92,7 @@ pub(crate) const PROGRESS_COLUMNS: &str = "p.tenant_id, p.batch_id, p.state, p.m
     p.n_partial, p.n_stored_only, p.bytes_declared, p.bytes_uploaded, p.bytes_processed, p.changed_at, p.touched_at, \
     p.upload_deadline, p.uploads_open";
 
-pub(crate) const BATCH_COLUMNS: &str = "c.name, c.options, c.metadata, c.priority AS batch_priority, c.created_by, \
+pub(crate) const BATCH_COLUMNS: &str = "c.name, c.options, CAST(c.metadata AS text) AS metadata, c.priority AS batch_priority, c.created_by, \
     c.created_at, c.completed_at, c.ended_at";
 
 impl ProgressRow {
@@ -320,9 +320,10 @@ pub(crate) async fn insert<C: ConnectionTrait>(
         .texts("created_by", text(|row| &row.created_by))
         .numbers("created_at", batches().map(|row| row.created_at.0))
         .bind(session.dialect, 1);
+    let metadata = session.dialect.json("u.metadata");
     let sql = format!(
         "WITH {page} INSERT INTO batches (tenant_id, batch_id, name, options, metadata, priority, created_by, created_at) \
-         SELECT u.t, u.b, coalesce(u.name, ''), coalesce(u.options, ''), u.metadata, u.priority, \
+         SELECT u.t, u.b, coalesce(u.name, ''), coalesce(u.options, ''), {metadata}, u.priority, \
          coalesce(u.created_by, ''), u.created_at FROM u"
     );
     session.execute(sql, values).await?;
@@ -405,7 +406,12 @@ pub(crate) async fn rename<C: ConnectionTrait>(
     let mut assignments = Vec::new();
     let mut assign = |column: &str, value: Value| {
         values.push(value);
-        assignments.push(format!("{column} = ${}", values.len()));
+        let parameter = format!("${}", values.len());
+        let value = match column {
+            "metadata" => session.dialect.json(&parameter),
+            _ => parameter,
+        };
+        assignments.push(format!("{column} = {value}"));
     };
     if let Some(name) = &renamed.name {
         assign("name", name.clone().into());

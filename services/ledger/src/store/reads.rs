@@ -74,6 +74,7 @@ pub(crate) struct FileView {
     pub(crate) path: String,
     pub(crate) declared_sha256: Option<Vec<u8>>,
     pub(crate) metadata: Option<String>,
+    pub(crate) modified_at: Option<Micros>,
     pub(crate) created_at: Micros,
 }
 
@@ -88,7 +89,8 @@ pub(crate) async fn views<C: ConnectionTrait>(
     let page = Page::of_files(works.iter().map(|row| row.file));
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
-        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.name, f.declared_sha256, f.metadata, f.created_at \
+        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.name, f.declared_sha256, \
+         CAST(f.metadata AS text) AS metadata, f.modified_at, f.created_at \
          FROM u JOIN files AS f ON f.tenant_id = u.t AND f.batch_id = u.b AND f.ordinal = u.o"
     );
     let mut cold = HashMap::new();
@@ -112,6 +114,7 @@ pub(crate) async fn views<C: ConnectionTrait>(
             },
             declared_sha256: row.try_get("", "declared_sha256")?,
             metadata: row.try_get("", "metadata")?,
+            modified_at: row.try_get::<Option<i64>>("", "modified_at")?.map(Micros),
             created_at: Micros(row.try_get("", "created_at")?),
             work,
         });

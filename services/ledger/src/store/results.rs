@@ -64,7 +64,7 @@ pub(crate) struct ResultRow {
 }
 
 const COLUMNS: &str = "r.tenant_id, r.batch_id, r.ordinal, r.generation, r.stage, r.version_id, r.content, r.media_type, \
-    r.token, r.nonce, r.artifacts, r.facts, r.warnings, r.used_bytes, r.used_pages, r.used_tokens, r.used_calls, \
+    r.token, r.nonce, r.artifacts, CAST(r.facts AS text) AS facts, r.warnings, r.used_bytes, r.used_pages, r.used_tokens, r.used_calls, \
     r.skipped, r.has_text, r.source_batch, r.source_ordinal, r.source_generation, r.source_token, r.source_nonce, r.at";
 
 impl ResultRow {
@@ -233,12 +233,13 @@ async fn insert_page<C: ConnectionTrait>(
     let (page, values) = page.alike_once().bind(session.dialect, 1);
     let skipped = session.dialect.boolean("u.skipped");
     let has_text = session.dialect.boolean("u.has_text");
+    let facts = session.dialect.json("u.facts");
     let sql = format!(
         "WITH {page} INSERT INTO stage_results (tenant_id, batch_id, ordinal, generation, stage, version_id, content, \
          media_type, token, nonce, artifacts, facts, warnings, used_bytes, used_pages, used_tokens, used_calls, skipped, \
          has_text, at{more_columns}) \
          SELECT u.t, u.b, u.o, u.g, u.stage, u.version, u.content, u.media_type, u.token, coalesce(u.nonce, ''), \
-         u.artifacts, u.facts, u.warnings, u.used_bytes, u.used_pages, u.used_tokens, u.used_calls, {skipped}, \
+         u.artifacts, {facts}, u.warnings, u.used_bytes, u.used_pages, u.used_tokens, u.used_calls, {skipped}, \
          {has_text}, u.at{more_values} FROM u"
     );
     session.execute(sql, values).await?;

@@ -7,6 +7,7 @@
 
 use caudal_domain::{BatchId, BatchRef, FileRef, FileState, Outcome, Reason, Stage, TenantId};
 use globset::GlobMatcher;
+use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, TransactionTrait, Value};
 
 use super::dialect::Dialect;
@@ -38,8 +39,35 @@ pub(crate) struct Selection {
     pub(crate) changed_before: Option<Micros>,
     pub(crate) folder: Option<Subtree>,
     pub(crate) glob: Option<GlobMatcher>,
+    /// Values in the caller's metadata; needs a batch.
+    pub(crate) metadata: Vec<MetadataMatch>,
     /// Only files whose dead letter was not dismissed.
     pub(crate) undismissed: bool,
+}
+
+/// A text, number or truth that stands at a path of the caller's metadata.
+#[derive(Clone, Debug)]
+pub(crate) struct MetadataMatch {
+    /// Names from the outside in; none holds what would end a name in a path of SQLite's.
+    pub(crate) path: Vec<String>,
+    pub(crate) value: serde_json::Value,
+}
+
+impl MetadataMatch {
+    /// The smallest object that holds it.
+    fn object(&self) -> String {
+        let inside = self.value.clone();
+        let names = self.path.iter().rev();
+        let object = names.fold(inside, |value, name| serde_json::json!({ name: value }));
+        object.to_string()
+    }
+
+    /// The path as SQLite writes it, and the value as JSON.
+    fn at_path(&self) -> [String; 2] {
+        let names = self.path.iter();
+        let path = names.fold("$".to_owned(), |path, name| format!("{path}.\"{name}\""));
+        [path, self.value.to_string()]
+    }
 }
 
 /// A folder of the batch, alone or with everything below it.
@@ -101,6 +129,7 @@ impl Selection {
             && self.changed_before.is_none()
             && self.folder.is_none()
             && self.glob.is_none()
+            && self.metadata.is_empty()
             && !self.undismissed
     }
 
@@ -169,6 +198,31 @@ impl Selection {
                 ]);
             }
             text.push(')');
+        }
+        if !self.metadata.is_empty() {
+            let matches = self.metadata.iter();
+            // A scalar for each file, read by its key; a join would be planned as one over the whole batch.
+            let holds_all = match dialect {
+                Dialect::Postgres => {
+                    let objects = matches.map(|one| Value::from(one.object()));
+                    let objects = Some(Box::new(objects.collect()));
+                    values.push(Value::Array(ArrayType::String, objects));
+                    format!("f.metadata @> ALL (${}::text[]::jsonb[])", values.len())
+                }
+                Dialect::Sqlite => {
+                    let pairs: Vec<_> = matches.map(MetadataMatch::at_path).collect();
+                    values.push(serde_json::json!(pairs).to_string().into());
+                    format!(
+                        "NOT EXISTS (SELECT 1 FROM json_each(${}) AS q \
+                         WHERE (f.metadata -> (q.value ->> 0)) IS NOT (q.value ->> 1))",
+                        values.len()
+                    )
+                }
+            };
+            text.push_str(&format!(
+                " AND (SELECT {holds_all} FROM files AS f WHERE f.tenant_id = w.tenant_id \
+                 AND f.batch_id = w.batch_id AND f.ordinal = w.ordinal)"
+            ));
         }
         text
     }
@@ -516,7 +570,7 @@ pub(crate) async fn count<C: ConnectionTrait + TransactionTrait>(
     if selection.is_counted() && by_counters {
         return counted(session, selection, grouping).await;
     }
-    if selection.glob.is_some() {
+    if selection.glob.is_some() || !selection.metadata.is_empty() {
         return count_by_walk(session, selection, grouping).await;
     }
     let key = match grouping {
@@ -871,6 +925,7 @@ mod tests {
                 changed_before: None,
                 folder: None,
                 glob: None,
+                metadata: Vec::new(),
                 undismissed: false,
             }
         }
@@ -908,6 +963,11 @@ mod tests {
         one.reasons = vec![Reason::NeverArrived];
         one.changed_before = Some(Micros(1));
         one.folder = Some(Subtree::recursive(1, "a"));
+        let text = |name: &str, value: &str| MetadataMatch {
+            path: vec![name.to_owned()],
+            value: value.into(),
+        };
+        one.metadata = vec![text("a", "x")];
         let mut all = Selection::of_batch(tenant(), batch);
         all.states = FileState::ALL.to_vec();
         all.outcomes = Outcome::ALL.to_vec();
@@ -915,6 +975,7 @@ mod tests {
         all.reasons = Reason::ALL.to_vec();
         all.changed_before = Some(Micros(2));
         all.folder = Some(Subtree::recursive(2, "b"));
+        all.metadata = vec![text("a", "x"), text("b", "y")];
         for dialect in [Dialect::Sqlite, Dialect::Postgres] {
             let text = |selection: &Selection| {
                 let mut values = Vec::new();

@@ -34,7 +34,7 @@ fn has_bytes(row: &WorkRow) -> Option<bool> {
     let kept = row.generation > Generation::FIRST;
     match row.state {
         FileState::Pending | FileState::Uploading => Some(false),
-        FileState::Failed => Some(row.reason != Some(Reason::NeverArrived)),
+        FileState::Failed => Some(!row.reason.is_some_and(Reason::never_had_bytes)),
         FileState::Cancelled if row.etag.is_none() && kept => None,
         FileState::Cancelled => Some(row.etag.is_some()),
         _ => Some(true),

@@ -116,6 +116,7 @@ pub(crate) fn file(
         metadata: view.metadata.as_deref().and_then(json_struct),
         change_time: Some(timestamp_from_micros(work.changed_at.0)),
         create_time: Some(timestamp_from_micros(view.created_at.0)),
+        modified_time: view.modified_at.map(|at| timestamp_from_micros(at.0)),
         ..v1::File::default()
     };
     for result in results.unwrap_or_default() {
@@ -211,6 +212,23 @@ pub(crate) fn confirmations(
     };
     v1::ConfirmUploadsResponse {
         confirmations: ordinals.zip(results).map(confirmation).collect(),
+    }
+}
+
+/// Answers to files that were left out, in order.
+pub(crate) fn left_out(
+    ordinals: impl Iterator<Item = u32>,
+    results: &[Result<FileState, Refusal>],
+) -> v1::LeaveOutFilesResponse {
+    let answer = |(ordinal, result): (u32, &Result<FileState, Refusal>)| v1::LeaveOut {
+        ordinal,
+        result: Some(match result {
+            Ok(state) => v1::leave_out::Result::State(file_state_to_proto(*state).into()),
+            Err(refusal) => v1::leave_out::Result::Error(status_parts(refusal)),
+        }),
+    };
+    v1::LeaveOutFilesResponse {
+        files: ordinals.zip(results).map(answer).collect(),
     }
 }
 

@@ -26,7 +26,6 @@ pub(crate) struct NewFile {
     pub(crate) path: String,
     pub(crate) size: u64,
     pub(crate) sha256: Option<[u8; 32]>,
-    pub(crate) media_type_hint: Option<String>,
     pub(crate) metadata: Option<String>,
     pub(crate) modified_at: Option<Micros>,
 }

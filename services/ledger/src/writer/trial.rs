@@ -346,7 +346,6 @@ impl Trial {
                 path: (*path).to_owned(),
                 size: SIZE,
                 sha256: None,
-                media_type_hint: None,
                 metadata: None,
                 modified_at: None,
             })

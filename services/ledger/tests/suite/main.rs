@@ -36,6 +36,7 @@ mod commits;
 mod full_disk;
 mod leadership;
 mod manifest;
+mod metadata;
 mod operations;
 mod recovery;
 mod selector;

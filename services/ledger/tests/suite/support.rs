@@ -650,7 +650,7 @@ pub(crate) fn version() -> StageVersion {
     }
 }
 
-fn good(done: Done) -> Report {
+pub(crate) fn good(done: Done) -> Report {
     Report {
         outcome: Some(report::Outcome::Done(done)),
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use caudal_domain::limits::MAX_CAUSE_CHARS;
 use caudal_proto::status::from_parts;
 use caudal_proto::v1;
 use caudal_proto::v1::confirmation::Result as Answer;
@@ -26,39 +27,73 @@ pub(super) struct Landed {
     pub(super) path: String,
 }
 
-/// Confirms until nothing lands any more.
+/// What became of a file that was to be sent.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Landed(Landed),
+    LeftOut(v1::LeftOut),
+}
+
+impl Sent {
+    /// A file whose bytes will not come.
+    pub(super) fn left_out(ordinal: u32, why: &NotTaken) -> Self {
+        Self::LeftOut(left_out(ordinal, why))
+    }
+}
+
+fn left_out(ordinal: u32, why: &NotTaken) -> v1::LeftOut {
+    let cause = why.to_string().chars().take(MAX_CAUSE_CHARS).collect();
+    v1::LeftOut { ordinal, cause }
+}
+
+/// Confirms until nothing lands any more, and tells the batch what was given up, and why.
 pub(super) async fn confirm(
     client: &Client,
     batch: &str,
-    mut landed: mpsc::Receiver<Landed>,
+    mut sent: mpsc::Receiver<Sent>,
     board: &Board,
 ) -> Result<(), IngestError> {
     let mut page = Vec::with_capacity(CONFIRMATIONS_A_PAGE);
-    while landed.recv_many(&mut page, CONFIRMATIONS_A_PAGE).await > 0 {
-        gather(&mut landed, &mut page).await;
-        confirm_page(client, batch, std::mem::take(&mut page), board).await?;
+    while sent.recv_many(&mut page, CONFIRMATIONS_A_PAGE).await > 0 {
+        gather(&mut sent, &mut page).await;
+        let mut landed = Vec::new();
+        let mut given_up = Vec::new();
+        for one in page.drain(..) {
+            match one {
+                Sent::Landed(one) => landed.push(one),
+                Sent::LeftOut(one) => given_up.push(one),
+            }
+        }
+        if !landed.is_empty() {
+            given_up.extend(confirm_page(client, batch, landed, board).await?);
+        }
+        if !given_up.is_empty() {
+            client.leave_out_files(batch, given_up).await?;
+        }
     }
     Ok(())
 }
 
 /// Waits a moment for more: many small files land one by one, and a call for each would meet the tenant's rate.
-async fn gather(landed: &mut mpsc::Receiver<Landed>, page: &mut Vec<Landed>) {
+async fn gather(sent: &mut mpsc::Receiver<Sent>, page: &mut Vec<Sent>) {
     let send_at = tokio::time::Instant::now() + GATHER_FOR;
     while page.len() < CONFIRMATIONS_A_PAGE {
         let room = CONFIRMATIONS_A_PAGE - page.len();
-        match tokio::time::timeout_at(send_at, landed.recv_many(page, room)).await {
+        match tokio::time::timeout_at(send_at, sent.recv_many(page, room)).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
     }
 }
 
+/// Answers what was refused for good.
 async fn confirm_page(
     client: &Client,
     batch: &str,
     mut page: Vec<Landed>,
     board: &Board,
-) -> Result<(), IngestError> {
+) -> Result<Vec<v1::LeftOut>, IngestError> {
+    let mut refused = Vec::new();
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
         let uploads = page.iter().map(|one| one.uploaded.clone()).collect();
@@ -72,10 +107,10 @@ async fn confirm_page(
                         board.silence(Silent::Store, Some(&error.message));
                         again.push(one);
                     } else {
-                        board.give_up(Problem {
-                            path: one.path,
-                            why: NotTaken::Refused(error.message),
-                        });
+                        let why = NotTaken::Refused(error.message);
+                        refused.push(left_out(one.uploaded.ordinal, &why));
+                        let path = one.path;
+                        board.give_up(Problem { path, why });
                     }
                 }
                 Some(Answer::State(_)) | None => confirmed += 1,
@@ -86,7 +121,7 @@ async fn confirm_page(
             if backoff.attempts() > 0 {
                 board.silence(Silent::Store, None);
             }
-            return Ok(());
+            return Ok(refused);
         }
         page = again;
         tokio::time::sleep(backoff.next_wait()).await;

@@ -156,8 +156,8 @@ impl Ingest {
         self.board.subscribe()
     }
 
-    /// Sends what the batch does not have yet and completes it. Files that were given up end as FAILED, NEVER_ARRIVED, and
-    /// so do files of the batch that the folder does not have.
+    /// Sends what the batch does not have yet and completes it. Files that were given up end as FAILED, LEFT_OUT_BY_CLIENT,
+    /// with the cause; files of the batch that the folder does not have as NEVER_ARRIVED.
     ///
     /// # Errors
     /// A call that failed for good. Dropping the future stops all of it; the batch stays as it is, to go on with.
@@ -240,13 +240,13 @@ impl Ingest {
     /// Sends the bytes of files that have an ordinal, and confirms them.
     async fn send_waiting(&self, waiting: mpsc::Receiver<Waiting>) -> Result<(), IngestError> {
         let (target_out, target_in) = mpsc::channel(TARGETS_WAITING);
-        let (landed_out, landed_in) = mpsc::channel(LANDED_WAITING);
+        let (sent_out, sent_in) = mpsc::channel(LANDED_WAITING);
         let (client, batch, board) = (&self.client, &self.batch, &self.board);
         let uploader = upload::Uploader::new(client, batch, &self.settings, board)?;
         tokio::try_join!(
-            upload::issue(client, batch, waiting, target_out, board),
-            uploader.run(target_in, landed_out),
-            confirm::confirm(client, batch, landed_in, board),
+            upload::issue(client, batch, waiting, target_out, sent_out.clone(), board),
+            uploader.run(target_in, sent_out),
+            confirm::confirm(client, batch, sent_in, board),
         )?;
         Ok(())
     }

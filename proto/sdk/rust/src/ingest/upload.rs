@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use ::http::{Request, StatusCode};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::io::ReaderStream;
 
-use super::confirm::Landed;
+use super::confirm::{Landed, Sent};
 use super::progress::{Board, Silent};
 use super::{IngestError, IngestSettings, Waiting};
 use crate::bulk::Bulk;
@@ -49,7 +49,21 @@ const FILE_FAILED: &str = "FILE_FAILED";
 #[derive(Debug)]
 pub(super) struct Assigned {
     waiting: Waiting,
+    target: Target,
+}
+
+/// Where bytes go, and since when at the latest that is good: the gateway says for how long, and its clock is not ours.
+#[derive(Debug)]
+struct Target {
     target: v1::UploadTarget,
+    asked_at: Instant,
+}
+
+impl Target {
+    fn expires_soon(&self, valid_for: Option<prost_types::Duration>) -> bool {
+        let valid_for = valid_for.and_then(|time| Duration::try_from(time).ok());
+        valid_for.is_some_and(|time| self.asked_at.elapsed() + EXPIRY_MARGIN > time)
+    }
 }
 
 /// Asks for targets of the files that wait and hands them to the uploader. Files that failed for want of their bytes are
@@ -59,6 +73,7 @@ pub(super) async fn issue(
     batch: &str,
     mut waiting: mpsc::Receiver<Waiting>,
     targets: mpsc::Sender<Assigned>,
+    sent: mpsc::Sender<Sent>,
     board: &Board,
 ) -> Result<(), IngestError> {
     let mut page = Vec::with_capacity(TARGETS_A_PAGE);
@@ -67,12 +82,15 @@ pub(super) async fn issue(
         let mut retried = false;
         while !page.is_empty() {
             let ordinals = page.iter().map(|one| one.ordinal).collect();
+            let asked_at = Instant::now();
             let issued = client.issue_uploads(batch, ordinals).await?;
             let mut again = Vec::new();
             let mut failed = Vec::new();
+            let mut left_out = Vec::new();
             for (waiting, target) in page.drain(..).zip(issued) {
                 match &target.how {
                     Some(How::Put(_) | How::Multipart(_)) => {
+                        let target = Target { target, asked_at };
                         if targets.send(Assigned { waiting, target }).await.is_err() {
                             return Ok(());
                         }
@@ -88,14 +106,21 @@ pub(super) async fn issue(
                             // Its bytes came, and something else is wrong with it.
                             arrived_before(board, &waiting.file);
                         } else {
-                            give_up(board, &waiting.file, NotTaken::Refused(refusal.message));
+                            let why = NotTaken::Refused(refusal.message);
+                            left_out.push(give_up(board, &waiting, why));
                         }
                     }
                     None => {
                         let why =
                             "the gateway offers a way to upload that this client does not know";
-                        give_up(board, &waiting.file, NotTaken::UploadFailed(why.to_owned()));
+                        let why = NotTaken::UploadFailed(why.to_owned());
+                        left_out.push(give_up(board, &waiting, why));
                     }
+                }
+            }
+            for one in left_out {
+                if sent.send(one).await.is_err() {
+                    return Ok(());
                 }
             }
             if !failed.is_empty() {
@@ -198,14 +223,14 @@ impl Uploader {
     pub(super) async fn run(
         self,
         targets: mpsc::Receiver<Assigned>,
-        landed: mpsc::Sender<Landed>,
+        sent: mpsc::Sender<Sent>,
     ) -> Result<(), IngestError> {
         let targets = Arc::new(Mutex::new(targets));
         let mut workers = JoinSet::new();
         for _ in 0..self.parallel {
             let shared = Arc::clone(&self.shared);
             let targets = Arc::clone(&targets);
-            let landed = landed.clone();
+            let sent = sent.clone();
             workers.spawn(async move {
                 loop {
                     let next = targets.lock().await.recv().await;
@@ -213,13 +238,13 @@ impl Uploader {
                     let Some(one) = shared.upload(assigned).await else {
                         continue;
                     };
-                    if landed.send(one).await.is_err() {
+                    if sent.send(one).await.is_err() {
                         return;
                     }
                 }
             });
         }
-        drop(landed);
+        drop(sent);
         while let Some(ended) = workers.join_next().await {
             ended?;
         }
@@ -243,18 +268,18 @@ enum Attempt {
 
 /// What the gateway says of a file that needs another target.
 enum Another {
-    Target(v1::UploadTarget),
+    Target(Target),
     /// The bytes are there, although the answer was lost.
     Arrived,
     NotNow,
 }
 
 impl Shared {
-    /// Sends one file. `None` when it arrived otherwise, or was given up, which the board then says.
+    /// Sends one file, or gives it up, which the board says too. `None` when it arrived otherwise.
     ///
     /// A store that takes nothing costs no file an attempt: it is tried again for as long as that lasts. A file that fails
     /// while others go well has [`IngestSettings::upload_attempts`].
-    async fn upload(&self, assigned: Assigned) -> Option<Landed> {
+    async fn upload(&self, assigned: Assigned) -> Option<Sent> {
         let Assigned {
             waiting,
             mut target,
@@ -262,14 +287,14 @@ impl Shared {
         let mut backoff = self.backoff.clone();
         let mut failures = 0;
         let mut stored_then = self.stored.load(Ordering::Relaxed);
-        if let Some(How::Multipart(parts)) = &target.how {
+        if let Some(How::Multipart(parts)) = &target.target.how {
             let there = u64::try_from(parts.bytes_landed).unwrap_or_default();
             self.board
                 .update(|progress| progress.uploaded_bytes += there);
         }
         loop {
-            let sent = match &target.how {
-                Some(How::Multipart(parts)) => self.put_parts(&waiting.file, parts).await,
+            let sent = match &target.target.how {
+                Some(How::Multipart(parts)) => self.put_parts(&waiting.file, &target, parts).await,
                 _ => self.put(&waiting.file, &target).await.map(Some),
             };
             let failed = match sent {
@@ -297,21 +322,20 @@ impl Shared {
                     self.board.update(|progress| progress.uploaded_files += 1);
                     let uploaded = v1::Uploaded {
                         ordinal: waiting.ordinal,
-                        target: target.target,
+                        target: target.target.target,
                         etag,
                     };
-                    return Some(Landed {
+                    return Some(Sent::Landed(Landed {
                         uploaded,
                         path: waiting.file.path.as_str().to_owned(),
-                    });
+                    }));
                 }
                 Err(failed) => failed,
             };
             let needs_target = matches!(failed, Attempt::NeedsTarget(_) | Attempt::SilentThere(_));
             let (trouble, is_silent) = match failed {
                 Attempt::Never(why) => {
-                    give_up(&self.board, &waiting.file, why);
-                    return None;
+                    return Some(give_up(&self.board, &waiting, why));
                 }
                 Attempt::Silent(trouble) | Attempt::SilentThere(trouble) => (trouble, true),
                 Attempt::Again(trouble) | Attempt::NeedsTarget(trouble) => (trouble, false),
@@ -325,8 +349,8 @@ impl Shared {
             }
             stored_then = stored_now;
             if failures >= self.attempts {
-                give_up(&self.board, &waiting.file, NotTaken::UploadFailed(trouble));
-                return None;
+                let why = NotTaken::UploadFailed(trouble);
+                return Some(give_up(&self.board, &waiting, why));
             }
             let wait = backoff.next_wait();
             tracing::debug!(
@@ -344,23 +368,23 @@ impl Shared {
                         arrived_before(&self.board, &waiting.file);
                         return None;
                     }
-                    Err(why) => {
-                        give_up(&self.board, &waiting.file, why);
-                        return None;
-                    }
+                    Err(why) => return Some(give_up(&self.board, &waiting, why)),
                 }
             }
         }
     }
 
     async fn another_target(&self, ordinal: u32) -> Result<Another, NotTaken> {
+        let asked_at = Instant::now();
         let issued = self.client.issue_uploads(&self.batch, vec![ordinal]).await;
         let target = issued
             .map_err(|error| NotTaken::UploadFailed(error.to_string()))?
             .pop()
             .ok_or_else(|| NotTaken::UploadFailed("no target came".to_owned()))?;
         match &target.how {
-            Some(How::Put(_) | How::Multipart(_)) => Ok(Another::Target(target)),
+            Some(How::Put(_) | How::Multipart(_)) => {
+                Ok(Another::Target(Target { target, asked_at }))
+            }
             Some(How::Held(_)) => Ok(Another::Arrived),
             Some(How::Error(error)) => {
                 let refusal = from_parts(error);
@@ -380,17 +404,18 @@ impl Shared {
     async fn put_parts(
         &self,
         file: &FoundFile,
-        target: &v1::MultipartTarget,
+        target: &Target,
+        parts: &v1::MultipartTarget,
     ) -> Result<Option<String>, Attempt> {
-        if target.first_parts.is_empty() {
+        if parts.first_parts.is_empty() {
             check_unchanged(file).await?;
             return Ok(Some(String::new()));
         }
-        let part_size = u64::try_from(target.part_size).unwrap_or_default();
+        let part_size = u64::try_from(parts.part_size).unwrap_or_default();
         let mut sending = Vec::new();
-        for part in &target.first_parts {
+        for part in &parts.first_parts {
             let from = u64::from(part.number.saturating_sub(1)).saturating_mul(part_size);
-            sending.push(self.put_part(file, part, from));
+            sending.push(self.put_part(file, target, part, from));
         }
         let mut sent = futures::stream::iter(sending).buffer_unordered(PARTS_AT_ONCE);
         while let Some(sent) = sent.next().await {
@@ -402,14 +427,15 @@ impl Shared {
     async fn put_part(
         &self,
         file: &FoundFile,
+        target: &Target,
         part: &v1::PartTarget,
         from: u64,
     ) -> Result<(), Attempt> {
-        if expires_soon(part.expire_time) {
+        if target.expires_soon(part.valid_for) {
             return Err(Attempt::NeedsTarget("the target expired".to_owned()));
         }
         let size = u64::try_from(part.size).unwrap_or_default();
-        let sent = Sent {
+        let sent = SentBytes {
             board: self.board.clone(),
             bytes: Arc::new(AtomicU64::new(0)),
             kept: false,
@@ -430,16 +456,16 @@ impl Shared {
     }
 
     /// One attempt; answers the ETag of the store.
-    async fn put(&self, file: &FoundFile, target: &v1::UploadTarget) -> Result<String, Attempt> {
-        let Some(How::Put(put)) = &target.how else {
+    async fn put(&self, file: &FoundFile, target: &Target) -> Result<String, Attempt> {
+        let Some(How::Put(put)) = &target.target.how else {
             return Err(Attempt::NeedsTarget(
                 "the target is none to PUT to".to_owned(),
             ));
         };
-        if expires_soon(put.expire_time) {
+        if target.expires_soon(put.valid_for) {
             return Err(Attempt::NeedsTarget("the target expired".to_owned()));
         }
-        let sent = Sent {
+        let sent = SentBytes {
             board: self.board.clone(),
             bytes: Arc::new(AtomicU64::new(0)),
             kept: false,
@@ -496,13 +522,13 @@ impl Shared {
 }
 
 /// Bytes of one attempt on the board; they are taken off again when it fails.
-struct Sent {
+struct SentBytes {
     board: Board,
     bytes: Arc<AtomicU64>,
     kept: bool,
 }
 
-impl Sent {
+impl SentBytes {
     fn keep(mut self, size: u64) {
         let counted = self.bytes.load(Ordering::Relaxed);
         self.board
@@ -511,7 +537,7 @@ impl Sent {
     }
 }
 
-impl Drop for Sent {
+impl Drop for SentBytes {
     fn drop(&mut self) {
         let counted = self.bytes.load(Ordering::Relaxed);
         if !self.kept && counted > 0 {
@@ -522,7 +548,7 @@ impl Drop for Sent {
     }
 }
 
-async fn body_of(file: &FoundFile, sent: &Sent) -> Result<Body, Attempt> {
+async fn body_of(file: &FoundFile, sent: &SentBytes) -> Result<Body, Attempt> {
     if file.size <= SMALL_FILE {
         let local = file.local.clone();
         let size = file.size;
@@ -549,7 +575,7 @@ async fn body_of(file: &FoundFile, sent: &Sent) -> Result<Body, Attempt> {
 }
 
 /// A body whose bytes are on the board as they are read.
-fn counted(source: impl AsyncRead + Send + 'static, sent: &Sent) -> Body {
+fn counted(source: impl AsyncRead + Send + 'static, sent: &SentBytes) -> Body {
     let board = sent.board.clone();
     let counted = Arc::clone(&sent.bytes);
     let chunks = ReaderStream::with_capacity(source, CHUNK_BYTES).inspect(move |chunk| {
@@ -584,21 +610,14 @@ fn not_readable(error: io::Error) -> Attempt {
     })
 }
 
-fn give_up(board: &Board, file: &FoundFile, why: NotTaken) {
+/// What the board says of it goes into the batch too.
+fn give_up(board: &Board, waiting: &Waiting, why: NotTaken) -> Sent {
+    let left_out = Sent::left_out(waiting.ordinal, &why);
     board.give_up(Problem {
-        path: file.path.as_str().to_owned(),
+        path: waiting.file.path.as_str().to_owned(),
         why,
     });
-}
-
-fn expires_soon(expire_time: Option<prost_types::Timestamp>) -> bool {
-    let Some(expire_time) = expire_time else {
-        return false;
-    };
-    let Ok(expires) = SystemTime::try_from(expire_time) else {
-        return false;
-    };
-    expires < SystemTime::now() + EXPIRY_MARGIN
+    left_out
 }
 
 fn store_words(status: StatusCode, body: &[u8]) -> String {
@@ -688,10 +707,13 @@ mod tests {
         };
         Assigned {
             waiting: Waiting { ordinal: 0, file },
-            target: v1::UploadTarget {
-                ordinal: 0,
-                target: 1,
-                how: Some(How::Put(put)),
+            target: Target {
+                target: v1::UploadTarget {
+                    ordinal: 0,
+                    target: 1,
+                    how: Some(How::Put(put)),
+                },
+                asked_at: Instant::now(),
             },
         }
     }
@@ -702,7 +724,10 @@ mod tests {
         let board = Board::new();
         let answers = (0..REFUSALS).map(|turn| (turn % 2 == 0).then_some(503));
         let url = store(answers.collect()).await;
-        let landed = shared(&board).upload(assigned(&folder, url)).await.unwrap();
+        let sent = shared(&board).upload(assigned(&folder, url)).await;
+        let Some(Sent::Landed(landed)) = sent else {
+            panic!("it was given up")
+        };
         assert_eq!(landed.uploaded.etag, "\"e\"");
         let progress = board.progress();
         assert_eq!((progress.given_up, progress.silence), (0, None));
@@ -714,8 +739,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let board = Board::new();
         let url = store(vec![Some(500); REFUSALS]).await;
-        let landed = shared(&board).upload(assigned(&folder, url)).await;
-        assert!(landed.is_none());
+        let sent = shared(&board).upload(assigned(&folder, url)).await;
+        let Some(Sent::LeftOut(left_out)) = sent else {
+            panic!("it was not given up")
+        };
+        assert!(
+            left_out.cause.contains("answered 500"),
+            "{}",
+            left_out.cause
+        );
         let problems = board.problems();
         let words = problems.first[0].why.to_string();
         assert!(words.contains("answered 500"), "{words}");
@@ -731,10 +763,31 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn a_file_that_is_not_there_any_more_is_given_up_with_its_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let board = Board::new();
+        let assigned = assigned(&folder, store(Vec::new()).await);
+        fs::remove_file(folder.path().join("a.txt")).unwrap();
+        let Some(Sent::LeftOut(left_out)) = shared(&board).upload(assigned).await else {
+            panic!("it was not given up")
+        };
+        assert_eq!(left_out.cause, NotTaken::Vanished.to_string());
+    }
+
+    // No clock of another machine is asked: a target that expired long ago by its time is good for as long as was said.
     #[test]
-    fn a_target_about_to_expire_is_not_used() {
-        let at = |seconds| Some((SystemTime::now() + Duration::from_secs(seconds)).into());
-        assert!(expires_soon(at(5)));
-        assert!(!expires_soon(at(600)));
+    fn a_target_is_good_for_as_long_as_was_said_whatever_the_clocks_say() {
+        let lasting = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        let asked = |seconds_ago| Target {
+            target: v1::UploadTarget::default(),
+            asked_at: Instant::now()
+                .checked_sub(Duration::from_secs(seconds_ago))
+                .unwrap(),
+        };
+        assert!(asked(0).expires_soon(lasting(5)));
+        assert!(!asked(0).expires_soon(lasting(600)));
+        assert!(asked(60).expires_soon(lasting(60)));
+        assert!(!asked(60).expires_soon(None), "the store will say so");
     }
 }

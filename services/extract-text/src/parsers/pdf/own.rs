@@ -17,19 +17,20 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) fn open(bytes: Vec<u8>) -> Result<Self, ParseFailure> {
-        let document = PdfDocument::from_bytes(bytes).map_err(|error| refused(&error))?;
-        // Opening tries the empty password, with which most protected files can be read.
-        if document.is_encrypted() && !document.is_authenticated() {
-            return Err(encrypted());
-        }
-        Ok(Self { document })
+        guarded("opening it", || {
+            let document = PdfDocument::from_bytes(bytes).map_err(|error| refused(&error))?;
+            // Opening tries the empty password, with which most protected files can be read.
+            if document.is_encrypted() && !document.is_authenticated() {
+                return Err(encrypted());
+            }
+            Ok(Self { document })
+        })
     }
 
     pub(super) fn pages(&self) -> Result<u32, ParseFailure> {
-        let pages = self
-            .document
-            .page_count()
-            .map_err(|error| refused(&error))?;
+        let pages = guarded("counting its pages", || {
+            self.document.page_count().map_err(|error| refused(&error))
+        })?;
         if pages == 0 {
             return Err(corrupt("it has no page that can be found"));
         }
@@ -72,6 +73,15 @@ impl Own {
         }
         Ok(page)
     }
+}
+
+/// The library panics at bytes that no document has: it is damaged then.
+fn guarded<T>(
+    what: &str,
+    read: impl FnOnce() -> Result<T, ParseFailure>,
+) -> Result<T, ParseFailure> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(corrupt(&format!("{what} made the reader panic"))))
 }
 
 /// What a content would draw, by its operators. Bytes without any are a content that is damaged.
@@ -126,5 +136,26 @@ fn refused(error: &Error) -> ParseFailure {
     match error {
         Error::EncryptedPdf => encrypted(),
         error => corrupt(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Found by random changes: the library cuts the header of an object in the middle of a letter.
+    #[test]
+    fn a_document_that_makes_the_library_panic_is_damaged() {
+        let mut bytes = b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\n".to_vec();
+        bytes.extend_from_slice(b"2\xe60 obj\n<< /Type /Pages /Kids [] /Count 0 >>\nendobj\n");
+        let table = bytes.len();
+        bytes.extend_from_slice(
+            b"xref\n0 3\n0000000000 65535 f \n0000000009 00000 n \n0000000058 00000 n \n",
+        );
+        let trailer = format!("trailer\n<< /Size 3 /Root 1 0 R >>\nstartxref\n{table}\n%%EOF\n");
+        bytes.extend_from_slice(trailer.as_bytes());
+        let opened = Own::open(bytes).and_then(|own| own.pages());
+        let reason = opened.err().map(|failure| failure.reason);
+        assert_eq!(reason, Some(Reason::CorruptDocument));
     }
 }

@@ -49,7 +49,6 @@ impl World {
                     path: planned.path.clone(),
                     size: planned.size,
                     sha256: planned.declared.then(|| sha(planned.content)),
-                    media_type_hint: None,
                     metadata: None,
                     modified_at: None,
                 })

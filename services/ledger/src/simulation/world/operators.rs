@@ -88,7 +88,6 @@ impl World {
                 path: format!("late{number}"),
                 size: 1,
                 sha256: None,
-                media_type_hint: None,
                 metadata: None,
                 modified_at: None,
             });
@@ -219,7 +218,7 @@ impl World {
             let files: Vec<FileRef> = files.into_iter().take(most).collect();
             let given_up = |file: &&FileRef| {
                 let row = &tables.files[*file];
-                row.state == FileState::Failed && row.reason == Some(Reason::NeverArrived)
+                row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
             };
             let retries = matches!(row.verb, FileVerb::Retry { .. });
             let arrived = files.iter().filter(given_up).filter_map(|file| {

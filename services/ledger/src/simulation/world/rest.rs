@@ -195,7 +195,9 @@ impl World {
             }
             FileState::Failed => {
                 let right = match row.reason {
-                    Some(Reason::NeverArrived | Reason::TooManyKills) => true,
+                    Some(Reason::NeverArrived | Reason::LeftOutByClient | Reason::TooManyKills) => {
+                        true
+                    }
                     Some(Reason::StageTimeout) => nature == Nature::Hopeless,
                     Some(Reason::CorruptDocument) => nature == Nature::Broken,
                     Some(Reason::ParserCrashed) => nature == Nature::Poison,

@@ -317,7 +317,6 @@ impl AddEntries {
                 name: name.to_owned(),
                 size: file.size,
                 declared_sha256: file.sha256.map(|sha256| sha256.to_vec()),
-                media_type_hint: file.media_type_hint.clone(),
                 metadata: file.metadata.clone(),
                 modified_at: file.modified_at,
                 created_at: now,

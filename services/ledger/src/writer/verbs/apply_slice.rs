@@ -88,7 +88,7 @@ impl Group<'_> {
     fn adopts(&self, found: &FoundBytes) -> bool {
         let waits_for_it = self.rows.file(found.file).is_some_and(|row| {
             row.state == FileState::Failed
-                && row.reason == Some(Reason::NeverArrived)
+                && row.reason.is_some_and(Reason::never_had_bytes)
                 && row.target == found.target
         });
         waits_for_it && !self.rows.is_cancelled(found.file.batch_ref())

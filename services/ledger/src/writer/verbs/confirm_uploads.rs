@@ -93,7 +93,8 @@ impl Group<'_> {
             self.make_ready(file, self.now)?;
             return Ok(Ok(FileState::Uploaded));
         }
-        let given_up = row.state == FileState::Failed && row.reason == Some(Reason::NeverArrived);
+        let given_up =
+            row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes);
         if matches!(row.state, FileState::Pending | FileState::Uploading) || given_up {
             self.take_bytes(file, &upload.etag)?;
         }

@@ -63,7 +63,7 @@ impl Group<'_> {
         row.reason = None;
         row.outcome = None;
         let size = row.size;
-        if reason != Reason::NeverArrived {
+        if !reason.never_had_bytes() {
             let batch = self.rows.batch_mut(file.batch_ref())?;
             let uploaded = &mut batch.row.bytes_uploaded;
             *uploaded = uploaded.saturating_sub(size);

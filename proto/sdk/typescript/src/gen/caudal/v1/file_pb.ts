@@ -16,7 +16,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/file.proto.
  */
 export const file_caudal_v1_file: GenFile = /*@__PURE__*/
-  fileDesc("ChRjYXVkYWwvdjEvZmlsZS5wcm90bxIJY2F1ZGFsLnYxIjUKB1dhcm5pbmcSDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCSJ8CgZSZWFzb24SDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCRIOCgZyZW1lZHkYBCABKAkSEQoJcmV0cnlhYmxlGAUgASgIEhMKC25lZWRzX2J5dGVzGAYgASgIEg4KBmRldGFpbBgHIAEoCSJJCghBcnRpZmFjdBIMCgRuYW1lGAEgASgJEg0KBXN0YWdlGAIgASgJEgwKBHNpemUYAyABKAMSEgoKbWVkaWFfdHlwZRgEIAEoCSJNCgVVc2FnZRINCgVieXRlcxgBIAEoAxINCgVwYWdlcxgCIAEoAxIOCgZ0b2tlbnMYAyABKAMSFgoOcHJvdmlkZXJfY2FsbHMYBCABKAMihwEKC1N0YWdlUmVzdWx0Eg0KBXN0YWdlGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSHwoFdXNhZ2UYAyABKAsyEC5jYXVkYWwudjEuVXNhZ2USDwoHc2tpcHBlZBgEIAEoCBImCgVmYWN0cxgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3Qi+wQKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdvcmRpbmFsGAIgASgNEg4KBmZvbGRlchgDIAEoCRIMCgRwYXRoGAQgASgJEgwKBHNpemUYBSABKAMSEgoKbWVkaWFfdHlwZRgGIAEoCRIOCgZzaGEyNTYYByABKAwSIwoFc3RhdGUYCCABKA4yFC5jYXVkYWwudjEuRmlsZVN0YXRlEg0KBXN0YWdlGAkgASgJEiMKB291dGNvbWUYCiABKA4yEi5jYXVkYWwudjEuT3V0Y29tZRIkCgh3YXJuaW5ncxgLIAMoCzISLmNhdWRhbC52MS5XYXJuaW5nEiEKBnJlYXNvbhgMIAEoCzIRLmNhdWRhbC52MS5SZWFzb24SEAoIYXR0ZW1wdHMYDSABKA0SEgoKZ2VuZXJhdGlvbhgOIAEoDRI1ChFuZXh0X2F0dGVtcHRfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoJYXJ0aWZhY3RzGBAgAygLMhMuY2F1ZGFsLnYxLkFydGlmYWN0EicKB3Jlc3VsdHMYESADKAsyFi5jYXVkYWwudjEuU3RhZ2VSZXN1bHQSJwoGcmVjb3JkGBIgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIpCghtZXRhZGF0YRgTIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLY2hhbmdlX3RpbWUYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2NyZWF0ZV90aW1lGBUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAgoMRmlsZVNlbGVjdG9yEg0KBWJhdGNoGAEgASgJEg4KBmZvbGRlchgCIAEoCRIRCglyZWN1cnNpdmUYAyABKAgSJAoGc3RhdGVzGAQgAygOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRIkCghvdXRjb21lcxgFIAMoDjISLmNhdWRhbC52MS5PdXRjb21lEg4KBnN0YWdlcxgGIAMoCRIPCgdyZWFzb25zGAcgAygJEi8KDGluX3N0YXRlX2ZvchgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCglwYXRoX2dsb2IYCSABKAkSEAoIb3JkaW5hbHMYCiADKA0iHgoOR2V0RmlsZVJlcXVlc3QSDAoEbmFtZRgBIAEoCSKHAQoQTGlzdEZpbGVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSIQoEdmlldxgEIAEoDjITLmNhdWRhbC52MS5GaWxlVmlldyJMChFMaXN0RmlsZXNSZXNwb25zZRIeCgVmaWxlcxgBIAMoCzIPLmNhdWRhbC52MS5GaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChJHZXRBcnRpZmFjdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIQCghhcnRpZmFjdBgCIAEoCSJ1ChNHZXRBcnRpZmFjdFJlc3BvbnNlEgsKA3VybBgBIAEoCRIvCgtleHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEc2l6ZRgDIAEoAxISCgptZWRpYV90eXBlGAQgASgJImoKEUNvdW50RmlsZXNSZXF1ZXN0EikKCHNlbGVjdG9yGAEgASgLMhcuY2F1ZGFsLnYxLkZpbGVTZWxlY3RvchIqCghncm91cF9ieRgCIAEoDjIYLmNhdWRhbC52MS5Db3VudEdyb3VwaW5nIioKDENvdW50ZWRGaWxlcxILCgNrZXkYASABKAkSDQoFY291bnQYAiABKA0iTAoSQ291bnRGaWxlc1Jlc3BvbnNlEicKBmNvdW50cxgBIAMoCzIXLmNhdWRhbC52MS5Db3VudGVkRmlsZXMSDQoFdG90YWwYAiABKA0iTQoWTGlzdEZpbGVIaXN0b3J5UmVxdWVzdBIMCgRuYW1lGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIpoBCg5GaWxlVHJhbnNpdGlvbhIiCgRmcm9tGAEgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRIgCgJ0bxgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSDQoFc3RhZ2UYAyABKAkSIwoHb3V0Y29tZRgEIAEoDjISLmNhdWRhbC52MS5PdXRjb21lEg4KBnJlYXNvbhgFIAEoCSJMCg5SZWNvcmRlZFJlc3VsdBISCgpnZW5lcmF0aW9uGAEgASgNEiYKBnJlc3VsdBgCIAEoCzIWLmNhdWRhbC52MS5TdGFnZVJlc3VsdCJECg1GYWlsZWRBdHRlbXB0EiEKBnJlYXNvbhgBIAEoCzIRLmNhdWRhbC52MS5SZWFzb24SEAoIdHJhY2VfaWQYAiABKAkiYQoKRGVhZExldHRlchIhCgZyZWFzb24YASABKAsyES5jYXVkYWwudjEuUmVhc29uEjAKDGRpc21pc3NfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi/QEKEEZpbGVIaXN0b3J5RW50cnkSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoKdHJhbnNpdGlvbhgCIAEoCzIZLmNhdWRhbC52MS5GaWxlVHJhbnNpdGlvbkgAEisKBnJlc3VsdBgDIAEoCzIZLmNhdWRhbC52MS5SZWNvcmRlZFJlc3VsdEgAEisKB2F0dGVtcHQYBCABKAsyGC5jYXVkYWwudjEuRmFpbGVkQXR0ZW1wdEgAEiwKC2RlYWRfbGV0dGVyGAUgASgLMhUuY2F1ZGFsLnYxLkRlYWRMZXR0ZXJIAEIGCgR3aGF0InAKF0xpc3RGaWxlSGlzdG9yeVJlc3BvbnNlEiwKB2VudHJpZXMYASADKAsyGy5jYXVkYWwudjEuRmlsZUhpc3RvcnlFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSDgoGcHJ1bmVkGAMgASgIImcKE0xpc3RGYWlsdXJlc1JlcXVlc3QSKQoIc2VsZWN0b3IYASABKAsyFy5jYXVkYWwudjEuRmlsZVNlbGVjdG9yEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIrABCgxGYWlsdXJlR3JvdXASIQoGcmVhc29uGAEgASgLMhEuY2F1ZGFsLnYxLlJlYXNvbhINCgVjb3VudBgCIAEoDRIuCgpmaXJzdF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCglsYXN0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB3NhbXBsZXMYBSADKAkiWAoUTGlzdEZhaWx1cmVzUmVzcG9uc2USJwoGZ3JvdXBzGAEgAygLMhcuY2F1ZGFsLnYxLkZhaWx1cmVHcm91cBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkikgEKEVJldHJ5RmlsZXNSZXF1ZXN0EikKCHNlbGVjdG9yGAEgASgLMhcuY2F1ZGFsLnYxLkZpbGVTZWxlY3RvchIUCgxza2lwX2JhY2tvZmYYAiABKAgSEQoJbWF4X2NvdW50GAMgASgNEhUKDXZhbGlkYXRlX29ubHkYBCABKAgSEgoKcmVxdWVzdF9pZBgFIAEoCSJ9ChJDYW5jZWxGaWxlc1JlcXVlc3QSKQoIc2VsZWN0b3IYASABKAsyFy5jYXVkYWwudjEuRmlsZVNlbGVjdG9yEhEKCW1heF9jb3VudBgCIAEoDRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEhIKCnJlcXVlc3RfaWQYBCABKAkiowEKFVJlcHJvY2Vzc0ZpbGVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEgoKZnJvbV9zdGFnZRgCIAEoCRINCgVmb3JjZRgDIAEoCBIRCgltYXhfY291bnQYBCABKA0SFQoNdmFsaWRhdGVfb25seRgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJIoEBChZEaXNtaXNzRmFpbHVyZXNSZXF1ZXN0EikKCHNlbGVjdG9yGAEgASgLMhcuY2F1ZGFsLnYxLkZpbGVTZWxlY3RvchIRCgltYXhfY291bnQYAiABKA0SFQoNdmFsaWRhdGVfb25seRgDIAEoCBISCgpyZXF1ZXN0X2lkGAQgASgJKogCCglGaWxlU3RhdGUSGgoWRklMRV9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkZJTEVfU1RBVEVfUEVORElORxABEhgKFEZJTEVfU1RBVEVfVVBMT0FESU5HEAISFwoTRklMRV9TVEFURV9VUExPQURFRBADEhUKEUZJTEVfU1RBVEVfUVVFVUVEEAQSGQoVRklMRV9TVEFURV9QUk9DRVNTSU5HEAUSGAoURklMRV9TVEFURV9QUk9DRVNTRUQQBhIXChNGSUxFX1NUQVRFX1JFVFJZSU5HEAcSFQoRRklMRV9TVEFURV9GQUlMRUQQCBIYChRGSUxFX1NUQVRFX0NBTkNFTExFRBAJKmYKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhQKEE9VVENPTUVfQ09NUExFVEUQARITCg9PVVRDT01FX1BBUlRJQUwQAhIXChNPVVRDT01FX1NUT1JFRF9PTkxZEAMqTgoIRmlsZVZpZXcSGQoVRklMRV9WSUVXX1VOU1BFQ0lGSUVEEAASEwoPRklMRV9WSUVXX0JBU0lDEAESEgoORklMRV9WSUVXX0ZVTEwQAiqzAQoNQ291bnRHcm91cGluZxIeChpDT1VOVF9HUk9VUElOR19VTlNQRUNJRklFRBAAEhcKE0NPVU5UX0dST1VQSU5HX05PTkUQARIYChRDT1VOVF9HUk9VUElOR19TVEFURRACEhkKFUNPVU5UX0dST1VQSU5HX1JFQVNPThADEhgKFENPVU5UX0dST1VQSU5HX1NUQUdFEAQSGgoWQ09VTlRfR1JPVVBJTkdfT1VUQ09NRRAFMpAGCgtGaWxlU2VydmljZRI1CgdHZXRGaWxlEhkuY2F1ZGFsLnYxLkdldEZpbGVSZXF1ZXN0Gg8uY2F1ZGFsLnYxLkZpbGUSRgoJTGlzdEZpbGVzEhsuY2F1ZGFsLnYxLkxpc3RGaWxlc1JlcXVlc3QaHC5jYXVkYWwudjEuTGlzdEZpbGVzUmVzcG9uc2USSQoKQ291bnRGaWxlcxIcLmNhdWRhbC52MS5Db3VudEZpbGVzUmVxdWVzdBodLmNhdWRhbC52MS5Db3VudEZpbGVzUmVzcG9uc2USWAoPTGlzdEZpbGVIaXN0b3J5EiEuY2F1ZGFsLnYxLkxpc3RGaWxlSGlzdG9yeVJlcXVlc3QaIi5jYXVkYWwudjEuTGlzdEZpbGVIaXN0b3J5UmVzcG9uc2USTwoMTGlzdEZhaWx1cmVzEh4uY2F1ZGFsLnYxLkxpc3RGYWlsdXJlc1JlcXVlc3QaHy5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVzcG9uc2USSQoKUmV0cnlGaWxlcxIcLmNhdWRhbC52MS5SZXRyeUZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SSwoLQ2FuY2VsRmlsZXMSHS5jYXVkYWwudjEuQ2FuY2VsRmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJRCg5SZXByb2Nlc3NGaWxlcxIgLmNhdWRhbC52MS5SZXByb2Nlc3NGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uElMKD0Rpc21pc3NGYWlsdXJlcxIhLmNhdWRhbC52MS5EaXNtaXNzRmFpbHVyZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJMCgtHZXRBcnRpZmFjdBIdLmNhdWRhbC52MS5HZXRBcnRpZmFjdFJlcXVlc3QaHi5jYXVkYWwudjEuR2V0QXJ0aWZhY3RSZXNwb25zZWIGcHJvdG8z", [file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChRjYXVkYWwvdjEvZmlsZS5wcm90bxIJY2F1ZGFsLnYxIjUKB1dhcm5pbmcSDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCSJ8CgZSZWFzb24SDAoEY29kZRgBIAEoCRINCgVzdGFnZRgCIAEoCRINCgV3b3JkcxgDIAEoCRIOCgZyZW1lZHkYBCABKAkSEQoJcmV0cnlhYmxlGAUgASgIEhMKC25lZWRzX2J5dGVzGAYgASgIEg4KBmRldGFpbBgHIAEoCSJJCghBcnRpZmFjdBIMCgRuYW1lGAEgASgJEg0KBXN0YWdlGAIgASgJEgwKBHNpemUYAyABKAMSEgoKbWVkaWFfdHlwZRgEIAEoCSJNCgVVc2FnZRINCgVieXRlcxgBIAEoAxINCgVwYWdlcxgCIAEoAxIOCgZ0b2tlbnMYAyABKAMSFgoOcHJvdmlkZXJfY2FsbHMYBCABKAMihwEKC1N0YWdlUmVzdWx0Eg0KBXN0YWdlGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSHwoFdXNhZ2UYAyABKAsyEC5jYXVkYWwudjEuVXNhZ2USDwoHc2tpcHBlZBgEIAEoCBImCgVmYWN0cxgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QirgUKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdvcmRpbmFsGAIgASgNEg4KBmZvbGRlchgDIAEoCRIMCgRwYXRoGAQgASgJEgwKBHNpemUYBSABKAMSEgoKbWVkaWFfdHlwZRgGIAEoCRIOCgZzaGEyNTYYByABKAwSIwoFc3RhdGUYCCABKA4yFC5jYXVkYWwudjEuRmlsZVN0YXRlEg0KBXN0YWdlGAkgASgJEiMKB291dGNvbWUYCiABKA4yEi5jYXVkYWwudjEuT3V0Y29tZRIkCgh3YXJuaW5ncxgLIAMoCzISLmNhdWRhbC52MS5XYXJuaW5nEiEKBnJlYXNvbhgMIAEoCzIRLmNhdWRhbC52MS5SZWFzb24SEAoIYXR0ZW1wdHMYDSABKA0SEgoKZ2VuZXJhdGlvbhgOIAEoDRI1ChFuZXh0X2F0dGVtcHRfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoJYXJ0aWZhY3RzGBAgAygLMhMuY2F1ZGFsLnYxLkFydGlmYWN0EicKB3Jlc3VsdHMYESADKAsyFi5jYXVkYWwudjEuU3RhZ2VSZXN1bHQSJwoGcmVjb3JkGBIgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIpCghtZXRhZGF0YRgTIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLY2hhbmdlX3RpbWUYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2NyZWF0ZV90aW1lGBUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1tb2RpZmllZF90aW1lGBYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJZCg1NZXRhZGF0YU1hdGNoEgwKBHBhdGgYASADKAkSDgoEdGV4dBgCIAEoCUgAEhAKBm51bWJlchgDIAEoAUgAEg8KBXRydXRoGAQgASgISABCBwoFdmFsdWUirwIKDEZpbGVTZWxlY3RvchINCgViYXRjaBgBIAEoCRIOCgZmb2xkZXIYAiABKAkSEQoJcmVjdXJzaXZlGAMgASgIEiQKBnN0YXRlcxgEIAMoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSJAoIb3V0Y29tZXMYBSADKA4yEi5jYXVkYWwudjEuT3V0Y29tZRIOCgZzdGFnZXMYBiADKAkSDwoHcmVhc29ucxgHIAMoCRIvCgxpbl9zdGF0ZV9mb3IYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJcGF0aF9nbG9iGAkgASgJEhAKCG9yZGluYWxzGAogAygNEioKCG1ldGFkYXRhGAsgAygLMhguY2F1ZGFsLnYxLk1ldGFkYXRhTWF0Y2giHgoOR2V0RmlsZVJlcXVlc3QSDAoEbmFtZRgBIAEoCSKHAQoQTGlzdEZpbGVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSIQoEdmlldxgEIAEoDjITLmNhdWRhbC52MS5GaWxlVmlldyJMChFMaXN0RmlsZXNSZXNwb25zZRIeCgVmaWxlcxgBIAMoCzIPLmNhdWRhbC52MS5GaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChJHZXRBcnRpZmFjdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIQCghhcnRpZmFjdBgCIAEoCSKjAQoTR2V0QXJ0aWZhY3RSZXNwb25zZRILCgN1cmwYASABKAkSLwoLZXhwaXJlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHNpemUYAyABKAMSEgoKbWVkaWFfdHlwZRgEIAEoCRIsCgl2YWxpZF9mb3IYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iagoRQ291bnRGaWxlc1JlcXVlc3QSKQoIc2VsZWN0b3IYASABKAsyFy5jYXVkYWwudjEuRmlsZVNlbGVjdG9yEioKCGdyb3VwX2J5GAIgASgOMhguY2F1ZGFsLnYxLkNvdW50R3JvdXBpbmciKgoMQ291bnRlZEZpbGVzEgsKA2tleRgBIAEoCRINCgVjb3VudBgCIAEoDSJMChJDb3VudEZpbGVzUmVzcG9uc2USJwoGY291bnRzGAEgAygLMhcuY2F1ZGFsLnYxLkNvdW50ZWRGaWxlcxINCgV0b3RhbBgCIAEoDSJNChZMaXN0RmlsZUhpc3RvcnlSZXF1ZXN0EgwKBG5hbWUYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkimgEKDkZpbGVUcmFuc2l0aW9uEiIKBGZyb20YASABKA4yFC5jYXVkYWwudjEuRmlsZVN0YXRlEiAKAnRvGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRINCgVzdGFnZRgDIAEoCRIjCgdvdXRjb21lGAQgASgOMhIuY2F1ZGFsLnYxLk91dGNvbWUSDgoGcmVhc29uGAUgASgJIkwKDlJlY29yZGVkUmVzdWx0EhIKCmdlbmVyYXRpb24YASABKA0SJgoGcmVzdWx0GAIgASgLMhYuY2F1ZGFsLnYxLlN0YWdlUmVzdWx0IkQKDUZhaWxlZEF0dGVtcHQSIQoGcmVhc29uGAEgASgLMhEuY2F1ZGFsLnYxLlJlYXNvbhIQCgh0cmFjZV9pZBgCIAEoCSJhCgpEZWFkTGV0dGVyEiEKBnJlYXNvbhgBIAEoCzIRLmNhdWRhbC52MS5SZWFzb24SMAoMZGlzbWlzc190aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCL9AQoQRmlsZUhpc3RvcnlFbnRyeRIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgp0cmFuc2l0aW9uGAIgASgLMhkuY2F1ZGFsLnYxLkZpbGVUcmFuc2l0aW9uSAASKwoGcmVzdWx0GAMgASgLMhkuY2F1ZGFsLnYxLlJlY29yZGVkUmVzdWx0SAASKwoHYXR0ZW1wdBgEIAEoCzIYLmNhdWRhbC52MS5GYWlsZWRBdHRlbXB0SAASLAoLZGVhZF9sZXR0ZXIYBSABKAsyFS5jYXVkYWwudjEuRGVhZExldHRlckgAQgYKBHdoYXQicAoXTGlzdEZpbGVIaXN0b3J5UmVzcG9uc2USLAoHZW50cmllcxgBIAMoCzIbLmNhdWRhbC52MS5GaWxlSGlzdG9yeUVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIOCgZwcnVuZWQYAyABKAgiZwoTTGlzdEZhaWx1cmVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkisAEKDEZhaWx1cmVHcm91cBIhCgZyZWFzb24YASABKAsyES5jYXVkYWwudjEuUmVhc29uEg0KBWNvdW50GAIgASgNEi4KCmZpcnN0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCWxhc3RfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHc2FtcGxlcxgFIAMoCSJYChRMaXN0RmFpbHVyZXNSZXNwb25zZRInCgZncm91cHMYASADKAsyFy5jYXVkYWwudjEuRmFpbHVyZUdyb3VwEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKSAQoRUmV0cnlGaWxlc1JlcXVlc3QSKQoIc2VsZWN0b3IYASABKAsyFy5jYXVkYWwudjEuRmlsZVNlbGVjdG9yEhQKDHNraXBfYmFja29mZhgCIAEoCBIRCgltYXhfY291bnQYAyABKA0SFQoNdmFsaWRhdGVfb25seRgEIAEoCBISCgpyZXF1ZXN0X2lkGAUgASgJIn0KEkNhbmNlbEZpbGVzUmVxdWVzdBIpCghzZWxlY3RvchgBIAEoCzIXLmNhdWRhbC52MS5GaWxlU2VsZWN0b3ISEQoJbWF4X2NvdW50GAIgASgNEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCSKjAQoVUmVwcm9jZXNzRmlsZXNSZXF1ZXN0EikKCHNlbGVjdG9yGAEgASgLMhcuY2F1ZGFsLnYxLkZpbGVTZWxlY3RvchISCgpmcm9tX3N0YWdlGAIgASgJEg0KBWZvcmNlGAMgASgIEhEKCW1heF9jb3VudBgEIAEoDRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEhIKCnJlcXVlc3RfaWQYBiABKAkigQEKFkRpc21pc3NGYWlsdXJlc1JlcXVlc3QSKQoIc2VsZWN0b3IYASABKAsyFy5jYXVkYWwudjEuRmlsZVNlbGVjdG9yEhEKCW1heF9jb3VudBgCIAEoDRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEhIKCnJlcXVlc3RfaWQYBCABKAkqiAIKCUZpbGVTdGF0ZRIaChZGSUxFX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSRklMRV9TVEFURV9QRU5ESU5HEAESGAoURklMRV9TVEFURV9VUExPQURJTkcQAhIXChNGSUxFX1NUQVRFX1VQTE9BREVEEAMSFQoRRklMRV9TVEFURV9RVUVVRUQQBBIZChVGSUxFX1NUQVRFX1BST0NFU1NJTkcQBRIYChRGSUxFX1NUQVRFX1BST0NFU1NFRBAGEhcKE0ZJTEVfU1RBVEVfUkVUUllJTkcQBxIVChFGSUxFX1NUQVRFX0ZBSUxFRBAIEhgKFEZJTEVfU1RBVEVfQ0FOQ0VMTEVEEAkqZgoHT3V0Y29tZRIXChNPVVRDT01FX1VOU1BFQ0lGSUVEEAASFAoQT1VUQ09NRV9DT01QTEVURRABEhMKD09VVENPTUVfUEFSVElBTBACEhcKE09VVENPTUVfU1RPUkVEX09OTFkQAypOCghGaWxlVmlldxIZChVGSUxFX1ZJRVdfVU5TUEVDSUZJRUQQABITCg9GSUxFX1ZJRVdfQkFTSUMQARISCg5GSUxFX1ZJRVdfRlVMTBACKrMBCg1Db3VudEdyb3VwaW5nEh4KGkNPVU5UX0dST1VQSU5HX1VOU1BFQ0lGSUVEEAASFwoTQ09VTlRfR1JPVVBJTkdfTk9ORRABEhgKFENPVU5UX0dST1VQSU5HX1NUQVRFEAISGQoVQ09VTlRfR1JPVVBJTkdfUkVBU09OEAMSGAoUQ09VTlRfR1JPVVBJTkdfU1RBR0UQBBIaChZDT1VOVF9HUk9VUElOR19PVVRDT01FEAUykAYKC0ZpbGVTZXJ2aWNlEjUKB0dldEZpbGUSGS5jYXVkYWwudjEuR2V0RmlsZVJlcXVlc3QaDy5jYXVkYWwudjEuRmlsZRJGCglMaXN0RmlsZXMSGy5jYXVkYWwudjEuTGlzdEZpbGVzUmVxdWVzdBocLmNhdWRhbC52MS5MaXN0RmlsZXNSZXNwb25zZRJJCgpDb3VudEZpbGVzEhwuY2F1ZGFsLnYxLkNvdW50RmlsZXNSZXF1ZXN0Gh0uY2F1ZGFsLnYxLkNvdW50RmlsZXNSZXNwb25zZRJYCg9MaXN0RmlsZUhpc3RvcnkSIS5jYXVkYWwudjEuTGlzdEZpbGVIaXN0b3J5UmVxdWVzdBoiLmNhdWRhbC52MS5MaXN0RmlsZUhpc3RvcnlSZXNwb25zZRJPCgxMaXN0RmFpbHVyZXMSHi5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVxdWVzdBofLmNhdWRhbC52MS5MaXN0RmFpbHVyZXNSZXNwb25zZRJJCgpSZXRyeUZpbGVzEhwuY2F1ZGFsLnYxLlJldHJ5RmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJLCgtDYW5jZWxGaWxlcxIdLmNhdWRhbC52MS5DYW5jZWxGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uElEKDlJlcHJvY2Vzc0ZpbGVzEiAuY2F1ZGFsLnYxLlJlcHJvY2Vzc0ZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SUwoPRGlzbWlzc0ZhaWx1cmVzEiEuY2F1ZGFsLnYxLkRpc21pc3NGYWlsdXJlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEkwKC0dldEFydGlmYWN0Eh0uY2F1ZGFsLnYxLkdldEFydGlmYWN0UmVxdWVzdBoeLmNhdWRhbC52MS5HZXRBcnRpZmFjdFJlc3BvbnNlYgZwcm90bzM", [file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * Something that was not done to a PROCESSED file.
@@ -401,6 +401,13 @@ export type File = Message<"caudal.v1.File"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 21;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * Time of the last change at the source, as in the manifest.
+   *
+   * @generated from field: google.protobuf.Timestamp modified_time = 22;
+   */
+  modifiedTime?: Timestamp | undefined;
 };
 
 /**
@@ -409,6 +416,58 @@ export type File = Message<"caudal.v1.File"> & {
  */
 export const FileSchema: GenMessage<File> = /*@__PURE__*/
   messageDesc(file_caudal_v1_file, 5);
+
+/**
+ * A value in the caller's metadata of a file.
+ *
+ * @generated from message caudal.v1.MetadataMatch
+ */
+export type MetadataMatch = Message<"caudal.v1.MetadataMatch"> & {
+  /**
+   * The names that lead to it from the outside in, 1 to 8, each at most 64 bytes, without control characters, `"` and `\`.
+   *
+   * @generated from field: repeated string path = 1;
+   */
+  path: string[];
+
+  /**
+   * What must stand there. Lists and objects are not compared, and what is in a list is not looked at.
+   *
+   * @generated from oneof caudal.v1.MetadataMatch.value
+   */
+  value: {
+    /**
+     * A text, at most 1,024 bytes.
+     *
+     * @generated from field: string text = 2;
+     */
+    value: string;
+    case: "text";
+  } | {
+    /**
+     * A number.
+     *
+     * @generated from field: double number = 3;
+     */
+    value: number;
+    case: "number";
+  } | {
+    /**
+     * True or false.
+     *
+     * @generated from field: bool truth = 4;
+     */
+    value: boolean;
+    case: "truth";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message caudal.v1.MetadataMatch.
+ * Use `create(MetadataMatchSchema)` to create a new message.
+ */
+export const MetadataMatchSchema: GenMessage<MetadataMatch> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_file, 6);
 
 /**
  * Chooses files. All set fields must hold; an empty selector is refused. Without `batch` it goes over the whole tenant,
@@ -487,6 +546,13 @@ export type FileSelector = Message<"caudal.v1.FileSelector"> & {
    * @generated from field: repeated uint32 ordinals = 10;
    */
   ordinals: number[];
+
+  /**
+   * Files whose metadata hold all of these, at most 4; needs `batch`.
+   *
+   * @generated from field: repeated caudal.v1.MetadataMatch metadata = 11;
+   */
+  metadata: MetadataMatch[];
 };
 
 /**
@@ -494,7 +560,7 @@ export type FileSelector = Message<"caudal.v1.FileSelector"> & {
  * Use `create(FileSelectorSchema)` to create a new message.
  */
 export const FileSelectorSchema: GenMessage<FileSelector> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 6);
+  messageDesc(file_caudal_v1_file, 7);
 
 /**
  * Asks for one file.
@@ -515,7 +581,7 @@ export type GetFileRequest = Message<"caudal.v1.GetFileRequest"> & {
  * Use `create(GetFileRequestSchema)` to create a new message.
  */
 export const GetFileRequestSchema: GenMessage<GetFileRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 7);
+  messageDesc(file_caudal_v1_file, 8);
 
 /**
  * Asks for a page of files.
@@ -557,7 +623,7 @@ export type ListFilesRequest = Message<"caudal.v1.ListFilesRequest"> & {
  * Use `create(ListFilesRequestSchema)` to create a new message.
  */
 export const ListFilesRequestSchema: GenMessage<ListFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 8);
+  messageDesc(file_caudal_v1_file, 9);
 
 /**
  * A page of files.
@@ -585,7 +651,7 @@ export type ListFilesResponse = Message<"caudal.v1.ListFilesResponse"> & {
  * Use `create(ListFilesResponseSchema)` to create a new message.
  */
 export const ListFilesResponseSchema: GenMessage<ListFilesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 9);
+  messageDesc(file_caudal_v1_file, 10);
 
 /**
  * Asks for an artifact.
@@ -613,7 +679,7 @@ export type GetArtifactRequest = Message<"caudal.v1.GetArtifactRequest"> & {
  * Use `create(GetArtifactRequestSchema)` to create a new message.
  */
 export const GetArtifactRequestSchema: GenMessage<GetArtifactRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 10);
+  messageDesc(file_caudal_v1_file, 11);
 
 /**
  * Where to fetch an artifact.
@@ -629,7 +695,7 @@ export type GetArtifactResponse = Message<"caudal.v1.GetArtifactResponse"> & {
   url: string;
 
   /**
-   * Until when it works.
+   * Until when it works, by the server's clock: for people. Whoever decides counts `valid_for`.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 2;
    */
@@ -648,6 +714,13 @@ export type GetArtifactResponse = Message<"caudal.v1.GetArtifactResponse"> & {
    * @generated from field: string media_type = 4;
    */
   mediaType: string;
+
+  /**
+   * For how long after this answer it works.
+   *
+   * @generated from field: google.protobuf.Duration valid_for = 5;
+   */
+  validFor?: Duration | undefined;
 };
 
 /**
@@ -655,7 +728,7 @@ export type GetArtifactResponse = Message<"caudal.v1.GetArtifactResponse"> & {
  * Use `create(GetArtifactResponseSchema)` to create a new message.
  */
 export const GetArtifactResponseSchema: GenMessage<GetArtifactResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 11);
+  messageDesc(file_caudal_v1_file, 12);
 
 /**
  * Asks how many files are chosen.
@@ -683,7 +756,7 @@ export type CountFilesRequest = Message<"caudal.v1.CountFilesRequest"> & {
  * Use `create(CountFilesRequestSchema)` to create a new message.
  */
 export const CountFilesRequestSchema: GenMessage<CountFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 12);
+  messageDesc(file_caudal_v1_file, 13);
 
 /**
  * Files that share a key.
@@ -711,7 +784,7 @@ export type CountedFiles = Message<"caudal.v1.CountedFiles"> & {
  * Use `create(CountedFilesSchema)` to create a new message.
  */
 export const CountedFilesSchema: GenMessage<CountedFiles> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 13);
+  messageDesc(file_caudal_v1_file, 14);
 
 /**
  * How many files are chosen.
@@ -739,7 +812,7 @@ export type CountFilesResponse = Message<"caudal.v1.CountFilesResponse"> & {
  * Use `create(CountFilesResponseSchema)` to create a new message.
  */
 export const CountFilesResponseSchema: GenMessage<CountFilesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 14);
+  messageDesc(file_caudal_v1_file, 15);
 
 /**
  * Asks for the history of a file.
@@ -774,7 +847,7 @@ export type ListFileHistoryRequest = Message<"caudal.v1.ListFileHistoryRequest">
  * Use `create(ListFileHistoryRequestSchema)` to create a new message.
  */
 export const ListFileHistoryRequestSchema: GenMessage<ListFileHistoryRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 15);
+  messageDesc(file_caudal_v1_file, 16);
 
 /**
  * A file went from one state to another, or on to its next stage.
@@ -823,7 +896,7 @@ export type FileTransition = Message<"caudal.v1.FileTransition"> & {
  * Use `create(FileTransitionSchema)` to create a new message.
  */
 export const FileTransitionSchema: GenMessage<FileTransition> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 16);
+  messageDesc(file_caudal_v1_file, 17);
 
 /**
  * A stage's result was recorded.
@@ -851,7 +924,7 @@ export type RecordedResult = Message<"caudal.v1.RecordedResult"> & {
  * Use `create(RecordedResultSchema)` to create a new message.
  */
 export const RecordedResultSchema: GenMessage<RecordedResult> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 17);
+  messageDesc(file_caudal_v1_file, 18);
 
 /**
  * A stage failed, or its worker was lost.
@@ -879,7 +952,7 @@ export type FailedAttempt = Message<"caudal.v1.FailedAttempt"> & {
  * Use `create(FailedAttemptSchema)` to create a new message.
  */
 export const FailedAttemptSchema: GenMessage<FailedAttempt> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 18);
+  messageDesc(file_caudal_v1_file, 19);
 
 /**
  * The file is FAILED, and what is to be known of it.
@@ -907,7 +980,7 @@ export type DeadLetter = Message<"caudal.v1.DeadLetter"> & {
  * Use `create(DeadLetterSchema)` to create a new message.
  */
 export const DeadLetterSchema: GenMessage<DeadLetter> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 19);
+  messageDesc(file_caudal_v1_file, 20);
 
 /**
  * One thing that happened to a file.
@@ -967,7 +1040,7 @@ export type FileHistoryEntry = Message<"caudal.v1.FileHistoryEntry"> & {
  * Use `create(FileHistoryEntrySchema)` to create a new message.
  */
 export const FileHistoryEntrySchema: GenMessage<FileHistoryEntry> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 20);
+  messageDesc(file_caudal_v1_file, 21);
 
 /**
  * A page of a file's history.
@@ -1002,7 +1075,7 @@ export type ListFileHistoryResponse = Message<"caudal.v1.ListFileHistoryResponse
  * Use `create(ListFileHistoryResponseSchema)` to create a new message.
  */
 export const ListFileHistoryResponseSchema: GenMessage<ListFileHistoryResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 21);
+  messageDesc(file_caudal_v1_file, 22);
 
 /**
  * Asks for failures.
@@ -1037,7 +1110,7 @@ export type ListFailuresRequest = Message<"caudal.v1.ListFailuresRequest"> & {
  * Use `create(ListFailuresRequestSchema)` to create a new message.
  */
 export const ListFailuresRequestSchema: GenMessage<ListFailuresRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 22);
+  messageDesc(file_caudal_v1_file, 23);
 
 /**
  * FAILED files that share a reason and a stage.
@@ -1086,7 +1159,7 @@ export type FailureGroup = Message<"caudal.v1.FailureGroup"> & {
  * Use `create(FailureGroupSchema)` to create a new message.
  */
 export const FailureGroupSchema: GenMessage<FailureGroup> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 23);
+  messageDesc(file_caudal_v1_file, 24);
 
 /**
  * A page of failures.
@@ -1114,7 +1187,7 @@ export type ListFailuresResponse = Message<"caudal.v1.ListFailuresResponse"> & {
  * Use `create(ListFailuresResponseSchema)` to create a new message.
  */
 export const ListFailuresResponseSchema: GenMessage<ListFailuresResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 24);
+  messageDesc(file_caudal_v1_file, 25);
 
 /**
  * Retries files.
@@ -1163,7 +1236,7 @@ export type RetryFilesRequest = Message<"caudal.v1.RetryFilesRequest"> & {
  * Use `create(RetryFilesRequestSchema)` to create a new message.
  */
 export const RetryFilesRequestSchema: GenMessage<RetryFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 25);
+  messageDesc(file_caudal_v1_file, 26);
 
 /**
  * Cancels files.
@@ -1205,7 +1278,7 @@ export type CancelFilesRequest = Message<"caudal.v1.CancelFilesRequest"> & {
  * Use `create(CancelFilesRequestSchema)` to create a new message.
  */
 export const CancelFilesRequestSchema: GenMessage<CancelFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 26);
+  messageDesc(file_caudal_v1_file, 27);
 
 /**
  * Reprocesses files.
@@ -1261,7 +1334,7 @@ export type ReprocessFilesRequest = Message<"caudal.v1.ReprocessFilesRequest"> &
  * Use `create(ReprocessFilesRequestSchema)` to create a new message.
  */
 export const ReprocessFilesRequestSchema: GenMessage<ReprocessFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 27);
+  messageDesc(file_caudal_v1_file, 28);
 
 /**
  * Dismisses dead letters.
@@ -1303,7 +1376,7 @@ export type DismissFailuresRequest = Message<"caudal.v1.DismissFailuresRequest">
  * Use `create(DismissFailuresRequestSchema)` to create a new message.
  */
 export const DismissFailuresRequestSchema: GenMessage<DismissFailuresRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_file, 28);
+  messageDesc(file_caudal_v1_file, 29);
 
 /**
  * The state of a file. It is in exactly one at all times.

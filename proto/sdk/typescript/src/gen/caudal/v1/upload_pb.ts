@@ -6,8 +6,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Status } from "../../google/rpc/status_pb.js";
 import { file_google_rpc_status } from "../../google/rpc/status_pb.js";
 import type { FileState } from "./file_pb.js";
@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/upload.proto.
  */
 export const file_caudal_v1_upload: GenFile = /*@__PURE__*/
-  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKPAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAEg0KBXBhcnRzGAQgASgIQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIm0KCVB1dFRhcmdldBILCgN1cmwYASABKAkSIgoHaGVhZGVycxgCIAMoCzIRLmNhdWRhbC52MS5IZWFkZXISLwoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKClBhcnRUYXJnZXQSDgoGbnVtYmVyGAEgASgNEgsKA3VybBgCIAEoCRIMCgRzaXplGAMgASgDEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKQAQoPTXVsdGlwYXJ0VGFyZ2V0EhEKCXBhcnRfc2l6ZRgBIAEoAxISCgpwYXJ0X2NvdW50GAIgASgNEioKC2ZpcnN0X3BhcnRzGAMgAygLMhUuY2F1ZGFsLnYxLlBhcnRUYXJnZXQSFAoMcGFydHNfbGFuZGVkGAQgASgNEhQKDGJ5dGVzX2xhbmRlZBgFIAEoAyINCgtBbHJlYWR5SGVsZCLZAQoMVXBsb2FkVGFyZ2V0Eg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEiMKA3B1dBgDIAEoCzIULmNhdWRhbC52MS5QdXRUYXJnZXRIABIvCgltdWx0aXBhcnQYBCABKAsyGi5jYXVkYWwudjEuTXVsdGlwYXJ0VGFyZ2V0SAASJgoEaGVsZBgFIAEoCzIWLmNhdWRhbC52MS5BbHJlYWR5SGVsZEgAEiMKBWVycm9yGAYgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIFCgNob3ciQAoUSXNzdWVVcGxvYWRzUmVzcG9uc2USKAoHdGFyZ2V0cxgBIAMoCzIXLmNhdWRhbC52MS5VcGxvYWRUYXJnZXQiOQoIVXBsb2FkZWQSDwoHb3JkaW5hbBgBIAEoDRIOCgZ0YXJnZXQYAiABKA0SDAoEZXRhZxgDIAEoCSJgChVDb25maXJtVXBsb2Fkc1JlcXVlc3QSDQoFYmF0Y2gYASABKAkSJAoHdXBsb2FkcxgCIAMoCzITLmNhdWRhbC52MS5VcGxvYWRlZBISCgpyZXF1ZXN0X2lkGAMgASgJInUKDENvbmZpcm1hdGlvbhIPCgdvcmRpbmFsGAEgASgNEiUKBXN0YXRlGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZUgAEiMKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiSAoWQ29uZmlybVVwbG9hZHNSZXNwb25zZRIuCg1jb25maXJtYXRpb25zGAEgAygLMhcuY2F1ZGFsLnYxLkNvbmZpcm1hdGlvbjK3AQoNVXBsb2FkU2VydmljZRJPCgxJc3N1ZVVwbG9hZHMSHi5jYXVkYWwudjEuSXNzdWVVcGxvYWRzUmVxdWVzdBofLmNhdWRhbC52MS5Jc3N1ZVVwbG9hZHNSZXNwb25zZRJVCg5Db25maXJtVXBsb2FkcxIgLmNhdWRhbC52MS5Db25maXJtVXBsb2Fkc1JlcXVlc3QaIS5jYXVkYWwudjEuQ29uZmlybVVwbG9hZHNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
+  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKPAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAEg0KBXBhcnRzGAQgASgIQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIpsBCglQdXRUYXJnZXQSCwoDdXJsGAEgASgJEiIKB2hlYWRlcnMYAiADKAsyES5jYXVkYWwudjEuSGVhZGVyEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ilgEKClBhcnRUYXJnZXQSDgoGbnVtYmVyGAEgASgNEgsKA3VybBgCIAEoCRIMCgRzaXplGAMgASgDEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ikAEKD011bHRpcGFydFRhcmdldBIRCglwYXJ0X3NpemUYASABKAMSEgoKcGFydF9jb3VudBgCIAEoDRIqCgtmaXJzdF9wYXJ0cxgDIAMoCzIVLmNhdWRhbC52MS5QYXJ0VGFyZ2V0EhQKDHBhcnRzX2xhbmRlZBgEIAEoDRIUCgxieXRlc19sYW5kZWQYBSABKAMiDQoLQWxyZWFkeUhlbGQi2QEKDFVwbG9hZFRhcmdldBIPCgdvcmRpbmFsGAEgASgNEg4KBnRhcmdldBgCIAEoDRIjCgNwdXQYAyABKAsyFC5jYXVkYWwudjEuUHV0VGFyZ2V0SAASLwoJbXVsdGlwYXJ0GAQgASgLMhouY2F1ZGFsLnYxLk11bHRpcGFydFRhcmdldEgAEiYKBGhlbGQYBSABKAsyFi5jYXVkYWwudjEuQWxyZWFkeUhlbGRIABIjCgVlcnJvchgGIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCBQoDaG93IkAKFElzc3VlVXBsb2Fkc1Jlc3BvbnNlEigKB3RhcmdldHMYASADKAsyFy5jYXVkYWwudjEuVXBsb2FkVGFyZ2V0IjkKCFVwbG9hZGVkEg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEgwKBGV0YWcYAyABKAkiYAoVQ29uZmlybVVwbG9hZHNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiQKB3VwbG9hZHMYAiADKAsyEy5jYXVkYWwudjEuVXBsb2FkZWQSEgoKcmVxdWVzdF9pZBgDIAEoCSJ1CgxDb25maXJtYXRpb24SDwoHb3JkaW5hbBgBIAEoDRIlCgVzdGF0ZRgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGVIABIjCgVlcnJvchgDIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IkgKFkNvbmZpcm1VcGxvYWRzUmVzcG9uc2USLgoNY29uZmlybWF0aW9ucxgBIAMoCzIXLmNhdWRhbC52MS5Db25maXJtYXRpb24iKQoHTGVmdE91dBIPCgdvcmRpbmFsGAEgASgNEg0KBWNhdXNlGAIgASgJIlwKFExlYXZlT3V0RmlsZXNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiEKBWZpbGVzGAIgAygLMhIuY2F1ZGFsLnYxLkxlZnRPdXQSEgoKcmVxdWVzdF9pZBgDIAEoCSJxCghMZWF2ZU91dBIPCgdvcmRpbmFsGAEgASgNEiUKBXN0YXRlGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZUgAEiMKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiOwoVTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEiIKBWZpbGVzGAEgAygLMhMuY2F1ZGFsLnYxLkxlYXZlT3V0MosCCg1VcGxvYWRTZXJ2aWNlEk8KDElzc3VlVXBsb2FkcxIeLmNhdWRhbC52MS5Jc3N1ZVVwbG9hZHNSZXF1ZXN0Gh8uY2F1ZGFsLnYxLklzc3VlVXBsb2Fkc1Jlc3BvbnNlElUKDkNvbmZpcm1VcGxvYWRzEiAuY2F1ZGFsLnYxLkNvbmZpcm1VcGxvYWRzUmVxdWVzdBohLmNhdWRhbC52MS5Db25maXJtVXBsb2Fkc1Jlc3BvbnNlElIKDUxlYXZlT3V0RmlsZXMSHy5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1JlcXVlc3QaIC5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
 
 /**
  * A list of ordinals.
@@ -177,11 +177,18 @@ export type PutTarget = Message<"caudal.v1.PutTarget"> & {
   headers: Header[];
 
   /**
-   * Until when the PUT may begin.
+   * Until when the PUT may begin, by the server's clock: for people. Whoever decides counts `valid_for`.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 3;
    */
   expireTime?: Timestamp | undefined;
+
+  /**
+   * For how long after this answer the PUT may begin.
+   *
+   * @generated from field: google.protobuf.Duration valid_for = 4;
+   */
+  validFor?: Duration | undefined;
 };
 
 /**
@@ -219,11 +226,18 @@ export type PartTarget = Message<"caudal.v1.PartTarget"> & {
   size: bigint;
 
   /**
-   * Until when the PUT may begin.
+   * Until when the PUT may begin, by the server's clock: for people. Whoever decides counts `valid_for`.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 4;
    */
   expireTime?: Timestamp | undefined;
+
+  /**
+   * For how long after this answer the PUT may begin.
+   *
+   * @generated from field: google.protobuf.Duration valid_for = 5;
+   */
+  validFor?: Duration | undefined;
 };
 
 /**
@@ -522,6 +536,134 @@ export const ConfirmUploadsResponseSchema: GenMessage<ConfirmUploadsResponse> = 
   messageDesc(file_caudal_v1_upload, 13);
 
 /**
+ * A file whose bytes will not come.
+ *
+ * @generated from message caudal.v1.LeftOut
+ */
+export type LeftOut = Message<"caudal.v1.LeftOut"> & {
+  /**
+   * Which file.
+   *
+   * @generated from field: uint32 ordinal = 1;
+   */
+  ordinal: number;
+
+  /**
+   * Why, in words for people, at most 500 characters: becomes the detail of the file's reason.
+   *
+   * @generated from field: string cause = 2;
+   */
+  cause: string;
+};
+
+/**
+ * Describes the message caudal.v1.LeftOut.
+ * Use `create(LeftOutSchema)` to create a new message.
+ */
+export const LeftOutSchema: GenMessage<LeftOut> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 14);
+
+/**
+ * Tells of files whose bytes will not come.
+ *
+ * @generated from message caudal.v1.LeaveOutFilesRequest
+ */
+export type LeaveOutFilesRequest = Message<"caudal.v1.LeaveOutFilesRequest"> & {
+  /**
+   * `batches/{uuid}`.
+   *
+   * @generated from field: string batch = 1;
+   */
+  batch: string;
+
+  /**
+   * 1 to 1,000.
+   *
+   * @generated from field: repeated caudal.v1.LeftOut files = 2;
+   */
+  files: LeftOut[];
+
+  /**
+   * UUID; see the rules in batch.proto.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.LeaveOutFilesRequest.
+ * Use `create(LeaveOutFilesRequestSchema)` to create a new message.
+ */
+export const LeaveOutFilesRequestSchema: GenMessage<LeaveOutFilesRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 15);
+
+/**
+ * What became of one file that was left out.
+ *
+ * @generated from message caudal.v1.LeaveOut
+ */
+export type LeaveOut = Message<"caudal.v1.LeaveOut"> & {
+  /**
+   * Which file.
+   *
+   * @generated from field: uint32 ordinal = 1;
+   */
+  ordinal: number;
+
+  /**
+   * The answer.
+   *
+   * @generated from oneof caudal.v1.LeaveOut.result
+   */
+  result: {
+    /**
+     * The file's state now.
+     *
+     * @generated from field: caudal.v1.FileState state = 2;
+     */
+    value: FileState;
+    case: "state";
+  } | {
+    /**
+     * Not taken, and why.
+     *
+     * @generated from field: google.rpc.Status error = 3;
+     */
+    value: Status;
+    case: "error";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message caudal.v1.LeaveOut.
+ * Use `create(LeaveOutSchema)` to create a new message.
+ */
+export const LeaveOutSchema: GenMessage<LeaveOut> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 16);
+
+/**
+ * Answers, in order.
+ *
+ * @generated from message caudal.v1.LeaveOutFilesResponse
+ */
+export type LeaveOutFilesResponse = Message<"caudal.v1.LeaveOutFilesResponse"> & {
+  /**
+   * One for each file.
+   *
+   * @generated from field: repeated caudal.v1.LeaveOut files = 1;
+   */
+  files: LeaveOut[];
+};
+
+/**
+ * Describes the message caudal.v1.LeaveOutFilesResponse.
+ * Use `create(LeaveOutFilesResponseSchema)` to create a new message.
+ */
+export const LeaveOutFilesResponseSchema: GenMessage<LeaveOutFilesResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 17);
+
+/**
  * Issues upload targets and takes confirmations.
  *
  * @generated from service caudal.v1.UploadService
@@ -547,6 +689,17 @@ export const UploadService: GenService<{
     methodKind: "unary";
     input: typeof ConfirmUploadsRequestSchema;
     output: typeof ConfirmUploadsResponseSchema;
+  },
+  /**
+   * Says of up to 1,000 files of the manifest that their bytes will not come, and why: they end as FAILED with reason
+   * LEFT_OUT_BY_CLIENT. One whose bytes are there, or that is final, stays as it is; bytes that are confirmed after all are taken.
+   *
+   * @generated from rpc caudal.v1.UploadService.LeaveOutFiles
+   */
+  leaveOutFiles: {
+    methodKind: "unary";
+    input: typeof LeaveOutFilesRequestSchema;
+    output: typeof LeaveOutFilesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_caudal_v1_upload, 0);
