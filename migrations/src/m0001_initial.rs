@@ -234,6 +234,7 @@ CREATE TABLE dead_letters (
 ) {clustered};
 CREATE INDEX dead_letters_groups ON dead_letters (tenant_id, reason, stage) WHERE dismissed_at IS NULL; -- a tenant's groups
 CREATE INDEX dead_letters_all ON dead_letters (reason, stage) WHERE dismissed_at IS NULL; -- the operator's groups
+CREATE INDEX dead_letters_without_bytes ON dead_letters (at, tenant_id, batch_id, ordinal) WHERE reason IN (101, 106); -- looked for again
 
 CREATE TABLE changes (
     tenant_id {uuid} NOT NULL,

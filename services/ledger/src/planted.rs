@@ -95,6 +95,7 @@ mod faults {
         OutcomeKept: "11.3", "a reprocess leaves the old outcome counted";
         TargetNotCompared: "12.2", "bytes are confirmed that landed under another key";
         ConfirmedTwice: "12.2", "a confirmation that was taken before is taken again";
+        LandedGivenUp: "12.3", "a file is given up although the store has its bytes";
         FreedBeforeRecorded: "12.4", "a worker deletes what landed before its report is answered";
         TakenAcrossTenants: "13.3", "a result of another tenant is taken over";
         StateNotDerived: "14.1", "a batch keeps its state when its counters move";

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use super::landed::Landed;
 use super::reconciler::Reconciler;
 use super::relay;
 use super::slices::SliceRunner;
@@ -221,6 +222,9 @@ impl Leadership {
             self.hints.clone(),
             hint_receiver,
         )));
+        let landed = Landed {
+            objects: self.objects.clone(),
+        };
         let reconciler = Reconciler {
             settings: self.settings.clone(),
             epoch,
@@ -231,12 +235,13 @@ impl Leadership {
             old_pairs,
             metrics: self.metrics.clone(),
             wanted: self.reconcile.clone(),
+            landed: landed.clone(),
         };
         let reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler.run(stop_rest.clone())));
         let operations = SliceRunner {
             store: self.store.clone(),
             writer: handle.clone(),
-            objects: self.objects.clone(),
+            landed,
             signals: self.operations.clone(),
         };
         let operations = AbortOnDropHandle::new(tokio::spawn(operations.run(stop_rest.clone())));

@@ -2,6 +2,7 @@
 //! committed, repairs what was lost, and carries bulk operations on.
 
 mod hints;
+mod landed;
 mod leadership;
 mod reconciler;
 mod relay;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use caudal_domain::{BatchRef, FileRef, Refusal, Stage, TenantId, Token};
+use caudal_domain::{BatchRef, FileRef, FileState, Stage, TenantId, Token};
 use caudal_node::Rarely;
 use caudal_streams::Streams;
 use rustc_hash::FxHashMap;
@@ -12,17 +12,20 @@ use sea_orm::DbErr;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::landed::{Landed, LookError, LookingAgain};
 use super::rules::{self, Messages};
 use crate::memory::relay_queue::RelayQueue;
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
+use crate::store::work::WorkRow;
 use crate::store::{Store, outbox, progress, work};
 use crate::writer::WriterHandle;
+use crate::writer::needs::Range;
 use crate::writer::verbs::cancel_files::CancelFiles;
 use crate::writer::verbs::complete_idle::CompleteIdle;
-use crate::writer::verbs::fail_missing::FailMissing;
 use crate::writer::verbs::look_up::LookUp;
 use crate::writer::verbs::prune::Prune;
+use crate::writer::verbs::settle_missing::SettleMissing;
 
 /// Outbox rows left behind that are given to the relay in one pass.
 const SWEEP_ROWS: u32 = 512;
@@ -44,7 +47,10 @@ const IDLE_BATCHES: u32 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum End {
     Cancelled,
+    /// It was completed without them.
     NeverArrived,
+    /// Nobody has sent anything since the upload deadline.
+    Overdue,
 }
 
 /// A batch whose files end slice by slice.
@@ -153,6 +159,7 @@ pub(crate) struct Reconciler {
     pub(crate) metrics: LedgerMetrics,
     /// Asks for a pass at once.
     pub(crate) wanted: Arc<Notify>,
+    pub(crate) landed: Landed,
 }
 
 /// Why a pass was not finished; the next one begins anew.
@@ -164,6 +171,8 @@ pub(crate) enum PassError {
     Database(#[from] DbErr),
     #[error("Redis failed: {0}")]
     Streams(#[from] caudal_streams::StreamsError),
+    #[error("uploads could not be looked for: {0}")]
+    Look(#[from] LookError),
 }
 
 impl Reconciler {
@@ -174,13 +183,14 @@ impl Reconciler {
         let mut pass: u64 = 0;
         let unfinished = Rarely::default();
         let mut slices = Slices::default();
+        let mut again = LookingAgain::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = tick.tick() => {}
                 () = self.wanted.notified() => {}
             }
-            if let Err(error) = self.pass(pass, &mut slices).await {
+            if let Err(error) = self.pass(pass, &mut slices, &mut again).await {
                 self.metrics.reconcile_failures.inc();
                 if let Some(times) = unfinished.next() {
                     tracing::warn!(%error, times, "a reconcile pass was not finished");
@@ -190,11 +200,17 @@ impl Reconciler {
         }
     }
 
-    async fn pass(&self, pass: u64, slices: &mut Slices) -> Result<(), PassError> {
+    async fn pass(
+        &self,
+        pass: u64,
+        slices: &mut Slices,
+        again: &mut LookingAgain,
+    ) -> Result<(), PassError> {
         self.sweep().await?;
         self.repair_dispatches().await?;
         self.end_batches(slices).await?;
         self.complete_idle().await?;
+        self.look_again(again).await?;
         if pass.is_multiple_of(CLEAN_EVERY) {
             self.remove_superseded().await?;
         }
@@ -292,15 +308,18 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Goes on with batches that were cancelled, or completed without all their files (protocol 10.2), a few slices in a
-    /// pass. Where more are left the next pass comes at once.
+    /// Goes on with batches that were cancelled, completed without all their files (protocol 10.2), or whose uploads have
+    /// had their time (protocol 12.3), a few slices in a pass. Where more are left the next pass comes at once.
     async fn end_batches(&self, slices: &mut Slices) -> Result<(), PassError> {
         let session = self.store.reader();
         let cancelled = progress::cancelling(&session, ENDING_BATCHES).await?;
         let incomplete = progress::failing_missing(&session, ENDING_BATCHES).await?;
+        let now = session.now().await?;
+        let overdue = progress::overdue(&session, now, ENDING_BATCHES).await?;
+        let overdue = overdue.into_iter().map(|key| (key, End::Overdue));
         let cancelled = cancelled.into_iter().map(|key| (key, End::Cancelled));
         let incomplete = incomplete.into_iter().map(|key| (key, End::NeverArrived));
-        let jobs = cancelled.chain(incomplete).collect();
+        let jobs = cancelled.chain(incomplete).chain(overdue).collect();
         let mut turns = slices.turns(jobs);
         while let Some((job, from)) = turns.next() {
             let ended = self.end_slice(job, from).await;
@@ -320,11 +339,48 @@ impl Reconciler {
     }
 
     /// Where the next slice begins.
-    async fn end_slice(&self, (batch, end): Job, from: u32) -> Result<Option<u32>, Refusal> {
+    async fn end_slice(&self, (batch, end): Job, from: u32) -> Result<Option<u32>, PassError> {
         match end {
-            End::Cancelled => self.writer.ask(CancelFiles { batch, from }).await,
-            End::NeverArrived => self.writer.ask(FailMissing { batch, from }).await,
+            End::Cancelled => Ok(self.writer.ask(CancelFiles { batch, from }).await?),
+            End::NeverArrived | End::Overdue => self.settle_slice(batch, from).await,
         }
+    }
+
+    /// Asks the store for what a slice of a batch waits for: nothing is given up that landed, and nothing while the store
+    /// is silent.
+    async fn settle_slice(&self, batch: BatchRef, from: u32) -> Result<Option<u32>, PassError> {
+        let range = Range::slice(batch, from);
+        let rows = work::range(&self.store.reader(), batch, from, range.limit).await?;
+        let next = range.next(&rows);
+        let waits = |row: &&WorkRow| matches!(row.state, FileState::Pending | FileState::Uploading);
+        let asked = self.landed.ask(rows.iter().filter(waits)).await;
+        let asked = asked.map_err(LookError::from)?;
+        if asked.is_empty() && next.is_some() {
+            return Ok(next);
+        }
+        let last = next.is_none();
+        let settle = SettleMissing { batch, asked, last };
+        self.writer.ask(settle).await?;
+        Ok(next)
+    }
+
+    /// Takes what landed of files that were given up, once their last URL has expired.
+    async fn look_again(&self, again: &mut LookingAgain) -> Result<(), PassError> {
+        let late = again.look(&self.store, &self.landed).await?;
+        for (batch, asked) in &late.found {
+            tracing::info!(%batch.batch, files = asked.len(), "bytes of files that were given up are there");
+            let settle = SettleMissing {
+                batch: *batch,
+                asked: asked.clone(),
+                last: false,
+            };
+            self.writer.ask(settle).await?;
+        }
+        again.took(&late);
+        if late.more {
+            self.wanted.notify_one();
+        }
+        Ok(())
     }
 
     /// Completes OPEN batches that nobody touched for long.

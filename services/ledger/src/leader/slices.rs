@@ -7,17 +7,16 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_domain::keys::landing_key;
-use caudal_domain::{FileRef, FileState, Reason, Target, TenantId};
+use caudal_domain::{FileState, Reason, TenantId};
 use caudal_node::Rarely;
-use caudal_objects::{ObjectError, ObjectStore};
+use caudal_objects::ObjectError;
 use caudal_proto::v1::FileSelector;
-use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use sea_orm::DbErr;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::landed::Landed;
 use crate::select::{Purpose, SelectorError, resolve};
 use crate::signals::Signals;
 use crate::store::operations::{FileVerb, OperationRow, OperationState};
@@ -33,8 +32,6 @@ use crate::writer::verbs::prune_operations::PruneOperations;
 const ROWS_A_SLICE: u32 = 1_000;
 /// Files handed to the writer in one slice.
 const FILES_A_SLICE: u32 = 500;
-/// Objects that the store is asked for at once.
-const ASKED_AT_ONCE: usize = 16;
 /// Slices that found nothing after which the place reached is written all the same.
 const EMPTY_SLICES: u32 = 50;
 /// Operations that take turns; the others wait until one of these has ended or had its turn.
@@ -53,7 +50,7 @@ pub(crate) struct SliceRunner {
     pub(crate) store: Arc<Store>,
     pub(crate) writer: WriterHandle,
     /// Asked for the bytes of files that never arrived, before they are asked of the client again.
-    pub(crate) objects: Option<ObjectStore>,
+    pub(crate) landed: Landed,
     pub(crate) signals: Signals,
 }
 
@@ -212,24 +209,21 @@ impl SliceRunner {
         verb: &FileVerb,
         rows: &[WorkRow],
     ) -> Result<Vec<FoundBytes>, ObjectError> {
-        let Some(objects) = self
-            .objects
-            .as_ref()
-            .filter(|_| matches!(verb, FileVerb::Retry { .. }))
-        else {
+        if !matches!(verb, FileVerb::Retry { .. }) {
             return Ok(Vec::new());
-        };
-        let mut asked = Vec::new();
-        for row in rows {
-            if row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes) {
-                asked.push(landed(objects.clone(), row.file, row.target, row.size));
-            }
         }
-        let answers: Vec<Option<FoundBytes>> = futures::stream::iter(asked)
-            .buffered(ASKED_AT_ONCE)
-            .try_collect()
-            .await?;
-        Ok(answers.into_iter().flatten().collect())
+        let given_up = rows.iter().filter(|row| {
+            row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
+        });
+        let asked = self.landed.ask(given_up).await?.into_iter();
+        let found = asked.filter_map(|asked| {
+            Some(FoundBytes {
+                file: asked.file,
+                target: asked.target,
+                etag: asked.etag?,
+            })
+        });
+        Ok(found.collect())
     }
 
     async fn apply(
@@ -269,20 +263,4 @@ impl SliceRunner {
             Err(SelectorError::Database(error)) => Err(error.into()),
         }
     }
-}
-
-/// What the store has under the current target of a file, if it is as large as the file was declared.
-async fn landed(
-    objects: ObjectStore,
-    file: FileRef,
-    target: Target,
-    size: u64,
-) -> Result<Option<FoundBytes>, ObjectError> {
-    let head = objects.head(&landing_key(file, target)).await?;
-    let whole = head.filter(|head| head.size == size);
-    Ok(whole.map(|head| FoundBytes {
-        file,
-        target,
-        etag: head.etag,
-    }))
 }

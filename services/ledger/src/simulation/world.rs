@@ -34,11 +34,12 @@ use crate::memory::lease_cache::{Declared, Granted, Inputs};
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
 use crate::store::operations::{FileVerb, OperationState};
-use crate::store::progress::Renamed;
+use crate::store::progress::{ProgressRow, Renamed};
 use crate::store::results::{ResultRow, StoredArtifact, Used};
 use crate::store::selection::Position;
 use crate::store::tenants::TenantRow;
 use crate::store::time::Micros;
+use crate::store::work::WorkRow;
 use crate::writer::core::Answered;
 use crate::writer::manifest_page::{ManifestPage, NewEntry, NewFile};
 use crate::writer::request_key::RequestKey;
@@ -51,7 +52,6 @@ use crate::writer::verbs::complete_idle::CompleteIdle;
 use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use crate::writer::verbs::create_batch::CreateBatch;
 use crate::writer::verbs::end_operation::EndOperation;
-use crate::writer::verbs::fail_missing::FailMissing;
 use crate::writer::verbs::lease::Lease;
 use crate::writer::verbs::look_up::{LookUp, LookedUp};
 use crate::writer::verbs::prune::Prune;
@@ -61,6 +61,7 @@ use crate::writer::verbs::renew::Renew;
 use crate::writer::verbs::repair::{KillCause, Repair};
 use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 use crate::writer::verbs::set_pause::{NewPause, SetPause};
+use crate::writer::verbs::settle_missing::{AskedUpload, SettleMissing};
 use crate::writer::verbs::start_operation::StartOperation;
 use crate::writer::verbs::update_batch::UpdateBatch;
 
@@ -92,6 +93,8 @@ enum Nature {
     Poison,
     /// Nobody uploads it.
     Missing,
+    /// Its bytes are put, and nobody says so.
+    Unconfirmed,
     /// The first bytes that come are of another size.
     WrongSize,
     /// Its second stage takes longer than a lease lives.
@@ -100,7 +103,8 @@ enum Nature {
     Spoilt,
 }
 
-const NATURES: [Nature; 13] = [
+const NATURES: [Nature; 14] = [
+    Nature::Unconfirmed,
     Nature::Slow,
     Nature::Good,
     Nature::Good,
@@ -257,6 +261,7 @@ pub(super) struct World {
     started: Vec<(RequestKey, Answered<caudal_proto::longrunning::Operation>)>,
     ended: Vec<Answered<()>>,
     endings: Vec<Answered<Option<u32>>>,
+    settlings: Vec<Answered<()>>,
     /// Where the next slices of batches begin that are being ended.
     from: FxHashMap<BatchRef, u32>,
     /// The last sign of life of whoever holds a dispatch.
@@ -382,6 +387,7 @@ impl World {
             started: Vec::new(),
             ended: Vec::new(),
             endings: Vec::new(),
+            settlings: Vec::new(),
             from: FxHashMap::default(),
             signs: FxHashMap::default(),
             cancelled: BTreeSet::new(),

@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbErr};
 use super::attempts::{self, AttemptRow};
 use super::page::Page;
 use super::time::Micros;
+use super::work::{self, WorkRow};
 use super::{Session, damaged, file_of, u32_of, u64_of};
 
 /// Inserts dead letters: files that became FAILED.
@@ -64,6 +65,39 @@ pub(crate) async fn of_files<C: ConnectionTrait>(
         found.insert(file_of(&row)?, (Token::new(u64_of(&row, "token")?), reason));
     }
     Ok(found)
+}
+
+/// Files that were given up without bytes after `from` and until `until`, with the time, in order; by index
+/// `dead_letters_without_bytes`.
+pub(crate) async fn without_bytes<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    (after, file): (Micros, FileRef),
+    until: Micros,
+    limit: u32,
+) -> Result<Vec<(Micros, WorkRow)>, DbErr> {
+    // As the index spells them.
+    let numbers = Reason::ALL.iter().filter(|reason| reason.never_had_bytes());
+    let numbers: Vec<String> = numbers.map(|reason| reason.number().to_string()).collect();
+    let sql = format!(
+        "SELECT l.at, {} FROM dead_letters AS l JOIN file_work AS w ON w.tenant_id = l.tenant_id \
+         AND w.batch_id = l.batch_id AND w.ordinal = l.ordinal WHERE l.reason IN ({}) AND l.at <= $1 \
+         AND (l.at, l.tenant_id, l.batch_id, l.ordinal) > ($2, $3, $4, $5) \
+         ORDER BY l.at, l.tenant_id, l.batch_id, l.ordinal LIMIT {limit}",
+        work::COLUMNS,
+        numbers.join(", ")
+    );
+    let values = vec![
+        until.0.into(),
+        after.0.into(),
+        file.tenant.as_uuid().into(),
+        file.batch.as_uuid().into(),
+        i32::try_from(file.ordinal).unwrap_or(i32::MAX).into(),
+    ];
+    let rows = session.rows(sql, values).await?;
+    let read = rows
+        .iter()
+        .map(|row| Ok((Micros(row.try_get("", "at")?), WorkRow::read(row)?)));
+    read.collect()
 }
 
 /// Takes the dead letters of FAILED files off lists and alarms.

@@ -302,6 +302,21 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     );
     progress::failing_missing(session, size).await.unwrap();
     step(
+        "progress::overdue",
+        &[("batch_progress", "batch_progress_live", 0)],
+    );
+    progress::overdue(session, now, size).await.unwrap();
+    step(
+        "dead_letters::without_bytes",
+        &[
+            ("dead_letters", "dead_letters_without_bytes", 1),
+            ("file_work", PK, 3),
+        ],
+    );
+    dead_letters::without_bytes(session, (Micros(0), file(0)), now, 500)
+        .await
+        .unwrap();
+    step(
         "progress::live_priorities",
         &[("batch_progress", "batch_progress_live", 0)],
     );

@@ -502,6 +502,20 @@ pub(crate) async fn failing_missing<C: ConnectionTrait>(
     Ok(found)
 }
 
+/// Batches whose uploads have had their time, by index `batch_progress_live`.
+pub(crate) async fn overdue<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    now: Micros,
+    limit: u32,
+) -> Result<Vec<BatchRef>, DbErr> {
+    let sql = format!(
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state IN (1, 2) AND p.uploads_open \
+         AND NOT p.missing_fails AND NOT p.cancel_requested AND p.upload_deadline <= $1 LIMIT {limit}"
+    );
+    let rows = session.rows(sql, vec![now.0.into()]).await?;
+    rows.iter().map(batch_key_of).collect()
+}
+
 /// Priorities of the batches that are not ended, by index `batch_progress_live`: read once, when a ledger begins.
 pub(crate) async fn live_priorities<C: ConnectionTrait>(
     session: &Session<'_, C>,

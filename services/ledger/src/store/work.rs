@@ -32,7 +32,7 @@ pub(crate) struct WorkRow {
     pub(crate) size: u64,
 }
 
-const COLUMNS: &str = "w.tenant_id, w.batch_id, w.ordinal, w.state, w.stage, w.token, w.generation, w.fails, w.kills, \
+pub(crate) const COLUMNS: &str = "w.tenant_id, w.batch_id, w.ordinal, w.state, w.stage, w.token, w.generation, w.fails, w.kills, \
     w.target, w.etag, w.wait_stage, w.ready_at, w.dispatched_at, w.lease_until, w.changed_at, w.outcome, w.reason, \
     w.folder, w.size";
 
@@ -73,7 +73,7 @@ impl WorkRow {
         }
     }
 
-    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+    pub(crate) fn read(row: &QueryResult) -> Result<Self, DbErr> {
         let wait_stage: Option<i32> = row.try_get("", "wait_stage")?;
         let outcome: i32 = row.try_get("", "outcome")?;
         let reason: i32 = row.try_get("", "reason")?;

@@ -16,7 +16,7 @@ mod in_flight;
 mod load;
 mod loaded;
 pub(crate) mod manifest_page;
-mod needs;
+pub(crate) mod needs;
 mod outage;
 pub(crate) mod phases;
 mod quotas;

@@ -54,7 +54,7 @@ pub(super) const SLICE: u32 = 500;
 
 impl Range {
     /// The slice of a batch from an ordinal on.
-    pub(super) fn slice(batch: BatchRef, from: u32) -> Self {
+    pub(crate) fn slice(batch: BatchRef, from: u32) -> Self {
         Self {
             batch,
             from,
@@ -77,7 +77,7 @@ impl Range {
     }
 
     /// Where the next one begins, after these rows of this one; `None`: there are no more.
-    pub(super) fn next(&self, rows: &[WorkRow]) -> Option<u32> {
+    pub(crate) fn next(&self, rows: &[WorkRow]) -> Option<u32> {
         let last = rows.last()?;
         let full = rows.len() >= self.rows();
         full.then(|| last.file.ordinal.saturating_add(1))

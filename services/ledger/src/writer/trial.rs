@@ -36,6 +36,7 @@ use super::verbs::create_batch::CreateBatch;
 use super::verbs::lease::Lease;
 use super::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 use super::verbs::set_pause::{NewPause, SetPause};
+use super::verbs::settle_missing::{AskedUpload, SettleMissing};
 use super::verbs::start_operation::StartOperation;
 use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
@@ -373,6 +374,21 @@ impl Trial {
             page: Arc::new(ManifestPage::new(entries)),
             ..page
         }
+    }
+
+    /// The store is asked for files that wait for their bytes, and has none of them.
+    pub(super) fn settle_missing(&mut self, files: &[FileRef], last: bool) {
+        let asked = files.iter().map(|file| AskedUpload {
+            file: *file,
+            target: self.row(*file).target,
+            etag: None,
+        });
+        let settle = SettleMissing {
+            batch: files[0].batch_ref(),
+            asked: asked.collect(),
+            last,
+        };
+        self.ask(settle).unwrap();
     }
 
     /// Adds so many files.

@@ -126,6 +126,10 @@ impl World {
                     size: size + u64::from(wrong),
                     etag: format!("{}-{wrong}", planned.content),
                 };
+                if planned.nature == Nature::Unconfirmed {
+                    self.landing.insert((batch.file(ordinal), target), object);
+                    continue;
+                }
                 self.clients[at]
                     .puts
                     .push((ordinal, target, object.etag.clone()));

@@ -398,7 +398,7 @@ impl World {
     }
 
     /// What the database holds of a file for a handler.
-    fn inputs(&self, row: &crate::store::work::WorkRow) -> Inputs {
+    fn inputs(&self, row: &WorkRow) -> Inputs {
         let declared = self.committed(|tables| {
             let entry = &tables.manifest[&row.file];
             Declared {

@@ -164,13 +164,19 @@ impl World {
     /// Whether there was anything to end.
     pub(super) fn end_batches(&mut self) -> bool {
         self.endings.retain_mut(|answer| answered(answer).is_none());
-        if !self.endings.is_empty() {
+        self.settlings
+            .retain_mut(|answer| answered(answer).is_none());
+        if !self.endings.is_empty() || !self.settlings.is_empty() {
             return false;
         }
+        let looked_again = self.look_again();
+        let now = self.now();
         let ending: Vec<(BatchRef, bool)> = self.committed(|tables| {
             let rows = tables.batches.values().map(|row| &row.0);
             let live = rows.filter(|row| !row.state.is_ended());
-            let ending = live.filter(|row| row.facts.cancel_requested || row.missing_fails);
+            let overdue = |row: &ProgressRow| row.uploads_open && row.upload_deadline <= now;
+            let ending =
+                live.filter(|row| row.facts.cancel_requested || row.missing_fails || overdue(row));
             ending
                 .map(|row| (row.key(), row.facts.cancel_requested))
                 .collect()
@@ -187,13 +193,63 @@ impl World {
         self.ended.retain_mut(|answer| answered(answer).is_none());
         for (batch, cancelled) in &ending {
             let (batch, from) = (*batch, 0);
-            let answer = if *cancelled {
-                self.leader.ask(CancelFiles { batch, from })
+            if *cancelled {
+                let answer = self.leader.ask(CancelFiles { batch, from });
+                self.endings.push(answer);
             } else {
-                self.leader.ask(FailMissing { batch, from })
-            };
-            self.endings.push(answer);
+                let waits =
+                    |row: &WorkRow| matches!(row.state, FileState::Pending | FileState::Uploading);
+                let (asked, last) = (self.ask_store(batch, waits), true);
+                let answer = self.leader.ask(SettleMissing { batch, asked, last });
+                self.settlings.push(answer);
+            }
         }
-        !ending.is_empty()
+        !ending.is_empty() || looked_again
+    }
+
+    /// What the store has of files of a batch, as the leader asks for it.
+    fn ask_store(&self, batch: BatchRef, wanted: impl Fn(&WorkRow) -> bool) -> Vec<AskedUpload> {
+        let span = batch.file(0)..=batch.file(u32::MAX);
+        self.committed(|tables| {
+            let rows = tables.files.range(span).map(|(_, row)| row);
+            let asked = rows.filter(|row| wanted(row)).map(|row| {
+                let object = self.landing.get(&(row.file, row.target));
+                let whole = object.filter(|object| object.size == row.size);
+                AskedUpload {
+                    file: row.file,
+                    target: row.target,
+                    etag: whole.map(|object| object.etag.clone()),
+                }
+            });
+            asked.collect()
+        })
+    }
+
+    /// Takes what landed of files that were given up; whether there was any.
+    fn look_again(&mut self) -> bool {
+        let batches: Vec<BatchRef> = self.committed(|tables| {
+            let rows = tables.batches.values().map(|row| &row.0);
+            let standing = rows.filter(|row| !row.facts.cancel_requested);
+            standing.map(ProgressRow::key).collect()
+        });
+        let mut found = false;
+        for batch in batches {
+            let given_up = |row: &WorkRow| {
+                row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
+            };
+            let mut asked = self.ask_store(batch, given_up);
+            asked.retain(|upload| upload.etag.is_some());
+            if !asked.is_empty() {
+                found = true;
+                let settle = SettleMissing {
+                    batch,
+                    asked,
+                    last: false,
+                };
+                let answer = self.leader.ask(settle);
+                self.settlings.push(answer);
+            }
+        }
+        found
     }
 }

@@ -108,7 +108,14 @@ impl World {
         let places = Stage::ALL
             .into_iter()
             .map(|stage| self.leader.places(stage));
-        ended && clients && places.sum::<u32>() == 0 && self.leader.is_idle()
+        let late = self.committed(|tables| {
+            let given_up = tables.files.values().filter(|row| {
+                row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
+            });
+            given_up.cloned().collect::<Vec<Arc<WorkRow>>>()
+        });
+        let late = late.iter().any(|row| self.has_landed(row));
+        ended && !late && clients && places.sum::<u32>() == 0 && self.leader.is_idle()
     }
 
     pub(super) fn check_commits(&mut self) {
@@ -174,7 +181,7 @@ impl World {
             ));
         }
         let mut violations = Vec::new();
-        let ends: Vec<Arc<crate::store::work::WorkRow>> =
+        let ends: Vec<Arc<WorkRow>> =
             self.committed(|tables| tables.files.values().cloned().collect());
         for row in ends {
             self.check_end(&row, &mut violations);
@@ -182,12 +189,19 @@ impl World {
         self.violations.append(&mut violations);
     }
 
+    /// Whether the store has a file's bytes, and its batch takes them.
+    fn has_landed(&self, row: &WorkRow) -> bool {
+        let object = self.landing.get(&(row.file, row.target));
+        let whole = object.is_some_and(|object| object.size == row.size);
+        let stands = self.committed(|tables| {
+            let batch = tables.batches.get(&row.file.batch_ref());
+            batch.is_some_and(|batch| !batch.0.facts.cancel_requested)
+        });
+        whole && stands
+    }
+
     /// Whether a file may have ended so.
-    pub(super) fn check_end(
-        &self,
-        row: &crate::store::work::WorkRow,
-        violations: &mut Vec<String>,
-    ) {
+    pub(super) fn check_end(&self, row: &WorkRow, violations: &mut Vec<String>) {
         let nature = self.nature(row.file);
         match row.state {
             FileState::Cancelled if !self.cancelled.contains(&row.file.batch_ref()) => {
@@ -195,9 +209,9 @@ impl World {
             }
             FileState::Failed => {
                 let right = match row.reason {
-                    Some(Reason::NeverArrived | Reason::LeftOutByClient | Reason::TooManyKills) => {
-                        true
-                    }
+                    // What landed is taken, however late (protocol 12.3).
+                    Some(Reason::NeverArrived | Reason::LeftOutByClient) => !self.has_landed(row),
+                    Some(Reason::TooManyKills) => true,
                     Some(Reason::StageTimeout) => nature == Nature::Hopeless,
                     Some(Reason::CorruptDocument) => nature == Nature::Broken,
                     Some(Reason::ParserCrashed) => nature == Nature::Poison,
@@ -218,11 +232,7 @@ impl World {
     }
 
     /// What a PROCESSED file refers to is what its recorded executions made.
-    pub(super) fn check_processed(
-        &self,
-        row: &crate::store::work::WorkRow,
-        violations: &mut Vec<String>,
-    ) {
+    pub(super) fn check_processed(&self, row: &WorkRow, violations: &mut Vec<String>) {
         let results = self.results_of(row.file, row.generation);
         for stage in [Stage::Upload, Stage::Metadata] {
             if !results.iter().any(|result| result.stage == stage) {

@@ -118,7 +118,6 @@ mod tests {
 
     use super::*;
     use crate::writer::trial::Trial;
-    use crate::writer::verbs::fail_missing::FailMissing;
 
     // Protocol 10.4: a slice, the counts and the cursor in one transaction.
     #[test]
@@ -163,7 +162,7 @@ mod tests {
         let batch = trial.batch();
         let files = trial.add(batch, 2);
         trial.complete(batch, true);
-        trial.ask(FailMissing { batch, from: 0 }).unwrap();
+        trial.settle_missing(&files, true);
         let start = trial.operation(FileVerb::Retry {
             skip_backoff: false,
         });

@@ -127,7 +127,6 @@ mod tests {
 
     use super::*;
     use crate::writer::trial::{SIZE, Trial};
-    use crate::writer::verbs::fail_missing::FailMissing;
 
     fn states(answer: &ConfirmUploadsResponse) -> Vec<Option<i32>> {
         let confirmations = answer.confirmations.iter();
@@ -205,7 +204,7 @@ mod tests {
         let batch = trial.batch();
         let file = trial.add(batch, 1)[0];
         trial.complete(batch, true);
-        trial.ask(FailMissing { batch, from: 0 }).unwrap();
+        trial.settle_missing(&[file], true);
         assert_eq!(trial.progress(batch).state, BatchState::Failed);
         trial.confirm(&[file]);
         let row = trial.row(file);

@@ -16,6 +16,7 @@ mod cancel;
 pub(crate) mod end_operation;
 mod reprocess;
 mod retry;
+pub(crate) mod settle_missing;
 pub(crate) mod start_operation;
 
 // What stage processes ask.
@@ -27,7 +28,6 @@ pub(crate) mod report;
 // What the reconciler asks.
 pub(crate) mod cancel_files;
 pub(crate) mod complete_idle;
-pub(crate) mod fail_missing;
 pub(crate) mod look_up;
 pub(crate) mod prune;
 pub(crate) mod prune_operations;
