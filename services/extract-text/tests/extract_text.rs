@@ -584,6 +584,15 @@ const TESTS: &[Test] = &[
         },
     ),
     (
+        "a_comment_follows_its_author_and_no_word_of_a_library",
+        |bench| {
+            let document = bench.extract(DOCX, &commented()).unwrap();
+            assert!(document.text.contains("said"), "{}", document.text);
+            assert!(document.text.contains("Ana: the gauge stood higher"));
+            assert!(!document.text.contains("Comment"), "{}", document.text);
+        },
+    ),
+    (
         "a_mail_gives_headers_and_body_and_names_what_is_attached",
         |bench| {
             let mail = "From: Ana =?utf-8?q?R=C3=ADo?= <ana@river.example>\r\nTo: bo@river.example\r\nSubject: =?utf-8?b?TmlibGE=?=\r\n\
@@ -1104,6 +1113,43 @@ fn docx(body: &str) -> Vec<u8> {
             "word/document.xml",
             format!("{XML}<w:document xmlns:w=\"{WORD}\"><w:body>{body}</w:body></w:document>"),
         )],
+    )
+}
+
+/// A document with a comment of Ana's and one of nobody's.
+fn commented() -> Vec<u8> {
+    let comment = |id: u32, author: &str, words: &str| {
+        format!(
+            "<w:comment w:id=\"{id}\" w:author=\"{author}\"><w:p><w:r><w:t>{words}</w:t></w:r></w:p></w:comment>"
+        )
+    };
+    let body = "<w:p><w:r><w:t>said</w:t></w:r><w:r><w:commentReference w:id=\"0\"/></w:r>\
+                <w:r><w:commentReference w:id=\"1\"/></w:r></w:p>";
+    package(
+        "word/document.xml",
+        "officeDocument",
+        &[
+            ("word/document.xml", "wordprocessingml.document.main"),
+            ("word/comments.xml", "wordprocessingml.comments"),
+        ],
+        &[
+            (
+                "word/document.xml",
+                format!("{XML}<w:document xmlns:w=\"{WORD}\"><w:body>{body}</w:body></w:document>"),
+            ),
+            (
+                "word/_rels/document.xml.rels",
+                relationships(&[("rId1", "comments", "comments.xml")]),
+            ),
+            (
+                "word/comments.xml",
+                format!(
+                    "{XML}<w:comments xmlns:w=\"{WORD}\">{}{}</w:comments>",
+                    comment(0, "Ana", "the gauge stood higher"),
+                    comment(1, "", "than ever")
+                ),
+            ),
+        ],
     )
 }
 

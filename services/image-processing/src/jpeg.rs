@@ -1,7 +1,6 @@
 //! Whether a JPEG has all its data. The decoder fills what is missing with grey and calls it a picture.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use caudal_domain::Reason;
 use caudal_stage::sandbox::ParseFailure;
@@ -64,7 +63,7 @@ fn look(input: &mut impl BufRead, scan: &mut Scan) -> io::Result<()> {
             _ => {
                 let length = u64::from(u16::from_be_bytes([byte(input)?, byte(input)?]));
                 let rest = length.saturating_sub(2);
-                if io::copy(&mut io::Read::take(&mut *input, rest), &mut io::sink())? < rest {
+                if io::copy(&mut Read::take(&mut *input, rest), &mut io::sink())? < rest {
                     return Ok(());
                 }
             }
@@ -135,7 +134,7 @@ impl Scans {
 
 /// The share of rows that a decoder does not come to which overlooks nothing; none where it finds all of its data.
 pub(crate) fn missing_rows(
-    input: &mut (impl io::Read + io::Seek),
+    input: &mut (impl Read + io::Seek),
 ) -> Result<Option<f64>, ParseFailure> {
     let failed = |error: io::Error| ParseFailure::new(Reason::Internal, error.to_string());
     input.rewind().map_err(failed)?;

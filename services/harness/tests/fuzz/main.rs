@@ -92,7 +92,7 @@ fn no_reader_panics_hangs_or_swells_whatever_it_is_given() {
     let panicked = Arc::new(Mutex::new(String::new()));
     let said = Arc::clone(&panicked);
     std::panic::set_hook(Box::new(move |info| {
-        *said.lock().unwrap() = info.to_string()
+        *said.lock().unwrap() = info.to_string();
     }));
     let now = Now::default();
     watch_over(&now);

@@ -29,10 +29,11 @@ const MOST_BYTES: usize = 512;
 const LARGEST_PART: u64 = 1 << 20;
 
 pub(crate) fn mutated(seed: &[u8], others: &[&[u8]], dice: &mut SmallRng) -> Vec<u8> {
-    if seed.starts_with(b"PK") && dice.random_ratio(4, 5) {
-        if let Some(archive) = repacked(seed, others, dice) {
-            return archive;
-        }
+    if seed.starts_with(b"PK")
+        && dice.random_ratio(4, 5)
+        && let Some(archive) = repacked(seed, others, dice)
+    {
+        return archive;
     }
     changed(seed.to_vec(), others, dice)
 }

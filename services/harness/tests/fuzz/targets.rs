@@ -18,8 +18,10 @@ pub(crate) struct Target {
     pub(crate) name: String,
     /// Whether it begins with this file.
     pub(crate) takes: Box<dyn Fn(&Seed) -> bool>,
-    pub(crate) read: Box<dyn Fn(&[u8])>,
+    pub(crate) read: Read,
 }
+
+type Read = Box<dyn Fn(&[u8])>;
 
 /// Less than a stage allows, so that a bound is met by small inputs.
 const MAX_UNPACKED_BYTES: u64 = 32 << 20;
