@@ -84,6 +84,8 @@ pub const MAX_PUT_BYTES: u64 = 5 * GIB;
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.
 pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(60 * 60);
+/// What a transfer that began while its URL was valid may still take.
+pub const UPLOAD_TRANSFER: Duration = Duration::from_secs(5 * 60);
 /// An OPEN batch that nobody touched for so long is completed by the system.
 pub const BATCH_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 

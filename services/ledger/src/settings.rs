@@ -40,6 +40,11 @@ pub struct LedgerSettings {
     pub keep_changes: Duration,
     /// How long an OPEN batch may lie untouched before the system completes it.
     pub batch_idle: Duration,
+    /// How long a batch waits for bytes after a client's last act, before the store is asked for them and what is not there
+    /// is given up.
+    pub upload_deadline: Duration,
+    /// How long after a file was given up the store is asked once more: the last URL has expired by then.
+    pub look_again_after: Duration,
     /// Rows that one group of the writer takes at most.
     pub group_rows: usize,
     /// Acts that may wait for the writer; beyond it callers wait.
@@ -70,6 +75,8 @@ impl LedgerSettings {
             reconcile_age: limits::RECONCILE_AGE,
             keep_changes: Duration::from_secs(7 * 24 * 60 * 60),
             batch_idle: limits::BATCH_IDLE_TIMEOUT,
+            upload_deadline: limits::UPLOAD_DEADLINE,
+            look_again_after: limits::UPLOAD_URL_VALIDITY + limits::UPLOAD_TRANSFER,
             group_rows: 2_000,
             writer_queue: 4_096,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use caudal_domain::keys::landing_key;
-use caudal_domain::{BatchId, BatchRef, FileRef, Reason, Target, TenantId, limits};
+use caudal_domain::{BatchId, BatchRef, FileRef, Reason, Target, TenantId};
 use caudal_objects::{ObjectError, ObjectStore};
 use futures::{StreamExt, TryStreamExt};
 use uuid::Uuid;
@@ -17,9 +17,6 @@ use crate::writer::verbs::settle_missing::AskedUpload;
 const ASKED_AT_ONCE: usize = 16;
 /// Files that were given up and are looked for again in one pass.
 const LETTERS_A_PASS: u32 = 500;
-/// A file that was given up is looked for again when the last URL that it may have been given has expired, and its transfer
-/// has had this time.
-const TRANSFER: Duration = Duration::from_secs(5 * 60);
 /// A new leader looks again for what was given up so long ago: its predecessor may not have come to it.
 const LOOKS_BACK: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -76,13 +73,15 @@ pub(super) struct Late {
 }
 
 impl LookingAgain {
-    /// Looks for those whose last URL has expired since.
-    pub(super) async fn look(&self, store: &Store, landed: &Landed) -> Result<Late, LookError> {
+    /// Looks for those that were given up so long ago.
+    pub(super) async fn look(
+        &self,
+        store: &Store,
+        landed: &Landed,
+        after: Duration,
+    ) -> Result<Late, LookError> {
         let session = store.reader();
-        let due = session
-            .now()
-            .await?
-            .minus(limits::UPLOAD_URL_VALIDITY + TRANSFER);
+        let due = session.now().await?.minus(after);
         let nil = Uuid::nil();
         let nobody = FileRef::new(TenantId::from_uuid(nil), BatchId::from_uuid(nil), 0);
         let from = self.last.unwrap_or_else(|| (due.minus(LOOKS_BACK), nobody));

@@ -366,7 +366,9 @@ impl Reconciler {
 
     /// Takes what landed of files that were given up, once their last URL has expired.
     async fn look_again(&self, again: &mut LookingAgain) -> Result<(), PassError> {
-        let late = again.look(&self.store, &self.landed).await?;
+        let late = again
+            .look(&self.store, &self.landed, self.settings.look_again_after)
+            .await?;
         for (batch, asked) in &late.found {
             tracing::info!(%batch.batch, files = asked.len(), "bytes of files that were given up are there");
             let settle = SettleMissing {

@@ -115,6 +115,9 @@ fn columns(table: &str, index: &str) -> &'static [&'static str] {
         ("file_work", "file_work_ready") => &["wait_stage", "tenant_id", "batch_id", "ready_at"],
         ("files", "files_name") => &["tenant_id", "batch_id", "folder", "name"],
         ("folders", "folders_path") => &["tenant_id", "batch_id", "path"],
+        ("dead_letters", "dead_letters_without_bytes") => {
+            &["at", "tenant_id", "batch_id", "ordinal"]
+        }
         ("changes", "changes_of_batch") => &["tenant_id", "batch_id", "batch_revision"],
         ("changes", "changes_age") | ("requests", "requests_age") => &["at"],
         ("batch_progress", "batch_progress_live") => &["state"],

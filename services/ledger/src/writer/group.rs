@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use caudal_domain::{
-    BatchRef, FileEvent, FileRef, FileState, Reason, Refusal, Stage, TenantId, Token, limits, names,
+    BatchRef, FileEvent, FileRef, FileState, Reason, Refusal, Stage, TenantId, Token, names,
 };
 
 use prost::Message;
@@ -145,8 +145,9 @@ impl Group<'_> {
         if now.since(batch.row.touched_at) >= TOUCH_EVERY {
             batch.row.touched_at = now;
         }
-        let deadline = now.plus(limits::UPLOAD_DEADLINE);
-        if deadline.since(batch.row.upload_deadline) >= TOUCH_EVERY {
+        let time = self.memory.settings.upload_deadline;
+        let deadline = now.plus(time);
+        if deadline.since(batch.row.upload_deadline) >= TOUCH_EVERY.min(time / 4) {
             batch.row.upload_deadline = deadline;
         }
         Ok(())

@@ -375,6 +375,69 @@ async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up(database: Dat
     ledger.verify().await;
 }
 
+// Protocol 12.3: the store is asked before a file is given up, at a completion and at the deadline, and once more later.
+async fn bytes_that_landed_without_a_word_are_taken_whenever_they_came(database: Database) {
+    let store = S3::start().await.unwrap();
+    let settings =
+        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let objects = caudal_objects::ObjectStore::connect(settings.clone()).unwrap();
+    let ledger = TestLedger::start_with(database, |ledger| {
+        ledger.objects = Some(settings);
+        ledger.upload_deadline = Duration::from_millis(1_500);
+        ledger.look_again_after = Duration::from_secs(1);
+    })
+    .await;
+    let land = async |batch, ordinal, bytes: &'static str| {
+        let file = FileRef::new(ledger.tenant, batch, ordinal);
+        let key = keys::landing_key(file, Target::FIRST);
+        objects.put(&key, TEXT, bytes.into()).await.unwrap();
+    };
+    let names = ["landed", "absent", "cut-short"];
+    let completed = ledger.create(Batch::default()).await;
+    ledger.add(completed, &names).await;
+    land(completed, 0, "ten bytes!").await;
+    land(completed, 2, "ten").await;
+    ledger.fail_what_is_missing(completed).await;
+    // The transfer of the absent one was under way when it was given up.
+    let ends_late = async |batch| {
+        ledger.until_state(batch, 0, FileState::Queued).await;
+        let file = ledger.until_state(batch, 1, FileState::Failed).await;
+        assert_eq!(file.reason.unwrap().code, "NEVER_ARRIVED");
+        land(batch, 1, "ten bytes!").await;
+        ledger.until_state(batch, 1, FileState::Queued).await;
+        ledger.until_state(batch, 2, FileState::Failed).await;
+    };
+    ends_late(completed).await;
+    // One that nobody completes, and whose client does not come back.
+    let left = ledger.create(Batch::default()).await;
+    ledger.add(left, &names).await;
+    land(left, 0, "ten bytes!").await;
+    ends_late(left).await;
+    ledger.verify().await;
+}
+
+// Protocol 12.3: nothing is given up while the store is silent.
+async fn nothing_is_given_up_while_the_store_does_not_answer(database: Database) {
+    let store = S3::start().await.unwrap();
+    let settings =
+        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    drop(store);
+    let ledger = TestLedger::start_with(database, |ledger| ledger.objects = Some(settings)).await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a"]).await;
+    ledger.fail_what_is_missing(batch).await;
+    // A pass has met it: that of a batch which is cancelled comes to its end.
+    let other = ledger.create(Batch::default()).await;
+    ledger.add(other, &["b"]).await;
+    let cancel = CancelBatchRequest {
+        name: names::batch_name(other),
+        request_id: request_id(),
+    };
+    ledger.batches().cancel_batch(cancel).await.unwrap();
+    ledger.until_state(other, 0, FileState::Cancelled).await;
+    assert_eq!(ledger.file(batch, 0).await.state(), FileState::Pending);
+}
+
 async fn a_file_that_waits_for_its_backoff_goes_out_at_once_when_asked(database: Database) {
     let ledger = TestLedger::start(database).await;
     let (batch, held) = at_work(&ledger, &["a"]).await;
@@ -693,6 +756,8 @@ on_each_database![
     a_replayed_file_refuses_its_old_attempt_and_its_batch_runs_again,
     a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target,
     a_retry_adopts_bytes_that_landed_after_they_were_given_up,
+    bytes_that_landed_without_a_word_are_taken_whenever_they_came,
+    nothing_is_given_up_while_the_store_does_not_answer,
     a_file_that_waits_for_its_backoff_goes_out_at_once_when_asked,
     a_reprocess_serves_the_old_record_until_the_new_one_is_written,
     a_reprocess_takes_later_results_of_the_newest_version_along,
