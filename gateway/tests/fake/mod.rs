@@ -808,6 +808,20 @@ impl UploadService for Ledger {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_parts(
+        &self,
+        _: Request<v1::ListPartsRequest>,
+    ) -> Result<Response<v1::ListPartsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn abort_parts(
+        &self,
+        _: Request<v1::AbortPartsRequest>,
+    ) -> Result<Response<v1::AbortPartsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn confirm_uploads(
         &self,
         request: Request<v1::ConfirmUploadsRequest>,

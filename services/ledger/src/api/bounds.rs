@@ -349,9 +349,11 @@ mod tests {
     use super::*;
 
     /// Requests that the ledger does not read: the gateway serves these methods, or no one does.
-    const NOT_READ: [&str; 4] = [
+    const NOT_READ: [&str; 6] = [
         "WatchBatchRequest",
         "IssueUploadsRequest",
+        "ListPartsRequest",
+        "AbortPartsRequest",
         "GetArtifactRequest",
         "WatchEventsRequest",
     ];
