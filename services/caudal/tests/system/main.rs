@@ -13,6 +13,9 @@ mod refusals;
 mod resume;
 mod samples;
 mod tls;
+mod tus;
+#[path = "../tus_wire/mod.rs"]
+mod tus_wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
