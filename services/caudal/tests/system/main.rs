@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_act;
+mod clients;
 mod corpus;
 mod full_disk;
 mod landing;
