@@ -18,11 +18,14 @@ pub(crate) fn is_built(file: &Path) -> bool {
     let built = file.exists();
     assert!(
         built || std::env::var_os("CAUDAL_REQUIRE_PAGE").is_none(),
-        "{} is not built: run `make page`",
+        "{} is not built: run `make page client clients`",
         file.display()
     );
     if !built {
-        println!("not run: {} is not built (`make page`)", file.display());
+        println!(
+            "not run: {} is not built (`make page client clients`)",
+            file.display()
+        );
     }
     built
 }

@@ -1,5 +1,7 @@
 //! The tus protocol, section by section, against the whole system.
 
+use std::time::Duration;
+
 use caudal_harness::postgres;
 use caudal_sdk::v1::{BatchState, FileState};
 use sha2::{Digest as _, Sha256};
@@ -525,7 +527,13 @@ fn one_request_writes_at_a_time_and_whatever_was_cut_goes_on_where_the_upload_sa
     let mut offset = sender.offset_at_rest(&path);
     assert!(offset <= 9, "{offset}");
     // Some within a part, some after several.
-    for more in [1, 100_000, 8 * MIB, 8 * MIB + 1, 3, 400_001] {
+    let anywhere = noise(6 * 3, std::process::id().into());
+    println!("cut at {anywhere:?}");
+    let anywhere = anywhere.chunks(3).map(|bytes| {
+        usize::from(bytes[0]) << 13 | usize::from(bytes[1]) << 5 | usize::from(bytes[2])
+    });
+    let chosen = [1, 100_000, 8 * MIB, 8 * MIB + 1, 3, 400_001];
+    for more in chosen.into_iter().chain(anywhere) {
         let end = bytes.len().min(offset + more);
         sender
             .begin_patch(&path, offset, bytes.len(), &bytes[offset..end])
@@ -563,4 +571,46 @@ fn an_upload_survives_the_end_of_everything_in_the_middle_of_a_request() {
     second.complete(&batch, 1);
     second.arrived(&batch, "a.bin", &bytes);
     ground.system.verify().unwrap();
+}
+
+#[test]
+fn more_uploads_at_once_than_memory_holds_wait_or_come_again_and_none_loses_a_byte() {
+    const UPLOADS: usize = 24;
+    let ground = Ground::with(Database::Sqlite, &[("CAUDAL_TUS_MEMORY", "64")]);
+    let sender = sender(&ground);
+    let batch = sender.batch();
+    let uploads: Vec<(String, String, Vec<u8>)> = (0..UPLOADS)
+        .map(|number| {
+            let bytes = noise(7 * MIB + number, 100 + number as u64);
+            let name = format!("{number}.bin");
+            let path = sender.create(bytes.len() + 1, &[("batch", &batch), ("path", &name)]);
+            (path, name, bytes)
+        })
+        .collect();
+    // Each sends all of its bytes but the last, and stays: together they are more than twice what may be held.
+    let refused = std::thread::scope(|scope| {
+        let begun: Vec<_> = uploads
+            .iter()
+            .map(|(path, _, bytes)| {
+                let sender = &sender;
+                scope.spawn(move || {
+                    let open = sender.begin_patch(path, 0, bytes.len() + 1, bytes);
+                    open.status_within(Duration::from_secs(12))
+                })
+            })
+            .collect();
+        let answers = begun.into_iter().map(|thread| thread.join().unwrap());
+        answers.filter(|status| *status == Some(503)).count()
+    });
+    assert!(
+        (1..UPLOADS).contains(&refused),
+        "{refused} were asked to come again"
+    );
+    for (path, name, bytes) in &uploads {
+        let whole = [bytes.as_slice(), b"."].concat();
+        sender.send_rest(path, &whole, whole.len());
+        sender.arrived(&batch, name, &whole);
+    }
+    sender.complete(&batch, u32::try_from(UPLOADS).unwrap());
+    assert_eq!(sender.ended(&batch), BatchState::Succeeded);
 }

@@ -343,8 +343,13 @@ impl Open {
     }
 
     /// The status of the answer; none when the connection broke.
-    pub(crate) fn status(mut self) -> Option<u16> {
-        self.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    pub(crate) fn status(self) -> Option<u16> {
+        self.status_within(PATIENCE)
+    }
+
+    /// The status of the answer; none when there is none by then. The connection ends.
+    pub(crate) fn status_within(mut self, time: Duration) -> Option<u16> {
+        self.0.set_read_timeout(Some(time)).unwrap();
         let mut head = [0; 12];
         self.0.read_exact(&mut head).ok()?;
         std::str::from_utf8(&head[9..]).ok()?.parse().ok()
