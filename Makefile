@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client lint check fmt bench bench-ledger clean
+.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ledger clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -36,7 +36,7 @@ LINTED := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-D__CLIPPY_HACKERY__
 
 # Doc tests are left out: each would be linked on its own. One test more than there are cores, because the long ones wait
 # for leases and terms to end.
-test: setup check page client ## Everything: lint, then all tests
+test: setup check page client clients ## Everything: lint, then all tests
 	@infra/setup/machine --for-tests
 	npm run --prefix gateway/web --silent check
 	npm run --prefix gateway/web --silent test
@@ -83,6 +83,18 @@ client: proto/sdk/typescript/dist/index.js
 proto/sdk/typescript/dist/index.js: proto/sdk/typescript/package-lock.json $(shell git ls-files proto/sdk/typescript/src 2>/dev/null)
 	npm ci --prefix proto/sdk/typescript --no-audit --no-fund --silent
 	npm run --prefix proto/sdk/typescript --silent build
+
+# Clients of others, at pinned versions, which the tests send files with.
+clients: infra/clients/node_modules/.package-lock.json infra/clients/python/.installed
+
+infra/clients/node_modules/.package-lock.json: infra/clients/package-lock.json
+	npm ci --prefix infra/clients --no-audit --no-fund --silent
+
+infra/clients/python/.installed: infra/clients/requirements.txt
+	rm -rf infra/clients/python
+	python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	  --target infra/clients/python --requirement infra/clients/requirements.txt
+	touch $@
 
 gateway/web/dist/index.html: gateway/web/node_modules/.package-lock.json $(shell git ls-files gateway/web proto/sdk/typescript proto/sdk/left-out.txt 2>/dev/null)
 	npm run --prefix gateway/web --silent build

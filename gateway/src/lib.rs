@@ -14,6 +14,7 @@ mod page;
 mod parts;
 mod public_api;
 mod rates;
+mod tus;
 mod uploads;
 mod wakeups;
 mod watch;
@@ -46,6 +47,7 @@ use tonic::service::Routes;
 
 pub use browser::{AllowedOrigins, InvalidOrigin};
 pub use live::WatchSettings;
+pub use tus::TusSettings;
 
 use crate::auth::{Authenticator, needs_a_tenant, needs_an_operator};
 use crate::events::Events;
@@ -55,6 +57,7 @@ use crate::live::Live;
 use crate::oversize::Oversize;
 use crate::public_api::PublicApi;
 use crate::rates::Rates;
+use crate::tus::Tus;
 use crate::uploads::Uploads;
 use crate::wakeups::Wakeups;
 use crate::watch::Watches;
@@ -79,6 +82,8 @@ pub struct Settings {
     /// Whether an ETag that a client tells is taken for what landed without asking the store, which is asked by default. It
     /// saves a HEAD a file, and one that was made up shows only at the upload stage.
     pub trusts_etags: bool,
+    /// How uploads by the tus protocol are served.
+    pub tus: TusSettings,
     /// The certificate that the gateway shows; it speaks plain HTTP without one.
     pub tls: Option<Certificate>,
     /// How watchers are served.
@@ -103,6 +108,7 @@ impl Settings {
             upload_url_validity: UPLOAD_URL_VALIDITY,
             download_url_validity: Duration::from_secs(15 * 60),
             trusts_etags: false,
+            tus: TusSettings::default(),
             tls: None,
             watch: WatchSettings::default(),
             allowed_origins: AllowedOrigins::default(),
@@ -221,6 +227,17 @@ impl Gateway {
             download_validity: settings.download_url_validity,
         };
         let page = page::page(&settings.web_dir, &public_api.objects).await;
+        let tus = Tus::new(
+            settings.tus,
+            authenticator.clone(),
+            rates.clone(),
+            public_api.uploads.clone(),
+            public_api.ledger.clone(),
+            public_api.objects.clone(),
+            shutdown.clone(),
+        );
+        let collecting = tokio::spawn(tus.clone().collect());
+        let http = tus.routes(&settings.allowed_origins).fallback_service(page);
         let metrics = Registry::new("gateway");
         let door = Door {
             authenticator,
@@ -234,7 +251,7 @@ impl Gateway {
             .routes(routes)
             .file_descriptor_set(FILE_DESCRIPTOR_SET)
             .reflection(false)
-            .http(page)
+            .http(http)
             .listen(listener)
             .limits(settings.limits)
             .tls(settings.tls)
@@ -243,6 +260,8 @@ impl Gateway {
         let server = tokio::spawn(async move {
             let ended = serving.await;
             live.ended().await;
+            // It ends by the same token.
+            let _joined = collecting.await;
             if let Some(hints) = hints {
                 // It ends by the same token.
                 let _joined = hints.await;

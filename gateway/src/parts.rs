@@ -90,6 +90,37 @@ pub(crate) async fn join(
     }
 }
 
+/// The parts of a file that have landed.
+pub(crate) async fn list(
+    objects: &ObjectStore,
+    key: &str,
+    size: u64,
+) -> Result<v1::ListPartsResponse, ObjectError> {
+    let plan = plan(size);
+    let mut parts = Vec::new();
+    if let Some(upload) = objects.find_multipart(key).await? {
+        let mut landed = Vec::from_iter(landed(objects, key, &upload, &plan).await?);
+        landed.sort_unstable();
+        for (number, etag) in landed {
+            let size = i64::try_from(size_of(&plan, number)).unwrap_or(i64::MAX);
+            parts.push(v1::LandedPart { number, size, etag });
+        }
+    }
+    Ok(v1::ListPartsResponse {
+        part_size: i64::try_from(plan.part_bytes()).unwrap_or(i64::MAX),
+        part_count: plan.count(),
+        parts,
+    })
+}
+
+/// Frees whatever has landed in parts, of however many who began at once.
+pub(crate) async fn abort(objects: &ObjectStore, key: &str) -> Result<(), ObjectError> {
+    while let Some(upload) = objects.find_multipart(key).await? {
+        objects.abort_multipart(key, &upload).await?;
+    }
+    Ok(())
+}
+
 /// ETags of the parts that are there in their right size; one of another size is sent again, and replaced.
 async fn landed(
     objects: &ObjectStore,

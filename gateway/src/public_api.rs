@@ -295,6 +295,26 @@ impl UploadService for PublicApi {
         ))
     }
 
+    async fn list_parts(
+        &self,
+        request: Request<v1::ListPartsRequest>,
+    ) -> Result<Response<v1::ListPartsResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let listed = self.uploads.list_parts(&caller.scope, &message);
+        Ok(Response::new(listed.await?))
+    }
+
+    async fn abort_parts(
+        &self,
+        request: Request<v1::AbortPartsRequest>,
+    ) -> Result<Response<v1::AbortPartsResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let aborted = self.uploads.abort_parts(&caller.scope, &message);
+        Ok(Response::new(aborted.await?))
+    }
+
     async fn confirm_uploads(
         &self,
         request: Request<v1::ConfirmUploadsRequest>,

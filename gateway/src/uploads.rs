@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use caudal_domain::limits::{MAX_CONFIRMATIONS_PER_PAGE, MAX_PUT_BYTES, MAX_TARGETS_PER_PAGE};
 use caudal_domain::{
     BatchId, FileRef, Reason, Refusal, Target, TenantId, file_name, landing_key, parse_batch_name,
+    parse_file_name,
 };
 use caudal_node::scope::Scope;
 use caudal_objects::{Head, ObjectError, ObjectStore, bare_etag};
@@ -23,7 +24,7 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 use crate::ledger::{Ledger, passed_on};
-use crate::parts::{join, may_go_in_parts, next_parts};
+use crate::parts::{self, join, may_go_in_parts, next_parts};
 
 /// Questions to the store at once for one page of confirmations.
 const HEADS_AT_ONCE: usize = 32;
@@ -187,12 +188,7 @@ impl Uploads {
         let batch =
             parse_batch_name(&request.batch).map_err(|error| to_status(&error.refusal("batch")))?;
         check_page("uploads", request.uploads.len(), MAX_CONFIRMATIONS_PER_PAGE)?;
-        if request.request_id.parse::<Uuid>().is_err() {
-            return Err(to_status(&Refusal::invalid(
-                "request_id",
-                "must be a UUID that you made for this request",
-            )));
-        }
+        check_request_id(&request.request_id)?;
 
         for (index, upload) in request.uploads.iter_mut().enumerate() {
             check_etag(index, &upload.etag)?;
@@ -313,6 +309,54 @@ impl Uploads {
             request.request_id = id_of(request, &answered);
         }
         Ok(answered)
+    }
+
+    pub(crate) async fn list_parts(
+        &self,
+        scope: &Scope,
+        request: &v1::ListPartsRequest,
+    ) -> Result<v1::ListPartsResponse, Status> {
+        let facts = self.facts_by_name(scope, &request.name).await?;
+        let size = u64::try_from(facts.size).unwrap_or_default();
+        parts::list(&self.objects, &facts.landing_key, size)
+            .await
+            .map_err(|error| to_status(&not_asked(&error)))
+    }
+
+    pub(crate) async fn abort_parts(
+        &self,
+        scope: &Scope,
+        request: &v1::AbortPartsRequest,
+    ) -> Result<v1::AbortPartsResponse, Status> {
+        check_request_id(&request.request_id)?;
+        let facts = self.facts_by_name(scope, &request.name).await?;
+        parts::abort(&self.objects, &facts.landing_key)
+            .await
+            .map_err(|error| to_status(&not_asked(&error)))?;
+        Ok(v1::AbortPartsResponse {})
+    }
+
+    async fn facts_by_name(&self, scope: &Scope, name: &str) -> Result<mesh::IssueFacts, Status> {
+        let (batch, ordinal) =
+            parse_file_name(name).map_err(|error| to_status(&error.refusal("name")))?;
+        self.facts_of_one(scope, batch, ordinal).await
+    }
+
+    /// What the ledger knows of one file.
+    pub(crate) async fn facts_of_one(
+        &self,
+        scope: &Scope,
+        batch: BatchId,
+        ordinal: u32,
+    ) -> Result<mesh::IssueFacts, Status> {
+        let asked = mesh::GetIssueFactsRequest {
+            ordinals: vec![ordinal],
+            ..facts_request(batch)
+        };
+        let found = self.facts(scope, asked).await?.into_iter().next();
+        found
+            .filter(|facts| facts.exists)
+            .ok_or_else(|| to_status(&Refusal::not_found(&file_name(batch, ordinal))))
     }
 
     /// What the ledger knows of the files, by ordinal; files it does not know are left out.
@@ -518,6 +562,14 @@ fn asked_for(batch: BatchId, files: Option<&Files>) -> Result<mesh::GetIssueFact
             })
         }
     }
+}
+
+fn check_request_id(id: &str) -> Result<(), Status> {
+    if id.parse::<Uuid>().is_ok() {
+        return Ok(());
+    }
+    let words = "must be a UUID that you made for this request";
+    Err(invalid("request_id", words))
 }
 
 fn check_etag(index: usize, etag: &str) -> Result<(), Status> {

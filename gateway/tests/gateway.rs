@@ -349,6 +349,57 @@ async fn bytes_go_to_the_store_and_an_etag_that_was_not_told_is_asked_for() {
 }
 
 #[tokio::test]
+async fn parts_that_landed_are_listed_and_freed_when_their_upload_is_given_up() {
+    let world = World::start().await;
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let ordinals = vec![ORDINAL_LARGE];
+    let files = v1::issue_uploads_request::Files::Ordinals(v1::Ordinals { ordinals });
+    let asked = v1::IssueUploadsRequest {
+        batch: batch_name(),
+        files: Some(files),
+        parts: true,
+    };
+    let answer = uploads.issue_uploads(world.request(asked)).await.unwrap();
+    let Some(How::Multipart(target)) = answer.into_inner().targets.remove(0).how else {
+        panic!("parts were asked for")
+    };
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let sent = http.put(&target.first_parts[1].url).body(vec![7; 5]).send();
+    assert!(sent.await.unwrap().status().is_success());
+
+    let name = format!("{}/files/{ORDINAL_LARGE}", batch_name());
+    let mut list = async || {
+        let request = v1::ListPartsRequest { name: name.clone() };
+        let listed = uploads.list_parts(world.request(request)).await;
+        listed.unwrap().into_inner()
+    };
+    let listed = list().await;
+    assert_eq!((listed.part_size, listed.part_count), (target.part_size, 2));
+    let parts: Vec<_> = listed
+        .parts
+        .iter()
+        .map(|part| (part.number, part.size))
+        .collect();
+    assert_eq!(parts, [(2, 5)]);
+    assert!(!listed.parts[0].etag.is_empty());
+
+    let mut aborting = UploadServiceClient::new(world.channel());
+    let mut abort = async |request_id: &str| {
+        let request = v1::AbortPartsRequest {
+            name: name.clone(),
+            request_id: request_id.to_owned(),
+        };
+        aborting.abort_parts(world.request(request)).await
+    };
+    assert_eq!(abort("").await.unwrap_err().code(), Code::InvalidArgument);
+    for _ in 0..2 {
+        let id = uuid::Uuid::new_v4().to_string();
+        abort(&id).await.unwrap();
+    }
+    assert_eq!(list().await.parts, []);
+}
+
+#[tokio::test]
 async fn a_large_file_goes_in_parts_that_any_client_goes_on_with() {
     let world = World::start().await;
     let mut uploads = UploadServiceClient::new(world.channel());

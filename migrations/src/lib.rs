@@ -8,6 +8,7 @@ mod dialect;
 mod m0001_initial;
 mod m0002_statistics;
 mod m0003_proof;
+mod m0004_tus;
 
 use sea_orm_migration::prelude::*;
 
@@ -21,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_initial::Migration),
             Box::new(m0002_statistics::Migration),
             Box::new(m0003_proof::Migration),
+            Box::new(m0004_tus::Migration),
         ]
     }
 }

@@ -356,6 +356,60 @@ impl LedgerService for Ledger {
         }))
     }
 
+    async fn create_tus(
+        &self,
+        _request: Request<mesh::CreateTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        Err(Status::unimplemented(
+            "the tests of uploads in pieces run against the whole system",
+        ))
+    }
+
+    async fn get_tus(
+        &self,
+        _request: Request<mesh::GetTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        Err(Status::unimplemented(
+            "the tests of uploads in pieces run against the whole system",
+        ))
+    }
+
+    async fn lock_tus(
+        &self,
+        _request: Request<mesh::LockTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        Err(Status::unimplemented(
+            "the tests of uploads in pieces run against the whole system",
+        ))
+    }
+
+    async fn advance_tus(
+        &self,
+        _request: Request<mesh::AdvanceTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        Err(Status::unimplemented(
+            "the tests of uploads in pieces run against the whole system",
+        ))
+    }
+
+    async fn end_tus(
+        &self,
+        _request: Request<mesh::EndTusRequest>,
+    ) -> Result<Response<mesh::EndTusResponse>, Status> {
+        Err(Status::unimplemented(
+            "the tests of uploads in pieces run against the whole system",
+        ))
+    }
+
+    async fn list_due_tus(
+        &self,
+        _request: Request<mesh::ListDueTusRequest>,
+    ) -> Result<Response<mesh::ListDueTusResponse>, Status> {
+        Err(Status::unimplemented(
+            "the tests of uploads in pieces run against the whole system",
+        ))
+    }
+
     async fn get_issue_facts(
         &self,
         request: Request<mesh::GetIssueFactsRequest>,
@@ -751,6 +805,20 @@ impl UploadService for Ledger {
         &self,
         _: Request<v1::IssueUploadsRequest>,
     ) -> Result<Response<v1::IssueUploadsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_parts(
+        &self,
+        _: Request<v1::ListPartsRequest>,
+    ) -> Result<Response<v1::ListPartsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn abort_parts(
+        &self,
+        _: Request<v1::AbortPartsRequest>,
+    ) -> Result<Response<v1::AbortPartsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 

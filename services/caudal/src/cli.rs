@@ -14,7 +14,7 @@ use crate::count::{CountArguments, StuckArguments};
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{
     DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments, TelemetryArguments,
-    TlsArguments,
+    TlsArguments, TusArguments,
 };
 
 /// Takes whole folder trees in and runs every file through a pipeline of services.
@@ -242,6 +242,8 @@ pub(crate) struct UpArguments {
     pub(crate) tls: TlsArguments,
     #[command(flatten)]
     pub(crate) landing: LandingArguments,
+    #[command(flatten)]
+    pub(crate) tus: TusArguments,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArguments,
 }

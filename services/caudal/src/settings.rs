@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caudal_domain::limits::MAX_TUS_LIFETIME;
+use caudal_gateway::TusSettings;
 use caudal_node::Certificate;
 use caudal_node::telemetry::{LogFormat, TelemetrySettings};
 use caudal_objects::ObjectStore;
@@ -170,6 +172,50 @@ fn landing_delay(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(delay)
+}
+
+/// What the gateway gives to uploads by the tus protocol.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct TusArguments {
+    /// How long an upload by the tus protocol may rest before it is given up
+    #[arg(
+        long,
+        env = "CAUDAL_TUS_LIFETIME",
+        value_name = "TIME",
+        default_value = "24h",
+        value_parser = tus_lifetime
+    )]
+    tus_lifetime: Duration,
+    /// Memory that all such uploads of one gateway may hold together, in MiB
+    #[arg(
+        long,
+        env = "CAUDAL_TUS_MEMORY",
+        value_name = "MIB",
+        default_value_t = 512,
+        value_parser = clap::value_parser!(u64).range(64..=65_536)
+    )]
+    tus_memory: u64,
+}
+
+impl TusArguments {
+    /// As the gateway takes them.
+    pub(crate) fn settings(self) -> TusSettings {
+        TusSettings {
+            lifetime: self.tus_lifetime,
+            memory: self.tus_memory << 20,
+        }
+    }
+}
+
+fn tus_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration(text)?;
+    if lifetime.is_zero() || lifetime > MAX_TUS_LIFETIME {
+        return Err(format!(
+            "an upload may rest for more than nothing and {} h at most",
+            MAX_TUS_LIFETIME.as_secs() / 3600
+        ));
+    }
+    Ok(lifetime)
 }
 
 /// How log lines look.

@@ -1,5 +1,7 @@
 //! Object keys: the only place that builds them. Each begins with the tenant, and can be computed from a row.
 
+use uuid::Uuid;
+
 use crate::ids::{FileRef, Generation, Target, TenantId, Token};
 use crate::limits::{MAX_ARTIFACT_NAME_BYTES, MAX_NONCE_BYTES};
 use crate::stage::Stage;
@@ -26,6 +28,26 @@ pub fn landing_prefix(file: FileRef) -> String {
         ordinal,
     } = file;
     format!("{tenant}/landing/{batch}/{ordinal}/")
+}
+
+/// What the keys of an upload through gateways begin with: `{tenant}/tus/{upload}/`. They belong to it alone, so whoever
+/// sends the same file another way is not disturbed.
+#[must_use]
+pub fn tus_prefix(tenant: TenantId, upload: Uuid) -> String {
+    format!("{tenant}/tus/{upload}/")
+}
+
+/// Where its parts become one object.
+#[must_use]
+pub fn tus_bytes_key(tenant: TenantId, upload: Uuid) -> String {
+    format!("{}bytes", tus_prefix(tenant, upload))
+}
+
+/// Where the bytes are kept that fill no part yet: the number, of the right to write under which they were put there, keeps
+/// a gateway that was late from replacing those of another.
+#[must_use]
+pub fn tus_tail_key(tenant: TenantId, upload: Uuid, number: u64) -> String {
+    format!("{}tail-{number}", tus_prefix(tenant, upload))
 }
 
 /// Where verified bytes stay: `{tenant}/files/{batch}/{ordinal}/{sha256 in hex}` (protocol 12.4: the hash keeps a late
@@ -111,8 +133,6 @@ pub fn check_artifact_name(name: &str) -> Result<(), InvalidArtifactName> {
 mod tests {
     use proptest::prelude::*;
 
-    use uuid::Uuid;
-
     use super::*;
     use crate::ids::BatchId;
     use crate::limits::MAX_KEY_BYTES;
@@ -143,6 +163,8 @@ mod tests {
         let mut keys = vec![
             landing_key(file, Target(u32::MAX)),
             final_key(file, &[255; 32]),
+            tus_bytes_key(file.tenant, Uuid::max()),
+            tus_tail_key(file.tenant, Uuid::max(), u64::MAX),
         ];
         keys.extend(Stage::ALL.into_iter().map(largest_artifact_key));
         for key in &keys {

@@ -32,7 +32,7 @@ pub use file_state::{FileEvent, FileState, IllegalTransition};
 pub use ids::{BatchId, BatchRef, FileRef, Generation, InvalidId, Target, TenantId, Token};
 pub use keys::{
     InvalidArtifactName, artifact_key, artifact_prefix, check_artifact_name, final_key,
-    landing_key, landing_prefix, tenant_prefix,
+    landing_key, landing_prefix, tenant_prefix, tus_bytes_key, tus_prefix, tus_tail_key,
 };
 pub use language::Language;
 pub use media_kind::MediaKind;

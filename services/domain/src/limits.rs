@@ -89,6 +89,28 @@ pub const UPLOAD_TRANSFER: Duration = Duration::from_secs(5 * 60);
 /// An OPEN batch that nobody touched for so long is completed by the system.
 pub const BATCH_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
+// Uploads through gateways (tus)
+
+/// How long the right to write to an upload holds without renewal: what an upload stands still for after its gateway was
+/// killed, and clients try again for longer.
+pub const TUS_LOCK: Duration = Duration::from_secs(8);
+/// How long an upload may rest before it is given up, as [`UPLOAD_DEADLINE`]; and how long one that is done can be asked about.
+pub const TUS_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest lifetime and the longest lock that a gateway may ask for.
+pub const MAX_TUS_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Uploads that one tenant may have under way: each may hold the bytes of a part that nothing else counts.
+pub const MAX_TUS_UPLOADS: u32 = 10_000;
+/// The least bytes of a part; larger uploads have larger parts, for they have ten thousand at most.
+pub const TUS_PART_BYTES: u64 = 8 * MIB;
+/// The largest part: a gateway holds one of each upload that it is sent.
+pub const MAX_TUS_PART_BYTES: u64 = 32 * MIB;
+/// The largest upload: ten thousand of the largest parts hold it. What is larger goes by presigned parts.
+pub const MAX_TUS_BYTES: u64 = 312 * GIB;
+/// Bytes of the metadata of an upload, as it is sent.
+pub const MAX_TUS_METADATA_BYTES: usize = 8 * KIB;
+/// Uploads that one concatenation may join.
+pub const MAX_TUS_PARTIALS: usize = 100;
+
 // Stages
 
 /// Dispatches packed into one stream entry: an entry costs Redis 6.8 µs, at 32 that is little beside the rest, and one

@@ -58,10 +58,14 @@ struct Service {
 
 impl Service {
     fn kind(&self) -> &str {
-        match self.name.strip_prefix("ledger-") {
-            Some(_) => "ledger",
-            None => &self.name,
-        }
+        ["ledger", "gateway"]
+            .into_iter()
+            .find(|kind| {
+                self.name
+                    .strip_prefix(kind)
+                    .is_some_and(|rest| rest.starts_with('-'))
+            })
+            .unwrap_or(&self.name)
     }
 
     fn address(&self) -> String {
@@ -298,6 +302,23 @@ bootstrap-operator-key-file = "{folder}/operator-key"
         Ok(self.service("gateway")?.address())
     }
 
+    /// Starts one more gateway; its name.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn add_gateway(&mut self) -> anyhow::Result<String> {
+        let name = format!("gateway-{}", self.services.len());
+        self.services.push(Service {
+            name: name.clone(),
+            port: Port::reserve()?,
+            child: None,
+            ready: None,
+        });
+        self.launch(&name)?;
+        self.until_ready(&name)?;
+        Ok(name)
+    }
+
     /// Where its Redis is, password included.
     #[must_use]
     pub fn redis_url(&self) -> String {
@@ -471,8 +492,13 @@ bootstrap-operator-key-file = "{folder}/operator-key"
             .filter(|name| name.starts_with("ledger-"))
             .collect();
         let stages = Stage::ALL.map(Stage::name);
-        let order = ["gateway"].into_iter().chain(stages).chain(["limiter"]);
-        for name in order.map(str::to_owned).chain(ledgers) {
+        let doors: Vec<String> = self
+            .names()
+            .into_iter()
+            .filter(|name| name.starts_with("gateway"))
+            .collect();
+        let others = stages.into_iter().chain(["limiter"]).map(str::to_owned);
+        for name in doors.into_iter().chain(others).chain(ledgers) {
             if self.service(&name)?.child.is_none() {
                 continue;
             }

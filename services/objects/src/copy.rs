@@ -1,5 +1,7 @@
 //! Copies inside the store, of the object of one ETag and no other.
 
+use std::ops::Range;
+
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::ObjectError;
@@ -99,27 +101,45 @@ impl ObjectStore {
         let plan = PartPlan::new(size, self.settings.copy_part_bytes);
         let ranges = (1..=plan.count()).filter_map(|number| Some((number, plan.range(number)?)));
         let copies = ranges.map(|(number, range)| async move {
-            let last = range.end.saturating_sub(1);
-            let copy = self
-                .client
-                .upload_part_copy()
-                .bucket(&self.settings.bucket)
-                .key(to);
-            let copy = copy
-                .upload_id(upload)
-                .part_number(i32::try_from(number).unwrap_or(i32::MAX))
-                .copy_source(self.copy_source(from))
-                .copy_source_if_match(quoted(etag))
-                .copy_source_range(format!("bytes={}-{last}", range.start));
-            let answer = copy.customize().config_override(patient()).send().await;
-            let answer = answer.map_err(|error| ObjectError::from_sdk(from, &error))?;
-            let etag = etag_of(to, answer.copy_part_result.and_then(|result| result.e_tag))?;
+            let etag = self
+                .copy_part_if_match(from, etag, range, to, upload, number)
+                .await?;
             Ok::<_, ObjectError>(PartTag { number, etag })
         });
         stream::iter(copies)
             .buffered(PARTS_AT_A_TIME)
             .try_collect()
             .await
+    }
+
+    /// Copies a range of the object of that ETag inside the store, as a part of an upload. Returns the part's ETag.
+    ///
+    /// # Errors
+    /// As [`copy_if_match`](ObjectStore::copy_if_match).
+    pub async fn copy_part_if_match(
+        &self,
+        from: &str,
+        etag: &str,
+        range: Range<u64>,
+        to: &str,
+        upload: &str,
+        number: u32,
+    ) -> Result<String, ObjectError> {
+        let last = range.end.saturating_sub(1);
+        let copy = self
+            .client
+            .upload_part_copy()
+            .bucket(&self.settings.bucket)
+            .key(to);
+        let copy = copy
+            .upload_id(upload)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
+            .copy_source(self.copy_source(from))
+            .copy_source_if_match(quoted(etag))
+            .copy_source_range(format!("bytes={}-{last}", range.start));
+        let answer = copy.customize().config_override(patient()).send().await;
+        let answer = answer.map_err(|error| ObjectError::from_sdk(from, &error))?;
+        etag_of(to, answer.copy_part_result.and_then(|result| result.e_tag))
     }
 
     fn copy_source(&self, key: &str) -> String {

@@ -8,7 +8,9 @@ use caudal_gateway::AllowedOrigins;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use crate::settings::{LandingArguments, StoreArguments, TelemetryArguments, TlsArguments};
+use crate::settings::{
+    LandingArguments, StoreArguments, TelemetryArguments, TlsArguments, TusArguments,
+};
 
 const GATEWAY: &str = "Gateway";
 const LEDGER: &str = "Ledger";
@@ -202,6 +204,8 @@ pub(crate) struct ServeArguments {
         help_heading = GATEWAY
     )]
     pub(crate) trust_etags: bool,
+    #[command(flatten)]
+    pub(crate) tus: TusArguments,
     #[command(flatten)]
     pub(crate) tls: TlsArguments,
     /// Files that it handles at once; the limiter may grant fewer

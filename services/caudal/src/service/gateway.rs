@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use caudal_gateway::{AllowedOrigins, Deps, Gateway};
+use caudal_gateway::{AllowedOrigins, Deps, Gateway, TusSettings};
 use caudal_node::Certificate;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,8 @@ pub(crate) struct GatewayOptions {
     pub(crate) allowed_origins: Option<AllowedOrigins>,
     /// Whether an ETag that a client tells needs no question to the store.
     pub(crate) trusts_etags: bool,
+    /// How it serves uploads by the tus protocol.
+    pub(crate) tus: TusSettings,
     /// What it shows to speak https.
     pub(crate) tls: Option<Certificate>,
 }
@@ -47,6 +49,7 @@ pub(crate) async fn start(
         settings.allowed_origins = origins;
     }
     settings.trusts_etags = options.trusts_etags;
+    settings.tus = options.tus;
     let is_secure = options.tls.is_some();
     settings.tls = options.tls;
     let stop = CancellationToken::new();

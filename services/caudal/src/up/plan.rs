@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use caudal_gateway::TusSettings;
 use caudal_node::Certificate;
 use caudal_node::telemetry::TelemetrySettings;
 use caudal_providers::EmbeddingSettings;
@@ -24,6 +25,7 @@ pub(crate) struct Plan {
     pub(crate) s3: S3,
     pub(crate) embeddings: EmbeddingSettings,
     pub(crate) landing_delay: Duration,
+    pub(crate) tus: TusSettings,
     pub(crate) tls: Option<Certificate>,
     pub(crate) telemetry: TelemetrySettings,
 }
@@ -81,6 +83,7 @@ impl Plan {
             embeddings: EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
             landing_delay: arguments.landing.landing_delay,
+            tus: arguments.tus.settings(),
             tls: arguments.tls.certificate()?,
             telemetry: arguments.telemetry.of("caudal"),
         })

@@ -97,6 +97,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     parts.stop_first(stage_parts);
 
     let options = GatewayOptions {
+        tus: plan.tus,
         tls: plan.tls,
         ..GatewayOptions::default()
     };

@@ -6,6 +6,9 @@ mod folder;
 mod ledgers;
 mod replicas;
 mod settings;
+mod tus;
+#[path = "../tus_wire/mod.rs"]
+mod tus_wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -24,7 +24,7 @@ fn processed(database: Database, landing_delay: &str) -> Ground {
 }
 
 /// The system's own object store.
-fn store(ground: &Ground) -> ObjectStore {
+pub(crate) fn store(ground: &Ground) -> ObjectStore {
     let secrets = std::fs::read(ground.folder.path().join("data/secrets.json")).unwrap();
     let secrets: Value = serde_json::from_slice(&secrets).unwrap();
     let secret = |name: &str| secrets[name].as_str().unwrap().to_owned();

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_act;
+mod clients;
 mod corpus;
 mod full_disk;
 mod landing;
@@ -13,6 +14,9 @@ mod refusals;
 mod resume;
 mod samples;
 mod tls;
+mod tus;
+#[path = "../tus_wire/mod.rs"]
+mod tus_wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

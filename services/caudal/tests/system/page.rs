@@ -9,37 +9,46 @@ use serde_json::Value;
 use crate::recovery::{FILES, begin};
 use crate::{Database, Ground};
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Whether what npm builds is there; where it must be, it is an error when it is not.
-fn is_built(file: &Path) -> bool {
+pub(crate) fn is_built(file: &Path) -> bool {
     let built = file.exists();
     assert!(
         built || std::env::var_os("CAUDAL_REQUIRE_PAGE").is_none(),
-        "{} is not built: run `make page`",
+        "{} is not built: run `make page client clients`",
         file.display()
     );
     if !built {
-        println!("not run: {} is not built (`make page`)", file.display());
+        println!(
+            "not run: {} is not built (`make page client clients`)",
+            file.display()
+        );
     }
     built
 }
 
-/// Runs a script of `gateway/web/browser` against a system of its own, which is killed and started again whenever the
-/// script says `kill`; it is told when that is done.
+/// Runs a script of `gateway/web/browser` against a system of its own.
 fn in_a_browser(script: &str) {
     let web = repository().join("gateway/web");
     if !is_built(&web.join("dist/index.html")) || !is_built(&web.join("node_modules")) {
         return;
     }
-    let mut ground = Ground::with(
+    let ground = Ground::with(
         Database::Sqlite,
         &[("CAUDAL_WEB_DIR", web.join("dist").to_str().unwrap())],
     );
-    let mut running = Command::new("node")
-        .arg(web.join("browser").join(script))
+    let mut command = Command::new("node");
+    command.arg(web.join("browser").join(script));
+    run(ground, command).0.system.verify().unwrap();
+}
+
+/// Runs a script against a system, which is killed and started again whenever the script says `kill`; it is told when that
+/// is done. Comes back with what it said.
+pub(crate) fn run(mut ground: Ground, mut command: Command) -> (Ground, Vec<String>) {
+    let mut running = command
         .env("CAUDAL_GATEWAY", ground.system.ready("gateway"))
         .env("CAUDAL_API_KEY", ground.system.ready("api_key"))
         .env("CAUDAL_OPERATOR_KEY", ground.system.ready("operator_key"))
@@ -69,7 +78,7 @@ fn in_a_browser(script: &str) {
     let complaints = complaints.join().unwrap().unwrap();
     let ended = running.wait().unwrap();
     assert!(ended.success(), "{}\n{complaints}", said.join("\n"));
-    ground.system.verify().unwrap();
+    (ground, said)
 }
 
 #[test]

@@ -214,6 +214,20 @@ bounds! {
     mesh::CheckCredentialRequest { key_id: text(TEXT), secret_sha256: text(SHA256) }
     mesh::GetIssueFactsRequest { batch: text(UUID), ordinals: values(limits::MAX_TARGETS_PER_PAGE) }
     mesh::GetArtifactFactsRequest { batch: text(UUID), artifact: text(NAME) }
+    mesh::CreateTusRequest { upload: text(UUID), batch: text(UUID), facts: one }
+    mesh::GetTusRequest { upload: text(UUID) }
+    mesh::LockTusRequest { upload: text(UUID) }
+    mesh::AdvanceTusRequest { upload: text(UUID), facts: one }
+    mesh::EndTusRequest { upload: text(UUID) }
+    mesh::ListDueTusRequest {}
+    mesh::TusFacts {
+        metadata: text(limits::MAX_TUS_METADATA_BYTES),
+        path: text(PATH),
+        sha256: text(SHA256),
+        concat: text(limits::MAX_TUS_METADATA_BYTES),
+        multipart: text(TEXT),
+        parts_digest: text(SHA256),
+    }
     mesh::ListChangesRequest { batch: text(UUID) }
     mesh::ListEventsRequest { batch: text(UUID) }
     mesh::GetSnapshotRequest { batch: text(UUID) }
@@ -335,9 +349,11 @@ mod tests {
     use super::*;
 
     /// Requests that the ledger does not read: the gateway serves these methods, or no one does.
-    const NOT_READ: [&str; 4] = [
+    const NOT_READ: [&str; 6] = [
         "WatchBatchRequest",
         "IssueUploadsRequest",
+        "ListPartsRequest",
+        "AbortPartsRequest",
         "GetArtifactRequest",
         "WatchEventsRequest",
     ];

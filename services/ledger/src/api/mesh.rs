@@ -16,6 +16,7 @@ use caudal_proto::convert::{
     reason_from_code, sha256_from_bytes, stage_version_from_proto, warning_from_proto,
     warning_to_proto,
 };
+use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::mesh::v1::ledger_service_server::LedgerService;
 use caudal_proto::mesh::v1::{
     CheckCredentialRequest, CheckCredentialResponse, CheckRecordedRequest, CheckRecordedResponse,
@@ -275,6 +276,48 @@ impl LedgerService for Ledger {
             Ok(Response::new(GetIssueFactsResponse { files: files? }))
         })
         .await
+    }
+
+    async fn create_tus(
+        &self,
+        request: Request<mesh::CreateTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        answer(async { Ok(Response::new(self.begin_tus(request).await?)) }).await
+    }
+
+    async fn get_tus(
+        &self,
+        request: Request<mesh::GetTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        answer(async { Ok(Response::new(self.read_tus(request).await?)) }).await
+    }
+
+    async fn lock_tus(
+        &self,
+        request: Request<mesh::LockTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        answer(async { Ok(Response::new(self.take_tus(request).await?)) }).await
+    }
+
+    async fn advance_tus(
+        &self,
+        request: Request<mesh::AdvanceTusRequest>,
+    ) -> Result<Response<mesh::TusUpload>, Status> {
+        answer(async { Ok(Response::new(self.move_tus(request).await?)) }).await
+    }
+
+    async fn end_tus(
+        &self,
+        request: Request<mesh::EndTusRequest>,
+    ) -> Result<Response<mesh::EndTusResponse>, Status> {
+        answer(async { Ok(Response::new(self.forget_tus(request).await?)) }).await
+    }
+
+    async fn list_due_tus(
+        &self,
+        request: Request<mesh::ListDueTusRequest>,
+    ) -> Result<Response<mesh::ListDueTusResponse>, Status> {
+        answer(async { Ok(Response::new(self.due_tus(request).await?)) }).await
     }
 
     async fn get_artifact_facts(

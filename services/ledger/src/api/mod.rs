@@ -13,6 +13,7 @@ pub(crate) mod mesh;
 pub(crate) mod operations;
 mod operator;
 pub(crate) mod page_token;
+mod tus;
 pub(crate) mod uploads;
 pub(crate) mod versions;
 

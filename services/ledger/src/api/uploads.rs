@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use caudal_domain::{Refusal, Target, Violations, limits};
 use caudal_proto::v1::upload_service_server::UploadService;
 use caudal_proto::v1::{
-    ConfirmUploadsRequest, ConfirmUploadsResponse, IssueUploadsRequest, IssueUploadsResponse,
-    LeaveOutFilesRequest, LeaveOutFilesResponse,
+    AbortPartsRequest, AbortPartsResponse, ConfirmUploadsRequest, ConfirmUploadsResponse,
+    IssueUploadsRequest, IssueUploadsResponse, LeaveOutFilesRequest, LeaveOutFilesResponse,
+    ListPartsRequest, ListPartsResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -16,6 +17,7 @@ use crate::store::work::AT_FINAL_KEY;
 use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use crate::writer::verbs::leave_out::{LeaveOut, LeftOut};
 
+const PARTS: &str = "the gateway asks the store for parts; the ledger knows of none";
 /// Characters of an ETag.
 const MAX_ETAG_CHARS: usize = 256;
 
@@ -28,6 +30,20 @@ impl UploadService for Ledger {
         Err(Status::unimplemented(
             "the gateway serves IssueUploads; the ledger gives it the facts to presign with",
         ))
+    }
+
+    async fn list_parts(
+        &self,
+        _request: Request<ListPartsRequest>,
+    ) -> Result<Response<ListPartsResponse>, Status> {
+        Err(Status::unimplemented(PARTS))
+    }
+
+    async fn abort_parts(
+        &self,
+        _request: Request<AbortPartsRequest>,
+    ) -> Result<Response<AbortPartsResponse>, Status> {
+        Err(Status::unimplemented(PARTS))
     }
 
     async fn confirm_uploads(

@@ -25,6 +25,7 @@ use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::{ResultRow, TenantContent, Trace};
 use crate::store::tenants::TenantRow;
 use crate::store::time::Micros;
+use crate::store::tus::TusRow;
 use crate::store::work::{Moved, WorkRow};
 use crate::store::write_transaction::WriteTransaction;
 
@@ -61,6 +62,7 @@ pub(crate) struct Tables {
     pub(crate) versions: Vec<(u32, StageVersion)>,
     pub(crate) newest: BTreeMap<Stage, u32>,
     pub(crate) operations: BTreeMap<(TenantId, Uuid), Arc<OperationRow>>,
+    pub(crate) tus: BTreeMap<(TenantId, Uuid), Arc<TusRow>>,
     pub(crate) epoch: u64,
     /// What no database would have taken.
     pub(crate) broken: Vec<String>,
@@ -558,6 +560,11 @@ impl WriteTransaction for ModelTransaction {
         .await
     }
 
+    async fn lock_tus(&self, tenant: TenantId, id: Uuid) -> Result<Option<TusRow>, DbErr> {
+        self.read(|tables| tables.tus.get(&(tenant, id)).map(|row| TusRow::clone(row)))
+            .await
+    }
+
     async fn update_files(&self, rows: &[(Token, &WorkRow)], moved: Moved) -> Result<u64, DbErr> {
         if rows.is_empty() {
             return Ok(0);
@@ -936,6 +943,21 @@ impl WriteTransaction for ModelTransaction {
         let row = Arc::new(row.clone());
         self.write(move |tables| {
             tables.operations.insert((row.tenant, row.id), row.clone());
+        })
+        .await
+    }
+
+    async fn put_tus(&self, row: &TusRow) -> Result<(), DbErr> {
+        let row = Arc::new(row.clone());
+        self.write(move |tables| {
+            tables.tus.insert((row.tenant, row.id), row.clone());
+        })
+        .await
+    }
+
+    async fn delete_tus(&self, tenant: TenantId, id: Uuid) -> Result<(), DbErr> {
+        self.write(move |tables| {
+            tables.tus.remove(&(tenant, id));
         })
         .await
     }

@@ -26,6 +26,7 @@ pub(crate) mod selection;
 pub(crate) mod tenants;
 pub(crate) mod time;
 pub(crate) mod trouble;
+pub(crate) mod tus;
 pub(crate) mod versions;
 pub(crate) mod work;
 pub(crate) mod write_transaction;

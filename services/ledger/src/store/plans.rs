@@ -33,6 +33,7 @@ use super::results::{self, ResultRow, Trace, Used};
 use super::selection::{self, Grouping, MetadataMatch, Position, Selection, Subtree};
 use super::tenants::{self, TenantRow};
 use super::time::Micros;
+use super::tus::{self, TusRow, TusState};
 use super::work::{self, Moved, WorkRow};
 use super::{Session, Store, dead_letters, leadership, reads};
 
@@ -127,6 +128,9 @@ fn columns(table: &str, index: &str) -> &'static [&'static str] {
         ("operations", "operations_id") => &["operation_id"],
         ("operations", "operations_due") => &["next_at"],
         ("operations", "operations_ended") => &["ended_at"],
+        ("tus_uploads", PK) => &["tenant_id", "upload_id"],
+        ("tus_uploads", "tus_uploads_open") => &["tenant_id", "state"],
+        ("tus_uploads", "tus_uploads_due") => &["due_at"],
         _ => panic!("{table} has no index {index}"),
     }
 }
@@ -573,6 +577,32 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     );
     operations::prune(session, now, size).await.unwrap();
 
+    step("tus::get", &[("tus_uploads", PK, 2)]);
+    tus::get(session, key.tenant, uuid(3)).await.unwrap();
+    step("tus::lock", &[("tus_uploads", PK, 2)]);
+    tus::lock(session, key.tenant, uuid(3)).await.unwrap();
+    step("tus::put", &[]);
+    let row = TusRow {
+        tenant: key.tenant,
+        id: uuid(3),
+        batch: None,
+        ordinal: None,
+        length: Some(1),
+        received: 0,
+        state: TusState::Open,
+        lock: 0,
+        locked_until: None,
+        expires_at: now,
+        facts: Vec::new(),
+    };
+    tus::put(session, &row).await.unwrap();
+    step("tus::delete", &[("tus_uploads", PK, 2)]);
+    tus::delete(session, key.tenant, uuid(3)).await.unwrap();
+    step("tus::under_way", &[("tus_uploads", "tus_uploads_open", 2)]);
+    tus::under_way(session, key.tenant).await.unwrap();
+    step("tus::due", &[("tus_uploads", "tus_uploads_due", 1)]);
+    tus::due(session, now, size).await.unwrap();
+
     let letters = Letters {
         tenant: Some(key.tenant),
         batch: None,
@@ -826,6 +856,11 @@ async fn fill(session: &Session<'_, sea_orm::DatabaseConnection>, filling: &Fill
              max_count, done, refused, requested_by, by_operator, next_at, created_at, updated_at, ended_at) \
              SELECT {t}, {b}, 'CANCEL', '{{}}', {content}, CASE WHEN b.n % 100 = 1 THEN 'RUNNING' ELSE 'SUCCEEDED' END, \
              1, 0, 0, '{{}}', '', false, b.n, 0, 0, CASE WHEN b.n % 100 = 1 THEN NULL ELSE b.n END FROM b"
+        ),
+        format!(
+            "{each} INSERT INTO tus_uploads (tenant_id, upload_id, batch_id, ordinal, length, received, state,              lock_number, expires_at, due_at, facts) SELECT {t}, {}, {b}, f.n, 9, 0, CASE WHEN f.n % 10 = 1 THEN 1 ELSE 3              END, 0, f.n, f.n, {} FROM b, f WHERE f.n < {few}",
+            words.uuid("b.n * 100000 + f.n"),
+            words.bytes("")
         ),
         format!(
             "{batches} INSERT INTO outbox (id, stage, at, body) SELECT b.n, 1 + b.n % 5, b.n, {content} FROM b"

@@ -21,6 +21,7 @@ use super::requests::{self, AnsweredRequest, RequestName};
 use super::results::{self, ResultRow, TenantContent, Trace};
 use super::tenants::{self, TenantRow};
 use super::time::Micros;
+use super::tus::{self, TusRow};
 use super::work::{self, Moved, WorkRow};
 use super::{dead_letters, reads, versions};
 
@@ -103,6 +104,8 @@ pub(crate) trait WriteTransaction {
         tenant: TenantId,
         id: Uuid,
     ) -> Result<Option<OperationRow>, DbErr>;
+    /// One upload through gateways, locked until the end.
+    async fn lock_tus(&self, tenant: TenantId, id: Uuid) -> Result<Option<TusRow>, DbErr>;
 
     /// Writes rows whose token is still the one beside them; how many were.
     async fn update_files(&self, rows: &[(Token, &WorkRow)], moved: Moved) -> Result<u64, DbErr>;
@@ -162,6 +165,10 @@ pub(crate) trait WriteTransaction {
     async fn insert_operation(&self, row: &OperationRow) -> Result<(), DbErr>;
     /// Writes how far a locked operation is.
     async fn update_operation(&self, row: &OperationRow) -> Result<(), DbErr>;
+    /// Writes an upload through gateways, new or locked.
+    async fn put_tus(&self, row: &TusRow) -> Result<(), DbErr>;
+    /// Forgets an upload through gateways.
+    async fn delete_tus(&self, tenant: TenantId, id: Uuid) -> Result<(), DbErr>;
     /// Deletes old changes and answers, so many of each at most.
     async fn prune(&self, changes: Micros, requests: Micros, limit: u32) -> Result<(), DbErr>;
     /// Deletes operations that ended long ago, so many at most.
@@ -286,6 +293,10 @@ impl WriteTransaction for Transaction {
         operations::lock(&self.session(), tenant, id).await
     }
 
+    async fn lock_tus(&self, tenant: TenantId, id: Uuid) -> Result<Option<TusRow>, DbErr> {
+        tus::lock(&self.session(), tenant, id).await
+    }
+
     async fn update_files(&self, rows: &[(Token, &WorkRow)], moved: Moved) -> Result<u64, DbErr> {
         work::update(&self.session(), rows, moved).await
     }
@@ -389,6 +400,14 @@ impl WriteTransaction for Transaction {
 
     async fn update_operation(&self, row: &OperationRow) -> Result<(), DbErr> {
         operations::update(&self.session(), row).await
+    }
+
+    async fn put_tus(&self, row: &TusRow) -> Result<(), DbErr> {
+        tus::put(&self.session(), row).await
+    }
+
+    async fn delete_tus(&self, tenant: TenantId, id: Uuid) -> Result<(), DbErr> {
+        tus::delete(&self.session(), tenant, id).await
     }
 
     async fn prune(

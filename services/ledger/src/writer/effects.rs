@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use caudal_domain::{BatchRef, FileRef, Stage, StageVersion, Token};
+use caudal_domain::{BatchRef, FileRef, Stage, StageVersion, TenantId, Token};
 use rustc_hash::FxHashMap;
 use sea_orm::DbErr;
+use uuid::Uuid;
 
 use crate::memory::Waiting;
 use crate::memory::known::Pending;
@@ -14,6 +15,7 @@ use crate::store::operations::OperationRow;
 use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::ResultRow;
 use crate::store::time::Micros;
+use crate::store::tus::TusRow;
 use crate::store::work::WorkRow;
 use crate::store::write_transaction::WriteTransaction;
 
@@ -46,6 +48,8 @@ pub(super) struct Effects {
     pub(super) newest_versions: BTreeMap<Stage, u32>,
     pub(super) new_operations: Vec<OperationRow>,
     pub(super) operations: Vec<OperationRow>,
+    /// Uploads through gateways as this group leaves them; those that are gone are none.
+    pub(super) tus: BTreeMap<(TenantId, Uuid), Option<TusRow>>,
     /// Changes and answers older than these go, so many of each at most.
     pub(super) prune: Option<(Micros, Micros, u32)>,
     /// Operations that ended before go, so many at most.

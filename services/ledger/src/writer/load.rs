@@ -42,6 +42,12 @@ impl Group<'_> {
                 loaded.operations.insert((tenant, id), row);
             }
         }
+        // In the order of their keys, so that two groups never lock crosswise.
+        for (tenant, id) in sorted(needs.iter().filter_map(|needs| needs.tus)) {
+            if let Some(row) = transaction.lock_tus(tenant, id).await? {
+                loaded.tus.insert((tenant, id), row);
+            }
+        }
         let looked_up: Vec<&Vec<FileRef>> = needs
             .iter()
             .filter_map(|needs| needs.looked_up.as_ref())

@@ -12,6 +12,7 @@ use crate::store::operations::OperationRow;
 use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::{ResultRow, TenantContent, Trace};
 use crate::store::time::Micros;
+use crate::store::tus::TusRow;
 use crate::store::work::WorkRow;
 
 /// Results of a file that holds some content, as they were when the group began. Its row is locked until the group ends.
@@ -42,6 +43,7 @@ pub(super) struct Loaded {
     /// All stage versions, where one of them was not known from memory.
     pub(super) versions: Option<Vec<(u32, StageVersion)>>,
     pub(super) operations: FxHashMap<(TenantId, Uuid), OperationRow>,
+    pub(super) tus: FxHashMap<(TenantId, Uuid), TusRow>,
     pub(super) looked_up: FxHashMap<FileRef, WorkRow>,
     pub(super) oldest_outbox: HashMap<Stage, Micros>,
 }

@@ -36,6 +36,8 @@ pub(crate) struct Needs {
     pub(crate) version: Option<StageVersion>,
     /// An operation, locked.
     pub(crate) operation: Option<(TenantId, Uuid)>,
+    /// An upload through gateways, locked.
+    pub(crate) tus: Option<(TenantId, Uuid)>,
     /// Rows as they are while no dispatch is in flight (protocol 2.3), and the oldest rows of the outbox.
     pub(crate) looked_up: Option<Vec<FileRef>>,
 }

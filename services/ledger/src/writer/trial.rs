@@ -33,6 +33,7 @@ use super::verbs::cancel_batch::CancelBatch;
 use super::verbs::complete_batch::CompleteBatch;
 use super::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use super::verbs::create_batch::CreateBatch;
+use super::verbs::create_tus::CreateTus;
 use super::verbs::lease::Lease;
 use super::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 use super::verbs::set_pause::{NewPause, SetPause};
@@ -51,6 +52,7 @@ use crate::store::progress::ProgressRow;
 use crate::store::results::{ResultRow, StoredArtifact, Used};
 use crate::store::tenants::TenantRow;
 use crate::store::time::Micros;
+use crate::store::tus::UnderWay;
 use crate::store::work::WorkRow;
 
 /// Bytes of each file that a trial adds.
@@ -523,6 +525,22 @@ impl Trial {
             self.succeed(file);
         }
         file
+    }
+
+    // What gateways do
+
+    /// An upload that is not begun yet; of a file, or of one that is not known.
+    pub(super) fn tus(&mut self, file: Option<FileRef>) -> CreateTus {
+        CreateTus {
+            tenant: self.tenant,
+            id: self.id(),
+            batch: file.map(|file| file.batch),
+            ordinal: file.map(|file| file.ordinal),
+            length: file.map(|_| SIZE),
+            facts: Vec::new(),
+            lifetime: Duration::from_secs(60),
+            under_way: UnderWay::default(),
+        }
     }
 
     // What operations do

@@ -151,6 +151,12 @@ impl Decided {
         for row in &effects.operations {
             transaction.update_operation(row).await?;
         }
+        for ((tenant, id), row) in &effects.tus {
+            match row {
+                Some(row) => transaction.put_tus(row).await?,
+                None => transaction.delete_tus(*tenant, *id).await?,
+            }
+        }
         if let Some((changes, requests, limit)) = effects.prune {
             transaction.prune(changes, requests, limit).await?;
         }

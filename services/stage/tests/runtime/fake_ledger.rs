@@ -222,6 +222,48 @@ impl LedgerService for FakeLedger {
         Err(Status::unimplemented("not asked by stages"))
     }
 
+    async fn create_tus(
+        &self,
+        _request: Request<CreateTusRequest>,
+    ) -> Result<Response<TusUpload>, Status> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn get_tus(
+        &self,
+        _request: Request<GetTusRequest>,
+    ) -> Result<Response<TusUpload>, Status> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn lock_tus(
+        &self,
+        _request: Request<LockTusRequest>,
+    ) -> Result<Response<TusUpload>, Status> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn advance_tus(
+        &self,
+        _request: Request<AdvanceTusRequest>,
+    ) -> Result<Response<TusUpload>, Status> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn end_tus(
+        &self,
+        _request: Request<EndTusRequest>,
+    ) -> Result<Response<EndTusResponse>, Status> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
+    async fn list_due_tus(
+        &self,
+        _request: Request<ListDueTusRequest>,
+    ) -> Result<Response<ListDueTusResponse>, Status> {
+        Err(Status::unimplemented("not asked by stages"))
+    }
+
     async fn get_issue_facts(
         &self,
         _: Request<GetIssueFactsRequest>,

@@ -25,6 +25,12 @@ pub(crate) mod release;
 pub(crate) mod renew;
 pub(crate) mod report;
 
+// What gateways ask, of uploads that come in pieces.
+pub(crate) mod advance_tus;
+pub(crate) mod create_tus;
+pub(crate) mod end_tus;
+pub(crate) mod lock_tus;
+
 // What the reconciler asks.
 pub(crate) mod cancel_files;
 pub(crate) mod complete_idle;

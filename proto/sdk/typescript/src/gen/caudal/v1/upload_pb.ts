@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/upload.proto.
  */
 export const file_caudal_v1_upload: GenFile = /*@__PURE__*/
-  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKPAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAEg0KBXBhcnRzGAQgASgIQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIpsBCglQdXRUYXJnZXQSCwoDdXJsGAEgASgJEiIKB2hlYWRlcnMYAiADKAsyES5jYXVkYWwudjEuSGVhZGVyEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ilgEKClBhcnRUYXJnZXQSDgoGbnVtYmVyGAEgASgNEgsKA3VybBgCIAEoCRIMCgRzaXplGAMgASgDEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ikAEKD011bHRpcGFydFRhcmdldBIRCglwYXJ0X3NpemUYASABKAMSEgoKcGFydF9jb3VudBgCIAEoDRIqCgtmaXJzdF9wYXJ0cxgDIAMoCzIVLmNhdWRhbC52MS5QYXJ0VGFyZ2V0EhQKDHBhcnRzX2xhbmRlZBgEIAEoDRIUCgxieXRlc19sYW5kZWQYBSABKAMiDQoLQWxyZWFkeUhlbGQi2QEKDFVwbG9hZFRhcmdldBIPCgdvcmRpbmFsGAEgASgNEg4KBnRhcmdldBgCIAEoDRIjCgNwdXQYAyABKAsyFC5jYXVkYWwudjEuUHV0VGFyZ2V0SAASLwoJbXVsdGlwYXJ0GAQgASgLMhouY2F1ZGFsLnYxLk11bHRpcGFydFRhcmdldEgAEiYKBGhlbGQYBSABKAsyFi5jYXVkYWwudjEuQWxyZWFkeUhlbGRIABIjCgVlcnJvchgGIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCBQoDaG93IkAKFElzc3VlVXBsb2Fkc1Jlc3BvbnNlEigKB3RhcmdldHMYASADKAsyFy5jYXVkYWwudjEuVXBsb2FkVGFyZ2V0IjkKCFVwbG9hZGVkEg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEgwKBGV0YWcYAyABKAkiYAoVQ29uZmlybVVwbG9hZHNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiQKB3VwbG9hZHMYAiADKAsyEy5jYXVkYWwudjEuVXBsb2FkZWQSEgoKcmVxdWVzdF9pZBgDIAEoCSJ1CgxDb25maXJtYXRpb24SDwoHb3JkaW5hbBgBIAEoDRIlCgVzdGF0ZRgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGVIABIjCgVlcnJvchgDIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IkgKFkNvbmZpcm1VcGxvYWRzUmVzcG9uc2USLgoNY29uZmlybWF0aW9ucxgBIAMoCzIXLmNhdWRhbC52MS5Db25maXJtYXRpb24iKQoHTGVmdE91dBIPCgdvcmRpbmFsGAEgASgNEg0KBWNhdXNlGAIgASgJIlwKFExlYXZlT3V0RmlsZXNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiEKBWZpbGVzGAIgAygLMhIuY2F1ZGFsLnYxLkxlZnRPdXQSEgoKcmVxdWVzdF9pZBgDIAEoCSJxCghMZWF2ZU91dBIPCgdvcmRpbmFsGAEgASgNEiUKBXN0YXRlGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZUgAEiMKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiOwoVTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEiIKBWZpbGVzGAEgAygLMhMuY2F1ZGFsLnYxLkxlYXZlT3V0MosCCg1VcGxvYWRTZXJ2aWNlEk8KDElzc3VlVXBsb2FkcxIeLmNhdWRhbC52MS5Jc3N1ZVVwbG9hZHNSZXF1ZXN0Gh8uY2F1ZGFsLnYxLklzc3VlVXBsb2Fkc1Jlc3BvbnNlElUKDkNvbmZpcm1VcGxvYWRzEiAuY2F1ZGFsLnYxLkNvbmZpcm1VcGxvYWRzUmVxdWVzdBohLmNhdWRhbC52MS5Db25maXJtVXBsb2Fkc1Jlc3BvbnNlElIKDUxlYXZlT3V0RmlsZXMSHy5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1JlcXVlc3QaIC5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
+  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKPAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAEg0KBXBhcnRzGAQgASgIQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIpsBCglQdXRUYXJnZXQSCwoDdXJsGAEgASgJEiIKB2hlYWRlcnMYAiADKAsyES5jYXVkYWwudjEuSGVhZGVyEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ilgEKClBhcnRUYXJnZXQSDgoGbnVtYmVyGAEgASgNEgsKA3VybBgCIAEoCRIMCgRzaXplGAMgASgDEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ikAEKD011bHRpcGFydFRhcmdldBIRCglwYXJ0X3NpemUYASABKAMSEgoKcGFydF9jb3VudBgCIAEoDRIqCgtmaXJzdF9wYXJ0cxgDIAMoCzIVLmNhdWRhbC52MS5QYXJ0VGFyZ2V0EhQKDHBhcnRzX2xhbmRlZBgEIAEoDRIUCgxieXRlc19sYW5kZWQYBSABKAMiDQoLQWxyZWFkeUhlbGQi2QEKDFVwbG9hZFRhcmdldBIPCgdvcmRpbmFsGAEgASgNEg4KBnRhcmdldBgCIAEoDRIjCgNwdXQYAyABKAsyFC5jYXVkYWwudjEuUHV0VGFyZ2V0SAASLwoJbXVsdGlwYXJ0GAQgASgLMhouY2F1ZGFsLnYxLk11bHRpcGFydFRhcmdldEgAEiYKBGhlbGQYBSABKAsyFi5jYXVkYWwudjEuQWxyZWFkeUhlbGRIABIjCgVlcnJvchgGIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCBQoDaG93IkAKFElzc3VlVXBsb2Fkc1Jlc3BvbnNlEigKB3RhcmdldHMYASADKAsyFy5jYXVkYWwudjEuVXBsb2FkVGFyZ2V0IjkKCFVwbG9hZGVkEg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEgwKBGV0YWcYAyABKAkiYAoVQ29uZmlybVVwbG9hZHNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiQKB3VwbG9hZHMYAiADKAsyEy5jYXVkYWwudjEuVXBsb2FkZWQSEgoKcmVxdWVzdF9pZBgDIAEoCSJ1CgxDb25maXJtYXRpb24SDwoHb3JkaW5hbBgBIAEoDRIlCgVzdGF0ZRgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGVIABIjCgVlcnJvchgDIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IkgKFkNvbmZpcm1VcGxvYWRzUmVzcG9uc2USLgoNY29uZmlybWF0aW9ucxgBIAMoCzIXLmNhdWRhbC52MS5Db25maXJtYXRpb24iKQoHTGVmdE91dBIPCgdvcmRpbmFsGAEgASgNEg0KBWNhdXNlGAIgASgJIlwKFExlYXZlT3V0RmlsZXNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiEKBWZpbGVzGAIgAygLMhIuY2F1ZGFsLnYxLkxlZnRPdXQSEgoKcmVxdWVzdF9pZBgDIAEoCSJxCghMZWF2ZU91dBIPCgdvcmRpbmFsGAEgASgNEiUKBXN0YXRlGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZUgAEiMKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiOwoVTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEiIKBWZpbGVzGAEgAygLMhMuY2F1ZGFsLnYxLkxlYXZlT3V0IiAKEExpc3RQYXJ0c1JlcXVlc3QSDAoEbmFtZRgBIAEoCSI4CgpMYW5kZWRQYXJ0Eg4KBm51bWJlchgBIAEoDRIMCgRzaXplGAIgASgDEgwKBGV0YWcYAyABKAkiYAoRTGlzdFBhcnRzUmVzcG9uc2USEQoJcGFydF9zaXplGAEgASgDEhIKCnBhcnRfY291bnQYAiABKA0SJAoFcGFydHMYAyADKAsyFS5jYXVkYWwudjEuTGFuZGVkUGFydCI1ChFBYm9ydFBhcnRzUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkiFAoSQWJvcnRQYXJ0c1Jlc3BvbnNlMp4DCg1VcGxvYWRTZXJ2aWNlEk8KDElzc3VlVXBsb2FkcxIeLmNhdWRhbC52MS5Jc3N1ZVVwbG9hZHNSZXF1ZXN0Gh8uY2F1ZGFsLnYxLklzc3VlVXBsb2Fkc1Jlc3BvbnNlElUKDkNvbmZpcm1VcGxvYWRzEiAuY2F1ZGFsLnYxLkNvbmZpcm1VcGxvYWRzUmVxdWVzdBohLmNhdWRhbC52MS5Db25maXJtVXBsb2Fkc1Jlc3BvbnNlElIKDUxlYXZlT3V0RmlsZXMSHy5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1JlcXVlc3QaIC5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEkYKCUxpc3RQYXJ0cxIbLmNhdWRhbC52MS5MaXN0UGFydHNSZXF1ZXN0GhwuY2F1ZGFsLnYxLkxpc3RQYXJ0c1Jlc3BvbnNlEkkKCkFib3J0UGFydHMSHC5jYXVkYWwudjEuQWJvcnRQYXJ0c1JlcXVlc3QaHS5jYXVkYWwudjEuQWJvcnRQYXJ0c1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
 
 /**
  * A list of ordinals.
@@ -664,6 +664,140 @@ export const LeaveOutFilesResponseSchema: GenMessage<LeaveOutFilesResponse> = /*
   messageDesc(file_caudal_v1_upload, 17);
 
 /**
+ * Asks for the parts of a file.
+ *
+ * @generated from message caudal.v1.ListPartsRequest
+ */
+export type ListPartsRequest = Message<"caudal.v1.ListPartsRequest"> & {
+  /**
+   * `batches/{uuid}/files/{ordinal}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message caudal.v1.ListPartsRequest.
+ * Use `create(ListPartsRequestSchema)` to create a new message.
+ */
+export const ListPartsRequestSchema: GenMessage<ListPartsRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 18);
+
+/**
+ * A part that has landed.
+ *
+ * @generated from message caudal.v1.LandedPart
+ */
+export type LandedPart = Message<"caudal.v1.LandedPart"> & {
+  /**
+   * From 1.
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * Bytes.
+   *
+   * @generated from field: int64 size = 2;
+   */
+  size: bigint;
+
+  /**
+   * As the store answered its PUT.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message caudal.v1.LandedPart.
+ * Use `create(LandedPartSchema)` to create a new message.
+ */
+export const LandedPartSchema: GenMessage<LandedPart> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 19);
+
+/**
+ * Parts of a file.
+ *
+ * @generated from message caudal.v1.ListPartsResponse
+ */
+export type ListPartsResponse = Message<"caudal.v1.ListPartsResponse"> & {
+  /**
+   * Bytes of each part but the last.
+   *
+   * @generated from field: int64 part_size = 1;
+   */
+  partSize: bigint;
+
+  /**
+   * How many the file has.
+   *
+   * @generated from field: uint32 part_count = 2;
+   */
+  partCount: number;
+
+  /**
+   * Those that have landed in their right size, by number.
+   *
+   * @generated from field: repeated caudal.v1.LandedPart parts = 3;
+   */
+  parts: LandedPart[];
+};
+
+/**
+ * Describes the message caudal.v1.ListPartsResponse.
+ * Use `create(ListPartsResponseSchema)` to create a new message.
+ */
+export const ListPartsResponseSchema: GenMessage<ListPartsResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 20);
+
+/**
+ * Frees the parts of a file.
+ *
+ * @generated from message caudal.v1.AbortPartsRequest
+ */
+export type AbortPartsRequest = Message<"caudal.v1.AbortPartsRequest"> & {
+  /**
+   * `batches/{uuid}/files/{ordinal}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * UUID; see the rules in batch.proto.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.AbortPartsRequest.
+ * Use `create(AbortPartsRequestSchema)` to create a new message.
+ */
+export const AbortPartsRequestSchema: GenMessage<AbortPartsRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 21);
+
+/**
+ * Freed.
+ *
+ * @generated from message caudal.v1.AbortPartsResponse
+ */
+export type AbortPartsResponse = Message<"caudal.v1.AbortPartsResponse"> & {
+};
+
+/**
+ * Describes the message caudal.v1.AbortPartsResponse.
+ * Use `create(AbortPartsResponseSchema)` to create a new message.
+ */
+export const AbortPartsResponseSchema: GenMessage<AbortPartsResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 22);
+
+/**
  * Issues upload targets and takes confirmations.
  *
  * @generated from service caudal.v1.UploadService
@@ -700,6 +834,27 @@ export const UploadService: GenService<{
     methodKind: "unary";
     input: typeof LeaveOutFilesRequestSchema;
     output: typeof LeaveOutFilesResponseSchema;
+  },
+  /**
+   * Lists the parts of a file that have landed, whoever sent them.
+   *
+   * @generated from rpc caudal.v1.UploadService.ListParts
+   */
+  listParts: {
+    methodKind: "unary";
+    input: typeof ListPartsRequestSchema;
+    output: typeof ListPartsResponseSchema;
+  },
+  /**
+   * Frees the parts of a file that have landed: the file still waits for its bytes, all of them. Where there are none, and
+   * when it is repeated, nothing is done.
+   *
+   * @generated from rpc caudal.v1.UploadService.AbortParts
+   */
+  abortParts: {
+    methodKind: "unary";
+    input: typeof AbortPartsRequestSchema;
+    output: typeof AbortPartsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_caudal_v1_upload, 0);
