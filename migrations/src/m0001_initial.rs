@@ -67,8 +67,10 @@ CREATE TABLE batches (
     created_at {time} NOT NULL,
     completed_at {time},
     ended_at {time},
+    collected_at {time}, -- looked through for objects that nothing reaches, since it ended
     PRIMARY KEY (tenant_id, batch_id)
 ) {clustered};
+CREATE INDEX batches_uncollected ON batches (ended_at) WHERE collected_at IS NULL AND ended_at IS NOT NULL;
 
 CREATE TABLE batch_progress (
     tenant_id {uuid} NOT NULL,

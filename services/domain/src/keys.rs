@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::ids::{FileRef, Generation, Target, TenantId, Token};
+use crate::ids::{BatchId, BatchRef, FileRef, Generation, Target, TenantId, Token};
 use crate::limits::{MAX_ARTIFACT_NAME_BYTES, MAX_NONCE_BYTES};
 use crate::stage::Stage;
 
@@ -28,6 +28,31 @@ pub fn landing_prefix(file: FileRef) -> String {
         ordinal,
     } = file;
     format!("{tenant}/landing/{batch}/{ordinal}/")
+}
+
+/// What the landing keys of a batch begin with, and nothing else does.
+#[must_use]
+pub fn landing_of_batch(BatchRef { tenant, batch }: BatchRef) -> String {
+    format!("{tenant}/landing/{batch}/")
+}
+
+/// The file and the target of a landing key; `None`: it is another key.
+#[must_use]
+pub fn parse_landing_key(key: &str) -> Option<(FileRef, Target)> {
+    let mut parts = key.split('/');
+    let tenant = parts.next()?;
+    if parts.next()? != "landing" {
+        return None;
+    }
+    let file = file_of(tenant, parts.next()?, parts.next()?)?;
+    let target = Target(parts.next()?.parse().ok()?);
+    (parts.next().is_none() && landing_key(file, target) == key).then_some((file, target))
+}
+
+fn file_of(tenant: &str, batch: &str, ordinal: &str) -> Option<FileRef> {
+    let tenant = TenantId::from_uuid(Uuid::parse_str(tenant).ok()?);
+    let batch = BatchId::from_uuid(Uuid::parse_str(batch).ok()?);
+    Some(FileRef::new(tenant, batch, ordinal.parse().ok()?))
 }
 
 /// What the keys of an upload through gateways begin with: `{tenant}/tus/{upload}/`. They belong to it alone, so whoever
@@ -106,6 +131,48 @@ pub fn artifact_key(
     key
 }
 
+/// What the keys of the artifacts of a batch begin with, and nothing else does.
+#[must_use]
+pub fn artifacts_of_batch(BatchRef { tenant, batch }: BatchRef) -> String {
+    format!("{tenant}/{batch}/")
+}
+
+/// One execution of a stage, as the keys of what it wrote name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// The file.
+    pub file: FileRef,
+    /// Of the file.
+    pub generation: Generation,
+    /// Who wrote.
+    pub stage: Stage,
+    /// The one it ran under.
+    pub token: Token,
+    /// New for each execution.
+    pub nonce: String,
+}
+
+/// The execution that wrote an artifact's key; `None`: it is another key.
+#[must_use]
+pub fn parse_artifact_key(key: &str) -> Option<Execution> {
+    let mut parts = key.split('/');
+    let file = file_of(parts.next()?, parts.next()?, parts.next()?)?;
+    let generation = Generation(parts.next()?.parse().ok()?);
+    let stage = parts.next()?;
+    let stage = Stage::ALL.into_iter().find(|known| known.name() == stage)?;
+    let (token, nonce) = parts.next()?.split_once('-')?;
+    let name = parts.next()?;
+    let execution = Execution {
+        file,
+        generation,
+        stage,
+        token: Token(token.parse().ok()?),
+        nonce: nonce.to_owned(),
+    };
+    let fits = parts.next().is_none() && !name.is_empty() && !nonce.is_empty();
+    fits.then_some(execution)
+}
+
 /// A text that cannot name an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -134,7 +201,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::BatchId;
     use crate::limits::MAX_KEY_BYTES;
 
     fn largest_file() -> FileRef {
@@ -173,6 +239,45 @@ mod tests {
         }
         let longest = keys.iter().map(String::len).max();
         assert_eq!(longest, Some(MAX_KEY_BYTES), "names could be longer");
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_spelled_and_no_other_is() {
+        let file = FileRef::new(
+            TenantId::from_uuid(Uuid::from_u128(1)),
+            BatchId::from_uuid(Uuid::from_u128(2)),
+            13,
+        );
+        let landing = landing_key(file, Target(3));
+        assert!(landing.starts_with(&landing_of_batch(file.batch_ref())));
+        assert_eq!(parse_landing_key(&landing), Some((file, Target(3))));
+        let execution = Execution {
+            file,
+            generation: Generation(2),
+            stage: Stage::ExtractText,
+            token: Token(9),
+            nonce: "0a1b2c3d".into(),
+        };
+        let artifact = artifact_key(
+            file,
+            execution.generation,
+            execution.stage,
+            execution.token,
+            &execution.nonce,
+            "text.txt",
+        );
+        assert!(artifact.starts_with(&artifacts_of_batch(file.batch_ref())));
+        assert_eq!(parse_artifact_key(&artifact), Some(execution));
+        let original = final_key(file, &[1; 32]);
+        let tus = tus_bytes_key(file.tenant, Uuid::from_u128(3));
+        for other in [&original, &tus, &landing] {
+            assert_eq!(parse_artifact_key(other), None, "{other}");
+        }
+        let beyond = format!("{landing}/x");
+        let padded = landing.replace("/13/", "/013/");
+        for other in [&original, &tus, &artifact, &beyond, &padded] {
+            assert_eq!(parse_landing_key(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(crate) struct LedgerMetrics {
     pub(crate) relay_failures: Counter,
     pub(crate) relayed: Counter,
     pub(crate) reconcile_failures: Counter,
+    pub(crate) collected: Counter,
     pub(crate) outstanding: Labelled<Gauge, 1>,
 }
 
@@ -61,6 +62,10 @@ impl LedgerMetrics {
             relayed: registry.counter("relayed", "Dispatches published"),
             reconcile_failures: registry
                 .counter("reconcile_failures", "Reconcile passes that failed"),
+            collected: registry.counter(
+                "collected_objects",
+                "Objects deleted that nothing could reach any more",
+            ),
             outstanding: registry.gauges("outstanding_files", "Files that are out", ["stage"]),
         }
     }

@@ -45,6 +45,10 @@ pub struct LedgerSettings {
     pub upload_deadline: Duration,
     /// How long after a file was given up the store is asked once more: the last URL has expired by then.
     pub look_again_after: Duration,
+    /// How long after its end a batch is looked through for objects that nothing reaches any more.
+    pub collect_after: Duration,
+    /// How often ended batches are looked for.
+    pub collect_every: Duration,
     /// Rows that one group of the writer takes at most.
     pub group_rows: usize,
     /// Acts that may wait for the writer; beyond it callers wait.
@@ -77,6 +81,8 @@ impl LedgerSettings {
             batch_idle: limits::BATCH_IDLE_TIMEOUT,
             upload_deadline: limits::UPLOAD_DEADLINE,
             look_again_after: limits::UPLOAD_URL_VALIDITY + limits::UPLOAD_TRANSFER,
+            collect_after: limits::UPLOAD_URL_VALIDITY + limits::UPLOAD_TRANSFER,
+            collect_every: Duration::from_secs(60),
             group_rows: 2_000,
             writer_queue: 4_096,
         }

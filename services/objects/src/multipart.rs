@@ -55,6 +55,26 @@ impl ObjectStore {
         Ok(first.map(|(_, id)| id.to_owned()))
     }
 
+    /// The unfinished uploads of keys that begin with the prefix, (key, upload): a page of them, in no promised order.
+    ///
+    /// # Errors
+    /// As the store answers; see [`ObjectError`].
+    pub async fn list_multipart(&self, prefix: &str) -> Result<Vec<(String, String)>, ObjectError> {
+        let list = self
+            .client
+            .list_multipart_uploads()
+            .bucket(&self.settings.bucket)
+            .prefix(prefix);
+        let answer = list
+            .send()
+            .await
+            .map_err(|error| ObjectError::from_sdk(prefix, &error))?;
+        let uploads = answer.uploads().iter();
+        let named = uploads
+            .filter_map(|upload| Some((upload.key()?.to_owned(), upload.upload_id()?.to_owned())));
+        Ok(named.collect())
+    }
+
     /// The upload of this key, begun where there is none. Two who begin one at once end with the same.
     ///
     /// # Errors

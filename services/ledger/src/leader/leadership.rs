@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use super::collector::Collector;
 use super::landed::Landed;
 use super::reconciler::Reconciler;
 use super::relay;
@@ -238,6 +239,16 @@ impl Leadership {
             landed: landed.clone(),
         };
         let reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler.run(stop_rest.clone())));
+        let collector = self.objects.clone().map(|objects| {
+            let collector = Collector {
+                settings: self.settings.clone(),
+                store: self.store.clone(),
+                writer: handle.clone(),
+                objects,
+                metrics: self.metrics.clone(),
+            };
+            AbortOnDropHandle::new(tokio::spawn(collector.run(stop_rest.clone())))
+        });
         let operations = SliceRunner {
             store: self.store.clone(),
             writer: handle.clone(),
@@ -275,6 +286,9 @@ impl Leadership {
         stop_rest.cancel();
         let _ = reconciler.await;
         let _ = operations.await;
+        if let Some(collector) = collector {
+            let _ = collector.await;
+        }
         let _ = relay.await;
         stop_writer.cancel();
         let ended = match writer_ended {

@@ -967,6 +967,17 @@ impl WriteTransaction for ModelTransaction {
         self.statement().await
     }
 
+    async fn mark_collected(
+        &self,
+        batches: &[(BatchRef, Micros)],
+        _now: Micros,
+    ) -> Result<(), DbErr> {
+        if batches.is_empty() {
+            return Ok(());
+        }
+        self.statement().await
+    }
+
     async fn prune_operations(&self, _before: Micros, _limit: u32) -> Result<(), DbErr> {
         self.statement().await
     }

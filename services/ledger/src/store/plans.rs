@@ -127,7 +127,7 @@ fn columns(table: &str, index: &str) -> &'static [&'static str] {
         ("operations", PK) => &["tenant_id", "operation_id"],
         ("operations", "operations_id") => &["operation_id"],
         ("operations", "operations_due") => &["next_at"],
-        ("operations", "operations_ended") => &["ended_at"],
+        ("operations", "operations_ended") | ("batches", "batches_uncollected") => &["ended_at"],
         ("tus_uploads", PK) => &["tenant_id", "upload_id"],
         ("tus_uploads", "tus_uploads_open") => &["tenant_id", "state"],
         ("tus_uploads", "tus_uploads_due") => &["due_at"],
@@ -313,6 +313,17 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         &[("batch_progress", "batch_progress_live", 0)],
     );
     progress::overdue(session, now, size).await.unwrap();
+    step(
+        "progress::uncollected",
+        &[("batches", "batches_uncollected", 1)],
+    );
+    let ended = progress::uncollected(session, now, size).await.unwrap();
+    step("progress::mark_collected", &[("batches", PK, 2)]);
+    let of_all = keys.iter().map(|key| (*key, now)).chain(ended);
+    let of_all: Vec<(BatchRef, Micros)> = of_all.collect();
+    progress::mark_collected(session, &of_all, now)
+        .await
+        .unwrap();
     step(
         "dead_letters::without_bytes",
         &[

@@ -480,7 +480,46 @@ pub(crate) async fn set_times<C: ConnectionTrait>(
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} UPDATE batches AS c SET completed_at = coalesce(c.completed_at, u.completed_at), \
-         ended_at = u.ended_at FROM u WHERE c.tenant_id = u.t AND c.batch_id = u.b"
+         ended_at = u.ended_at, collected_at = NULL FROM u WHERE c.tenant_id = u.t AND c.batch_id = u.b"
+    );
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Batches that ended before a time and were not looked through since for objects that nothing reaches, with their ends; by
+/// index `batches_uncollected`.
+pub(crate) async fn uncollected<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    before: Micros,
+    limit: u32,
+) -> Result<Vec<(BatchRef, Micros)>, DbErr> {
+    let sql = format!(
+        "SELECT c.tenant_id, c.batch_id, c.ended_at FROM batches AS c WHERE c.collected_at IS NULL \
+         AND c.ended_at IS NOT NULL AND c.ended_at <= $1 ORDER BY c.ended_at LIMIT {limit}"
+    );
+    let rows = session.rows(sql, vec![before.0.into()]).await?;
+    let read = rows.iter();
+    read.map(|row| Ok((batch_key_of(row)?, Micros(row.try_get("", "ended_at")?))))
+        .collect()
+}
+
+/// Notes that batches were looked through after these ends, unless they ran again since.
+pub(crate) async fn mark_collected<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    batches: &[(BatchRef, Micros)],
+    now: Micros,
+) -> Result<(), DbErr> {
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let page = Page::of_batches(batches.iter().map(|(batch, _)| *batch))
+        .numbers("ended_at", batches.iter().map(|(_, at)| at.0));
+    let (page, mut values) = page.bind(session.dialect, 1);
+    values.push(now.0.into());
+    let sql = format!(
+        "WITH {page} UPDATE batches AS c SET collected_at = ${} FROM u WHERE c.tenant_id = u.t AND c.batch_id = u.b \
+         AND c.ended_at = u.ended_at",
+        values.len()
     );
     session.execute(sql, values).await?;
     Ok(())

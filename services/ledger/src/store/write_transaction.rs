@@ -173,6 +173,12 @@ pub(crate) trait WriteTransaction {
     async fn prune(&self, changes: Micros, requests: Micros, limit: u32) -> Result<(), DbErr>;
     /// Deletes operations that ended long ago, so many at most.
     async fn prune_operations(&self, before: Micros, limit: u32) -> Result<(), DbErr>;
+    /// Notes that batches were looked through after these ends, unless they ran again since.
+    async fn mark_collected(
+        &self,
+        batches: &[(BatchRef, Micros)],
+        now: Micros,
+    ) -> Result<(), DbErr>;
 
     /// Commits; after an error it may have been committed all the same.
     async fn commit(self) -> Result<(), DbErr>;
@@ -419,6 +425,14 @@ impl WriteTransaction for Transaction {
         let session = self.session();
         changes::prune(&session, before_changes, limit).await?;
         requests::prune(&session, before_requests, limit).await
+    }
+
+    async fn mark_collected(
+        &self,
+        batches: &[(BatchRef, Micros)],
+        now: Micros,
+    ) -> Result<(), DbErr> {
+        progress::mark_collected(&self.session(), batches, now).await
     }
 
     async fn prune_operations(&self, before: Micros, limit: u32) -> Result<(), DbErr> {

@@ -52,6 +52,8 @@ pub(super) struct Effects {
     pub(super) tus: BTreeMap<(TenantId, Uuid), Option<TusRow>>,
     /// Changes and answers older than these go, so many of each at most.
     pub(super) prune: Option<(Micros, Micros, u32)>,
+    /// Batches that were looked through for objects that nothing reaches, and the ends after which they were.
+    pub(super) collected: Vec<(BatchRef, Micros)>,
     /// Operations that ended before go, so many at most.
     pub(super) prune_operations: Option<(Micros, u32)>,
     /// What requests were answered in this group.

@@ -160,6 +160,9 @@ impl Decided {
         if let Some((changes, requests, limit)) = effects.prune {
             transaction.prune(changes, requests, limit).await?;
         }
+        transaction
+            .mark_collected(&effects.collected, self.now)
+            .await?;
         if let Some((before, limit)) = effects.prune_operations {
             transaction.prune_operations(before, limit).await?;
         }

@@ -32,6 +32,7 @@ macro_rules! on_postgres {
 }
 
 mod bounds;
+mod collector;
 mod commits;
 mod full_disk;
 mod leadership;

@@ -35,6 +35,7 @@ pub(crate) mod lock_tus;
 pub(crate) mod cancel_files;
 pub(crate) mod complete_idle;
 pub(crate) mod look_up;
+pub(crate) mod mark_collected;
 pub(crate) mod prune;
 pub(crate) mod prune_operations;
 pub(crate) mod repair;

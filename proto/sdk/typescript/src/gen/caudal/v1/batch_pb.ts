@@ -365,7 +365,8 @@ export type Batch = Message<"caudal.v1.Batch"> & {
   endTime?: Timestamp | undefined;
 
   /**
-   * A day after the last upload, while bytes are missing: for people. Nothing ends by itself when it has passed. Output only.
+   * A day after the last act of a client, while bytes are missing. When it has passed the store is asked for them, and files whose bytes are
+   * not there become FAILED with NEVER_ARRIVED. Output only.
    *
    * @generated from field: google.protobuf.Timestamp upload_expire_time = 18;
    */
