@@ -189,6 +189,13 @@ impl SimLedger {
             self.settle_all(shared, dice);
             return;
         }
+        // As the writer waits where nothing is asked, admitted or deleted.
+        let now = shared.borrow().now;
+        let dispatcher = &self.memory.dispatcher;
+        let is_due = dispatcher.next_promotion().is_some_and(|at| at <= now);
+        if requests.is_empty() && !dispatcher.can_admit() && !is_due && !self.relay.has_relayed() {
+            return;
+        }
         self.commit(requests, shared, dice);
     }
 

@@ -24,7 +24,7 @@ const EVENTS: u32 = 60;
 /// How long histories are run where nobody says how many.
 const USUAL: Duration = Duration::from_secs(18);
 /// Histories in which a planted fault is looked for where nobody says how many, and how many faults must be found in so few.
-const FEW_HISTORIES: u64 = 25;
+const FEW_HISTORIES: u64 = 10;
 const FOUND_IN_FEW: usize = 30;
 
 fn number(name: &str) -> Option<u64> {

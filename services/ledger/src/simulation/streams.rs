@@ -81,6 +81,14 @@ impl Streams {
         self.stream(stage).entries.retain(|entry| entry.id != id);
     }
 
+    /// The acknowledgement of an entry is lost with a failover, and who it was delivered to: it is delivered again.
+    pub(super) fn deliver_again(&mut self, stage: Stage, id: u64) {
+        let mut entries = self.stream(stage).entries.iter_mut();
+        if let Some(entry) = entries.find(|entry| entry.id == id) {
+            entry.delivered = None;
+        }
+    }
+
     /// Everything is forgotten.
     pub(super) fn flush(&mut self) {
         for stream in self.of.values_mut() {
@@ -130,6 +138,12 @@ impl Streams {
             messages.add(&entry.files, idle);
         }
         messages
+    }
+
+    /// How many entries hold a dispatch.
+    pub(super) fn copies(&self, stage: Stage, pair: Pair) -> usize {
+        let entries = self.entries(stage).iter();
+        entries.filter(|entry| entry.files.contains(&pair)).count()
     }
 
     pub(super) fn entries(&self, stage: Stage) -> &[Entry] {

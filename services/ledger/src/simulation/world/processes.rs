@@ -141,7 +141,7 @@ impl World {
             if planted!(AcknowledgedBeforeRecorded) {
                 let id = entry.entry.id;
                 entry.acknowledged = true;
-                self.streams.acknowledge(stage, id);
+                self.acknowledge(stage, id);
             }
             if planted!(FreedBeforeRecorded) && stage == Stage::Upload {
                 for (file, ..) in &report.outcomes {
@@ -161,9 +161,32 @@ impl World {
         // Every dispatch has a final answer.
         let entry = self.processes[at].held.remove(held);
         if !entry.acknowledged {
-            self.streams.acknowledge(stage, entry.entry.id);
+            self.acknowledge(stage, entry.entry.id);
         }
         true
+    }
+
+    /// Takes an entry out of its stream: nobody may have to act on it any more (protocol 4.3, 6.5).
+    pub(super) fn acknowledge(&mut self, stage: Stage, id: u64) {
+        let mut entries = self.streams.entries(stage).iter();
+        let entry = entries.find(|entry| entry.id == id).cloned();
+        let stands = |pair: &Pair| {
+            entry.is_some()
+                && !self.streams.lost.contains(pair)
+                && self.streams.copies(stage, *pair) < 2
+        };
+        let current = self.committed(|tables| {
+            let files = entry.iter().flat_map(|entry| &entry.files);
+            let mut current = files.filter(|(file, token)| {
+                let row = tables.files.get(file);
+                row.is_some_and(|row| row.token == *token && row.dispatched_at.is_some())
+            });
+            current.find(|pair| stands(pair)).copied()
+        });
+        if let Some(pair) = current {
+            self.breaks(format!("{} is acknowledged and current", short(&[pair])));
+        }
+        self.streams.acknowledge(stage, id);
     }
 
     /// Runs the handler of one dispatch; whether it has come to anything.
@@ -372,14 +395,18 @@ impl World {
                     dropped.push(held.entry.id);
                 }
                 for id in dropped.drain(..) {
-                    self.streams.acknowledge(stage, id);
+                    if self.faults && self.dice.random_ratio(1, 4) {
+                        self.streams.deliver_again(stage, id);
+                    } else {
+                        self.acknowledge(stage, id);
+                    }
                 }
             }
             self.processes[at].releasing = None;
         }
         let stage = self.processes[at].stage;
         for id in dropped {
-            self.streams.acknowledge(stage, id);
+            self.acknowledge(stage, id);
         }
         if noted {
             self.leader.leases.noted(&version);
@@ -477,12 +504,19 @@ impl World {
     }
 
     pub(super) fn release(&mut self) {
-        let at = self.dice.random_range(0..self.processes.len());
-        let process = &self.processes[at];
         let busy = |held: &Held| held.leasing.is_some() || held.reporting.is_some();
-        if process.releasing.is_some() || process.held.is_empty() || process.held.iter().any(busy) {
+        let drains = |process: &Process| {
+            let idle = process.releasing.is_some() || process.held.is_empty();
+            !idle && !process.held.iter().any(busy)
+        };
+        let processes = self.processes.iter().enumerate();
+        let able = processes.filter(|(_, process)| drains(process));
+        let able: Vec<usize> = able.map(|(at, _)| at).collect();
+        if able.is_empty() {
             return;
         }
+        let at = able[self.dice.random_range(0..able.len())];
+        let process = &self.processes[at];
         let works = process.held.iter().flat_map(|held| &held.works);
         let undone = works.filter(|(_, work)| !matches!(work, Work::Done));
         let held: Vec<Pair> = undone.map(|(pair, _)| *pair).collect();

@@ -156,7 +156,7 @@ impl World {
                 superseded.cloned().collect()
             });
             for entry in superseded {
-                self.streams.acknowledge(stage, entry.id);
+                self.acknowledge(stage, entry.id);
             }
         }
     }
