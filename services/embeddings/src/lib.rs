@@ -290,6 +290,7 @@ fn failure(error: &ProviderError) -> Failure {
         reason,
         detail: error.to_string(),
         retry_after: error.retry_after(),
+        waits: None,
     }
 }
 
