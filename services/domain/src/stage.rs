@@ -114,7 +114,7 @@ stages! {
         retry: RetryPolicy::fixed(8, seconds(2), seconds(300)),
         window: 256,
         pack: 1,
-        slots: 8,
+        slots: 256,
         port: 7415,
     };
     /// Gathers all results into the final record and closes the file.

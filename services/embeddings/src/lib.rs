@@ -2,7 +2,8 @@
 //!
 //! The text is what extract-text found, or an image's caption. Two artifacts come out: [`VECTORS_ARTIFACT`], one row of
 //! little-endian 32-bit floats a chunk, and [`CHUNKS_ARTIFACT`], which part of the text each row stands for. Without a
-//! provider the file goes on without them and says so; a provider that fails is a failure to be tried again.
+//! provider the file goes on without them and says so; a provider that is away, throttles or refuses the key is waited for.
+//! Chunks of many files travel in one request.
 
 mod chunk;
 mod settings;
@@ -12,7 +13,7 @@ mod vectors;
 use bytes::Bytes;
 use caudal_domain::{Reason, Stage, StageVersion, Warning, WarningCode};
 use caudal_providers::{EmbeddingProvider, Embeddings, ProviderError, ProviderState};
-use caudal_stage::{Done, Failure, Handler, Job, Usage};
+use caudal_stage::{Dependency, Done, Failure, Handler, Job, Trouble, Usage};
 use serde_json::json;
 
 pub use crate::chunk::{Chunk, ChunkLimits, Chunked, InvalidChunkLimits, chunk};
@@ -95,11 +96,7 @@ impl EmbeddingsStage {
         }
     }
 
-    async fn embed_text(
-        &self,
-        text: String,
-        idempotency_key: &str,
-    ) -> Result<Embedded, ProviderError> {
+    async fn embed_text(&self, text: String) -> Result<Embedded, ProviderError> {
         let counter = self.provider.token_counter().await?;
         let limits = self.settings.chunk_limits(self.provider.max_tokens());
         // A tokenizer takes its time with megabytes of text.
@@ -112,7 +109,10 @@ impl EmbeddingsStage {
             (text, chunked)
         });
         let (text, chunked) = cutting.await.map_err(|error| {
-            ProviderError::unavailable(format!("text could not be cut: {error}"))
+            // Of this text alone.
+            ProviderError::InvalidAnswer {
+                detail: format!("text could not be cut: {error}"),
+            }
         })?;
 
         let mut embedded = Embedded {
@@ -124,11 +124,8 @@ impl EmbeddingsStage {
             calls: 0,
             truncated: chunked.truncated,
         };
-        for (number, page) in embedded
-            .chunks
-            .chunks(self.settings.chunks_a_call)
-            .enumerate()
-        {
+        // No more at once than what travels in a request: files that are shorter travel between the pages of this one.
+        for page in embedded.chunks.chunks(self.provider.texts_a_request()) {
             let texts: Vec<String> = page
                 .iter()
                 .map(|chunk| text[chunk.start..chunk.end].to_owned())
@@ -138,10 +135,7 @@ impl EmbeddingsStage {
                 tokens,
                 unknown,
                 calls,
-            } = self
-                .provider
-                .embed(&texts, &format!("{idempotency_key}-{number}"))
-                .await?;
+            } = self.provider.embed(&texts).await?;
             embedded
                 .vectors
                 .push(&vectors)
@@ -207,7 +201,7 @@ impl EmbeddingsStage {
         let bytes = read.text.len() as u64;
 
         let embedded = self
-            .embed_text(read.text, &job.idempotency_key)
+            .embed_text(read.text)
             .await
             .map_err(|error| failure(&error))?;
         let facts = self.facts(Some(&embedded));
@@ -262,6 +256,10 @@ impl Handler for EmbeddingsStage {
             .await
             .unwrap_or_else(|| Err(Failure::new(Reason::Internal, "cancelled")))
     }
+
+    async fn probe(&self) -> Result<(), Failure> {
+        self.provider.probe().await.map_err(|error| failure(&error))
+    }
 }
 
 fn truncation_warning(embedded: &Embedded) -> Warning {
@@ -276,20 +274,27 @@ fn truncation_warning(embedded: &Embedded) -> Warning {
     )
 }
 
+/// What a provider did not do. Only the refusal of this text, or a bad answer to it, is a failure of the file; all else is a
+/// state of the provider, which it is waited for in.
 fn failure(error: &ProviderError) -> Failure {
-    let reason = match error {
-        ProviderError::NotConfigured { .. } | ProviderError::Unavailable { .. } => {
-            Reason::ProviderUnavailable
+    let (reason, trouble) = match error {
+        ProviderError::Rejected { .. } => (Reason::ProviderRejected, None),
+        ProviderError::InvalidAnswer { .. } => (Reason::ProviderAnswerInvalid, None),
+        ProviderError::Throttled { .. } | ProviderError::NoPermit { .. } => {
+            (Reason::ProviderThrottled, Some(Trouble::Busy))
         }
-        ProviderError::Throttled { .. } => Reason::ProviderThrottled,
-        ProviderError::Rejected { .. } => Reason::ProviderRejected,
-        ProviderError::Unauthorized { .. } => Reason::ProviderUnauthorized,
-        ProviderError::InvalidAnswer { .. } => Reason::ProviderAnswerInvalid,
+        ProviderError::NotConfigured { .. } => (Reason::ProviderUnavailable, Some(Trouble::Down)),
+        ProviderError::Unauthorized { .. } => (Reason::ProviderUnauthorized, Some(Trouble::Down)),
+        ProviderError::Unavailable { .. } => (Reason::ProviderUnavailable, Some(Trouble::Failed)),
+        ProviderError::Misbehaves { .. } => (Reason::ProviderAnswerInvalid, Some(Trouble::Failed)),
     };
-    Failure {
-        reason,
-        detail: error.to_string(),
+    let failure = Failure {
         retry_after: error.retry_after(),
+        ..Failure::new(reason, error.to_string())
+    };
+    match trouble {
+        Some(trouble) => failure.waiting(Dependency::Provider, trouble),
+        None => failure,
     }
 }
 

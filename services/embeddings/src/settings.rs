@@ -10,8 +10,6 @@ pub struct EmbeddingsSettings {
     max_chunks: usize,
     /// The most bytes of a text that are read.
     pub(crate) max_text_bytes: usize,
-    /// Chunks that go to the provider in one call; cancellation is noticed between two calls at the latest.
-    pub(crate) chunks_a_call: usize,
 }
 
 /// Settings that cannot be.
@@ -43,7 +41,6 @@ impl EmbeddingsSettings {
             overlap_tokens,
             max_chunks,
             max_text_bytes,
-            chunks_a_call: 64,
         })
     }
 
@@ -75,7 +72,6 @@ impl Default for EmbeddingsSettings {
             overlap_tokens: 40,
             max_chunks: 2_000,
             max_text_bytes: 16 * 1024 * 1024,
-            chunks_a_call: 64,
         }
     }
 }

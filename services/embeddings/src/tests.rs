@@ -66,18 +66,25 @@ fn each_failure_of_a_provider_has_its_reason_and_keeps_its_pause() {
     let throttled = failure(&ProviderError::Throttled { retry_after: pause });
     assert_eq!(throttled.reason, Reason::ProviderThrottled);
     assert_eq!(throttled.retry_after, Some(pause));
+    assert!(throttled.waits.is_some(), "it is no failure of the file");
 
     let rejected = failure(&ProviderError::Rejected {
         status: 400,
         detail: "no".to_owned(),
     });
     assert_eq!(rejected.reason, Reason::ProviderRejected);
-    assert!(!rejected.reason.retryable());
-    assert!(
-        failure(&ProviderError::unavailable("away"))
-            .reason
-            .retryable()
-    );
+    assert!(!rejected.reason.retryable() && rejected.waits.is_none());
+    for state in [
+        ProviderError::unavailable("away"),
+        ProviderError::Unauthorized {
+            detail: "status 401".to_owned(),
+        },
+        ProviderError::Misbehaves {
+            detail: "HTML".to_owned(),
+        },
+    ] {
+        assert!(failure(&state).waits.is_some(), "{state}");
+    }
 }
 
 #[tokio::test]
@@ -87,7 +94,7 @@ async fn a_text_becomes_one_unit_vector_a_chunk() {
     };
     let text =
         "The river rises in spring. Its gauge is read every morning at seven.\n\n".repeat(20);
-    let embedded = stage.embed_text(text.clone(), "key").await.unwrap();
+    let embedded = stage.embed_text(text.clone()).await.unwrap();
     assert!(embedded.chunks.len() > 1 && !embedded.truncated);
     assert_eq!(embedded.vectors.dimensions(), 384);
     assert_eq!(stage.version().model, "all-minilm-l6-v2");
@@ -111,7 +118,7 @@ async fn a_text_that_the_model_cannot_read_says_so_and_long_words_are_not_all_on
     };
     // Two texts of emoji, of which the model knows none.
     for text in ["🜁🜂🜃🜄 ".repeat(200), "🝊🝋🝌 ".repeat(300)] {
-        let embedded = stage.embed_text(text, "key").await.unwrap();
+        let embedded = stage.embed_text(text).await.unwrap();
         let warning = stage.not_understood(&embedded).unwrap();
         assert_eq!(warning.code, WarningCode::TextNotUnderstood);
         assert!(warning.words.contains("English"), "{}", warning.words);
@@ -120,7 +127,7 @@ async fn a_text_that_the_model_cannot_read_says_so_and_long_words_are_not_all_on
     let vectors = |text: &str| {
         let (stage, text) = (&stage, text.repeat(30));
         async move {
-            let embedded = stage.embed_text(text, "key").await.unwrap();
+            let embedded = stage.embed_text(text).await.unwrap();
             assert_eq!(embedded.unknown, 0);
             embedded.vectors.into_bytes()
         }
@@ -137,7 +144,7 @@ async fn a_text_of_white_space_has_no_chunks_and_is_complete() {
     let Some(stage) = installed() else {
         return;
     };
-    let embedded = stage.embed_text(" \n\n ".to_owned(), "key").await.unwrap();
+    let embedded = stage.embed_text(" \n\n ".to_owned()).await.unwrap();
     assert!(embedded.chunks.is_empty() && !embedded.truncated);
     assert_eq!((embedded.tokens, embedded.calls), (0, 0));
 }
@@ -150,7 +157,7 @@ async fn a_text_beyond_the_limit_is_embedded_as_far_as_it_goes_and_says_so() {
     let settings = EmbeddingsSettings::try_new(20, 0, 3, 1_000_000).unwrap();
     let stage = EmbeddingsStage::new(stage.provider, settings);
     let embedded = stage
-        .embed_text("A sentence of seven words stands here. ".repeat(50), "key")
+        .embed_text("A sentence of seven words stands here. ".repeat(50))
         .await
         .unwrap();
     assert_eq!(embedded.chunks.len(), 3);

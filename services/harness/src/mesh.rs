@@ -90,7 +90,9 @@ pub struct Mesh {
     database_url: String,
     s3_endpoint: String,
     redis: Redis,
-    stop_s3: CancellationToken,
+    s3_port: Port,
+    /// Its server, while it runs.
+    store: Option<Store>,
     folder: TempDir,
     runtime: Runtime,
 }
@@ -107,24 +109,9 @@ impl Mesh {
             .enable_all()
             .build()?;
         let redis = runtime.block_on(Redis::start())?;
-        let stop_s3 = CancellationToken::new();
-        let settings = S3Settings {
-            durability: Durability::ProcessCrash,
-            is_strict: true,
-            ..S3Settings::new(
-                folder.path().join("objects"),
-                S3_ACCESS_KEY,
-                S3_SECRET_KEY,
-                BUCKET,
-            )
-        };
-        let s3_endpoint = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-            let server = S3Server::start(settings, listener, stop_s3.clone()).await?;
-            let endpoint = server.endpoint();
-            tokio::spawn(server.stopped());
-            anyhow::Ok(endpoint)
-        })?;
+        let s3_port = Port::reserve()?;
+        let s3_endpoint = format!("http://127.0.0.1:{s3_port}");
+        let store = start_store(&runtime, folder.path(), &s3_port)?;
         let database_url = match options.database {
             Database::Sqlite => {
                 format!("sqlite:{}", folder.path().join("ledger.sqlite").display())
@@ -153,7 +140,8 @@ impl Mesh {
             database_url,
             s3_endpoint,
             redis,
-            stop_s3,
+            s3_port,
+            store: Some(store),
             folder,
             runtime,
         };
@@ -448,6 +436,31 @@ bootstrap-operator-key-file = "{folder}/operator-key"
         self.signal(name, Signal::STOP)
     }
 
+    /// Ends the object store: from now on its port refuses connections.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn stop_store(&mut self) -> anyhow::Result<()> {
+        let store = self.store.take().context("the store does not run")?;
+        store.stop.cancel();
+        self.runtime.block_on(store.ended)?;
+        Ok(())
+    }
+
+    /// Starts the object store again, with all that it held.
+    ///
+    /// # Errors
+    /// It runs, or does not start.
+    pub fn start_store(&mut self) -> anyhow::Result<()> {
+        ensure!(self.store.is_none(), "the store runs already");
+        self.store = Some(start_store(
+            &self.runtime,
+            self.folder.path(),
+            &self.s3_port,
+        )?);
+        Ok(())
+    }
+
     /// Lets a paused service go on, with SIGCONT.
     ///
     /// # Errors
@@ -575,8 +588,32 @@ impl Drop for Mesh {
                 eprintln!("--- {}\n{}", service.name, self.tail(&service.name));
             }
         }
-        self.stop_s3.cancel();
+        if let Some(store) = self.store.take() {
+            store.stop.cancel();
+        }
     }
+}
+
+/// A running object store.
+#[derive(Debug)]
+struct Store {
+    stop: CancellationToken,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+fn start_store(runtime: &Runtime, folder: &Path, port: &Port) -> anyhow::Result<Store> {
+    let settings = S3Settings {
+        durability: Durability::ProcessCrash,
+        is_strict: true,
+        ..S3Settings::new(folder.join("objects"), S3_ACCESS_KEY, S3_SECRET_KEY, BUCKET)
+    };
+    let stop = CancellationToken::new();
+    let ended = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port.number())).await?;
+        let server = S3Server::start(settings, listener, stop.clone()).await?;
+        anyhow::Ok(tokio::spawn(server.stopped()))
+    })?;
+    Ok(Store { stop, ended })
 }
 
 type Order = (Command, mpsc::Sender<std::io::Result<Child>>);

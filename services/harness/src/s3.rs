@@ -6,6 +6,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::Port;
+
 /// An S3 server on a free port, with one bucket, that keeps nothing over a power cut and refuses what the strictest
 /// stores refuse. It ends when dropped.
 pub struct S3 {
@@ -26,6 +28,18 @@ impl S3 {
     /// # Errors
     /// When it does not start.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::listen("127.0.0.1:0").await
+    }
+
+    /// Starts one at this port: for a client that was there before it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_at(port: &Port) -> anyhow::Result<Self> {
+        Self::listen(&format!("127.0.0.1:{port}")).await
+    }
+
+    async fn listen(address: &str) -> anyhow::Result<Self> {
         let folder = TempDir::new().context("no temporary folder")?;
         let settings = S3Settings {
             durability: Durability::ProcessCrash,
@@ -33,7 +47,7 @@ impl S3 {
             is_strict: true,
             ..S3Settings::new(folder.path(), Self::ACCESS_KEY, Self::SECRET, Self::BUCKET)
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind(address).await?;
         let server = S3Server::start(settings, listener, CancellationToken::new())
             .await
             .context("the object store did not start")?;

@@ -182,7 +182,7 @@ impl SlotLimits {
         let by_stage = Stage::ALL.map(|stage| (stage, stage.profile().slots));
         Self {
             by_stage: BTreeMap::from(by_stage),
-            total: 512,
+            total: 768,
             validity: Duration::from_secs(6),
             recovery: Duration::from_secs(6),
         }

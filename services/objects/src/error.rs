@@ -36,6 +36,8 @@ pub enum ObjectError {
     Unavailable {
         /// The key asked for, or the bucket.
         key: String,
+        /// Who else would be told the same.
+        trouble: StoreTrouble,
         /// What happened.
         detail: String,
     },
@@ -51,7 +53,52 @@ pub enum ObjectError {
     },
 }
 
+/// What the store itself is in, when it does not do what is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreTrouble {
+    /// It asks for fewer requests.
+    Busy,
+    /// It is away, full, or does not take this installation's bucket or keys: whoever asks is told the same.
+    Down,
+    /// It failed: it may do so for everyone, or for this object alone.
+    Failed,
+}
+
+/// S3's codes for what no request of this installation gets past: the bucket, the keys, and no room.
+const REFUSES_EVERYONE: [&str; 12] = [
+    "NoSuchBucket",
+    "InvalidBucketName",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "InvalidSecurity",
+    "QuotaExceeded",
+    "InsufficientStorage",
+    "XMinioStorageFull",
+];
+
 impl ObjectError {
+    /// The store's own trouble, where the fault is not the object's nor the request's.
+    pub fn trouble(&self) -> Option<StoreTrouble> {
+        match self {
+            ObjectError::Unavailable { trouble, .. } => Some(*trouble),
+            ObjectError::Refused { code, .. } if REFUSES_EVERYONE.contains(&code.as_str()) => {
+                Some(StoreTrouble::Down)
+            }
+            // S3 also denies access to what is not there, where the keys may not list.
+            ObjectError::Refused { code, .. } if code == "AccessDenied" || code == "403" => {
+                Some(StoreTrouble::Failed)
+            }
+            ObjectError::Refused { .. }
+            | ObjectError::NotFound { .. }
+            | ObjectError::PreconditionFailed { .. }
+            | ObjectError::TooLarge { .. } => None,
+        }
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, ObjectError::Unavailable { .. })
@@ -82,6 +129,7 @@ impl ObjectError {
     pub(crate) fn unavailable(key: &str, detail: impl Into<String>) -> ObjectError {
         ObjectError::Unavailable {
             key: key.to_owned(),
+            trouble: StoreTrouble::Failed,
             detail: detail.into(),
         }
     }
@@ -104,7 +152,12 @@ impl ObjectError {
             let detail = aws_sdk_s3::error::DisplayErrorContext(error).to_string();
             return match error {
                 SdkError::ConstructionFailure(_) => ObjectError::invalid(&key, detail),
-                _ => ObjectError::Unavailable { key, detail },
+                SdkError::DispatchFailure(failure) if failure.is_io() => ObjectError::Unavailable {
+                    key,
+                    trouble: StoreTrouble::Down,
+                    detail,
+                },
+                _ => ObjectError::unavailable(&key, detail),
             };
         };
         let status = answer.raw().status().as_u16();
@@ -118,8 +171,18 @@ impl ObjectError {
             // 409 is S3's "another conditional request is under way"; a 200 carries the error of a copy that broke off.
             (200 | 408 | 409 | 429 | 500.., _)
             | (_, "RequestTimeout" | "SlowDown" | "RequestTimeTooSkewed") => {
+                let trouble = match (status, code.as_str()) {
+                    (_, "SlowDown") | (429, _) => StoreTrouble::Busy,
+                    (503 | 507, _) => StoreTrouble::Down,
+                    (_, code) if REFUSES_EVERYONE.contains(&code) => StoreTrouble::Down,
+                    _ => StoreTrouble::Failed,
+                };
                 let detail = format!("{status} {code} {detail}");
-                ObjectError::Unavailable { key, detail }
+                ObjectError::Unavailable {
+                    key,
+                    trouble,
+                    detail,
+                }
             }
             _ => {
                 let code = if code.is_empty() {

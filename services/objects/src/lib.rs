@@ -14,7 +14,7 @@ mod store;
 mod stream;
 mod urls;
 
-pub use error::ObjectError;
+pub use error::{ObjectError, StoreTrouble};
 pub use multipart::{PartTag, UploadedPart};
 pub use parts::{MAX_PARTS, MIN_PART_BYTES, PartPlan};
 pub use presign::{MAX_VALIDITY, Presigned};

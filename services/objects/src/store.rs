@@ -36,6 +36,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A copy, and what makes parts one object, is answered when it is done, which takes S3 minutes for gigabytes.
 const COPIED_WITHIN: Duration = Duration::from_secs(600);
+/// Written to see whether there is room: more than what a file system keeps beside its own records.
+const PROBE_BYTES: usize = 64 * 1024;
 /// S3's bound of one DeleteObjects.
 pub const DELETE_PAGE: usize = 1000;
 /// The region whose buckets are made without naming it.
@@ -186,6 +188,21 @@ impl ObjectStore {
             }
             Err(error) => Err(ObjectError::from_sdk(bucket, &error)),
         }
+    }
+
+    /// Whether the store does now what a stage needs of it: writes a small object at `key`, reads it and takes it away.
+    ///
+    /// # Errors
+    /// As the store answers to the first of these that it does not do.
+    pub async fn probe(&self, key: &str) -> Result<(), ObjectError> {
+        let written = Bytes::from_static(&[0; PROBE_BYTES]);
+        self.put(key, "application/octet-stream", written).await?;
+        match self.get_bytes(key, PROBE_BYTES as u64).await {
+            // Another process that probes took it away.
+            Ok(_) | Err(ObjectError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.delete(key).await
     }
 
     /// Puts an object, replacing what was there. Returns its ETag.

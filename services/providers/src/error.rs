@@ -25,15 +25,27 @@ pub enum ProviderError {
         /// The status and the provider's own words, shortened.
         detail: String,
     },
+    /// The provider answers, but not as its API promises, whatever it is asked.
+    #[error("embedding provider does not keep to its API: {detail}")]
+    Misbehaves {
+        /// What it does instead.
+        detail: String,
+    },
     /// The provider answered, and the answer is not one vector for each text.
     #[error("embedding provider gave an unusable answer: {detail}")]
     InvalidAnswer {
         /// What is wrong with it.
         detail: String,
     },
-    /// The provider, the shared permits or the queue in front of the local model ask to slow down.
+    /// The provider, or the queue in front of the local model, asks to slow down.
     #[error("embedding provider throttled, again in {} ms", retry_after.as_millis())]
     Throttled {
+        /// How long to wait before asking again.
+        retry_after: Duration,
+    },
+    /// The budget of this provider, which all processes share, is used up for now.
+    #[error("no permit for the embedding provider, again in {} ms", retry_after.as_millis())]
+    NoPermit {
         /// How long to wait before asking again.
         retry_after: Duration,
     },
@@ -56,6 +68,12 @@ impl ProviderError {
         }
     }
 
+    pub(crate) fn misbehaves(detail: impl Into<String>) -> Self {
+        Self::Misbehaves {
+            detail: detail.into(),
+        }
+    }
+
     pub(crate) fn invalid_answer(detail: impl Into<String>) -> Self {
         Self::InvalidAnswer {
             detail: detail.into(),
@@ -65,12 +83,18 @@ impl ProviderError {
     /// How long the caller should wait, where the error knows.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Throttled { retry_after } => Some(*retry_after),
+            Self::Throttled { retry_after } | Self::NoPermit { retry_after } => Some(*retry_after),
             Self::Unavailable { retry_after, .. } => *retry_after,
             Self::NotConfigured { .. }
             | Self::Unauthorized { .. }
+            | Self::Misbehaves { .. }
             | Self::InvalidAnswer { .. }
             | Self::Rejected { .. } => None,
         }
+    }
+
+    /// Whether it tells something of these texts. All else is a state of the provider, which says nothing of them.
+    pub fn is_of_the_request(&self) -> bool {
+        matches!(self, Self::InvalidAnswer { .. } | Self::Rejected { .. })
     }
 }

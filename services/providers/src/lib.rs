@@ -3,6 +3,7 @@
 //! [`EmbeddingProvider`] is the face: the local model (all-MiniLM-L6-v2 on this machine's own cores), any HTTP service that
 //! speaks OpenAI's embeddings API, or nothing at all, said aloud. Calls to a remote provider pass the shared permits
 //! ([`ProviderPermits`]) and a circuit [`breaker`] first, so that one sick or strict provider slows its stage and nothing else.
+//! Texts of many callers travel in one request, and requests keep the pace that the provider allows.
 
 mod api_key;
 mod batch;
@@ -11,9 +12,11 @@ pub mod breaker;
 mod embeddings;
 mod error;
 mod estimate;
+mod gather;
 mod http;
 mod local;
 mod openai;
+mod pace;
 mod permits;
 mod provider;
 mod settings;

@@ -16,6 +16,7 @@ use crate::batch;
 use crate::bert::{Bert, missing_files};
 use crate::embeddings::{Embeddings, ProviderState};
 use crate::error::ProviderError;
+use crate::gather::{Answer, Bounds, Gatherer, Source};
 use crate::tokens::TokenCounter;
 
 /// The most texts in one batch.
@@ -24,6 +25,9 @@ const MAX_BATCH: usize = 32;
 /// The most tokens in one batch, padding counted. Measured on two cores: 200 costs 40 % more time a chunk, 4,096 twice the
 /// memory (some 250 MB beyond the model) for nothing.
 const MAX_BATCH_TOKENS: usize = 2_048;
+
+/// The most texts that are taken together, to be sorted into batches.
+pub(crate) const TEXTS_A_REQUEST: usize = 64;
 
 /// The most batches that may wait for the model's threads; whoever comes later is asked to come again.
 const MAX_WAITING: usize = 256;
@@ -46,7 +50,7 @@ pub struct LocalSettings {
 /// The local embedding model. Cheap to clone; clones share the model, its queue and its threads.
 #[derive(Clone)]
 pub struct LocalModel {
-    shared: Arc<Shared>,
+    gatherer: Arc<Gatherer<Shared>>,
 }
 
 struct Shared {
@@ -71,7 +75,7 @@ impl LocalModel {
         );
         let threads = settings.threads.max(1);
         Self {
-            shared: Arc::new(Shared {
+            gatherer: Arc::new(Gatherer::new(Shared {
                 settings: LocalSettings {
                     threads,
                     ..settings
@@ -80,74 +84,29 @@ impl LocalModel {
                 loaded: OnceCell::new(),
                 turns: Arc::new(Semaphore::new(threads)),
                 waiting: AtomicUsize::new(0),
-            }),
+            })),
         }
     }
 
     /// Embeds `texts`, in order; what is beyond the model's [`max_tokens`](Self::max_tokens) in a text is not read.
     pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
-        if texts.is_empty() {
-            return Embeddings::checked(Vec::new(), 0, 0, 0);
-        }
-        let owned = texts.to_vec();
-        let inputs = self
-            .compute(move |bert| {
-                let inputs: Result<Vec<Vec<u32>>, String> =
-                    owned.iter().map(|text| bert.tokenise(text)).collect();
-                inputs
-            })
-            .await?;
-        let lengths: Vec<usize> = inputs.iter().map(Vec::len).collect();
-        let counted = Arc::new(inputs);
-        let inputs = Arc::clone(&counted);
-        let unknown = self
-            .compute(move |bert| {
-                let unknown = counted.iter().map(|tokens| bert.unknown(tokens) as u64);
-                Ok(unknown.sum())
-            })
-            .await?;
-
-        let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
-        let mut calls = 0;
-        for members in batch::plan(&lengths, MAX_BATCH, MAX_BATCH_TOKENS) {
-            let shared_inputs = Arc::clone(&inputs);
-            let batch = members.clone();
-            let computed = self
-                .compute(move |bert| {
-                    let rows: Vec<&[u32]> = batch
-                        .iter()
-                        .map(|&index| shared_inputs[index].as_slice())
-                        .collect();
-                    bert.embed(&rows)
-                })
-                .await?;
-            calls += 1;
-            for (index, vector) in members.into_iter().zip(computed) {
-                vectors[index] = vector;
-            }
-        }
-        let tokens = lengths.iter().map(|&length| length as u64).sum();
-        let embeddings = Embeddings::checked(vectors, texts.len(), tokens, calls)?;
-        Ok(Embeddings {
-            unknown,
-            ..embeddings
-        })
+        self.gatherer.embed(texts).await
     }
 
     /// The model's own tokenizer, loading the model if it is not yet.
     pub async fn token_counter(&self) -> Result<TokenCounter, ProviderError> {
-        let loaded = self.load().await?;
+        let loaded = self.shared().load().await?;
         Ok(TokenCounter::exact(Arc::clone(&loaded.bert)))
     }
 
     /// The folder's name, which is the model's: `all-minilm-l6-v2`.
     pub fn model(&self) -> &str {
-        &self.shared.name
+        &self.shared().name
     }
 
     /// Length of a vector, once the model is loaded.
     pub fn dimensions(&self) -> Option<usize> {
-        self.shared
+        self.shared()
             .loaded
             .get()
             .map(|loaded| loaded.bert.dimensions())
@@ -155,7 +114,7 @@ impl LocalModel {
 
     /// The most tokens of one text that are read.
     pub fn max_tokens(&self) -> usize {
-        self.shared
+        self.shared()
             .loaded
             .get()
             .map_or(USUAL_MAX_TOKENS, |loaded| loaded.bert.max_tokens())
@@ -164,10 +123,20 @@ impl LocalModel {
     /// Ready when the model is loaded or its files are there. Looks at the disk until the model is loaded, so a model that
     /// is installed while the process runs is found.
     pub fn state(&self) -> ProviderState {
-        if self.shared.loaded.initialized() {
+        self.shared().state()
+    }
+
+    fn shared(&self) -> &Shared {
+        self.gatherer.source()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> ProviderState {
+        if self.loaded.initialized() {
             return ProviderState::Ready;
         }
-        let folder = &self.shared.settings.folder;
+        let folder = &self.settings.folder;
         let missing = missing_files(folder);
         if missing.is_empty() {
             return ProviderState::Ready;
@@ -185,10 +154,9 @@ impl LocalModel {
         if let ProviderState::NotConfigured { why } = self.state() {
             return Err(ProviderError::NotConfigured { why });
         }
-        self.shared
-            .loaded
+        self.loaded
             .get_or_try_init(|| async {
-                let settings = self.shared.settings.clone();
+                let settings = self.settings.clone();
                 let folder = settings.folder.clone();
                 let loading = tokio::task::spawn_blocking(move || load(&settings));
                 match loading.await {
@@ -218,16 +186,17 @@ impl LocalModel {
             let _ = sender.send(work(&bert));
         });
         match receiver.await {
-            Ok(result) => result.map_err(ProviderError::unavailable),
-            Err(_) => Err(ProviderError::unavailable("the local model panicked")),
+            // What the model cannot compute it cannot compute for these texts.
+            Ok(result) => result.map_err(ProviderError::invalid_answer),
+            Err(_) => Err(ProviderError::invalid_answer("the local model panicked")),
         }
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, ProviderError> {
-        let waiting = Waiting::join(&self.shared.waiting).ok_or(ProviderError::Throttled {
+        let waiting = Waiting::join(&self.waiting).ok_or(ProviderError::Throttled {
             retry_after: QUEUE_PAUSE,
         })?;
-        let turn = Arc::clone(&self.shared.turns)
+        let turn = Arc::clone(&self.turns)
             .acquire_owned()
             .await
             .map_err(|_| ProviderError::unavailable("the local model is closed"))?;
@@ -236,12 +205,67 @@ impl LocalModel {
     }
 }
 
+impl Source for Shared {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            inputs: TEXTS_A_REQUEST,
+            tokens: TEXTS_A_REQUEST * USUAL_MAX_TOKENS,
+            eager: self.settings.threads,
+            at_most: self.settings.threads,
+        }
+    }
+
+    async fn ask(&self, texts: &[&str]) -> Result<Vec<Answer>, ProviderError> {
+        let owned: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+        let inputs = self
+            .compute(move |bert| {
+                let inputs: Result<Vec<(Vec<u32>, u64)>, String> = owned
+                    .iter()
+                    .map(|text| {
+                        let tokens = bert.tokenise(text)?;
+                        let unknown = bert.unknown(&tokens) as u64;
+                        Ok((tokens, unknown))
+                    })
+                    .collect();
+                inputs
+            })
+            .await?;
+        let lengths: Vec<usize> = inputs.iter().map(|(tokens, _)| tokens.len()).collect();
+        let inputs = Arc::new(inputs);
+        let mut answers: Vec<Answer> = inputs
+            .iter()
+            .map(|(tokens, unknown)| Answer {
+                vector: Vec::new(),
+                tokens: tokens.len() as u64,
+                unknown: *unknown,
+            })
+            .collect();
+        for members in batch::plan(&lengths, MAX_BATCH, MAX_BATCH_TOKENS) {
+            let shared_inputs = Arc::clone(&inputs);
+            let batch = members.clone();
+            let computed = self
+                .compute(move |bert| {
+                    let rows: Vec<&[u32]> = batch
+                        .iter()
+                        .map(|&index| shared_inputs[index].0.as_slice())
+                        .collect();
+                    bert.embed(&rows)
+                })
+                .await?;
+            for (index, vector) in members.into_iter().zip(computed) {
+                answers[index].vector = vector;
+            }
+        }
+        Ok(answers)
+    }
+}
+
 impl std::fmt::Debug for LocalModel {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("LocalModel")
-            .field("settings", &self.shared.settings)
-            .field("loaded", &self.shared.loaded.initialized())
+            .field("settings", &self.shared().settings)
+            .field("loaded", &self.shared().loaded.initialized())
             .finish_non_exhaustive()
     }
 }

@@ -1,30 +1,41 @@
 //! A provider that speaks OpenAI's embeddings API: `POST {base}/embeddings`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::api_key::{ApiKey, SettingsError};
-use crate::batch;
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Verdict};
 use crate::embeddings::{Embeddings, ProviderState};
 use crate::error::ProviderError;
 use crate::estimate::estimate;
-use crate::http::{Answer, HttpClient};
+use crate::gather::{self, Answer, Bounds, Gatherer, Source};
+use crate::http::{Answer as HttpAnswer, HttpClient};
+use crate::pace::Pace;
 use crate::permits::ProviderPermits;
 
 /// The most texts OpenAI takes in one request.
 const MAX_BATCH: usize = 2_048;
 
-/// Tokens in one request, by estimate and padded: far below OpenAI's 300,000.
+/// Tokens in one request, by estimate: far below OpenAI's 300,000.
 const MAX_REQUEST_TOKENS: usize = 100_000;
 
 /// The pause after a 429 that names none.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
+
+/// A shorter wait happens here; a longer one is told to the caller, who may wait where waiting costs nothing.
+const LONGEST_WAIT_HERE: Duration = Duration::from_secs(5);
+
+/// So long a request is tried again here after a 429 with a short pause.
+const LONGEST_THROTTLED_HERE: Duration = Duration::from_secs(20);
+
+/// Requests under way at once, where there is enough to fill them.
+const MAX_REQUESTS_AT_ONCE: usize = 4;
 
 /// The longest pause a provider can ask for; a longer one is asked for again.
 const MAX_PAUSE: Duration = Duration::from_secs(3_600);
@@ -56,7 +67,7 @@ pub struct OpenAiSettings {
 /// An OpenAI-compatible provider. Cheap to clone; clones share connections, breaker and pauses.
 #[derive(Clone)]
 pub struct OpenAi {
-    shared: Arc<Shared>,
+    gatherer: Arc<Gatherer<Shared>>,
 }
 
 struct Shared {
@@ -65,13 +76,15 @@ struct Shared {
     client: HttpClient,
     permits: Arc<dyn ProviderPermits>,
     breaker: Mutex<Breaker>,
-    quiet_until: Mutex<Option<Instant>>,
+    pace: Mutex<Pace>,
+    /// The length of the vectors of the first answer.
+    dimensions: OnceLock<usize>,
 }
 
 #[derive(Serialize)]
 struct EmbeddingsRequest<'a> {
     model: &'a str,
-    input: Vec<&'a str>,
+    input: &'a [&'a str],
     encoding_format: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     dimensions: Option<usize>,
@@ -153,66 +166,63 @@ impl OpenAi {
             .map_err(|problem| SettingsError::new("base_url", problem))?;
         let breaker = Mutex::new(Breaker::new(settings.breaker));
         Ok(Self {
-            shared: Arc::new(Shared {
+            gatherer: Arc::new(Gatherer::new(Shared {
                 settings,
                 endpoint,
                 client,
                 permits,
                 breaker,
-                quiet_until: Mutex::new(None),
-            }),
+                pace: Mutex::default(),
+                dimensions: OnceLock::new(),
+            })),
         })
     }
 
-    /// Embeds `texts`, in order. The request's idempotency key is `idempotency_key` and the number of the batch, so a
-    /// repeat of the same texts repeats the same keys.
-    pub async fn embed(
-        &self,
-        texts: &[String],
-        idempotency_key: &str,
-    ) -> Result<Embeddings, ProviderError> {
-        let lengths: Vec<usize> = texts.iter().map(|text| estimate(text).max(1)).collect();
-        let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
-        let mut tokens = 0;
-        let mut calls = 0;
-        for (number, members) in
-            batch::plan(&lengths, self.shared.settings.batch, MAX_REQUEST_TOKENS)
-                .into_iter()
-                .enumerate()
-        {
-            let input: Vec<&str> = members.iter().map(|&index| texts[index].as_str()).collect();
-            let estimated = members.iter().map(|&index| lengths[index] as u64).sum();
-            let answer = self
-                .request(input, estimated, &format!("{idempotency_key}-{number}"))
-                .await?;
-            tokens += answer.usage.total_tokens.max(answer.usage.prompt_tokens);
-            calls += 1;
-            for item in answer.data {
-                vectors[members[item.index]] = item.embedding;
-            }
-        }
-        Embeddings::checked(vectors, texts.len(), tokens, calls)
+    /// Embeds `texts`, in order, together with those of other callers.
+    pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
+        self.gatherer.embed(texts).await
+    }
+
+    /// Asks for the vector of a text that is nobody's.
+    pub async fn probe(&self) -> Result<(), ProviderError> {
+        self.gatherer.probe().await
+    }
+
+    /// Texts that travel in one request.
+    pub fn texts_a_request(&self) -> usize {
+        self.shared().settings.batch
     }
 
     /// The model's name, as the provider knows it.
     pub fn model(&self) -> &str {
-        &self.shared.settings.model
+        &self.shared().settings.model
     }
 
     /// The vector length that was asked for, if any was.
     pub fn dimensions(&self) -> Option<usize> {
-        self.shared.settings.dimensions
+        self.shared().settings.dimensions
     }
 
     /// The most tokens of one text that the model reads.
     pub fn max_tokens(&self) -> usize {
-        self.shared.settings.max_tokens
+        self.shared().settings.max_tokens
     }
 
     /// Whether calls pass at this moment.
     pub fn state(&self) -> ProviderState {
+        self.shared().state()
+    }
+
+    fn shared(&self) -> &Shared {
+        self.gatherer.source()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> ProviderState {
         let now = Instant::now();
-        if let Some(pause) = self.pause_left(now) {
+        let pause = lock(&self.pace).pause_left(now);
+        if pause > LONGEST_WAIT_HERE {
             return ProviderState::Paused {
                 retry_after: pause,
                 why: "the provider asked for a pause".to_owned(),
@@ -228,31 +238,52 @@ impl OpenAi {
         }
     }
 
+    /// One request, and after a 429 with a short pause the same again.
     async fn request(
         &self,
-        input: Vec<&str>,
-        estimated_tokens: u64,
-        idempotency_key: &str,
+        input: &[&str],
+        tokens: u64,
+    ) -> Result<EmbeddingsAnswer, ProviderError> {
+        let asked_until = Instant::now() + LONGEST_THROTTLED_HERE;
+        loop {
+            let result = self.request_once(input, tokens).await;
+            let Err(ProviderError::Throttled { retry_after }) = &result else {
+                return result;
+            };
+            let comes_back = Instant::now() + *retry_after;
+            if *retry_after > LONGEST_WAIT_HERE || comes_back > asked_until {
+                return result;
+            }
+        }
+    }
+
+    async fn request_once(
+        &self,
+        input: &[&str],
+        tokens: u64,
     ) -> Result<EmbeddingsAnswer, ProviderError> {
         let count = input.len();
-        let request = self.encode(input, idempotency_key)?;
+        let request = self.encode(input)?;
 
         // Asked before the permits, so that a sick provider does not use up the budget of everyone, and taken after them,
         // so that a probe does not wait for a permit.
         let now = Instant::now();
-        if let Some(retry_after) = self.pause_left(now) {
-            return Err(ProviderError::Throttled { retry_after });
+        let pause = lock(&self.pace).pause_left(now);
+        if pause > LONGEST_WAIT_HERE {
+            return Err(ProviderError::Throttled { retry_after: pause });
         }
         if let Some(wait) = self.breaker().closed_to_callers_for(now) {
             return Err(breaker_open(wait));
         }
-        self.shared
-            .permits
-            .acquire(1, estimated_tokens)
+        self.permits
+            .acquire(1, tokens)
             .await
-            .map_err(|throttled| ProviderError::Throttled {
+            .map_err(|throttled| ProviderError::NoPermit {
                 retry_after: throttled.retry_after,
             })?;
+        let turn = lock(&self.pace).turn(Instant::now(), LONGEST_WAIT_HERE);
+        let wait = turn.map_err(|retry_after| ProviderError::Throttled { retry_after })?;
+        tokio::time::sleep(wait).await;
         let pass = self
             .breaker()
             .try_pass(Instant::now())
@@ -262,57 +293,58 @@ impl OpenAi {
             pass: Some(pass),
         };
 
-        let answer = match self
-            .shared
-            .client
-            .send(request, self.shared.settings.timeout)
-            .await
-        {
+        let answer = match self.client.send(request, self.settings.timeout).await {
             Ok(answer) => answer,
             Err(what) => {
                 guard.settle(Verdict::Failure);
                 return Err(ProviderError::unavailable(format!(
                     "{} {what}",
-                    self.shared.endpoint
+                    self.endpoint
                 )));
             }
         };
         let result = self.judge(&answer, count);
         guard.settle(match &result {
-            Ok(_) | Err(ProviderError::Rejected { .. }) => Verdict::Success,
-            Err(ProviderError::Throttled { .. } | ProviderError::NotConfigured { .. }) => {
-                Verdict::Unknown
+            Ok(_) | Err(ProviderError::Rejected { .. } | ProviderError::InvalidAnswer { .. }) => {
+                Verdict::Success
             }
+            Err(
+                ProviderError::Throttled { .. }
+                | ProviderError::NoPermit { .. }
+                | ProviderError::NotConfigured { .. },
+            ) => Verdict::Unknown,
             Err(
                 ProviderError::Unavailable { .. }
                 | ProviderError::Unauthorized { .. }
-                | ProviderError::InvalidAnswer { .. },
+                | ProviderError::Misbehaves { .. },
             ) => Verdict::Failure,
         });
-        if let Err(ProviderError::Throttled { retry_after }) = &result {
-            *lock(&self.shared.quiet_until) = Some(Instant::now() + *retry_after);
-            self.shared.permits.slow_down(*retry_after);
+        match &result {
+            Ok(_) => lock(&self.pace).served(),
+            Err(ProviderError::Throttled { retry_after }) => {
+                lock(&self.pace).throttled(Instant::now(), *retry_after);
+                self.permits.slow_down(*retry_after);
+            }
+            Err(_) => {}
         }
         result
     }
 
-    fn encode(
-        &self,
-        input: Vec<&str>,
-        idempotency_key: &str,
-    ) -> Result<Request<Full<Bytes>>, ProviderError> {
+    fn encode(&self, input: &[&str]) -> Result<Request<Full<Bytes>>, ProviderError> {
         let body = serde_json::to_vec(&EmbeddingsRequest {
-            model: &self.shared.settings.model,
+            model: &self.settings.model,
             input,
             encoding_format: "float",
-            dimensions: self.shared.settings.dimensions,
+            dimensions: self.settings.dimensions,
         })
         .map_err(|error| ProviderError::unavailable(format!("request not encoded: {error}")))?;
-        let mut request = Request::post(self.shared.endpoint.clone())
+        // Of all that is sent: the same request sent twice has the same key, and no other has.
+        let idempotency_key = hex::encode(Sha256::digest(&body));
+        let mut request = Request::post(self.endpoint.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
             .header("idempotency-key", idempotency_key);
-        if let Some(key) = &self.shared.settings.api_key {
+        if let Some(key) = &self.settings.api_key {
             let bearer = key
                 .as_bearer()
                 .map_err(|error| ProviderError::unavailable(error.to_string()))?;
@@ -325,7 +357,7 @@ impl OpenAi {
 
     /// What an answer means. A refused key, a wrong address or an unknown model is the configuration's fault and not the
     /// file's: such files wait for the remedy instead of failing for good.
-    fn judge(&self, answer: &Answer, count: usize) -> Result<EmbeddingsAnswer, ProviderError> {
+    fn judge(&self, answer: &HttpAnswer, count: usize) -> Result<EmbeddingsAnswer, ProviderError> {
         let status = answer.status;
         if status.is_success() {
             return self.decode(answer, count);
@@ -360,9 +392,9 @@ impl OpenAi {
         })
     }
 
-    fn decode(&self, answer: &Answer, count: usize) -> Result<EmbeddingsAnswer, ProviderError> {
+    fn decode(&self, answer: &HttpAnswer, count: usize) -> Result<EmbeddingsAnswer, ProviderError> {
         let decoded: EmbeddingsAnswer = serde_json::from_slice(&answer.body).map_err(|error| {
-            ProviderError::invalid_answer(format!("answer is not what OpenAI's API gives: {error}"))
+            ProviderError::misbehaves(format!("answer is not what OpenAI's API gives: {error}"))
         })?;
         let mut seen = vec![false; count];
         for item in &decoded.data {
@@ -375,13 +407,10 @@ impl OpenAi {
                     )));
                 }
             }
-            if let Some(dimensions) = self.shared.settings.dimensions
-                && item.embedding.len() != dimensions
-            {
-                return Err(ProviderError::invalid_answer(format!(
-                    "answer has {} dimensions instead of the {dimensions} asked for",
-                    item.embedding.len()
-                )));
+            if !item.embedding.iter().all(|number| number.is_finite()) {
+                return Err(ProviderError::invalid_answer(
+                    "answer has numbers that are not finite",
+                ));
             }
         }
         if decoded.data.len() != count {
@@ -390,11 +419,38 @@ impl OpenAi {
                 decoded.data.len()
             )));
         }
+        self.check_dimensions(&decoded.data)?;
         Ok(decoded)
     }
 
+    /// All vectors of a model have one length: the one that was asked for, or the one that its first answer had.
+    fn check_dimensions(&self, items: &[EmbeddingItem]) -> Result<(), ProviderError> {
+        let Some(first) = items.first() else {
+            return Ok(());
+        };
+        let found = first.embedding.len();
+        if found == 0 || items.iter().any(|item| item.embedding.len() != found) {
+            return Err(ProviderError::invalid_answer(
+                "answer has vectors of several lengths",
+            ));
+        }
+        let asked_for = self.settings.dimensions;
+        let expected = asked_for.unwrap_or_else(|| *self.dimensions.get_or_init(|| found));
+        if found == expected {
+            return Ok(());
+        }
+        let whose = if asked_for.is_some() {
+            "asked for"
+        } else {
+            "that its answers had before"
+        };
+        Err(ProviderError::misbehaves(format!(
+            "answer has {found} dimensions instead of the {expected} {whose}"
+        )))
+    }
+
     /// The provider's own words, bounded, without the key should it be quoted back.
-    fn error_words(&self, answer: &Answer) -> String {
+    fn error_words(&self, answer: &HttpAnswer) -> String {
         let words = match serde_json::from_slice::<ErrorAnswer>(&answer.body) {
             Ok(ErrorAnswer {
                 error: ErrorBody::Structured { message } | ErrorBody::Words(message),
@@ -403,7 +459,7 @@ impl OpenAi {
                 String::from_utf8_lossy(&answer.body[..answer.body.len().min(4_096)]).into_owned()
             }
         };
-        let words = match &self.shared.settings.api_key {
+        let words = match &self.settings.api_key {
             Some(key) => key.redact(&words),
             None => words,
         };
@@ -421,15 +477,40 @@ impl OpenAi {
         words.trim().to_owned()
     }
 
-    fn pause_left(&self, now: Instant) -> Option<Duration> {
-        let until = (*lock(&self.shared.quiet_until))?;
-        until
-            .checked_duration_since(now)
-            .filter(|left| !left.is_zero())
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        lock(&self.breaker)
+    }
+}
+
+impl Source for Shared {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            inputs: self.settings.batch,
+            tokens: MAX_REQUEST_TOKENS,
+            eager: 1,
+            at_most: lock(&self.pace).width().min(MAX_REQUESTS_AT_ONCE),
+        }
     }
 
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        lock(&self.shared.breaker)
+    async fn ask(&self, texts: &[&str]) -> Result<Vec<Answer>, ProviderError> {
+        let weights: Vec<u64> = texts
+            .iter()
+            .map(|text| estimate(text).max(1) as u64)
+            .collect();
+        let answer = self.request(texts, weights.iter().sum()).await?;
+        let read = answer.usage.total_tokens.max(answer.usage.prompt_tokens);
+        let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
+        for item in answer.data {
+            vectors[item.index] = item.embedding;
+        }
+        let answers = vectors.into_iter().zip(gather::shares(read, &weights));
+        Ok(answers
+            .map(|(vector, tokens)| Answer {
+                vector,
+                tokens,
+                unknown: 0,
+            })
+            .collect())
     }
 }
 
@@ -437,14 +518,14 @@ impl std::fmt::Debug for OpenAi {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("OpenAi")
-            .field("settings", &self.shared.settings)
+            .field("settings", &self.shared().settings)
             .finish_non_exhaustive()
     }
 }
 
 /// Gives the pass back even when the caller is cancelled in the middle of the call.
 struct PassGuard<'a> {
-    provider: &'a OpenAi,
+    provider: &'a Shared,
     pass: Option<Pass>,
 }
 
@@ -460,7 +541,7 @@ impl PassGuard<'_> {
         let after = breaker.state(now);
         drop(breaker);
         if before != after {
-            tracing::warn!(endpoint = %self.provider.shared.endpoint, ?before, ?after, "circuit breaker changed");
+            tracing::warn!(endpoint = %self.provider.endpoint, ?before, ?after, "circuit breaker changed");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::api_key::SettingsError;
 use crate::embeddings::{Embeddings, ProviderState};
 use crate::error::ProviderError;
-use crate::local::LocalModel;
+use crate::local::{self, LocalModel};
 use crate::openai::OpenAi;
 use crate::permits::ProviderPermits;
 use crate::settings::EmbeddingSettings;
@@ -41,17 +41,30 @@ impl EmbeddingProvider {
         }
     }
 
-    /// Embeds `texts`, in order. The same texts under the same `idempotency_key` may be answered from the provider's memory
-    /// of the first call. Dropping the future stops the work after the batch that is being computed.
-    pub async fn embed(
-        &self,
-        texts: &[String],
-        idempotency_key: &str,
-    ) -> Result<Embeddings, ProviderError> {
+    /// Embeds `texts`, in order. They travel with those of other callers. Dropping the future stops the work after the
+    /// batch that is being computed.
+    pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
         match self {
             Self::Local(local) => local.embed(texts).await,
-            Self::OpenAi(openai) => openai.embed(texts, idempotency_key).await,
+            Self::OpenAi(openai) => openai.embed(texts).await,
             Self::Unavailable { why } => Err(ProviderError::NotConfigured { why: why.clone() }),
+        }
+    }
+
+    /// Asks, for no file, whether the provider does its work now.
+    pub async fn probe(&self) -> Result<(), ProviderError> {
+        match self {
+            Self::Local(local) => local.token_counter().await.map(drop),
+            Self::OpenAi(openai) => openai.probe().await,
+            Self::Unavailable { why } => Err(ProviderError::NotConfigured { why: why.clone() }),
+        }
+    }
+
+    /// Texts that travel in one request: more of one caller at once are of no use.
+    pub fn texts_a_request(&self) -> usize {
+        match self {
+            Self::Local(_) | Self::Unavailable { .. } => local::TEXTS_A_REQUEST,
+            Self::OpenAi(openai) => openai.texts_a_request(),
         }
     }
 

@@ -24,6 +24,10 @@ impl Handler for AnyHandler {
     async fn handle(&self, job: Job) -> Result<Done, Failure> {
         self.0.handle(job).await
     }
+
+    async fn probe(&self) -> Result<(), Failure> {
+        self.0.probe().await
+    }
 }
 
 impl fmt::Debug for AnyHandler {
@@ -39,6 +43,7 @@ impl fmt::Debug for AnyHandler {
 trait Erased: Send + Sync {
     fn version(&self) -> StageVersion;
     fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>>;
+    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>>;
 }
 
 impl<H: Handler> Erased for H {
@@ -48,5 +53,9 @@ impl<H: Handler> Erased for H {
 
     fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>> {
         Box::pin(Handler::handle(self, job))
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(Handler::probe(self))
     }
 }

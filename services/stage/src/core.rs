@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::book::Book;
+use crate::gate::Gate;
 use crate::landing::Landings;
 use crate::ledger::LedgerLink;
 use crate::metrics::StageMetrics;
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) metrics: StageMetrics,
     /// Nothing is read while true.
     pub(crate) paused: watch::Sender<bool>,
+    /// Nothing is read nor begun while it is shut.
+    pub(crate) gate: Gate,
     /// Handlers that this process is set to run at once.
     pub(crate) wanted_slots: watch::Sender<usize>,
     /// Of these, granted by the limiter.
@@ -66,6 +69,11 @@ impl Core {
             process: parts.process,
             book: Book::new(parts.settings.prefetch),
             landings: Landings::new(parts.settings.landing_delay, parts.metrics.landing.clone()),
+            gate: Gate::new(
+                parts.settings.first_pause,
+                parts.settings.longest_pause,
+                parts.metrics.gate.clone(),
+            ),
             settings: parts.settings,
             ledger: parts.ledger,
             streams: parts.streams,

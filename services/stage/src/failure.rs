@@ -1,8 +1,53 @@
 use std::time::Duration;
 
 use caudal_domain::Reason;
-use caudal_objects::ObjectError;
+use caudal_objects::{ObjectError, StoreTrouble};
 use serde::{Deserialize, Serialize};
+
+/// What of the installation a file needs beside its own bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dependency {
+    /// The object store.
+    Store,
+    /// The provider that the handler asks.
+    Provider,
+    /// The temp folder of this process.
+    TempFolder,
+}
+
+impl Dependency {
+    /// The name in metrics and answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Store => "object-store",
+            Self::Provider => "provider",
+            Self::TempFolder => "temp-folder",
+        }
+    }
+}
+
+/// What it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// It asks for fewer requests: work goes on when the time that it named is over, or a short one if it named none.
+    Busy,
+    /// It is away, full, or refuses this installation: whoever asks is told the same. Work goes on when a probe passes.
+    Down,
+    /// It failed. Work goes on when a probe passes; a file that fails so while every probe passes is charged in the end.
+    Failed,
+}
+
+/// A state of the installation, which no file is charged for: the file is given back, and the stage waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// For what.
+    pub on: Dependency,
+    /// What it is in.
+    pub trouble: Trouble,
+}
 
 /// Why a handler could not do its work on a file.
 #[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize, Deserialize)]
@@ -14,6 +59,9 @@ pub struct Failure {
     pub detail: String,
     /// When a provider said to come back, if one did.
     pub retry_after: Option<Duration>,
+    /// The installation could not do its part: nothing is said of the file.
+    #[serde(default)]
+    pub waits: Option<Wait>,
 }
 
 impl Failure {
@@ -23,13 +71,47 @@ impl Failure {
             reason,
             detail: detail.into(),
             retry_after: None,
+            waits: None,
         }
+    }
+
+    /// The same, where a state of the installation is the cause.
+    #[must_use]
+    pub fn waiting(mut self, on: Dependency, trouble: Trouble) -> Self {
+        self.waits = Some(Wait { on, trouble });
+        self
     }
 
     /// What the store did not do. The log alone tells the object's key and the store's own words.
     pub fn of_store(reason: Reason, error: &ObjectError) -> Self {
         tracing::debug!(key = error.key(), %error, reason = reason.code(), "the object store failed a file");
-        Self::new(reason, error.in_brief())
+        let failure = Self::new(reason, error.in_brief());
+        let trouble = match error.trouble() {
+            None => return failure,
+            Some(StoreTrouble::Busy) => Trouble::Busy,
+            Some(StoreTrouble::Down) => Trouble::Down,
+            Some(StoreTrouble::Failed) => Trouble::Failed,
+        };
+        failure.waiting(Dependency::Store, trouble)
+    }
+
+    /// What the stage waits for, in words for whoever's file it is.
+    #[must_use]
+    pub fn words_of_wait(&self) -> Option<&'static str> {
+        let wait = self.waits?;
+        Some(match (wait.on, self.reason, wait.trouble) {
+            (Dependency::Store, _, Trouble::Busy) => "the object store asks for fewer requests",
+            (Dependency::Store, ..) => "the object store does not answer; nothing is lost",
+            (Dependency::TempFolder, ..) => "a process has no room left on its disk",
+            (Dependency::Provider, Reason::ProviderUnauthorized, _) => {
+                "the provider refuses the installation's key"
+            }
+            (Dependency::Provider, Reason::ProviderAnswerInvalid, _) => {
+                "the provider gives answers that cannot be used"
+            }
+            (Dependency::Provider, _, Trouble::Busy) => "the provider asks for fewer requests",
+            (Dependency::Provider, ..) => "the provider does not answer",
+        })
     }
 }
 
@@ -61,6 +143,7 @@ mod tests {
             (
                 ObjectError::Unavailable {
                     key: key(),
+                    trouble: StoreTrouble::Busy,
                     detail: detail(),
                 },
                 "the object store is unavailable",
@@ -78,6 +161,36 @@ mod tests {
             assert_eq!(error.key(), key());
             let failure = Failure::of_store(Reason::StoreUnavailable, &error);
             assert_eq!(failure.detail, told);
+        }
+    }
+
+    #[test]
+    fn a_file_waits_for_the_store_and_not_for_what_its_own_object_lacks() {
+        let key = || "tenant/landing/batch/0/1".to_owned();
+        let refused = |code: &str| ObjectError::Refused {
+            key: key(),
+            code: code.to_owned(),
+            detail: String::new(),
+        };
+        let unavailable = |trouble| ObjectError::Unavailable {
+            key: key(),
+            trouble,
+            detail: String::new(),
+        };
+        for (error, trouble) in [
+            (ObjectError::NotFound { key: key() }, None),
+            (ObjectError::PreconditionFailed { key: key() }, None),
+            (refused("InvalidArgument"), None),
+            (refused("NoSuchBucket"), Some(Trouble::Down)),
+            (refused("SignatureDoesNotMatch"), Some(Trouble::Down)),
+            (refused("AccessDenied"), Some(Trouble::Failed)),
+            (unavailable(StoreTrouble::Busy), Some(Trouble::Busy)),
+            (unavailable(StoreTrouble::Failed), Some(Trouble::Failed)),
+        ] {
+            let failure = Failure::of_store(Reason::StoreUnavailable, &error);
+            let on = Dependency::Store;
+            assert_eq!(failure.waits, trouble.map(|trouble| Wait { on, trouble }));
+            assert_eq!(failure.words_of_wait().is_some(), trouble.is_some());
         }
     }
 }

@@ -21,6 +21,13 @@ pub trait Handler: Send + Sync + 'static {
     /// Works on one file. Ends soon when `job.cancelled` is; may be called twice for one job, also at once and in two
     /// processes, so all it writes goes through `job.artifacts` or has a key made of the content.
     fn handle(&self, job: Job) -> impl Future<Output = Result<Done, Failure>> + Send;
+
+    /// Asks the provider of this handler, for no file, whether it does its work now: called after a [`Failure`] that waits
+    /// for [`Dependency::Provider`](crate::Dependency::Provider), and again until it passes. Store and temp folder are
+    /// probed by the runtime.
+    fn probe(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// One file to work on.

@@ -4,7 +4,7 @@
 //! at work when a process died is handled in a process of its own.
 //!
 //! The way of a dispatch through the files here: `read` -> `lease` -> `run` -> `report` -> `release`, with `renew` beside
-//! it and the `book` below. What landed waits in `landing` until `free` may delete it.
+//! it and the `book` below. The `gate` before `read` is shut while store or provider cannot do their part. What landed waits in `landing` until `free` may delete it.
 
 mod any_handler;
 mod backoff;
@@ -12,6 +12,7 @@ mod book;
 mod core;
 mod failure;
 mod free;
+mod gate;
 mod handler;
 mod landing;
 mod lease;
@@ -31,7 +32,7 @@ mod timeout;
 mod wire;
 
 pub use any_handler::AnyHandler;
-pub use failure::Failure;
+pub use failure::{Dependency, Failure, Trouble, Wait};
 pub use handler::{Artifact, ArtifactWriter, Done, Handler, Input, InputArtifact, Job, Usage};
 pub use process::{Dependencies, SlotSource, StageError, StageProcess};
 pub use settings::{

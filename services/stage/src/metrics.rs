@@ -1,7 +1,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use caudal_domain::Stage;
-use caudal_node::metrics::{Counter, Gauge, Histogram, Registry};
+use caudal_domain::{Reason, Stage};
+use caudal_node::metrics::{Counter, Gauge, Histogram, Labelled, Registry};
+
+use crate::failure::Dependency;
 
 /// The metrics of a stage process. The series are found once, so counting costs no look-up.
 #[derive(Debug)]
@@ -24,6 +26,53 @@ pub(crate) struct StageMetrics {
     pub(crate) groups_created: Counter,
     pub(crate) unanswered_calls: Counter,
     pub(crate) landing: LandingMetrics,
+    pub(crate) gate: GateMetrics,
+}
+
+/// For what the stage waits.
+#[derive(Debug, Clone)]
+pub(crate) struct GateMetrics {
+    stage: &'static str,
+    waiting: Labelled<Gauge, 2>,
+    shut: Labelled<Counter, 3>,
+    probes: Labelled<Counter, 3>,
+}
+
+impl GateMetrics {
+    pub(crate) fn new(registry: &Registry, stage: &'static str) -> Self {
+        Self {
+            stage,
+            waiting: registry.gauges(
+                "stage_waits",
+                "1 while the stage waits for a part of the installation and takes no files",
+                ["stage", "for"],
+            ),
+            shut: registry.counters(
+                "stage_waits_begun",
+                "Times that the stage began to wait",
+                ["stage", "for", "reason"],
+            ),
+            probes: registry.counters(
+                "stage_probes",
+                "Probes of what the stage waits for",
+                ["stage", "for", "end"],
+            ),
+        }
+    }
+
+    pub(crate) fn shut(&self, on: Dependency, reason: Reason) {
+        self.waiting.with([self.stage, on.name()]).set(1);
+        self.shut.with([self.stage, on.name(), reason.code()]).inc();
+    }
+
+    pub(crate) fn opened(&self, on: Dependency) {
+        self.waiting.with([self.stage, on.name()]).set(0);
+    }
+
+    pub(crate) fn probed(&self, on: Dependency, passed: bool) {
+        let end = if passed { "passed" } else { "failed" };
+        self.probes.with([self.stage, on.name(), end]).inc();
+    }
 }
 
 /// What becomes of landing objects.
@@ -124,6 +173,7 @@ impl StageMetrics {
                 "Calls of ledger or Redis without an answer",
             ),
             landing: LandingMetrics::new(registry, stage),
+            gate: GateMetrics::new(registry, stage),
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) async fn read(core: Arc<Core>, to_lease: mpsc::Sender<Key>) {
     let mut paused = core.paused.subscribe();
     let mut backoff = Backoff::new();
     let mut answer_lost = false;
-    while wait_for_room(&core).await {
+    while wait_for_room(&core, answer_lost).await {
         if answer_lost {
             match take_what_was_delivered(&core, &mut reader, &to_lease).await {
                 Ok(()) => answer_lost = false,
@@ -68,17 +68,23 @@ pub(crate) async fn read(core: Arc<Core>, to_lease: mpsc::Sender<Key>) {
     }
 }
 
-/// Waits until something may be read; false at shutdown.
-async fn wait_for_room(core: &Core) -> bool {
+/// Waits until something may be read; false at shutdown. A read that is under way when the gate shuts is not broken off, and
+/// what an answer that was lost delivered is looked for all the same: what lies here unseen for longer than a lease would
+/// count as a kill, and the gate may be shut for hours. The runner gives it back.
+async fn wait_for_room(core: &Core, answer_lost: bool) -> bool {
     let mut paused = core.paused.subscribe();
+    let mut is_shut = core.gate.is_shut.subscribe();
     loop {
         if core.shutdown.is_cancelled() {
             return false;
         }
         let room_made = core.book.room_made.notified();
-        if *paused.borrow_and_update() {
+        let is_paused = *paused.borrow_and_update();
+        let waits = *is_shut.borrow_and_update() && !answer_lost;
+        if is_paused || waits {
             tokio::select! {
                 _ = paused.changed() => {}
+                _ = is_shut.changed() => {}
                 () = core.shutdown.cancelled() => {}
             }
             continue;
@@ -89,6 +95,7 @@ async fn wait_for_room(core: &Core) -> bool {
         tokio::select! {
             () = room_made => {}
             _ = paused.changed() => {}
+            _ = is_shut.changed() => {}
             () = core.shutdown.cancelled() => {}
         }
     }

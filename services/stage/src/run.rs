@@ -51,6 +51,7 @@ pub(crate) async fn run<H: Handler>(
 ) {
     let mut wanted = core.wanted_slots.subscribe();
     let mut granted = core.granted_slots.subscribe();
+    let mut is_shut = core.gate.is_shut.subscribe();
     let shutdown = core.shutdown.clone();
     let drain = core.settings.drain;
     let mut runner = Runner {
@@ -65,6 +66,9 @@ pub(crate) async fn run<H: Handler>(
     };
     let mut leased_is_open = true;
     while leased_is_open && !shutdown.is_cancelled() {
+        if runner.core.gate.is_shut() {
+            runner.give_back_what_waits().await;
+        }
         runner.begin_what_fits();
         tokio::select! {
             next = leased.recv() => match next {
@@ -74,6 +78,7 @@ pub(crate) async fn run<H: Handler>(
             Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
             _ = wanted.changed() => {}
             _ = granted.changed() => {}
+            _ = is_shut.changed() => {}
             () = shutdown.cancelled() => {}
         }
     }
@@ -171,6 +176,16 @@ impl<H: Handler> Runner<H> {
                 let _ = self.to_release.send(key).await;
                 return;
             }
+            Err(failure)
+                if self
+                    .core
+                    .gate
+                    .shut_for(key.0, &failure, tokio::time::Instant::now()) =>
+            {
+                self.core.set_last_error(failure.to_string());
+                let _ = self.to_release.send(key).await;
+                return;
+            }
             Err(failure) => {
                 self.core.set_last_error(failure.to_string());
                 let trace = TraceContext::of_file(key.0, generation);
@@ -182,6 +197,9 @@ impl<H: Handler> Runner<H> {
                 Outcome::Failed(failure_to_proto(&failure, trace_id))
             }
         };
+        if matches!(outcome, Outcome::Done(_)) {
+            self.core.gate.served(key.0);
+        }
         let landed = landing_key
             .filter(|_| matches!(outcome, Outcome::Done(_)))
             .map(|object| Landed {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use caudal_domain::file_name;
 use caudal_node::scope::{require_operator, require_service};
 use caudal_proto::convert::timestamp_from_micros;
+use caudal_proto::mesh;
 use caudal_proto::mesh::v1::stage_service_server::StageService;
 use caudal_proto::mesh::v1::{
     GetStageRequest, GetStageResponse, InFlight, PauseRequest, PauseResponse, ResumeRequest,
@@ -15,6 +16,7 @@ use caudal_proto::status::to_status;
 use tonic::{Request, Response, Status};
 
 use crate::core::Core;
+use crate::gate::Waiting;
 use crate::settings::MAX_SLOTS;
 
 /// Files in work that are named in one answer.
@@ -37,6 +39,20 @@ fn check<T>(request: &Request<T>) -> Result<(), Status> {
     }
     require_operator(request).map_err(|refusal| to_status(&refusal))?;
     Ok(())
+}
+
+fn waiting_to_proto(waiting: Waiting) -> mesh::v1::Waiting {
+    mesh::v1::Waiting {
+        r#for: waiting.wait.on.name().to_owned(),
+        reason: waiting.failure.reason.code().to_owned(),
+        words: waiting
+            .failure
+            .words_of_wait()
+            .unwrap_or_default()
+            .to_owned(),
+        detail: waiting.failure.detail,
+        since: Some(timestamp_from_micros(micros(waiting.since))),
+    }
 }
 
 fn saturating_u32(number: usize) -> u32 {
@@ -80,6 +96,7 @@ impl StageService for Service {
             recorded: core.metrics.recorded.since_start(),
             failed: core.metrics.failed.since_start(),
             superseded: core.metrics.superseded.since_start(),
+            waiting: core.gate.waiting().map(waiting_to_proto),
         }))
     }
 

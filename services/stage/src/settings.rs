@@ -17,6 +17,10 @@ pub const LANDING_DELAY: Duration = Duration::from_secs(5);
 /// The longest such time: all that landed meanwhile is kept twice.
 pub const MAX_LANDING_DELAY: Duration = Duration::from_secs(3_600);
 
+/// How soon store or provider are looked at again, and how late at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
 /// How one stage process works. Every queue in it is bounded by `prefetch`.
 #[derive(Debug, Clone)]
 pub struct StageSettings {
@@ -35,6 +39,11 @@ pub struct StageSettings {
     pub farewell: Duration,
     /// How long after its result was recorded a landing object may be freed; at most [`MAX_LANDING_DELAY`].
     pub landing_delay: Duration,
+    /// How long the stage waits for store or provider before it looks again, at first; at least a millisecond. It doubles
+    /// up to `longest_pause`, and is longer where a provider asks for more.
+    pub first_pause: Duration,
+    /// The longest such wait that nobody asked for.
+    pub longest_pause: Duration,
     /// How a suspect file is run in a process of its own. None: it runs in this one.
     pub solo: Option<SoloSettings>,
 }
@@ -69,6 +78,8 @@ impl StageSettings {
             drain: Duration::from_secs(20),
             farewell: Duration::from_secs(5),
             landing_delay: LANDING_DELAY,
+            first_pause: FIRST_PAUSE,
+            longest_pause: LONGEST_PAUSE,
             solo: None,
         }
     }
@@ -89,6 +100,9 @@ impl StageSettings {
         }
         if self.prefetch == 0 || self.prefetch > MAX_PREFETCH {
             return Err(InvalidSettings::Prefetch(self.prefetch));
+        }
+        if self.first_pause < Duration::from_millis(1) || self.longest_pause < self.first_pause {
+            return Err(InvalidSettings::Pauses);
         }
         if self.landing_delay > MAX_LANDING_DELAY {
             return Err(InvalidSettings::LandingDelay(self.landing_delay));
@@ -111,6 +125,9 @@ pub enum InvalidSettings {
     /// Number of dispatches held.
     #[error("prefetch is {0}, but must be from 1 to {MAX_PREFETCH}")]
     Prefetch(usize),
+    /// How long store and provider are waited for.
+    #[error("first_pause must be at least a millisecond, and longest_pause no shorter than it")]
+    Pauses,
     /// How long landing objects are kept.
     #[error(
         "landing_delay is {} s, but must be at most {} s", .0.as_secs(), MAX_LANDING_DELAY.as_secs()

@@ -5,6 +5,7 @@ mod plan;
 
 use std::process::ExitCode;
 
+use caudal_objects::ObjectError;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -35,7 +36,7 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
     let Started { address, part } = match plan.work {
         Work::Gateway { mesh, options } => {
             let listener = listen(plan.listen).await?;
-            make_bucket(&mesh).await?;
+            use_store(&mesh).await?;
             service::gateway::start(&mesh, options, listener).await?
         }
         Work::Ledger(settings) => service::ledger::start(*settings, plan.listen).await?,
@@ -46,7 +47,10 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
             stage,
             mesh,
             options,
-        } => service::stages::start(stage, options, &mesh, plan.listen).await?,
+        } => {
+            use_store(&mesh).await?;
+            service::stages::start(stage, options, &mesh, plan.listen).await?
+        }
     };
     if is_ledger {
         until_answering(&address).await?;
@@ -68,15 +72,29 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
     })
 }
 
-/// The store may be away now and come later, and whoever runs it may allow nobody to make buckets: that stops nothing.
-async fn make_bucket(mesh: &Mesh) -> Result<(), Failure> {
-    if let Err(error) = mesh.objects()?.ensure_bucket().await {
-        tracing::warn!(
-            bucket = mesh.store.bucket,
-            endpoint = mesh.store.endpoint,
-            %error,
-            "the bucket cannot be used now"
-        );
+/// A store that is away now may come later, and whoever runs it may allow nobody to make buckets: that stops nothing. A
+/// bucket that is not there, or keys that are refused, would leave every file waiting: that is an error of this process.
+async fn use_store(mesh: &Mesh) -> Result<(), Failure> {
+    let store = mesh.objects()?;
+    let made = store.ensure_bucket().await;
+    // Whoever may not look at the bucket may still be allowed to write into it.
+    let Err(error) = (match made {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            store
+                .probe(&format!("probe/start/{}", std::process::id()))
+                .await
+        }
+    }) else {
+        return Ok(());
+    };
+    let (bucket, endpoint) = (&mesh.store.bucket, &mesh.store.endpoint);
+    if let ObjectError::Refused { .. } = &error {
+        return Err(Failure::misconfigured(format!(
+            "the object store at {endpoint} does not take bucket {bucket} with this access key: {error}; \
+             check --s3-bucket, --s3-access-key and its secret key, or make the bucket"
+        )));
     }
+    tracing::warn!(bucket, endpoint, %error, "the object store cannot be used now, files wait for it");
     Ok(())
 }

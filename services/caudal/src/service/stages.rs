@@ -30,6 +30,10 @@ use crate::service::{Mesh, Started, cannot_start, listen, reached_at};
 
 /// The running program, whatever has become of its file since.
 const THIS_EXECUTABLE: &str = "/proc/self/exe";
+/// Files that one process embeds at once with a remote provider: while a request is under way, the next is filled by them.
+const REMOTE_EMBEDDING_SLOTS: usize = 128;
+/// A file waits inside its handler for its turn with the provider.
+const EMBEDDED_WITHIN: Duration = Duration::from_secs(3_600);
 /// At the end: how long handlers may take, and after that reports and farewells.
 const DRAIN: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -41,7 +45,8 @@ fn registered(stage: Stage) -> Registration {
         Stage::ExtractText => fast(|cores| (2 * cores).clamp(8, 32), extract_text)
             .parses_with(caudal_extract_text::PARSERS)
             .prepares_with(caudal_extract_text::PREPARATIONS),
-        Stage::Embeddings => slow(|_cores| 2, embeddings),
+        // Beside the one that is computed, enough to fill the next; a long text has minutes, and so have those before it.
+        Stage::Embeddings => slow(|_cores| 16, embeddings).within(EMBEDDED_WITHIN),
         Stage::ImageProcessing => slow(|cores| cores.clamp(2, 16), image_processing)
             .parses_with(caudal_image_processing::PARSERS),
         Stage::Metadata => fast(|_cores| 64, |_| Ok(Metadata)),
@@ -90,6 +95,8 @@ type Make = Box<dyn Fn(&Ingredients<'_>) -> Result<AnyHandler, Failure>>;
 /// How one stage is run.
 struct Registration {
     settings: fn(usize) -> StageSettings,
+    /// The longest time of one file, where it is not the usual one.
+    within: Option<Duration>,
     usual_slots: fn(usize) -> usize,
     make: Make,
     parsers: Parsers,
@@ -103,6 +110,7 @@ fn fast<H: Handler>(
 ) -> Registration {
     Registration {
         settings: StageSettings::fast,
+        within: None,
         usual_slots,
         make: Box::new(move |with| make(with).map(AnyHandler::new)),
         parsers: &[],
@@ -124,6 +132,13 @@ fn slow<H: Handler>(
 impl Registration {
     fn parses_with(self, parsers: Parsers) -> Self {
         Self { parsers, ..self }
+    }
+
+    fn within(self, longest: Duration) -> Self {
+        Self {
+            within: Some(longest),
+            ..self
+        }
     }
 
     fn prepares_with(self, preparations: Preparations) -> Self {
@@ -163,9 +178,12 @@ pub(crate) async fn start(
         },
     })?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
-    let slots = options
-        .slots
-        .unwrap_or_else(|| (registered.usual_slots)(cores));
+    let usual_slots = match (stage, &options.embeddings) {
+        (Stage::Embeddings, EmbeddingSettings::OpenAi(_)) => REMOTE_EMBEDDING_SLOTS,
+        _ => (registered.usual_slots)(cores),
+    };
+    let slots = options.slots.unwrap_or(usual_slots);
+    let usual = (registered.settings)(slots);
     let settings = StageSettings {
         drain: DRAIN,
         farewell: FAREWELL,
@@ -175,7 +193,8 @@ pub(crate) async fn start(
                 .map_err(|error| broken(&error))?,
         }),
         landing_delay: options.landing_delay,
-        ..(registered.settings)(slots)
+        handler_timeout: registered.within.unwrap_or(usual.handler_timeout),
+        ..usual
     };
     let all_slots = u32::try_from(slots).unwrap_or(u32::MAX);
     let dependencies = Dependencies {

@@ -6,6 +6,7 @@ mod folder;
 mod ledgers;
 mod replicas;
 mod settings;
+mod store;
 mod tus;
 #[path = "../tus_wire/mod.rs"]
 mod tus_wire;

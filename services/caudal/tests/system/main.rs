@@ -8,6 +8,7 @@ mod full_disk;
 mod landing;
 mod operators;
 mod page;
+mod provider;
 mod raw;
 mod recovery;
 mod refusals;

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 enum Scripted {
     Status(StatusCode, Vec<(&'static str, &'static str)>, &'static str),
     Never,
+    Fine,
 }
 
 #[derive(Default)]
@@ -88,7 +89,7 @@ async fn answer(
             response
         }
         Some(Scripted::Never) => std::future::pending().await,
-        None => {
+        Some(Scripted::Fine) | None => {
             let input = request["input"].as_array().unwrap();
             let mut data: Vec<Value> = input
                 .iter()
@@ -136,7 +137,7 @@ fn status(code: u16, body: &'static str) -> Scripted {
 async fn texts_travel_in_batches_and_come_back_in_order() {
     let server = Server::start(Vec::new()).await;
     let provider = provider_with(settings(&format!("{}/", server.url)));
-    let found = provider.embed(&texts(8), "file-key").await.unwrap();
+    let found = provider.embed(&texts(8)).await.unwrap();
 
     for (index, vector) in found.vectors.iter().enumerate() {
         #[expect(clippy::cast_precision_loss)]
@@ -145,9 +146,13 @@ async fn texts_travel_in_batches_and_come_back_in_order() {
     }
     assert_eq!((found.calls, found.tokens), (3, 24));
     let provider = server.provider.lock().unwrap();
-    for (number, (headers, request)) in provider.seen.iter().enumerate() {
+    let mut keys = std::collections::HashSet::new();
+    for (headers, request) in &provider.seen {
         assert_eq!(headers["authorization"], "Bearer sk-secret");
-        assert_eq!(headers["idempotency-key"], format!("file-key-{number}"));
+        assert!(
+            keys.insert(headers["idempotency-key"].clone()),
+            "one key a content"
+        );
         assert_eq!(headers["content-type"], "application/json");
         assert_eq!(request["model"], "small");
         assert_eq!(request["encoding_format"], "float");
@@ -166,14 +171,14 @@ async fn a_429_asks_everyone_to_wait_and_nothing_is_sent_before() {
     let server = Server::start(vec![limited]).await;
     let provider = provider_with(settings(&server.url));
 
-    let first = provider.embed(&texts(1), "key").await.unwrap_err();
+    let first = provider.embed(&texts(1)).await.unwrap_err();
     assert_eq!(
         first,
         ProviderError::Throttled {
             retry_after: Duration::from_secs(7)
         }
     );
-    let second = provider.clone().embed(&texts(1), "key").await.unwrap_err();
+    let second = provider.clone().embed(&texts(1)).await.unwrap_err();
     assert!(
         matches!(second, ProviderError::Throttled { retry_after } if retry_after > Duration::from_secs(5))
     );
@@ -182,24 +187,66 @@ async fn a_429_asks_everyone_to_wait_and_nothing_is_sent_before() {
 }
 
 #[tokio::test]
+async fn a_short_pause_is_waited_out_here_and_the_same_request_has_the_same_key() {
+    let limited = || {
+        Scripted::Status(
+            StatusCode::TOO_MANY_REQUESTS,
+            vec![("retry-after-ms", "100")],
+            "slow down",
+        )
+    };
+    let server = Server::start(vec![limited(), limited()]).await;
+    let provider = provider_with(settings(&server.url));
+    let begun = std::time::Instant::now();
+    provider.embed(&texts(1)).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+    let provider = server.provider.lock().unwrap();
+    let keys: Vec<_> = provider
+        .seen
+        .iter()
+        .map(|(headers, _)| headers["idempotency-key"].clone())
+        .collect();
+    assert_eq!(keys.len(), 3);
+    assert!(keys.iter().all(|key| *key == keys[0]));
+}
+
+#[tokio::test]
+async fn another_length_than_before_is_the_providers_fault_and_no_files() {
+    let server = Server::start(vec![
+        Scripted::Fine,
+        status(200, r#"{"data": [{"index": 0, "embedding": [1, 2, 3]}]}"#),
+    ])
+    .await;
+    let provider = provider_with(settings(&server.url));
+    provider.embed(&texts(1)).await.unwrap();
+    let error = provider.embed(&texts(1)).await.unwrap_err();
+    assert!(!error.is_of_the_request());
+    assert!(
+        error.to_string().contains("3 dimensions instead of the 2"),
+        "{error}"
+    );
+    provider.probe().await.unwrap();
+}
+
+#[tokio::test]
 async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
     let server = Server::start(vec![status(500, "oops"), status(503, "oops")]).await;
     let provider = provider_with(settings(&server.url));
     for _ in 0..2 {
-        let error = provider.embed(&texts(1), "key").await.unwrap_err();
+        let error = provider.embed(&texts(1)).await.unwrap_err();
         assert!(
             matches!(error, ProviderError::Unavailable { .. }),
             "{error}"
         );
     }
-    let error = provider.embed(&texts(1), "key").await.unwrap_err();
+    let error = provider.embed(&texts(1)).await.unwrap_err();
     let wait = error.retry_after().unwrap();
     assert!(wait <= Duration::from_millis(300));
     assert_eq!(server.seen(), 2, "an open breaker sends nothing");
     assert!(matches!(provider.state(), ProviderState::Paused { .. }));
 
     eventually("a probe closes it", async || {
-        provider.embed(&texts(1), "key").await.is_ok()
+        provider.embed(&texts(1)).await.is_ok()
     })
     .await;
     assert_eq!(server.seen(), 3);
@@ -209,11 +256,14 @@ async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
 #[tokio::test]
 async fn a_request_that_is_refused_for_its_content_is_rejected_and_opens_no_breaker() {
     let words = r#"{"error": {"message": "too long, sk-secret", "type": "invalid_request_error"}}"#;
-    let server = Server::start((0..4).map(|_| status(400, words)).collect()).await;
+    let mut script = vec![Scripted::Fine];
+    script.extend((0..4).map(|_| status(400, words)));
+    let server = Server::start(script).await;
     let provider = provider_with(settings(&server.url));
+    provider.embed(&texts(1)).await.unwrap();
     for _ in 0..4 {
         assert_eq!(
-            provider.embed(&texts(1), "key").await.unwrap_err(),
+            provider.embed(&texts(1)).await.unwrap_err(),
             ProviderError::Rejected {
                 status: 400,
                 detail: "too long, [key]".to_owned()
@@ -228,7 +278,7 @@ async fn a_refused_key_or_unknown_model_is_the_configurations_fault_and_the_file
     for (code, unauthorized) in [(401, true), (403, true), (404, false), (405, false)] {
         let server = Server::start(vec![status(code, r#"{"error": "no sk-secret"}"#)]).await;
         let error = provider_with(settings(&server.url))
-            .embed(&texts(1), "key")
+            .embed(&texts(1))
             .await
             .unwrap_err();
         match &error {
@@ -250,10 +300,7 @@ async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
     let server = Server::start(vec![Scripted::Never]).await;
     let mut impatient = settings(&server.url);
     impatient.timeout = Duration::from_millis(100);
-    let error = provider_with(impatient)
-        .embed(&texts(1), "key")
-        .await
-        .unwrap_err();
+    let error = provider_with(impatient).embed(&texts(1)).await.unwrap_err();
     assert!(
         error.to_string().contains("gave no answer within 0.1 s"),
         "{error}"
@@ -263,51 +310,47 @@ async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
     let nowhere = format!("http://{}", free.local_addr().unwrap());
     drop(free);
     let error = provider_with(settings(&nowhere))
-        .embed(&texts(1), "key")
+        .embed(&texts(1))
         .await
         .unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_what_was_asked_for_is_never_taken() {
-    for (body, hint) in [
-        ("<html>", "not what OpenAI's API gives"),
-        (r#"{"data": []}"#, "0 vectors for 2"),
+async fn an_answer_that_is_not_what_was_asked_for_is_asked_for_again_and_never_taken() {
+    for (body, hint, of_the_request) in [
+        ("<html>", "not what OpenAI's API gives", false),
+        (r#"{"data": []}"#, "0 vectors for 1", true),
         (
             r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [1]}]}"#,
             "index 0",
+            true,
         ),
         (
-            r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 9, "embedding": [1]}]}"#,
+            r#"{"data": [{"index": 9, "embedding": [1]}]}"#,
             "index 9",
+            true,
         ),
         (
-            r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1, 2]}]}"#,
+            r#"{"data": [{"index": 0, "embedding": []}]}"#,
             "several lengths",
+            true,
         ),
-        (
-            r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1e39]}]}"#,
-            "",
-        ),
+        (r#"{"data": [{"index": 0, "embedding": [1e39]}]}"#, "", true),
     ] {
-        let server = Server::start(vec![status(200, body)]).await;
+        let server = Server::start((0..2).map(|_| status(200, body)).collect()).await;
         let error = provider_with(settings(&server.url))
-            .embed(&texts(2), "key")
+            .embed(&texts(1))
             .await
             .unwrap_err();
-        assert!(
-            matches!(&error, ProviderError::InvalidAnswer { detail } if detail.contains(hint)),
-            "{body}: {error}"
-        );
+        assert!(error.to_string().contains(hint), "{body}: {error}");
+        assert_eq!(error.is_of_the_request(), of_the_request, "{body}: {error}");
+        assert_eq!(server.seen(), if of_the_request { 2 } else { 1 });
     }
     let server = Server::start(Vec::new()).await;
     let mut three = settings(&server.url);
     three.dimensions = Some(3);
-    let error = provider_with(three)
-        .embed(&texts(1), "key")
-        .await
-        .unwrap_err();
+    let error = provider_with(three).embed(&texts(1)).await.unwrap_err();
     assert!(
         error.to_string().contains("2 dimensions instead of the 3"),
         "{error}"
@@ -334,8 +377,8 @@ async fn without_a_permit_nothing_is_sent() {
     )
     .unwrap();
     assert_eq!(
-        provider.embed(&texts(1), "key").await.unwrap_err(),
-        ProviderError::Throttled {
+        provider.embed(&texts(1)).await.unwrap_err(),
+        ProviderError::NoPermit {
             retry_after: Duration::from_secs(4)
         }
     );
@@ -347,16 +390,16 @@ async fn a_call_that_is_given_up_half_way_leaves_the_probe_to_another() {
     let server = Server::start(vec![status(500, ""), status(500, ""), Scripted::Never]).await;
     let provider = provider_with(settings(&server.url));
     for _ in 0..2 {
-        provider.embed(&texts(1), "key").await.unwrap_err();
+        provider.embed(&texts(1)).await.unwrap_err();
     }
     let one = texts(1);
     eventually("a probe is let through, and given up", async || {
-        let probe = provider.embed(&one, "key");
+        let probe = provider.embed(&one);
         let given_up = tokio::time::timeout(Duration::from_millis(100), probe);
         given_up.await.is_err()
     })
     .await;
-    provider.embed(&texts(1), "key").await.unwrap();
+    provider.embed(&texts(1)).await.unwrap();
 }
 
 #[test]
@@ -404,7 +447,7 @@ async fn an_https_address_is_tried_with_tls() {
         eprintln!("skipped, no root certificates on this machine");
         return;
     };
-    let error = provider.embed(&texts(1), "key").await.unwrap_err();
+    let error = provider.embed(&texts(1)).await.unwrap_err();
     assert!(
         matches!(error, ProviderError::Unavailable { .. }),
         "{error}"

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 
-use crate::{Failure, Job};
+use crate::{Dependency, Failure, Job, Trouble};
 
 /// A job's verified bytes in a file of the system's temp folder, which goes when this is dropped.
 #[derive(Debug)]
@@ -89,16 +89,18 @@ async fn fetch(
 fn refused(error: &ObjectError) -> Failure {
     let reason = match error {
         ObjectError::NotFound { .. } => Reason::ObjectMissing,
-        ObjectError::Refused { .. } => Reason::Internal,
+        ObjectError::Refused { .. } if error.trouble().is_none() => Reason::Internal,
         _ => Reason::StoreUnavailable,
     };
     Failure::of_store(reason, error)
 }
 
 fn unwritable(error: &std::io::Error) -> Failure {
-    let reason = match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Reason::DiskFull,
-        _ => Reason::Internal,
-    };
-    Failure::new(reason, format!("the temp folder: {error}"))
+    let words = format!("the temp folder: {error}");
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Failure::new(Reason::DiskFull, words).waiting(Dependency::TempFolder, Trouble::Failed)
+        }
+        _ => Failure::new(Reason::Internal, words),
+    }
 }

@@ -156,10 +156,11 @@ impl LedgerService for FakeLedger {
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Answer<ReleaseResponse> {
         let mut state = self.check("release")?;
-        let released = keys(request.into_inner().files)
-            .into_iter()
-            .map(Call::Released);
-        state.calls.extend(released);
+        for key in keys(request.into_inner().files) {
+            // Its token moves on: who asks again is refused.
+            state.paths.remove(&key);
+            state.calls.push(Call::Released(key));
+        }
         Ok(Response::new(ReleaseResponse {}))
     }
 
@@ -183,10 +184,14 @@ impl LedgerService for FakeLedger {
                 false => ReportVerdict::Recorded,
             };
             verdicts.push(verdict.into());
-            state.calls.push(match report.outcome.unwrap() {
-                Outcome::Done(done) => Call::Done(key, Box::new(done)),
+            let call = match report.outcome.unwrap() {
+                Outcome::Done(done) => {
+                    state.paths.remove(&key);
+                    Call::Done(key, Box::new(done))
+                }
                 Outcome::Failed(failed) => Call::Failed(key, failed.reason, failed.detail),
-            });
+            };
+            state.calls.push(call);
         }
         Ok(Response::new(ReportResponse { verdicts }))
     }

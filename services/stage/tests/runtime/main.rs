@@ -9,10 +9,14 @@ mod fake_limiter;
 mod language;
 mod stand;
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
-use caudal_proto::mesh::v1::{GetStageRequest, PauseRequest, ResumeRequest, SetConcurrencyRequest};
-use caudal_stage::StageSettings;
+use caudal_domain::Reason;
+use caudal_proto::mesh::v1::{
+    GetStageRequest, PauseRequest, ResumeRequest, SetConcurrencyRequest, Waiting,
+};
+use caudal_stage::{Dependency, Failure, StageSettings, Trouble};
 use libtest_mimic::{Arguments, Trial};
 use tonic::Code;
 
@@ -22,7 +26,7 @@ use example::{
     the_stage_of_the_page_finds_the_language_of_a_text,
 };
 use fake_ledger::Call;
-use stand::{STAGE, Scripted, Stand, key};
+use stand::{Running, STAGE, Scripted, Stand, away, key, objects_at};
 
 macro_rules! trials {
     ($($name:ident),* $(,)?) => {
@@ -61,6 +65,10 @@ fn main() {
         no_more_handlers_run_than_there_are_slots_and_slots_change_at_run_time,
         no_more_handlers_run_than_the_limiter_grants,
         a_paused_process_reads_nothing_until_it_is_resumed,
+        what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself,
+        a_provider_that_names_a_time_is_neither_asked_nor_probed_before_it,
+        a_file_that_meets_a_failure_alone_is_charged_in_the_end_and_holds_up_nobody,
+        a_store_that_is_away_fails_no_file_and_the_stage_goes_on_by_itself,
         a_landing_object_is_freed_only_once_a_reader_sees_the_result,
         a_landing_object_whose_result_is_never_seen_stays,
         a_landing_object_waits_for_a_ledger_that_does_not_answer,
@@ -621,6 +629,175 @@ async fn a_paused_process_reads_nothing_until_it_is_resumed() {
     stand.all_acknowledged().await;
     assert_eq!(stand.ledger.count(is_done), 8);
     other.stop().await;
+    running.stop().await;
+}
+
+fn is_failed(call: &Call) -> bool {
+    matches!(call, Call::Failed(..))
+}
+
+fn is_released(call: &Call) -> bool {
+    matches!(call, Call::Released(_))
+}
+
+async fn waiting(running: &Running) -> Option<Waiting> {
+    let mut service = running.service.clone();
+    let told = service.get_stage(GetStageRequest {}).await.unwrap();
+    told.into_inner().waiting
+}
+
+/// Sends these files again, as the ledger does with what it is given back, until all are done.
+async fn until_all_are_done(stand: &Stand, files: &[(u32, &str)]) {
+    let given_back = Cell::new(0);
+    eventually("all are done", async || {
+        let calls = stand.ledger.calls();
+        let is_done = |ordinal: u32| {
+            let done = |call: &Call| matches!(call, Call::Done(of, _) if *of == key(ordinal));
+            calls.iter().any(done)
+        };
+        let left: Vec<(u32, &str)> = files
+            .iter()
+            .filter(|(ordinal, _)| !is_done(*ordinal))
+            .copied()
+            .collect();
+        let released = calls.iter().filter(|call| is_released(call)).count();
+        if given_back.replace(released) != released {
+            stand.dispatch(&left).await;
+        }
+        left.is_empty()
+    })
+    .await;
+    stand.all_acknowledged().await;
+}
+
+// Protocol 7.4: a provider that is away is a state of it. The ledger sends again what it is given back.
+async fn what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself() {
+    let stand = Stand::new().await;
+    let refused = Failure::new(Reason::ProviderUnauthorized, "status 401")
+        .waiting(Dependency::Provider, Trouble::Down);
+    *stand.handler.away.lock().unwrap() = Some(refused);
+    let settings = StageSettings {
+        block: Duration::from_millis(20),
+        ..Stand::settings(2, 16)
+    };
+    let running = stand.run(settings).await;
+    let files: Vec<(u32, &str)> = (1..=8).map(|ordinal| (ordinal, "provider")).collect();
+    stand.dispatch(&files).await;
+    eventually("all are given back", async || {
+        stand.ledger.count(is_released) == 8
+    })
+    .await;
+    stand.all_acknowledged().await;
+    assert!(stand.handler.seen.lock().unwrap().begun.len() <= 2);
+
+    // By then the read that was under way has ended.
+    eventually("it is probed", async || {
+        stand.handler.seen.lock().unwrap().probes >= 5
+    })
+    .await;
+    stand.dispatch(&[(9, "provider")]).await;
+    eventually("it is probed again", async || {
+        stand.handler.seen.lock().unwrap().probes >= 8
+    })
+    .await;
+    assert_eq!(stand.depth().await, 1, "nothing is read meanwhile");
+    let waits = waiting(&running).await.unwrap();
+    assert_eq!(
+        (
+            waits.r#for.as_str(),
+            waits.reason.as_str(),
+            waits.words.as_str()
+        ),
+        (
+            "provider",
+            "PROVIDER_UNAUTHORIZED",
+            "the provider refuses the installation's key"
+        )
+    );
+    let page = http_get(&running.address, "/metrics").await;
+    let line =
+        "caudal_stage_waits{service=\"extract-text\",stage=\"extract-text\",for=\"provider\"} 1";
+    assert!(page.contains(line), "{page}");
+
+    *stand.handler.away.lock().unwrap() = None;
+    until_all_are_done(&stand, &files).await;
+    assert_eq!(
+        (stand.ledger.count(is_done), stand.ledger.count(is_failed)),
+        (9, 0)
+    );
+    assert!(waiting(&running).await.is_none());
+    running.stop().await;
+}
+
+async fn a_provider_that_names_a_time_is_neither_asked_nor_probed_before_it() {
+    let stand = Stand::new().await;
+    let asks = Failure {
+        retry_after: Some(Duration::from_millis(700)),
+        ..away(Trouble::Busy)
+    };
+    *stand.handler.away.lock().unwrap() = Some(asks);
+    let running = stand.run(Stand::settings(1, 16)).await;
+    let begun = Instant::now();
+    stand.dispatch(&[(1, "provider")]).await;
+    stand.all_acknowledged().await;
+    *stand.handler.away.lock().unwrap() = None;
+    until_all_are_done(&stand, &[(1, "provider")]).await;
+    assert!(begun.elapsed() >= Duration::from_millis(700));
+    assert_eq!(
+        (stand.ledger.count(is_done), stand.ledger.count(is_failed)),
+        (1, 0)
+    );
+    assert_eq!(stand.handler.seen.lock().unwrap().probes, 0);
+    running.stop().await;
+}
+
+async fn a_file_that_meets_a_failure_alone_is_charged_in_the_end_and_holds_up_nobody() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(2, 16)).await;
+    for round in 1..=3 {
+        stand.dispatch(&[(1, "alone")]).await;
+        eventually("it is given back", async || {
+            stand.ledger.count(is_released) == round
+        })
+        .await;
+        eventually("the stage goes on", async || {
+            waiting(&running).await.is_none()
+        })
+        .await;
+        stand.dispatch(&[(10 + round as u32, "quick")]).await;
+        stand.all_acknowledged().await;
+    }
+    stand.dispatch(&[(1, "alone"), (20, "quick")]).await;
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_failed), 1);
+    assert_eq!(stand.ledger.count(is_done), 4);
+    running.stop().await;
+}
+
+async fn a_store_that_is_away_fails_no_file_and_the_stage_goes_on_by_itself() {
+    // At this address there is nothing yet.
+    let port = caudal_harness::Port::reserve().unwrap();
+    let mut stand = Stand::new().await;
+    stand.objects = objects_at(&format!("http://127.0.0.1:{port}"));
+    let running = stand.run(Stand::settings(4, 16)).await;
+    let files: Vec<(u32, &str)> = (1..=8).map(|ordinal| (ordinal, "store")).collect();
+    stand.dispatch(&files).await;
+    eventually("all are given back", async || {
+        stand.ledger.count(is_released) == 8
+    })
+    .await;
+    let waits = waiting(&running).await.unwrap();
+    assert_eq!(
+        waits.words,
+        "the object store does not answer; nothing is lost"
+    );
+
+    let _store = caudal_harness::S3::start_at(&port).await.unwrap();
+    until_all_are_done(&stand, &files).await;
+    assert_eq!(
+        (stand.ledger.count(is_done), stand.ledger.count(is_failed)),
+        (8, 0)
+    );
     running.stop().await;
 }
 

@@ -13,8 +13,8 @@ use caudal_node::{
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
 use caudal_stage::{
-    AnyHandler, Dependencies, Done, Failure, Handler, Job, SlotSource, Solo, SoloSettings,
-    StageProcess, StageSettings,
+    AnyHandler, Dependencies, Dependency, Done, Failure, Handler, Job, SlotSource, Solo,
+    SoloSettings, StageProcess, StageSettings, Trouble,
 };
 use caudal_streams::{Names, Streams, encode};
 use tokio::net::TcpListener;
@@ -41,10 +41,12 @@ pub(crate) fn key(ordinal: u32) -> Key {
 }
 
 /// Does what the path says: `quick`, `land` (names its source as what landed), `hold` (until told), `wait` (until cancelled), `deaf` (for ever), `panic`, `fail`,
-/// `die`.
+/// `die`, `provider` (waits for it while it is away), `alone` (meets a failure that no other file meets).
 #[derive(Clone, Default)]
 pub(crate) struct Scripted {
     pub(crate) told: Arc<Notify>,
+    /// What the provider says for now.
+    pub(crate) away: Arc<Mutex<Option<Failure>>>,
     pub(crate) seen: Arc<Mutex<Seen>>,
 }
 
@@ -54,6 +56,7 @@ pub(crate) struct Seen {
     pub(crate) running: usize,
     pub(crate) most_running: usize,
     pub(crate) cancelled: Vec<u32>,
+    pub(crate) probes: usize,
 }
 
 impl Handler for Scripted {
@@ -81,6 +84,20 @@ impl Handler for Scripted {
             "deaf" => std::future::pending().await,
             "panic" => panic!("a fault in the handler"),
             "die" => std::process::abort(),
+            "provider" => {
+                if let Some(failure) = self.away.lock().unwrap().clone() {
+                    return Err(failure);
+                }
+            }
+            "alone" => return Err(away(Trouble::Failed)),
+            "store" => {
+                let mut artifacts = job.artifacts;
+                artifacts.put("a", "text/plain", "a".into()).await?;
+                return Ok(Done {
+                    artifacts: artifacts.finish(),
+                    ..Done::default()
+                });
+            }
             "fail" => {
                 let mut failure = Failure::new(Reason::ProviderThrottled, "asks for less");
                 failure.retry_after = Some(Duration::from_millis(1_500));
@@ -96,6 +113,16 @@ impl Handler for Scripted {
             ..Done::default()
         })
     }
+
+    async fn probe(&self) -> Result<(), Failure> {
+        self.seen.lock().unwrap().probes += 1;
+        self.away.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+/// A provider in this trouble.
+pub(crate) fn away(trouble: Trouble) -> Failure {
+    Failure::new(Reason::ProviderUnavailable, "no answer").waiting(Dependency::Provider, trouble)
 }
 
 struct ScopeGuard<F: FnMut()>(F);
@@ -129,13 +156,13 @@ pub(crate) async fn objects_in(store: &S3) -> ObjectStore {
 
 /// A store nobody asks.
 fn objects() -> ObjectStore {
-    ObjectStore::connect(caudal_objects::Settings::new(
-        "http://127.0.0.1:9",
-        "bucket",
-        "key",
-        "secret",
-    ))
-    .unwrap()
+    objects_at("http://127.0.0.1:9")
+}
+
+/// A client of a store that may be there later.
+pub(crate) fn objects_at(endpoint: &str) -> ObjectStore {
+    let settings = caudal_objects::Settings::new(endpoint, S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    ObjectStore::connect(settings).unwrap()
 }
 
 pub(crate) struct Stand {
@@ -199,6 +226,8 @@ impl Stand {
         StageSettings {
             prefetch,
             drain: Duration::from_secs(10),
+            first_pause: Duration::from_millis(20),
+            longest_pause: Duration::from_millis(80),
             solo: Some(SoloSettings {
                 executable: std::env::current_exe().unwrap(),
                 config: serde_json::Value::Null,

@@ -1,0 +1,168 @@
+//! A provider that says no: no file is charged for it, and everything goes on by itself.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use caudal_harness::{Mood, Provider, System};
+use tempfile::TempDir;
+
+use crate::{binary, json};
+
+const STAGES: &str = "upload,extract-text,embeddings,metadata";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn system(folder: &TempDir, provider: &Provider, texts_a_request: &str) -> System {
+    let environment = [
+        ("CAUDAL_EMBEDDING_PROVIDER", "openai"),
+        ("CAUDAL_EMBEDDING_URL", provider.url()),
+        ("CAUDAL_EMBEDDING_BATCH", texts_a_request),
+        ("CAUDAL_EMBEDDING_TIMEOUT_SECONDS", "2"),
+    ];
+    let data = folder.path().join("data");
+    System::start_in(binary(), &data, &[], &environment).unwrap()
+}
+
+/// Texts of so many words, each another.
+fn texts(folder: &TempDir, count: usize, words: usize) -> PathBuf {
+    let root = folder.path().join("texts");
+    std::fs::create_dir_all(&root).unwrap();
+    for number in 0..count {
+        let text = format!("gauge {number} rises. ").repeat(words.div_ceil(3));
+        std::fs::write(root.join(format!("{number}.txt")), text).unwrap();
+    }
+    root
+}
+
+fn begin(system: &System, root: &Path) -> Child {
+    let ingest = [
+        "ingest",
+        root.to_str().unwrap(),
+        "--stages",
+        STAGES,
+        "--output",
+        "json",
+    ];
+    system
+        .command(&ingest)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits for the end of a batch: all files are COMPLETE.
+fn end(ingest: Child, files: usize) {
+    let ended = json(&ingest.wait_with_output().unwrap());
+    assert_eq!(ended["state"], "SUCCEEDED", "{ended}");
+    assert_eq!(ended["outcomes"]["COMPLETE"], files, "{ended}");
+}
+
+/// A page of metrics of the embeddings stage.
+fn metrics(system: &System) -> String {
+    let address = format!("{}/metrics", system.service("embeddings"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let answer = reqwest::get(address).await.unwrap();
+        answer.error_for_status().unwrap().text().await.unwrap()
+    })
+}
+
+fn number(page: &str, series: &str) -> u64 {
+    page.lines()
+        .filter(|line| line.starts_with(series))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
+fn charged(page: &str) -> u64 {
+    let failed = |line: &&str| {
+        line.starts_with("caudal_stage_files_total") && line.contains("verdict=\"failed\"")
+    };
+    page.lines()
+        .filter(failed)
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_provider_that_throttles_costs_no_attempt_and_is_asked_within_what_it_allows() {
+    const FILES: usize = 150;
+    let every = Duration::from_millis(1_500);
+    let limited = Mood::Limited {
+        every,
+        retry_after: Duration::from_secs(2),
+    };
+    let provider = Provider::start(limited).unwrap();
+    let folder = TempDir::new().unwrap();
+    let system = system(&folder, &provider, "10");
+    let begun = Instant::now();
+    end(begin(&system, &texts(&folder, FILES, 12)), FILES);
+    assert_eq!(charged(&metrics(&system)), 0);
+    let asked = provider.asked();
+    assert_eq!(asked.served.iter().sum::<usize>(), FILES);
+    assert!(begun.elapsed() >= every * (asked.served.len() as u32 - 1));
+    assert_eq!(asked.too_early, 0, "{asked:?}");
+    assert!(asked.refused * 2 <= asked.served.len(), "{asked:?}");
+    system.verify().unwrap();
+}
+
+#[test]
+fn a_provider_that_refuses_the_key_fails_hangs_and_breaks_off_costs_no_attempt() {
+    const FILES: usize = 150;
+    let provider = Provider::start(Mood::Fails(401)).unwrap();
+    let folder = TempDir::new().unwrap();
+    let system = system(&folder, &provider, "10");
+    let ingest = begin(&system, &texts(&folder, FILES, 12));
+    for mood in [
+        Mood::Fails(401),
+        Mood::Fails(500),
+        Mood::Hangs,
+        Mood::BreaksOff,
+    ] {
+        provider.set_mood(mood);
+        let before = provider.asked().refused;
+        until("it is asked again, and waited for", || {
+            provider.asked().refused > before
+        });
+    }
+    let page = metrics(&system);
+    assert_eq!(
+        number(&page, "caudal_stage_waits{"),
+        1,
+        "it waits, and says so: {page}"
+    );
+    assert!(number(&page, "caudal_stage_probes_total") < 40, "{page}");
+    let refused = system
+        .logged()
+        .matches("refuses the installation's key")
+        .count();
+    assert_eq!(refused, 1, "once a minute");
+    provider.set_mood(Mood::Fine);
+    end(ingest, FILES);
+    assert_eq!(charged(&metrics(&system)), 0);
+    system.verify().unwrap();
+}
+
+#[test]
+fn texts_of_many_files_share_few_requests() {
+    const FILES: usize = 200;
+    let provider = Provider::start(Mood::Fine).unwrap();
+    let folder = TempDir::new().unwrap();
+    let system = system(&folder, &provider, "100");
+    // Two chunks each.
+    end(begin(&system, &texts(&folder, FILES, 220)), FILES);
+    let asked = provider.asked();
+    let texts = asked.served.iter().sum::<usize>();
+    assert!(texts >= 2 * FILES, "{asked:?}");
+    assert!(asked.served.len() <= FILES / 4, "{asked:?}");
+    system.verify().unwrap();
+}

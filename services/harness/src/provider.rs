@@ -1,0 +1,215 @@
+//! An embedding provider that speaks OpenAI's API, counts who asks it for what, and is in whatever mood a test wants.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+/// Longest head of a request.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// What it does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    /// Embeds.
+    Fine,
+    /// Embeds one request each `every`, and answers the others 429.
+    Limited {
+        /// Time between two requests.
+        every: Duration,
+        /// What `Retry-After` says, in whole seconds.
+        retry_after: Duration,
+    },
+    /// Answers with this status.
+    Fails(u16),
+    /// Never answers.
+    Hangs,
+    /// Breaks the connection off.
+    BreaksOff,
+}
+
+/// What it has seen.
+#[derive(Debug, Default, Clone)]
+pub struct Asked {
+    /// Texts of each request that was served.
+    pub served: Vec<usize>,
+    /// Requests that were answered otherwise, or not at all.
+    pub refused: usize,
+    /// Of these, within the time that an earlier answer had asked to wait.
+    pub too_early: usize,
+}
+
+struct State {
+    mood: Mood,
+    asked: Asked,
+    free_at: Option<Instant>,
+    quiet_until: Option<Instant>,
+}
+
+/// A running provider; it ends when dropped.
+pub struct Provider {
+    url: String,
+    state: Arc<Mutex<State>>,
+    _runtime: Runtime,
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Provider")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Provider {
+    /// Starts one on a free port, on a thread of its own.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(mood: Mood) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no port")?;
+        listener.set_nonblocking(true)?;
+        let url = format!("http://{}/v1", listener.local_addr()?);
+        let state = Arc::new(Mutex::new(State {
+            mood,
+            asked: Asked::default(),
+            free_at: None,
+            quiet_until: None,
+        }));
+        let served = state.clone();
+        runtime.spawn(async move {
+            let Ok(listener) = TcpListener::from_std(listener) else {
+                return;
+            };
+            while let Ok((connection, _)) = listener.accept().await {
+                tokio::spawn(serve(connection, served.clone()));
+            }
+        });
+        Ok(Self {
+            url,
+            state,
+            _runtime: runtime,
+        })
+    }
+
+    /// The address up to and without `/embeddings`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Changes what it does from the next request on.
+    pub fn set_mood(&self, mood: Mood) {
+        lock(&self.state).mood = mood;
+    }
+
+    /// What it has seen until now.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        lock(&self.state).asked.clone()
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One request, then the connection is closed. Whatever goes wrong is the asker's to notice.
+async fn serve(mut connection: TcpStream, state: Arc<Mutex<State>>) {
+    let Some(request) = read(&mut connection).await else {
+        return;
+    };
+    let texts = request["input"].as_array().map_or(0, Vec::len);
+    let Some((status, header, body)) = answer(&state, &request, texts) else {
+        if lock(&state).mood == Mood::Hangs {
+            std::future::pending::<()>().await;
+        }
+        return;
+    };
+    let head = format!(
+        "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\nconnection: close\r\n{header}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    let _ = connection.write_all(head.as_bytes()).await;
+    let _ = connection.write_all(body.as_bytes()).await;
+    let _ = connection.shutdown().await;
+}
+
+async fn read(connection: &mut TcpStream) -> Option<Value> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:"))?;
+            let length: usize = length.trim().parse().ok()?;
+            while bytes.len() < end + 4 + length {
+                if connection.read_buf(&mut bytes).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            return serde_json::from_slice(&bytes[end + 4..]).ok();
+        }
+        if bytes.len() > MAX_HEAD || connection.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, String, String)> {
+    let now = Instant::now();
+    let mut state = lock(state);
+    let refused = |state: &mut State| {
+        state.asked.refused += 1;
+        let is_early = state.quiet_until.is_some_and(|until| now < until);
+        state.asked.too_early += usize::from(is_early);
+    };
+    match state.mood {
+        Mood::Fine => {}
+        Mood::Limited { every, retry_after } => {
+            if state.free_at.is_some_and(|at| now < at) {
+                refused(&mut state);
+                state.quiet_until = Some(now + retry_after);
+                let header = format!("retry-after: {}\r\n", retry_after.as_secs());
+                return Some((429, header, error_body("slow down")));
+            }
+            state.free_at = Some(now + every);
+        }
+        Mood::Fails(status) => {
+            refused(&mut state);
+            return Some((status, String::new(), error_body("not now")));
+        }
+        Mood::Hangs | Mood::BreaksOff => {
+            refused(&mut state);
+            return None;
+        }
+    }
+    state.asked.served.push(texts);
+    let input = request["input"].as_array().into_iter().flatten();
+    let data: Vec<Value> = input
+        .enumerate()
+        .map(|(index, text)| {
+            let length = text.as_str().map_or(0, str::len);
+            json!({ "object": "embedding", "index": index, "embedding": [length, 1, 0, 0] })
+        })
+        .collect();
+    let body = json!({
+        "object": "list", "data": data, "model": request["model"],
+        "usage": { "prompt_tokens": texts * 10, "total_tokens": texts * 10 },
+    });
+    Some((200, String::new(), body.to_string()))
+}
+
+fn error_body(words: &str) -> String {
+    json!({ "error": { "message": words, "type": "error" } }).to_string()
+}

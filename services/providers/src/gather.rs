@@ -1,0 +1,500 @@
+//! Texts of many callers travel in one request. They gather while a request is under way, and no longer: nothing waits for a
+//! timer. Each caller gets the answers to its own texts, and an input that a provider refuses is found by halving, so that
+//! it fails alone.
+//!
+//! There is no task of its own: of the callers that wait, one takes what has gathered and asks for all of it. Should it be
+//! dropped half-way, the others notice and their texts travel again.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+
+use crate::embeddings::Embeddings;
+use crate::error::ProviderError;
+use crate::estimate::estimate;
+
+/// What is asked to see whether a provider does its work.
+pub(crate) const PROBE_TEXT: &str = "Is anybody there?";
+
+/// What answers.
+pub(crate) trait Source: Send + Sync {
+    /// How much travels together.
+    fn bounds(&self) -> Bounds;
+
+    /// One request: an answer for each text, in order, or none at all.
+    fn ask(
+        &self,
+        texts: &[&str],
+    ) -> impl Future<Output = Result<Vec<Answer>, ProviderError>> + Send;
+}
+
+/// How much travels together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Texts in a request.
+    pub(crate) inputs: usize,
+    /// Tokens in a request, by estimate; a longer text goes alone.
+    pub(crate) tokens: usize,
+    /// While fewer requests than this are under way, another one begins with whatever there is.
+    pub(crate) eager: usize,
+    /// While fewer requests than this are under way, another one begins when it is full.
+    pub(crate) at_most: usize,
+}
+
+/// What became of one text.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) vector: Vec<f32>,
+    /// Its part of the tokens that were read.
+    pub(crate) tokens: u64,
+    /// Of these, unknown ones.
+    pub(crate) unknown: u64,
+}
+
+struct Answered {
+    answer: Answer,
+    /// The request that it travelled in.
+    request: u64,
+}
+
+struct Piece {
+    text: String,
+    tokens: usize,
+    answer: oneshot::Sender<Result<Answered, ProviderError>>,
+}
+
+type Answers = oneshot::Receiver<Result<Answered, ProviderError>>;
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Piece>,
+    queued_tokens: usize,
+    under_way: usize,
+}
+
+impl State {
+    fn pop(&mut self) -> Option<Piece> {
+        let piece = self.queue.pop_front()?;
+        self.queued_tokens -= piece.tokens;
+        Some(piece)
+    }
+}
+
+/// Gathers texts for a source.
+pub(crate) struct Gatherer<S> {
+    source: S,
+    state: Mutex<State>,
+    requests: AtomicU64,
+    /// The source did its work at least once, so what it refuses is refused for its content.
+    did_its_work: AtomicBool,
+    /// A request has ended.
+    ended: Notify,
+}
+
+impl<S: Source> Gatherer<S> {
+    pub(crate) fn new(source: S) -> Self {
+        Self {
+            source,
+            state: Mutex::default(),
+            requests: AtomicU64::new(0),
+            did_its_work: AtomicBool::new(false),
+            ended: Notify::new(),
+        }
+    }
+
+    pub(crate) fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// The vectors of `texts`, in order. The first failure of any of them is the failure of all.
+    pub(crate) async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
+        let mut waiting: Vec<Answers> = {
+            let mut state = self.state();
+            texts.iter().map(|text| enqueue(&mut state, text)).collect()
+        };
+        let mut found = Vec::with_capacity(texts.len());
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            while let Some(next) = waiting.get_mut(found.len()) {
+                match next.try_recv() {
+                    Ok(answered) => found.push(answered?),
+                    Err(TryRecvError::Empty) => break,
+                    // Whoever asked for it was dropped.
+                    Err(TryRecvError::Closed) => {
+                        *next = enqueue(&mut self.state(), &texts[found.len()]);
+                        break;
+                    }
+                }
+            }
+            if found.len() == texts.len() {
+                return together(found);
+            }
+            match self.take() {
+                Some(gathered) => self.ask_for(gathered).await,
+                None => ended.await,
+            }
+        }
+    }
+
+    /// Asks, for no caller, whether the source does its work.
+    pub(crate) async fn probe(&self) -> Result<(), ProviderError> {
+        match self.source.ask(&[PROBE_TEXT]).await {
+            Ok(_) => {
+                self.did_its_work.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(ProviderError::Rejected { status, detail }) => Err(ProviderError::Misbehaves {
+                detail: format!("it refuses every request, with status {status}: {detail}"),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the texts of one request, if one may begin now.
+    fn take(&self) -> Option<Gathered<'_, S>> {
+        let bounds = self.source.bounds();
+        let mut state = self.state();
+        let is_full = state.queue.len() >= bounds.inputs || state.queued_tokens >= bounds.tokens;
+        let at_once = if is_full {
+            bounds.at_most
+        } else {
+            bounds.eager
+        };
+        if state.under_way >= at_once {
+            return None;
+        }
+        let mut pieces = Vec::new();
+        let mut tokens = 0;
+        while pieces.len() < bounds.inputs
+            && let Some(next) = state.queue.front()
+        {
+            if !pieces.is_empty() && tokens + next.tokens > bounds.tokens {
+                break;
+            }
+            let Some(piece) = state.pop() else {
+                break;
+            };
+            if !piece.answer.is_closed() {
+                tokens += piece.tokens;
+                pieces.push(piece);
+            }
+        }
+        if pieces.is_empty() {
+            return None;
+        }
+        state.under_way += 1;
+        Some(Gathered {
+            gatherer: self,
+            pieces,
+        })
+    }
+
+    async fn ask_for(&self, mut gathered: Gathered<'_, S>) {
+        let mut groups = vec![std::mem::take(&mut gathered.pieces)];
+        let mut asked_again = false;
+        while let Some(mut group) = groups.pop() {
+            group.retain(|piece| !piece.answer.is_closed());
+            if group.is_empty() {
+                continue;
+            }
+            let request = self.requests.fetch_add(1, Ordering::Relaxed);
+            let texts: Vec<&str> = group.iter().map(|piece| piece.text.as_str()).collect();
+            let mut result = self.source.ask(&texts).await;
+            if matches!(result, Err(ProviderError::Rejected { .. }))
+                && !self.did_its_work.load(Ordering::Relaxed)
+                && let Err(error) = self.probe().await
+            {
+                result = Err(error);
+            }
+            match result {
+                Ok(answers) => {
+                    self.did_its_work.store(true, Ordering::Relaxed);
+                    asked_again = false;
+                    for (piece, answer) in group.into_iter().zip(answers) {
+                        // A caller that went away wants nothing.
+                        let _ = piece.answer.send(Ok(Answered { answer, request }));
+                    }
+                }
+                Err(error) if error.is_of_the_request() && group.len() > 1 => {
+                    let second = group.split_off(group.len() / 2);
+                    groups.push(second);
+                    groups.push(group);
+                }
+                // A bad answer may have been a slip.
+                Err(ProviderError::InvalidAnswer { .. }) if !asked_again => {
+                    asked_again = true;
+                    groups.push(group);
+                }
+                Err(error) if error.is_of_the_request() => {
+                    asked_again = false;
+                    answer_all(group, &error);
+                }
+                // A state of the provider is told to all that wait for it: none of them needs to find out for itself.
+                Err(error) => {
+                    answer_all(group, &error);
+                    for group in groups.drain(..) {
+                        answer_all(group, &error);
+                    }
+                    let waiting: Vec<Piece> = {
+                        let mut state = self.state();
+                        state.queued_tokens = 0;
+                        state.queue.drain(..).collect()
+                    };
+                    answer_all(waiting, &error);
+                }
+            }
+        }
+    }
+}
+
+fn enqueue(state: &mut State, text: &str) -> Answers {
+    let (answer, receiver) = oneshot::channel();
+    let tokens = estimate(text).max(1);
+    state.queued_tokens += tokens;
+    state.queue.push_back(Piece {
+        text: text.to_owned(),
+        tokens,
+        answer,
+    });
+    receiver
+}
+
+fn answer_all(pieces: Vec<Piece>, error: &ProviderError) {
+    for piece in pieces {
+        let _ = piece.answer.send(Err(error.clone()));
+    }
+}
+
+fn together(found: Vec<Answered>) -> Result<Embeddings, ProviderError> {
+    let requests: HashSet<u64> = found.iter().map(|answered| answered.request).collect();
+    let tokens = found.iter().map(|answered| answered.answer.tokens).sum();
+    let unknown = found.iter().map(|answered| answered.answer.unknown).sum();
+    let texts = found.len();
+    let vectors = found
+        .into_iter()
+        .map(|answered| answered.answer.vector)
+        .collect();
+    let calls = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+    let embeddings = Embeddings::checked(vectors, texts, tokens, calls)?;
+    Ok(Embeddings {
+        unknown,
+        ..embeddings
+    })
+}
+
+/// The texts of one request, which is under way until this is dropped.
+struct Gathered<'a, S> {
+    gatherer: &'a Gatherer<S>,
+    pieces: Vec<Piece>,
+}
+
+impl<S> Drop for Gathered<'_, S> {
+    fn drop(&mut self) {
+        let mut state = self
+            .gatherer
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        state.under_way -= 1;
+        drop(state);
+        self.gatherer.ended.notify_waiters();
+    }
+}
+
+/// Shares `total` out by `weights`, to the last one of it.
+pub(crate) fn shares(total: u64, weights: &[u64]) -> Vec<u64> {
+    let sum: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+    let mut up_to = 0_u128;
+    let mut given = 0_u128;
+    weights
+        .iter()
+        .map(|weight| {
+            up_to += u128::from(*weight);
+            let due = u128::from(total) * up_to / sum.max(1);
+            let share = due - given;
+            given = due;
+            u64::try_from(share).unwrap_or(u64::MAX)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Answers with a text's length; refuses what begins with `bad`, and all of it while it is sick.
+    #[derive(Default)]
+    struct Counting {
+        requests: Mutex<Vec<usize>>,
+        sick: AtomicBool,
+    }
+
+    impl Source for Arc<Counting> {
+        fn bounds(&self) -> Bounds {
+            Bounds {
+                inputs: 10,
+                tokens: 1_000,
+                eager: 1,
+                at_most: 2,
+            }
+        }
+
+        async fn ask(&self, texts: &[&str]) -> Result<Vec<Answer>, ProviderError> {
+            self.requests.lock().unwrap().push(texts.len());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if self.sick.load(Ordering::Relaxed) {
+                return Err(ProviderError::unavailable("sick"));
+            }
+            if texts.iter().any(|text| text.starts_with("bad")) {
+                return Err(ProviderError::Rejected {
+                    status: 400,
+                    detail: "no".to_owned(),
+                });
+            }
+            #[expect(clippy::cast_precision_loss)]
+            let answer = |text: &&str| Answer {
+                vector: vec![text.len() as f32, 1.0],
+                tokens: 3,
+                unknown: 1,
+            };
+            Ok(texts.iter().map(answer).collect())
+        }
+    }
+
+    fn texts(number: usize) -> Vec<String> {
+        vec!["x".repeat(number + 1), "y".repeat(number + 2)]
+    }
+
+    async fn embed_many(
+        gatherer: &Arc<Gatherer<Arc<Counting>>>,
+        of_each: impl Fn(usize) -> Vec<String>,
+        callers: usize,
+    ) -> Vec<Result<Embeddings, ProviderError>> {
+        let mut tasks = Vec::new();
+        for number in 0..callers {
+            let (gatherer, texts) = (gatherer.clone(), of_each(number));
+            tasks.push(tokio::spawn(async move { gatherer.embed(&texts).await }));
+        }
+        let mut results = Vec::new();
+        for task in tasks {
+            results.push(task.await.unwrap());
+        }
+        results
+    }
+
+    #[tokio::test]
+    async fn many_callers_share_few_requests_and_each_gets_its_own_answers() {
+        let source = Arc::new(Counting::default());
+        let gatherer = Arc::new(Gatherer::new(source.clone()));
+        let results = embed_many(&gatherer, texts, 100).await;
+        for (number, result) in results.into_iter().enumerate() {
+            let found = result.unwrap();
+            #[expect(clippy::cast_precision_loss)]
+            let length = (number + 1) as f32;
+            assert_eq!(found.vectors, [[length, 1.0], [length + 1.0, 1.0]]);
+            assert_eq!((found.tokens, found.unknown), (6, 2));
+        }
+        let requests = source.requests.lock().unwrap();
+        assert_eq!(requests.iter().sum::<usize>(), 200);
+        assert!(requests.len() <= 22, "{requests:?}");
+    }
+
+    #[tokio::test]
+    async fn an_input_that_is_refused_fails_alone() {
+        let source = Arc::new(Counting::default());
+        let gatherer = Arc::new(Gatherer::new(source.clone()));
+        let of_each = |number| match number {
+            13 => vec!["good".to_owned(), "bad".to_owned()],
+            number => texts(number),
+        };
+        let results = embed_many(&gatherer, of_each, 30).await;
+        for (number, result) in results.into_iter().enumerate() {
+            assert_eq!(result.is_ok(), number != 13, "{number}: {result:?}");
+        }
+        assert!(source.requests.lock().unwrap().len() <= 20);
+    }
+
+    #[tokio::test]
+    async fn a_state_of_the_provider_is_told_to_all_who_wait_and_asked_for_once() {
+        let source = Arc::new(Counting::default());
+        source.sick.store(true, Ordering::Relaxed);
+        let gatherer = Arc::new(Gatherer::new(source.clone()));
+        let results = embed_many(&gatherer, texts, 50).await;
+        assert!(results.iter().all(Result::is_err));
+        assert!(source.requests.lock().unwrap().len() <= 2);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_is_dropped_half_way_takes_nobodys_answers_along() {
+        let source = Arc::new(Counting::default());
+        let gatherer = Arc::new(Gatherer::new(source.clone()));
+        let leads = {
+            let gatherer = gatherer.clone();
+            tokio::spawn(async move { gatherer.embed(&texts(1)).await })
+        };
+        tokio::task::yield_now().await;
+        let gathers = {
+            let gatherer = gatherer.clone();
+            tokio::spawn(async move { gatherer.embed(&texts(2)).await })
+        };
+        tokio::task::yield_now().await;
+        leads.abort();
+        assert_eq!(gathers.await.unwrap().unwrap().vectors.len(), 2);
+        assert_eq!(gatherer.state().under_way, 0);
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_refuses_everything_is_said_to_and_no_text_is_blamed() {
+        let source = Arc::new(RefusesAll);
+        let gatherer = Gatherer::new(source);
+        let error = gatherer.embed(&texts(1)).await.unwrap_err();
+        assert!(
+            matches!(&error, ProviderError::Misbehaves { detail } if detail.contains("every request")),
+            "{error}"
+        );
+    }
+
+    struct RefusesAll;
+
+    impl Source for Arc<RefusesAll> {
+        fn bounds(&self) -> Bounds {
+            Arc::new(Counting::default()).bounds()
+        }
+
+        async fn ask(&self, _: &[&str]) -> Result<Vec<Answer>, ProviderError> {
+            Err(ProviderError::Rejected {
+                status: 400,
+                detail: "no such model".to_owned(),
+            })
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn shares_add_up_to_the_whole(
+            total in 0_u64..1_000_000,
+            weights in prop::collection::vec(1_u64..500, 1..200),
+        ) {
+            let shares = shares(total, &weights);
+            prop_assert_eq!(shares.len(), weights.len());
+            prop_assert_eq!(shares.iter().sum::<u64>(), total);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The gate before the stage. A store or provider that is away, throttles or refuses this installation is a state of it and
+//! no failure of a file: the file is given back uncharged, nothing more is read or begun, and what was read and waits is
+//! given back too. The gate opens when the time is over that was asked for, or when a probe passes: one at a time, ever
+//! further apart.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use caudal_domain::{FileRef, Reason};
+use caudal_node::Rarely;
+use rustc_hash::FxHashMap;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+use crate::failure::{Dependency, Failure, Trouble, Wait};
+use crate::handler::Handler;
+use crate::metrics::GateMetrics;
+
+/// How often a file may be given back for a failure that no probe confirmed; then it is charged like any other.
+const GIVEN_BACK_UNCONFIRMED: u32 = 3;
+/// Files whose unconfirmed failures are kept; with more of them all are forgotten, which only gives some back again.
+const MAX_DOUBTFUL: usize = 4_096;
+/// A probe that takes longer has failed.
+const PROBE_WITHIN: Duration = Duration::from_secs(30);
+/// Written to see whether the temp folder has room.
+const TEMP_PROBE_BYTES: usize = 1 << 20;
+
+/// What the stage waits for, as others may see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    /// For what, and why.
+    pub(crate) wait: Wait,
+    pub(crate) failure: Failure,
+    pub(crate) since: SystemTime,
+}
+
+struct Shut {
+    waiting: Waiting,
+    look_at: Instant,
+    failed_probes: u32,
+    /// Files that failed so that it may be their own doing.
+    doubtful: Vec<FileRef>,
+}
+
+#[derive(Default)]
+struct Inner {
+    shut: Option<Shut>,
+    /// Waits one after the other without a file that was worked on between them.
+    in_a_row: u32,
+    unconfirmed: FxHashMap<FileRef, u32>,
+}
+
+/// The gate. Its lock is never held across an await.
+pub(crate) struct Gate {
+    first_pause: Duration,
+    longest_pause: Duration,
+    metrics: GateMetrics,
+    inner: Mutex<Inner>,
+    said: Rarely,
+    /// True while it is shut.
+    pub(crate) is_shut: watch::Sender<bool>,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        first_pause: Duration,
+        longest_pause: Duration,
+        metrics: GateMetrics,
+    ) -> Self {
+        Self {
+            first_pause,
+            longest_pause,
+            metrics,
+            inner: Mutex::default(),
+            said: Rarely::default(),
+            is_shut: watch::Sender::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_shut(&self) -> bool {
+        *self.is_shut.borrow()
+    }
+
+    pub(crate) fn waiting(&self) -> Option<Waiting> {
+        self.lock().shut.as_ref().map(|shut| shut.waiting.clone())
+    }
+
+    /// A file was worked on: what it needed is there.
+    pub(crate) fn served(&self, file: FileRef) {
+        let mut inner = self.lock();
+        inner.in_a_row = 0;
+        if !inner.unconfirmed.is_empty() {
+            inner.unconfirmed.remove(&file);
+        }
+    }
+
+    /// Shuts the gate for this failure. True when the file is to be given back; false when nothing is waited for, or when
+    /// the file has failed so often while every probe passed that it is its own doing.
+    pub(crate) fn shut_for(&self, file: FileRef, failure: &Failure, now: Instant) -> bool {
+        let Some(wait) = failure.waits else {
+            return false;
+        };
+        let mut inner = self.lock();
+        let is_doubtful = wait.trouble == Trouble::Failed;
+        let confirmed = inner
+            .shut
+            .as_ref()
+            .is_some_and(|shut| shut.failed_probes > 0);
+        if is_doubtful
+            && !confirmed
+            && inner.unconfirmed.get(&file).copied().unwrap_or(0) >= GIVEN_BACK_UNCONFIRMED
+        {
+            return false;
+        }
+        let asked = failure.retry_after.unwrap_or_default();
+        if let Some(shut) = &mut inner.shut {
+            shut.look_at = shut.look_at.max(now + asked);
+            if is_doubtful {
+                shut.doubtful.push(file);
+            }
+            return true;
+        }
+        let pause = self.pause(inner.in_a_row).max(asked);
+        inner.in_a_row = inner.in_a_row.saturating_add(1);
+        inner.shut = Some(Shut {
+            waiting: Waiting {
+                wait,
+                failure: failure.clone(),
+                since: SystemTime::now(),
+            },
+            look_at: now + pause,
+            failed_probes: 0,
+            doubtful: if is_doubtful { vec![file] } else { Vec::new() },
+        });
+        drop(inner);
+        self.metrics.shut(wait.on, failure.reason);
+        self.say(failure);
+        self.is_shut.send_replace(true);
+        true
+    }
+
+    /// When to look again; none while it is open.
+    fn look_at(&self) -> Option<Instant> {
+        self.lock().shut.as_ref().map(|shut| shut.look_at)
+    }
+
+    fn probe_passed(&self) {
+        let mut inner = self.lock();
+        let Some(shut) = inner.shut.take() else {
+            return;
+        };
+        if shut.failed_probes == 0 {
+            if inner.unconfirmed.len() + shut.doubtful.len() > MAX_DOUBTFUL {
+                inner.unconfirmed.clear();
+            }
+            for file in shut.doubtful {
+                *inner.unconfirmed.entry(file).or_default() += 1;
+            }
+        }
+        drop(inner);
+        let waited = shut.waiting.since.elapsed().unwrap_or_default();
+        let on = shut.waiting.wait.on;
+        self.metrics.opened(on);
+        if shut.failed_probes > 0 {
+            tracing::info!(on = on.name(), seconds = waited.as_secs_f32(), "goes on");
+        }
+        self.is_shut.send_replace(false);
+    }
+
+    fn probe_failed(&self, failure: Failure, now: Instant) {
+        let mut inner = self.lock();
+        let in_a_row = inner.in_a_row;
+        let Some(shut) = &mut inner.shut else {
+            return;
+        };
+        let asked = failure.retry_after.unwrap_or_default();
+        shut.look_at = now + self.pause(in_a_row).max(asked);
+        shut.failed_probes = shut.failed_probes.saturating_add(1);
+        self.say(&failure);
+        // What it is in may have changed: away first, then back with a key that is refused.
+        if let Some(wait) = failure.waits
+            && wait.on == shut.waiting.wait.on
+        {
+            shut.waiting.wait = wait;
+            shut.waiting.failure = failure;
+        }
+        inner.in_a_row = in_a_row.saturating_add(1);
+    }
+
+    /// Doubles with each wait in a row, up to the longest; from half of it to all of it.
+    fn pause(&self, in_a_row: u32) -> Duration {
+        let ceiling = self.first_pause.saturating_mul(1 << in_a_row.min(20));
+        let half = ceiling.min(self.longest_pause) / 2;
+        half + half.mul_f64(rand::random::<f64>())
+    }
+
+    /// Once a minute, however many files and probes fail. A refused key needs a person, the rest may heal by itself.
+    fn say(&self, failure: &Failure) {
+        let Some(times) = self.said.next() else {
+            return;
+        };
+        let words = failure.words_of_wait().unwrap_or_default();
+        let (reason, detail) = (failure.reason.code(), failure.detail.as_str());
+        if failure.reason == Reason::ProviderUnauthorized {
+            tracing::error!(reason, detail, times, "{words}: files wait");
+        } else {
+            tracing::warn!(reason, detail, times, "{words}: files wait");
+        }
+    }
+}
+
+/// Opens the gate again, each time that it was shut, until `ended`.
+pub(crate) async fn tend<H: Handler>(core: Arc<Core>, handler: Arc<H>, ended: CancellationToken) {
+    let mut is_shut = core.gate.is_shut.subscribe();
+    let tending = async {
+        while is_shut.wait_for(|shut| *shut).await.is_ok() {
+            while let Some(look_at) = core.gate.look_at() {
+                tokio::time::sleep_until(look_at).await;
+                // Another file may have brought a later time.
+                if core.gate.look_at().is_some_and(|at| at <= Instant::now()) {
+                    look(&core, handler.as_ref()).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = tending => {}
+        () = ended.cancelled() => {}
+    }
+}
+
+async fn look<H: Handler>(core: &Core, handler: &H) {
+    let Some(Waiting { wait, failure, .. }) = core.gate.waiting() else {
+        return;
+    };
+    // Whoever named a time has said what there is to know; to ask before the work would use up what is allowed.
+    if wait.trouble == Trouble::Busy {
+        core.gate.probe_passed();
+        return;
+    }
+    let probe = async {
+        match wait.on {
+            Dependency::Provider => handler.probe().await,
+            Dependency::Store => probe_store(core).await,
+            Dependency::TempFolder => probe_temp_folder().await,
+        }
+    };
+    let result = tokio::time::timeout(PROBE_WITHIN, probe)
+        .await
+        .unwrap_or(Err(failure));
+    core.gate.metrics.probed(wait.on, result.is_ok());
+    match result {
+        Ok(()) => core.gate.probe_passed(),
+        Err(failure) => core.gate.probe_failed(failure, Instant::now()),
+    }
+}
+
+async fn probe_store(core: &Core) -> Result<(), Failure> {
+    let key = format!("probe/{}/{}", core.stage.name(), core.process);
+    let probed = core.objects.probe(&key).await;
+    probed.map_err(|error| Failure::of_store(Reason::StoreUnavailable, &error))
+}
+
+async fn probe_temp_folder() -> Result<(), Failure> {
+    let writing = tokio::task::spawn_blocking(|| {
+        use std::io::Write;
+        let mut file = tempfile::tempfile()?;
+        file.write_all(&vec![0; TEMP_PROBE_BYTES])?;
+        file.sync_data()
+    });
+    let full = |words: String| {
+        Failure::new(Reason::DiskFull, words).waiting(Dependency::TempFolder, Trouble::Failed)
+    };
+    match writing.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(full(format!("the temp folder: {error}"))),
+        Err(error) => Err(full(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use caudal_domain::{BatchId, Stage, TenantId};
+    use caudal_node::metrics::Registry;
+    use uuid::Uuid;
+
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    fn gate() -> Gate {
+        let metrics = GateMetrics::new(&Registry::new("test"), Stage::Embeddings.name());
+        Gate::new(FIRST, LONGEST, metrics)
+    }
+
+    fn file(ordinal: u32) -> FileRef {
+        FileRef {
+            tenant: TenantId::from_uuid(Uuid::from_u128(1)),
+            batch: BatchId::from_uuid(Uuid::from_u128(2)),
+            ordinal,
+        }
+    }
+
+    fn failure(trouble: Trouble) -> Failure {
+        Failure::new(Reason::ProviderUnavailable, "away").waiting(Dependency::Provider, trouble)
+    }
+
+    #[test]
+    fn a_failure_of_the_file_itself_does_not_shut_it() {
+        let gate = gate();
+        let own = Failure::new(Reason::ProviderRejected, "no");
+        assert!(!gate.shut_for(file(1), &own, Instant::now()));
+        assert!(!gate.is_shut() && gate.waiting().is_none());
+    }
+
+    #[test]
+    fn it_waits_as_long_as_was_asked_and_the_last_who_asks_decides() {
+        let gate = gate();
+        let now = Instant::now();
+        let asks = |seconds| Failure {
+            retry_after: Some(Duration::from_secs(seconds)),
+            ..failure(Trouble::Busy)
+        };
+        assert!(gate.shut_for(file(1), &asks(7), now));
+        assert_eq!(gate.look_at(), Some(now + Duration::from_secs(7)));
+        assert!(gate.shut_for(file(2), &asks(3), now));
+        assert_eq!(gate.look_at(), Some(now + Duration::from_secs(7)));
+        assert!(gate.shut_for(file(3), &asks(9), now));
+        assert_eq!(gate.look_at(), Some(now + Duration::from_secs(9)));
+        gate.probe_passed();
+        assert!(!gate.is_shut() && gate.look_at().is_none());
+    }
+
+    #[test]
+    fn probes_are_ever_further_apart_up_to_the_longest_and_begin_anew_after_a_file() {
+        let gate = gate();
+        let now = Instant::now();
+        assert!(gate.shut_for(file(1), &failure(Trouble::Down), now));
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            let wait = gate.look_at().unwrap() - now;
+            assert!(wait >= FIRST / 2 && wait <= LONGEST);
+            longest = longest.max(wait);
+            gate.probe_failed(failure(Trouble::Down), now);
+        }
+        assert!(longest >= LONGEST / 2);
+        gate.probe_passed();
+        gate.served(file(1));
+        assert!(gate.shut_for(file(1), &failure(Trouble::Down), now));
+        assert!(gate.look_at().unwrap() - now <= FIRST);
+    }
+
+    #[test]
+    fn a_file_that_fails_while_every_probe_passes_is_charged_in_the_end_and_others_are_not() {
+        let gate = gate();
+        let now = Instant::now();
+        for _ in 0..GIVEN_BACK_UNCONFIRMED {
+            assert!(gate.shut_for(file(1), &failure(Trouble::Failed), now));
+            gate.probe_passed();
+        }
+        assert!(!gate.shut_for(file(1), &failure(Trouble::Failed), now));
+        assert!(!gate.is_shut(), "such a file holds up nobody");
+        assert!(gate.shut_for(file(2), &failure(Trouble::Failed), now));
+        gate.probe_passed();
+        gate.served(file(1));
+        assert!(gate.shut_for(file(1), &failure(Trouble::Failed), now));
+    }
+
+    #[test]
+    fn nobody_is_charged_for_an_outage_however_often_it_is_met() {
+        let gate = gate();
+        let now = Instant::now();
+        for _ in 0..50 {
+            assert!(gate.shut_for(file(1), &failure(Trouble::Failed), now));
+            gate.probe_failed(failure(Trouble::Failed), now);
+            gate.probe_passed();
+            assert!(gate.shut_for(file(1), &failure(Trouble::Down), now));
+            gate.probe_passed();
+        }
+    }
+}
