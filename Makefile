@@ -81,14 +81,14 @@ page: gateway/web/dist/index.html ## Build the web page
 client: proto/sdk/typescript/dist/index.js
 
 proto/sdk/typescript/dist/index.js: proto/sdk/typescript/package-lock.json $(shell git ls-files proto/sdk/typescript/src 2>/dev/null)
-	npm ci --prefix proto/sdk/typescript --no-audit --no-fund --silent
+	npm ci --prefix proto/sdk/typescript --no-audit --no-fund --loglevel error
 	npm run --prefix proto/sdk/typescript --silent build
 
 # Clients of others, at pinned versions, which the tests send files with.
 clients: infra/clients/node_modules/.package-lock.json infra/clients/python/.installed
 
 infra/clients/node_modules/.package-lock.json: infra/clients/package-lock.json
-	npm ci --prefix infra/clients --no-audit --no-fund --silent
+	npm ci --prefix infra/clients --no-audit --no-fund --loglevel error
 
 infra/clients/python/.installed: infra/clients/requirements.txt
 	rm -rf infra/clients/python
@@ -100,7 +100,7 @@ gateway/web/dist/index.html: gateway/web/node_modules/.package-lock.json $(shell
 	npm run --prefix gateway/web --silent build
 
 gateway/web/node_modules/.package-lock.json: gateway/web/package-lock.json
-	npm ci --prefix gateway/web --no-audit --no-fund --silent
+	npm ci --prefix gateway/web --no-audit --no-fund --loglevel error
 
 check:
 	cargo fmt --all --check

@@ -80,7 +80,8 @@ pub const MULTIPART_THRESHOLD_BYTES: u64 = 16 * MIB;
 pub const MAX_PARTS_PER_TARGET: usize = 64;
 /// What one PUT carries: S3's rule.
 pub const MAX_PUT_BYTES: u64 = 5 * GIB;
-/// How long an upload may rest before a batch says that its bytes are late: counted from the client's last call for it.
+/// How long a batch waits for bytes after the last act of a client: then the store is asked, and what is not there is given
+/// up (protocol 12.3).
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.
 pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(60 * 60);

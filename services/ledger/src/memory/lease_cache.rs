@@ -1,5 +1,5 @@
 //! What stage processes are told of the files that are out, kept while they are: the lease of a later hop reads nothing
-//! and asks nobody. A inputs is good for one token only, so one that missed a result is never handed out. All of it can be
+//! and asks nobody. What is kept is good for one token only, so that what missed a result is never handed out. All of it can be
 //! read from the database again.
 
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::store::results::ResultRow;
 use crate::store::work::WorkRow;
 
-/// LeaseCache kept; the windows bound how many files are out, so that it is reached only by what left unseen. Beyond it all
+/// Files remembered; the windows bound how many files are out, so that it is reached only by what left unseen. Beyond it all
 /// are dropped and read anew.
 const MOST_FILES: usize = 65_536;
 
@@ -136,7 +136,7 @@ impl Cached {
     }
 }
 
-/// LeaseCache of the files that are out.
+/// What is told of the files that are out.
 #[derive(Clone, Default)]
 pub(crate) struct LeaseCache {
     of: Arc<Mutex<Cached>>,
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_inputs_is_good_for_its_token_only() {
+    fn what_is_kept_is_good_for_its_token_only() {
         let cache = LeaseCache::default();
         cache.learn([(file(), Token::new(3), inputs())]);
         assert!(is_kept(&cache, 3));

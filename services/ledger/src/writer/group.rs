@@ -153,6 +153,20 @@ impl Group<'_> {
         Ok(())
     }
 
+    /// As [`Group::touch`]; the batch waits for bytes at least until then, for an upload may rest so long.
+    pub(super) fn keep_waiting(
+        &mut self,
+        batch: BatchRef,
+        until: Micros,
+    ) -> Result<(), GroupError> {
+        self.touch(batch)?;
+        let row = &mut self.rows.batch_mut(batch)?.row;
+        if until.since(row.upload_deadline) >= TOUCH_EVERY {
+            row.upload_deadline = until;
+        }
+        Ok(())
+    }
+
     /// Raises the token: whoever held the old one holds nothing now.
     pub(super) fn raise_token(&mut self, file: FileRef) -> Result<(), GroupError> {
         let row = self.rows.file_mut(file)?;

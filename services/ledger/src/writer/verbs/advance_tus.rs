@@ -92,6 +92,11 @@ impl Verb for AdvanceTus {
         if let Some(file) = self.file().filter(|_| row.ordinal.is_none()) {
             group.begin_upload(file)?;
         }
+        let batch = self.batch.map(|batch| BatchRef::new(self.tenant, batch));
+        let expires_at = group.now.plus(self.lifetime);
+        if let Some(batch) = batch.filter(|batch| group.rows.batch(*batch).is_some()) {
+            group.keep_waiting(batch, expires_at)?;
+        }
         let back = (self.state == TusState::Whole).then_some(group.now);
         let row = TusRow {
             ordinal: self.ordinal,
@@ -99,7 +104,7 @@ impl Verb for AdvanceTus {
             received: self.received,
             state: self.state,
             locked_until: self.hold.map(|hold| group.now.plus(hold)).or(back),
-            expires_at: group.now.plus(self.lifetime),
+            expires_at,
             facts: self.facts.clone(),
             ..row
         };
@@ -112,7 +117,7 @@ impl Verb for AdvanceTus {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-    use caudal_domain::FileState;
+    use caudal_domain::{FileState, limits};
 
     use super::*;
     use crate::writer::trial::Trial;
@@ -168,6 +173,29 @@ mod tests {
         assert_eq!(trial.ask(back).unwrap(), given_back);
         let late = AdvanceTus { lock: 2, ..advance };
         assert_eq!(trial.ask(late).unwrap_err().reason, "UPLOAD_LOCK_LOST");
+    }
+
+    // Protocol 12.3: an upload that goes on, or rests as long as it may, is not given up as never arrived.
+    #[test]
+    fn a_batch_waits_for_an_upload_as_long_as_that_may_rest() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let file = trial.add(batch, 1)[0];
+        let create = trial.tus(Some(file));
+        let (_, advance) = locked(&mut trial, create);
+        let lifetime = limits::UPLOAD_DEADLINE * 3;
+        trial
+            .ask(AdvanceTus {
+                lifetime,
+                ..advance
+            })
+            .unwrap();
+        trial.pass(limits::UPLOAD_DEADLINE * 2);
+        trial.settle_missing(&[file], true);
+        assert_eq!(trial.row(file).state, FileState::Uploading);
+        trial.pass(limits::UPLOAD_DEADLINE * 2);
+        trial.settle_missing(&[file], true);
+        assert_eq!(trial.row(file).state, FileState::Failed);
     }
 
     #[test]

@@ -1507,7 +1507,7 @@ export enum MissingFiles {
   UNSPECIFIED = 0,
 
   /**
-   * Wait for them, however long it takes.
+   * Wait for them, until a day after the last act of a client: see Batch.upload_expire_time.
    *
    * @generated from enum value: MISSING_FILES_WAIT = 1;
    */
