@@ -37,7 +37,13 @@ fn number(name: &str) -> Option<u64> {
 
 /// One history; what it broke.
 fn history(seed: u64) -> Vec<String> {
-    World::new(seed, false).run(EVENTS).violations
+    let run = || World::new(seed, false).run(EVENTS).violations;
+    // A core that is stuck or fails is one that broke its rules.
+    std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        vec![format!("it panicked: {}", words.unwrap_or_default())]
+    })
 }
 
 /// The same history, told.
