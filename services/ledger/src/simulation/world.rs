@@ -53,6 +53,7 @@ use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use crate::writer::verbs::create_batch::CreateBatch;
 use crate::writer::verbs::end_operation::EndOperation;
 use crate::writer::verbs::lease::Lease;
+use crate::writer::verbs::leave_out::{LeaveOut, LeftOut};
 use crate::writer::verbs::look_up::{LookUp, LookedUp};
 use crate::writer::verbs::prune::Prune;
 use crate::writer::verbs::prune_operations::PruneOperations;
@@ -135,6 +136,7 @@ enum Call {
     Create(Answered<Batch>),
     Add(usize, Answered<AddedEntries>),
     Confirm(Answered<caudal_proto::v1::ConfirmUploadsResponse>),
+    LeaveOut(Answered<caudal_proto::v1::LeaveOutFilesResponse>),
     Batch(&'static str, Answered<Batch>),
 }
 
@@ -540,6 +542,10 @@ impl World {
             0 => self.emphasis,
             _ => self.dice.random_range(0..EVENTS_IN_ALL),
         };
+        if self.one_in(10) {
+            // Work goes on between the faults, so that they meet files at every place.
+            return self.round();
+        }
         match kind {
             0..=17 => self.client_step(),
             18..=43 => self.process_step(),

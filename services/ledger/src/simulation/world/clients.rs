@@ -112,12 +112,17 @@ impl World {
                 .is_none_or(|row| row.0.facts.cancel_requested)
         });
         let mut uploads = Vec::new();
+        let mut left_out = Vec::new();
         if !cancelled {
             for (ordinal, target, size) in waiting {
                 let Some(planned) = self.clients[at].planned(ordinal).cloned() else {
                     continue;
                 };
-                if planned.nature == Nature::Missing || (self.faults && self.one_in(3)) {
+                if planned.nature == Nature::Missing {
+                    left_out.push(ordinal);
+                    continue;
+                }
+                if self.faults && self.one_in(3) {
                     continue;
                 }
                 let wrong = planned.nature == Nature::WrongSize && target == Target::FIRST;
@@ -156,6 +161,21 @@ impl World {
                 etag,
             })
             .collect();
+        // Of some that will not come the client says so; the others are given up.
+        if uploads.is_empty() && !left_out.is_empty() && self.dice.random_ratio(1, 8) {
+            let files = left_out.into_iter().map(|ordinal| LeftOut {
+                ordinal,
+                cause: "gone".into(),
+            });
+            let leave = LeaveOut {
+                batch,
+                request: self.key("LeaveOutFiles"),
+                files: files.collect(),
+            };
+            let answer = self.leader.ask(leave);
+            self.clients[at].call = Some(Call::LeaveOut(answer));
+            return true;
+        }
         if uploads.is_empty() {
             return false;
         }
@@ -211,6 +231,14 @@ impl World {
             Call::Confirm(mut answer) => match answered(&mut answer) {
                 None => {
                     client.call = Some(Call::Confirm(answer));
+                    return false;
+                }
+                Some(Some(Err(refusal))) => (true, Some(refusal)),
+                Some(_) => (true, None),
+            },
+            Call::LeaveOut(mut answer) => match answered(&mut answer) {
+                None => {
+                    client.call = Some(Call::LeaveOut(answer));
                     return false;
                 }
                 Some(Some(Err(refusal))) => (true, Some(refusal)),
