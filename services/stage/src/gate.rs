@@ -3,7 +3,7 @@
 //! given back too. The gate opens when the time is over that was asked for, or when a probe passes: one at a time, ever
 //! further apart.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use caudal_domain::{FileRef, Reason};
@@ -11,21 +11,14 @@ use caudal_node::Rarely;
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::core::Core;
-use crate::failure::{Dependency, Failure, Trouble, Wait};
-use crate::handler::Handler;
+use crate::failure::{Failure, Trouble, Wait};
 use crate::metrics::GateMetrics;
 
 /// How often a file may be given back for a failure that no probe confirmed; then it is charged like any other.
 const GIVEN_BACK_UNCONFIRMED: u32 = 3;
 /// Files whose unconfirmed failures are kept; with more of them all are forgotten, which only gives some back again.
 const MAX_DOUBTFUL: usize = 4_096;
-/// A probe that takes longer has failed.
-const PROBE_WITHIN: Duration = Duration::from_secs(30);
-/// Written to see whether the temp folder has room.
-const TEMP_PROBE_BYTES: usize = 1 << 20;
 
 /// What the stage waits for, as others may see it.
 #[derive(Debug, Clone)]
@@ -56,7 +49,7 @@ struct Inner {
 pub(crate) struct Gate {
     first_pause: Duration,
     longest_pause: Duration,
-    metrics: GateMetrics,
+    pub(crate) metrics: GateMetrics,
     inner: Mutex<Inner>,
     said: Rarely,
     /// True while it is shut.
@@ -146,11 +139,11 @@ impl Gate {
     }
 
     /// When to look again; none while it is open.
-    fn look_at(&self) -> Option<Instant> {
+    pub(crate) fn look_at(&self) -> Option<Instant> {
         self.lock().shut.as_ref().map(|shut| shut.look_at)
     }
 
-    fn probe_passed(&self) {
+    pub(crate) fn probe_passed(&self) {
         let mut inner = self.lock();
         let Some(shut) = inner.shut.take() else {
             return;
@@ -173,7 +166,7 @@ impl Gate {
         self.is_shut.send_replace(false);
     }
 
-    fn probe_failed(&self, failure: Failure, now: Instant) {
+    pub(crate) fn probe_failed(&self, failure: Failure, now: Instant) {
         let mut inner = self.lock();
         let in_a_row = inner.in_a_row;
         let Some(shut) = &mut inner.shut else {
@@ -215,79 +208,11 @@ impl Gate {
     }
 }
 
-/// Opens the gate again, each time that it was shut, until `ended`.
-pub(crate) async fn tend<H: Handler>(core: Arc<Core>, handler: Arc<H>, ended: CancellationToken) {
-    let mut is_shut = core.gate.is_shut.subscribe();
-    let tending = async {
-        while is_shut.wait_for(|shut| *shut).await.is_ok() {
-            while let Some(look_at) = core.gate.look_at() {
-                tokio::time::sleep_until(look_at).await;
-                // Another file may have brought a later time.
-                if core.gate.look_at().is_some_and(|at| at <= Instant::now()) {
-                    look(&core, handler.as_ref()).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = tending => {}
-        () = ended.cancelled() => {}
-    }
-}
-
-async fn look<H: Handler>(core: &Core, handler: &H) {
-    let Some(Waiting { wait, failure, .. }) = core.gate.waiting() else {
-        return;
-    };
-    // Whoever named a time has said what there is to know; to ask before the work would use up what is allowed.
-    if wait.trouble == Trouble::Busy {
-        core.gate.probe_passed();
-        return;
-    }
-    let probe = async {
-        match wait.on {
-            Dependency::Provider => handler.probe().await,
-            Dependency::Store => probe_store(core).await,
-            Dependency::TempFolder => probe_temp_folder().await,
-        }
-    };
-    let result = tokio::time::timeout(PROBE_WITHIN, probe)
-        .await
-        .unwrap_or(Err(failure));
-    core.gate.metrics.probed(wait.on, result.is_ok());
-    match result {
-        Ok(()) => core.gate.probe_passed(),
-        Err(failure) => core.gate.probe_failed(failure, Instant::now()),
-    }
-}
-
-async fn probe_store(core: &Core) -> Result<(), Failure> {
-    let key = format!("probe/{}/{}", core.stage.name(), core.process);
-    let probed = core.objects.probe(&key).await;
-    probed.map_err(|error| Failure::of_store(Reason::StoreUnavailable, &error))
-}
-
-async fn probe_temp_folder() -> Result<(), Failure> {
-    let writing = tokio::task::spawn_blocking(|| {
-        use std::io::Write;
-        let mut file = tempfile::tempfile()?;
-        file.write_all(&vec![0; TEMP_PROBE_BYTES])?;
-        file.sync_data()
-    });
-    let full = |words: String| {
-        Failure::new(Reason::DiskFull, words).waiting(Dependency::TempFolder, Trouble::Failed)
-    };
-    match writing.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(full(format!("the temp folder: {error}"))),
-        Err(error) => Err(full(error.to_string())),
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::failure::Dependency;
     use caudal_domain::{BatchId, Stage, TenantId};
     use caudal_node::metrics::Registry;
     use uuid::Uuid;

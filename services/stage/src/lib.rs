@@ -18,6 +18,7 @@ mod landing;
 mod lease;
 mod ledger;
 mod metrics;
+mod probe;
 mod process;
 mod read;
 mod release;

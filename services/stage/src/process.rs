@@ -23,7 +23,7 @@ use crate::ledger::LedgerLink;
 use crate::metrics::StageMetrics;
 use crate::service::Service;
 use crate::settings::{InvalidSettings, StageSettings};
-use crate::{free, gate, lease, read, release, renew, report, run};
+use crate::{free, lease, probe, read, release, renew, report, run};
 
 /// What a stage process works with.
 #[derive(Debug, Clone)]
@@ -200,7 +200,7 @@ async fn consume<H: Handler>(
     let mut sides = JoinSet::new();
     sides.spawn(renew::renew(core.clone(), answered.clone()));
     sides.spawn(free::free(core.clone(), answered.clone()));
-    sides.spawn(gate::tend(core.clone(), handler, answered.clone()));
+    sides.spawn(probe::tend(core.clone(), handler, answered.clone()));
     sides.spawn(hold_slots(core.clone(), limiter, answered.clone()));
     let settled = CancellationToken::new();
     let mut acknowledging = JoinSet::new();
