@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caudal_domain::{
-    BatchId, BatchRef, FileRef, FileState, Generation, Outcome, Refusal, Stage, StageSet,
-    StageVersion, TenantId, Token, keys, limits, names,
+    BatchId, BatchRef, FileRef, Generation, Outcome, Refusal, Stage, StageSet, StageVersion,
+    TenantId, Token, keys, limits, names,
 };
 use caudal_node::scope;
 use caudal_proto::convert::{
@@ -614,7 +614,7 @@ impl Ledger {
             for row in rows {
                 read += 1;
                 from = row.file.ordinal.saturating_add(1);
-                let needs_bytes = matches!(row.state, FileState::Pending | FileState::Uploading);
+                let needs_bytes = row.waits_for_bytes();
                 if needs_bytes && found.len() < wanted {
                     found.push(issue_facts(&row));
                 }

@@ -86,61 +86,34 @@ impl Collector {
 
     async fn free_landing(&self, batch: BatchRef) -> Result<u64, CollectError> {
         let prefix = landing_of_batch(batch);
-        for (key, upload) in self.objects.list_multipart(&prefix).await? {
-            let Some(named) = parse_landing_key(&key) else {
-                continue;
-            };
-            let (rows, results) = self.read([(named.0, None)]).await?;
-            if rows
-                .first()
-                .is_some_and(|row| is_spent(row, named.1, &results))
-            {
-                self.objects.abort_multipart(&key, &upload).await?;
-            }
+        let unfinished = self.objects.list_multipart(&prefix).await?;
+        for (key, upload) in self.free(unfinished, |(key, _)| landing_of(key)).await? {
+            self.objects.abort_multipart(&key, &upload).await?;
         }
-        let mut freed = 0;
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.objects.list(&prefix, after.as_deref()).await?;
-            let keys = page.objects.into_iter().map(|object| object.key);
-            let named: Vec<(String, (FileRef, Target))> = keys
-                .filter_map(|key| Some((key.clone(), parse_landing_key(&key)?)))
-                .collect();
-            let (rows, results) = self
-                .read(named.iter().map(|(_, (file, _))| (*file, None)))
-                .await?;
-            let rows: HashMap<FileRef, &WorkRow> = rows.iter().map(|row| (row.file, row)).collect();
-            let spent = named.into_iter().filter(|(_, (file, target))| {
-                rows.get(file)
-                    .is_some_and(|row| is_spent(row, *target, &results))
-            });
-            freed += self.delete(spent.map(|(key, _)| key).collect()).await?;
-            after = page.next;
-            if after.is_none() {
-                return Ok(freed);
-            }
-        }
+        self.delete_free(&prefix, landing_of).await
     }
 
     async fn free_artifacts(&self, batch: BatchRef) -> Result<u64, CollectError> {
-        let prefix = artifacts_of_batch(batch);
+        self.delete_free(&artifacts_of_batch(batch), artifact_of)
+            .await
+    }
+
+    /// Deletes what is free below a prefix, page by page; how many objects.
+    async fn delete_free(
+        &self,
+        prefix: &str,
+        named: fn(&str) -> Option<Named>,
+    ) -> Result<u64, CollectError> {
         let mut freed = 0;
         let mut after: Option<String> = None;
         loop {
-            let page = self.objects.list(&prefix, after.as_deref()).await?;
-            let keys = page.objects.into_iter().map(|object| object.key);
-            let named: Vec<(String, Execution)> = keys
-                .filter_map(|key| Some((key.clone(), parse_artifact_key(&key)?)))
-                .collect();
-            let of =
-                |(_, execution): &(String, Execution)| (execution.file, Some(execution.generation));
-            let (rows, results) = self.read(named.iter().map(of)).await?;
-            let rows: HashMap<FileRef, &WorkRow> = rows.iter().map(|row| (row.file, row)).collect();
-            let orphans = named.into_iter().filter(|(_, execution)| {
-                rows.get(&execution.file)
-                    .is_some_and(|row| is_orphan(row, execution, &results))
-            });
-            freed += self.delete(orphans.map(|(key, _)| key).collect()).await?;
+            let page = self.objects.list(prefix, after.as_deref()).await?;
+            let keys = page.objects.into_iter().map(|object| object.key).collect();
+            let keys = self.free(keys, |key: &String| named(key)).await?;
+            if !keys.is_empty() {
+                self.objects.delete_many(&keys).await?;
+                freed += keys.len() as u64;
+            }
             after = page.next;
             if after.is_none() {
                 return Ok(freed);
@@ -148,44 +121,81 @@ impl Collector {
         }
     }
 
-    /// The rows of files, then their results: of these generations, or of the current ones.
+    /// Those that nothing can reach any more.
+    async fn free<T>(
+        &self,
+        listed: Vec<T>,
+        named: impl Fn(&T) -> Option<Named>,
+    ) -> Result<Vec<T>, CollectError> {
+        let named: Vec<(T, Named)> = listed
+            .into_iter()
+            .filter_map(|item| named(&item).map(|named| (item, named)))
+            .collect();
+        let (rows, results) = self.read(named.iter().map(|(_, named)| named)).await?;
+        let is_free = |named: &Named| {
+            rows.get(&named.file())
+                .is_some_and(|row| named.is_free(row, &results))
+        };
+        let free = named.into_iter().filter(|(_, named)| is_free(named));
+        Ok(free.map(|(item, _)| item).collect())
+    }
+
+    /// The rows of files, then the results that decide.
     async fn read(
         &self,
-        files: impl IntoIterator<Item = (FileRef, Option<Generation>)>,
-    ) -> Result<(Vec<WorkRow>, Results), CollectError> {
+        named: impl Iterator<Item = &Named> + Clone,
+    ) -> Result<(HashMap<FileRef, WorkRow>, Results), CollectError> {
         let session = self.store.reader();
-        let wanted: Vec<(FileRef, Option<Generation>)> = files.into_iter().collect();
-        let mut of_rows: Vec<FileRef> = wanted.iter().map(|(file, _)| *file).collect();
-        of_rows.sort_unstable();
-        of_rows.dedup();
-        let rows = work::read(&session, &of_rows).await?;
-        let current: HashMap<FileRef, Generation> =
-            rows.iter().map(|row| (row.file, row.generation)).collect();
-        let generations = wanted.into_iter().filter_map(|(file, generation)| {
-            Some((file, generation.or_else(|| current.get(&file).copied())?))
-        });
+        let mut files: Vec<FileRef> = named.clone().map(Named::file).collect();
+        files.sort_unstable();
+        files.dedup();
+        let rows = work::read(&session, &files).await?;
+        let rows: HashMap<FileRef, WorkRow> = rows.into_iter().map(|row| (row.file, row)).collect();
+        let generation = |named: &Named| match named {
+            Named::Landing(file, _) => rows.get(file).map(|row| row.generation),
+            Named::Artifact(execution) => Some(execution.generation),
+        };
+        let generations = named.filter_map(|named| Some((named.file(), generation(named)?)));
         let mut generations: Vec<(FileRef, Generation)> = generations.collect();
         generations.sort_unstable();
         generations.dedup();
-        let mut found = Results::default();
-        for results in results::of_generations(&session, &generations)
-            .await?
-            .into_values()
-        {
-            for result in results {
-                let key = (result.file, result.generation);
-                found.entry(key).or_default().push(result);
-            }
+        let found = results::of_generations(&session, &generations).await?;
+        let mut results = Results::default();
+        for result in found.into_values().flatten() {
+            let key = (result.file, result.generation);
+            results.entry(key).or_default().push(result);
         }
-        Ok((rows, found))
+        Ok((rows, results))
+    }
+}
+
+/// What a key names.
+enum Named {
+    Landing(FileRef, Target),
+    Artifact(Execution),
+}
+
+fn landing_of(key: &str) -> Option<Named> {
+    parse_landing_key(key).map(|(file, target)| Named::Landing(file, target))
+}
+
+fn artifact_of(key: &str) -> Option<Named> {
+    parse_artifact_key(key).map(Named::Artifact)
+}
+
+impl Named {
+    fn file(&self) -> FileRef {
+        match self {
+            Self::Landing(file, _) => *file,
+            Self::Artifact(execution) => execution.file,
+        }
     }
 
-    async fn delete(&self, keys: Vec<String>) -> Result<u64, CollectError> {
-        if keys.is_empty() {
-            return Ok(0);
+    fn is_free(&self, row: &WorkRow, results: &Results) -> bool {
+        match self {
+            Self::Landing(_, target) => is_spent(row, *target, results),
+            Self::Artifact(execution) => is_orphan(row, execution, results),
         }
-        self.objects.delete_many(&keys).await?;
-        Ok(keys.len() as u64)
     }
 }
 
@@ -208,7 +218,8 @@ fn is_orphan(row: &WorkRow, execution: &Execution, results: &Results) -> bool {
         let maker = result.maker();
         result.stage == execution.stage
             && (maker.file, maker.generation) == (execution.file, execution.generation)
-            && (maker.token, maker.nonce) == (execution.token, execution.nonce.clone())
+            && maker.token == execution.token
+            && maker.nonce == execution.nonce
     });
     execution.token < row.token && !named
 }

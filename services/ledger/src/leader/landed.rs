@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use caudal_domain::keys::landing_key;
-use caudal_domain::{BatchId, BatchRef, FileRef, Reason, Target, TenantId};
+use caudal_domain::{BatchId, BatchRef, FileRef, Target, TenantId};
 use caudal_objects::{ObjectError, ObjectStore};
 use futures::{StreamExt, TryStreamExt};
 use uuid::Uuid;
@@ -87,8 +87,7 @@ impl LookingAgain {
         let from = self.last.unwrap_or_else(|| (due.minus(LOOKS_BACK), nobody));
         let given_up = dead_letters::without_bytes(&session, from, due, LETTERS_A_PASS).await?;
         let rows = given_up.iter().map(|(_, row)| row);
-        let still = rows.filter(|row| row.reason.is_some_and(Reason::never_had_bytes));
-        let asked = landed.ask(still).await?;
+        let asked = landed.ask(rows.filter(|row| row.was_given_up())).await?;
         let mut found: Vec<(BatchRef, Vec<AskedUpload>)> = Vec::new();
         for upload in asked.into_iter().filter(|upload| upload.etag.is_some()) {
             let batch = upload.file.batch_ref();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use caudal_domain::{BatchRef, FileRef, FileState, Stage, TenantId, Token};
+use caudal_domain::{BatchRef, FileRef, Stage, TenantId, Token};
 use caudal_node::Rarely;
 use caudal_streams::Streams;
 use rustc_hash::FxHashMap;
@@ -17,7 +17,6 @@ use super::rules::{self, Messages};
 use crate::memory::relay_queue::RelayQueue;
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
-use crate::store::work::WorkRow;
 use crate::store::{Store, outbox, progress, work};
 use crate::writer::WriterHandle;
 use crate::writer::needs::Range;
@@ -352,8 +351,8 @@ impl Reconciler {
         let range = Range::slice(batch, from);
         let rows = work::range(&self.store.reader(), batch, from, range.limit).await?;
         let next = range.next(&rows);
-        let waits = |row: &&WorkRow| matches!(row.state, FileState::Pending | FileState::Uploading);
-        let asked = self.landed.ask(rows.iter().filter(waits)).await;
+        let waiting = rows.iter().filter(|row| row.waits_for_bytes());
+        let asked = self.landed.ask(waiting).await;
         let asked = asked.map_err(LookError::from)?;
         if asked.is_empty() && next.is_some() {
             return Ok(next);

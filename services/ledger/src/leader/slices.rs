@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_domain::{FileState, Reason, TenantId};
+use caudal_domain::TenantId;
 use caudal_node::Rarely;
 use caudal_objects::ObjectError;
 use caudal_proto::v1::FileSelector;
@@ -212,9 +212,7 @@ impl SliceRunner {
         if !matches!(verb, FileVerb::Retry { .. }) {
             return Ok(Vec::new());
         }
-        let given_up = rows.iter().filter(|row| {
-            row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
-        });
+        let given_up = rows.iter().filter(|row| row.was_given_up());
         let asked = self.landed.ask(given_up).await?.into_iter();
         let found = asked.filter_map(|asked| {
             Some(FoundBytes {

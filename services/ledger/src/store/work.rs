@@ -73,6 +73,16 @@ impl WorkRow {
         }
     }
 
+    /// Whether its bytes have not come yet.
+    pub(crate) fn waits_for_bytes(&self) -> bool {
+        matches!(self.state, FileState::Pending | FileState::Uploading)
+    }
+
+    /// Whether it was given up or left out before any bytes came: what lands after all is adopted (protocol 12.3).
+    pub(crate) fn was_given_up(&self) -> bool {
+        self.state == FileState::Failed && self.reason.is_some_and(Reason::never_had_bytes)
+    }
+
     pub(crate) fn read(row: &QueryResult) -> Result<Self, DbErr> {
         let wait_stage: Option<i32> = row.try_get("", "wait_stage")?;
         let outcome: i32 = row.try_get("", "outcome")?;

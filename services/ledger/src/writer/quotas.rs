@@ -1,9 +1,10 @@
 //! What a tenant may keep, held against what a page of a manifest asks for.
 
-use caudal_domain::{Refusal, limits};
+use caudal_domain::{Refusal, TenantId, limits};
 
 use crate::settings::TenantLimits;
 use crate::store::tenants::TenantRow;
+use crate::writer::group::Group;
 
 /// What a batch holds.
 #[derive(Clone, Copy, Default)]
@@ -17,6 +18,19 @@ pub(super) struct InBatch {
 pub(super) struct Asked {
     pub(super) files: u64,
     pub(super) bytes: u64,
+}
+
+impl Group<'_> {
+    /// What a tenant may keep: its own limits, or the defaults.
+    pub(super) fn limits_of(&self, tenant: TenantId) -> Result<TenantLimits, Refusal> {
+        let defaults = &self.memory.settings.tenant_limits;
+        let own = self.rows.tenant(tenant).map_or("{}", |row| &row.limits);
+        TenantLimits::from_json(own, defaults).map_err(|error| {
+            tracing::error!(%error, %tenant, "the limits of a tenant cannot be read: it gets no files until they are mended");
+            self.memory.metrics.defects.inc();
+            Refusal::internal()
+        })
+    }
 }
 
 /// Whether the tenant may keep files of these sizes too. The sizes are a client's: each is looked at before it is added, and

@@ -159,8 +159,7 @@ impl Rows {
             held: row.token,
             touched: false,
             bytes_moved: false,
-            new: matches!(row.state, FileState::Pending | FileState::Uploading)
-                && row.generation == Generation::FIRST,
+            new: row.waits_for_bytes() && row.generation == Generation::FIRST,
             row,
         };
         self.files.insert(loaded.row.file, loaded);

@@ -216,10 +216,7 @@ impl World {
                 .collect();
             let next = files.get(most).copied();
             let files: Vec<FileRef> = files.into_iter().take(most).collect();
-            let given_up = |file: &&FileRef| {
-                let row = &tables.files[*file];
-                row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
-            };
+            let given_up = |file: &&FileRef| tables.files[*file].was_given_up();
             let retries = matches!(row.verb, FileVerb::Retry { .. });
             let arrived = files.iter().filter(given_up).filter_map(|file| {
                 let row = &tables.files[file];

@@ -197,9 +197,7 @@ impl World {
                 let answer = self.leader.ask(CancelFiles { batch, from });
                 self.endings.push(answer);
             } else {
-                let waits =
-                    |row: &WorkRow| matches!(row.state, FileState::Pending | FileState::Uploading);
-                let (asked, last) = (self.ask_store(batch, waits), true);
+                let (asked, last) = (self.ask_store(batch, WorkRow::waits_for_bytes), true);
                 let answer = self.leader.ask(SettleMissing { batch, asked, last });
                 self.settlings.push(answer);
             }
@@ -234,10 +232,7 @@ impl World {
         });
         let mut found = false;
         for batch in batches {
-            let given_up = |row: &WorkRow| {
-                row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
-            };
-            let mut asked = self.ask_store(batch, given_up);
+            let mut asked = self.ask_store(batch, WorkRow::was_given_up);
             asked.retain(|upload| upload.etag.is_some());
             if !asked.is_empty() {
                 found = true;

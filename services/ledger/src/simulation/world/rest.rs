@@ -112,9 +112,7 @@ impl World {
             .into_iter()
             .map(|stage| self.leader.places(stage));
         let late = self.committed(|tables| {
-            let given_up = tables.files.values().filter(|row| {
-                row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes)
-            });
+            let given_up = tables.files.values().filter(|row| row.was_given_up());
             given_up.cloned().collect::<Vec<Arc<WorkRow>>>()
         });
         let late = late.iter().any(|row| self.has_landed(row));

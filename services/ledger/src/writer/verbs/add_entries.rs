@@ -14,7 +14,6 @@ use rustc_hash::FxHashMap;
 
 use crate::memory::known::Pending;
 use crate::memory::lease_cache::Declared;
-use crate::settings::TenantLimits;
 use crate::store::manifest::{FileRow, FolderRow};
 use crate::store::results::{ResultRow, TenantContent};
 use crate::store::time::Micros;
@@ -384,12 +383,7 @@ impl Group<'_> {
         let Some(tenant) = self.rows.tenant(batch.tenant) else {
             return Err(Refusal::not_found(&names::batch_name(batch.batch)).into());
         };
-        let defaults = &self.memory.settings.tenant_limits;
-        let limits = TenantLimits::from_json(&tenant.limits, defaults).map_err(|error| {
-            tracing::error!(%error, tenant = %batch.tenant, "the limits of a tenant cannot be read: it gets no files until they are mended");
-            self.memory.metrics.defects.inc();
-            Refusal::internal()
-        })?;
+        let limits = self.limits_of(batch.tenant)?;
         let sizes = new_files.iter().map(|file| file.size);
         let asked = within_quotas(&limits, tenant, in_batch, sizes, new_folders as u64)?;
         // They fit their quotas, so they do not overflow.

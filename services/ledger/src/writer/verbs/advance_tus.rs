@@ -5,7 +5,8 @@ use std::time::Duration;
 use caudal_domain::{BatchId, BatchRef, FileRef, Refusal, TenantId};
 use uuid::Uuid;
 
-use super::lock_tus::no_upload;
+use super::create_tus::needs_of;
+use super::lock_tus::{lock_lost, no_upload};
 use crate::store::tus::{TusRow, TusState};
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
@@ -61,13 +62,7 @@ impl Verb for AdvanceTus {
     const NAME: &'static str = "AdvanceTus";
 
     fn needs(&self) -> Needs {
-        Needs {
-            files: self.file().into_iter().collect(),
-            batch: self.batch.map(|batch| BatchRef::new(self.tenant, batch)),
-            tenant: Some(self.tenant),
-            tus: Some((self.tenant, self.id)),
-            ..Needs::default()
-        }
+        needs_of(self.tenant, self.id, self.batch, self.file())
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<TusRow>, Stop> {
@@ -77,8 +72,7 @@ impl Verb for AdvanceTus {
             return Ok(Reply::Now(row));
         }
         if row.lock != self.lock || row.locked_until.is_none() {
-            let words = "another request writes to this upload now";
-            return Err(Refusal::aborted("UPLOAD_LOCK_LOST", words).into());
+            return Err(lock_lost().into());
         }
         if !self.goes_on(&row) {
             let words = "an upload never goes back, and its length and file stay what they are";

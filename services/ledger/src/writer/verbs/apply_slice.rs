@@ -1,7 +1,7 @@
 //! The next piece of a bulk operation: done, and noted in the operation's row, in one transaction; so an operation goes on
 //! where it stood whoever leads.
 
-use caudal_domain::{FileRef, FileState, Reason, Target, TenantId};
+use caudal_domain::{FileRef, FileState, Target, TenantId};
 use uuid::Uuid;
 
 use crate::store::operations::{FileVerb, OperationState};
@@ -86,11 +86,10 @@ impl Verb for ApplySlice {
 impl Group<'_> {
     /// Whether bytes that were found are those of a file that was given up as never arrived (protocol 11.2, 12.3).
     fn adopts(&self, found: &FoundBytes) -> bool {
-        let waits_for_it = self.rows.file(found.file).is_some_and(|row| {
-            row.state == FileState::Failed
-                && row.reason.is_some_and(Reason::never_had_bytes)
-                && row.target == found.target
-        });
+        let waits_for_it = self
+            .rows
+            .file(found.file)
+            .is_some_and(|row| row.was_given_up() && row.target == found.target);
         waits_for_it && !self.rows.is_cancelled(found.file.batch_ref())
     }
 
@@ -115,6 +114,8 @@ impl Group<'_> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::Reason;
 
     use super::*;
     use crate::writer::trial::Trial;

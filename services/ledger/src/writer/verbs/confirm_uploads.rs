@@ -1,6 +1,6 @@
 //! Takes the client's word that bytes have landed (protocol 12.2).
 
-use caudal_domain::{BatchRef, FileEvent, FileRef, FileState, Reason, Refusal, Target, names};
+use caudal_domain::{BatchRef, FileEvent, FileRef, FileState, Refusal, Target, names};
 use caudal_proto::v1::ConfirmUploadsResponse;
 use prost::Message;
 
@@ -93,9 +93,7 @@ impl Group<'_> {
             self.make_ready(file, self.now)?;
             return Ok(Ok(FileState::Uploaded));
         }
-        let given_up =
-            row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes);
-        if matches!(row.state, FileState::Pending | FileState::Uploading) || given_up {
+        if row.waits_for_bytes() || row.was_given_up() {
             self.take_bytes(file, &upload.etag)?;
         }
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;

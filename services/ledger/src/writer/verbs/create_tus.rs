@@ -5,7 +5,6 @@ use std::time::Duration;
 use caudal_domain::{BatchId, BatchRef, FileEvent, FileRef, FileState, Refusal, TenantId, limits};
 use uuid::Uuid;
 
-use crate::settings::TenantLimits;
 use crate::store::tus::{TusRow, TusState, UnderWay};
 use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
@@ -32,18 +31,28 @@ impl CreateTus {
     }
 }
 
+/// What a verb needs that may begin the file of an upload.
+pub(super) fn needs_of(
+    tenant: TenantId,
+    id: Uuid,
+    batch: Option<BatchId>,
+    file: Option<FileRef>,
+) -> Needs {
+    Needs {
+        files: file.into_iter().collect(),
+        batch: batch.map(|batch| BatchRef::new(tenant, batch)),
+        tenant: Some(tenant),
+        tus: Some((tenant, id)),
+        ..Needs::default()
+    }
+}
+
 impl Verb for CreateTus {
     type Answer = TusRow;
     const NAME: &'static str = "CreateTus";
 
     fn needs(&self) -> Needs {
-        Needs {
-            files: self.file().into_iter().collect(),
-            batch: self.batch.map(|batch| BatchRef::new(self.tenant, batch)),
-            tenant: Some(self.tenant),
-            tus: Some((self.tenant, self.id)),
-            ..Needs::default()
-        }
+        needs_of(self.tenant, self.id, self.batch, self.file())
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<TusRow>, Stop> {
@@ -113,16 +122,6 @@ impl Group<'_> {
             self.touch(file.batch_ref())?;
         }
         Ok(())
-    }
-
-    pub(super) fn limits_of(&self, tenant: TenantId) -> Result<TenantLimits, Refusal> {
-        let defaults = &self.memory.settings.tenant_limits;
-        let own = self.rows.tenant(tenant).map_or("{}", |row| &row.limits);
-        TenantLimits::from_json(own, defaults).map_err(|error| {
-            tracing::error!(%error, %tenant, "the limits of a tenant cannot be read: it gets no files until they are mended");
-            self.memory.metrics.defects.inc();
-            Refusal::internal()
-        })
     }
 
     fn used_bytes(&self, tenant: TenantId) -> u64 {

@@ -1,8 +1,9 @@
 //! Forgets an upload that came in pieces.
 
-use caudal_domain::{Refusal, TenantId};
+use caudal_domain::TenantId;
 use uuid::Uuid;
 
+use super::lock_tus::lock_lost;
 use crate::store::tus::TusState;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
@@ -33,8 +34,7 @@ impl Verb for EndTus {
             return Ok(Reply::Now(()));
         };
         if row.state != TusState::Done && row.lock != self.lock {
-            let words = "another request writes to this upload now";
-            return Err(Refusal::aborted("UPLOAD_LOCK_LOST", words).into());
+            return Err(lock_lost().into());
         }
         group.effects.tus.insert((self.tenant, self.id), None);
         Ok(Reply::Now(()))

@@ -1,10 +1,9 @@
 //! Takes the client's word that the bytes of files will not come, and why.
 
-use caudal_domain::{BatchRef, FileEvent, FileRef, FileState, Reason, Refusal, names};
+use caudal_domain::{BatchRef, FileRef, FileState, Reason, Refusal, names};
 use caudal_proto::v1::LeaveOutFilesResponse;
 use prost::Message;
 
-use crate::store::attempts::AttemptRow;
 use crate::wire;
 use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
@@ -72,20 +71,10 @@ impl Group<'_> {
             let name = names::file_name(file.batch, file.ordinal);
             return Ok(Err(Refusal::not_found(&name)));
         };
-        if !matches!(row.state, FileState::Pending | FileState::Uploading) {
+        if !row.waits_for_bytes() {
             return Ok(Ok(row.state));
         }
-        let letter = AttemptRow {
-            file,
-            token: row.token,
-            stage: row.stage,
-            reason: Reason::LeftOutByClient,
-            detail: cause.to_owned(),
-            trace_id: String::new(),
-            ended_at: self.now,
-        };
-        self.raise_token(file)?;
-        self.fail_with_letter(letter, Reason::LeftOutByClient, FileEvent::NeverArrived)?;
+        self.give_up(file, Reason::LeftOutByClient, cause)?;
         Ok(Ok(FileState::Failed))
     }
 }

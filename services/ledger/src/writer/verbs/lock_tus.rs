@@ -24,6 +24,14 @@ pub(crate) fn no_upload(id: Uuid) -> Refusal {
     Refusal::not_found(&format!("files/{id}"))
 }
 
+/// What a gateway is told whose right to write has gone to another.
+pub(super) fn lock_lost() -> Refusal {
+    Refusal::aborted(
+        "UPLOAD_LOCK_LOST",
+        "another request writes to this upload now",
+    )
+}
+
 impl Verb for LockTus {
     type Answer = TusRow;
     const NAME: &'static str = "LockTus";

@@ -1,7 +1,7 @@
 //! Settles files that wait for their bytes, once the store was asked for them (protocol 12.3): what landed is taken, and the
 //! rest is given up where the batch was completed so or its uploads have had their time.
 
-use caudal_domain::{BatchRef, FileEvent, FileRef, FileState, Reason, Target};
+use caudal_domain::{BatchRef, FileEvent, FileRef, Reason, Target};
 
 use crate::store::attempts::AttemptRow;
 use crate::writer::error::{GroupError, Stop};
@@ -72,31 +72,35 @@ impl Group<'_> {
         if row.target != asked.target {
             return Ok(());
         }
-        let waits = matches!(row.state, FileState::Pending | FileState::Uploading);
-        let given_up =
-            row.state == FileState::Failed && row.reason.is_some_and(Reason::never_had_bytes);
+        let waits = row.waits_for_bytes();
         match &asked.etag {
-            Some(etag) if (waits || given_up) && !planted!(LandedGivenUp) => {
+            Some(etag) if (waits || row.was_given_up()) && !planted!(LandedGivenUp) => {
                 self.take_bytes(asked.file, etag)
             }
-            _ if waits && gives_up => self.never_arrived(asked.file),
+            _ if waits && gives_up => self.give_up(asked.file, Reason::NeverArrived, ""),
             _ => Ok(()),
         }
     }
 
-    fn never_arrived(&mut self, file: FileRef) -> Result<(), GroupError> {
+    /// Fails a file whose bytes will not come, with the words of whoever says so.
+    pub(super) fn give_up(
+        &mut self,
+        file: FileRef,
+        reason: Reason,
+        detail: &str,
+    ) -> Result<(), GroupError> {
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;
         let letter = AttemptRow {
             file,
             token: row.token,
             stage: row.stage,
-            reason: Reason::NeverArrived,
-            detail: String::new(),
+            reason,
+            detail: detail.to_owned(),
             trace_id: String::new(),
             ended_at: self.now,
         };
         self.raise_token(file)?;
-        self.fail_with_letter(letter, Reason::NeverArrived, FileEvent::NeverArrived)
+        self.fail_with_letter(letter, reason, FileEvent::NeverArrived)
     }
 }
 
@@ -106,7 +110,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use caudal_domain::{BatchState, Token, limits};
+    use caudal_domain::{BatchState, FileState, Token, limits};
 
     use super::*;
     use crate::store::operations::FileVerb;
