@@ -260,7 +260,7 @@ impl SimLedger {
             committed: told,
         };
         Flight {
-            held: HeldRows::of(&delta),
+            held: HeldRows::of(&delta, &requests),
             delta,
             committed: Some(committed),
             written: Box::pin(writing.write(transaction, decided, requests)),

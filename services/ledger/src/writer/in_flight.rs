@@ -17,6 +17,7 @@ use crate::memory::Memory;
 use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
 use crate::metrics::LedgerMetrics;
+use crate::store::requests::RequestName;
 use crate::store::write_transaction::WriteTransaction;
 
 /// What the next group must leave alone of this one.
@@ -25,13 +26,17 @@ pub(crate) struct HeldRows {
     files: FxHashSet<FileRef>,
     /// The batches whose manifests it grows: their next page waits, because it must see the folders of this one.
     manifests: Vec<BatchRef>,
+    /// The requests that it answers: one that is repeated waits, for the first answer is known when it is committed.
+    answers: FxHashSet<RequestName>,
     /// It numbers stage versions: the next number is known when it is committed.
     numbers_versions: bool,
 }
 
 impl HeldRows {
-    pub(crate) fn of(delta: &MemoryDelta) -> Self {
+    pub(crate) fn of(delta: &MemoryDelta, requests: &[Request]) -> Self {
+        let answers = requests.iter().filter_map(|request| request.needs.request);
         Self {
+            answers: answers.collect(),
             files: delta.files(),
             manifests: delta.manifests().to_vec(),
             numbers_versions: delta.numbers_versions(),
@@ -51,6 +56,9 @@ impl HeldRows {
             || needs
                 .grows()
                 .is_some_and(|batch| self.manifests.contains(&batch))
+            || needs
+                .request
+                .is_some_and(|name| self.answers.contains(&name))
             || needs.files.iter().any(|file| self.files.contains(file))
     }
 }
@@ -90,12 +98,13 @@ pub(crate) enum Settled {
 
 impl InFlight {
     pub(super) fn new(
+        held: HeldRows,
         delta: MemoryDelta,
         committed: oneshot::Receiver<()>,
         written: JoinHandle<Written>,
     ) -> Self {
         Self {
-            held: HeldRows::of(&delta),
+            held,
             delta,
             committed: Some(committed),
             written,

@@ -46,7 +46,7 @@ use self::delta::MemoryDelta;
 use self::error::GroupError;
 use self::handle::RETRY_AFTER;
 pub(crate) use self::handle::WriterHandle;
-use self::in_flight::{InFlight, Settled, Writing};
+use self::in_flight::{HeldRows, InFlight, Settled, Writing};
 use self::outage::Outage;
 use self::phases::Phases;
 use self::verb::Request;
@@ -344,8 +344,9 @@ impl Writer {
             ahead,
             committed: told,
         };
+        let held = HeldRows::of(&delta, &requests);
         let written = tokio::spawn(writing.write(transaction, decided, requests));
-        InFlight::new(delta, committed, written)
+        InFlight::new(held, delta, committed, written)
     }
 
     /// Lets what the group in flight was asked wait again: the one ahead of it was not committed, so it was not either.
