@@ -55,16 +55,24 @@ pub(crate) async fn next_parts(
     })
 }
 
-/// Makes the parts one object when all have landed; says how many have when not. `None`: no upload is under way.
+/// What became of parts that were to be made one object.
+pub(crate) enum Joined {
+    Whole,
+    NoUpload,
+    /// Some have not landed: how many have, in words.
+    Incomplete(Refusal),
+}
+
+/// Makes the parts one object when all have landed.
 pub(crate) async fn join(
     objects: &ObjectStore,
     key: &str,
     size: u64,
     name: &str,
-) -> Result<Option<Result<(), Refusal>>, ObjectError> {
+) -> Result<Joined, ObjectError> {
     let plan = plan(size);
     let Some(upload) = objects.find_multipart(key).await? else {
-        return Ok(None);
+        return Ok(Joined::NoUpload);
     };
     let landed = landed(objects, key, &upload, &plan).await?;
     let mut parts = Vec::with_capacity(landed.len());
@@ -75,17 +83,15 @@ pub(crate) async fn join(
                 landed.len(),
                 plan.count()
             );
-            return Ok(Some(Err(Refusal::failed_precondition(
-                "NOT_LANDED",
-                message,
-            ))));
+            let refusal = Refusal::failed_precondition("NOT_LANDED", message);
+            return Ok(Joined::Incomplete(refusal));
         };
         let etag = etag.clone();
         parts.push(PartTag { number, etag });
     }
     match objects.complete_multipart(key, &upload, &parts).await {
         // Somebody else has just done it.
-        Ok(_) | Err(ObjectError::NotFound { .. }) => Ok(Some(Ok(()))),
+        Ok(_) | Err(ObjectError::NotFound { .. }) => Ok(Joined::Whole),
         Err(error) => Err(error),
     }
 }

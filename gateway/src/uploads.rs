@@ -24,7 +24,7 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 use crate::ledger::{Ledger, passed_on};
-use crate::parts::{self, join, may_go_in_parts, next_parts};
+use crate::parts::{self, Joined, join, may_go_in_parts, next_parts};
 
 /// Questions to the store at once for one page of confirmations.
 const HEADS_AT_ONCE: usize = 32;
@@ -428,9 +428,10 @@ impl Uploads {
         let mut found = head().await?;
         if found.is_none() && may_go_in_parts(bytes) {
             let joined = join(&self.objects, &key, bytes, &name).await;
-            if let Some(joined) = joined.map_err(|error| not_asked(&error))? {
-                joined?;
-                found = head().await?;
+            match joined.map_err(|error| not_asked(&error))? {
+                Joined::Whole => found = head().await?,
+                Joined::NoUpload => {}
+                Joined::Incomplete(refusal) => return Err(refusal),
             }
         }
         let Some(Head {

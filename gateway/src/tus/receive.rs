@@ -80,7 +80,10 @@ impl Receiver {
         let tail = now.facts.tail;
         let is_checked = checksum.is_some();
         let taken = self.take(held, &mut now, &mut buffer, body, checksum);
-        let taken = taken.await?.map_err(|refusal| to_status(&refusal));
+        let taken = match taken.await? {
+            Some(refusal) => Err(to_status(&refusal)),
+            None => Ok(()),
+        };
         if is_checked && taken.is_err() {
             return taken;
         }
@@ -127,8 +130,8 @@ impl Receiver {
         Ok(())
     }
 
-    /// Reads the body to its end, and puts part after part into the store. What is wrong with the body is the inner error:
-    /// what came before it is good. After the outer one the buffer is not to be used any more.
+    /// Reads the body to its end, and puts part after part into the store. Says what is wrong with the body, if anything is:
+    /// what came before it is good. After an error the buffer is not to be used any more.
     async fn take(
         &self,
         held: &mut Held,
@@ -136,7 +139,7 @@ impl Receiver {
         buffer: &mut Buffer,
         body: &mut Body,
         mut checksum: Option<Checksum>,
-    ) -> Result<Result<(), Refusal>, Status> {
+    ) -> Result<Option<Refusal>, Status> {
         let part = now.part_size();
         let most = part.saturating_mul(MAX_PARTS);
         let most = now.length.map_or(most, |length| length.min(most));
@@ -152,12 +155,12 @@ impl Receiver {
                 Some(Ok(None)) => break,
                 Some(Ok(Some(Err(error)))) => {
                     tracing::debug!(%error, "the body of an upload broke off");
-                    return Ok(Err(cut()));
+                    return Ok(Some(cut()));
                 }
-                Some(Err(_)) => return Ok(Err(cut())),
+                Some(Err(_)) => return Ok(Some(cut())),
                 None => {
                     let words = "this gateway ends: another goes on with the upload";
-                    return Ok(Err(Refusal::unavailable(words, TRY_AGAIN_AFTER)));
+                    return Ok(Some(Refusal::unavailable(words, TRY_AGAIN_AFTER)));
                 }
             };
             let Ok(mut data) = frame.into_data() else {
@@ -167,7 +170,7 @@ impl Receiver {
             if received > most {
                 let words = format!("more bytes came than the {most} that the upload may have");
                 let refusal = Refusal::invalid("(body)", words);
-                return Ok(Err(refusal.with_reason("UPLOAD_TOO_LARGE")));
+                return Ok(Some(refusal.with_reason("UPLOAD_TOO_LARGE")));
             }
             if let Some(checksum) = &mut checksum {
                 checksum.update(&data);
@@ -179,7 +182,7 @@ impl Receiver {
                 let grown = filled + more.len() as u64;
                 let share = &mut buffer.share;
                 if let Err(refusal) = held.keep(share.grow_to(grown)).await? {
-                    return Ok(Err(refusal));
+                    return Ok(Some(refusal));
                 }
                 if buffer.bytes.is_empty() {
                     // Memory that is not written to is not taken from the system.
@@ -197,7 +200,7 @@ impl Receiver {
                 }
             }
         }
-        Ok(checksum.map_or(Ok(()), Checksum::check))
+        Ok(checksum.and_then(|checksum| checksum.check().err()))
     }
 
     /// Bytes of the buffer that the offset does not count yet.

@@ -198,37 +198,49 @@ pub(crate) fn added_folder(path: &str, folder: u32) -> v1::AddedFolder {
     }
 }
 
+/// What is answered for one file of several: one that is refused stops no other.
+#[derive(Clone, Debug)]
+pub(crate) enum FileAnswer {
+    /// The file is in this state now.
+    Stands(FileState),
+    Refused(Refusal),
+}
+
 /// Answers to confirmations, in order.
 pub(crate) fn confirmations(
     ordinals: impl Iterator<Item = u32>,
-    results: &[Result<FileState, Refusal>],
+    answers: &[FileAnswer],
 ) -> v1::ConfirmUploadsResponse {
-    let confirmation = |(ordinal, result): (u32, &Result<FileState, Refusal>)| v1::Confirmation {
+    let confirmation = |(ordinal, answer): (u32, &FileAnswer)| v1::Confirmation {
         ordinal,
-        result: Some(match result {
-            Ok(state) => v1::confirmation::Result::State(file_state_to_proto(*state).into()),
-            Err(refusal) => v1::confirmation::Result::Error(status_parts(refusal)),
+        result: Some(match answer {
+            FileAnswer::Stands(state) => {
+                v1::confirmation::Result::State(file_state_to_proto(*state).into())
+            }
+            FileAnswer::Refused(refusal) => v1::confirmation::Result::Error(status_parts(refusal)),
         }),
     };
     v1::ConfirmUploadsResponse {
-        confirmations: ordinals.zip(results).map(confirmation).collect(),
+        confirmations: ordinals.zip(answers).map(confirmation).collect(),
     }
 }
 
 /// Answers to files that were left out, in order.
 pub(crate) fn left_out(
     ordinals: impl Iterator<Item = u32>,
-    results: &[Result<FileState, Refusal>],
+    answers: &[FileAnswer],
 ) -> v1::LeaveOutFilesResponse {
-    let answer = |(ordinal, result): (u32, &Result<FileState, Refusal>)| v1::LeaveOut {
+    let left_out = |(ordinal, answer): (u32, &FileAnswer)| v1::LeaveOut {
         ordinal,
-        result: Some(match result {
-            Ok(state) => v1::leave_out::Result::State(file_state_to_proto(*state).into()),
-            Err(refusal) => v1::leave_out::Result::Error(status_parts(refusal)),
+        result: Some(match answer {
+            FileAnswer::Stands(state) => {
+                v1::leave_out::Result::State(file_state_to_proto(*state).into())
+            }
+            FileAnswer::Refused(refusal) => v1::leave_out::Result::Error(status_parts(refusal)),
         }),
     };
     v1::LeaveOutFilesResponse {
-        files: ordinals.zip(results).map(answer).collect(),
+        files: ordinals.zip(answers).map(left_out).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use caudal_domain::{BatchRef, FileEvent, FileRef, FileState, Refusal, Target, na
 use caudal_proto::v1::ConfirmUploadsResponse;
 use prost::Message;
 
-use crate::wire;
+use crate::wire::{self, FileAnswer};
 use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -51,20 +51,17 @@ impl Verb for ConfirmUploads {
             return Ok(Reply::Now(first));
         }
         group.batch_in_force(self.batch)?;
-        let mut confirmed = Vec::with_capacity(self.uploads.len());
+        let mut answers = Vec::with_capacity(self.uploads.len());
         for upload in &self.uploads {
-            confirmed.push(group.confirm(self.batch.file(upload.ordinal), upload)?);
+            answers.push(group.confirm(self.batch.file(upload.ordinal), upload)?);
         }
         group.touch(self.batch)?;
         let ordinals = self.uploads.iter().map(|upload| upload.ordinal);
-        let response = wire::confirmations(ordinals, &confirmed);
+        let response = wire::confirmations(ordinals, &answers);
         group.remember(tenant, &self.request, response.encode_to_vec());
         Ok(Reply::Now(response))
     }
 }
-
-/// The state of a file, or why its confirmation was not taken: one that is refused stops no other.
-type Confirmed = Result<FileState, Refusal>;
 
 impl Group<'_> {
     /// One that was taken before changes nothing; one for a file that was given up as never arrived brings it back
@@ -73,10 +70,10 @@ impl Group<'_> {
         &mut self,
         file: FileRef,
         upload: &ConfirmedUpload,
-    ) -> Result<Confirmed, GroupError> {
+    ) -> Result<FileAnswer, GroupError> {
         let name = || names::file_name(file.batch, file.ordinal);
         let Some(row) = self.rows.file(file) else {
-            return Ok(Err(Refusal::not_found(&name())));
+            return Ok(FileAnswer::Refused(Refusal::not_found(&name())));
         };
         if row.target != upload.target && !planted!(TargetNotCompared) {
             let message = format!(
@@ -86,18 +83,18 @@ impl Group<'_> {
                 upload.target.get()
             );
             let refusal = Refusal::failed_precondition("TARGET_SUPERSEDED", message);
-            return Ok(Err(refusal));
+            return Ok(FileAnswer::Refused(refusal));
         }
         if planted!(ConfirmedTwice) && !row.state.is_final() && row.etag.is_some() {
             self.raise_token(file)?;
             self.make_ready(file, self.now)?;
-            return Ok(Ok(FileState::Uploaded));
+            return Ok(FileAnswer::Stands(FileState::Uploaded));
         }
         if row.waits_for_bytes() || row.was_given_up() {
             self.take_bytes(file, &upload.etag)?;
         }
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;
-        Ok(Ok(row.state))
+        Ok(FileAnswer::Stands(row.state))
     }
 
     /// The bytes of a file are there; of one that was given up, after all.

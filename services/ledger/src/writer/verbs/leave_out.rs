@@ -4,7 +4,7 @@ use caudal_domain::{BatchRef, FileRef, FileState, Reason, Refusal, names};
 use caudal_proto::v1::LeaveOutFilesResponse;
 use prost::Message;
 
-use crate::wire;
+use crate::wire::{self, FileAnswer};
 use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -48,13 +48,13 @@ impl Verb for LeaveOut {
             return Ok(Reply::Now(first));
         }
         group.batch_in_force(self.batch)?;
-        let mut states = Vec::with_capacity(self.files.len());
+        let mut answers = Vec::with_capacity(self.files.len());
         for one in &self.files {
-            states.push(group.leave_out(self.batch.file(one.ordinal), &one.cause)?);
+            answers.push(group.leave_out(self.batch.file(one.ordinal), &one.cause)?);
         }
         group.touch(self.batch)?;
         let ordinals = self.files.iter().map(|one| one.ordinal);
-        let response = wire::left_out(ordinals, &states);
+        let response = wire::left_out(ordinals, &answers);
         group.remember(tenant, &self.request, response.encode_to_vec());
         Ok(Reply::Now(response))
     }
@@ -62,20 +62,16 @@ impl Verb for LeaveOut {
 
 impl Group<'_> {
     /// Only who waits for bytes is left out: what has arrived is worked on, whatever became of its source.
-    fn leave_out(
-        &mut self,
-        file: FileRef,
-        cause: &str,
-    ) -> Result<Result<FileState, Refusal>, GroupError> {
+    fn leave_out(&mut self, file: FileRef, cause: &str) -> Result<FileAnswer, GroupError> {
         let Some(row) = self.rows.file(file) else {
             let name = names::file_name(file.batch, file.ordinal);
-            return Ok(Err(Refusal::not_found(&name)));
+            return Ok(FileAnswer::Refused(Refusal::not_found(&name)));
         };
         if !row.waits_for_bytes() {
-            return Ok(Ok(row.state));
+            return Ok(FileAnswer::Stands(row.state));
         }
         self.give_up(file, Reason::LeftOutByClient, cause)?;
-        Ok(Ok(FileState::Failed))
+        Ok(FileAnswer::Stands(FileState::Failed))
     }
 }
 
