@@ -12,6 +12,7 @@ mod planted;
 
 mod active_writer;
 mod api;
+mod failure;
 #[cfg(test)]
 mod fault_tests;
 mod leader;

@@ -10,33 +10,15 @@ use caudal_proto::convert::{
 };
 use caudal_proto::v1::{self, FileSelector};
 use globset::{GlobBuilder, GlobMatcher};
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::ConnectionTrait;
 
+use crate::failure::Failure;
 use crate::store::Session;
 use crate::store::failures::Letters;
 use crate::store::operations::FileVerb;
 use crate::store::reads;
 use crate::store::selection::{MetadataMatch, Selection, Subtree};
 use crate::store::time::Micros;
-
-/// Why a selector chooses nothing.
-#[derive(Debug)]
-pub(crate) enum SelectorError {
-    Refused(Refusal),
-    Database(DbErr),
-}
-
-impl From<Refusal> for SelectorError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<DbErr> for SelectorError {
-    fn from(error: DbErr) -> Self {
-        Self::Database(error)
-    }
-}
 
 /// For what a selector is written.
 #[derive(Clone, Copy)]
@@ -74,7 +56,7 @@ pub(crate) async fn resolve<C: ConnectionTrait>(
     selector: &FileSelector,
     purpose: Purpose<'_>,
     now: Micros,
-) -> Result<Selection, SelectorError> {
+) -> Result<Selection, Failure> {
     let parsed = parse(field, selector, purpose)?;
     if let Some(batch) = parsed.batch
         && reads::batch(session, BatchRef::new(tenant, batch))

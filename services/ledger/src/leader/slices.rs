@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::landed::Landed;
-use crate::select::{Purpose, SelectorError, resolve};
+use crate::failure::Failure;
+use crate::select::{Purpose, resolve};
 use crate::signals::Signals;
 use crate::store::operations::{FileVerb, OperationRow, OperationState};
 use crate::store::selection::{Position, Selection};
@@ -257,8 +258,8 @@ impl SliceRunner {
         );
         match resolved.await {
             Ok(selection) => Ok(Some(selection)),
-            Err(SelectorError::Refused(_)) => Ok(None),
-            Err(SelectorError::Database(error)) => Err(error.into()),
+            Err(Failure::Refused(_)) => Ok(None),
+            Err(Failure::Unreadable(error)) => Err(error.into()),
         }
     }
 }

@@ -555,6 +555,16 @@ pub(crate) async fn overdue<C: ConnectionTrait>(
     rows.iter().map(batch_key_of).collect()
 }
 
+/// Every batch there is, in the order of its key.
+pub(crate) async fn all<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<Vec<BatchRef>, DbErr> {
+    let sql =
+        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p ORDER BY p.tenant_id, p.batch_id";
+    let rows = session.rows(sql, Vec::new()).await?;
+    rows.iter().map(batch_key_of).collect()
+}
+
 /// Priorities of the batches that are not ended, by index `batch_progress_live`: read once, when a ledger begins.
 pub(crate) async fn live_priorities<C: ConnectionTrait>(
     session: &Session<'_, C>,

@@ -15,7 +15,7 @@ pub(crate) mod terminal;
 
 use std::collections::HashMap;
 
-use caudal_domain::{BatchRef, FileRef, Stage, Token};
+use caudal_domain::{FileRef, Stage, Token};
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::ChangeSet;
 use caudal_streams::{Names, Streams, StreamsError};
@@ -27,7 +27,7 @@ use self::counters::Recount;
 pub use self::report::{Invariant, VerifyReport, Violation};
 use self::shown::{Last, Shown};
 use crate::store::manifest::FolderRow;
-use crate::store::progress::ProgressRow;
+use crate::store::progress::{self, ProgressRow};
 use crate::store::work::WorkRow;
 use crate::store::{
     Session, Store, changes, dead_letters, manifest, outbox as stored_outbox, reads, results, work,
@@ -60,7 +60,7 @@ pub async fn verify(
     let mut report = VerifyReport::default();
     let session = store.reader();
     let mut in_work = false;
-    for key in all_batches(&session).await? {
+    for key in progress::all(&session).await? {
         if let Some((progress, _)) = reads::batch(&session, key).await? {
             report.batches += 1;
             in_work |= !progress.state.is_ended();
@@ -73,16 +73,6 @@ pub async fn verify(
     verify_outbox(&session, redis_url, in_work, &mut report).await?;
     store.close().await;
     Ok(report)
-}
-
-async fn all_batches(session: &Session<'_, DatabaseConnection>) -> Result<Vec<BatchRef>, DbErr> {
-    let sql =
-        "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p ORDER BY p.tenant_id, p.batch_id";
-    let mut found = Vec::new();
-    for row in session.rows(sql, Vec::new()).await? {
-        found.push(crate::store::batch_key_of(&row)?);
-    }
-    Ok(found)
 }
 
 async fn verify_batch(
