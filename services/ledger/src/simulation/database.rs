@@ -12,7 +12,7 @@ use caudal_domain::{
 use sea_orm::{DbErr, RuntimeErr};
 use uuid::Uuid;
 
-use super::invariants::check_commit;
+use super::steps::{Asked, check_commit};
 use crate::settings::DispatchWindows;
 use crate::store::attempts::AttemptRow;
 use crate::store::changes::ChangeRow;
@@ -87,6 +87,8 @@ pub(crate) struct Database {
     /// How the next COMMIT ends.
     pub(crate) next_commit: CommitFate,
     pub(crate) windows: DispatchWindows,
+    /// What commits may answer to.
+    pub(crate) asked: Option<Asked>,
     /// What commits did that none may do.
     pub(crate) found: Vec<String>,
     /// The rows that commits changed, where somebody wants to read them.
@@ -996,7 +998,13 @@ impl WriteTransaction for ModelTransaction {
             write(&mut database.committed);
         }
         database.version += 1;
-        let found = check_commit(&before, &database.committed, &database.windows);
+        let found = check_commit(
+            &before,
+            &database.committed,
+            database.asked.as_ref(),
+            &database.windows,
+            database.now,
+        );
         database.found.extend(found);
         database.tell(&before, fate);
         drop(database);

@@ -1,14 +1,12 @@
-//! What must hold of the tables: the rules that `caudal verify` holds a database to, and those of each single commit.
+//! What must hold of the tables: the rules that `caudal verify` holds a database to.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use caudal_domain::{FileRef, FileState, Reason, Stage, Token};
+use caudal_domain::{FileRef, Stage, Token};
 use caudal_proto::mesh::v1::ChangeSet;
 use prost::Message;
 
 use super::database::Tables;
-use crate::settings::DispatchWindows;
 use crate::store::changes::KeptRevisions;
 use crate::store::results::ResultRow;
 use crate::store::work::WorkRow;
@@ -114,115 +112,4 @@ fn results_of(tables: &Tables, row: &WorkRow) -> Vec<ResultRow> {
     let results = tables.results.range(first..);
     let own = results.take_while(|(key, _)| (key.0, key.1) == (row.file, row.generation));
     own.map(|(_, result)| (**result).clone()).collect()
-}
-
-/// What one commit may not do.
-pub(super) fn check_commit(
-    before: &Tables,
-    after: &Tables,
-    windows: &DispatchWindows,
-) -> Vec<String> {
-    let mut found = after.broken.clone();
-    for (file, row) in &after.files {
-        let old = before.files.get(file);
-        if old.is_some_and(|old| Arc::ptr_eq(old, row)) {
-            continue;
-        }
-        check_step(old, row, before, after, &mut found);
-    }
-    if after.attempts.len() > before.attempts.len() {
-        check_kills(before, after, &mut found);
-    }
-    let mut out: BTreeMap<Stage, u32> = BTreeMap::new();
-    let mut out_before: BTreeMap<Stage, u32> = BTreeMap::new();
-    for (tables, out) in [(before, &mut out_before), (after, &mut out)] {
-        for row in tables
-            .files
-            .values()
-            .filter(|row| row.dispatched_at.is_some())
-        {
-            *out.entry(row.stage).or_default() += 1;
-        }
-    }
-    for (stage, count) in out {
-        let window = windows.of_stage.get(&stage).copied().unwrap_or_default();
-        if count > window && count > out_before.get(&stage).copied().unwrap_or_default() {
-            found.push(format!(
-                "{count} files are out at {stage}, its window is {window}"
-            ));
-        }
-    }
-    found
-}
-
-fn check_step(
-    old: Option<&Arc<WorkRow>>,
-    row: &WorkRow,
-    before: &Tables,
-    after: &Tables,
-    found: &mut Vec<String>,
-) {
-    let file = row.file;
-    if old.is_some_and(|old| row.token < old.token) {
-        found.push(format!("{file}: its token fell to {}", row.token));
-    }
-    let went_out = row.dispatched_at.is_some()
-        && old.is_none_or(|old| old.dispatched_at.is_none() || old.stage != row.stage);
-    // What was decided before a pause may be committed together with it.
-    if went_out && !may_go_out(before, row) && !may_go_out(after, row) {
-        found.push(format!("{file} went out while its batch may not"));
-    }
-    if let Some(old) = old
-        && old.token == row.token
-        && old.dispatched_at != row.dispatched_at
-    {
-        found.push(format!(
-            "{file}: it went out or came back under one token, {}",
-            row.token
-        ));
-    }
-    let asks_again = row.state == FileState::Pending && old.is_some_and(|old| old.state.is_final());
-    if asks_again && old.is_some_and(|old| old.target == row.target) {
-        found.push(format!(
-            "{file}: new bytes are asked for under the old landing key"
-        ));
-    }
-    let failures = after
-        .attempts
-        .range((file, Token::FIRST)..=(file, Token::new(u64::MAX)));
-    let failures = failures
-        .filter(|(_, attempt)| attempt.stage == row.stage && attempt.reason != Reason::WorkerLost);
-    if row.fails as usize > failures.count() {
-        found.push(format!(
-            "{file}: {} failures are charged and fewer recorded",
-            row.fails
-        ));
-    }
-}
-
-/// A lease that lives is taken from nobody (protocol 8.3).
-fn check_kills(before: &Tables, after: &Tables, found: &mut Vec<String>) {
-    let is_new = |key: &(FileRef, Token)| !before.attempts.contains_key(key);
-    let lost = after
-        .attempts
-        .iter()
-        .filter(|(key, attempt)| attempt.reason == Reason::WorkerLost && is_new(key));
-    for ((file, token), attempt) in lost {
-        let row = before.files.get(file);
-        let until = row.and_then(|row| row.lease_until);
-        if until.is_some_and(|until| until >= attempt.ended_at) {
-            found.push(format!(
-                "{file} token {token} was killed while its lease lived"
-            ));
-        }
-    }
-}
-
-fn may_go_out(tables: &Tables, row: &WorkRow) -> bool {
-    let batch = tables.batches.get(&row.file.batch_ref());
-    batch.is_some_and(|batch| {
-        let progress = &batch.0;
-        let started = !progress.starts_when_completed || progress.facts.manifest_complete;
-        progress.pause.is_none() && !progress.facts.cancel_requested && started
-    })
 }

@@ -9,7 +9,8 @@
 pub(crate) mod database;
 pub(crate) mod invariants;
 mod ledger;
-mod streams;
+pub(crate) mod steps;
+pub(crate) mod streams;
 mod world;
 
 use std::fmt::Write as _;

@@ -3,6 +3,7 @@
 //! once the faults have ended and everything has come to rest, on all that is left.
 
 mod clients;
+mod gateways;
 mod operators;
 mod processes;
 mod reconciler;
@@ -26,8 +27,10 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot::error::TryRecvError;
 use uuid::Uuid;
 
+use self::gateways::TusUpload;
 use super::database::{CommitFate, Database, Shared, Tables};
 use super::ledger::SimLedger;
+use super::steps::{Asked, provider_wait};
 use super::streams::{Entry, Pair, Streams};
 use crate::leader::rules;
 use crate::memory::lease_cache::{Declared, Granted, Inputs};
@@ -39,11 +42,13 @@ use crate::store::results::{ResultRow, StoredArtifact, Used};
 use crate::store::selection::Position;
 use crate::store::tenants::TenantRow;
 use crate::store::time::Micros;
+use crate::store::tus::{TusRow, TusState, UnderWay};
 use crate::store::work::WorkRow;
 use crate::writer::core::Answered;
 use crate::writer::manifest_page::{ManifestPage, NewEntry, NewFile};
 use crate::writer::request_key::RequestKey;
 use crate::writer::verbs::add_entries::{AddEntries, AddedEntries};
+use crate::writer::verbs::advance_tus::AdvanceTus;
 use crate::writer::verbs::apply_slice::{ApplySlice, FoundBytes};
 use crate::writer::verbs::cancel_batch::CancelBatch;
 use crate::writer::verbs::cancel_files::CancelFiles;
@@ -51,10 +56,14 @@ use crate::writer::verbs::complete_batch::CompleteBatch;
 use crate::writer::verbs::complete_idle::CompleteIdle;
 use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use crate::writer::verbs::create_batch::CreateBatch;
+use crate::writer::verbs::create_tus::CreateTus;
 use crate::writer::verbs::end_operation::EndOperation;
+use crate::writer::verbs::end_tus::EndTus;
 use crate::writer::verbs::lease::Lease;
 use crate::writer::verbs::leave_out::{LeaveOut, LeftOut};
+use crate::writer::verbs::lock_tus::LockTus;
 use crate::writer::verbs::look_up::{LookUp, LookedUp};
+use crate::writer::verbs::mark_collected::MarkCollected;
 use crate::writer::verbs::prune::Prune;
 use crate::writer::verbs::prune_operations::PruneOperations;
 use crate::writer::verbs::release::Release;
@@ -92,6 +101,8 @@ enum Nature {
     Broken,
     /// It takes the process with it at its second stage.
     Poison,
+    /// It takes each process with it at its second stage.
+    Deadly,
     /// Nobody uploads it.
     Missing,
     /// Its bytes are put, and nobody says so.
@@ -104,7 +115,8 @@ enum Nature {
     Spoilt,
 }
 
-const NATURES: [Nature; 14] = [
+const NATURES: [Nature; 15] = [
+    Nature::Deadly,
     Nature::Unconfirmed,
     Nature::Slow,
     Nature::Good,
@@ -202,12 +214,16 @@ struct Held {
     acknowledged: bool,
 }
 
+/// A dispatch whose lease is renewed, and whether it had moved on when that was asked for.
+type Renewed = (Pair, bool);
+
 /// A stage process.
 struct Process {
     id: u64,
     stage: Stage,
+    version: StageVersion,
     held: Vec<Held>,
-    renewing: Option<(Vec<Pair>, Answered<Vec<bool>>)>,
+    renewing: Option<(Vec<Renewed>, Answered<Vec<bool>>)>,
     releasing: Option<Answered<()>>,
 }
 
@@ -249,6 +265,8 @@ pub(super) struct World {
     next_process: u64,
     next_id: u128,
     clients: Vec<Client>,
+    /// Uploads that come in pieces through gateways.
+    uploads: Vec<TusUpload>,
     landing: BTreeMap<(FileRef, Target), Object>,
     finals: BTreeMap<(FileRef, u8), Object>,
     /// Artifacts by key, with the execution that wrote them.
@@ -257,6 +275,7 @@ pub(super) struct World {
     /// Landing objects whose delayed delete is due.
     deletes: Vec<(FileRef, Target)>,
     old_reports: Vec<Report>,
+    old_releases: Vec<Pair>,
     late: Vec<(Report, Answered<Vec<bool>>)>,
     pass: Option<Pass>,
     sliced: Option<Answered<()>>,
@@ -333,6 +352,7 @@ impl World {
         let mut database = Database::default();
         database.now = Micros(1_000_000_000_000);
         database.windows = settings.windows.clone();
+        database.asked = Some(Asked::default());
         database.told = traced.then(Vec::new);
         database.change(|tables| {
             tables.epoch = 1;
@@ -377,12 +397,14 @@ impl World {
             next_process: 0,
             next_id: 1_000,
             clients: Vec::new(),
+            uploads: Vec::new(),
             landing: BTreeMap::new(),
             finals: BTreeMap::new(),
             artifacts: BTreeMap::new(),
             executions: 0,
             deletes: Vec::new(),
             old_reports: Vec::new(),
+            old_releases: Vec::new(),
             late: Vec::new(),
             pass: None,
             sliced: None,
@@ -501,9 +523,13 @@ impl World {
 
     fn start_process(&mut self, stage: Stage) {
         self.next_process += 1;
+        // Who comes later may be of the next version.
+        let begun = self.next_process as usize > Stage::ALL.into_iter().count();
+        let version = if begun && self.one_in(2) { "2" } else { "1" };
         self.processes.push(Process {
             id: self.next_process,
             stage,
+            version: StageVersion::new(stage, version),
             held: Vec::new(),
             renewing: None,
             releasing: None,
@@ -547,6 +573,7 @@ impl World {
             return self.round();
         }
         match kind {
+            0..=17 if self.one_in(6) => self.upload_step(),
             0..=17 => self.client_step(),
             18..=43 => self.process_step(),
             44..=61 => self.group(),
@@ -597,7 +624,20 @@ impl World {
             8 => {
                 let number = self.dice.random_range(0..1_000);
                 self.note(|| "Redis brings an old entry back".into());
-                // Best one whose file is out to that stage under another token by now, and begun.
+                // Best one whose file is out to that stage under another token by now, and begun; or one that memory
+                // might mistake for a current one.
+                let mistakable = self.committed(|tables| {
+                    let mistakable = |stage: Stage, pair: &Pair| {
+                        let row = tables.files.get(&pair.0);
+                        row.filter(|row| row.token != pair.1).is_some_and(|row| {
+                            let current = (row.file, row.token);
+                            let known = self.leader.leases.get(&[*pair, current]);
+                            known[0].is_some() || (known[1].is_some() && row.stage == stage)
+                        })
+                    };
+                    self.streams
+                        .published(|stage, files| files.iter().any(|pair| mistakable(stage, pair)))
+                });
                 let out_again = self.committed(|tables| {
                     let stale = |stage: Stage, (file, token): &Pair| {
                         tables.files.get(file).is_some_and(|row| {
@@ -609,12 +649,17 @@ impl World {
                     self.streams
                         .published(|stage, files| files.iter().any(|pair| stale(stage, pair)))
                 });
-                self.streams.bring_back(&out_again, number);
+                let wanted = match mistakable.is_empty() {
+                    false if self.one_in(2) => mistakable,
+                    _ => out_again,
+                };
+                self.streams.bring_back(&wanted, number);
             }
             9..=10 => {
                 let at = self.dice.random_range(0..self.processes.len());
                 self.kill(at);
             }
+            11 if self.one_in(3) => self.release_late(),
             11 => self.release(),
             12 => {
                 let away = self.dice.random_range(3..40);
@@ -694,11 +739,33 @@ impl World {
         );
         let old = std::mem::replace(&mut self.leader, leader);
         if keep {
+            self.check_ended_term(&old);
             self.deposed = Some(old);
         } else {
             old.crash(&self.shared);
         }
         self.pass = None;
         self.from.clear();
+    }
+
+    /// Nobody grants from memory once another ledger may lead (protocol 1.1, 5.1).
+    fn check_ended_term(&mut self, old: &SimLedger) {
+        let instant = self.begun + self.steady;
+        let out: Vec<(Stage, Pair)> = self.committed(|tables| {
+            let rows = tables.files.values();
+            let out = rows.filter(|row| row.dispatched_at.is_some());
+            out.map(|row| (row.stage, (row.file, row.token))).collect()
+        });
+        for (stage, pair) in out {
+            for version in ["1", "2"] {
+                let version = StageVersion::new(stage, version);
+                if old.leases.grant(&version, &[pair], instant)[0].is_some() {
+                    let pair = short(&[pair]);
+                    self.breaks(format!(
+                        "{pair} is granted by a ledger whose term has ended"
+                    ));
+                }
+            }
+        }
     }
 }

@@ -155,10 +155,12 @@ impl DecidedBatches {
         if !planted!(StateNotDerived) {
             row.state = BatchState::derive(&row.facts);
         }
-        row.run = run_after(before, row.state, row.run);
+        if !planted!(RunNotCounted) {
+            row.run = run_after(before, row.state, row.run);
+        }
         row.uploads_open = row.facts.counts.pending + row.facts.counts.uploading > 0;
         // Nothing is missing: what is asked for later has its time.
-        row.missing_fails &= row.uploads_open;
+        row.missing_fails &= row.uploads_open || planted!(MissingFailsKept);
         row.changed_at = now;
         row.revision += 1;
         if batch.completed || before.is_ended() != row.state.is_ended() {

@@ -103,7 +103,9 @@ impl MemoryDelta {
         if !planted!(StaleMemoryTrusted) {
             memory.forget();
         }
-        memory.leases.forget(self.rows.iter().map(|row| row.file));
+        if !planted!(LeasesKeptAtUnknownCommit) {
+            memory.leases.forget(self.rows.iter().map(|row| row.file));
+        }
         for row in self.rows {
             if planted!(StaleMemoryTrusted) {
                 memory.dispatcher.remember(row);

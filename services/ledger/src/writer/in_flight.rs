@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use caudal_domain::{BatchRef, FileRef};
+use caudal_domain::{BatchRef, FileRef, TenantId};
 use rustc_hash::FxHashSet;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
+use uuid::Uuid;
 
 use super::conclude::Decided;
 use super::delta::MemoryDelta;
@@ -28,6 +29,8 @@ pub(crate) struct HeldRows {
     manifests: Vec<BatchRef>,
     /// The requests that it answers: one that is repeated waits, for the first answer is known when it is committed.
     answers: FxHashSet<RequestName>,
+    /// The uploads through gateways that it may make or write: a row that is not committed cannot be locked.
+    uploads: FxHashSet<(TenantId, Uuid)>,
     /// It numbers stage versions: the next number is known when it is committed.
     numbers_versions: bool,
 }
@@ -35,8 +38,10 @@ pub(crate) struct HeldRows {
 impl HeldRows {
     pub(crate) fn of(delta: &MemoryDelta, requests: &[Request]) -> Self {
         let answers = requests.iter().filter_map(|request| request.needs.request);
+        let uploads = requests.iter().filter_map(|request| request.needs.tus);
         Self {
             answers: answers.collect(),
+            uploads: uploads.collect(),
             files: delta.files(),
             manifests: delta.manifests().to_vec(),
             numbers_versions: delta.numbers_versions(),
@@ -59,6 +64,9 @@ impl HeldRows {
             || needs
                 .request
                 .is_some_and(|name| self.answers.contains(&name))
+            || needs
+                .tus
+                .is_some_and(|upload| self.uploads.contains(&upload) && !planted!(UploadNotHeld))
             || needs.files.iter().any(|file| self.files.contains(file))
     }
 }

@@ -68,7 +68,7 @@ impl Group<'_> {
                 .offered
                 .iter()
                 .find(of_next)
-                .filter(|result| self.is_newest(result))
+                .filter(|result| self.is_newest(result) || planted!(OldVersionLent))
             {
                 let taken = result.taken_over(file, generation, token, self.now);
                 self.effects.results.push(taken);

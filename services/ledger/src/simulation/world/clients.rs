@@ -98,11 +98,11 @@ impl World {
     /// Puts and confirms the bytes of some files that wait for them; now and then such as were put before.
     pub(super) fn upload_some(&mut self, at: usize, batch: BatchRef) -> bool {
         let span = batch.file(0)..=batch.file(u32::MAX);
-        let waiting: Vec<(u32, Target, u64)> = self.committed(|tables| {
+        let waiting: Vec<(u32, Target, u64, FileState)> = self.committed(|tables| {
             let rows = tables.files.range(span).map(|(_, row)| row);
-            let waiting = rows.filter(|row| row.state == FileState::Pending);
+            let waiting = rows.filter(|row| row.waits_for_bytes());
             waiting
-                .map(|row| (row.file.ordinal, row.target, row.size))
+                .map(|row| (row.file.ordinal, row.target, row.size, row.state))
                 .collect()
         });
         let cancelled = self.committed(|tables| {
@@ -114,7 +114,10 @@ impl World {
         let mut uploads = Vec::new();
         let mut left_out = Vec::new();
         if !cancelled {
-            for (ordinal, target, size) in waiting {
+            for (ordinal, target, size, state) in waiting {
+                if self.is_coming(batch.file(ordinal)) {
+                    continue;
+                }
                 let Some(planned) = self.clients[at].planned(ordinal).cloned() else {
                     continue;
                 };
@@ -129,8 +132,12 @@ impl World {
                 let object = Object {
                     content: planned.content,
                     size: size + u64::from(wrong),
-                    etag: format!("{}-{wrong}", planned.content),
+                    etag: format!("{}-{wrong}/{}", planned.content, target.get()),
                 };
+                if state == FileState::Pending && self.one_in(5) {
+                    self.send_by_tus(batch.file(ordinal), target, object);
+                    continue;
+                }
                 if planned.nature == Nature::Unconfirmed {
                     self.landing.insert((batch.file(ordinal), target), object);
                     continue;

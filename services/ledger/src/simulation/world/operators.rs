@@ -24,6 +24,7 @@ impl World {
             .iter()
             .position(|client| client.created == Some(batch));
         let Some(at) = client else { return };
+        self.settle_late();
         match self.dice.random_range(0..13_u32) {
             11..=12 => self.come_too_late(at, batch),
             0 => {

@@ -48,13 +48,9 @@ impl World {
         false
     }
 
-    pub(super) fn version(&self, stage: Stage) -> StageVersion {
-        StageVersion::new(stage, "1")
-    }
-
     pub(super) fn step_held(&mut self, at: usize, held: usize) -> bool {
         let stage = self.processes[at].stage;
-        let version = self.version(stage);
+        let version = self.processes[at].version.clone();
         let instant = self.begun + self.steady;
         let now = self.now();
         let entry = &mut self.processes[at].held[held];
@@ -203,7 +199,8 @@ impl World {
         }
         let nature = self.nature(pair.0);
         let second = stage != Stage::Upload && stage != Stage::Metadata;
-        if nature == Nature::Poison && second && granted.row.kills == 0 {
+        let deadly = nature == Nature::Deadly || granted.row.kills == 0;
+        if matches!(nature, Nature::Poison | Nature::Deadly) && second && deadly {
             self.note(|| format!("{} takes its process with it", short(&[pair])));
             self.kill(at);
             return true;
@@ -244,7 +241,7 @@ impl World {
                 reason,
                 detail: String::new(),
                 trace_id: String::new(),
-                retry_after: None,
+                retry_after: provider_wait((row.file, row.token)),
             })
         };
         let second = stage != Stage::Upload && stage != Stage::Metadata;
@@ -320,7 +317,7 @@ impl World {
     }
 
     pub(super) fn finish_calls_of(&mut self, at: usize) {
-        let version = self.version(self.processes[at].stage);
+        let version = self.processes[at].version.clone();
         let mut recorded = Vec::new();
         let mut violations = Vec::new();
         let mut noted = false;
@@ -351,6 +348,12 @@ impl World {
                 && let Some(answer) = answered(answer)
             {
                 if let Some(Ok(verdicts)) = answer {
+                    self.old_releases.extend(
+                        report
+                            .outcomes
+                            .iter()
+                            .map(|(file, token, _)| (*file, *token)),
+                    );
                     for ((position, verdict), outcome) in
                         positions.iter().zip(verdicts).zip(&report.outcomes)
                     {
@@ -369,7 +372,11 @@ impl World {
             && let Some(answer) = answered(answer)
         {
             if let Some(Ok(kept)) = answer {
-                for (pair, kept) in pairs.iter().zip(kept) {
+                for ((pair, moved_on), kept) in pairs.iter().zip(kept) {
+                    if kept && *moved_on {
+                        let pair = short(&[*pair]);
+                        violations.push(format!("{pair} is renewed and had moved on"));
+                    }
                     if kept {
                         self.signs.insert(*pair, now);
                         continue;
@@ -492,14 +499,21 @@ impl World {
         }
     }
 
+    /// Whether nobody may act under this token any more: tokens never fall.
+    pub(super) fn has_moved_on(&self, (file, token): Pair) -> bool {
+        self.committed(|tables| tables.files.get(&file).is_none_or(|row| row.token > token))
+    }
+
     pub(super) fn renew(&mut self, at: usize) -> bool {
         let process = &self.processes[at];
         let held: Vec<Pair> = process.granted().collect();
         if held.is_empty() || process.renewing.is_some() {
             return false;
         }
-        let answer = self.leader.ask(Renew { held: held.clone() });
-        self.processes[at].renewing = Some((held, answer));
+        let asked = held.iter().map(|pair| (*pair, self.has_moved_on(*pair)));
+        let asked = asked.collect();
+        let answer = self.leader.ask(Renew { held });
+        self.processes[at].renewing = Some((asked, answer));
         true
     }
 
@@ -521,8 +535,28 @@ impl World {
         let undone = works.filter(|(_, work)| !matches!(work, Work::Done));
         let held: Vec<Pair> = undone.map(|(pair, _)| *pair).collect();
         self.note(|| format!("a process drains: {}", short(&held)));
+        let current = held.iter().filter(|pair| !self.has_moved_on(**pair));
+        let current: Vec<Pair> = current.copied().collect();
+        if let Some(asked) = &mut self.shared.borrow_mut().asked {
+            asked.released.extend(current);
+        }
+        self.old_releases.extend(&held);
         let answer = self.leader.ask(Release { held });
         self.processes[at].releasing = Some(answer);
+    }
+
+    /// A release comes again, or late: what moved on since is left alone (protocol 7.4).
+    pub(super) fn release_late(&mut self) {
+        let old = self.old_releases.iter();
+        let held: Vec<Pair> = old
+            .copied()
+            .filter(|pair| self.has_moved_on(*pair))
+            .collect();
+        if !held.is_empty() {
+            self.note(|| format!("a release comes late: {}", short(&held)));
+            let answer = self.leader.ask(Release { held });
+            self.ended.push(answer);
+        }
     }
 
     pub(super) fn kill(&mut self, at: usize) {

@@ -78,6 +78,9 @@ impl World {
                             short(&killed)
                         )
                     });
+                    if let Some(asked) = &mut self.shared.borrow_mut().asked {
+                        asked.lost.extend(&repairs.redispatch);
+                    }
                     let answer = self.leader.ask(repairs);
                     self.pass = Some(Pass::Repairing(answer));
                 }
@@ -190,6 +193,14 @@ impl World {
             let answer = self.leader.ask(CompleteIdle { batch });
             self.ended.push(answer);
         }
+        let ended = self.committed(|tables| {
+            let mut rows = tables.batches.values();
+            rows.find_map(|row| Some((row.0.key(), row.1.ended_at?)))
+        });
+        if let Some((batch, ended_at)) = ended.filter(|_| self.faults) {
+            let answer = self.leader.ask(MarkCollected { batch, ended_at });
+            self.ended.push(answer);
+        }
         self.ended.retain_mut(|answer| answered(answer).is_none());
         for (batch, cancelled) in &ending {
             let (batch, from) = (*batch, 0);
@@ -198,11 +209,36 @@ impl World {
                 self.endings.push(answer);
             } else {
                 let (asked, last) = (self.ask_store(batch, WorkRow::waits_for_bytes), true);
-                let answer = self.leader.ask(SettleMissing { batch, asked, last });
-                self.settlings.push(answer);
+                self.settle(SettleMissing { batch, asked, last });
             }
         }
         !ending.is_empty() || looked_again
+    }
+
+    /// Acts on what the store said.
+    fn settle(&mut self, settle: SettleMissing) {
+        let answer = self.leader.ask(settle);
+        self.settlings.push(answer);
+    }
+
+    /// What the store said of an old landing key comes late, when new bytes are awaited under the next (protocol 12.3).
+    pub(super) fn settle_late(&mut self) {
+        let row = self.committed(|tables| {
+            let mut rows = tables.files.values();
+            let waits = |row: &&Arc<WorkRow>| row.waits_for_bytes() && row.target > Target::FIRST;
+            rows.find(waits).cloned()
+        });
+        let Some(row) = row else { return };
+        let asked = vec![AskedUpload {
+            file: row.file,
+            target: Target::FIRST,
+            etag: Some(format!("late/{}", Target::FIRST.get())),
+        }];
+        self.settle(SettleMissing {
+            batch: row.file.batch_ref(),
+            asked,
+            last: false,
+        });
     }
 
     /// What the store has of files of a batch, as the leader asks for it.
@@ -241,8 +277,7 @@ impl World {
                     asked,
                     last: false,
                 };
-                let answer = self.leader.ask(settle);
-                self.settlings.push(answer);
+                self.settle(settle);
             }
         }
         found

@@ -13,6 +13,12 @@ impl World {
             database.fails_after = None;
         }
         self.deposed = None;
+        // The next version is rolled out to some stages.
+        for at in 0..self.processes.len() {
+            if self.one_in(3) {
+                self.kill(at);
+            }
+        }
         for round in 0..ROUNDS {
             if self.is_at_rest() {
                 break;
@@ -60,6 +66,9 @@ impl World {
         }
         for at in 0..self.clients.len() {
             self.step_client(at);
+        }
+        for _ in 0..self.uploads.len() * 2 {
+            self.upload_step();
         }
         self.operation_slice();
         self.started
@@ -116,7 +125,12 @@ impl World {
             given_up.cloned().collect::<Vec<Arc<WorkRow>>>()
         });
         let late = late.iter().any(|row| self.has_landed(row));
-        ended && !late && clients && places.sum::<u32>() == 0 && self.leader.is_idle()
+        ended
+            && !late
+            && clients
+            && self.uploads.is_empty()
+            && places.sum::<u32>() == 0
+            && self.leader.is_idle()
     }
 
     pub(super) fn check_commits(&mut self) {
@@ -124,6 +138,20 @@ impl World {
         let mut found = std::mem::take(&mut self.shared.borrow_mut().found);
         found.append(&mut self.leader.defects);
         self.violations.append(&mut found);
+        self.check_memory();
+    }
+
+    /// Between two groups memory grants nothing that the database would not (protocol 5.1).
+    pub(super) fn check_memory(&mut self) {
+        if self.leader.lost || self.leader.has_flight() {
+            return;
+        }
+        let mut grantable = self.leader.leases.grantable();
+        grantable.retain(|pair| self.has_moved_on(*pair));
+        if !grantable.is_empty() {
+            let pairs = short(&grantable);
+            self.breaks(format!("memory would grant {pairs}, which moved on"));
+        }
     }
 
     pub(super) fn check_rest(&mut self) {

@@ -29,7 +29,10 @@ impl Verb for Release {
     /// One that was never leased keeps its place and goes out again.
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<()>, Stop> {
         for (file, token) in &self.held {
-            let Some(row) = group.rows.current(*file, *token) else {
+            let row = group.rows.current(*file, *token);
+            let any = group.rows.file(*file);
+            let row = row.or_else(|| any.filter(|_| planted!(StaleReleaseTaken)));
+            let Some(row) = row else {
                 continue;
             };
             match row.state {

@@ -31,6 +31,8 @@ impl Verb for Renew {
         let mut answers = Vec::with_capacity(self.held.len());
         for (file, token) in &self.held {
             let row = group.rows.current(*file, *token);
+            let any = group.rows.file(*file);
+            let row = row.or_else(|| any.filter(|_| planted!(StaleRenewalTaken)));
             let kept = row.is_some_and(|row| row.dispatched_at.is_some());
             if kept && !planted!(RenewalNotWritten) {
                 group.rows.file_mut(*file)?.lease_until = Some(until);

@@ -94,7 +94,7 @@ impl Group<'_> {
             return self.try_again(attempt, delay);
         }
         self.rows.file_mut(file)?.kills = kills;
-        if kills >= MAX_KILLS {
+        if kills >= MAX_KILLS && !planted!(KillsUnlimited) {
             return self.end_attempt(attempt, Reason::TooManyKills);
         }
         let jitter = self.memory.jitter();

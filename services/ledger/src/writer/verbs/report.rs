@@ -176,14 +176,16 @@ impl Group<'_> {
         let next = self.go_on(recorded, &onward);
         self.raise_token(file)?;
         let row = self.rows.file_mut(file)?;
-        row.fails = 0;
-        row.kills = 0;
+        if !planted!(BudgetsKeptAtHop) {
+            row.fails = 0;
+            row.kills = 0;
+        }
         row.reason = None;
         let Some(next) = next else {
             row.outcome = good.outcome;
             return self.step(file, FileEvent::StageRecorded { last: true });
         };
-        if cancelled {
+        if cancelled && !planted!(CancelledGoesOn) {
             return self.step(file, FileEvent::Cancel);
         }
         row.stage = next;
@@ -210,10 +212,12 @@ impl Group<'_> {
             self.rows.file_mut(file)?.fails = fails;
         }
         let counted = self.rows.file(file).map_or(fails, |row| row.fails);
-        if !bad.reason.retryable() || policy.exhausted(counted) {
+        let permanent = !bad.reason.retryable() && !planted!(PermanentRetried);
+        if permanent || (policy.exhausted(counted) && !planted!(FailuresUnlimited)) {
             return self.end_attempt(attempt, bad.reason);
         }
-        let delay = policy.delay_after(fails, self.memory.jitter(), bad.retry_after);
+        let asked = bad.retry_after.filter(|_| !planted!(ProviderNotHeard));
+        let delay = policy.delay_after(fails, self.memory.jitter(), asked);
         self.try_again(attempt, delay)
     }
 

@@ -17,7 +17,7 @@ impl Group<'_> {
         from: Stage,
         force: bool,
     ) -> Result<FileRefused, GroupError> {
-        if self.rows.is_cancelled(file.batch_ref()) {
+        if self.rows.is_cancelled(file.batch_ref()) && !planted!(CancelledBeginsAnew) {
             return Ok(Some("BATCH_CANCELLED"));
         }
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;

@@ -13,7 +13,7 @@ impl Group<'_> {
         file: FileRef,
         skip_backoff: bool,
     ) -> Result<FileRefused, GroupError> {
-        if self.rows.is_cancelled(file.batch_ref()) {
+        if self.rows.is_cancelled(file.batch_ref()) && !planted!(CancelledBeginsAnew) {
             return Ok(Some("BATCH_CANCELLED"));
         }
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;
@@ -37,8 +37,10 @@ impl Group<'_> {
         self.undo_dead_letter(file);
         self.raise_token(file)?;
         let row = self.rows.file_mut(file)?;
-        row.fails = 0;
-        row.kills = 0;
+        if !planted!(BudgetsKeptAtReplay) {
+            row.fails = 0;
+            row.kills = 0;
+        }
         row.reason = None;
         self.step(file, FileEvent::Replay { needs_bytes: false })?;
         self.make_ready(file, self.now)

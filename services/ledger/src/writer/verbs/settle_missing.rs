@@ -69,7 +69,7 @@ impl Group<'_> {
         let Some(row) = self.rows.file(asked.file) else {
             return Ok(());
         };
-        if row.target != asked.target {
+        if row.target != asked.target && !planted!(OldTargetTaken) {
             return Ok(());
         }
         let waits = row.waits_for_bytes();
