@@ -100,7 +100,7 @@ fn picture(image: &Image<'_>) -> Result<Option<DynamicImage>, DecodeError> {
         (3, false) => RgbImage::from_raw(width, height, samples).map(DynamicImage::from),
         (3, true) => RgbaImage::from_raw(width, height, samples).map(DynamicImage::from),
         (4, _) => {
-            let rgb = pixels.flat_map(|pixel| printed(pixel)).collect();
+            let rgb = pixels.flat_map(printed).collect();
             RgbImage::from_raw(width, height, rgb).map(DynamicImage::from)
         }
         _ => {
