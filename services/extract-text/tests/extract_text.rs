@@ -851,6 +851,19 @@ const TESTS: &[Test] = &[
         let document = bench.extract("image/svg+xml", drawing.as_bytes()).unwrap();
         assert_eq!(document.text, "Levels\ngauge one\n4 < 5\n");
     }),
+    (
+        "a_tag_of_half_a_million_attributes_is_read_in_time",
+        |bench| {
+            let attributes: String = (0..500_000).map(|number| format!(" a{number}=1")).collect();
+            let picture = "A".repeat(200_000);
+            let page = format!(
+                "<p>before<b{attributes}>within</b><img alt=\"{picture}\" title=\"a > b\"><!-- {picture} > --> after"
+            );
+            let document = bench.extract("text/html", page.as_bytes()).unwrap();
+            assert_eq!(document.text, "beforewithin after\n");
+            assert!(document.warnings.is_empty());
+        },
+    ),
     ("html_nested_sixty_thousand_deep_is_read_in_time", |bench| {
         let depth = 60_000;
         let page = format!("{}deep{}", "<div>".repeat(depth), "</div>".repeat(depth));
@@ -1354,19 +1367,6 @@ fn xlsx() -> Vec<u8> {
     )
 }
 
-fn pptx(slides: &[&str]) -> Vec<u8> {
-    let names: Vec<String> = (1..=slides.len())
-        .map(|slide| format!("ppt/slides/slide{slide}.xml"))
-        .collect();
-    let ids: Vec<String> = (1..=slides.len())
-        .map(|slide| format!("rId{slide}"))
-        .collect();
-    let targets: Vec<String> = (1..=slides.len())
-        .map(|slide| format!("slides/slide{slide}.xml"))
-        .collect();
-    let listed: String = ids
-        .iter()
-        .enumerate()
 /// A shape of a slide: a placeholder of this kind, or a box of its own.
 fn shape(kind: &str, runs: &str) -> String {
     let placeholder = match kind {
@@ -1378,7 +1378,7 @@ fn shape(kind: &str, runs: &str) -> String {
     )
 }
 
-        .map(|(index, id)| format!("<p:sldId id=\"{}\" r:id=\"{id}\"/>", 256 + index))
+fn pptx(slides: &[&str]) -> Vec<u8> {
     let slides: Vec<(String, Option<String>)> = slides
         .iter()
         .map(|words| {
@@ -1393,6 +1393,19 @@ fn shape(kind: &str, runs: &str) -> String {
 
 /// A presentation of slides, each with the shapes of its page of notes where it has one.
 fn pptx_of(slides: &[(String, Option<String>)]) -> Vec<u8> {
+    let names: Vec<String> = (1..=slides.len())
+        .map(|slide| format!("ppt/slides/slide{slide}.xml"))
+        .collect();
+    let ids: Vec<String> = (1..=slides.len())
+        .map(|slide| format!("rId{slide}"))
+        .collect();
+    let targets: Vec<String> = (1..=slides.len())
+        .map(|slide| format!("slides/slide{slide}.xml"))
+        .collect();
+    let listed: String = ids
+        .iter()
+        .enumerate()
+        .map(|(index, id)| format!("<p:sldId id=\"{}\" r:id=\"{id}\"/>", 256 + index))
         .collect();
     let links: Vec<(&str, &str, &str)> = ids
         .iter()
