@@ -381,7 +381,10 @@ fn name(format: ImageFormat) -> &'static str {
 fn refused(error: &ImageError) -> ParseFailure {
     let words = error.to_string();
     let reason = match error {
-        _ if words.contains("too large") => Reason::ImageTooLarge,
+        // Only words tell a size that no number of this machine holds.
+        _ if words.contains("too large") || words.contains("size limits exceeded") => {
+            Reason::ImageTooLarge
+        }
         ImageError::Limits(_) => Reason::ImageTooLarge,
         ImageError::Unsupported(_) => Reason::UnsupportedImage,
         _ => Reason::CorruptImage,

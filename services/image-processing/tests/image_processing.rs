@@ -240,6 +240,16 @@ const TESTS: &[Test] = &[
         |bench| {
             let failure = bench.process(&png_header(65_535, 65_535)).unwrap_err();
             assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+            for side in [60_000, u32::MAX] {
+                // The fields of width and height, as long numbers.
+                let mut tiff = pages_of([[200, 0, 0]; 3]);
+                for field in [10, 22] {
+                    tiff[field + 2] = 4;
+                    tiff[field + 8..field + 12].copy_from_slice(&side.to_le_bytes());
+                }
+                let failure = bench.process(&tiff).unwrap_err();
+                assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+            }
         },
     ),
     ("a_gif_canvas_larger_than_allowed_is_refused", |bench| {
