@@ -11,6 +11,7 @@ use crate::bulk::{
     BulkArguments, PauseArguments, ReprocessArguments, ResumeArguments, RetryArguments,
 };
 use crate::count::{CountArguments, StuckArguments};
+use crate::selector::MetadataArguments;
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{
     DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments, TelemetryArguments,
@@ -113,6 +114,8 @@ pub(crate) struct FilesArguments {
     /// The batch: its id, or `batches/ID`
     #[arg(value_name = "BATCH", value_parser = batch_name)]
     pub(crate) batch: String,
+    #[command(flatten)]
+    pub(crate) metadata: MetadataArguments,
     #[command(flatten)]
     pub(crate) gateway: GatewayArguments,
     #[command(flatten)]
@@ -318,6 +321,24 @@ mod tests {
             assert_eq!(watch.batch, format!("batches/{ID}"));
         }
         assert!(parse(&["watch", "nonsense", "--api-key", "k"]).is_err());
+    }
+
+    #[test]
+    fn files_are_listed_and_counted_by_their_metadata() {
+        let filter = ["--where", "river=Paraná", "--where", "site.level=3.5"];
+        for command in ["files", "count"] {
+            let all = [&[command, ID, "--api-key", "k"][..], &filter[..]].concat();
+            let matches = match parse(&all).unwrap().command {
+                Command::Files(files) => files.metadata.matches,
+                Command::Count(count) => count.selector.selector().metadata,
+                _ => panic!("neither files nor count"),
+            };
+            let paths: Vec<&[String]> = matches.iter().map(|one| one.path.as_slice()).collect();
+            assert_eq!(paths, [vec!["river"], vec!["site", "level"]]);
+        }
+        // What the server asks for: metadata are read of one batch.
+        let whole_tenant = [&["count", "--api-key", "k"][..], &filter[..]].concat();
+        assert!(parse(&whole_tenant).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use caudal_proto::convert::json_from_struct;
 use caudal_sdk::v1;
 use serde::Serialize;
 
@@ -22,12 +23,23 @@ struct Row {
     outcome: Option<&'static str>,
     reason: Option<String>,
     words: Option<String>,
+    media_type: String,
+    /// The codes of what was not done.
+    warnings: Vec<String>,
+    /// What was found, of a PROCESSED file.
+    record: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl From<v1::File> for Row {
     fn from(file: v1::File) -> Self {
         let state = file_state(file.state());
         let outcome = outcome(file.outcome());
+        let codes: Vec<String> = file
+            .warnings
+            .iter()
+            .map(|warning| warning.code.clone())
+            .collect();
+        let record = file.record.as_ref().map(json_from_struct);
         let warnings = || {
             let words: Vec<String> = file
                 .warnings
@@ -46,6 +58,9 @@ impl From<v1::File> for Row {
             outcome,
             reason,
             words,
+            media_type: file.media_type,
+            warnings: codes,
+            record: record.and_then(Result::ok),
         }
     }
 }
@@ -56,6 +71,7 @@ pub(crate) async fn run(arguments: FilesArguments) -> Result<ExitCode, Failure> 
     let mut request = v1::ListFilesRequest {
         selector: Some(v1::FileSelector {
             batch: arguments.batch,
+            metadata: arguments.metadata.matches,
             ..v1::FileSelector::default()
         }),
         page_size: FILES_A_PAGE,
@@ -123,6 +139,7 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
+    use caudal_proto::convert::struct_from_json;
 
     #[test]
     fn a_failed_file_tells_its_reason_and_a_partial_one_its_warnings() {
@@ -140,10 +157,15 @@ mod tests {
             path: "b.png".into(),
             state: v1::FileState::Processed.into(),
             outcome: v1::Outcome::Partial.into(),
+            media_type: "image/png".into(),
             warnings: vec![v1::Warning {
+                code: "NO_CAPTION_PROVIDER".into(),
                 words: "no caption provider".into(),
                 ..Default::default()
             }],
+            record: Some(
+                struct_from_json(&serde_json::Map::from_iter([("size".into(), 7.into())])).unwrap(),
+            ),
             ..Default::default()
         };
         let mut text = Vec::new();
@@ -155,9 +177,10 @@ mod tests {
             rows,
             serde_json::json!([
                 {"path": "a.pdf", "state": "FAILED", "outcome": null, "reason": "CORRUPT_DOCUMENT",
-                 "words": "the document is damaged"},
+                 "words": "the document is damaged", "media_type": "", "warnings": [], "record": null},
                 {"path": "b.png", "state": "PROCESSED", "outcome": "PARTIAL", "reason": null,
-                 "words": "no caption provider"},
+                 "words": "no caption provider", "media_type": "image/png",
+                 "warnings": ["NO_CAPTION_PROVIDER"], "record": {"size": 7}},
             ])
         );
     }

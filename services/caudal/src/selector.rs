@@ -55,6 +55,22 @@ pub(crate) struct SelectorArguments {
         requires = "batch"
     )]
     pub(crate) ordinals: Vec<u32>,
+    #[command(flatten)]
+    pub(crate) metadata: MetadataArguments,
+}
+
+/// Files chosen by what their sender said of them.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct MetadataArguments {
+    /// Files whose metadata hold this, e.g. river=Paraná or site.level=3.5; given several times, all of it
+    #[arg(
+        long = "where",
+        env = "CAUDAL_SELECT_WHERE",
+        value_name = "NAME=VALUE",
+        requires = "batch",
+        value_parser = metadata_match
+    )]
+    pub(crate) matches: Vec<v1::MetadataMatch>,
 }
 
 impl SelectorArguments {
@@ -79,6 +95,7 @@ impl SelectorArguments {
                 .or_else(|| self.path.clone())
                 .unwrap_or_default(),
             ordinals: self.ordinals.clone(),
+            metadata: self.metadata.matches.clone(),
             ..v1::FileSelector::default()
         }
     }
@@ -142,6 +159,28 @@ fn reason(text: &str) -> Result<String, String> {
     }
 }
 
+/// Names from the outside in, parted by dots, and the value that stands there: true, false, a number, or else a text. What
+/// stands in quotes is a text.
+fn metadata_match(text: &str) -> Result<v1::MetadataMatch, String> {
+    use v1::metadata_match::Value;
+    let wrong = "is names and a value: river=Paraná, site.level=3.5, checked=true or code=\"12\"";
+    let (names, value) = text.split_once('=').ok_or(wrong)?;
+    let path: Vec<String> = names.split('.').map(str::to_owned).collect();
+    if path.iter().any(String::is_empty) {
+        return Err(wrong.to_owned());
+    }
+    let value = match serde_json::from_str(value) {
+        Ok(serde_json::Value::Bool(truth)) => Value::Truth(truth),
+        Ok(serde_json::Value::String(text)) => Value::Text(text),
+        Ok(serde_json::Value::Number(number)) => number.as_f64().map(Value::Number).ok_or(wrong)?,
+        _ => Value::Text(value.to_owned()),
+    };
+    Ok(v1::MetadataMatch {
+        path,
+        value: Some(value),
+    })
+}
+
 /// A number with a unit: s, m, h or d.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
@@ -197,6 +236,46 @@ mod tests {
         };
         assert_eq!(arguments.selector().path_glob, r"a \[1\]/b\*/**");
         assert!(!arguments.is_whole_batch());
+    }
+
+    #[test]
+    fn metadata_are_named_from_the_outside_in_and_a_value_is_what_it_looks_like() {
+        use v1::metadata_match::Value;
+        for (written, path, value) in [
+            ("river=Paraná", vec!["river"], Value::Text("Paraná".into())),
+            (
+                "where.site.level=3.5",
+                vec!["where", "site", "level"],
+                Value::Number(3.5),
+            ),
+            ("checked=true", vec!["checked"], Value::Truth(true)),
+            ("code=\"12\"", vec!["code"], Value::Text("12".into())),
+            ("formula=a=b", vec!["formula"], Value::Text("a=b".into())),
+            ("code=00012", vec!["code"], Value::Text("00012".into())),
+            ("note=", vec!["note"], Value::Text(String::new())),
+            ("list=[1]", vec!["list"], Value::Text("[1]".into())),
+        ] {
+            let found = metadata_match(written).unwrap();
+            assert_eq!(
+                (found.path, found.value),
+                (
+                    path.iter().map(|&name| name.to_owned()).collect(),
+                    Some(value)
+                ),
+                "{written}"
+            );
+        }
+        for wrong in ["river", "=Paraná", "a..b=1", ""] {
+            assert!(metadata_match(wrong).is_err(), "{wrong}");
+        }
+        let arguments = SelectorArguments {
+            batch: Some("batches/x".into()),
+            metadata: MetadataArguments {
+                matches: vec![metadata_match("river=Paraná").unwrap()],
+            },
+            ..SelectorArguments::default()
+        };
+        assert!(!arguments.is_whole_batch() && arguments.selector().metadata.len() == 1);
     }
 
     #[test]

@@ -157,6 +157,10 @@ pub const XHTML: &str = "application/xhtml+xml";
 pub const XML: &str = "application/xml";
 /// A drawing.
 pub const SVG: &str = "image/svg+xml";
+/// JPEG 2000 in a file of boxes.
+pub const JP2: &str = "image/jp2";
+/// The data of JPEG 2000 without such a file.
+pub const JPEG_2000_DATA: &str = "image/j2c";
 /// Text of no kind that is known.
 pub const PLAIN: &str = "text/plain";
 /// A table, its fields parted by commas or the like.
@@ -282,7 +286,8 @@ pub const MEDIA_TYPES: &[MediaType] = &[
     picture("image/x-ms-bmp", &[]),
     picture("image/tiff", &["tif", "tiff"]),
     picture("image/vnd.microsoft.icon", &["ico"]),
-    stored("image/jp2", &["jp2", "jpx", "jpf"]),
+    picture(JP2, &["jp2", "jpx", "jpf"]),
+    picture(JPEG_2000_DATA, &["j2k", "j2c", "jpc"]),
     stored("image/heif", &["heic", "heif"]),
     stored("image/avif", &["avif"]),
     stored("image/jxl", &["jxl"]),

@@ -169,18 +169,40 @@ impl ExtractText {
         input: &Path,
         cancelled: &CancellationToken,
     ) -> Result<(String, Extracted), Failure> {
-        let unreadable = |words: String| {
-            Failure::new(
-                Reason::Internal,
-                format!("the sandbox child's answer: {words}"),
-            )
-        };
         let request = Request {
             media_type: media_type.to_owned(),
             max_pages: self.settings.max_pages,
             max_unpacked_bytes: self.settings.max_unpacked_bytes,
             max_text_bytes: self.settings.max_text_bytes,
             pdf_library: self.settings.pdf_library.clone(),
+        };
+        let read = self.ask_a_child(parser, &request, input, cancelled).await;
+        let is_pdf = request.reader() == Some(TextReader::Pdf);
+        match read {
+            // What costs PDFium its child may be nothing to the other reader.
+            Err(failure) if is_pdf && request.pdf_library.is_some() && is_end_of(&failure) => {
+                let request = Request {
+                    pdf_library: None,
+                    ..request
+                };
+                self.ask_a_child(parser, &request, input, cancelled).await
+            }
+            read => read,
+        }
+    }
+
+    async fn ask_a_child(
+        &self,
+        parser: &str,
+        request: &Request,
+        input: &Path,
+        cancelled: &CancellationToken,
+    ) -> Result<(String, Extracted), Failure> {
+        let unreadable = |words: String| {
+            Failure::new(
+                Reason::Internal,
+                format!("the sandbox child's answer: {words}"),
+            )
         };
         let request =
             serde_json::to_value(request).map_err(|error| unreadable(error.to_string()))?;
@@ -199,6 +221,14 @@ impl ExtractText {
         let text = String::from_utf8(text).map_err(|error| unreadable(error.to_string()))?;
         Ok((text, extracted))
     }
+}
+
+/// Whether a child came to its end over a document.
+fn is_end_of(failure: &Failure) -> bool {
+    matches!(
+        failure.reason,
+        Reason::ParserCrashed | Reason::ParserOutOfMemory | Reason::ParserTimeout
+    )
 }
 
 fn facts(reader: TextReader, extracted: &Extracted) -> serde_json::Value {

@@ -84,7 +84,7 @@ impl Request {
             .map_err(|error| ParseFailure::new(Reason::Internal, format!("request: {error}")))
     }
 
-    fn reader(&self) -> Option<TextReader> {
+    pub(crate) fn reader(&self) -> Option<TextReader> {
         media_type::text_reader(&self.media_type)
     }
 }

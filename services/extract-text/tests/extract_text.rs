@@ -75,6 +75,32 @@ const TESTS: &[Test] = &[
             );
         },
     ),
+    (
+        "a_pdf_that_ends_pdfium_is_shown_to_the_other_reader",
+        |_| {
+            // It draws itself five times; what is drawn over and over needs more memory than a child has.
+            let page = "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 5 0 R /Resources << /Font << /F1 3 0 R >> /XObject << /X 6 0 R >> >> >>";
+            let mut objects = page_objects(&[stream(
+                "",
+                b"BT /F1 24 Tf 72 700 Td (Hello river) Tj ET /X Do",
+            )]);
+            objects[3] = page.as_bytes().to_vec();
+            objects.push(stream(
+            "/Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /XObject << /X 6 0 R >> >>",
+            b"/X Do /X Do /X Do /X Do /X Do",
+        ));
+            let defaults = Settings::default();
+            let bench = Bench::with(&Settings {
+                sandbox: Limits {
+                    memory: 256 << 20,
+                    ..defaults.sandbox
+                },
+                ..defaults
+            });
+            let document = bench.extract(PDF, &pdf(&objects, "")).unwrap();
+            assert_eq!(document.text.trim(), "Hello river");
+        },
+    ),
     ("bytes_that_only_say_pdf_are_corrupt", |bench| {
         for bytes in [b"%PDF-1.7 and then nothing of the sort".as_slice(), b""] {
             let failure = bench.extract(PDF, bytes).unwrap_err();
@@ -547,13 +573,155 @@ const TESTS: &[Test] = &[
             assert!(!document.text.contains("truncated") && document.text.len() > 900);
         },
     ),
-    ("slides_are_pages_and_their_numbers_are_no_text", |bench| {
+    ("a_slide_begins_a_page", |bench| {
         let document = bench
             .extract(PPTX, &pptx(&["Opening words", "Closing words"]))
             .unwrap();
         let pages: Vec<&str> = document.text.split('\u{c}').map(str::trim).collect();
         assert_eq!(pages, ["Opening words", "Closing words"]);
     }),
+    (
+        "footer_date_and_number_follow_their_slide_and_its_notes_each_once",
+        |bench| {
+            let furniture = |number: u32| {
+                format!(
+                    "{}{}{}",
+                    shape(
+                        "sldNum",
+                        &format!("<a:fld type=\"slidenum\"><a:t>{number}</a:t></a:fld>")
+                    ),
+                    shape(
+                        "dt",
+                        "<a:fld type=\"datetime1\"><a:t>14.03.2026</a:t></a:fld>"
+                    ),
+                    shape("ftr", "<a:r><a:t>River office</a:t></a:r>"),
+                )
+            };
+            let slide = format!(
+                "{}{}",
+                furniture(7),
+                shape("title", "<a:r><a:t>Levels &amp; flow</a:t></a:r>")
+            );
+            let boxed = "<a:r><a:t>Boxed</a:t></a:r><a:br/><a:r><a:t>remark</a:t></a:r>";
+            let notes = format!(
+                "{}{}{}<mc:AlternateContent xmlns:mc=\"x\"><mc:Choice>{}</mc:Choice><mc:Fallback>{}</mc:Fallback></mc:AlternateContent>",
+                shape("hdr", "<a:r><a:t>Hand-out</a:t></a:r>"),
+                furniture(8),
+                shape(
+                    "body",
+                    "<a:r><a:t>What to </a:t></a:r><a:r><a:t>say</a:t></a:r>"
+                ),
+                shape("", boxed),
+                shape("", boxed),
+            );
+            let document = bench
+                .extract(PPTX, &pptx_of(&[(slide, Some(notes))]))
+                .unwrap();
+            let lines: Vec<&str> = document.text.lines().collect();
+            assert_eq!(
+                lines,
+                [
+                    "Levels & flow",
+                    "7",
+                    "14.03.2026",
+                    "River office",
+                    "What to say",
+                    "Boxed",
+                    "remark",
+                    "Hand-out",
+                    "8",
+                    "14.03.2026",
+                    "River office"
+                ]
+            );
+        },
+    ),
+    (
+        "a_damaged_page_of_notes_costs_no_slide_and_is_told",
+        |bench| {
+            let slide = shape("title", "<a:r><a:t>Levels</a:t></a:r>");
+            let notes = format!(
+                "{}<!-- and no end",
+                shape("body", "<a:r><a:t>Say</a:t></a:r>")
+            );
+            let document = bench
+                .extract(PPTX, &pptx_of(&[(slide, Some(notes))]))
+                .unwrap();
+            assert!(document.text == "Levels\nSay\n", "{:?}", document.text);
+            assert_eq!(codes(&document), [WarningCode::UnreadableParts]);
+        },
+    ),
+    (
+        "what_lies_too_deep_in_tables_or_groups_is_said_to_be_missing",
+        |bench| {
+            for depth in [5, 150, 3_000] {
+                let within = |begins: &str, words: &str, ends: &str| {
+                    format!("{}{words}{}", begins.repeat(depth), ends.repeat(depth))
+                };
+                let row = within(
+                    "<w:tbl><w:tr><w:tc>",
+                    "<w:p><w:r><w:t>deep</w:t></w:r></w:p>",
+                    "<w:p/></w:tc></w:tr></w:tbl>",
+                );
+                let body = format!("<w:p><w:r><w:t>before</w:t></w:r></w:p>{row}");
+                let slide = within(
+                    "<p:grpSp>",
+                    &shape("", "<a:r><a:t>deep</a:t></a:r>"),
+                    "</p:grpSp>",
+                );
+                let slide = format!("{}{slide}", shape("", "<a:r><a:t>before</a:t></a:r>"));
+                for document in [
+                    bench.extract(DOCX, &docx(&body)).unwrap(),
+                    bench.extract(PPTX, &pptx_of(&[(slide, None)])).unwrap(),
+                ] {
+                    let words: Vec<&str> = document.text.split_whitespace().collect();
+                    let is_whole = words == ["before", "deep"];
+                    let is_said = codes(&document) == [WarningCode::UnreadableParts];
+                    assert!(
+                        is_whole || is_said && words == ["before"],
+                        "{depth}: {:?} {:?}",
+                        document.text,
+                        codes(&document)
+                    );
+                    assert_eq!(is_whole, depth == 5, "{depth}");
+                }
+            }
+        },
+    ),
+    (
+        "rich_text_that_was_cut_keeps_its_last_words_and_says_so",
+        |bench| {
+            for cut in [
+                "{\\rtf1 the gauge stood",
+                "{\\rtf1 the gauge stood\\bin99 ab",
+            ] {
+                let document = bench.extract("text/rtf", cut.as_bytes()).unwrap();
+                assert_eq!(document.text, "the gauge stood\n");
+                assert_eq!(codes(&document), [WarningCode::UnreadableParts]);
+            }
+        },
+    ),
+    (
+        "cells_and_rows_that_stand_for_several_are_written_as_often",
+        |bench| {
+            let sheet = |columns: u32, rows: u32| {
+                let body = format!(
+                    "<office:spreadsheet><table:table table:name=\"Levels\"><table:table-row table:number-rows-repeated=\"{rows}\">\
+                 <table:table-cell table:number-columns-repeated=\"{columns}\"><text:p>dry</text:p></table:table-cell></table:table-row>\
+                 <table:table-row table:number-rows-repeated=\"1048000\"><table:table-cell/></table:table-row></table:table></office:spreadsheet>"
+                );
+                bench
+                    .extract(ODS, &open_document(ODS, &body, false))
+                    .unwrap()
+            };
+            let document = sheet(2, 300);
+            assert_eq!(document.text.matches("dry").count(), 600);
+            assert!(document.warnings.is_empty());
+            let document = sheet(16_384, 1_048_576);
+            assert_eq!(codes(&document), [WarningCode::TextTruncated]);
+            assert!(document.text.len() < 17 << 20);
+        },
+    ),
     ("a_note_stands_apart_from_the_words_around_it", |bench| {
         let body = "<text:p>Before<text:note><text:note-citation>1</text:note-citation><text:note-body>\
             <text:p>the note</text:p></text:note-body></text:note>after</text:p>";
@@ -683,6 +851,19 @@ const TESTS: &[Test] = &[
         let document = bench.extract("image/svg+xml", drawing.as_bytes()).unwrap();
         assert_eq!(document.text, "Levels\ngauge one\n4 < 5\n");
     }),
+    (
+        "a_tag_of_half_a_million_attributes_is_read_in_time",
+        |bench| {
+            let attributes: String = (0..500_000).map(|number| format!(" a{number}=1")).collect();
+            let picture = "A".repeat(200_000);
+            let page = format!(
+                "<p>before<b{attributes}>within</b><img alt=\"{picture}\" title=\"a > b\"><!-- {picture} > --> after"
+            );
+            let document = bench.extract("text/html", page.as_bytes()).unwrap();
+            assert_eq!(document.text, "beforewithin after\n");
+            assert!(document.warnings.is_empty());
+        },
+    ),
     ("html_nested_sixty_thousand_deep_is_read_in_time", |bench| {
         let depth = 60_000;
         let page = format!("{}deep{}", "<div>".repeat(depth), "</div>".repeat(depth));
@@ -1186,7 +1367,32 @@ fn xlsx() -> Vec<u8> {
     )
 }
 
+/// A shape of a slide: a placeholder of this kind, or a box of its own.
+fn shape(kind: &str, runs: &str) -> String {
+    let placeholder = match kind {
+        "" => String::new(),
+        kind => format!("<p:ph type=\"{kind}\"/>"),
+    };
+    format!(
+        "<p:sp><p:nvSpPr><p:nvPr>{placeholder}</p:nvPr></p:nvSpPr><p:txBody><a:p>{runs}</a:p></p:txBody></p:sp>"
+    )
+}
+
 fn pptx(slides: &[&str]) -> Vec<u8> {
+    let slides: Vec<(String, Option<String>)> = slides
+        .iter()
+        .map(|words| {
+            let shape = format!(
+                "<p:sp><p:txBody><a:p><a:r><a:t>{words}</a:t></a:r></a:p></p:txBody></p:sp>"
+            );
+            (shape, None)
+        })
+        .collect();
+    pptx_of(&slides)
+}
+
+/// A presentation of slides, each with the shapes of its page of notes where it has one.
+fn pptx_of(slides: &[(String, Option<String>)]) -> Vec<u8> {
     let names: Vec<String> = (1..=slides.len())
         .map(|slide| format!("ppt/slides/slide{slide}.xml"))
         .collect();
@@ -1221,11 +1427,26 @@ fn pptx(slides: &[&str]) -> Vec<u8> {
         ),
         ("ppt/_rels/presentation.xml.rels", relationships(&links)),
     ];
-    for (name, words) in names.iter().zip(slides) {
-        let slide = format!(
-            "{XML}<p:sld xmlns:p=\"{SLIDES}\" xmlns:a=\"{DRAWING}\"><p:cSld><p:spTree><p:sp><p:txBody><a:p><a:r><a:t>{words}</a:t></a:r></a:p></p:txBody></p:sp></p:spTree></p:cSld></p:sld>"
-        );
-        parts.push((name.as_str(), slide));
+    let noted: Vec<(String, String)> = (1..=slides.len())
+        .map(|slide| {
+            let links = format!("ppt/slides/_rels/slide{slide}.xml.rels");
+            (links, format!("ppt/notesSlides/notesSlide{slide}.xml"))
+        })
+        .collect();
+    let tree = |root: &str, shapes: &str| {
+        format!(
+            "{XML}<p:{root} xmlns:p=\"{SLIDES}\" xmlns:a=\"{DRAWING}\"><p:cSld><p:spTree>{shapes}</p:spTree></p:cSld></p:{root}>"
+        )
+    };
+    for ((name, (links, notes_name)), (shapes, notes)) in names.iter().zip(&noted).zip(slides) {
+        parts.push((name.as_str(), tree("sld", shapes)));
+        if let Some(notes) = notes {
+            let target = format!("../{}", notes_name.trim_start_matches("ppt/"));
+            let link = relationships(&[("rId1", "notesSlide", &target)]);
+            parts.push((links.as_str(), link));
+            parts.push((notes_name.as_str(), tree("notes", notes)));
+            overrides.push((notes_name.as_str(), "presentationml.notesSlide"));
+        }
     }
     package("ppt/presentation.xml", "officeDocument", &overrides, &parts)
 }

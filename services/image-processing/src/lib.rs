@@ -4,6 +4,7 @@
 mod camera;
 mod handler;
 mod icon;
+mod jp2;
 mod jpeg;
 mod parser;
 mod partial;

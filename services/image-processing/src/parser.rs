@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::camera::{self, Camera};
-use crate::{icon, jpeg, partial, tiff};
+use crate::{icon, jp2, jpeg, partial, tiff};
 
 /// The name under which a sandbox child finds the parser.
 pub(crate) const PARSER: &str = "image";
@@ -58,7 +58,7 @@ pub(crate) struct Facts {
     pub(crate) width: u32,
     /// Pixels down, likewise.
     pub(crate) height: u32,
-    /// `jpeg`, `png`, `gif`, `webp`, `bmp`, `tiff`, `ico`.
+    /// `jpeg`, `png`, `gif`, `webp`, `bmp`, `tiff`, `ico`, `jp2`.
     pub(crate) format: String,
     /// How it is stored, by the EXIF number: 1 is upright.
     pub(crate) orientation: u8,
@@ -84,6 +84,15 @@ pub(crate) struct Facts {
 
 fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::deserialize(request).map_err(|error| internal(&error))?;
+    let mut head = Vec::new();
+    (&mut *input)
+        .take(jp2::SIGNATURE_BYTES as u64)
+        .read_to_end(&mut head)
+        .map_err(|error| internal(&error))?;
+    if jp2::begins(&head) {
+        return look_at_jp2(&request, input);
+    }
+    input.rewind().map_err(|error| internal(&error))?;
     let format = ImageReader::new(BufReader::new(&mut *input))
         .with_guessed_format()
         .map_err(|error| internal(&error))?
@@ -154,40 +163,106 @@ fn look<I: Read + Seek>(
         ));
     }
 
-    // Turned after it was made small: turning the whole picture would need a second one in memory.
-    let mut thumbnail = smaller(picture, request.thumbnail_side);
-    thumbnail.apply_orientation(orientation);
-    let turned = matches!(
+    let (exif, exif_unreadable) = match camera::read(&mut rewound(input)?) {
+        Ok(camera) => (camera, false),
+        // Where the end of a file is missing nobody knows what stood there.
+        Err(_) => (None, missing.is_none()),
+    };
+    let beside = Beside {
+        animated: is_animated(rewound(input)?, format, request),
+        pages: pages(rewound(input)?, format),
+        exif,
+        exif_unreadable,
+    };
+    let seen = Seen {
+        picture,
+        size: (stored_width, stored_height),
         orientation,
+        missing,
+    };
+    told(request, name, seen, beside)
+}
+
+/// The same for JPEG 2000.
+fn look_at_jp2(request: &Request, input: &mut File) -> Result<Parsed, ParseFailure> {
+    let mut bytes = Vec::new();
+    rewound(input)?
+        .read_to_end(&mut bytes)
+        .map_err(|error| internal(&error))?;
+    let decoded = jp2::decode(
+        &bytes,
+        request.max_pixels,
+        request.max_decoded_bytes,
+        request.thumbnail_side,
+    )?;
+    let missing = decoded
+        .is_damaged
+        .then(|| partial::missing(&decoded.picture));
+    if decoded.is_damaged && partial::is_blank(&decoded.picture)
+        || missing.is_some_and(|missing| missing > MOST_MISSING)
+    {
+        return Err(ParseFailure::new(
+            Reason::CorruptImage,
+            "most of its data is missing",
+        ));
+    }
+    let seen = Seen {
+        picture: decoded.picture,
+        size: decoded.size,
+        orientation: Orientation::NoTransforms,
+        missing,
+    };
+    told(request, "jp2", seen, Beside::default())
+}
+
+/// A picture as it was decoded.
+struct Seen {
+    picture: DynamicImage,
+    /// Pixels across and down, as it is stored.
+    size: (u32, u32),
+    orientation: Orientation,
+    missing: Option<f64>,
+}
+
+/// What a file holds beside its picture.
+#[derive(Default)]
+struct Beside {
+    animated: bool,
+    pages: Option<u32>,
+    exif: Option<Camera>,
+    exif_unreadable: bool,
+}
+
+/// The thumbnail and the facts of a picture.
+fn told(request: &Request, name: &str, seen: Seen, beside: Beside) -> Result<Parsed, ParseFailure> {
+    // Turned after it was made small: turning the whole picture would need a second one in memory.
+    let mut thumbnail = smaller(seen.picture, request.thumbnail_side);
+    thumbnail.apply_orientation(seen.orientation);
+    let turned = matches!(
+        seen.orientation,
         Orientation::Rotate90
             | Orientation::Rotate270
             | Orientation::Rotate90FlipH
             | Orientation::Rotate270FlipH
     );
     let (width, height) = if turned {
-        (stored_height, stored_width)
+        (seen.size.1, seen.size.0)
     } else {
-        (stored_width, stored_height)
+        seen.size
     };
     let transparent = shows_through(&thumbnail);
-    let (exif, exif_unreadable) = match camera::read(&mut rewound(input)?) {
-        Ok(camera) => (camera, false),
-        // Where the end of a file is missing nobody knows what stood there.
-        Err(_) => (None, missing.is_none()),
-    };
-
     let facts = Facts {
         width,
         height,
         format: name.to_owned(),
-        orientation: orientation.to_exif(),
-        animated: is_animated(rewound(input)?, format, request),
-        pages: pages(rewound(input)?, format),
-        missing_percent: missing.map(|missing| (missing * 100.0).round() as u32),
+        orientation: seen.orientation.to_exif(),
+        animated: beside.animated,
+        pages: beside.pages,
+        missing_percent: seen.missing.map(|missing| (missing * 100.0).round() as u32),
         transparent,
         perceptual_hash: perceptual_hash(&thumbnail),
-        exif,
-        exif_unreadable,
+        exif: beside.exif,
+        exif_unreadable: beside.exif_unreadable,
     };
     let blob = encoded(&thumbnail, transparent)?;
     Ok(Parsed {
@@ -306,7 +381,10 @@ fn name(format: ImageFormat) -> &'static str {
 fn refused(error: &ImageError) -> ParseFailure {
     let words = error.to_string();
     let reason = match error {
-        _ if words.contains("too large") => Reason::ImageTooLarge,
+        // Only words tell a size that no number of this machine holds.
+        _ if words.contains("too large") || words.contains("size limits exceeded") => {
+            Reason::ImageTooLarge
+        }
         ImageError::Limits(_) => Reason::ImageTooLarge,
         ImageError::Unsupported(_) => Reason::UnsupportedImage,
         _ => Reason::CorruptImage,

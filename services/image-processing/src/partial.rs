@@ -17,10 +17,7 @@ pub(crate) fn decode(decoder: impl ImageDecoder) -> Option<(DynamicImage, f64)> 
     // It has failed before: what matters is how far it comes.
     let _ = decoder.read_image(&mut rows);
     let row_bytes = usize::try_from(width).ok()? * usize::from(color.bytes_per_pixel());
-    let missing = rows
-        .chunks_exact(row_bytes.max(1))
-        .filter(|row| row.iter().all(|byte| *byte == GREY))
-        .count();
+    let share = grey_share(&rows, row_bytes, height);
     let picture = match color {
         ColorType::L8 => ImageBuffer::from_raw(width, height, rows).map(DynamicImage::ImageLuma8),
         ColorType::La8 => ImageBuffer::from_raw(width, height, rows).map(DynamicImage::ImageLumaA8),
@@ -30,10 +27,23 @@ pub(crate) fn decode(decoder: impl ImageDecoder) -> Option<(DynamicImage, f64)> 
         }
         _ => None,
     };
-    let share = missing as f64 / f64::from(height.max(1));
     picture
         .filter(|_| share < 1.0)
         .map(|picture| (picture, share))
+}
+
+/// Of a picture that is known to be damaged, the share of rows that are missing: its decoder fills them with grey.
+pub(crate) fn missing(picture: &DynamicImage) -> f64 {
+    let row_bytes = picture.width() as usize * usize::from(picture.color().bytes_per_pixel());
+    grey_share(picture.as_bytes(), row_bytes, picture.height())
+}
+
+fn grey_share(rows: &[u8], row_bytes: usize, height: u32) -> f64 {
+    let grey = rows
+        .chunks_exact(row_bytes.max(1))
+        .filter(|row| row.iter().all(|byte| *byte == GREY))
+        .count();
+    grey as f64 / f64::from(height.max(1))
 }
 
 /// Whether a picture is of one colour. A small one may well be.

@@ -15,6 +15,13 @@ use image::{DynamicImage, Frame, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use libtest_mimic::{Arguments, Trial};
 use tokio_util::sync::CancellationToken;
 
+/// Pictures of JPEG 2000, which no crate here writes; OpenJPEG made them. 1,200 pixels of a slope of colours;
+const SLOPE: &[u8] = include_bytes!("pictures/slope.jp2");
+/// 64 of noise in four tiles, without boxes;
+const TILES: &[u8] = include_bytes!("pictures/noise.j2k");
+/// and 32 of grey glass.
+const GLASS: &[u8] = include_bytes!("pictures/glass.jp2");
+
 type Test = (&'static str, fn(&Bench));
 
 const TESTS: &[Test] = &[
@@ -65,6 +72,72 @@ const TESTS: &[Test] = &[
             }
         },
     ),
+    ("jpeg_2000_is_shown_with_and_without_its_boxes", |bench| {
+        let processed = bench.process(SLOPE).unwrap();
+        let facts = &processed.facts;
+        assert_eq!(facts["format"], "jp2");
+        assert_eq!(
+            (facts["width"].as_u64(), facts["height"].as_u64()),
+            (Some(1200), Some(900))
+        );
+        assert_eq!(codes(&processed), [WarningCode::NoCaptionProvider]);
+        let thumbnail = image::load_from_memory(&processed.thumbnail).unwrap();
+        assert_eq!((thumbnail.width(), thumbnail.height()), (512, 384));
+        // Red grows to the right, green downwards.
+        let corner = |x, y| thumbnail.to_rgb8().get_pixel(x, y).0;
+        let (first, last) = (corner(4, 4), corner(507, 379));
+        assert!(
+            first[0] < 20 && first[1] < 20 && last[0] > 235 && last[1] > 235,
+            "{first:?} {last:?}"
+        );
+
+        let bare = bench.process(TILES).unwrap();
+        assert_eq!(
+            (bare.facts["width"].as_u64(), bare.facts["format"].as_str()),
+            (Some(64), Some("jp2"))
+        );
+        let glass = bench.process(GLASS).unwrap();
+        assert_eq!(
+            (glass.thumbnail_name, glass.facts["transparent"].as_bool()),
+            ("thumbnail.png", Some(true))
+        );
+        assert_eq!(codes(&glass), [WarningCode::NoCaptionProvider]);
+    }),
+    ("a_jpeg_2000_that_was_cut_says_so", |bench| {
+        // One tile of four is missing, then three.
+        let processed = bench.process(&TILES[..TILES.len() * 9 / 10]).unwrap();
+        assert_eq!(
+            codes(&processed),
+            [WarningCode::NoCaptionProvider, WarningCode::PartialImage]
+        );
+        for cut in [TILES.len() / 4, 120, 40, 10] {
+            let failure = bench
+                .process(&TILES[..cut])
+                .map(|done| done.facts)
+                .unwrap_err();
+            assert_eq!(
+                failure.reason,
+                Reason::CorruptImage,
+                "{cut}: {}",
+                failure.detail
+            );
+        }
+    }),
+    ("a_jpeg_2000_larger_than_allowed_is_refused", |bench| {
+        // Its size stands behind the markers of its beginning, and the size of a tile behind that.
+        let mut huge = TILES.to_vec();
+        for (place, number) in [(8, 60_000_u32), (12, 60_000), (24, 60_000), (28, 60_000)] {
+            huge[place..place + 4].copy_from_slice(&number.to_be_bytes());
+        }
+        let failure = bench.process(&huge).map(|done| done.facts).unwrap_err();
+        assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+        // Millions of tiles of one pixel.
+        let mut tiles = TILES.to_vec();
+        for (place, number) in [(8, 9_000_u32), (12, 9_000), (24, 1), (28, 1)] {
+            tiles[place..place + 4].copy_from_slice(&number.to_be_bytes());
+        }
+        assert!(bench.process(&tiles).is_err());
+    }),
     ("a_caption_is_never_invented", |bench| {
         let processed = bench
             .process(&encoded(&picture(20, 20), ImageFormat::Png))
@@ -167,6 +240,16 @@ const TESTS: &[Test] = &[
         |bench| {
             let failure = bench.process(&png_header(65_535, 65_535)).unwrap_err();
             assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+            for side in [60_000, u32::MAX] {
+                // The fields of width and height, as long numbers.
+                let mut tiff = pages_of([[200, 0, 0]; 3]);
+                for field in [10, 22] {
+                    tiff[field + 2] = 4;
+                    tiff[field + 8..field + 12].copy_from_slice(&side.to_le_bytes());
+                }
+                let failure = bench.process(&tiff).unwrap_err();
+                assert_eq!(failure.reason, Reason::ImageTooLarge, "{}", failure.detail);
+            }
         },
     ),
     ("a_gif_canvas_larger_than_allowed_is_refused", |bench| {
@@ -349,9 +432,13 @@ const TESTS: &[Test] = &[
         },
     ),
     ("damaged_pictures_end_with_a_reason_each_time", |bench| {
-        let whole = encoded(&noise(60, 60), ImageFormat::Jpeg);
-        for step in 0..12 {
-            let mut damaged = whole.clone();
+        let jpeg = encoded(&noise(60, 60), ImageFormat::Jpeg);
+        let wholes = [jpeg.as_slice(), TILES, GLASS];
+        for (whole, step) in wholes
+            .iter()
+            .flat_map(|whole| (0..12).map(move |step| (whole, step)))
+        {
+            let mut damaged = whole.to_vec();
             let place = 2 + step * (damaged.len() - 3) / 12;
             damaged[place] ^= 0xff;
             if let Err(failure) = bench.process(&damaged) {

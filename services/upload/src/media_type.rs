@@ -1,7 +1,8 @@
 //! What a file is, by its bytes. Its name only chooses among kinds of text, which no bytes tell apart.
 
 use caudal_domain::media_type::{
-    self, CSV, EMPTY, HTML, MAIL, PDF, PLAIN, Reading, TextReader, UNKNOWN, XLS,
+    self, CSV, EMPTY, HTML, JP2, JPEG_2000_DATA, MAIL, PDF, PLAIN, Reading, TextReader, UNKNOWN,
+    XLS,
 };
 use caudal_domain::{RelativePath, text_encoding};
 use caudal_objects::ObjectError;
@@ -19,6 +20,10 @@ const OLD_WORKBOOKS: [&[u8]; 4] = [
     b"\x09\x04\x06\0",
     b"\x09\x08\x08\0",
 ];
+
+/// JPEG 2000, whatever its brand, and its data without boxes.
+const JP2_SIGNATURE: &[u8] = b"\0\0\0\x0cjP  \r\n\x87\n";
+const JPEG_2000_SIGNATURE: &[u8] = b"\xff\x4f\xff\x51\0";
 
 /// The media type of a content.
 ///
@@ -57,6 +62,12 @@ pub(crate) async fn sniff(source: &Source<'_>, path: &str) -> Result<&'static st
     }
     if head.starts_with(b"\xffWPC") {
         return Ok("application/vnd.wordperfect");
+    }
+    if head.starts_with(JP2_SIGNATURE) {
+        return Ok(JP2);
+    }
+    if head.starts_with(JPEG_2000_SIGNATURE) {
+        return Ok(JPEG_2000_DATA);
     }
     if OLD_WORKBOOKS.iter().any(|begin| head.starts_with(begin)) {
         return Ok(XLS);
@@ -165,6 +176,8 @@ mod tests {
             of(b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0", "x"),
             "image/bmp"
         );
+        assert_eq!(of(b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjpx ", "x"), JP2);
+        assert_eq!(of(b"\xff\x4f\xff\x51\0\x2f\0\0", "x"), JPEG_2000_DATA);
         assert_eq!(of(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "holiday.png"), PDF);
         assert_eq!(of(b"\0\0junk%PDF-1.4", "x"), PDF);
         assert_eq!(of(b"\0\x01\x02\x03nothing known\0", "x.docx"), UNKNOWN);

@@ -19,7 +19,9 @@ use crate::encoding;
 use crate::text::{Properties, Text};
 
 /// How much is handed to the tokenizer at once, in bytes: between two pieces a full text stops it.
-const PIECE_BYTES: usize = 64 << 10;
+const PIECE_BYTES: usize = 16 << 10;
+/// Pieces of which nothing came before a tag counts as endless: each of its attributes costs as much as there are before it.
+const QUIET_PIECES: usize = 2;
 
 pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::read(request)?;
@@ -58,21 +60,29 @@ pub(super) fn render(page: &str, is_xml: bool, text: &mut Text) -> Properties {
             title: String::new(),
             language: None,
             author: None,
+            is_quiet: true,
+            is_in_endless_tag: false,
         }),
     };
     let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
     let queue = BufferQueue::default();
     let mut rest = page;
+    let mut quiet = 0;
     while !rest.is_empty() && !tokenizer.sink.page.borrow().text.is_full() {
         let mut end = rest.len().min(PIECE_BYTES);
         while !rest.is_char_boundary(end) {
             end += 1;
         }
         let (piece, after) = rest.split_at(end);
-        queue.push_back(StrTendril::from_slice(piece));
-        // A script that is over pauses it: nothing runs here.
-        while !queue.is_empty() {
-            let _ = tokenizer.feed(&queue);
+        quiet = if is_quiet(&tokenizer, &queue, piece) {
+            quiet + 1
+        } else {
+            0
+        };
+        // Between quotes, and in a comment, this ends nothing.
+        if quiet >= QUIET_PIECES && !is_quiet(&tokenizer, &queue, ">") {
+            tokenizer.sink.page.borrow_mut().is_in_endless_tag = true;
+            quiet = 0;
         }
         rest = after;
     }
@@ -84,6 +94,17 @@ pub(super) fn render(page: &str, is_xml: bool, text: &mut Text) -> Properties {
         language: page.language,
         ..Properties::default()
     }
+}
+
+/// Hands a piece to the tokenizer; whether nothing came of it.
+fn is_quiet(tokenizer: &Tokenizer<Sink<'_>>, queue: &BufferQueue, piece: &str) -> bool {
+    tokenizer.sink.page.borrow_mut().is_quiet = true;
+    queue.push_back(StrTendril::from_slice(piece));
+    // A script that is over pauses it: nothing runs here.
+    while !queue.is_empty() {
+        let _ = tokenizer.feed(queue);
+    }
+    tokenizer.sink.page.borrow().is_quiet
 }
 
 struct Sink<'a> {
@@ -111,6 +132,10 @@ struct Page<'a> {
     title: String,
     language: Option<String>,
     author: Option<String>,
+    /// Whether nothing came of the last piece.
+    is_quiet: bool,
+    /// Whether what comes, up to the end of a tag, belongs to one that was ended before.
+    is_in_endless_tag: bool,
 }
 
 impl TokenSink for Sink<'_> {
@@ -118,6 +143,18 @@ impl TokenSink for Sink<'_> {
 
     fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
         let mut page = self.page.borrow_mut();
+        page.is_quiet &= matches!(token, Token::ParseError(_));
+        match token {
+            Token::CharacterTokens(characters) if page.is_in_endless_tag => {
+                if let Some((_, after)) = characters.split_once('>') {
+                    page.is_in_endless_tag = false;
+                    page.push(after);
+                }
+                return TokenSinkResult::Continue;
+            }
+            Token::TagToken(_) => page.is_in_endless_tag = false,
+            _ => {}
+        }
         match token {
             Token::TagToken(tag) if tag.kind == TagKind::StartTag => page.start(&tag),
             Token::TagToken(tag) => {

@@ -27,8 +27,13 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
     // The library tells what it left out among the words; here that is a warning.
     let notices: HashSet<String> = notices(&document);
     let labels = labels(&document);
+    let mut too_deep = 0;
     for line in document.plain_text().lines() {
         if notices.contains(line.trim()) {
+            continue;
+        }
+        if is_told_too_deep(line.trim()) {
+            too_deep += 1;
             continue;
         }
         // Who said it stands before a comment, as on slides; that it is one is a word of the library.
@@ -48,9 +53,16 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
     let lost = document.as_docx().map_or(0, |document| {
         count(document.unreadable_parts.len()) + count(document.unreadable_parts_omitted)
     });
-    extracted.unreadable_parts = lost;
+    extracted.unreadable_parts = lost + too_deep;
     extracted.properties = properties(&document);
     answer(text, &extracted)
+}
+
+/// Whether the library says in a line that a table or a box lies too deep in others to be read.
+fn is_told_too_deep(line: &str) -> bool {
+    let begins = ["[nested table", "[text box nested"];
+    let mut begins = begins.iter();
+    begins.any(|begin| line.starts_with(begin)) && line.ends_with("document truncated]")
 }
 
 /// A document under a password is only opened to say so.
@@ -119,6 +131,8 @@ pub(super) fn open(request: &Request, input: &mut File) -> Result<Document, Pars
     // The bound of the text is kept where the text is gathered; the library would cut it without a word that can be told
     // from others.
     options.limits.text_chars = usize::try_from(request.max_unpacked_bytes).unwrap_or(usize::MAX);
+    // What else of it is opened in this child has the same bounds.
+    options.limits.apply();
     Document::from_reader_with(input, format, &options).map_err(|error| refused(&error))
 }
 

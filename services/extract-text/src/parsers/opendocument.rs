@@ -20,8 +20,8 @@ const META_PART: &str = "meta.xml";
 const MAX_REPEATED_SPACES: usize = 100;
 /// The most empty cells in a row that are written between two with content.
 const MAX_EMPTY_CELLS: usize = 8;
-/// How often a cell or a row with content may stand for several alike.
-const MAX_REPEATED: usize = 100;
+/// How many alike a cell or a row with content may stand for; that there are more is said.
+const MAX_REPEATED: usize = 1_000;
 
 pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::read(request)?;
@@ -35,6 +35,9 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
         .ok_or_else(|| corrupt(&format!("it has no {CONTENT_PART}")))?;
     let mut reading = Content::new(Text::bounded(request.max_text_bytes));
     reading.read(Reader::from_reader(content))?;
+    if reading.is_shortened {
+        reading.text.mark_truncated();
+    }
     let (text, mut extracted) = reading.text.finish();
     extracted.properties = properties;
     if reading.sheets.is_empty() && reading.pages > 0 {
@@ -114,7 +117,10 @@ struct Content {
     empty_cells: usize,
     /// Where the cell that is being read begins, and how often it stands for others.
     cell: (usize, usize),
-    row_begins: usize,
+    /// The same of the row.
+    row: (usize, usize),
+    /// Whether one of them stands for more than are written.
+    is_shortened: bool,
 }
 
 impl Content {
@@ -128,7 +134,8 @@ impl Content {
             cells: 0,
             empty_cells: 0,
             cell: (0, 1),
-            row_begins: 0,
+            row: (0, 1),
+            is_shortened: false,
         }
     }
 
@@ -185,17 +192,15 @@ impl Content {
                 self.paragraphs += 1;
             }
             "table-cell" | "covered-table-cell" => {
-                let repeated = attribute(tag, "number-columns-repeated");
-                let repeated = repeated.and_then(|count| count.parse().ok()).unwrap_or(1);
                 if self.cells == 0 {
                     self.write_gap();
-                    self.cell = (self.text.len(), repeated);
+                    self.cell = (self.text.len(), repeated(tag, "number-columns-repeated"));
                 }
                 self.cells += 1;
             }
             "table-row" if self.cells == 0 => {
                 self.empty_cells = 0;
-                self.row_begins = self.text.len();
+                self.row = (self.text.len(), repeated(tag, "number-rows-repeated"));
             }
             "tracked-changes" | "annotation" | "annotation-end" | "change-start" => {
                 self.left_out += 1;
@@ -243,6 +248,7 @@ impl Content {
             "table-row" if self.cells == 0 => {
                 self.empty_cells = 0;
                 self.text.end_line();
+                self.end_row();
             }
             "table" if self.cells == 0 => self.text.end_line(),
             "tracked-changes" | "annotation" | "annotation-end" | "change-start" => {
@@ -265,18 +271,35 @@ impl Content {
             return;
         }
         self.text.push_char('\t');
-        for _ in 1..repeated.min(MAX_REPEATED) {
-            self.text.push(&content);
-            self.text.push_char('\t');
-        }
+        self.repeat(&format!("{content}\t"), repeated);
         self.empty_cells = 0;
+    }
+
+    /// A row with content is written as often as it stands for others alike.
+    fn end_row(&mut self) {
+        let (begins, repeated) = self.row;
+        let content = self.text.since(begins).to_owned();
+        if !content.trim().is_empty() {
+            self.repeat(&content, repeated);
+        }
+    }
+
+    /// Writes what stands there once already.
+    fn repeat(&mut self, content: &str, times: usize) {
+        self.is_shortened |= times > MAX_REPEATED;
+        for _ in 1..times.min(MAX_REPEATED) {
+            if self.text.is_full() {
+                return;
+            }
+            self.text.push(content);
+        }
     }
 
     /// Only rows that have begun have gaps: the tabs are written when the next cell begins, and taken back by nobody, so
     /// they are bounded.
     fn write_gap(&mut self) {
         for _ in 0..std::mem::take(&mut self.empty_cells).min(MAX_EMPTY_CELLS) {
-            if self.text.len() > self.row_begins {
+            if self.text.len() > self.row.0 {
                 self.text.push_char('\t');
             }
         }
@@ -297,4 +320,10 @@ impl Content {
             _ => {}
         }
     }
+}
+
+/// How many alike an element stands for.
+fn repeated(tag: &BytesStart<'_>, name: &str) -> usize {
+    let repeated = attribute(tag, name);
+    repeated.and_then(|count| count.parse().ok()).unwrap_or(1)
 }

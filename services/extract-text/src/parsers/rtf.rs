@@ -109,6 +109,8 @@ pub(super) fn read(bytes: &[u8], text: &mut Text) -> Found {
         author: String::new(),
     };
     rtf.run();
+    // Of a document that was cut the last words wait for a group's end that is missing.
+    rtf.flush();
     Found {
         is_cut: rtf.depth > 0,
         properties: Properties {

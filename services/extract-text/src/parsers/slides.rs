@@ -1,7 +1,10 @@
-//! Presentations, old and new: slide by slide, each with its notes behind it. What every slide shows alike, such as its number,
-//! is no text of it.
+//! Presentations, old and new: slide by slide, each with its notes behind it. A footer, a date and a number stand behind what
+//! their slide is about.
+
+mod notes;
 
 use std::fs::File;
+use std::rc::Rc;
 
 use caudal_stage::sandbox::{ParseFailure, Parsed};
 use office_oxide::ppt::{PptDocument, TextType};
@@ -13,9 +16,12 @@ use serde_json::Value;
 use super::office;
 use super::{Request, answer};
 use crate::text::Text;
+use notes::Notes;
 
 /// Groups in groups that are looked into.
-const MAX_DEPTH: usize = 100;
+const MAX_DEPTH: usize = 200;
+/// So deep in groups one that is empty may have been left empty by the library, which looks into a hundred.
+const EMPTIED_DEPTH: usize = 90;
 
 pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
     let request = Request::read(request)?;
@@ -25,7 +31,8 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
     let mut pages = 0;
     if let Some(slides) = document.as_pptx() {
         pages = slides.slides.len();
-        unreadable = new_slides(slides, &mut text);
+        let notes = notes::read(slides, input, request.max_text_bytes);
+        unreadable = new_slides(slides, notes.as_deref(), &mut text);
     } else if let Some(slides) = document.as_ppt() {
         pages = slides.slides.len();
         old_slides(slides, &mut text);
@@ -38,10 +45,14 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
 }
 
 /// How many slides and parts could not be read.
-fn new_slides(document: &PptxDocument, text: &mut Text) -> u32 {
+fn new_slides(
+    document: &PptxDocument,
+    notes: Option<&[Option<Rc<Notes>>]>,
+    text: &mut Text,
+) -> u32 {
     let mut unreadable = office::count(document.unreadable_parts.len())
         + office::count(document.unreadable_parts_omitted);
-    for slide in &document.slides {
+    for (index, slide) in document.slides.iter().enumerate() {
         if text.is_full() {
             break;
         }
@@ -50,7 +61,17 @@ fn new_slides(document: &PptxDocument, text: &mut Text) -> u32 {
             unreadable += 1;
             continue;
         }
-        push_slide(slide, text);
+        let notes = match notes {
+            Some(pages) => pages.get(index).cloned().flatten(),
+            // What the library takes for them.
+            None => slide.notes.as_ref().map(|kept| {
+                Rc::new(Notes {
+                    words: body(kept),
+                    is_damaged: true,
+                })
+            }),
+        };
+        unreadable += push_slide(slide, notes.as_deref(), text);
     }
     push_backgrounds(document, text);
     unreadable
@@ -67,19 +88,20 @@ fn push_backgrounds(document: &PptxDocument, text: &mut Text) {
     }
 }
 
-fn push_slide(slide: &Slide, text: &mut Text) {
+/// How many of its parts, groups that lie too deep and the page of notes, could not be read.
+fn push_slide(slide: &Slide, notes: Option<&Notes>, text: &mut Text) -> u32 {
     let mut places = Vec::new();
-    gather(&slide.shapes, 0, &mut places);
+    let too_deep = gather(&slide.shapes, 0, &mut places);
     // From the top down and from left to right; what has no place of its own follows in its order.
-    places.sort_by_key(|(place, _)| match place {
-        Some(place) => (false, place.y, place.x),
-        None => (true, 0, 0),
+    places.sort_by_key(|found| match &found.place {
+        Some(place) => (found.is_furniture, false, place.y, place.x),
+        None => (found.is_furniture, true, 0, 0),
     });
-    for (_, words) in &places {
-        push_block(words, text);
+    for found in &places {
+        push_block(&found.words, text);
     }
-    if let Some(notes) = &slide.notes {
-        push_block(&body(notes), text);
+    if let Some(notes) = notes {
+        push_block(&notes.words, text);
     }
     for comment in slide.comments() {
         let author = comment.author.as_deref().unwrap_or_default();
@@ -88,6 +110,7 @@ fn push_slide(slide: &Slide, text: &mut Text) {
             author => push_block(&format!("{author}: {}", comment.text.trim()), text),
         }
     }
+    too_deep + u32::from(notes.is_some_and(|notes| notes.is_damaged))
 }
 
 fn push_block(words: &str, text: &mut Text) {
@@ -98,10 +121,19 @@ fn push_block(words: &str, text: &mut Text) {
     }
 }
 
-fn gather(shapes: &[Shape], depth: usize, places: &mut Vec<(Option<ShapePosition>, String)>) {
+/// Words of a slide, and where they stand.
+struct Found {
+    place: Option<ShapePosition>,
+    is_furniture: bool,
+    words: String,
+}
+
+/// How many groups lie too deep to be read.
+fn gather(shapes: &[Shape], depth: usize, places: &mut Vec<Found>) -> u32 {
     if depth > MAX_DEPTH {
-        return;
+        return 1;
     }
+    let mut too_deep = 0;
     for shape in shapes {
         match shape {
             Shape::AutoShape(shape) => {
@@ -109,24 +141,34 @@ fn gather(shapes: &[Shape], depth: usize, places: &mut Vec<(Option<ShapePosition
                     .placeholder
                     .as_ref()
                     .and_then(|placeholder| placeholder.ph_type.as_deref());
-                if let Some(words) = &shape.text_body
-                    && kind != Some("sldNum")
-                {
-                    places.push((shape.position.clone(), body(words)));
+                if let Some(words) = &shape.text_body {
+                    places.push(Found {
+                        place: shape.position.clone(),
+                        is_furniture: notes::is_furniture(kind),
+                        words: body(words),
+                    });
                 }
             }
-            Shape::Group(group) => gather(&group.children, depth + 1, places),
+            Shape::Group(group) if group.children.is_empty() => {
+                too_deep += u32::from(depth >= EMPTIED_DEPTH);
+            }
+            Shape::Group(group) => too_deep += gather(&group.children, depth + 1, places),
             Shape::GraphicFrame(frame) => {
                 let words = match &frame.content {
                     GraphicContent::Table(rows) => table(rows),
                     GraphicContent::Text(lines) => lines.join("\n"),
                     GraphicContent::OleObject(_) | GraphicContent::Unknown => continue,
                 };
-                places.push((frame.position.clone(), words));
+                places.push(Found {
+                    place: frame.position.clone(),
+                    is_furniture: false,
+                    words,
+                });
             }
             Shape::Picture(_) | Shape::Connector(_) => {}
         }
     }
+    too_deep
 }
 
 fn body(body: &TextBody) -> String {
@@ -136,12 +178,7 @@ fn body(body: &TextBody) -> String {
             match content {
                 TextContent::Run(run) => words.push_str(&run.text),
                 TextContent::LineBreak => words.push('\n'),
-                TextContent::Field(field) => {
-                    let kind = field.field_type.as_deref().unwrap_or_default();
-                    if !kind.starts_with("slidenum") {
-                        words.push_str(&field.text);
-                    }
-                }
+                TextContent::Field(field) => words.push_str(&field.text),
             }
         }
         words.push('\n');
