@@ -89,6 +89,8 @@ struct Script {
     oldest_event: i64,
     /// The address of the ledger that leads instead.
     stands_by_for: Option<String>,
+    /// Calls that were told who leads instead of an answer.
+    turned_away: usize,
     reads_of_changes: usize,
     snapshots: usize,
     reads_of_events: usize,
@@ -127,6 +129,10 @@ async fn serve(ledger: &Ledger, shutdown: &CancellationToken) -> (String, JoinHa
 impl Ledger {
     fn script(&self) -> std::sync::MutexGuard<'_, Script> {
         self.0.lock().unwrap()
+    }
+
+    pub(crate) fn turned_away(&self) -> usize {
+        self.script().turned_away
     }
 
     pub(crate) fn forwarded(&self) -> Vec<Forwarded> {
@@ -297,6 +303,7 @@ impl Ledger {
         let Some(leader) = self.script().stands_by_for.clone() else {
             return Ok(());
         };
+        self.script().turned_away += 1;
         let refusal =
             Refusal::unavailable("stands by", Duration::from_secs(1)).with_reason("STANDBY");
         let mut status = to_status(&refusal);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use caudal_harness::Redis;
+use caudal_harness::{Redis, eventually};
 use caudal_node::hints::Publisher;
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::from_status;
@@ -413,9 +413,14 @@ async fn a_call_finds_the_ledger_that_leads_and_outlives_a_takeover() {
 
     let asked = world.ledger.forwarded().len();
     world.stop_ledger().await;
+    let turned_away = world.standby.turned_away();
     world.standby.set_progress(world.ledger.progress());
     let takeover = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Nobody leads when the call comes.
+        eventually("the call to be turned away", async || {
+            world.standby.turned_away() > turned_away
+        })
+        .await;
         world.standby.stand_by_for(None);
         world.standby.commit(2, 7, v1::FileState::Queued);
     };

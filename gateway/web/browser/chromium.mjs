@@ -128,8 +128,13 @@ export async function collectRows(page) {
       return box.scrollTop === before;
     });
     if (isAtEnd) return found;
-    await page.waitForTimeout(60);
+    await drawn(page);
   }
+}
+
+/** Waits until what has changed is drawn. */
+export async function drawn(page) {
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 }
 
 /** What the disk holds: the files and the empty folders, as their names are stored. */

@@ -10,6 +10,7 @@ import {
   collectRows,
   contentsOf,
   drop,
+  drawn,
   dropCard,
   gateway,
   inChromium,
@@ -34,7 +35,6 @@ async function dropAndFollow(page, context) {
   await drop(page, [folder], await dropCard(page));
   await page.waitForURL(/#\/batches\/[0-9a-f-]{36}$/);
   await page.locator("[role=treegrid]").waitFor();
-  await page.waitForTimeout(400);
   await picture(page, "running");
 
   await untilEnded(page);
@@ -105,12 +105,14 @@ async function dropAndFollow(page, context) {
 
 async function settle(page) {
   await page.mouse.move(2, 2);
-  await page.waitForTimeout(700);
+  await drawn(page);
 }
 
 async function picture(page, name) {
   if (screenshots === undefined) return;
   await mkdir(screenshots, { recursive: true });
+  // What moves has come to rest by then.
+  await page.waitForTimeout(700);
   await page.screenshot({ path: join(screenshots, `${name}.png`) });
 }
 

@@ -22,4 +22,4 @@ pub use redis::{Redis, RedisAt};
 pub use s3::S3;
 pub use small_disk::SmallDisk;
 pub use system::System;
-pub use until::{PATIENCE, eventually, until};
+pub use until::{PATIENCE, eventually, until, until_now};

@@ -32,6 +32,28 @@ where
     }
 }
 
+/// The same in a test that has no runtime.
+///
+/// # Errors
+/// The deadline passed.
+pub fn until_now<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> anyhow::Result<T> {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        anyhow::ensure!(
+            begun.elapsed() < deadline,
+            "waited {deadline:?} in vain for {what}"
+        );
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
 /// Looks until it holds, and fails the test with `what` when it does not within [`PATIENCE`].
 ///
 /// # Panics

@@ -1,5 +1,5 @@
 //! The database fails at every point of the writer's transactions in turn, and whatever was answered is in it all the same.
-//! An act that panics harms nobody else.
+//! A verb that panics harms nobody else.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;

@@ -40,7 +40,7 @@ pub struct LedgerSettings {
     pub keep_changes: Duration,
     /// How long an OPEN batch may lie untouched before the system completes it.
     pub batch_idle: Duration,
-    /// How long a batch waits for bytes after a client's last act, before the store is asked for them and what is not there
+    /// How long a batch waits for bytes after a client's last call, before the store is asked for them and what is not there
     /// is given up.
     pub upload_deadline: Duration,
     /// How long after a file was given up the store is asked once more: the last URL has expired by then.

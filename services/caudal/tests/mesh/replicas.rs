@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use caudal_harness::Database;
-use caudal_harness::{Mesh, MeshOptions, postgres};
+use caudal_harness::{Database, Mesh, MeshOptions, postgres, until_now};
 use tempfile::TempDir;
 
 use crate::{QUICK, binary, json};
@@ -78,22 +77,20 @@ fn recorded(mesh: &Mesh) -> usize {
 
 /// Waits until so many results more are recorded: there is work under way, and it goes on.
 fn goes_on(mesh: &Mesh, more: usize) {
-    let (begun, wanted) = (Instant::now(), recorded(mesh) + more);
+    let wanted = recorded(mesh) + more;
     assert!(
         wanted < BATCHES * FILES * RESULTS,
         "the load is over before its time"
     );
-    while recorded(mesh) < wanted {
-        assert!(begun.elapsed() < PATIENCE, "nothing goes on");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until_now("more results", PATIENCE, || {
+        (recorded(mesh) >= wanted).then_some(())
+    })
+    .unwrap();
 }
 
 fn until_it_stands_by(mesh: &Mesh, name: &str) {
-    let begun = Instant::now();
-    while mesh.is_serving(name).unwrap() != Some(false) {
-        assert!(begun.elapsed() < TAKEOVER, "{name} believes that it leads");
-    }
+    let stands_by = || (mesh.is_serving(name).unwrap() == Some(false)).then_some(());
+    until_now("it to stand by", TAKEOVER, stands_by).unwrap();
 }
 
 #[test]

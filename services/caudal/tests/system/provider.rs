@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use caudal_harness::{Mood, Provider, System};
+use caudal_harness::{Mood, Provider, System, until_now};
 use tempfile::TempDir;
 
 use crate::{binary, json};
@@ -86,11 +86,7 @@ fn charged(page: &str) -> u64 {
 }
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until_now(what, PATIENCE, || is_so().then_some(())).unwrap();
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use caudal_harness::until_now;
 use serde_json::Value;
 
 use crate::{Database, Ground, QUICK, json};
@@ -58,14 +59,10 @@ fn kill_in_mid_batch(database: Database) {
     let batch = begin(&ground);
     let port = redis_port(&ground);
     ground.system.kill().unwrap();
-    let begun = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_ok() {
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "the redis-server outlived its parent"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until_now("the redis-server to follow its parent", PATIENCE, || {
+        TcpStream::connect(("127.0.0.1", port)).err()
+    })
+    .unwrap();
     ground.system.restart().unwrap();
     end(&ground, &batch);
     ground.system.verify().unwrap();

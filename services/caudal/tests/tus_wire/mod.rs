@@ -7,9 +7,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use caudal_harness::until;
+use caudal_harness::{until, until_now};
 use caudal_sdk::{Client, v1};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
@@ -61,15 +61,8 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 }
 
 /// Looks again and again until there is something.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        if let Some(found) = look() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("waited in vain for {what}")
+pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_now(what, PATIENCE, look).unwrap()
 }
 
 /// What came back.

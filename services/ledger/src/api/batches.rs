@@ -41,8 +41,8 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let act = new_batch(&scope, request.get_ref())?;
-            self.change(act).await
+            let verb = new_batch(&scope, request.get_ref())?;
+            self.change(verb).await
         })
         .await
     }
@@ -111,8 +111,8 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let message = request.get_ref();
-            let act = new_entries(&scope, message)?;
-            let added = self.writer.ask(act).await;
+            let verb = new_entries(&scope, message)?;
+            let added = self.writer.ask(verb).await;
             let added = added?;
             Ok(Response::new(added.message()))
         })
@@ -126,9 +126,9 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let message = request.get_ref();
-            let act = completion(&scope, message)?;
-            let fails_missing = act.missing_fails;
-            let batch = self.change(act).await?;
+            let verb = completion(&scope, message)?;
+            let fails_missing = verb.missing_fails;
+            let batch = self.change(verb).await?;
             if fails_missing {
                 self.reconcile.notify_one();
             }
@@ -143,8 +143,8 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let act = update(&scope, request.get_ref())?;
-            self.change(act).await
+            let verb = update(&scope, request.get_ref())?;
+            self.change(verb).await
         })
         .await
     }
@@ -156,8 +156,8 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let message = request.get_ref();
-            let act = cancellation(&scope, message)?;
-            let answer = self.change(act).await?;
+            let verb = cancellation(&scope, message)?;
+            let answer = self.change(verb).await?;
             // Its files follow at once.
             self.reconcile.notify_one();
             Ok(answer)
@@ -171,8 +171,8 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let act = pause(&scope, request.get_ref())?;
-            self.change(act).await
+            let verb = pause(&scope, request.get_ref())?;
+            self.change(verb).await
         })
         .await
     }
@@ -183,8 +183,8 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let act = resumption(&scope, request.get_ref())?;
-            self.change(act).await
+            let verb = resumption(&scope, request.get_ref())?;
+            self.change(verb).await
         })
         .await
     }
@@ -255,7 +255,7 @@ fn changed_batch(scope: &TenantScope, field: &str, name: &str) -> Result<BatchId
 
 fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBatch, Refusal> {
     let batch = message.batch.clone().unwrap_or_default();
-    let mut act = UpdateBatch {
+    let mut verb = UpdateBatch {
         batch: scope.batch_ref(changed_batch(scope, "batch.name", &batch.name)?),
         request: request_key("UpdateBatch", &message.request_id, message)?,
         changes: Renamed::default(),
@@ -272,11 +272,11 @@ fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBat
     for (index, path) in paths.iter().enumerate() {
         match path.as_str() {
             "display_name" => {
-                act.changes.name = Some(display_name(&batch.display_name)?.to_owned());
+                verb.changes.name = Some(display_name(&batch.display_name)?.to_owned());
             }
-            "priority" => act.changes.priority = Some(priority(batch.priority)?),
+            "priority" => verb.changes.priority = Some(priority(batch.priority)?),
             "metadata" => {
-                act.changes.metadata =
+                verb.changes.metadata =
                     Some(batch.metadata.as_ref().map(metadata_text).transpose()?);
             }
             _ => {
@@ -290,7 +290,7 @@ fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBat
             }
         }
     }
-    Ok(act)
+    Ok(verb)
 }
 
 fn cancellation(scope: &TenantScope, message: &CancelBatchRequest) -> Result<CancelBatch, Refusal> {

@@ -1,4 +1,4 @@
-//! `caudal.v1.FileService`: reads of files, and acts on selections of them. GetArtifact is the gateway's, which presigns.
+//! `caudal.v1.FileService`: reads of files, and operations on selections of them. GetArtifact is the gateway's, which presigns.
 
 use std::collections::HashMap;
 
@@ -204,7 +204,7 @@ pub(super) fn language<T>(request: &Request<T>) -> Language {
 }
 
 impl Ledger {
-    /// A bulk act of a tenant's member.
+    /// An operation of a tenant's member.
     async fn command<T: BulkRequest + Bounded + Message>(
         &self,
         call: &'static str,

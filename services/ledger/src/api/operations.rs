@@ -63,7 +63,7 @@ pub(crate) struct Command {
     pub(crate) request: Option<RequestKey>,
 }
 
-/// Where the request of a bulk act stands in the call.
+/// Where the request of an operation stands in the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// It is the call.
@@ -72,7 +72,7 @@ pub(crate) enum Place {
     Beside,
 }
 
-/// What the requests of the bulk acts have in common.
+/// What the requests of the operations have in common.
 pub(crate) trait BulkRequest {
     /// What is to be done.
     fn verb(&self, place: Place) -> Result<FileVerb, Refusal>;

@@ -1,4 +1,4 @@
-//! `caudal.v1.OperatorService`: questions and acts over all tenants, for operators alone.
+//! `caudal.v1.OperatorService`: questions and operations over all tenants, for operators alone.
 
 use std::collections::HashMap;
 

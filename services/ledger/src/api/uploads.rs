@@ -52,8 +52,8 @@ impl UploadService for Ledger {
     ) -> Result<Response<ConfirmUploadsResponse>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let act = confirmations(&scope, request.get_ref())?;
-            Ok(Response::new(self.writer.ask(act).await?))
+            let verb = confirmations(&scope, request.get_ref())?;
+            Ok(Response::new(self.writer.ask(verb).await?))
         })
         .await
     }
@@ -64,8 +64,8 @@ impl UploadService for Ledger {
     ) -> Result<Response<LeaveOutFilesResponse>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let act = left_out(&scope, request.get_ref())?;
-            Ok(Response::new(self.writer.ask(act).await?))
+            let verb = left_out(&scope, request.get_ref())?;
+            Ok(Response::new(self.writer.ask(verb).await?))
         })
         .await
     }

@@ -1,5 +1,5 @@
-//! The one writer. Every change of the database goes through it: acts queue up and are committed in groups, with no
-//! timer: while one group commits the next gathers, and a lone act commits at once. On Postgres two groups are in flight:
+//! The one writer. Every change of the database goes through it: verbs queue up and are committed in groups, with no
+//! timer: while one group commits the next gathers, and a lone verb commits at once. On Postgres two groups are in flight:
 //! while one is written the next is decided, on files that the first does not touch. After a commit it hands dispatches
 //! to the relay and hints to watchers.
 

@@ -64,7 +64,7 @@ impl Outage {
         }
     }
 
-    /// A group with acts was committed.
+    /// A group with verbs was committed.
     pub(super) fn took(&mut self) {
         self.is_over_after(CALM);
     }

@@ -147,6 +147,19 @@ impl World {
             return;
         }
         let mut grantable = self.leader.leases.grantable();
+        let instant = self.begun + self.steady;
+        for (file, token) in grantable.iter().filter(|(_, token)| *token > Token::FIRST) {
+            let old = (*file, Token::new(token.get() - 1));
+            let stage = self.committed(|tables| tables.files[file].stage);
+            for version in ["1", "2"] {
+                let version = StageVersion::new(stage, version);
+                if self.leader.leases.grant(&version, &[old], instant)[0].is_some() {
+                    let pair = short(&[old]);
+                    self.violations
+                        .push(format!("memory grants {pair} in place of {token}"));
+                }
+            }
+        }
         grantable.retain(|pair| self.has_moved_on(*pair));
         if !grantable.is_empty() {
             let pairs = short(&grantable);

@@ -4,15 +4,16 @@
 use caudal_domain::{FileRef, FileState, Target, TenantId};
 use uuid::Uuid;
 
+use super::FileRefused;
+use super::cancel::cancel;
+use super::reprocess::reprocess;
+use super::retry::retry;
 use crate::store::operations::{FileVerb, OperationState};
 use crate::store::selection::Position;
 use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
 use crate::writer::verb::{Reply, Verb};
-
-/// Why a file was left as it is; a code for people and programs. `None`: the verb was applied.
-pub(super) type FileRefused = Option<&'static str>;
 
 /// Files of an operation.
 #[derive(Clone, Debug)]
@@ -99,9 +100,9 @@ impl Group<'_> {
             return Ok(Some("NOT_FOUND"));
         };
         match verb {
-            FileVerb::Cancel => self.cancel(file),
-            FileVerb::Retry { skip_backoff } => self.retry(file, skip_backoff),
-            FileVerb::Reprocess { from, force } => self.reprocess(file, from, force),
+            FileVerb::Cancel => cancel(self, file),
+            FileVerb::Retry { skip_backoff } => retry(self, file, skip_backoff),
+            FileVerb::Reprocess { from, force } => reprocess(self, file, from, force),
             FileVerb::Dismiss if row.state == FileState::Failed => {
                 self.effects.dismissed.push(file);
                 Ok(None)

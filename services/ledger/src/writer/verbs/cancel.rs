@@ -2,23 +2,21 @@
 
 use caudal_domain::{FileEvent, FileRef};
 
-use super::apply_slice::FileRefused;
+use super::FileRefused;
 use crate::writer::error::GroupError;
 use crate::writer::group::Group;
 
-impl Group<'_> {
-    /// The token rises, so that no lease, renewal or report finds the file any more (protocol 10.1).
-    pub(super) fn cancel(&mut self, file: FileRef) -> Result<FileRefused, GroupError> {
-        let row = self.rows.file(file).ok_or(GroupError::Stale)?;
-        if row.state.is_final() {
-            return Ok(Some("ALREADY_FINAL"));
-        }
-        if !planted!(TokenKeptAtCancel) {
-            self.raise_token(file)?;
-        }
-        self.step(file, FileEvent::Cancel)?;
-        Ok(None)
+/// The token rises, so that no lease, renewal or report finds the file any more (protocol 10.1).
+pub(super) fn cancel(group: &mut Group<'_>, file: FileRef) -> Result<FileRefused, GroupError> {
+    let row = group.rows.file(file).ok_or(GroupError::Stale)?;
+    if row.state.is_final() {
+        return Ok(Some("ALREADY_FINAL"));
     }
+    if !planted!(TokenKeptAtCancel) {
+        group.raise_token(file)?;
+    }
+    group.step(file, FileEvent::Cancel)?;
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use caudal_domain::BatchRef;
 
+use super::cancel::cancel;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::{Needs, Range};
@@ -46,7 +47,7 @@ impl Verb for CancelFiles {
             if group.rows.file(row.file).is_none() {
                 group.rows.take_in(row.clone());
             }
-            let _ = group.cancel(row.file)?;
+            let _ = cancel(group, row.file)?;
         }
         Ok(Reply::Now(range.next(rows)))
     }

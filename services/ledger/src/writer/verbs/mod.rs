@@ -45,6 +45,9 @@ use caudal_domain::{FileRef, Token};
 /// Files and the tokens a stage process holds.
 pub(crate) type Held = Vec<(FileRef, Token)>;
 
+/// Why a file was left as it is; a code for people and programs. `None`: the verb was applied.
+type FileRefused = Option<&'static str>;
+
 fn files_of(held: &Held) -> Vec<FileRef> {
     held.iter().map(|(file, _)| *file).collect()
 }

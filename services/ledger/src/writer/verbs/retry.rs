@@ -2,36 +2,36 @@
 
 use caudal_domain::{FileEvent, FileRef, FileState, Reason, Stage};
 
-use super::apply_slice::FileRefused;
+use super::FileRefused;
 use crate::writer::error::GroupError;
 use crate::writer::group::Group;
 
-impl Group<'_> {
-    /// `skip_backoff`: a RETRYING file goes out now as well.
-    pub(super) fn retry(
-        &mut self,
-        file: FileRef,
-        skip_backoff: bool,
-    ) -> Result<FileRefused, GroupError> {
-        if self.rows.is_cancelled(file.batch_ref()) && !planted!(CancelledBeginsAnew) {
-            return Ok(Some("BATCH_CANCELLED"));
-        }
-        let row = self.rows.file(file).ok_or(GroupError::Stale)?;
-        match row.state {
-            FileState::Failed => match row.reason {
-                Some(reason) if reason.needs_bytes() => self.ask_for_bytes_again(file, reason)?,
-                _ => self.replay(file)?,
-            },
-            FileState::Retrying if skip_backoff => {
-                self.raise_token(file)?;
-                self.make_ready(file, self.now)?;
-            }
-            FileState::Retrying => return Ok(Some("ALREADY_RETRYING")),
-            _ => return Ok(Some("NOT_FAILED")),
-        }
-        Ok(None)
+/// `skip_backoff`: a RETRYING file goes out now as well.
+pub(super) fn retry(
+    group: &mut Group<'_>,
+    file: FileRef,
+    skip_backoff: bool,
+) -> Result<FileRefused, GroupError> {
+    if group.rows.is_cancelled(file.batch_ref()) && !planted!(CancelledBeginsAnew) {
+        return Ok(Some("BATCH_CANCELLED"));
     }
+    let row = group.rows.file(file).ok_or(GroupError::Stale)?;
+    match row.state {
+        FileState::Failed => match row.reason {
+            Some(reason) if reason.needs_bytes() => group.ask_for_bytes_again(file, reason)?,
+            _ => group.replay(file)?,
+        },
+        FileState::Retrying if skip_backoff => {
+            group.raise_token(file)?;
+            group.make_ready(file, group.now)?;
+        }
+        FileState::Retrying => return Ok(Some("ALREADY_RETRYING")),
+        _ => return Ok(Some("NOT_FAILED")),
+    }
+    Ok(None)
+}
 
+impl Group<'_> {
     /// Its bytes are good: it goes on at the stage where it failed, with full budgets (protocol 11.1).
     fn replay(&mut self, file: FileRef) -> Result<(), GroupError> {
         self.undo_dead_letter(file);
