@@ -265,15 +265,17 @@ impl LedgerService for Ledger {
             if known.is_none() {
                 return Err(Refusal::not_found(&names::batch_name(batch)).into());
             }
-            let files = if message.ordinals.is_empty() {
+            let mut files = if message.ordinals.is_empty() {
                 let from = ordinal_after(message.after_ordinal)?;
                 self.next_to_issue(scope.tenant, batch, from, message.count)
-                    .await
+                    .await?
             } else {
                 self.issue_exactly(scope.tenant, batch, &message.ordinals)
-                    .await
+                    .await?
             };
-            Ok(Response::new(GetIssueFactsResponse { files: files? }))
+            self.add_checksums(scope.batch_ref(batch), &mut files)
+                .await?;
+            Ok(Response::new(GetIssueFactsResponse { files }))
         })
         .await
     }
@@ -626,6 +628,26 @@ impl Ledger {
         Ok(found)
     }
 
+    /// Adds what was declared of files whose bytes may still come.
+    async fn add_checksums(&self, batch: BatchRef, files: &mut [IssueFacts]) -> Result<(), DbErr> {
+        use caudal_proto::v1::FileState as S;
+        let may_come = |facts: &&mut IssueFacts| {
+            matches!(facts.state(), S::Pending | S::Uploading | S::Failed)
+        };
+        let waiting: Vec<FileRef> = files
+            .iter_mut()
+            .filter(may_come)
+            .map(|facts| batch.file(facts.ordinal))
+            .collect();
+        let declared = reads::declared_checksums(&self.store.reader(), waiting.into_iter()).await?;
+        for facts in files {
+            if let Some(sha256) = declared.get(&batch.file(facts.ordinal)) {
+                facts.declared_sha256 = Bytes::copy_from_slice(sha256);
+            }
+        }
+        Ok(())
+    }
+
     async fn artifact(
         &self,
         file: FileRef,
@@ -864,6 +886,8 @@ fn issue_facts(row: &work::WorkRow) -> IssueFacts {
         target: row.target.get(),
         landing_key: keys::landing_key(row.file, row.target),
         size: wire::signed(row.size),
+        // Read apart, from the manifest.
+        declared_sha256: Bytes::new(),
     }
 }
 
