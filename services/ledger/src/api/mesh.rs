@@ -37,17 +37,21 @@ use super::bounds::{self, Bounded};
 use super::failure::{Failure, answer};
 use super::{Ledger, TenantScope};
 use crate::memory::lease_cache::{Declared, Granted, Inputs};
+use crate::store::progress::ProgressRow;
 use crate::store::reads;
 use crate::store::results::{self, Execution, ResultRow, StoredArtifact, Used};
 use crate::store::{changes, credentials, work};
 use crate::wire;
 use crate::writer::verb::Verb;
 use crate::writer::verbs::Held;
+use crate::writer::verbs::keep_uploading::KeepUploading;
 use crate::writer::verbs::lease::Lease;
 use crate::writer::verbs::release::Release;
 use crate::writer::verbs::renew::Renew;
 use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 
+/// So often in its time an upload deadline moves at most: every hour of a day.
+const DEADLINE_MOVES: u32 = 24;
 /// Changes of one answer, and their bytes.
 const MAX_CHANGES: u32 = 256;
 const MAX_CHANGES_BYTES: usize = 1 << 20;
@@ -261,10 +265,9 @@ impl LedgerService for Ledger {
             let message = request.get_ref();
             let batch = batch_of(&scope, &message.batch)?;
             let session = self.store.reader();
-            let known = reads::batch(&session, scope.batch_ref(batch)).await?;
-            if known.is_none() {
+            let Some(known) = reads::batch(&session, scope.batch_ref(batch)).await? else {
                 return Err(Refusal::not_found(&names::batch_name(batch)).into());
-            }
+            };
             let mut files = if message.ordinals.is_empty() {
                 let from = ordinal_after(message.after_ordinal)?;
                 self.next_to_issue(scope.tenant, batch, from, message.count)
@@ -275,6 +278,7 @@ impl LedgerService for Ledger {
             };
             self.add_checksums(scope.batch_ref(batch), &mut files)
                 .await?;
+            self.keep_uploading(&known.0, &files).await?;
             Ok(Response::new(GetIssueFactsResponse { files }))
         })
         .await
@@ -626,6 +630,26 @@ impl Ledger {
             }
         }
         Ok(found)
+    }
+
+    /// Whoever asks for URLs is sending: the batch waits for its bytes longer, which is noted every hour at most.
+    async fn keep_uploading(&self, row: &ProgressRow, files: &[IssueFacts]) -> Result<(), DbErr> {
+        use caudal_proto::v1::FileState as S;
+        let waits = |facts: &IssueFacts| matches!(facts.state(), S::Pending | S::Uploading);
+        if !files.iter().any(waits) || row.facts.cancel_requested {
+            return Ok(());
+        }
+        let time = self.upload_deadline;
+        let deadline = self.store.reader().now().await?.plus(time);
+        if deadline.since(row.upload_deadline) < time / DEADLINE_MOVES {
+            return Ok(());
+        }
+        let batch = row.key();
+        if let Err(refusal) = self.writer.ask(KeepUploading { batch }).await {
+            // It is noted with the next question, and no URL waits for that.
+            tracing::debug!(%refusal, "an upload deadline was not moved");
+        }
+        Ok(())
     }
 
     /// Adds what was declared of files whose bytes may still come.
