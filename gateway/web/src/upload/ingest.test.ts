@@ -213,6 +213,13 @@ describe("an ingest that reads files for their checksums", () => {
   });
 });
 
+test("names a file that has other bytes by now than those that were read for its checksum", async () => {
+  const gateway = new FakeGateway();
+  const refuses: Put = async () => ({ status: 400, etag: "", code: "BadDigest" });
+  const run = await ingest(gateway, [file("a.txt")], refuses);
+  expect(run.notSent).toEqual([{ ...problem("a.txt", "changed"), isListed: true }]);
+});
+
 test("a checksum is the same in one piece, in many and without the browser's own digest", async () => {
   for (const size of [0, 1, 8 * 1024 * 1024 + 3]) {
     const bytes = Buffer.alloc(size, "caudal ");

@@ -47,6 +47,8 @@ const EXPIRY_MARGIN_MS = 30_000;
 /** Codes of google.rpc.Status that a repetition may change: ABORTED and UNAVAILABLE. */
 const PASSING = new Set([10, 14]);
 const FAILED_PRECONDITION = 9;
+/** Codes of stores for bytes that do not have the checksum that came with them. */
+const OTHER_CONTENT = new Set(["BadDigest", "XAmzContentChecksumMismatch"]);
 /** Answers of a store that takes nothing at the moment; 0: there was none. */
 const SILENT = new Set([0, 408, 429, 502, 503, 504]);
 
@@ -532,6 +534,8 @@ export class Ingest {
         }
         moveTo(0);
         if (answer.status === 0 && !(await isReadable(bytes))) return leave(await whyUnreadable(file, bytes), "");
+        // Whatever was read for the checksum, this is not it.
+        if (OTHER_CONTENT.has(answer.code)) return leave("changed", "");
         this.lanes.hadTrouble();
         const isSilent = SILENT.has(answer.status);
         const why =
