@@ -193,10 +193,14 @@ impl Uploads {
         let size = u64::try_from(facts.size).unwrap_or_default();
         if takes_parts && may_go_in_parts(size) {
             let key = &facts.landing_key;
-            return next_parts(&self.objects, key, size, self.url_validity)
-                .await
-                .map(How::Multipart)
-                .map_err(|error| not_asked(&error));
+            match next_parts(&self.objects, key, size, self.url_validity).await {
+                Ok(parts) => return Ok(How::Multipart(parts)),
+                // Without a list of what has landed nothing could be gone on with.
+                Err(error) if error.is_beyond_the_store() && size <= MAX_PUT_BYTES => {
+                    tracing::debug!(%error, "the store lists no parts: a large file goes in one PUT");
+                }
+                Err(error) => return Err(not_asked(&error)),
+            }
         }
         if size > MAX_PUT_BYTES {
             return Err(Refusal::failed_precondition(
@@ -506,11 +510,13 @@ impl Uploads {
             }
         }
         if found.is_none() && may_go_in_parts(bytes) {
-            let joined = join(&self.objects, &landing, bytes, &name).await;
-            match joined.map_err(|error| not_asked(&error))? {
-                Joined::Whole => found = head(&landing).await?,
-                Joined::NoUpload => {}
-                Joined::Incomplete(refusal) => return Err(refusal),
+            match join(&self.objects, &landing, bytes, &name).await {
+                Ok(Joined::Whole) => found = head(&landing).await?,
+                Ok(Joined::NoUpload) => {}
+                Ok(Joined::Incomplete(refusal)) => return Err(refusal),
+                // Nor did it go in parts.
+                Err(error) if error.is_beyond_the_store() => {}
+                Err(error) => return Err(not_asked(&error)),
             }
         }
         let Some(Head {

@@ -38,7 +38,11 @@ impl ObjectStore {
         if let Err(error) = self.delete(key).await {
             tracing::debug!(%error, "a small object of a probe stays");
         }
-        verifies
+        match verifies {
+            // A store that refuses to be asked is relied on for nothing.
+            Err(error) if !error.is_retryable() => Ok(false),
+            verifies => verifies,
+        }
     }
 
     async fn try_checksums(&self, key: &str) -> Result<bool, ObjectError> {

@@ -131,6 +131,27 @@ fn url_header_of(bytes: &str) -> String {
 }
 
 #[tokio::test]
+async fn what_a_store_does_not_do_is_told_apart_from_what_it_does_not_do_now() {
+    let none = "HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let own = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<Own>no</Own>";
+    for answer in [none, own] {
+        let store = store_that_answers(answer).await;
+        let error = store.list_parts("t/key", "an-upload").await.unwrap_err();
+        assert!(
+            error.is_beyond_the_store() && !error.is_retryable(),
+            "{error}"
+        );
+    }
+    let away = "HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let store = store_that_answers(away).await;
+    let error = store.list_parts("t/key", "an-upload").await.unwrap_err();
+    assert!(
+        !error.is_beyond_the_store() && error.is_retryable(),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_store_that_takes_anything_or_nothing_verifies_no_checksums() {
     let takes = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let refuses = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -89,7 +89,12 @@ impl Collector {
 
     async fn free_landing(&self, batch: BatchRef) -> Result<u64, CollectError> {
         let prefix = landing_of_batch(batch);
-        let unfinished = self.objects.list_multipart(&prefix).await?;
+        let unfinished = match self.objects.list_multipart(&prefix).await {
+            Ok(unfinished) => unfinished,
+            // Where they cannot be listed no gateway has begun any.
+            Err(error) if error.is_beyond_the_store() => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
         for (key, upload) in self.free(unfinished, |(key, _)| landing_of(key)).await? {
             self.objects.abort_multipart(&key, &upload).await?;
         }
