@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ledger clean
+.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ledger bench-uploads test-clients test-large clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -84,6 +84,24 @@ proto/sdk/typescript/dist/index.js: proto/sdk/typescript/package-lock.json $(she
 	npm ci --prefix proto/sdk/typescript --no-audit --no-fund --loglevel error
 	npm run --prefix proto/sdk/typescript --silent build
 
+# Beside `make test`: what these install is large, and what they find changes with versions of others only.
+test-clients: export CAUDAL_REQUIRE_CLIENTS = 1
+test-clients: setup infra/clients/stores/node_modules/.package-lock.json infra/clients/python-stores/.installed ## Tools and stores of others: aws, s3cmd, rclone, moto, s3rver
+	@infra/setup/machine --for-clients
+	cargo nextest run --locked --package caudal --test system foreign::
+
+test-large: ## A file of 6 GiB, sparse here and in the store; takes minutes
+	cargo nextest run --locked --profile soak --package caudal --test system --run-ignored only a_file_of_six_gib
+
+infra/clients/stores/node_modules/.package-lock.json: infra/clients/stores/package-lock.json
+	npm ci --prefix infra/clients/stores --no-audit --no-fund --loglevel error
+
+infra/clients/python-stores/.installed: infra/clients/requirements-stores.txt
+	rm -rf infra/clients/python-stores
+	python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	  --target infra/clients/python-stores --requirement infra/clients/requirements-stores.txt
+	touch $@
+
 # Clients of others, at pinned versions, which the tests send files with.
 clients: infra/clients/node_modules/.package-lock.json infra/clients/python/.installed
 
@@ -120,6 +138,13 @@ bench: ## Measure the whole system (release build)
 bench-ledger: ## Measure the ledger through the real mesh, beside a raw-SQL loop (release build; BENCH_LEDGER=options)
 	cargo build --release --locked -p caudal -p caudal-bench-ledger --bins
 	target/release/bench-ledger $(BENCH_LEDGER)
+
+bench-uploads: benches/peers/node_modules/.package-lock.json ## Measure ways to send files beside @tus/server and the raw disk (release build; BENCH_UPLOADS=options)
+	cargo build --release --locked -p caudal -p caudal-bench-uploads --bins
+	target/release/bench-uploads $(BENCH_UPLOADS)
+
+benches/peers/node_modules/.package-lock.json: benches/peers/package-lock.json
+	npm ci --prefix benches/peers --no-audit --no-fund --loglevel error
 
 fmt: ## Format the Rust code
 	cargo fmt --all

@@ -82,6 +82,8 @@ pub struct Settings {
     /// Whether an ETag that a client tells is taken for what landed without asking the store, which is asked by default. It
     /// saves a HEAD a file, and one that was made up shows only at the upload stage.
     pub trusts_etags: bool,
+    /// Whether bytes whose checksum was declared go straight to where they stay, if the store is found to verify checksums.
+    pub uses_final_keys: bool,
     /// How uploads by the tus protocol are served.
     pub tus: TusSettings,
     /// The certificate that the gateway shows; it speaks plain HTTP without one.
@@ -108,6 +110,7 @@ impl Settings {
             upload_url_validity: UPLOAD_URL_VALIDITY,
             download_url_validity: Duration::from_secs(15 * 60),
             trusts_etags: false,
+            uses_final_keys: true,
             tus: TusSettings::default(),
             tls: None,
             watch: WatchSettings::default(),
@@ -212,12 +215,14 @@ impl Gateway {
         let ledger_for_watches = connect(deps.ledger_for_watches);
         let events = Events::new(ledger_for_watches.clone(), wakeups.clone(), live.clone());
         let feeds = Feeds::new(ledger_for_watches, wakeups, live.clone());
+        let metrics = Registry::new("gateway");
         let public_api = PublicApi {
             uploads: Uploads::new(
                 ledger.clone(),
                 deps.objects.clone(),
                 settings.upload_url_validity,
                 settings.trusts_etags,
+                &metrics,
             ),
             watches: Watches::new(feeds, live.clone()),
             events,
@@ -237,8 +242,11 @@ impl Gateway {
             shutdown.clone(),
         );
         let collecting = tokio::spawn(tus.clone().collect());
+        let asking = settings.uses_final_keys.then(|| {
+            let uploads = public_api.uploads.clone();
+            tokio::spawn(uploads.learn_whether_the_store_verifies(shutdown.clone()))
+        });
         let http = tus.routes(&settings.allowed_origins).fallback_service(page);
-        let metrics = Registry::new("gateway");
         let door = Door {
             authenticator,
             rates,
@@ -262,6 +270,10 @@ impl Gateway {
             live.ended().await;
             // It ends by the same token.
             let _joined = collecting.await;
+            if let Some(asking) = asking {
+                // So does it.
+                let _joined = asking.await;
+            }
             if let Some(hints) = hints {
                 // It ends by the same token.
                 let _joined = hints.await;

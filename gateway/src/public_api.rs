@@ -290,8 +290,9 @@ impl UploadService for PublicApi {
     ) -> Result<Response<v1::IssueUploadsResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
         let caller = Caller::of(&extensions)?;
+        let tenant = tenant_of(&caller)?;
         Ok(Response::new(
-            self.uploads.issue(&caller.scope, &message).await?,
+            self.uploads.issue(&caller.scope, tenant, &message).await?,
         ))
     }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use caudal_domain::limits::{MAX_CONFIRMATIONS_PER_PAGE, MAX_PUT_BYTES, MAX_TARGETS_PER_PAGE};
 use caudal_domain::{
-    BatchId, FileRef, Reason, Refusal, Target, TenantId, file_name, landing_key, parse_batch_name,
-    parse_file_name,
+    BatchId, FileRef, Reason, Refusal, Target, TenantId, file_name, final_key, landing_key,
+    parse_batch_name, parse_file_name,
 };
+use caudal_node::metrics::{Gauge, Registry};
 use caudal_node::scope::Scope;
 use caudal_objects::{Head, ObjectError, ObjectStore, bare_etag};
 use caudal_proto::mesh::v1 as mesh;
@@ -19,6 +20,7 @@ use caudal_proto::v1::issue_uploads_request::Files;
 use caudal_proto::v1::upload_target::How;
 use futures::StreamExt as _;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
@@ -31,6 +33,9 @@ const HEADS_AT_ONCE: usize = 32;
 /// The reason when nothing is where the bytes should be.
 const NOT_LANDED: &str = "NOT_LANDED";
 const MAX_ETAG_BYTES: usize = 128;
+/// The store is asked whether it verifies checksums after so long again, and then ever later.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const ASKED_AGAIN_AFTER_AT_MOST: Duration = Duration::from_secs(60);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Issues targets and takes confirmations.
@@ -40,6 +45,8 @@ pub(crate) struct Uploads {
     objects: ObjectStore,
     url_validity: Duration,
     trusts_etags: bool,
+    /// 1 where the store compares what it is sent with the checksum of the URL: bytes go to their final keys then.
+    verifies: Gauge,
 }
 
 impl Uploads {
@@ -48,18 +55,64 @@ impl Uploads {
         objects: ObjectStore,
         url_validity: Duration,
         trusts_etags: bool,
+        metrics: &Registry,
     ) -> Self {
+        let help =
+            "1 where the store was found to verify checksums, so that bytes go to their final keys";
         Self {
             ledger,
             objects,
             url_validity,
             trusts_etags,
+            verifies: metrics.gauge("store_verifies_checksums", help),
+        }
+    }
+
+    fn verifies(&self) -> bool {
+        self.verifies.get() == 1
+    }
+
+    /// Finds out whether the store compares checksums; asks again while it does not answer. Until it is known, and where it
+    /// does not, bytes land and are read before they stay.
+    pub(crate) async fn learn_whether_the_store_verifies(self, shutdown: CancellationToken) {
+        let key = format!("probe/gateway/{}", Uuid::new_v4());
+        let mut wait = ASKED_AGAIN_AFTER;
+        loop {
+            let answer = tokio::select! {
+                () = shutdown.cancelled() => return,
+                answer = self.objects.verifies_checksums(&key) => answer,
+            };
+            match answer {
+                Ok(verifies) => {
+                    self.verifies.set(i64::from(verifies));
+                    let bytes_go_to = if verifies {
+                        "their final key"
+                    } else {
+                        "a landing key"
+                    };
+                    tracing::info!(
+                        verifies,
+                        bytes_go_to,
+                        "the store was asked for its checksums"
+                    );
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the store could not be asked for its checksums")
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(ASKED_AGAIN_AFTER_AT_MOST);
         }
     }
 
     pub(crate) async fn issue(
         &self,
         scope: &Scope,
+        tenant: TenantId,
         request: &v1::IssueUploadsRequest,
     ) -> Result<v1::IssueUploadsResponse, Status> {
         let batch =
@@ -68,7 +121,8 @@ impl Uploads {
         let facts = self.facts(scope, asked).await?;
         let mut targets = Vec::with_capacity(facts.len());
         for one in &facts {
-            targets.push(self.target(batch, one, request.parts).await);
+            let file = FileRef::new(tenant, batch, one.ordinal);
+            targets.push(self.target(file, one, request.parts).await);
         }
         Ok(v1::IssueUploadsResponse { targets })
     }
@@ -87,11 +141,11 @@ impl Uploads {
 
     async fn target(
         &self,
-        batch: BatchId,
+        file: FileRef,
         facts: &mesh::IssueFacts,
         takes_parts: bool,
     ) -> v1::UploadTarget {
-        let how = match self.how(batch, facts, takes_parts).await {
+        let how = match self.how(file, facts, takes_parts).await {
             Ok(how) => how,
             Err(refusal) => How::Error(status_parts(&refusal)),
         };
@@ -104,12 +158,12 @@ impl Uploads {
 
     async fn how(
         &self,
-        batch: BatchId,
+        file: FileRef,
         facts: &mesh::IssueFacts,
         takes_parts: bool,
     ) -> Result<How, Refusal> {
         use v1::FileState as S;
-        let name = || file_name(batch, facts.ordinal);
+        let name = || file_name(file.batch, facts.ordinal);
         if !facts.exists {
             return Err(Refusal::not_found(&name()));
         }
@@ -139,10 +193,14 @@ impl Uploads {
         let size = u64::try_from(facts.size).unwrap_or_default();
         if takes_parts && may_go_in_parts(size) {
             let key = &facts.landing_key;
-            return next_parts(&self.objects, key, size, self.url_validity)
-                .await
-                .map(How::Multipart)
-                .map_err(|error| not_asked(&error));
+            match next_parts(&self.objects, key, size, self.url_validity).await {
+                Ok(parts) => return Ok(How::Multipart(parts)),
+                // Without a list of what has landed nothing could be gone on with.
+                Err(error) if error.is_beyond_the_store() && size <= MAX_PUT_BYTES => {
+                    tracing::debug!(%error, "the store lists no parts: a large file goes in one PUT");
+                }
+                Err(error) => return Err(not_asked(&error)),
+            }
         }
         if size > MAX_PUT_BYTES {
             return Err(Refusal::failed_precondition(
@@ -154,14 +212,26 @@ impl Uploads {
             ));
         }
         let expires = SystemTime::now() + self.url_validity;
-        let presigned = self
-            .objects
-            .presign_put(&facts.landing_key, size, None, self.url_validity)
-            .await
-            .map_err(|error| {
-                tracing::error!(%error, "an upload could not be presigned");
-                Refusal::unavailable("the upload cannot be signed at the moment", TRY_AGAIN_AFTER)
-            })?;
+        let checksum = declared(facts).filter(|_| self.verifies());
+        let presigned = match checksum {
+            // Whatever is put there is what was declared (protocol 12.5).
+            Some(sha256) => {
+                let key = final_key(file, &sha256);
+                self.objects
+                    .presign_put_of(&key, size, &sha256, self.url_validity)
+                    .await
+            }
+            None => {
+                let key = &facts.landing_key;
+                self.objects
+                    .presign_put(key, size, None, self.url_validity)
+                    .await
+            }
+        };
+        let presigned = presigned.map_err(|error| {
+            tracing::error!(%error, "an upload could not be presigned");
+            Refusal::unavailable("the upload cannot be signed at the moment", TRY_AGAIN_AFTER)
+        })?;
         let headers = presigned
             .headers
             .into_iter()
@@ -393,7 +463,7 @@ impl Uploads {
         if !is_waited_for(facts, upload) {
             return Ok(of_what_is_not_waited_for(facts, upload));
         }
-        let checked = self.landed(file, upload, facts.size).await;
+        let checked = self.landed(file, upload, facts).await;
         if matches!(&checked, Err(refusal) if refusal.reason == NOT_LANDED) {
             // Another confirmation may have been quicker, and what landed has gone its way since.
             let asked = std::slice::from_ref(upload);
@@ -416,22 +486,37 @@ impl Uploads {
         &self,
         file: FileRef,
         upload: &v1::Uploaded,
-        size: i64,
+        facts: &mesh::IssueFacts,
     ) -> Result<String, Refusal> {
         let name = file_name(file.batch, file.ordinal);
-        let key = landing_key(file, Target(upload.target));
+        let size = facts.size;
+        let landing = landing_key(file, Target(upload.target));
         let bytes = u64::try_from(size).unwrap_or_default();
-        let head = async || {
-            let head = self.objects.head(&key).await;
+        let head = async |key: &str| {
+            let head = self.objects.head(key).await;
             head.map_err(|error| not_asked(&error))
         };
-        let mut found = head().await?;
+        // The URL may be another gateway's, which knows better what the store verifies.
+        let mut keys = vec![landing.clone()];
+        keys.extend(declared(facts).map(|sha256| final_key(file, &sha256)));
+        if self.verifies() {
+            keys.reverse();
+        }
+        let mut found = None;
+        for key in &keys {
+            found = head(key).await?;
+            if found.is_some() {
+                break;
+            }
+        }
         if found.is_none() && may_go_in_parts(bytes) {
-            let joined = join(&self.objects, &key, bytes, &name).await;
-            match joined.map_err(|error| not_asked(&error))? {
-                Joined::Whole => found = head().await?,
-                Joined::NoUpload => {}
-                Joined::Incomplete(refusal) => return Err(refusal),
+            match join(&self.objects, &landing, bytes, &name).await {
+                Ok(Joined::Whole) => found = head(&landing).await?,
+                Ok(Joined::NoUpload) => {}
+                Ok(Joined::Incomplete(refusal)) => return Err(refusal),
+                // Nor did it go in parts.
+                Err(error) if error.is_beyond_the_store() => {}
+                Err(error) => return Err(not_asked(&error)),
             }
         }
         let Some(Head {
@@ -465,6 +550,11 @@ impl Uploads {
         }
         Ok(etag)
     }
+}
+
+/// The checksum that was declared of a file.
+fn declared(facts: &mesh::IssueFacts) -> Option<[u8; 32]> {
+    facts.declared_sha256.as_ref().try_into().ok()
 }
 
 fn not_asked(error: &ObjectError) -> Refusal {

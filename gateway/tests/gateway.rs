@@ -11,7 +11,8 @@ mod live;
 
 use std::time::Duration;
 
-use caudal_domain::{FileRef, Refusal, Target, landing_key};
+use caudal_domain::{FileRef, Refusal, Target, final_key, landing_key};
+use caudal_harness::until;
 use caudal_node::Role;
 use caudal_proto::longrunning;
 use caudal_proto::longrunning::operations_client::OperationsClient;
@@ -26,8 +27,8 @@ use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::upload_target::How;
 use caudal_proto::v1::watch_batch_response::Message;
 use fake::{
-    BATCH, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_LARGE, ORDINAL_PROCESSED, ORDINAL_UNKNOWN,
-    TENANT, World,
+    BATCH, ORDINAL_DECLARED, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_LARGE, ORDINAL_PROCESSED,
+    ORDINAL_UNKNOWN, TENANT, World,
 };
 use tonic::{Code, Request};
 
@@ -479,6 +480,115 @@ async fn a_large_file_goes_in_parts_that_any_client_goes_on_with() {
     assert!(etag.ends_with("-2"), "{etag}");
     // The answer was lost: the parts are one object by now.
     assert_eq!(confirm().await, uploaded);
+    world.stop().await;
+}
+
+// Protocol 12.5.
+#[tokio::test]
+async fn bytes_of_a_declared_checksum_go_to_where_they_stay_and_no_others_do() {
+    let world = World::start().await;
+    let target = async || {
+        let mut uploads = UploadServiceClient::new(world.channel());
+        let files = v1::issue_uploads_request::Files::Ordinals(v1::Ordinals {
+            ordinals: vec![ORDINAL_DECLARED],
+        });
+        let request = v1::IssueUploadsRequest {
+            batch: batch_name(),
+            files: Some(files),
+            parts: true,
+        };
+        let issued = uploads.issue_uploads(world.request(request)).await.unwrap();
+        match issued.into_inner().targets.remove(0).how {
+            Some(How::Put(put)) => put,
+            other => panic!("{other:?}"),
+        }
+    };
+    let file = FileRef::new(fake::TENANT, BATCH, ORDINAL_DECLARED);
+    let kept = final_key(file, &fake::declared_sha256());
+    // Until the store was asked, bytes land.
+    let patience = Duration::from_secs(20);
+    let put = until("the store to be asked", patience, async || {
+        let put = target().await;
+        put.url.contains(&kept).then_some(put)
+    });
+    let put = put.await.unwrap();
+
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let send = async |bytes: &'static str, with_headers: bool| {
+        let mut request = http.put(&put.url).body(bytes);
+        for header in put.headers.iter().filter(|_| with_headers) {
+            request = request.header(&header.name, &header.value);
+        }
+        request.send().await.unwrap()
+    };
+    assert_eq!(send("wrong", true).await.status(), 400);
+    assert_eq!(send("wrong", false).await.status(), 403);
+    assert_eq!(world.objects.head(&kept).await.unwrap(), None);
+    let etag = send("five!", true).await.headers()["etag"].clone();
+
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let mut confirm = async |etag: &str| {
+        let request = v1::ConfirmUploadsRequest {
+            batch: batch_name(),
+            uploads: vec![v1::Uploaded {
+                ordinal: ORDINAL_DECLARED,
+                target: 1,
+                etag: etag.to_owned(),
+            }],
+            request_id: uuid::Uuid::new_v4().to_string(),
+        };
+        let answers = uploads.confirm_uploads(world.request(request)).await;
+        answers.unwrap().into_inner().confirmations.remove(0).result
+    };
+    let uploaded = Some(Confirmed::State(v1::FileState::Uploaded.into()));
+    assert_eq!(confirm(etag.to_str().unwrap()).await, uploaded);
+    assert_eq!(confirm("").await, uploaded);
+    // What another gateway let land is taken as well.
+    world.objects.delete(&kept).await.unwrap();
+    let landing = landing_key(file, Target(1));
+    let landed = world.objects.put(&landing, "text/plain", "five!".into());
+    landed.await.unwrap();
+    assert_eq!(confirm("").await, uploaded);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn with_a_store_whose_checksums_are_not_relied_on_all_bytes_land() {
+    let world = World::tuned(|settings| settings.uses_final_keys = false).await;
+    let mut uploads = UploadServiceClient::new(world.channel());
+    let files = v1::issue_uploads_request::Files::Ordinals(v1::Ordinals {
+        ordinals: vec![ORDINAL_DECLARED],
+    });
+    let request = v1::IssueUploadsRequest {
+        batch: batch_name(),
+        files: Some(files),
+        parts: false,
+    };
+    let issued = uploads.issue_uploads(world.request(request)).await.unwrap();
+    let Some(How::Put(put)) = &issued.get_ref().targets[0].how else {
+        panic!("{issued:?}")
+    };
+    let file = FileRef::new(fake::TENANT, BATCH, ORDINAL_DECLARED);
+    assert!(put.url.contains(&landing_key(file, Target(1))));
+    assert_eq!(put.headers.len(), 1, "the length alone: {:?}", put.headers);
+    // Another gateway may know better.
+    let kept = final_key(file, &fake::declared_sha256());
+    let put = world.objects.put(&kept, "text/plain", "five!".into());
+    put.await.unwrap();
+    let request = v1::ConfirmUploadsRequest {
+        batch: batch_name(),
+        uploads: vec![v1::Uploaded {
+            ordinal: ORDINAL_DECLARED,
+            target: 1,
+            etag: String::new(),
+        }],
+        request_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let answers = uploads.confirm_uploads(world.request(request)).await;
+    assert_eq!(
+        answers.unwrap().into_inner().confirmations[0].result,
+        Some(Confirmed::State(v1::FileState::Uploaded.into()))
+    );
     world.stop().await;
 }
 

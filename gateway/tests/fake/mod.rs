@@ -26,6 +26,7 @@ use caudal_proto::v1::upload_service_server::{UploadService, UploadServiceServer
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -44,7 +45,14 @@ pub(crate) const ORDINAL_FAILED: u32 = 6;
 /// Its bytes go in two parts.
 pub(crate) const ORDINAL_LARGE: u32 = 7;
 const LARGE: i64 = 16 * 1024 * 1024 + 5;
+/// Five bytes are promised, with their checksum.
+pub(crate) const ORDINAL_DECLARED: u32 = 8;
 pub(crate) const ORDINAL_UNKNOWN: u32 = 99;
+
+/// Of "five!".
+pub(crate) fn declared_sha256() -> [u8; 32] {
+    Sha256::digest("five!").into()
+}
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
@@ -442,6 +450,10 @@ impl LedgerService for Ledger {
                 state: state.into(),
                 target: 1,
                 landing_key: landing_key(file, Target(1)),
+                declared_sha256: match *ordinal {
+                    ORDINAL_DECLARED => declared_sha256().to_vec().into(),
+                    _ => Vec::new().into(),
+                },
                 size: if *ordinal == ORDINAL_LARGE { LARGE } else { 5 },
             }
         });

@@ -104,13 +104,23 @@ export async function untilEnded(page) {
 export async function collectRows(page) {
   const found = { files: new Map(), folders: new Set() };
   const grid = page.locator("[role=treegrid]");
+  const scrollOn = () =>
+    grid.evaluate((box) => {
+      const before = box.scrollTop;
+      box.scrollBy(0, 150);
+      return box.scrollTop === before;
+    });
+  // To click a row may scroll to it, so all are opened before any is read.
   await grid.evaluate((box) => box.scrollTo(0, 0));
   for (;;) {
     const closed = page.locator("[role=row][aria-expanded=false]").first();
-    if ((await closed.count()) > 0) {
-      await closed.click();
-      continue;
-    }
+    if ((await closed.count()) > 0) await closed.click();
+    else if (await scrollOn()) break;
+    else await drawn(page);
+  }
+  await grid.evaluate((box) => box.scrollTo(0, 0));
+  for (;;) {
+    await drawn(page);
     const rows = await page.$$eval(".rows > [role=row]", (all) =>
       all.map((row) => ({
         path: row.querySelector("[role=rowheader] [title]").title,
@@ -122,13 +132,7 @@ export async function collectRows(page) {
       if (isFolder) found.folders.add(path);
       else found.files.set(path, state);
     }
-    const isAtEnd = await grid.evaluate((box) => {
-      const before = box.scrollTop;
-      box.scrollBy(0, 150);
-      return box.scrollTop === before;
-    });
-    if (isAtEnd) return found;
-    await drawn(page);
+    if (await scrollOn()) return found;
   }
 }
 

@@ -14,8 +14,8 @@ use crate::count::{CountArguments, StuckArguments};
 use crate::selector::MetadataArguments;
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{
-    DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments, TelemetryArguments,
-    TlsArguments, TusArguments,
+    AlwaysLandArguments, DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments,
+    TelemetryArguments, TlsArguments, TusArguments,
 };
 
 /// Takes whole folder trees in and runs every file through a pipeline of services.
@@ -245,6 +245,8 @@ pub(crate) struct UpArguments {
     pub(crate) tls: TlsArguments,
     #[command(flatten)]
     pub(crate) landing: LandingArguments,
+    #[command(flatten)]
+    pub(crate) always_land: AlwaysLandArguments,
     #[command(flatten)]
     pub(crate) tus: TusArguments,
     #[command(flatten)]

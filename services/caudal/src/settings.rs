@@ -149,6 +149,22 @@ impl TlsArguments {
     }
 }
 
+/// Whether the gateway lets bytes go straight to where they stay.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct AlwaysLandArguments {
+    /// Have all uploaded bytes read before they stay, also where the store verifies the checksums that clients declare
+    #[arg(
+        long,
+        env = "CAUDAL_ALWAYS_LAND",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true"
+    )]
+    pub(crate) always_land: bool,
+}
+
 /// What the upload stage keeps.
 #[derive(Debug, Args)]
 pub(crate) struct LandingArguments {

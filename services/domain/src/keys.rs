@@ -87,6 +87,26 @@ pub fn final_key(file: FileRef, sha256: &[u8; 32]) -> String {
     format!("{tenant}/files/{batch}/{ordinal}/{}", hex::encode(sha256))
 }
 
+/// What the final keys of a batch begin with, and nothing else does.
+#[must_use]
+pub fn finals_of_batch(BatchRef { tenant, batch }: BatchRef) -> String {
+    format!("{tenant}/files/{batch}/")
+}
+
+/// The file and the checksum that a final key names; `None`: it is another key.
+#[must_use]
+pub fn parse_final_key(key: &str) -> Option<(FileRef, [u8; 32])> {
+    let mut parts = key.split('/');
+    let tenant = parts.next()?;
+    if parts.next()? != "files" {
+        return None;
+    }
+    let file = file_of(tenant, parts.next()?, parts.next()?)?;
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(parts.next()?, &mut sha256).ok()?;
+    (parts.next().is_none() && key == final_key(file, &sha256)).then_some((file, sha256))
+}
+
 /// Where one execution writes: `{tenant}/{batch}/{ordinal}/{generation}/{stage}/{token}-{nonce}/` (protocol 6.1: the
 /// nonce, new for each execution, keeps a second execution of one token from replacing what the first recorded).
 /// The nonce has at most [`MAX_NONCE_BYTES`] letters and digits.
@@ -269,7 +289,19 @@ mod tests {
         assert!(artifact.starts_with(&artifacts_of_batch(file.batch_ref())));
         assert_eq!(parse_artifact_key(&artifact), Some(execution));
         let original = final_key(file, &[1; 32]);
+        assert!(original.starts_with(&finals_of_batch(file.batch_ref())));
+        assert_eq!(parse_final_key(&original), Some((file, [1; 32])));
         let tus = tus_bytes_key(file.tenant, Uuid::from_u128(3));
+        let shorter = &original[..original.len() - 2];
+        let louder = format!(
+            "{tenant}/files/{batch}/13/{}",
+            "AB".repeat(32),
+            tenant = file.tenant,
+            batch = file.batch
+        );
+        for other in [shorter, &louder, &landing, &artifact, &tus] {
+            assert_eq!(parse_final_key(other), None, "{other}");
+        }
         for other in [&original, &tus, &landing] {
             assert_eq!(parse_artifact_key(other), None, "{other}");
         }

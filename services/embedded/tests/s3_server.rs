@@ -1053,6 +1053,59 @@ async fn both_listings_give_names_as_they_are_asked_for() {
 }
 
 #[tokio::test]
+async fn long_runs_of_zeros_are_read_as_they_were_sent_and_take_no_room() {
+    let running = Running::start().await;
+    let mut hollow = vec![0; MIN_PART + 7];
+    for (at, byte) in [(0, 1), (70_000, 2), (3_000_001, 3)] {
+        hollow[at] = byte;
+    }
+    running.put("hollow", hollow.clone()).await;
+    running.put("nothing", vec![0; 1 << 20]).await;
+    let multipart = || {
+        running
+            .s3
+            .create_multipart_upload()
+            .bucket(BUCKET)
+            .key("joined")
+    };
+    let id = multipart().send().await.unwrap().upload_id.unwrap();
+    let mut completed = CompletedMultipartUpload::builder();
+    for number in 1..=2 {
+        let part = running.s3.upload_part().bucket(BUCKET).key("joined");
+        let part = part.upload_id(&id).part_number(number);
+        let sent = part.body(ByteStream::from(hollow.clone())).send().await;
+        let tag = sent.unwrap().e_tag.unwrap();
+        let part = CompletedPart::builder().part_number(number).e_tag(tag);
+        completed = completed.parts(part.build());
+    }
+    let complete = running.s3.complete_multipart_upload().bucket(BUCKET);
+    let complete = complete.key("joined").upload_id(&id);
+    let joined = complete.multipart_upload(completed.build()).send().await;
+    joined.unwrap();
+
+    assert_eq!(running.get("hollow").await, hollow);
+    assert_eq!(running.get("nothing").await, vec![0; 1 << 20]);
+    assert_eq!(running.get("joined").await, [&hollow[..], &hollow].concat());
+    let room = room_of(running.folder.path());
+    assert!(room < 2 << 20, "{room} bytes on the disk");
+}
+
+/// What the files of a folder take on the disk.
+fn room_of(folder: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = std::fs::read_dir(folder).unwrap();
+    let of_each = entries.map(|entry| {
+        let entry = entry.unwrap();
+        let facts = entry.metadata().unwrap();
+        match facts.is_dir() {
+            true => room_of(&entry.path()),
+            false => facts.blocks() * 512,
+        }
+    });
+    of_each.sum()
+}
+
+#[tokio::test]
 async fn the_bucket_is_listed_with_the_time_it_was_made() {
     let running = Running::start().await;
     let listed = running.s3.list_buckets().send().await.unwrap();

@@ -9,6 +9,7 @@ pub mod provider;
 pub mod redis;
 pub mod s3;
 pub mod small_disk;
+pub mod store_proxy;
 pub mod system;
 pub mod until;
 
@@ -21,5 +22,6 @@ pub use provider::{Asked, Mood, Provider};
 pub use redis::{Redis, RedisAt};
 pub use s3::S3;
 pub use small_disk::SmallDisk;
+pub use store_proxy::StoreProxy;
 pub use system::System;
 pub use until::{PATIENCE, eventually, until, until_now};

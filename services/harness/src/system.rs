@@ -182,6 +182,8 @@ impl System {
         let mut command = Command::new(&self.binary);
         command
             .args(arguments)
+            // It may need to know of a store of its own.
+            .envs(self.environment.iter().cloned())
             .env("CAUDAL_GATEWAY", self.ready("gateway"))
             .env("CAUDAL_API_KEY", self.ready("api_key"));
         let mut command = self.on_its_disk(command);

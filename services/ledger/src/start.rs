@@ -124,6 +124,7 @@ impl Ledger {
             versions: api::versions::Versions::default(),
             reconcile,
             lease: settings.lease,
+            upload_deadline: settings.upload_deadline,
             operations,
             windows: settings.windows.of_stage.clone(),
             metrics,

@@ -80,6 +80,11 @@ const REFUSES_EVERYONE: [&str; 12] = [
     "XMinioStorageFull",
 ];
 
+/// S3's code for an operation that a store does not have.
+const NOT_IMPLEMENTED: &str = "NotImplemented";
+/// Ours for a good answer that cannot be read.
+const NOT_UNDERSTOOD: &str = "NotUnderstood";
+
 impl ObjectError {
     /// The store's own trouble, where the fault is not the object's nor the request's.
     pub fn trouble(&self) -> Option<StoreTrouble> {
@@ -97,6 +102,12 @@ impl ObjectError {
             | ObjectError::PreconditionFailed { .. }
             | ObjectError::TooLarge { .. } => None,
         }
+    }
+
+    /// Whether the store has no such operation, or answers it in a way of its own: another way may lead there.
+    pub fn is_beyond_the_store(&self) -> bool {
+        let unusual = [NOT_IMPLEMENTED, NOT_UNDERSTOOD];
+        matches!(self, ObjectError::Refused { code, .. } if unusual.contains(&code.as_str()))
     }
 
     /// Whether the same request may succeed later.
@@ -164,6 +175,17 @@ impl ObjectError {
         let code = answer.err().code().unwrap_or_default().to_owned();
         let detail = answer.err().message().unwrap_or_default().to_owned();
         match (status, code.as_str()) {
+            // What it cannot do it will not do later; and not every store words its answers as S3 does.
+            (501, _) => ObjectError::Refused {
+                key,
+                code: NOT_IMPLEMENTED.to_owned(),
+                detail,
+            },
+            (200, "") => ObjectError::Refused {
+                key,
+                code: NOT_UNDERSTOOD.to_owned(),
+                detail: "an answer that is none of S3's".to_owned(),
+            },
             // Every object would be missing: that is not the caller's object's fault.
             (_, "NoSuchBucket") => ObjectError::Refused { key, code, detail },
             (404, _) => ObjectError::NotFound { key },

@@ -4,6 +4,7 @@
 //!
 //! ETags are given and taken without their quotes or with them, and given back without ([`bare_etag`]).
 
+mod checksums;
 mod copy;
 mod error;
 mod multipart;
@@ -19,7 +20,7 @@ pub use multipart::{PartTag, UploadedPart};
 pub use parts::{MAX_PARTS, MIN_PART_BYTES, PartPlan};
 pub use presign::{MAX_VALIDITY, Presigned};
 pub use settings::Settings;
-pub use store::{DELETE_PAGE, Head, Listed, ListedPage, ObjectStore};
+pub use store::{Beginning, DELETE_PAGE, Head, Listed, ListedPage, ObjectStore};
 pub use stream::{GetObject, ObjectStream};
 
 /// The ETag without its quotes, as it is stored and compared.

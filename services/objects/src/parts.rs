@@ -75,6 +75,29 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_gib_and_the_largest_object_of_s3_go_in_parts_that_every_store_takes() {
+        const GIB: u64 = 1024 * MIB;
+        // As clients are told to cut them.
+        let cut = |size| {
+            let plan = PartPlan::new(size, 16 * MIB);
+            let last = plan.range(plan.count()).unwrap();
+            (plan.count(), plan.part_bytes(), last.end - last.start)
+        };
+        assert_eq!(cut(16 * MIB + 1), (2, 16 * MIB, 1));
+        assert_eq!(cut(6 * GIB), (384, 16 * MIB, 16 * MIB));
+        assert_eq!(cut(100 * GIB), (6_400, 16 * MIB, 16 * MIB));
+        // From 156 GiB on they grow, so that there are never more than 10,000.
+        assert_eq!(cut(160_000 * MIB), (10_000, 16 * MIB, 16 * MIB));
+        assert_eq!(
+            cut(160_000 * MIB + 1),
+            (10_000, 16 * MIB + 1, 16 * MIB - 9_998)
+        );
+        let (count, part, last) = cut(5 * TIB);
+        assert_eq!((count, part), (10_000, 549_755_814));
+        assert!(last <= part && part <= 5 * GIB, "{last} {part}");
+    }
+
+    #[test]
     fn there_is_no_part_zero_and_none_after_the_last() {
         let plan = PartPlan::new(11 * MIB, 5 * MIB);
         assert_eq!(plan.count(), 3);

@@ -87,6 +87,17 @@ pub struct Head {
     pub media_type: Option<String>,
 }
 
+/// An object of which only the beginning was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// Size of the whole object in bytes.
+    pub size: u64,
+    /// Its ETag, without quotes.
+    pub etag: String,
+    /// Its first bytes.
+    pub bytes: Bytes,
+}
+
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -322,6 +333,27 @@ impl ObjectStore {
             bytes.extend_from_slice(&piece?);
         }
         Ok(bytes.freeze())
+    }
+
+    /// The first bytes of an object, at most `most` of them, or none when there is no object.
+    ///
+    /// # Errors
+    /// As the store answers; see [`ObjectError`].
+    pub async fn get_beginning(
+        &self,
+        key: &str,
+        most: u64,
+    ) -> Result<Option<Beginning>, ObjectError> {
+        let Some(head) = self.head(key).await? else {
+            return Ok(None);
+        };
+        let range = 0..head.size.min(most);
+        let bytes = self.get_range(key, Some(&head.etag), range).await?;
+        Ok(Some(Beginning {
+            size: head.size,
+            etag: head.etag,
+            bytes,
+        }))
     }
 
     /// Size and ETag of an object, or none when there is none.

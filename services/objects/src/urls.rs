@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::checksums::{SHA256_HEADER, spelled};
 use crate::error::ObjectError;
 use crate::presign::{Presigned, attachment};
 use crate::store::ObjectStore;
@@ -22,6 +23,26 @@ impl ObjectStore {
         if let Some(media_type) = media_type {
             headers.push(("content-type".to_owned(), media_type.to_owned()));
         }
+        self.presigner
+            .presign("PUT", key, &[], headers, expires, SystemTime::now())
+    }
+
+    /// As [`presign_put`](ObjectStore::presign_put), for bytes of exactly this checksum, where the store compares it
+    /// ([`verifies_checksums`](ObjectStore::verifies_checksums)).
+    ///
+    /// # Errors
+    /// As [`presign_put`](ObjectStore::presign_put).
+    pub async fn presign_put_of(
+        &self,
+        key: &str,
+        size: u64,
+        sha256: &[u8; 32],
+        expires: Duration,
+    ) -> Result<Presigned, ObjectError> {
+        let headers = vec![
+            ("content-length".to_owned(), size.to_string()),
+            (SHA256_HEADER.to_owned(), spelled(sha256)),
+        ];
         self.presigner
             .presign("PUT", key, &[], headers, expires, SystemTime::now())
     }

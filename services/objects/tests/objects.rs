@@ -7,6 +7,7 @@ use bytes::Bytes;
 use caudal_harness::S3;
 use caudal_objects::{ObjectError, ObjectStore, PartTag, Presigned, Settings, bare_etag};
 use futures::StreamExt;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -101,6 +102,70 @@ async fn store_that_answers(answer: &'static str) -> ObjectStore {
         S3::SECRET,
     ))
     .unwrap()
+}
+
+#[tokio::test]
+async fn a_url_of_a_checksum_takes_the_bytes_that_have_it_and_no_others() {
+    let running = Running::start().await;
+    let sha256 = Sha256::digest("right").into();
+    let url = running.store.presign_put_of("t/key", 5, &sha256, MINUTE);
+    let url = url.await.unwrap();
+    let header = "x-amz-checksum-sha256";
+    assert_eq!(status(&send("PUT", &url, &[], b"wrong").await), "400");
+    let of_wrong = url_header_of("wrong");
+    let other = [(header, of_wrong.as_str())];
+    assert_eq!(status(&send("PUT", &url, &other, b"wrong").await), "403");
+    let mut without = url.clone();
+    without.headers.retain(|(name, _)| name != header);
+    assert_eq!(status(&send("PUT", &without, &[], b"right").await), "403");
+    assert_eq!(running.store.head("t/key").await.unwrap(), None);
+    assert_eq!(status(&send("PUT", &url, &[], b"right").await), "200");
+    assert_eq!(running.read("t/key").await, "right");
+    assert!(running.store.verifies_checksums("probe").await.unwrap());
+    assert_eq!(running.store.head("probe").await.unwrap(), None);
+}
+
+fn url_header_of(bytes: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(Sha256::digest(bytes))
+}
+
+#[tokio::test]
+async fn what_a_store_does_not_do_is_told_apart_from_what_it_does_not_do_now() {
+    let none = "HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let own = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<Own>no</Own>";
+    for answer in [none, own] {
+        let store = store_that_answers(answer).await;
+        let error = store.list_parts("t/key", "an-upload").await.unwrap_err();
+        assert!(
+            error.is_beyond_the_store() && !error.is_retryable(),
+            "{error}"
+        );
+    }
+    let away = "HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let store = store_that_answers(away).await;
+    let error = store.list_parts("t/key", "an-upload").await.unwrap_err();
+    assert!(
+        !error.is_beyond_the_store() && error.is_retryable(),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_takes_anything_or_nothing_verifies_no_checksums() {
+    let takes = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let refuses = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let away = "HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    for answer in [takes, refuses] {
+        let store = store_that_answers(answer).await;
+        assert!(
+            !store.verifies_checksums("probe").await.unwrap(),
+            "{answer}"
+        );
+    }
+    let store = store_that_answers(away).await;
+    let unknown = store.verifies_checksums("probe").await.unwrap_err();
+    assert!(unknown.is_retryable());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use caudal_objects::{GetObject, ObjectError};
+use caudal_objects::{GetObject, ObjectError, ObjectStore};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
@@ -7,7 +7,7 @@ pub(crate) const HEAD_BYTES: usize = 64 << 10;
 /// Bytes kept of the end: the directory of an office document of some thousand parts.
 pub(crate) const TAIL_BYTES: usize = 256 << 10;
 
-/// What one pass over an object leaves.
+/// What is known of an object: what one pass over it leaves, or what its beginning and its key say.
 #[derive(Debug)]
 pub(crate) struct Content {
     pub(crate) size: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Content {
     pub(crate) sha256: [u8; 32],
     /// The first bytes, at most [`HEAD_BYTES`].
     pub(crate) head: Vec<u8>,
-    /// The last bytes, at least [`TAIL_BYTES`] of them where there are so many.
+    /// The last bytes, at least [`TAIL_BYTES`] of them where there are so many; none where only the beginning was read.
     pub(crate) tail: Vec<u8>,
 }
 
@@ -44,6 +44,22 @@ impl Content {
             head,
             tail,
         })
+    }
+
+    /// Reads the beginning of an object that is known to have this checksum; none where there is no object.
+    pub(crate) async fn of_verified(
+        objects: &ObjectStore,
+        key: &str,
+        sha256: [u8; 32],
+    ) -> Result<Option<Self>, ObjectError> {
+        let beginning = objects.get_beginning(key, HEAD_BYTES as u64).await?;
+        Ok(beginning.map(|beginning| Self {
+            size: beginning.size,
+            etag: beginning.etag,
+            sha256,
+            head: beginning.bytes.to_vec(),
+            tail: Vec::new(),
+        }))
     }
 
     /// The whole content, where it is no longer than the head.

@@ -1,5 +1,7 @@
 //! The upload stage: reads the object that was confirmed once, checks it against what was declared, finds out what it is,
-//! and copies it, inside the store, to the key where it stays.
+//! and copies it, inside the store, to the key where it stays. What stands there already, under the checksum that was
+//! declared, was checked before: by this stage, or by the store, which takes nothing else by the URL of such a key. Of that
+//! only the beginning is read (protocol 12.5).
 
 mod content;
 mod media_type;
@@ -37,11 +39,21 @@ impl Handler for Upload {
         };
         // At a reprocess the source is a final object: it has its sha256 in its key, and it stays.
         let landed = source.starts_with(&landing_prefix(job.file));
-        let confirmed = job.etag.as_deref().filter(|_| landed);
-        let content = read(&job, &source, confirmed).await?;
+        let stands = match job.declared_sha256.filter(|_| landed) {
+            Some(sha256) => standing(&job, sha256).await?,
+            None => None,
+        };
+        let is_new = stands.is_none();
+        let content = match stands {
+            Some(content) => content,
+            None => {
+                let confirmed = job.etag.as_deref().filter(|_| landed);
+                read(&job, &source, confirmed).await?
+            }
+        };
         check(&job, &content)?;
         let kept = final_key(job.file, &content.sha256);
-        let etag = if source == kept {
+        let etag = if source == kept || !is_new {
             content.etag.clone()
         } else {
             let copied = job
@@ -78,10 +90,14 @@ impl Handler for Upload {
             }),
             content_sha256: Some(content.sha256),
             media_type: Some(media_type.to_owned()),
-            landing_key: landed.then_some(source),
+            landing_key: (landed && is_new).then_some(source),
             warnings: warnings.into_iter().collect(),
             usage: Usage {
-                bytes: content.size,
+                bytes: if is_new {
+                    content.size
+                } else {
+                    content.head.len() as u64
+                },
                 ..Usage::default()
             },
             ..Done::default()
@@ -102,6 +118,26 @@ pub fn sniff_bytes(bytes: &[u8], path: &str) -> &'static str {
         .unwrap_or(caudal_domain::media_type::UNKNOWN)
 }
 
+/// What stands at the final key of the declared checksum: bytes that were verified before.
+async fn standing(job: &Job, sha256: [u8; 32]) -> Result<Option<Content>, Failure> {
+    let key = final_key(job.file, &sha256);
+    let content = Content::of_verified(&job.objects, &key, sha256)
+        .await
+        .map_err(|error| failure_of_source(&error))?;
+    if let Some(content) = &content {
+        check_size(job, content.size)?;
+    }
+    Ok(content)
+}
+
+fn check_size(job: &Job, found: u64) -> Result<(), Failure> {
+    if found == job.declared_size {
+        return Ok(());
+    }
+    let detail = format!("declared {} bytes, found {found}", job.declared_size);
+    Err(Failure::new(Reason::SizeMismatch, detail))
+}
+
 /// Reads the object, the confirmed one where it says so.
 async fn read(job: &Job, source: &str, confirmed: Option<&str>) -> Result<Content, Failure> {
     let object = job
@@ -109,13 +145,7 @@ async fn read(job: &Job, source: &str, confirmed: Option<&str>) -> Result<Conten
         .get(source, confirmed)
         .await
         .map_err(|error| failure_of_source(&error))?;
-    if object.size != job.declared_size {
-        let detail = format!(
-            "declared {} bytes, found {}",
-            job.declared_size, object.size
-        );
-        return Err(Failure::new(Reason::SizeMismatch, detail));
-    }
+    check_size(job, object.size)?;
     tokio::select! {
         read = Content::read(object) => read.map_err(|error| failure_of_source(&error)),
         () = job.cancelled.cancelled() => Err(Failure::new(Reason::Internal, "cancelled")),

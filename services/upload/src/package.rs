@@ -171,7 +171,8 @@ struct Part {
 
 /// The directory, or the first of it.
 async fn directory(source: &Source<'_>) -> Result<Vec<u8>, ObjectError> {
-    let tail = source.content.tail.as_slice();
+    let tail = source.tail().await?;
+    let tail = tail.as_ref();
     let Some(end) = find_last(tail, DIRECTORY_END) else {
         return Ok(Vec::new());
     };

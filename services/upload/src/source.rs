@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use caudal_objects::{ObjectError, ObjectStore};
 
-use crate::content::Content;
+use crate::content::{Content, TAIL_BYTES};
 
 /// A content, and where the rest of it is.
 pub(crate) struct Source<'a> {
@@ -21,6 +21,19 @@ pub(crate) struct Stored<'a> {
 }
 
 impl Source<'_> {
+    /// The end, at least [`TAIL_BYTES`] of it where there are so many.
+    ///
+    /// # Errors
+    ///
+    /// As the store answers.
+    pub(crate) async fn tail(&self) -> Result<Cow<'_, [u8]>, ObjectError> {
+        if !self.content.tail.is_empty() {
+            return Ok(Cow::Borrowed(&self.content.tail));
+        }
+        let begins = self.content.size.saturating_sub(TAIL_BYTES as u64);
+        self.read_at(begins, TAIL_BYTES).await
+    }
+
     /// The bytes from `at` on, at most `length` of them: fewer at the end, and none behind it.
     ///
     /// # Errors

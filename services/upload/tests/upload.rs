@@ -151,6 +151,33 @@ async fn other_bytes_than_those_confirmed_need_the_bytes_again() {
 }
 
 #[tokio::test]
+async fn what_stands_under_its_declared_checksum_is_read_no_further_than_its_type_asks() {
+    // protocol 12.5: the store verified it, so nothing has landed and nothing is copied.
+    let stand = Stand::new().await;
+    let mut bytes = b"%PDF-1.7\n".to_vec();
+    bytes.resize(1 << 20, b'x');
+    let mut job = stand.job("in/plan.pdf", bytes.len() as u64);
+    job.source_key = Some(landing_key(file(), Target(1)));
+    // A store may give the same bytes another ETag each time, and a URL that is still valid be used twice.
+    job.etag = Some("of-an-earlier-put".to_owned());
+    job.declared_sha256 = Some([7; 32]);
+    let kept = final_key(file(), &[7; 32]);
+    let put = stand
+        .store
+        .put(&kept, "application/octet-stream", bytes.into());
+    let etag = put.await.unwrap();
+    let done = Upload.handle(job).await.unwrap();
+    assert_eq!(done.content_sha256, Some([7; 32]));
+    assert_eq!(done.media_type.as_deref(), Some("application/pdf"));
+    assert_eq!(done.facts["etag"], etag);
+    assert_eq!(done.landing_key, None);
+    assert_eq!(
+        (done.usage.bytes, done.artifacts[0].size),
+        (64 << 10, 1 << 20)
+    );
+}
+
+#[tokio::test]
 async fn a_missing_object_is_retried_first() {
     let stand = Stand::new().await;
     let job = stand.landed(b"hello\n", "hello.txt").await;
@@ -335,9 +362,17 @@ async fn what_tells_the_type_is_read_wherever_it_is_in_the_object() {
     ] {
         let size = bytes.len();
         assert!(size > 600 << 10, "{size}");
-        let job = stand.landed(Vec::leak(bytes), path).await;
+        let bytes: &'static [u8] = Vec::leak(bytes);
+        let job = stand.landed(bytes, path).await;
         let done = Upload.handle(job).await.unwrap();
         assert_eq!(done.media_type.as_deref(), Some(expected), "{path}");
+        // Where not all of it is read, too.
+        let mut job = stand.job(path, size as u64);
+        job.source_key = Some(landing_key(file(), Target(2)));
+        job.declared_sha256 = done.content_sha256;
+        let again = Upload.handle(job).await.unwrap();
+        assert_eq!(again.media_type.as_deref(), Some(expected), "{path}");
+        assert!(again.usage.bytes < size as u64);
     }
 }
 

@@ -553,7 +553,8 @@ export class LiveBatch {
     this.isPainting = false;
     this.paintedAt = now;
     this.version += 1;
-    if (this.ingest !== undefined) this.uploadRate.note(this.ingest.sentBytes, now);
+    // What was not sent is no measure of how fast sending is.
+    if (this.ingest !== undefined) this.uploadRate.note(this.ingest.sentBytes - this.ingest.unchangedBytes, now);
     else if (this.isKnown) this.uploadRate.note(this.bytes.sent, now);
     for (const listener of this.listeners) listener();
   };

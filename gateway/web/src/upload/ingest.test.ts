@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
   AddEntriesResponseSchema,
@@ -12,18 +13,24 @@ import {
   timestampFromMs,
   type UploadTargetSchema,
 } from "@caudal/client";
-import { describe, expect, test } from "vitest";
-import type { Dropped, Found } from "../scan/found";
+import { describe, expect, test, vi } from "vitest";
+import type { Dropped, Found, FoundFile } from "../scan/found";
+import { HASHED_UP_TO, type Hash } from "./hash";
 import { Ingest, type IngestEvents } from "./ingest";
 import type { KnownFile } from "./known";
 import { noteOf, notTakenIn, type Problem, type ProblemKind } from "./problems";
 import type { Put } from "./put";
+import { sha256Of } from "./sha256";
 
 const BATCH = "batches/0190c0de-0000-7000-8000-000000000001";
 
 /** A gateway that keeps what it was sent. */
 class FakeGateway {
   readonly paths: string[] = [];
+  /** The checksums that were announced, by path. */
+  readonly checksums = new Map<string, string | undefined>();
+  /** Whether the tenant holds a content. */
+  holds: (sha256: string) => boolean = () => false;
   readonly pages: { count: number; requestId: string }[] = [];
   readonly issuedPages: number[] = [];
   readonly confirmed: { ordinal: number; etag: string }[] = [];
@@ -37,6 +44,8 @@ class FakeGateway {
   validForMs: number | undefined;
   completed: { missing?: MissingFiles; expectedEntries?: number } | undefined;
   refuse: (path: string) => string | undefined = () => undefined;
+  /** The same for what is in the batch otherwise than it is announced now. */
+  refuseAnnounced: (entry: { path: string; sha256: string | undefined }) => string | undefined = () => undefined;
   /** Answers to the next questions for a target, each of one file, in order. */
   insteadOfPut: MessageInitShape<typeof UploadTargetSchema>["how"][] = [];
   /** Thrown by the next calls, in order. */
@@ -44,7 +53,10 @@ class FakeGateway {
 
   readonly callers = {
     batches: {
-      addEntries: async (request: { entries: { path: string; kind: { case: string } }[]; requestId: string }) => {
+      addEntries: async (request: {
+        entries: { path: string; kind: { case: string; value: { sha256?: Uint8Array } } }[];
+        requestId: string;
+      }) => {
         this.pages.push({ count: request.entries.length, requestId: request.requestId });
         this.throwTrouble();
         const violations = request.entries.flatMap(({ path }, index) => {
@@ -52,10 +64,22 @@ class FakeGateway {
           return why === undefined ? [] : [{ field: `entries[${index}].path`, description: why }];
         });
         if (violations.length > 0) throw badRequest(violations);
+        const others = request.entries.flatMap(({ path, kind }, index) => {
+          const sha256 = kind.value.sha256 && Buffer.from(kind.value.sha256).toString("hex");
+          const why = this.refuseAnnounced({ path, sha256 });
+          return why === undefined ? [] : [{ field: `entries[${index}].file.sha256`, description: why }];
+        });
+        if (others.length > 0) throw badRequest(others, Code.AlreadyExists);
         const firstOrdinal = this.firstOrdinal + this.paths.length;
         const files = request.entries.filter(({ kind }) => kind.case === "file");
         this.paths.push(...files.map(({ path }) => path));
-        return create(AddEntriesResponseSchema, { firstOrdinal, newCount: files.length });
+        const alreadyHeld: number[] = [];
+        for (const [index, { path, kind }] of request.entries.entries()) {
+          const sha256 = kind.value.sha256 && Buffer.from(kind.value.sha256).toString("hex");
+          this.checksums.set(path, sha256);
+          if (sha256 !== undefined && this.holds(sha256)) alreadyHeld.push(index);
+        }
+        return create(AddEntriesResponseSchema, { firstOrdinal, newCount: files.length, alreadyHeld });
       },
       updateBatch: async ({ batch, updateMask }: { batch: { metadata: unknown }; updateMask: { paths: string[] } }) => {
         if (this.refusesNotes) throw new ConnectError("too large", Code.InvalidArgument);
@@ -142,6 +166,71 @@ async function ingest(gateway: FakeGateway, found: Found[], put: Put = stored, e
   await run.ended;
   return run;
 }
+
+/** What a Worker does, done here. */
+const hash: Hash = async (whole) => sha256Of(whole);
+
+describe("an ingest that reads files for their checksums", () => {
+  const one = createHash("sha256").update("one").digest("hex");
+
+  test("announces them in their order and sends nothing of what the tenant holds", async () => {
+    const gateway = new FakeGateway();
+    gateway.holds = (sha256) => sha256 === one;
+    const found = [file("a", "one"), file("b", "two"), file("c", "one")];
+    const setting = { put: stored, hash, sleep: async () => undefined };
+    const run = new Ingest(gateway.callers, BATCH, dropped(found), {}, setting);
+    await run.ended;
+    expect(run.phase).toBe("completed");
+    expect([...gateway.checksums.keys()]).toEqual(["a", "b", "c"]);
+    expect(gateway.checksums.get("a")).toBe(one);
+    expect(gateway.confirmed.map(({ ordinal }) => ordinal)).toEqual([1]);
+    expect([run.unchangedFiles, run.unchangedBytes, run.sentFiles, run.confirmedFiles]).toEqual([2, 6, 1, 3]);
+    expect(gateway.completed).toMatchObject({ expectedEntries: 3 });
+  });
+
+  test("leaves the checksum out where a file is too large, grew, or was announced without one before", async () => {
+    const gateway = new FakeGateway();
+    const large = file("large") as FoundFile;
+    large.size = HASHED_UP_TO + 1;
+    const grew = file("grew") as FoundFile;
+    grew.size -= 1;
+    const refusals: (string | undefined)[] = [];
+    gateway.refuseAnnounced = ({ path, sha256 }) => {
+      if (path !== "before") return undefined;
+      refusals.push(sha256);
+      return sha256 === undefined ? undefined : "is in the batch with no checksum";
+    };
+    const setting = { put: stored, hash, sleep: async () => undefined };
+    const run = new Ingest(gateway.callers, BATCH, dropped([large, grew, file("before", "one")]), {}, setting);
+    await run.ended;
+    expect(refusals).toEqual([one, undefined]);
+    expect([...gateway.checksums]).toEqual([
+      ["large", undefined],
+      ["grew", undefined],
+      ["before", undefined],
+    ]);
+    expect(run.notTaken.named).toEqual([]);
+  });
+});
+
+test("names a file that has other bytes by now than those that were read for its checksum", async () => {
+  const gateway = new FakeGateway();
+  const refuses: Put = async () => ({ status: 400, etag: "", code: "BadDigest" });
+  const run = await ingest(gateway, [file("a.txt")], refuses);
+  expect(run.notSent).toEqual([{ ...problem("a.txt", "changed"), isListed: true }]);
+});
+
+test("a checksum is the same in one piece, in many and without the browser's own digest", async () => {
+  for (const size of [0, 1, 8 * 1024 * 1024 + 3]) {
+    const bytes = Buffer.alloc(size, "caudal ");
+    const wanted = createHash("sha256").update(bytes).digest("hex");
+    expect(Buffer.from(await sha256Of(new Blob([bytes]))).toString("hex")).toBe(wanted);
+  }
+  vi.stubGlobal("crypto", {});
+  const wanted = createHash("sha256").update("abc").digest("hex");
+  expect(Buffer.from(await sha256Of(new Blob(["abc"]))).toString("hex")).toBe(wanted);
+  vi.unstubAllGlobals();
+});
 
 describe("an ingest", () => {
   test("lists, uploads, confirms and completes what was dropped", async () => {
@@ -519,7 +608,7 @@ describe("the note of what was left out", () => {
 });
 
 /** A refusal as it comes over the wire: google.rpc.BadRequest, encoded by hand. */
-function badRequest(violations: { field: string; description: string }[]): ConnectError {
+function badRequest(violations: { field: string; description: string }[], code = Code.InvalidArgument): ConnectError {
   const text = (field: number, value: string) => {
     const bytes = new TextEncoder().encode(value);
     return [(field << 3) | 2, bytes.length, ...bytes];
@@ -528,7 +617,7 @@ function badRequest(violations: { field: string; description: string }[]): Conne
     const inner = [...text(1, field), ...text(2, description)];
     return [(1 << 3) | 2, inner.length, ...inner];
   });
-  const refusal = new ConnectError("the page is refused", Code.InvalidArgument);
+  const refusal = new ConnectError("the page is refused", code);
   refusal.details.push({ type: "google.rpc.BadRequest", value: Uint8Array.from(value) });
   return refusal;
 }

@@ -1,5 +1,6 @@
 import {
   type Caudal,
+  Code,
   ConnectError,
   type Duration,
   durationMs,
@@ -15,6 +16,7 @@ import {
 import { newRequestId } from "../identity";
 import { type Dropped, type EmptyFolder, type FoundFile, wordsOf } from "../scan/found";
 import { type Trouble, troubleOf } from "../trouble";
+import { HASHED_AT_ONCE, HASHED_UP_TO, type Hash, Hasher } from "./hash";
 import type { Compared, Known, KnownFile } from "./known";
 import { Lanes } from "./lanes";
 import { PathLoad } from "./path-load";
@@ -30,7 +32,8 @@ const TARGETS_A_PAGE = 100;
 const TARGETS_WAITING = 24;
 const CONFIRMATIONS_A_PAGE = 1_000;
 const CONFIRM_GATHER_MS = 80;
-const FOUND_WAITING = 4_000;
+/** So many are found ahead of those that are read for their checksums: how many there are is to be known soon. */
+const FOUND_WAITING = 20_000;
 /** How often one file may fail while the store takes others. A store that takes nothing costs no file an attempt. */
 const ATTEMPTS = 8;
 /** What failed for want of its bytes is made ready for them by the gateway, which takes a moment. */
@@ -44,6 +47,8 @@ const EXPIRY_MARGIN_MS = 30_000;
 /** Codes of google.rpc.Status that a repetition may change: ABORTED and UNAVAILABLE. */
 const PASSING = new Set([10, 14]);
 const FAILED_PRECONDITION = 9;
+/** Codes of stores for bytes that do not have the checksum that came with them. */
+const OTHER_CONTENT = new Set(["BadDigest", "XAmzContentChecksumMismatch"]);
 /** Answers of a store that takes nothing at the moment; 0: there was none. */
 const SILENT = new Set([0, 408, 429, 502, 503, 504]);
 
@@ -68,12 +73,16 @@ export interface IngestEvents {
 
 export interface IngestSetting extends RetryOptions {
   put?: Put;
+  hash?: Hash;
   /** For a batch that was begun before: what it holds. */
   known?: () => Promise<Known>;
 }
 
 /** What becomes an entry of the manifest. */
 type Taken = FoundFile | EmptyFolder;
+
+/** The same, with the checksum of a file where it was read. */
+type Entered = (FoundFile & { sha256?: Uint8Array<ArrayBuffer> | undefined }) | EmptyFolder;
 
 interface Waiting {
   ordinal: number;
@@ -110,6 +119,11 @@ export class Ingest {
   /** Of the bytes found, in the store; part of those under way included. */
   sentBytes = 0;
   confirmedFiles = 0;
+  /** Files whose bytes this sent, as far as the gateway has said that it holds them. */
+  sentFiles = 0;
+  /** Files whose content the tenant held: nothing of them was sent. */
+  unchangedFiles = 0;
+  unchangedBytes = 0;
   /** Files that were listed and will not arrive. */
   givenUp = 0;
   /** What was dropped and is not in the batch. */
@@ -126,11 +140,15 @@ export class Ingest {
 
   private readonly stopping = new AbortController();
   private found = new Queue<Taken>(FOUND_WAITING);
+  private reading = new Queue<Promise<Entered>>(HASHED_AT_ONCE);
+  private read = new Queue<Entered>(ENTRIES_A_PAGE);
   private waiting = new Queue<Waiting>();
   private targets = new Queue<Assigned>(TARGETS_WAITING);
   private landed = new Queue<Landed>();
   private readonly lanes = new Lanes();
   private readonly put: Put;
+  private readonly hasher = new Hasher();
+  private readonly hash: Hash | undefined;
   /** What is to be sent after what is being sent. */
   private readonly dropped: Dropped[];
   /** Names that differ on the disk may be one once they are composed alike, and so may two folders from different places. */
@@ -153,8 +171,9 @@ export class Ingest {
     private readonly events: IngestEvents = {},
     setting: IngestSetting = {},
   ) {
-    const { put = putWithXhr, known, ...retry } = setting;
+    const { put = putWithXhr, hash = Hasher.isPossible ? this.hasher.hash : undefined, known, ...retry } = setting;
     this.put = put;
+    this.hash = hash;
     this.askKnown = known;
     this.dropped = [dropped];
     this.retry = {
@@ -201,18 +220,23 @@ export class Ingest {
     } catch (trouble) {
       this.phase = "stopped";
       this.trouble = troubleOf(trouble);
+    } finally {
+      this.hasher.close();
     }
     this.told();
   }
 
   private async send(dropped: Dropped): Promise<void> {
     this.found = new Queue(FOUND_WAITING);
+    this.reading = new Queue(HASHED_AT_ONCE);
+    this.read = new Queue(ENTRIES_A_PAGE);
     this.waiting = new Queue();
     this.targets = new Queue(TARGETS_WAITING);
     this.landed = new Queue();
     this.isWalked = false;
     this.phase = "scanning";
-    await Promise.all([this.walk(dropped), this.list(), this.issue(), this.upload(), this.confirm()].map(this.orStop));
+    const steps = [this.walk(dropped), this.beginReading(), this.endReading(), this.list()];
+    await Promise.all([...steps, this.issue(), this.upload(), this.confirm()].map(this.orStop));
     await this.tellLeftOut();
   }
 
@@ -238,7 +262,7 @@ export class Ingest {
       await loop;
     } catch (trouble) {
       this.stopping.abort(trouble);
-      for (const queue of [this.found, this.waiting, this.targets, this.landed]) queue.close();
+      for (const queue of [this.found, this.reading, this.read, this.waiting, this.targets, this.landed]) queue.close();
       throw trouble;
     }
   };
@@ -319,10 +343,37 @@ export class Ingest {
     }
   }
 
+  /** Files are read some at a time and announced in their order. */
+  private async beginReading(): Promise<void> {
+    for (let found = await this.found.next(); found !== undefined; found = await this.found.next()) {
+      await this.reading.push(this.withChecksum(found));
+    }
+    this.reading.close();
+  }
+
+  private async endReading(): Promise<void> {
+    for (let read = await this.reading.next(); read !== undefined; read = await this.reading.next()) {
+      await this.read.push(await read);
+    }
+    this.read.close();
+  }
+
+  /** A file that cannot be read, or is another than was found, is told of when it is sent. */
+  private async withChecksum(found: Taken): Promise<Entered> {
+    if (found.kind !== "file" || found.size > HASHED_UP_TO || this.hash === undefined) return found;
+    try {
+      const bytes = await found.open();
+      if (bytes.size !== found.size) return found;
+      return { ...found, sha256: await this.hash(bytes, this.stopping.signal) };
+    } catch {
+      return found;
+    }
+  }
+
   private async list(): Promise<void> {
-    let rest: Taken[] = [];
+    let rest: Entered[] = [];
     for (;;) {
-      if (rest.length === 0) rest = await this.found.take(ENTRIES_A_PAGE, ENTRIES_GATHER_MS);
+      if (rest.length === 0) rest = await this.read.take(ENTRIES_A_PAGE, ENTRIES_GATHER_MS);
       if (rest.length === 0) break;
       const load = new PathLoad();
       const full = rest.findIndex(({ kind, path }) => !load.add(path, kind === "empty-folder"));
@@ -332,16 +383,24 @@ export class Ingest {
   }
 
   /** Entries that the gateway refuses by name are reported and left out: one bad path must not cost its neighbours. */
-  private async listPage(page: Taken[]): Promise<void> {
+  private async listPage(page: Entered[]): Promise<void> {
     while (page.length > 0) {
       const request = { batch: this.batch, entries: page.map(entryOf), requestId: newRequestId() };
       let answer: Awaited<ReturnType<Caudal["batches"]["addEntries"]>>;
       try {
         answer = await this.call(() => this.callers.batches.addEntries(request));
       } catch (thrown) {
-        const bad = entriesNamedIn(ConnectError.from(thrown), page.length);
+        const refusal = ConnectError.from(thrown);
+        const bad = entriesNamedIn(refusal, page.length);
         if (bad.size === 0) throw thrown;
-        for (const [index, why] of bad) this.refuse(page[index], why);
+        for (const [index, why] of bad) {
+          const one = page[index];
+          if (refusal.code === Code.AlreadyExists && one?.kind === "file" && one.sha256 !== undefined) {
+            // Whoever announced it first may have given no checksum.
+            one.sha256 = undefined;
+            bad.delete(index);
+          } else this.refuse(one, why);
+        }
         page = page.filter((_, index) => !bad.has(index));
         continue;
       }
@@ -352,7 +411,7 @@ export class Ingest {
         if (found.kind !== "file") continue;
         const ordinal = answer.ordinals[files.length] ?? answer.firstOrdinal + files.length;
         files.push({ ordinal, path: found.path, size: found.size });
-        if (held.has(index)) this.arrivedBefore(found.size);
+        if (held.has(index)) this.isUnchanged(found.size);
         else toSend.push({ ordinal, file: found });
       }
       this.listedFiles += files.length;
@@ -475,6 +534,8 @@ export class Ingest {
         }
         moveTo(0);
         if (answer.status === 0 && !(await isReadable(bytes))) return leave(await whyUnreadable(file, bytes), "");
+        // Whatever was read for the checksum, this is not it.
+        if (OTHER_CONTENT.has(answer.code)) return leave("changed", "");
         this.lanes.hadTrouble();
         const isSilent = SILENT.has(answer.status);
         const why =
@@ -579,8 +640,10 @@ export class Ingest {
         const again: Landed[] = [];
         for (const [index, one] of page.entries()) {
           const result = confirmations[index]?.result;
-          if (result?.case !== "error") this.confirmedFiles += 1;
-          else if (PASSING.has(result.value.code)) {
+          if (result?.case !== "error") {
+            this.confirmedFiles += 1;
+            this.sentFiles += 1;
+          } else if (PASSING.has(result.value.code)) {
             again.push(one);
             continue;
           } else {
@@ -627,6 +690,12 @@ export class Ingest {
   /** Everything is sent, and the gateway has yet to say that it holds it. */
   get isConfirming(): boolean {
     return this.isWalked && !this.isOver && this.sentBytes >= this.foundBytes && this.confirmedFiles < this.foundFiles;
+  }
+
+  private isUnchanged(size: number): void {
+    this.unchangedFiles += 1;
+    this.unchangedBytes += size;
+    this.arrivedBefore(size);
   }
 
   private arrivedBefore(size: number): void {
@@ -676,10 +745,11 @@ export class Ingest {
   }
 }
 
-function entryOf(found: Taken) {
+function entryOf(found: Entered) {
   if (found.kind === "empty-folder") return { path: found.path, kind: { case: "directory" as const, value: {} } };
   const value = {
     size: BigInt(found.size),
+    ...(found.sha256 === undefined ? {} : { sha256: found.sha256 }),
     ...(found.modified > 0 ? { modifiedTime: timestampFromMs(found.modified) } : {}),
   };
   return { path: found.path, kind: { case: "file" as const, value } };

@@ -45,6 +45,9 @@ export function Start({ batches, beginning, onRefused }: StartProps) {
       <section className="card drop" aria-labelledby="drop-title" data-drop>
         <h1 id="drop-title">{words.start.title}</h1>
         <p className="mute">{words.start.lead}</p>
+        <p className="mute small" data-anywhere>
+          {words.start.anywhere}
+        </p>
         <div className="buttons">
           <button type="button" className="primary" disabled={isCreating} onClick={pickFolder}>
             {isCreating ? words.start.creating : words.start.folder}

@@ -88,9 +88,11 @@ function UploadLine({ live, now }: { live: LiveBatch; now: number }) {
   const isWhole = live.isKnown && sent >= total && !isGrowing && !isConfirming;
   // What was given up does not arrive any more, and nothing is sent to a batch that has ended.
   const isOver = isWhole || live.hasEnded || live.ingest?.isOver === true;
+  const { unchangedFiles = 0, sentFiles = 0 } = live.ingest ?? {};
+  const unchanged = unchangedFiles > 0 && words.batch.unchanged(say.count(unchangedFiles), say.count(sentFiles));
   return (
     <p data-upload={isWhole ? "done" : isOver ? "short" : "running"}>
-      <b>{words.batch.upload}</b> · {parts().filter(Boolean).join(" · ")}
+      <b>{words.batch.upload}</b> · {[...parts(), unchanged].filter(Boolean).join(" · ")}
     </p>
   );
 

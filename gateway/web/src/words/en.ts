@@ -32,6 +32,7 @@ export const en = {
   start: {
     title: "Drop folders here",
     lead: "Everything inside is kept: sub-folders, empty folders, names. Up to 100,000 files at once.",
+    anywhere: "You can let go of them anywhere in this window.",
     over: "Let go to begin",
     overBatch: "Let go to begin a new batch",
     overOpen: "Let go to add it to this batch",
@@ -72,6 +73,7 @@ export const en = {
     uploadOf: (sent: string, total: string) => `${sent} of ${total}`,
     uploadDone: (total: string) => `done, ${total}`,
     uploadShort: (sent: string, total: string) => `ended, ${sent} of ${total} arrived`,
+    unchanged: (unchanged: string, sent: string) => `${unchanged} unchanged, ${sent} sent`,
     left: (time: string) => `${time} left`,
     rate: (rate: string) => `${rate}/s`,
     fileRate: (rate: string) => `${rate} files/s`,

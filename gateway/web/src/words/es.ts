@@ -33,6 +33,7 @@ export const es: Words = {
   start: {
     title: "Suelte carpetas aquí",
     lead: "Se conserva todo: subcarpetas, carpetas vacías, nombres. Hasta 100.000 archivos a la vez.",
+    anywhere: "Puede soltarlas en cualquier lugar de esta ventana.",
     over: "Suelte para empezar",
     overBatch: "Suelte para empezar otro lote",
     overOpen: "Suelte para añadirlo a este lote",
@@ -73,6 +74,7 @@ export const es: Words = {
     uploadOf: (sent, total) => `${sent} de ${total}`,
     uploadDone: (total) => `terminada, ${total}`,
     uploadShort: (sent, total) => `acabada, llegaron ${sent} de ${total}`,
+    unchanged: (unchanged, sent) => `${unchanged} sin cambios, ${sent} enviados`,
     left: (time) => `quedan ${time}`,
     rate: (rate) => `${rate}/s`,
     fileRate: (rate) => `${rate} archivos/s`,

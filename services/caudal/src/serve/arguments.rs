@@ -9,7 +9,8 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::settings::{
-    LandingArguments, StoreArguments, TelemetryArguments, TlsArguments, TusArguments,
+    AlwaysLandArguments, LandingArguments, StoreArguments, TelemetryArguments, TlsArguments,
+    TusArguments,
 };
 
 const GATEWAY: &str = "Gateway";
@@ -204,6 +205,8 @@ pub(crate) struct ServeArguments {
         help_heading = GATEWAY
     )]
     pub(crate) trust_etags: bool,
+    #[command(flatten)]
+    pub(crate) always_land: AlwaysLandArguments,
     #[command(flatten)]
     pub(crate) tus: TusArguments,
     #[command(flatten)]

@@ -112,6 +112,7 @@ fn gateway(arguments: &ServeArguments) -> Result<GatewayOptions, Failure> {
         web_dir: arguments.web_dir.clone(),
         allowed_origins: arguments.allowed_origins.clone(),
         trusts_etags: arguments.trust_etags,
+        always_land: arguments.always_land.always_land,
         tus: arguments.tus.settings(),
         tls: arguments.tls.certificate()?,
     })

@@ -20,6 +20,8 @@ pub(crate) struct GatewayOptions {
     pub(crate) allowed_origins: Option<AllowedOrigins>,
     /// Whether an ETag that a client tells needs no question to the store.
     pub(crate) trusts_etags: bool,
+    /// Whether bytes land and are read before they stay, whatever the store verifies.
+    pub(crate) always_land: bool,
     /// How it serves uploads by the tus protocol.
     pub(crate) tus: TusSettings,
     /// What it shows to speak https.
@@ -49,6 +51,7 @@ pub(crate) async fn start(
         settings.allowed_origins = origins;
     }
     settings.trusts_etags = options.trusts_etags;
+    settings.uses_final_keys = !options.always_land;
     settings.tus = options.tus;
     let is_secure = options.tls.is_some();
     settings.tls = options.tls;

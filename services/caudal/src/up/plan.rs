@@ -25,6 +25,7 @@ pub(crate) struct Plan {
     pub(crate) s3: S3,
     pub(crate) embeddings: EmbeddingSettings,
     pub(crate) landing_delay: Duration,
+    pub(crate) always_land: bool,
     pub(crate) tus: TusSettings,
     pub(crate) tls: Option<Certificate>,
     pub(crate) telemetry: TelemetrySettings,
@@ -83,6 +84,7 @@ impl Plan {
             embeddings: EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
             landing_delay: arguments.landing.landing_delay,
+            always_land: arguments.always_land.always_land,
             tus: arguments.tus.settings(),
             tls: arguments.tls.certificate()?,
             telemetry: arguments.telemetry.of("caudal"),

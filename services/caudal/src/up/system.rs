@@ -99,6 +99,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     let options = GatewayOptions {
         tus: plan.tus,
         tls: plan.tls,
+        always_land: plan.always_land,
         ..GatewayOptions::default()
     };
     let gateway = service::gateway::start(&mesh, options, listener).await?;

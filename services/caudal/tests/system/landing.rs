@@ -14,13 +14,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A system that keeps what landed for so long, and has processed its files.
 fn processed(database: Database, landing_delay: &str) -> Ground {
-    let ground = Ground::with(database, &[("CAUDAL_LANDING_DELAY", landing_delay)]);
+    let variables = [
+        ("CAUDAL_LANDING_DELAY", landing_delay),
+        ("CAUDAL_ALWAYS_LAND", "true"),
+    ];
+    let ground = Ground::with(database, &variables);
+    ingest(&ground);
+    ground
+}
+
+fn ingest(ground: &Ground) {
     let texts = ground.texts(FILES);
     let texts = texts.to_str().unwrap();
     let arguments = ["ingest", texts, "--stages", QUICK, "--output", "json"];
     let ended = json(&ground.system.caudal(&arguments).unwrap());
     assert_eq!(ended["files"]["PROCESSED"], FILES, "{ended}");
-    ground
 }
 
 /// The system's own object store.
@@ -84,5 +92,24 @@ fn what_landed_stays_until_then_and_holds_up_no_shutdown() {
     let store = runtime.block_on(async { store(&ground) });
     let objects = runtime.block_on(landed_and_kept(&store));
     assert_eq!(objects, (FILES, FILES));
+    ground.system.verify().unwrap();
+}
+
+// Protocol 12.5.
+#[test]
+fn what_was_declared_goes_straight_to_where_it_stays() {
+    let ground = Ground::with(Database::Sqlite, &[("CAUDAL_LANDING_DELAY", "1h")]);
+    let runtime = Runtime::new().unwrap();
+    let metrics = format!("{}/metrics", ground.system.ready("gateway"));
+    let known = until("the store to be asked", PATIENCE, async || {
+        let page = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+        let verifies = "caudal_store_verifies_checksums{service=\"gateway\"} 1\n";
+        page.contains(verifies).then_some(())
+    });
+    runtime.block_on(known).unwrap();
+    ingest(&ground);
+    let store = runtime.block_on(async { store(&ground) });
+    let objects = runtime.block_on(landed_and_kept(&store));
+    assert_eq!(objects, (0, FILES));
     ground.system.verify().unwrap();
 }

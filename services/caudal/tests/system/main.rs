@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_act;
+mod bad_store;
 mod clients;
 mod corpus;
+mod foreign;
 mod full_disk;
 mod landing;
 mod operators;

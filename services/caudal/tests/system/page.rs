@@ -107,6 +107,11 @@ fn an_upload_that_broke_off_is_gone_on_with_by_the_page_and_only_the_rest_is_sen
 }
 
 #[test]
+fn of_a_folder_that_is_dropped_again_only_what_has_changed_is_sent() {
+    in_a_browser("unchanged.mjs");
+}
+
+#[test]
 fn a_grpc_web_client_in_node_watches_across_a_restart_and_ends_as_the_database_says() {
     let client = repository().join("proto/sdk/typescript");
     if !is_built(&client.join("dist/index.js")) || !is_built(&client.join("node_modules")) {

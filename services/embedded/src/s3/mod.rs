@@ -56,6 +56,8 @@ const HEAD_WITHIN: Duration = Duration::from_secs(90);
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// The wait after a failed accept (too many open files), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The region that is named to whoever names none that a store may have. Any that may be is taken.
+const REGION: &str = "us-east-1";
 /// The longest XML body: ten thousand parts of a CompleteMultipartUpload are about half of it.
 const MAX_XML_BYTES: usize = 4 * 1024 * 1024;
 /// Of a refusal's XML.
@@ -189,6 +191,9 @@ fn checked(
     tower::service_fn(move |request: Request<Incoming>| {
         let service = service.clone();
         async move {
+            if signature::region_of_nobody(request.headers()).is_some() {
+                return told_of_the_region();
+            }
             let may = signature::check(request.uri(), request.headers()).and_then(|()| {
                 if is_strict {
                     strict::check(request.headers())
@@ -211,6 +216,20 @@ fn checked(
             }
         }
     })
+}
+
+/// As S3 says it to whoever signs for another region; clients read it from the answer.
+fn told_of_the_region() -> Result<HttpResponse, HttpError> {
+    let words = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>AuthorizationHeaderMalformed</Code>\
+         <Message>The authorization header is malformed; the region is wrong; expecting '{REGION}'</Message>\
+         <Region>{REGION}</Region></Error>"
+    );
+    let answer = http::Response::builder()
+        .status(http::StatusCode::BAD_REQUEST)
+        .header(http::header::CONTENT_TYPE, "application/xml")
+        .body(Body::from(words));
+    answer.map_err(|error| HttpError::new(Box::new(error)))
 }
 
 fn answer_of(refused: S3Error) -> Result<HttpResponse, HttpError> {

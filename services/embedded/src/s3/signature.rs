@@ -44,6 +44,19 @@ pub(super) fn length_it_fixes<'headers>(
     sent.to_str().ok().filter(|_| fixes)
 }
 
+/// A region that a signature names and no store has, such as the `US` of s3cmd: S3 answers with its own, and s3cmd signs
+/// again for that.
+pub(super) fn region_of_nobody(headers: &HeaderMap) -> Option<&str> {
+    let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let mut fields = header.strip_prefix(VERSION_4)?.split(',');
+    let credential = fields.find_map(|field| field.trim().strip_prefix("Credential="))?;
+    // KEY/DATE/REGION/s3/aws4_request
+    let region = credential.rsplit('/').nth(2)?;
+    let is_of_a_region =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (region.is_empty() || !region.bytes().all(is_of_a_region)).then_some(region)
+}
+
 fn is_instruction(name: &HeaderName) -> bool {
     name.as_str().starts_with(INSTRUCTION)
 }
@@ -123,6 +136,19 @@ mod tests {
             Ok(()) => "OK".to_owned(),
             Err(error) => error.code().as_str().to_owned(),
         }
+    }
+
+    #[test]
+    fn a_region_that_no_store_has_is_told_from_one_that_some_store_has() {
+        let of = |credential: &str| {
+            let value = format!("AWS4-HMAC-SHA256 Credential={credential},SignedHeaders=host");
+            let map = HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
+            region_of_nobody(&map).map(str::to_owned)
+        };
+        assert_eq!(of("key/20261130/US/s3/aws4_request").as_deref(), Some("US"));
+        assert_eq!(of("key/20261130//s3/aws4_request").as_deref(), Some(""));
+        assert_eq!(of("key/20261130/eu-west-3/s3/aws4_request"), None);
+        assert_eq!(region_of_nobody(&HeaderMap::new()), None);
     }
 
     #[test]

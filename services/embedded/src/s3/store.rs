@@ -15,10 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use rustix::fs::SeekFrom as Next;
 use s3s::dto::{ETag, ETagCondition};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 
+/// A run of so many zeros is left out of a file, which reads as if it were there.
+const HOLE_BYTES: usize = 64 * 1024;
 /// The longest object key accepted, in bytes; each of its parts must fit a file name (255 bytes).
 pub const MAX_KEY_BYTES: usize = 1024;
 const MAX_KEY_PART_BYTES: usize = 255;
@@ -396,31 +399,63 @@ impl Drop for StagedPath {
 }
 
 impl Staged {
+    /// Appends bytes; long runs of zeros, as images of disks have, take no room on the disk.
     pub(super) fn append(&mut self, bytes: &[u8]) -> S3Result<()> {
-        self.file.write_all(bytes).map_err(from_io)?;
-        self.size += bytes.len() as u64;
+        for piece in bytes.chunks(HOLE_BYTES) {
+            if piece.len() == HOLE_BYTES && piece.iter().all(|byte| *byte == 0) {
+                self.skip(piece.len() as u64).map_err(from_io)?;
+                continue;
+            }
+            self.file.write_all(piece).map_err(from_io)?;
+            self.size += piece.len() as u64;
+        }
         Ok(())
     }
 
-    /// Appends a range of another file, inside the kernel where it can.
+    /// Leaves a hole. Something always follows: the trailer at last.
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let bytes_forward = i64::try_from(bytes).map_err(io::Error::other)?;
+        self.file.seek(SeekFrom::Current(bytes_forward))?;
+        self.size += bytes;
+        Ok(())
+    }
+
+    /// Appends a range of another file, inside the kernel where it can, and its holes as holes.
     pub(super) fn append_copy(
         &mut self,
         source: &File,
         range: std::ops::Range<u64>,
     ) -> io::Result<()> {
-        let wanted = range.end - range.start;
         let mut from = source.try_clone()?;
-        from.seek(SeekFrom::Start(range.start))?;
-        let copied = io::copy(&mut from.take(wanted), &mut self.file)?;
-        if copied != wanted {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut at = range.start;
+        while at < range.end {
+            let data = next(source, Next::Data(at))?.unwrap_or(range.end);
+            self.skip(data.min(range.end) - at)?;
+            at = data.min(range.end);
+            let hole = next(source, Next::Hole(at))?.unwrap_or(range.end);
+            let wanted = hole.min(range.end) - at;
+            from.seek(SeekFrom::Start(at))?;
+            let copied = io::copy(&mut (&from).take(wanted), &mut self.file)?;
+            if copied != wanted {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.size += copied;
+            at += copied;
         }
-        self.size += copied;
         Ok(())
     }
 
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+}
+
+/// Where the next data, or the next hole, of a file begins at this place or after it; none where there is no more.
+fn next(file: &File, what: Next) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, what) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -37,17 +37,21 @@ use super::bounds::{self, Bounded};
 use super::failure::{Failure, answer};
 use super::{Ledger, TenantScope};
 use crate::memory::lease_cache::{Declared, Granted, Inputs};
+use crate::store::progress::ProgressRow;
 use crate::store::reads;
 use crate::store::results::{self, Execution, ResultRow, StoredArtifact, Used};
 use crate::store::{changes, credentials, work};
 use crate::wire;
 use crate::writer::verb::Verb;
 use crate::writer::verbs::Held;
+use crate::writer::verbs::keep_uploading::KeepUploading;
 use crate::writer::verbs::lease::Lease;
 use crate::writer::verbs::release::Release;
 use crate::writer::verbs::renew::Renew;
 use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
 
+/// So often in its time an upload deadline moves at most: every hour of a day.
+const DEADLINE_MOVES: u32 = 24;
 /// Changes of one answer, and their bytes.
 const MAX_CHANGES: u32 = 256;
 const MAX_CHANGES_BYTES: usize = 1 << 20;
@@ -261,19 +265,21 @@ impl LedgerService for Ledger {
             let message = request.get_ref();
             let batch = batch_of(&scope, &message.batch)?;
             let session = self.store.reader();
-            let known = reads::batch(&session, scope.batch_ref(batch)).await?;
-            if known.is_none() {
+            let Some(known) = reads::batch(&session, scope.batch_ref(batch)).await? else {
                 return Err(Refusal::not_found(&names::batch_name(batch)).into());
-            }
-            let files = if message.ordinals.is_empty() {
+            };
+            let mut files = if message.ordinals.is_empty() {
                 let from = ordinal_after(message.after_ordinal)?;
                 self.next_to_issue(scope.tenant, batch, from, message.count)
-                    .await
+                    .await?
             } else {
                 self.issue_exactly(scope.tenant, batch, &message.ordinals)
-                    .await
+                    .await?
             };
-            Ok(Response::new(GetIssueFactsResponse { files: files? }))
+            self.add_checksums(scope.batch_ref(batch), &mut files)
+                .await?;
+            self.keep_uploading(&known.0, &files).await?;
+            Ok(Response::new(GetIssueFactsResponse { files }))
         })
         .await
     }
@@ -626,6 +632,46 @@ impl Ledger {
         Ok(found)
     }
 
+    /// Whoever asks for URLs is sending: the batch waits for its bytes longer, which is noted every hour at most.
+    async fn keep_uploading(&self, row: &ProgressRow, files: &[IssueFacts]) -> Result<(), DbErr> {
+        use caudal_proto::v1::FileState as S;
+        let waits = |facts: &IssueFacts| matches!(facts.state(), S::Pending | S::Uploading);
+        if !files.iter().any(waits) || row.facts.cancel_requested {
+            return Ok(());
+        }
+        let time = self.upload_deadline;
+        let deadline = self.store.reader().now().await?.plus(time);
+        if deadline.since(row.upload_deadline) < time / DEADLINE_MOVES {
+            return Ok(());
+        }
+        let batch = row.key();
+        if let Err(refusal) = self.writer.ask(KeepUploading { batch }).await {
+            // It is noted with the next question, and no URL waits for that.
+            tracing::debug!(%refusal, "an upload deadline was not moved");
+        }
+        Ok(())
+    }
+
+    /// Adds what was declared of files whose bytes may still come.
+    async fn add_checksums(&self, batch: BatchRef, files: &mut [IssueFacts]) -> Result<(), DbErr> {
+        use caudal_proto::v1::FileState as S;
+        let may_come = |facts: &&mut IssueFacts| {
+            matches!(facts.state(), S::Pending | S::Uploading | S::Failed)
+        };
+        let waiting: Vec<FileRef> = files
+            .iter_mut()
+            .filter(may_come)
+            .map(|facts| batch.file(facts.ordinal))
+            .collect();
+        let declared = reads::declared_checksums(&self.store.reader(), waiting.into_iter()).await?;
+        for facts in files {
+            if let Some(sha256) = declared.get(&batch.file(facts.ordinal)) {
+                facts.declared_sha256 = Bytes::copy_from_slice(sha256);
+            }
+        }
+        Ok(())
+    }
+
     async fn artifact(
         &self,
         file: FileRef,
@@ -864,6 +910,8 @@ fn issue_facts(row: &work::WorkRow) -> IssueFacts {
         target: row.target.get(),
         landing_key: keys::landing_key(row.file, row.target),
         size: wire::signed(row.size),
+        // Read apart, from the manifest.
+        declared_sha256: Bytes::new(),
     }
 }
 

@@ -25,6 +25,7 @@ async fn ledger(url: &str) -> Ledger {
         writer: ActiveWriter::new(),
         reconcile: Arc::default(),
         lease: limits::LEASE,
+        upload_deadline: caudal_domain::limits::UPLOAD_DEADLINE,
         leases: LeaseCache::default(),
         versions: super::super::versions::Versions::default(),
         operations: Signals::default(),

@@ -44,6 +44,7 @@ pub(crate) struct Ledger {
     pub(crate) writer: ActiveWriter,
     pub(crate) reconcile: Arc<tokio::sync::Notify>,
     pub(crate) lease: std::time::Duration,
+    pub(crate) upload_deadline: std::time::Duration,
     pub(crate) leases: LeaseCache,
     pub(crate) versions: Versions,
     pub(crate) operations: Signals,

@@ -1,5 +1,5 @@
-//! Frees what no number can reach any more (protocol 13.1, 13.2): landing objects, and what executions wrote whose reports
-//! were never recorded. Each batch is looked through once when it has ended, late enough that no URL of its run is valid
+//! Frees what no number can reach any more (protocol 13.1, 13.2): landing objects, final objects that no result names, and
+//! what executions wrote whose reports were never recorded. Each batch is looked through once when it has ended, late enough that no URL of its run is valid
 //! and no worker holds a lease, and again when it ran again.
 //!
 //! Rows are read after the keys were listed, and results after the rows. Targets and tokens never fall, and a result is
@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use caudal_domain::keys::{
-    Execution, artifacts_of_batch, landing_of_batch, parse_artifact_key, parse_landing_key,
+    Execution, artifacts_of_batch, finals_of_batch, landing_of_batch, parse_artifact_key,
+    parse_final_key, parse_landing_key,
 };
-use caudal_domain::{BatchRef, FileRef, Generation, Stage, Target};
+use caudal_domain::{BatchRef, FileRef, FileState, Generation, Stage, Target};
 use caudal_node::Rarely;
 use caudal_objects::{ObjectError, ObjectStore};
 use tokio_util::sync::CancellationToken;
@@ -77,7 +78,9 @@ impl Collector {
         let session = self.store.reader();
         let before = session.now().await?.minus(self.settings.collect_after);
         for (batch, ended_at) in progress::uncollected(&session, before, BATCHES_A_PASS).await? {
-            let freed = self.free_landing(batch).await? + self.free_artifacts(batch).await?;
+            let freed = self.free_landing(batch).await?
+                + self.delete_free(&finals_of_batch(batch), final_of).await?
+                + self.free_artifacts(batch).await?;
             self.metrics.collected.inc_by(freed);
             self.writer.ask(MarkCollected { batch, ended_at }).await?;
         }
@@ -86,7 +89,12 @@ impl Collector {
 
     async fn free_landing(&self, batch: BatchRef) -> Result<u64, CollectError> {
         let prefix = landing_of_batch(batch);
-        let unfinished = self.objects.list_multipart(&prefix).await?;
+        let unfinished = match self.objects.list_multipart(&prefix).await {
+            Ok(unfinished) => unfinished,
+            // Where they cannot be listed no gateway has begun any.
+            Err(error) if error.is_beyond_the_store() => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
         for (key, upload) in self.free(unfinished, |(key, _)| landing_of(key)).await? {
             self.objects.abort_multipart(&key, &upload).await?;
         }
@@ -151,12 +159,17 @@ impl Collector {
         files.dedup();
         let rows = work::read(&session, &files).await?;
         let rows: HashMap<FileRef, WorkRow> = rows.into_iter().map(|row| (row.file, row)).collect();
-        let generation = |named: &Named| match named {
-            Named::Landing(file, _) => rows.get(file).map(|row| row.generation),
-            Named::Artifact(execution) => Some(execution.generation),
-        };
-        let generations = named.filter_map(|named| Some((named.file(), generation(named)?)));
-        let mut generations: Vec<(FileRef, Generation)> = generations.collect();
+        let mut generations: Vec<(FileRef, Generation)> = Vec::new();
+        for named in named {
+            let now = rows.get(&named.file()).map(|row| row.generation);
+            match named {
+                Named::Landing(file, _) => generations.extend(now.map(|now| (*file, now))),
+                Named::Final(file, _) => generations.extend(all_to(now).map(|one| (*file, one))),
+                Named::Artifact(execution) => {
+                    generations.push((execution.file, execution.generation));
+                }
+            }
+        }
         generations.sort_unstable();
         generations.dedup();
         let found = results::of_generations(&session, &generations).await?;
@@ -172,11 +185,22 @@ impl Collector {
 /// What a key names.
 enum Named {
     Landing(FileRef, Target),
+    Final(FileRef, [u8; 32]),
     Artifact(Execution),
+}
+
+/// Every generation up to this one.
+fn all_to(last: Option<Generation>) -> impl Iterator<Item = Generation> {
+    let last = last.map_or(0, Generation::get);
+    (Generation::FIRST.get()..=last).map(Generation::new)
 }
 
 fn landing_of(key: &str) -> Option<Named> {
     parse_landing_key(key).map(|(file, target)| Named::Landing(file, target))
+}
+
+fn final_of(key: &str) -> Option<Named> {
+    parse_final_key(key).map(|(file, sha256)| Named::Final(file, sha256))
 }
 
 fn artifact_of(key: &str) -> Option<Named> {
@@ -186,7 +210,7 @@ fn artifact_of(key: &str) -> Option<Named> {
 impl Named {
     fn file(&self) -> FileRef {
         match self {
-            Self::Landing(file, _) => *file,
+            Self::Landing(file, _) | Self::Final(file, _) => *file,
             Self::Artifact(execution) => execution.file,
         }
     }
@@ -194,6 +218,7 @@ impl Named {
     fn is_free(&self, row: &WorkRow, results: &Results) -> bool {
         match self {
             Self::Landing(_, target) => is_spent(row, *target, results),
+            Self::Final(_, sha256) => is_unnamed(row, sha256, results),
             Self::Artifact(execution) => is_orphan(row, execution, results),
         }
     }
@@ -208,6 +233,18 @@ fn is_spent(row: &WorkRow, target: Target, results: &Results) -> bool {
         .flatten()
         .any(|result| result.stage == Stage::Upload);
     target < row.target || (target == row.target && recorded)
+}
+
+/// Whether a final object can never be a result's any more (protocol 12.5, 13.1): no generation recorded it, and the file
+/// is cancelled, or has recorded other bytes. Until then it is where bytes may come, or came and wait to be recorded.
+fn is_unnamed(row: &WorkRow, sha256: &[u8; 32], results: &Results) -> bool {
+    let of = |generation| results.get(&(row.file, generation)).into_iter().flatten();
+    let mut uploads = all_to(Some(row.generation))
+        .flat_map(of)
+        .filter(|result| result.stage == Stage::Upload);
+    let is_named = uploads.any(|result| result.content.as_ref() == Some(sha256));
+    let recorded = of(row.generation).any(|result| result.stage == Stage::Upload);
+    !is_named && (recorded || row.state == FileState::Cancelled)
 }
 
 /// Whether an execution's writes can never be referred to (protocol 13.2): its token is over, and no result names it. Who
@@ -279,6 +316,33 @@ mod tests {
         assert!(is_spent(&row(2, 1), Target::new(2), &verified));
         let later = recorded(Stage::Metadata, 2);
         assert!(!is_spent(&row(2, 1), Target::new(2), &later));
+    }
+
+    // Protocol 12.5.
+    #[test]
+    fn a_final_object_is_kept_while_bytes_may_come_to_it_or_any_generation_names_it() {
+        let none = Results::default();
+        let in_state = |state| WorkRow { state, ..row(1, 5) };
+        let waiting = [FileState::Pending, FileState::Failed, FileState::Processing];
+        for state in waiting {
+            assert!(!is_unnamed(&in_state(state), &[9; 32], &none), "{state:?}");
+        }
+        assert!(is_unnamed(&in_state(FileState::Cancelled), &[9; 32], &none));
+        let mut results = recorded(Stage::Upload, 2);
+        for result in results.values_mut().flatten() {
+            result.content = Some([9; 32]);
+        }
+        for state in [FileState::Processed, FileState::Cancelled] {
+            let first = in_state(state);
+            assert!(!is_unnamed(&first, &[9; 32], &results), "{state:?}");
+            assert!(is_unnamed(&first, &[8; 32], &results), "{state:?}");
+            // What an older generation recorded stays until the batch is erased.
+            let later = WorkRow {
+                generation: Generation::new(2),
+                ..first
+            };
+            assert!(!is_unnamed(&later, &[9; 32], &results), "{state:?}");
+        }
     }
 
     // Protocol 13.2.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use caudal_domain::keys::landing_key;
+use caudal_domain::keys::{final_key, landing_key};
 use caudal_domain::{BatchId, BatchRef, FileRef, Target, TenantId};
 use caudal_objects::{ObjectError, ObjectStore};
 use futures::{StreamExt, TryStreamExt};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
-use crate::store::{Store, dead_letters};
+use crate::store::{Store, dead_letters, reads};
 use crate::writer::verbs::settle_missing::AskedUpload;
 
 /// Objects that the store is asked for at once.
@@ -20,24 +20,40 @@ const LETTERS_A_PASS: u32 = 500;
 /// A new leader looks again for what was given up so long ago: its predecessor may not have come to it.
 const LOOKS_BACK: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The object store, asked for landing objects. Where none is configured nothing has landed.
+/// The object store, asked for what clients sent. Where none is configured nothing has landed.
 #[derive(Clone)]
 pub(super) struct Landed {
     pub(super) objects: Option<ObjectStore>,
 }
 
 impl Landed {
-    /// What the store has under the current target of each file, if it is as large as the file was declared.
+    /// What the store has under the current target of each file, or at the final key of its declared checksum
+    /// (protocol 12.5), if it is as large as the file was declared.
     pub(super) async fn ask(
         &self,
-        rows: impl Iterator<Item = &WorkRow>,
-    ) -> Result<Vec<AskedUpload>, ObjectError> {
+        store: &Store,
+        rows: impl Iterator<Item = &WorkRow> + Clone,
+    ) -> Result<Vec<AskedUpload>, LookError> {
+        let files = rows.clone().map(|row| row.file);
+        let declared = reads::declared_checksums(&store.reader(), files).await?;
         let mut asked = Vec::new();
         for row in rows {
-            asked.push(landed(self.objects.clone(), row.file, row.target, row.size));
+            let sha256 = declared.get(&row.file);
+            let keys = [
+                sha256.map(|sha256| final_key(row.file, sha256)),
+                Some(landing_key(row.file, row.target)),
+            ];
+            let keys = keys.into_iter().flatten().collect();
+            asked.push(landed(
+                self.objects.clone(),
+                row.file,
+                row.target,
+                row.size,
+                keys,
+            ));
         }
         let answers = futures::stream::iter(asked).buffered(ASKED_AT_ONCE);
-        answers.try_collect().await
+        Ok(answers.try_collect().await?)
     }
 }
 
@@ -46,16 +62,19 @@ async fn landed(
     file: FileRef,
     target: Target,
     size: u64,
+    keys: Vec<String>,
 ) -> Result<AskedUpload, ObjectError> {
-    let head = match objects {
-        Some(objects) => objects.head(&landing_key(file, target)).await?,
-        None => None,
-    };
-    Ok(AskedUpload {
-        file,
-        target,
-        etag: head.filter(|head| head.size == size).map(|head| head.etag),
-    })
+    let mut etag = None;
+    if let Some(objects) = objects {
+        for key in keys {
+            let head = objects.head(&key).await?;
+            etag = head.filter(|head| head.size == size).map(|head| head.etag);
+            if etag.is_some() {
+                break;
+            }
+        }
+    }
+    Ok(AskedUpload { file, target, etag })
 }
 
 /// How far files that were given up have been looked for once more.
@@ -87,7 +106,9 @@ impl LookingAgain {
         let from = self.last.unwrap_or_else(|| (due.minus(LOOKS_BACK), nobody));
         let given_up = dead_letters::without_bytes(&session, from, due, LETTERS_A_PASS).await?;
         let rows = given_up.iter().map(|(_, row)| row);
-        let asked = landed.ask(rows.filter(|row| row.was_given_up())).await?;
+        let asked = landed
+            .ask(store, rows.filter(|row| row.was_given_up()))
+            .await?;
         let mut found: Vec<(BatchRef, Vec<AskedUpload>)> = Vec::new();
         for upload in asked.into_iter().filter(|upload| upload.etag.is_some()) {
             let batch = upload.file.batch_ref();

@@ -352,8 +352,7 @@ impl Reconciler {
         let rows = work::range(&self.store.reader(), batch, from, range.limit).await?;
         let next = range.next(&rows);
         let waiting = rows.iter().filter(|row| row.waits_for_bytes());
-        let asked = self.landed.ask(waiting).await;
-        let asked = asked.map_err(LookError::from)?;
+        let asked = self.landed.ask(&self.store, waiting).await?;
         if asked.is_empty() && next.is_some() {
             return Ok(next);
         }

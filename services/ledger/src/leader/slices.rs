@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use caudal_domain::TenantId;
 use caudal_node::Rarely;
-use caudal_objects::ObjectError;
 use caudal_proto::v1::FileSelector;
 use prost::Message;
 use sea_orm::DbErr;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::landed::Landed;
+use super::landed::{Landed, LookError};
 use crate::failure::Failure;
 use crate::select::{Purpose, resolve};
 use crate::signals::Signals;
@@ -70,7 +69,7 @@ enum TurnError {
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
     #[error("the object store failed: {0}")]
-    Store(#[from] ObjectError),
+    Store(#[from] LookError),
     #[error("the selector cannot be read: {0}")]
     Selector(#[from] prost::DecodeError),
 }
@@ -209,12 +208,12 @@ impl SliceRunner {
         &self,
         verb: &FileVerb,
         rows: &[WorkRow],
-    ) -> Result<Vec<FoundBytes>, ObjectError> {
+    ) -> Result<Vec<FoundBytes>, LookError> {
         if !matches!(verb, FileVerb::Retry { .. }) {
             return Ok(Vec::new());
         }
         let given_up = rows.iter().filter(|row| row.was_given_up());
-        let asked = self.landed.ask(given_up).await?.into_iter();
+        let asked = self.landed.ask(&self.store, given_up).await?.into_iter();
         let found = asked.filter_map(|asked| {
             Some(FoundBytes {
                 file: asked.file,

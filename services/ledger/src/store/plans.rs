@@ -482,6 +482,10 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
     .unwrap();
     step("reads::views", &[("files", PK, 3), ("folders", PK, 3)]);
     reads::views(session, rows.clone()).await.unwrap();
+    step("reads::declared_checksums", &[("files", PK, 3)]);
+    reads::declared_checksums(session, rows.iter().map(|row| row.file))
+        .await
+        .unwrap();
     step("reads::folder_path", &[("folders", PK, 3)]);
     reads::folder_path(session, key.tenant, key.batch, 1)
         .await

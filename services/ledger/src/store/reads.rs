@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use caudal_domain::{BatchId, BatchRef, BatchState, FileState, Outcome, Reason, Stage, TenantId};
+use caudal_domain::{
+    BatchId, BatchRef, BatchState, FileRef, FileState, Outcome, Reason, Stage, TenantId,
+};
 use sea_orm::{ConnectionTrait, DbErr, Value};
 
 use super::page::Page;
@@ -118,6 +120,29 @@ pub(crate) async fn views<C: ConnectionTrait>(
             created_at: Micros(row.try_get("", "created_at")?),
             work,
         });
+    }
+    Ok(found)
+}
+
+/// The checksums that were declared of files, by key. Files without one are left out.
+pub(crate) async fn declared_checksums<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    files: impl Iterator<Item = FileRef> + Clone,
+) -> Result<HashMap<FileRef, [u8; 32]>, DbErr> {
+    if files.clone().next().is_none() {
+        return Ok(HashMap::new());
+    }
+    let (page, values) = Page::of_files(files).bind(session.dialect, 1);
+    let sql = format!(
+        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.declared_sha256 \
+         FROM u JOIN files AS f ON f.tenant_id = u.t AND f.batch_id = u.b AND f.ordinal = u.o"
+    );
+    let mut found = HashMap::new();
+    for row in session.rows(sql, values).await? {
+        let sha256: Option<Vec<u8>> = row.try_get("", "declared_sha256")?;
+        if let Some(Ok(sha256)) = sha256.map(|bytes| bytes.as_slice().try_into()) {
+            found.insert(file_of(&row)?, sha256);
+        }
     }
     Ok(found)
 }

@@ -416,6 +416,79 @@ async fn bytes_that_landed_without_a_word_are_taken_whenever_they_came(database:
     ledger.verify().await;
 }
 
+// Protocol 12.3: a large file may take more than the deadline to be sent, and its client asks for URLs all the while.
+async fn a_batch_is_not_given_up_while_its_client_asks_where_its_bytes_go(database: Database) {
+    let store = S3::start().await.unwrap();
+    let settings =
+        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let ledger = TestLedger::start_with(database, |ledger| {
+        ledger.objects = Some(settings);
+        ledger.upload_deadline = Duration::from_secs(2);
+    })
+    .await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["large"]).await;
+    let deadline = async || {
+        ledger
+            .batch(batch)
+            .await
+            .upload_expire_time
+            .unwrap()
+            .seconds
+    };
+    let first = deadline().await;
+    let asked = until("the deadline to move", PATIENCE, async || {
+        let facts = GetIssueFactsRequest {
+            batch: batch.as_bytes().to_vec().into(),
+            ordinals: vec![0],
+            ..Default::default()
+        };
+        ledger
+            .mesh_as_member()
+            .get_issue_facts(facts)
+            .await
+            .unwrap();
+        (deadline().await >= first + 4).then_some(())
+    });
+    asked.await.unwrap();
+    assert_eq!(ledger.file(batch, 0).await.state(), FileState::Pending);
+    // It does not ask any more.
+    ledger.until_state(batch, 0, FileState::Failed).await;
+    ledger.verify().await;
+}
+
+// Protocol 12.5: so are those that went straight to where they stay.
+async fn bytes_that_stand_under_their_declared_checksum_are_taken_without_a_word(
+    database: Database,
+) {
+    let store = S3::start().await.unwrap();
+    let settings =
+        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let objects = caudal_objects::ObjectStore::connect(settings.clone()).unwrap();
+    let ledger = TestLedger::start_with(database, |ledger| {
+        ledger.objects = Some(settings);
+        ledger.look_again_after = Duration::from_secs(1);
+    })
+    .await;
+    let batch = ledger.create(Batch::default()).await;
+    let entries = vec![with_sha256("there", 10, 1), with_sha256("late", 10, 2)];
+    add_entries(&ledger, batch, entries).await;
+    let land = async |ordinal, sha256: u8| {
+        let file = FileRef::new(ledger.tenant, batch, ordinal);
+        let key = keys::final_key(file, &[sha256; 32]);
+        objects.put(&key, TEXT, "ten bytes!".into()).await.unwrap();
+    };
+    land(0, 1).await;
+    // Another content than was declared is another's.
+    land(1, 1).await;
+    ledger.fail_what_is_missing(batch).await;
+    ledger.until_state(batch, 0, FileState::Queued).await;
+    ledger.until_state(batch, 1, FileState::Failed).await;
+    land(1, 2).await;
+    ledger.until_state(batch, 1, FileState::Queued).await;
+    ledger.verify().await;
+}
+
 // Protocol 12.3: nothing is given up while the store is silent.
 async fn nothing_is_given_up_while_the_store_does_not_answer(database: Database) {
     let store = S3::start().await.unwrap();
@@ -757,6 +830,8 @@ on_each_database![
     a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target,
     a_retry_adopts_bytes_that_landed_after_they_were_given_up,
     bytes_that_landed_without_a_word_are_taken_whenever_they_came,
+    a_batch_is_not_given_up_while_its_client_asks_where_its_bytes_go,
+    bytes_that_stand_under_their_declared_checksum_are_taken_without_a_word,
     nothing_is_given_up_while_the_store_does_not_answer,
     a_file_that_waits_for_its_backoff_goes_out_at_once_when_asked,
     a_reprocess_serves_the_old_record_until_the_new_one_is_written,

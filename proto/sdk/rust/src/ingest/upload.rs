@@ -516,6 +516,10 @@ impl Shared {
             403 | 404 => Err(Attempt::NeedsTarget(trouble)),
             408 | 429 | 502..=504 => Err(Attempt::Silent(trouble)),
             500.. => Err(Attempt::Again(trouble)),
+            // The file is what it was: these bytes did not come as they were sent.
+            400 if OTHER_CONTENT.iter().any(|code| trouble.contains(code)) => {
+                Err(Attempt::Again(trouble))
+            }
             _ => Err(Attempt::Never(NotTaken::UploadFailed(trouble))),
         }
     }
@@ -619,6 +623,9 @@ fn give_up(board: &Board, waiting: &Waiting, why: NotTaken) -> Sent {
     });
     left_out
 }
+
+/// Codes of stores for bytes that do not have the checksum that came with them.
+const OTHER_CONTENT: [&str; 2] = ["(BadDigest)", "(XAmzContentChecksumMismatch)"];
 
 fn store_words(status: StatusCode, body: &[u8]) -> String {
     let body = String::from_utf8_lossy(&body[..body.len().min(4096)]);

@@ -6,6 +6,7 @@ pub(crate) mod cancel_batch;
 pub(crate) mod complete_batch;
 pub(crate) mod confirm_uploads;
 pub(crate) mod create_batch;
+pub(crate) mod keep_uploading;
 pub(crate) mod leave_out;
 pub(crate) mod set_pause;
 pub(crate) mod update_batch;
