@@ -2,13 +2,15 @@
 //! on rows of files, and a COMMIT that may fail on either side.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use caudal_domain::{
     BatchRef, FileRef, FolderCounts, Generation, Stage, StageVersion, TenantId, Token,
 };
+use rustc_hash::{FxHashMap, FxHashSet};
 use sea_orm::{DbErr, RuntimeErr};
 use uuid::Uuid;
 
@@ -45,24 +47,49 @@ pub(crate) struct Change {
     pub(crate) body: Vec<u8>,
 }
 
+/// One table. A copy costs nothing until one of the two is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table<T>(Arc<T>);
+
+impl<T> Table<T> {
+    /// Whether nobody has written to either since one was copied from the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<T> Deref for Table<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Table<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
 /// All tables.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tables {
-    pub(crate) files: BTreeMap<FileRef, Arc<WorkRow>>,
-    pub(crate) manifest: BTreeMap<FileRef, Arc<FileRow>>,
-    pub(crate) folders: BTreeMap<(BatchRef, u32), Arc<FolderRow>>,
-    pub(crate) batches: BTreeMap<BatchRef, Arc<(ProgressRow, BatchRow)>>,
-    pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRow>>,
-    pub(crate) results: BTreeMap<(FileRef, Generation, Stage), Arc<ResultRow>>,
-    pub(crate) attempts: BTreeMap<(FileRef, Token), Arc<AttemptRow>>,
-    pub(crate) letters: BTreeMap<FileRef, Arc<Letter>>,
-    pub(crate) changes: Vec<Arc<Change>>,
-    pub(crate) outbox: BTreeMap<u64, (Arc<OutboxRow>, Micros)>,
-    pub(crate) requests: BTreeMap<RequestName, Arc<AnsweredRequest>>,
-    pub(crate) versions: Vec<(u32, StageVersion)>,
-    pub(crate) newest: BTreeMap<Stage, u32>,
-    pub(crate) operations: BTreeMap<(TenantId, Uuid), Arc<OperationRow>>,
-    pub(crate) tus: BTreeMap<(TenantId, Uuid), Arc<TusRow>>,
+    pub(crate) files: Table<BTreeMap<FileRef, Arc<WorkRow>>>,
+    pub(crate) manifest: Table<BTreeMap<FileRef, Arc<FileRow>>>,
+    pub(crate) folders: Table<BTreeMap<(BatchRef, u32), Arc<FolderRow>>>,
+    pub(crate) batches: Table<BTreeMap<BatchRef, Arc<(ProgressRow, BatchRow)>>>,
+    pub(crate) tenants: Table<BTreeMap<TenantId, Arc<TenantRow>>>,
+    pub(crate) results: Table<BTreeMap<(FileRef, Generation, Stage), Arc<ResultRow>>>,
+    pub(crate) attempts: Table<BTreeMap<(FileRef, Token), Arc<AttemptRow>>>,
+    pub(crate) letters: Table<BTreeMap<FileRef, Arc<Letter>>>,
+    pub(crate) changes: Table<Vec<Arc<Change>>>,
+    pub(crate) outbox: Table<BTreeMap<u64, (Arc<OutboxRow>, Micros)>>,
+    pub(crate) requests: Table<BTreeMap<RequestName, Arc<AnsweredRequest>>>,
+    pub(crate) versions: Table<Vec<(u32, StageVersion)>>,
+    pub(crate) newest: Table<BTreeMap<Stage, u32>>,
+    pub(crate) operations: Table<BTreeMap<(TenantId, Uuid), Arc<OperationRow>>>,
+    pub(crate) tus: Table<BTreeMap<(TenantId, Uuid), Arc<TusRow>>>,
     pub(crate) epoch: u64,
     /// What no database would have taken.
     pub(crate) broken: Vec<String>,
@@ -77,10 +104,10 @@ pub(crate) struct Database {
     /// Rises with each commit.
     version: u64,
     next_transaction: u64,
-    locks: HashMap<FileRef, u64>,
+    locks: FxHashMap<FileRef, u64>,
     /// Transactions that the database has ended by itself.
-    killed: HashSet<u64>,
-    open: HashSet<u64>,
+    killed: FxHashSet<u64>,
+    open: FxHashSet<u64>,
     pub(crate) now: Micros,
     /// Statements until one fails.
     pub(crate) fails_after: Option<u32>,
@@ -146,7 +173,7 @@ impl Database {
     fn tell(&mut self, before: &Tables, fate: CommitFate) {
         let Some(told) = &mut self.told else { return };
         told.push(format!("COMMIT ({fate:?})"));
-        for (file, row) in &self.committed.files {
+        for (file, row) in self.committed.files.iter() {
             if before
                 .files
                 .get(file)
@@ -535,7 +562,7 @@ impl WriteTransaction for ModelTransaction {
     }
 
     async fn versions(&self) -> Result<Vec<(u32, StageVersion)>, DbErr> {
-        self.read(|tables| tables.versions.clone()).await
+        self.read(|tables| tables.versions.to_vec()).await
     }
 
     async fn oldest_outbox(&self) -> Result<HashMap<Stage, Micros>, DbErr> {

@@ -98,7 +98,7 @@ impl SimLedger {
             dispatched: dispatched.map(|row| (**row).clone()).collect(),
             waiting,
             priorities: live.map(|row| (row.key(), row.priority)).collect(),
-            versions: tables.versions.clone(),
+            versions: tables.versions.to_vec(),
             newest_versions: tables
                 .newest
                 .iter()

@@ -1,13 +1,15 @@
 //! What one commit may do: the rules of docs/protocol.md for a single step of a file or a batch, told by the rows before and
 //! after it and by what was asked, not by the code that made it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use caudal_domain::{
     BatchState, FileRef, FileState, MAX_KILLS, Reason, RetryPolicy, Stage, TenantId, Token,
 };
+
+use rustc_hash::FxHashSet;
 
 use super::database::Tables;
 use super::streams::Pair;
@@ -23,9 +25,9 @@ use crate::store::work::{AT_FINAL_KEY, WorkRow};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     /// Dispatches that processes gave back.
-    pub(super) released: HashSet<Pair>,
+    pub(super) released: FxHashSet<Pair>,
     /// Dispatches that a reconciler found lost.
-    pub(super) lost: HashSet<Pair>,
+    pub(super) lost: FxHashSet<Pair>,
 }
 
 /// How long a provider asks to be left alone when the work of a dispatch fails.
@@ -60,20 +62,23 @@ pub(super) fn check_commit(
         now,
         found: after.broken.clone(),
     };
-    for (file, row) in &after.files {
-        let old = before.files.get(file);
-        if old.is_some_and(|old| Arc::ptr_eq(old, row)) {
-            continue;
+    if !after.files.is_same(&before.files) {
+        for (file, row) in after.files.iter() {
+            let old = before.files.get(file);
+            if old.is_some_and(|old| Arc::ptr_eq(old, row)) {
+                continue;
+            }
+            step.check_file(old.map(Arc::as_ref), row);
         }
-        step.check_file(old.map(Arc::as_ref), row);
+        step.check_windows(windows);
     }
-    for (key, row) in &after.batches {
+    for (key, row) in after.batches.iter() {
         let old = before.batches.get(key);
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, row)) {
             step.check_batch(&old.0, &row.0);
         }
     }
-    for (key, row) in &after.tus {
+    for (key, row) in after.tus.iter() {
         if let Some(old) = before.tus.get(key) {
             step.check_upload(old, row);
         }
@@ -84,7 +89,6 @@ pub(super) fn check_commit(
     if after.results.len() > before.results.len() {
         step.check_results();
     }
-    step.check_windows(windows);
     step.found
 }
 

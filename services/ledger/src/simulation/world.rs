@@ -59,6 +59,7 @@ use crate::writer::verbs::create_batch::CreateBatch;
 use crate::writer::verbs::create_tus::CreateTus;
 use crate::writer::verbs::end_operation::EndOperation;
 use crate::writer::verbs::end_tus::EndTus;
+use crate::writer::verbs::keep_uploading::KeepUploading;
 use crate::writer::verbs::lease::Lease;
 use crate::writer::verbs::leave_out::{LeaveOut, LeftOut};
 use crate::writer::verbs::lock_tus::LockTus;

@@ -38,6 +38,10 @@ impl World {
             self.clients[at].call = Some(Call::Create(answer));
             return true;
         };
+        if self.faults && self.one_in(10) {
+            let answer = self.leader.ask(KeepUploading { batch });
+            self.ended.push(answer);
+        }
         let repeats = self.faults && self.one_in(8);
         let client = &self.clients[at];
         let missing = client.added.iter().position(Option::is_none);
