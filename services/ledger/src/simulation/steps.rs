@@ -8,7 +8,6 @@ use std::time::Duration;
 use caudal_domain::{
     BatchState, FileRef, FileState, MAX_KILLS, Reason, RetryPolicy, Stage, TenantId, Token,
 };
-
 use rustc_hash::FxHashSet;
 
 use super::database::Tables;
