@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use caudal_domain::limits::{MAX_TUS_METADATA_BYTES, MAX_TUS_PARTIALS};
 use caudal_domain::{Refusal, RefusalKind};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::header::{self, TRAILER};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -14,7 +15,8 @@ use uuid::Uuid;
 pub(super) const VERSION: HeaderValue = HeaderValue::from_static("1.0.0");
 /// What of the protocol's extensions is served.
 pub(super) const EXTENSIONS: HeaderValue = HeaderValue::from_static(
-    "creation,creation-with-upload,creation-defer-length,termination,checksum,expiration,concatenation",
+    "creation,creation-with-upload,creation-defer-length,termination,checksum,checksum-trailer,\
+     expiration,concatenation",
 );
 /// Checksums that a PATCH may carry.
 pub(super) const ALGORITHMS: HeaderValue = HeaderValue::from_static("md5,sha1,sha256");
@@ -159,9 +161,19 @@ impl Concat {
     }
 }
 
+/// Whether a checksum follows the bytes.
+fn is_announced(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TRAILER).iter();
+    let mut names = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    names.any(|name| name.trim().eq_ignore_ascii_case(UPLOAD_CHECKSUM.as_str()))
+}
+
 /// A checksum of the bytes of one request, as far as they have come.
 pub(super) struct Checksum {
-    expected: Vec<u8>,
+    /// None while it is still to come, behind the bytes.
+    expected: Option<Vec<u8>>,
     sum: Sum,
 }
 
@@ -169,29 +181,48 @@ enum Sum {
     Md5(Md5),
     Sha1(Sha1),
     Sha256(Sha256),
+    /// Which of them is told behind the bytes.
+    Any(Box<(Md5, Sha1, Sha256)>),
 }
 
 impl Checksum {
-    /// Reads `sha1 base64`.
+    /// Reads `sha1 base64`, or that it comes as a trailer.
     pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
+        let mut checksum = Self {
+            expected: None,
+            sum: Sum::Any(Box::default()),
+        };
+        if checksum.is_told(headers)? || is_announced(headers) {
+            return Ok(Some(checksum));
+        }
+        Ok(None)
+    }
+
+    /// Takes what a header, or a trailer, says; whether it says anything.
+    pub(super) fn is_told(&mut self, headers: &HeaderMap) -> Result<bool, Refusal> {
         let Some(text) = text(headers, &UPLOAD_CHECKSUM)? else {
-            return Ok(None);
+            return Ok(false);
         };
         let invalid = |words: &str| Refusal::invalid(UPLOAD_CHECKSUM.as_str(), words);
         let (algorithm, expected) = text.split_once(' ').ok_or_else(|| {
             invalid("must be the name of an algorithm, a space and a checksum in base64")
         })?;
+        let Sum::Any(sums) = &mut self.sum else {
+            return Err(invalid("stands before the bytes and behind them"));
+        };
+        let (md5, sha1, sha256) = std::mem::take(sums.as_mut());
         let (sum, size) = match algorithm {
-            "md5" => (Sum::Md5(Md5::default()), 16),
-            "sha1" => (Sum::Sha1(Sha1::default()), 20),
-            "sha256" => (Sum::Sha256(Sha256::default()), 32),
+            "md5" => (Sum::Md5(md5), 16),
+            "sha1" => (Sum::Sha1(sha1), 20),
+            "sha256" => (Sum::Sha256(sha256), 32),
             _ => return Err(invalid("the algorithms are md5, sha1 and sha256")),
         };
         let expected = STANDARD.decode(expected.trim()).ok();
         let expected = expected
             .filter(|expected| expected.len() == size)
             .ok_or_else(|| invalid("is no checksum of this algorithm in base64"))?;
-        Ok(Some(Self { expected, sum }))
+        (self.expected, self.sum) = (Some(expected), sum);
+        Ok(true)
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
@@ -199,6 +230,11 @@ impl Checksum {
             Sum::Md5(sum) => sum.update(bytes),
             Sum::Sha1(sum) => sum.update(bytes),
             Sum::Sha256(sum) => sum.update(bytes),
+            Sum::Any(sums) => {
+                sums.0.update(bytes);
+                sums.1.update(bytes);
+                sums.2.update(bytes);
+            }
         }
     }
 
@@ -208,14 +244,20 @@ impl Checksum {
             Sum::Md5(sum) => sum.finalize().to_vec(),
             Sum::Sha1(sum) => sum.finalize().to_vec(),
             Sum::Sha256(sum) => sum.finalize().to_vec(),
+            Sum::Any(_) => Vec::new(),
         };
-        if found == self.expected {
+        let Some(expected) = self.expected else {
+            let words =
+                "was announced as a trailer and did not come: nothing of the bytes was kept";
+            return Err(Refusal::invalid(UPLOAD_CHECKSUM.as_str(), words));
+        };
+        if found == expected {
             return Ok(());
         }
         let words = format!(
             "the bytes that came have the checksum {}, not {}: nothing of them was kept, send them again",
             STANDARD.encode(found),
-            STANDARD.encode(self.expected)
+            STANDARD.encode(expected)
         );
         Err(Refusal::new(
             RefusalKind::InvalidArgument,
@@ -287,6 +329,23 @@ mod tests {
             let mut sum = read();
             sum.update(b"hell0");
             assert_eq!(sum.check().unwrap_err().reason, "CHECKSUM_MISMATCH");
+        }
+        // "Checksum", the checksum-trailer extension.
+        for good in [
+            "md5 XUFAKrxLKna5cZ2REBfFkg==",
+            "sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00=",
+        ] {
+            let announced = headers(&TRAILER, "x-other, Upload-Checksum");
+            let mut sum = Checksum::read(&announced).unwrap().unwrap();
+            sum.update(b"hello");
+            assert!(sum.is_told(&headers(&UPLOAD_CHECKSUM, good)).unwrap());
+            assert!(sum.is_told(&headers(&UPLOAD_CHECKSUM, good)).is_err());
+            sum.check().unwrap();
+            let sum = Checksum::read(&announced).unwrap().unwrap();
+            assert_eq!(
+                sum.check().unwrap_err().violations[0].field,
+                "upload-checksum"
+            );
         }
         for wrong in ["sha1", "crc32 AAAAAA==", "sha1 AAAA", "sha1 *"] {
             assert!(Checksum::read(&headers(&UPLOAD_CHECKSUM, wrong)).is_err());

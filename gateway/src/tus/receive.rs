@@ -163,8 +163,16 @@ impl Receiver {
                     return Ok(Some(Refusal::unavailable(words, TRY_AGAIN_AFTER)));
                 }
             };
-            let Ok(mut data) = frame.into_data() else {
-                continue;
+            let mut data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    if let Some(Err(refusal)) = checksum.as_mut().map(|sum| sum.is_told(&trailers))
+                    {
+                        return Ok(Some(refusal));
+                    }
+                    continue;
+                }
             };
             let received = now.received + self.beyond(now, buffer) + data.len() as u64;
             if received > most {

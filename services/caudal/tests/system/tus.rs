@@ -39,7 +39,7 @@ fn a_file_comes_in_pieces_and_each_answer_says_what_the_protocol_asks() {
     let asked = sender.bare("OPTIONS", "/files", &[], Vec::new());
     assert!(matches!(asked.status, 200 | 204));
     assert_eq!(asked.header("tus-version"), Some("1.0.0"));
-    let extensions = "creation,creation-with-upload,creation-defer-length,termination,checksum,expiration,concatenation";
+    let extensions = "creation,creation-with-upload,creation-defer-length,termination,checksum,checksum-trailer,expiration,concatenation";
     assert_eq!(asked.header("tus-extension"), Some(extensions));
     assert_eq!(
         asked.header("tus-checksum-algorithm"),
@@ -286,6 +286,33 @@ fn a_creation_may_carry_bytes_and_bytes_with_another_checksum_than_told_are_not_
     ];
     let whole = sender.send("POST", "/files", &whole, b"hello".to_vec());
     assert_eq!((whole.status, whole.offset()), (201, 5), "{}", whole.words);
+    ground.system.verify().unwrap();
+}
+
+// "Checksum": checksum-trailer.
+#[test]
+fn a_checksum_may_follow_its_bytes_and_without_it_or_with_another_nothing_is_kept() {
+    let ground = Ground::new(Database::Sqlite);
+    let sender = sender(&ground);
+    let batch = sender.batch();
+    let bytes = noise(9 * MIB, 12);
+    let path = sender.create(bytes.len(), &[("batch", &batch), ("path", "a.bin")]);
+    let other = format!("Upload-Checksum: sha1 {}\r\n", base64(&[7; 20]));
+    assert_eq!(
+        sender.patch_with_trailers(&path, 0, &bytes, &other),
+        Some(460)
+    );
+    assert_eq!(sender.patch_with_trailers(&path, 0, &bytes, ""), Some(400));
+    assert_eq!(sender.head(&path).offset(), 0);
+    let sum = base64(&Sha256::digest(&bytes));
+    let good = format!("Upload-Checksum: sha256 {sum}\r\n");
+    assert_eq!(
+        sender.patch_with_trailers(&path, 0, &bytes, &good),
+        Some(204)
+    );
+    assert_eq!(sender.head(&path).offset(), bytes.len());
+    sender.complete(&batch, 1);
+    sender.arrived(&batch, "a.bin", &bytes);
     ground.system.verify().unwrap();
 }
 

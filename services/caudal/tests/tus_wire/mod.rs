@@ -183,6 +183,33 @@ impl Sender {
         Open(stream)
     }
 
+    /// Sends bytes in two chunks, and behind them the trailers; the status of the answer.
+    pub(crate) fn patch_with_trailers(
+        &self,
+        path: &str,
+        offset: usize,
+        bytes: &[u8],
+        trailers: &str,
+    ) -> Option<u16> {
+        let address = self.gateway.strip_prefix("http://").unwrap();
+        let mut open = Open(TcpStream::connect(address).unwrap());
+        let key = &self.key;
+        let head = format!(
+            "PATCH {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\ntus-resumable: 1.0.0\r\n\
+             content-type: {CHUNK}\r\nupload-offset: {offset}\r\ntrailer: Upload-Checksum\r\n\
+             transfer-encoding: chunked\r\n\r\n"
+        );
+        open.send(head.as_bytes());
+        let (one, other) = bytes.split_at(bytes.len() / 2);
+        for chunk in [one, other] {
+            open.send(format!("{:x}\r\n", chunk.len()).as_bytes());
+            open.send(chunk);
+            open.send(b"\r\n");
+        }
+        open.send(format!("0\r\n{trailers}\r\n").as_bytes());
+        open.status()
+    }
+
     /// As [`Sender::begin_patch`], and comes back when the gateway holds the upload for it.
     pub(crate) fn hold(&self, path: &str, whole: usize, some: &[u8]) -> Open {
         eventually("a request to hold the upload", || {

@@ -21,7 +21,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 
 /// A run of so many zeros is left out of a file, which reads as if it were there.
-const HOLE_BYTES: usize = 64 * 1024;
+const HOLE_BYTES: usize = 4 * 1024;
 /// The longest object key accepted, in bytes; each of its parts must fit a file name (255 bytes).
 pub const MAX_KEY_BYTES: usize = 1024;
 const MAX_KEY_PART_BYTES: usize = 255;
@@ -401,13 +401,19 @@ impl Drop for StagedPath {
 impl Staged {
     /// Appends bytes; long runs of zeros, as images of disks have, take no room on the disk.
     pub(super) fn append(&mut self, bytes: &[u8]) -> S3Result<()> {
-        for piece in bytes.chunks(HOLE_BYTES) {
-            if piece.len() == HOLE_BYTES && piece.iter().all(|byte| *byte == 0) {
-                self.skip(piece.len() as u64).map_err(from_io)?;
-                continue;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let is_hole = is_hole(rest);
+            let blocks = rest.chunks(HOLE_BYTES);
+            let run = blocks.take_while(|block| self::is_hole(block) == is_hole);
+            let (run, others) = rest.split_at(run.map(<[u8]>::len).sum());
+            if is_hole {
+                self.skip(run.len() as u64).map_err(from_io)?;
+            } else {
+                self.file.write_all(run).map_err(from_io)?;
+                self.size += run.len() as u64;
             }
-            self.file.write_all(piece).map_err(from_io)?;
-            self.size += piece.len() as u64;
+            rest = others;
         }
         Ok(())
     }
@@ -448,6 +454,12 @@ impl Staged {
     pub(super) fn size(&self) -> u64 {
         self.size
     }
+}
+
+/// Whether bytes begin with a block of zeros.
+fn is_hole(bytes: &[u8]) -> bool {
+    let block = bytes.get(..HOLE_BYTES);
+    block.is_some_and(|block| block.iter().all(|byte| *byte == 0))
 }
 
 /// Where the next data, or the next hole, of a file begins at this place or after it; none where there is no more.

@@ -68,8 +68,8 @@ enum TurnError {
     Writer(#[from] caudal_domain::Refusal),
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
-    #[error("the object store failed: {0}")]
-    Store(#[from] LookError),
+    #[error("what landed could not be looked for: {0}")]
+    Landed(#[from] LookError),
     #[error("the selector cannot be read: {0}")]
     Selector(#[from] prost::DecodeError),
 }

@@ -624,7 +624,7 @@ fn give_up(board: &Board, waiting: &Waiting, why: NotTaken) -> Sent {
     left_out
 }
 
-/// Codes of stores for bytes that do not have the checksum that came with them.
+/// Codes of stores for bytes that do not have the checksum that came with them: S3's, and that of MinIO.
 const OTHER_CONTENT: [&str; 2] = ["(BadDigest)", "(XAmzContentChecksumMismatch)"];
 
 fn store_words(status: StatusCode, body: &[u8]) -> String {
