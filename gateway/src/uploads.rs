@@ -98,7 +98,7 @@ impl Uploads {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the store could not be asked for its checksums")
+                    tracing::warn!(%error, "the store could not be asked for its checksums");
                 }
             }
             tokio::select! {

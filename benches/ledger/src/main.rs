@@ -38,16 +38,19 @@ enum Part {
     Lone,
     /// Memory of the ledger while files wait
     Waiting,
+    /// The same while each of them waits for its next attempt
+    Retrying,
     /// Time and size of a snapshot
     Snapshot,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Way,
         Self::Manifest,
         Self::Lone,
         Self::Waiting,
+        Self::Retrying,
         Self::Snapshot,
     ];
 }
@@ -188,6 +191,7 @@ async fn measure(options: &Options) -> anyhow::Result<Value> {
                 Part::Manifest => others::manifest(&setup, kind, options.entries).await,
                 Part::Lone => others::lone(&setup, kind).await,
                 Part::Waiting => others::waiting(&setup, kind, &options.waiting).await,
+                Part::Retrying => others::retrying(&setup, kind, &options.waiting).await,
                 Part::Snapshot => others::snapshot(&setup, kind, options.entries).await,
             };
             let measured = measured.with_context(|| format!("{} on {}", name, kind.name()))?;

@@ -196,7 +196,16 @@ impl Mesh {
         self.launch(name, command)
     }
 
+    /// A stage that fails every file, and asks that it be left alone for an hour.
+    pub(crate) fn failing_stage(&mut self, stage: Stage) -> anyhow::Result<()> {
+        self.stage(stage, &["--fails"])
+    }
+
     fn null_stage(&mut self, stage: Stage) -> anyhow::Result<()> {
+        self.stage(stage, &[])
+    }
+
+    fn stage(&mut self, stage: Stage, more: &[&str]) -> anyhow::Result<()> {
         let name = stage.name();
         let mut command = dying_with_this_thread(&std::env::current_exe()?);
         command
@@ -207,7 +216,8 @@ impl Mesh {
             .args(["--redis-url", &self.redis.url()])
             .args(["--mesh-secret", MESH_SECRET])
             .args(["--slots", &self.setup.slots.to_string()])
-            .args(["--prefetch", &self.setup.prefetch.to_string()]);
+            .args(["--prefetch", &self.setup.prefetch.to_string()])
+            .args(more);
         self.launch(name, command)
     }
 

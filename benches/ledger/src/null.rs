@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use caudal_domain::{Outcome, Stage, StageVersion};
+use caudal_domain::{Outcome, Reason, Stage, StageVersion};
 use caudal_node::{
     Channels, LeaderChannel, MeshSecret, ServerLimits, ServerParts, ServiceIdentity, Settings,
     telemetry,
@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 const DRAIN: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(3);
+/// Longer than a measurement.
+const FAILS_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// How a stage process is started.
 #[derive(Debug, Parser)]
@@ -40,20 +42,32 @@ pub(crate) struct NullStage {
     slots: usize,
     #[arg(long)]
     prefetch: usize,
+    /// Every attempt fails, and may be repeated after [`FAILS_FOR`].
+    #[arg(long)]
+    fails: bool,
 }
 
 /// Reports what takes a file along the document route, and does nothing.
 #[derive(Debug, Clone, Copy)]
-struct Null(Stage);
+struct Null {
+    stage: Stage,
+    fails: bool,
+}
 
 impl Handler for Null {
     fn version(&self) -> StageVersion {
-        StageVersion::new(self.0, "null")
+        StageVersion::new(self.stage, "null")
     }
 
     async fn handle(&self, job: Job) -> Result<Done, Failure> {
+        if self.fails {
+            return Err(Failure {
+                retry_after: Some(FAILS_FOR),
+                ..Failure::new(Reason::StageTimeout, "as it was asked to")
+            });
+        }
         let facts = serde_json::json!({});
-        Ok(match self.0 {
+        Ok(match self.stage {
             Stage::Upload => {
                 let mut content = Sha256::new();
                 content.update(job.file.batch.as_bytes());
@@ -124,7 +138,11 @@ pub(crate) async fn run(arguments: NullStage) -> anyhow::Result<()> {
         },
     };
     let server = ServerParts::new(server, listener, stop.clone());
-    let process = StageProcess::start(Null(arguments.stage), settings, dependencies, server)?;
+    let handler = Null {
+        stage: arguments.stage,
+        fails: arguments.fails,
+    };
+    let process = StageProcess::start(handler, settings, dependencies, server)?;
     println!("{}", serde_json::json!({"ready": true, "service": name}));
     let waiting = process.wait();
     tokio::pin!(waiting);

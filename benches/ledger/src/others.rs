@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use caudal_domain::parse_batch_name;
+use caudal_domain::{Stage, parse_batch_name};
 use caudal_node::scope::{SCOPE_METADATA, SignedScope};
 use caudal_proto::mesh::v1::GetSnapshotRequest;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
@@ -30,6 +30,8 @@ const LONE_REQUESTS: u32 = 300;
 const LONE_FILES: u32 = 200;
 /// How long a ledger may take to start on a large database.
 const SETTLE: Duration = Duration::from_secs(3);
+/// How long so many files may take to fail once.
+const RETRYING_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// A message of the ledger: what the mesh's own channels take.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 const MIB: f64 = 1_048_576.0;
@@ -276,6 +278,42 @@ pub(crate) async fn waiting(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow:
             "ledger_mib": mib(ledger.now),
             "ledger_peak_mib": mib(ledger.peak),
             "database_mib": mib(mesh.database.bytes().await?),
+        }));
+        mesh.verify(*files).await?;
+    }
+    Ok(Value::Array(figures))
+}
+
+/// Memory of the ledger while each of so many files has failed once, and waits for its next attempt.
+pub(crate) async fn retrying(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow::Result<Value> {
+    let mut figures = Vec::new();
+    for files in sizes {
+        let mut mesh = Mesh::start(setup, Database::start(kind, false).await?, false).await?;
+        let before = mesh.memory("ledger")?;
+        mesh.failing_stage(Stage::Upload)?;
+        let client = mesh.client().await?;
+        let batch = client.create_batch(v1::Batch::default()).await?;
+        let begun = Instant::now();
+        way::add(&client, &batch.name, *files, LARGEST_PAGE, true).await?;
+        let wanted = i32::try_from(*files)?;
+        loop {
+            let sql = "SELECT max(n_retrying) AS v FROM batch_progress";
+            let retrying: i32 = mesh.database.value(sql).await?;
+            if retrying == wanted {
+                break;
+            }
+            ensure!(begun.elapsed() < RETRYING_PATIENCE, "{}", mesh.tails());
+            tokio::time::sleep(SETTLE).await;
+        }
+        let took = begun.elapsed();
+        tokio::time::sleep(SETTLE).await;
+        let ledger = mesh.memory("ledger")?;
+        figures.push(json!({
+            "files": files,
+            "seconds": took.as_secs_f64(),
+            "ledger_mib_before": mib(before.now),
+            "ledger_mib": mib(ledger.now),
+            "ledger_peak_mib": mib(ledger.peak),
         }));
         mesh.verify(*files).await?;
     }

@@ -432,7 +432,7 @@ async fn create(stand: &Stand, name: &str) -> Result<(), Status> {
 
 // A caller repeats what is UNAVAILABLE at the ledger that leads next; what panics is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_act_that_panics_is_answered_so_that_nobody_brings_it_to_the_next_ledger() {
+async fn a_verb_that_panics_is_answered_so_that_nobody_brings_it_to_the_next_ledger() {
     let stand = Stand::start(postgres).await;
     let epoch = "SELECT epoch AS n FROM leadership WHERE id = 1";
     let before = stand.committed(epoch).await;

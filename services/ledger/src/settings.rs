@@ -51,7 +51,7 @@ pub struct LedgerSettings {
     pub collect_every: Duration,
     /// Rows that one group of the writer takes at most.
     pub group_rows: usize,
-    /// Acts that may wait for the writer; beyond it callers wait.
+    /// Verbs that may wait for the writer; beyond it callers wait.
     pub writer_queue: usize,
 }
 

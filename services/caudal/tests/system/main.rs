@@ -1,8 +1,8 @@
 //! The whole system, as a person or a script runs it.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod bad_act;
 mod bad_store;
+mod bad_verb;
 mod clients;
 mod corpus;
 mod foreign;

@@ -220,6 +220,9 @@ impl Step<'_> {
 
     /// Protocol 7.1, 7.3: it waits as long as a provider asked, and no longer than its policy or the provider says.
     fn check_backoff(&mut self, old: &WorkRow, row: &WorkRow) {
+        if self.asked.is_none() {
+            return;
+        }
         let untouched = row.state == FileState::Retrying && row.token == old.token.next();
         let Some(attempt) = self.attempt(old).filter(|_| untouched) else {
             return;
@@ -231,7 +234,7 @@ impl Step<'_> {
             Reason::WorkerLost => (row.kills, None),
             _ => (row.fails, provider_wait((old.file, old.token))),
         };
-        let asked = asked.filter(|_| self.asked.is_some()).unwrap_or_default();
+        let asked = asked.unwrap_or_default();
         let most = RetryPolicy::for_stage(row.stage)
             .ceiling(counted)
             .max(asked);

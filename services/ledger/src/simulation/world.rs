@@ -277,6 +277,8 @@ pub(super) struct World {
     deletes: Vec<(FileRef, Target)>,
     old_reports: Vec<Report>,
     old_releases: Vec<Pair>,
+    /// The landing keys that executions of the upload stage read.
+    sources: FxHashMap<Pair, Target>,
     late: Vec<(Report, Answered<Vec<bool>>)>,
     pass: Option<Pass>,
     sliced: Option<Answered<()>>,
@@ -406,6 +408,7 @@ impl World {
             deletes: Vec::new(),
             old_reports: Vec::new(),
             old_releases: Vec::new(),
+            sources: FxHashMap::default(),
             late: Vec::new(),
             pass: None,
             sliced: None,

@@ -70,6 +70,11 @@ impl MemoryDelta {
         !self.new_versions.is_empty()
     }
 
+    /// Whether the group saw a newer version of a stage than any before it.
+    pub(super) fn moves_newest(&self) -> bool {
+        !self.newest_versions.is_empty()
+    }
+
     /// The group is committed.
     pub(super) fn committed(self, memory: &mut Memory) {
         for (file, token) in self.left {

@@ -33,6 +33,8 @@ pub(crate) struct HeldRows {
     uploads: FxHashSet<(TenantId, Uuid)>,
     /// It numbers stage versions: the next number is known when it is committed.
     numbers_versions: bool,
+    /// It saw a stage's newest version: what may be taken over is known when it is committed.
+    moves_newest: bool,
 }
 
 impl HeldRows {
@@ -45,6 +47,7 @@ impl HeldRows {
             files: delta.files(),
             manifests: delta.manifests().to_vec(),
             numbers_versions: delta.numbers_versions(),
+            moves_newest: delta.moves_newest(),
         }
     }
 
@@ -52,7 +55,7 @@ impl HeldRows {
     pub(crate) fn hold_up(&self, needs: &Needs, memory: &Memory) -> bool {
         // Places are compared with rows while no dispatch is in flight (protocol 2.3), and this group may still have rows to
         // write that others look for.
-        if needs.looks_for_rows() {
+        if needs.looks_for_rows() || (self.moves_newest && !planted!(OldNewestTrusted)) {
             return true;
         }
         let version = needs.version.as_ref();

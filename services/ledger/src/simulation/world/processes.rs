@@ -275,6 +275,7 @@ impl World {
                 return bad(Reason::SizeMismatch);
             }
             content = Some(found.content);
+            self.sources.insert((row.file, row.token), row.target);
             self.finals.insert((row.file, found.content), found);
         }
         self.executions += 1;
@@ -486,15 +487,8 @@ impl World {
         }
         if stage == Stage::Upload && outcome.is_ok() {
             // The bytes that this execution has read, never newer ones.
-            let target = self.committed(|tables| {
-                let result = tables
-                    .results
-                    .values()
-                    .find(|row| (row.file, row.token) == (file, token));
-                result.map(|_| tables.files[&file].target)
-            });
-            if let Some(target) = target {
-                self.deletes.push((file, target));
+            if let Some(target) = self.sources.get(&(file, token)) {
+                self.deletes.push((file, *target));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! An act that cannot be decided harms nobody else.
+//! A verb that cannot be decided harms nobody else.
 
 use std::time::Duration;
 
@@ -57,12 +57,12 @@ async fn a_panic_fails_alone(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_act_that_panics_is_answered_internal_and_the_others_as_ever() {
+async fn a_verb_that_panics_is_answered_internal_and_the_others_as_ever() {
     a_panic_fails_alone(Database::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_act_that_panics_is_answered_internal_and_the_others_as_ever_on_postgres() {
+async fn a_verb_that_panics_is_answered_internal_and_the_others_as_ever_on_postgres() {
     a_panic_fails_alone(Database::Postgres).await;
 }
 
