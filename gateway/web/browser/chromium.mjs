@@ -107,16 +107,21 @@ export async function collectRows(page) {
   const scrollOn = () =>
     grid.evaluate((box) => {
       const before = box.scrollTop;
-      box.scrollBy(0, 150);
+      box.scrollBy(0, 300);
       return box.scrollTop === before;
     });
-  // To click a row may scroll to it, so all are opened before any is read.
+  // Clicked where they are: a hand would scroll to a row first, and those that it scrolls away are not in the page any more.
+  const openOne = () =>
+    page.evaluate(() => {
+      const closed = document.querySelector("[role=row][aria-expanded=false]");
+      closed?.click();
+      return closed !== null;
+    });
   await grid.evaluate((box) => box.scrollTo(0, 0));
   for (;;) {
-    const closed = page.locator("[role=row][aria-expanded=false]").first();
-    if ((await closed.count()) > 0) await closed.click();
-    else if (await scrollOn()) break;
-    else await drawn(page);
+    if (await openOne()) continue;
+    if (await scrollOn()) break;
+    await drawn(page);
   }
   await grid.evaluate((box) => box.scrollTo(0, 0));
   for (;;) {

@@ -1,7 +1,8 @@
 // An upload that broke off is gone on with: after the page was loaded anew, from the same folder, and with what never came.
 //   node browser/resume.mjs, with the environment of chromium.mjs; pictures into CAUDAL_SCREENSHOTS.
 import assert from "node:assert/strict";
-import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { binary, collectRows, drop, dropCard, inChromium, openStart, slowUploads, untilEnded } from "./chromium.mjs";
@@ -58,7 +59,11 @@ try {
     if (pictures !== undefined) await page.screenshot({ path: join(pictures, "interrupted.png"), fullPage: true });
 
     // From elsewhere, chosen: what is there is sent, into the same batch, and the rest is told of.
-    const grown = await makeOther(await pathsThatWait(page, interrupted));
+    // Some landed and could not be confirmed any more: those would be found where they are. Their URLs name their content.
+    const begun = puts.join(" ");
+    const waits = await pathsThatWait(page, interrupted);
+    const sums = await Promise.all(waits.map(async (path) => sha256(await readFile(join(folder, path)))));
+    const grown = await makeOther(waits.filter((_, index) => !begun.includes(sums[index])));
     puts.length = 0;
     await slowUploads(page, false);
     await page.locator("input[data-pick=again]").first().setInputFiles(other);
@@ -95,6 +100,10 @@ try {
   console.log(`${FILES} files arrived by three ways, each sent once`);
 } finally {
   await rm(own, { recursive: true });
+}
+
+function sha256(bytes) {
+  return createHash("sha256").update(bytes).digest("hex");
 }
 
 /** The files whose bytes have not arrived: those that have are processed meanwhile, or wait for that. */
