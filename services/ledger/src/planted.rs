@@ -115,7 +115,6 @@ mod faults {
         LandedGivenUp: "12.3", "a file is given up although the store has its bytes";
         FreedBeforeRecorded: "12.4", "a worker deletes what landed before its report is answered";
         TakenAcrossTenants: "13.3", "a result of another tenant is taken over";
-        OldNewestTrusted: "13.3", "a group goes by the newest version from before the group ahead";
         OldVersionLent: "13.3", "a result of an old version is taken over from another file";
         RunNotCounted: "14.1", "an ended batch that runs again keeps its run";
         MissingFailsKept: "14.1", "a completion that gave up goes on giving up";
