@@ -119,6 +119,30 @@ pub(crate) async fn list(
     })
 }
 
+/// Frees what has landed of other uploads of the key.
+pub(crate) async fn keep_only(
+    objects: &ObjectStore,
+    key: &str,
+    kept: &str,
+) -> Result<(), ObjectError> {
+    for (of, upload) in objects.list_multipart(key).await? {
+        if of == key && upload != kept {
+            objects.abort_multipart(key, &upload).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of the part of that number.
+pub(crate) fn part_size(size: u64, number: u32) -> Result<u64, Refusal> {
+    let plan = plan(size);
+    if plan.range(number).is_some() {
+        return Ok(size_of(&plan, number));
+    }
+    let words = format!("the file has the parts 1 to {}", plan.count());
+    Err(Refusal::invalid("part_number", words))
+}
+
 /// Frees whatever has landed in parts, of however many who began at once.
 pub(crate) async fn abort(objects: &ObjectStore, key: &str) -> Result<(), ObjectError> {
     while let Some(upload) = objects.find_multipart(key).await? {

@@ -316,6 +316,16 @@ impl UploadService for PublicApi {
         Ok(Response::new(aborted.await?))
     }
 
+    async fn sign_upload_call(
+        &self,
+        request: Request<v1::SignUploadCallRequest>,
+    ) -> Result<Response<v1::SignUploadCallResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let signed = self.uploads.sign_call(&caller.scope, &message);
+        Ok(Response::new(signed.await?))
+    }
+
     async fn confirm_uploads(
         &self,
         request: Request<v1::ConfirmUploadsRequest>,

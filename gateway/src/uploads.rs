@@ -11,7 +11,7 @@ use caudal_domain::{
 };
 use caudal_node::metrics::{Gauge, Registry};
 use caudal_node::scope::Scope;
-use caudal_objects::{Head, ObjectError, ObjectStore, bare_etag};
+use caudal_objects::{Head, MultipartCall, ObjectError, ObjectStore, Presigned, bare_etag};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::{status_parts, to_status};
 use caudal_proto::v1;
@@ -33,6 +33,8 @@ const HEADS_AT_ONCE: usize = 32;
 /// The reason when nothing is where the bytes should be.
 const NOT_LANDED: &str = "NOT_LANDED";
 const MAX_ETAG_BYTES: usize = 128;
+/// Ids of AWS S3 have some 130 characters, those of other stores up to a few hundred.
+const MAX_UPLOAD_ID_BYTES: usize = 1024;
 /// The store is asked whether it verifies checksums after so long again, and then ever later.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const ASKED_AGAIN_AFTER_AT_MOST: Duration = Duration::from_secs(60);
@@ -168,27 +170,15 @@ impl Uploads {
             return Err(Refusal::not_found(&name()));
         }
         match facts.state() {
-            S::Pending | S::Uploading => {}
             // The bytes are there, so there is nothing to send; the file goes its way by itself.
             S::Uploaded | S::Queued | S::Processing | S::Processed | S::Retrying => {
                 return Ok(How::Held(v1::AlreadyHeld {}));
             }
-            S::Failed => {
-                return Err(Refusal::failed_precondition(
-                    "FILE_FAILED",
-                    format!(
-                        "{} has failed: retry it before its bytes are sent again",
-                        name()
-                    ),
-                ));
-            }
-            S::Cancelled => {
-                return Err(Refusal::failed_precondition(
-                    "FILE_CANCELLED",
-                    format!("{} was cancelled", name()),
-                ));
-            }
             S::Unspecified => return Err(Refusal::not_found(&name())),
+            S::Pending | S::Uploading | S::Failed | S::Cancelled => {}
+        }
+        if let Some(refusal) = not_waited_for(file.batch, facts) {
+            return Err(refusal);
         }
         let size = u64::try_from(facts.size).unwrap_or_default();
         if takes_parts && may_go_in_parts(size) {
@@ -228,21 +218,10 @@ impl Uploads {
                     .await
             }
         };
-        let presigned = presigned.map_err(|error| {
-            tracing::error!(%error, "an upload could not be presigned");
-            Refusal::unavailable("the upload cannot be signed at the moment", TRY_AGAIN_AFTER)
-        })?;
-        let headers = presigned
-            .headers
-            .into_iter()
-            .map(|(name, value)| v1::Header {
-                name: name.to_ascii_lowercase(),
-                value,
-            })
-            .collect();
+        let presigned = presigned.map_err(|error| not_signed(&error))?;
         Ok(How::Put(v1::PutTarget {
             url: presigned.url,
-            headers,
+            headers: headers_of(presigned.headers),
             expire_time: Some(expires.into()),
             valid_for: prost_types::Duration::try_from(self.url_validity).ok(),
         }))
@@ -406,6 +385,94 @@ impl Uploads {
         Ok(v1::AbortPartsResponse {})
     }
 
+    /// Signs one call of a multipart upload for a client that makes these calls itself.
+    ///
+    /// With them it can do what it could with one PUT of the file, and no more: the key, the upload and the number of the part
+    /// are signed, and a store knows an upload only under the key that it was begun for.
+    ///
+    /// - CREATE may be repeated, and leaves uploads without a byte. A PART is signed with the length of the plan and frees
+    ///   every other upload of the key: however many are begun, the store keeps the parts of one, and the collector frees
+    ///   what nobody completes (protocol 13.1).
+    /// - COMPLETE: its body cannot be signed. It names parts of this upload in rising order, or the store refuses it. Their
+    ///   lengths were signed, so only all of them have the size of the file; an object of fewer has another size, is refused
+    ///   when it is confirmed (12.2), and replaced by the next that lands. Called after the confirmation it changes what
+    ///   landed, as a second PUT would, and is found out by its ETag (12.4).
+    /// - LIST shows no more than ListParts. ABORT frees what AbortParts would; an object that is whole is beyond it.
+    pub(crate) async fn sign_call(
+        &self,
+        scope: &Scope,
+        request: &v1::SignUploadCallRequest,
+    ) -> Result<v1::SignUploadCallResponse, Status> {
+        let (batch, ordinal) =
+            parse_file_name(&request.name).map_err(|error| to_status(&error.refusal("name")))?;
+        let facts = self.facts_of_one(scope, batch, ordinal).await?;
+        if let Some(refusal) = not_waited_for(batch, &facts) {
+            return Err(to_status(&refusal));
+        }
+        if facts.target != request.target {
+            let message = format!(
+                "{} is waiting for target {}, not {}: ask for a new target and upload again",
+                request.name, facts.target, request.target
+            );
+            let refusal = Refusal::failed_precondition("TARGET_SUPERSEDED", message);
+            return Err(to_status(&refusal));
+        }
+        let signed = self.signed_call(&facts, request).await;
+        let (method, presigned) = signed.map_err(|refusal| to_status(&refusal))?;
+        Ok(v1::SignUploadCallResponse {
+            method: method.to_owned(),
+            url: presigned.url,
+            headers: headers_of(presigned.headers),
+            valid_for: prost_types::Duration::try_from(self.url_validity).ok(),
+        })
+    }
+
+    async fn signed_call(
+        &self,
+        facts: &mesh::IssueFacts,
+        request: &v1::SignUploadCallRequest,
+    ) -> Result<(&'static str, Presigned), Refusal> {
+        use v1::UploadCall as C;
+        let (key, upload) = (&facts.landing_key, request.upload_id.as_str());
+        if !matches!(request.call(), C::Unspecified | C::Create) {
+            check_upload_id(upload)?;
+        }
+        let call = match request.call() {
+            C::Unspecified => {
+                return Err(Refusal::invalid("call", "name the call that is to be made"));
+            }
+            C::Part => {
+                let size = u64::try_from(facts.size).unwrap_or_default();
+                let number = request.part_number;
+                let size = parts::part_size(size, number)?;
+                match parts::keep_only(&self.objects, key, upload).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_beyond_the_store() => {
+                        return Err(Refusal::failed_precondition(
+                            "PARTS_NOT_LISTED",
+                            "the store lists no unfinished uploads, so files do not go there in parts: send it in one PUT",
+                        ));
+                    }
+                    Err(error) => return Err(not_asked(&error)),
+                }
+                let part = self
+                    .objects
+                    .presign_part(key, upload, number, size, self.url_validity);
+                let part = part.await.map_err(|error| not_signed(&error))?;
+                return Ok(("PUT", part));
+            }
+            C::Create => MultipartCall::Create,
+            C::List => MultipartCall::List(upload),
+            C::Complete => MultipartCall::Complete(upload),
+            C::Abort => MultipartCall::Abort(upload),
+        };
+        let signed = self
+            .objects
+            .presign_multipart(key, call, self.url_validity)
+            .await;
+        Ok((call.method(), signed.map_err(|error| not_signed(&error))?))
+    }
+
     async fn facts_by_name(&self, scope: &Scope, name: &str) -> Result<mesh::IssueFacts, Status> {
         let (batch, ordinal) =
             parse_file_name(name).map_err(|error| to_status(&error.refusal("name")))?;
@@ -509,7 +576,9 @@ impl Uploads {
                 break;
             }
         }
-        if found.is_none() && may_go_in_parts(bytes) {
+        // What was completed of too few parts stands there until all are made one in its place.
+        let is_whole = found.as_ref().is_some_and(|head| head.size == bytes);
+        if !is_whole && may_go_in_parts(bytes) {
             match join(&self.objects, &landing, bytes, &name).await {
                 Ok(Joined::Whole) => found = head(&landing).await?,
                 Ok(Joined::NoUpload) => {}
@@ -555,6 +624,40 @@ impl Uploads {
 /// The checksum that was declared of a file.
 fn declared(facts: &mesh::IssueFacts) -> Option<[u8; 32]> {
     facts.declared_sha256.as_ref().try_into().ok()
+}
+
+/// What is answered for a file that needs no bytes.
+pub(crate) fn not_waited_for(batch: BatchId, facts: &mesh::IssueFacts) -> Option<Refusal> {
+    use v1::FileState as S;
+    let name = file_name(batch, facts.ordinal);
+    match facts.state() {
+        S::Pending | S::Uploading => None,
+        S::Failed => Some(Refusal::failed_precondition(
+            "FILE_FAILED",
+            format!("{name} has failed: retry it before its bytes are sent again"),
+        )),
+        S::Cancelled => Some(Refusal::failed_precondition(
+            "FILE_CANCELLED",
+            format!("{name} was cancelled"),
+        )),
+        _ => Some(Refusal::failed_precondition(
+            "FILE_HAS_ARRIVED",
+            format!("the bytes of {name} are there already: nothing is to be sent"),
+        )),
+    }
+}
+
+fn headers_of(headers: Vec<(String, String)>) -> Vec<v1::Header> {
+    let spelled = headers.into_iter().map(|(name, value)| v1::Header {
+        name: name.to_ascii_lowercase(),
+        value,
+    });
+    spelled.collect()
+}
+
+fn not_signed(error: &ObjectError) -> Refusal {
+    tracing::error!(%error, "an upload could not be presigned");
+    Refusal::unavailable("the upload cannot be signed at the moment", TRY_AGAIN_AFTER)
 }
 
 fn not_asked(error: &ObjectError) -> Refusal {
@@ -661,6 +764,15 @@ fn check_request_id(id: &str) -> Result<(), Status> {
     }
     let words = "must be a UUID that you made for this request";
     Err(invalid("request_id", words))
+}
+
+/// Without one a store takes the call for one about the object itself.
+fn check_upload_id(id: &str) -> Result<(), Refusal> {
+    if (1..=MAX_UPLOAD_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let words = "must be what the store named the upload when it was begun";
+    Err(Refusal::invalid("upload_id", words))
 }
 
 fn check_etag(index: usize, etag: &str) -> Result<(), Status> {

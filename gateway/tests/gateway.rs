@@ -483,6 +483,237 @@ async fn a_large_file_goes_in_parts_that_any_client_goes_on_with() {
     world.stop().await;
 }
 
+/// The calls of a multipart upload as a client makes them that speaks S3 itself.
+struct Calls {
+    world: World,
+    http: reqwest::Client,
+}
+
+impl Calls {
+    async fn signed(
+        &self,
+        call: v1::UploadCall,
+        upload: &str,
+        part_number: u32,
+    ) -> v1::SignUploadCallResponse {
+        let request = v1::SignUploadCallRequest {
+            name: format!("{}/files/{ORDINAL_LARGE}", batch_name()),
+            target: 1,
+            call: call.into(),
+            upload_id: upload.to_owned(),
+            part_number,
+        };
+        let mut uploads = UploadServiceClient::new(self.world.channel());
+        let signed = uploads.sign_upload_call(self.world.request(request)).await;
+        signed.unwrap().into_inner()
+    }
+
+    /// What the store says to it.
+    async fn made(&self, signed: &v1::SignUploadCallResponse, body: Vec<u8>) -> (u16, String) {
+        let method = signed.method.parse().unwrap();
+        let answer = self.http.request(method, &signed.url).body(body);
+        let answer = answer.send().await.unwrap();
+        let etag = answer.headers().get("etag").cloned();
+        let status = answer.status().as_u16();
+        let words = answer.text().await.unwrap();
+        match etag {
+            Some(etag) if words.is_empty() => (status, etag.to_str().unwrap().to_owned()),
+            _ => (status, words),
+        }
+    }
+
+    async fn call(&self, call: v1::UploadCall, upload: &str, body: &str) -> (u16, String) {
+        let signed = self.signed(call, upload, 0).await;
+        self.made(&signed, body.as_bytes().to_vec()).await
+    }
+
+    async fn begin(&self) -> String {
+        let (status, words) = self.call(v1::UploadCall::Create, "", "").await;
+        assert_eq!(status, 200, "{words}");
+        let (_, id) = words.split_once("<UploadId>").unwrap();
+        id.split_once('<').unwrap().0.to_owned()
+    }
+
+    /// Its ETag.
+    async fn send(&self, upload: &str, number: u32) -> String {
+        let part = self.signed(v1::UploadCall::Part, upload, number).await;
+        let length: usize = part.headers[0].value.parse().unwrap();
+        assert_eq!(part.headers[0].name, "content-length");
+        let (status, etag) = self.made(&part, vec![7; length]).await;
+        assert_eq!(status, 200, "{etag}");
+        etag
+    }
+
+    async fn complete(&self, upload: &str, parts: &[(u32, String)]) -> (u16, String) {
+        let part = |(number, etag): &(u32, String)| {
+            format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
+        };
+        let parts: String = parts.iter().map(part).collect();
+        let body = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>");
+        self.call(v1::UploadCall::Complete, upload, &body).await
+    }
+
+    /// The reason when it is refused.
+    async fn confirm(&self) -> Result<(), String> {
+        let request = v1::ConfirmUploadsRequest {
+            batch: batch_name(),
+            uploads: vec![v1::Uploaded {
+                ordinal: ORDINAL_LARGE,
+                target: 1,
+                etag: String::new(),
+            }],
+            request_id: uuid::Uuid::new_v4().to_string(),
+        };
+        let mut uploads = UploadServiceClient::new(self.world.channel());
+        let answers = uploads.confirm_uploads(self.world.request(request)).await;
+        match answers.unwrap().into_inner().confirmations.remove(0).result {
+            Some(Confirmed::Error(error)) => Err(from_parts(&error).reason),
+            answer => {
+                let uploaded = Confirmed::State(v1::FileState::Uploaded.into());
+                assert_eq!(answer, Some(uploaded));
+                Ok(())
+            }
+        }
+    }
+
+    async fn start() -> Self {
+        Self {
+            world: World::start().await,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_s3_itself_has_each_call_of_a_multipart_upload_signed() {
+    let calls = Calls::start().await;
+    let upload = calls.begin().await;
+    let part = calls.signed(v1::UploadCall::Part, &upload, 2).await;
+    assert_eq!(
+        calls.made(&part, vec![7; 6]).await.0,
+        403,
+        "its length is signed"
+    );
+    let mut parts = Vec::new();
+    for number in [1, 2] {
+        parts.push((number, calls.send(&upload, number).await));
+    }
+    let (_, listed) = calls.call(v1::UploadCall::List, &upload, "").await;
+    assert_eq!(listed.matches("<PartNumber>").count(), 2, "{listed}");
+
+    // A client begins again, and what it left is not kept beside what it sends now.
+    let other = calls.begin().await;
+    let sent = calls.send(&other, 2).await;
+    assert_eq!(calls.call(v1::UploadCall::List, &upload, "").await.0, 404);
+    assert_eq!(calls.complete(&upload, &parts).await.0, 404);
+    assert_eq!(calls.call(v1::UploadCall::Abort, &other, "").await.0, 204);
+    assert_eq!(calls.complete(&other, &[(2, sent)]).await.0, 404);
+    assert_eq!(calls.confirm().await, Err("NOT_LANDED".to_owned()));
+
+    let last = calls.begin().await;
+    parts.clear();
+    for number in [1, 2] {
+        parts.push((number, calls.send(&last, number).await));
+    }
+    let (status, whole) = calls.complete(&last, &parts).await;
+    assert_eq!(status, 200, "{whole}");
+    assert!(whole.contains("<Location>http://"), "{whole}");
+    assert_eq!(calls.confirm().await, Ok(()));
+    calls.world.stop().await;
+}
+
+// Protocol 12.2.
+#[tokio::test]
+async fn what_a_client_made_of_too_few_parts_is_not_confirmed_and_gives_way_to_the_whole() {
+    let calls = Calls::start().await;
+    let upload = calls.begin().await;
+    let first = (1, calls.send(&upload, 1).await);
+    assert_eq!(calls.complete(&upload, &[first]).await.0, 200);
+    assert_eq!(calls.confirm().await, Err("SIZE_MISMATCH".to_owned()));
+
+    // Whoever goes on leaves it to the confirmation to make the parts one.
+    let upload = calls.begin().await;
+    calls.send(&upload, 2).await;
+    assert_eq!(calls.confirm().await, Err("NOT_LANDED".to_owned()));
+    calls.send(&upload, 1).await;
+    assert_eq!(calls.confirm().await, Ok(()));
+    calls.world.stop().await;
+}
+
+#[tokio::test]
+async fn no_call_is_signed_but_of_an_upload_that_is_waited_for() {
+    let world = World::start().await;
+    let asked = |ordinal: u32| v1::SignUploadCallRequest {
+        name: format!("{}/files/{ordinal}", batch_name()),
+        target: 1,
+        call: v1::UploadCall::Part.into(),
+        upload_id: "an-upload".to_owned(),
+        part_number: 2,
+    };
+    let refusal = async |request: Request<v1::SignUploadCallRequest>| {
+        let mut uploads = UploadServiceClient::new(world.channel());
+        from_status(&uploads.sign_upload_call(request).await.unwrap_err())
+    };
+    let reason = async |request| refusal(world.request(request)).await.reason;
+    assert_eq!(reason(asked(ORDINAL_PROCESSED)).await, "FILE_HAS_ARRIVED");
+    assert_eq!(reason(asked(ORDINAL_FAILED)).await, "FILE_FAILED");
+    assert_eq!(
+        refusal(world.request(asked(ORDINAL_UNKNOWN))).await.code,
+        Code::NotFound
+    );
+    let superseded = v1::SignUploadCallRequest {
+        target: 2,
+        ..asked(ORDINAL_LARGE)
+    };
+    assert_eq!(reason(superseded).await, "TARGET_SUPERSEDED");
+
+    let mut foreign = Request::new(asked(ORDINAL_LARGE));
+    let bearer = format!("Bearer {}", world.stranger.text());
+    foreign
+        .metadata_mut()
+        .insert("authorization", bearer.parse().unwrap());
+    assert_eq!(refusal(foreign).await.code, Code::NotFound);
+
+    let field = async |request| {
+        let refusal = refusal(world.request(request)).await;
+        refusal
+            .violations
+            .into_iter()
+            .map(|one| one.field)
+            .collect::<String>()
+    };
+    for part_number in [0, 3] {
+        let request = v1::SignUploadCallRequest {
+            part_number,
+            ..asked(ORDINAL_LARGE)
+        };
+        assert_eq!(field(request).await, "part_number");
+    }
+    for call in [
+        v1::UploadCall::Part,
+        v1::UploadCall::List,
+        v1::UploadCall::Complete,
+        v1::UploadCall::Abort,
+    ] {
+        for upload_id in ["", "a b", "u".repeat(1025).as_str()] {
+            let request = v1::SignUploadCallRequest {
+                call: call.into(),
+                upload_id: upload_id.to_owned(),
+                ..asked(ORDINAL_LARGE)
+            };
+            assert_eq!(field(request).await, "upload_id", "{call:?}");
+        }
+    }
+    for call in [0, 99] {
+        let request = v1::SignUploadCallRequest {
+            call,
+            ..asked(ORDINAL_LARGE)
+        };
+        assert_eq!(field(request).await, "call");
+    }
+    world.stop().await;
+}
+
 // Protocol 12.5.
 #[tokio::test]
 async fn bytes_of_a_declared_checksum_go_to_where_they_stay_and_no_others_do() {

@@ -10,11 +10,11 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::Tus;
-use super::finish::not_waited_for;
 use super::headers::{Metadata, UPLOAD_METADATA};
 use super::record::signed;
 use super::request_id;
 use crate::ledger::passed_on;
+use crate::uploads::not_waited_for;
 
 /// What a file is called where its client has no name for it.
 const UNNAMED: &str = "upload";

@@ -1,7 +1,7 @@
 //! An upload whose bytes are all in the store becomes its file: its parts one object, that a copy at the landing place, and
 //! that is confirmed like any other upload. Each step may have been done before by a gateway that died after it.
 
-use caudal_domain::{BatchId, Refusal, batch_name, file_name};
+use caudal_domain::{BatchId, Refusal, batch_name};
 use caudal_node::scope::Scope;
 use caudal_objects::{ObjectError, PartTag};
 use caudal_proto::mesh::v1 as mesh;
@@ -17,6 +17,7 @@ use super::receive::{chained, store_trouble};
 use super::record::{Held, Record};
 use super::request_id;
 use crate::ledger::passed_on;
+use crate::uploads::not_waited_for;
 
 impl Tus {
     /// Makes the file, gives the right to write back and frees what is not needed any more. An upload whose file can never
@@ -208,24 +209,4 @@ fn damaged() -> Refusal {
 fn is_transient(status: &Status) -> bool {
     let refusal = from_status(status);
     refusal.is_retryable() || matches!(status.code(), Code::Internal | Code::Unknown)
-}
-
-/// What is answered for a file that needs no bytes.
-pub(super) fn not_waited_for(batch: BatchId, facts: &mesh::IssueFacts) -> Option<Refusal> {
-    let name = file_name(batch, facts.ordinal);
-    match facts.state() {
-        S::Pending | S::Uploading => None,
-        S::Failed => Some(Refusal::failed_precondition(
-            "FILE_FAILED",
-            format!("{name} has failed: retry it before its bytes are sent again"),
-        )),
-        S::Cancelled => Some(Refusal::failed_precondition(
-            "FILE_CANCELLED",
-            format!("{name} was cancelled"),
-        )),
-        _ => Some(Refusal::failed_precondition(
-            "FILE_HAS_ARRIVED",
-            format!("the bytes of {name} are there already: nothing is to be sent"),
-        )),
-    }
 }

@@ -446,7 +446,7 @@ impl LedgerService for Ledger {
             };
             mesh::IssueFacts {
                 ordinal: *ordinal,
-                exists: *ordinal != ORDINAL_UNKNOWN,
+                exists: *ordinal != ORDINAL_UNKNOWN && scope.tenant == Some(TENANT),
                 state: state.into(),
                 target: 1,
                 landing_key: landing_key(file, Target(1)),
@@ -841,6 +841,13 @@ impl UploadService for Ledger {
         Err(Status::unimplemented(""))
     }
 
+    async fn sign_upload_call(
+        &self,
+        _: Request<v1::SignUploadCallRequest>,
+    ) -> Result<Response<v1::SignUploadCallResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn confirm_uploads(
         &self,
         request: Request<v1::ConfirmUploadsRequest>,
@@ -1010,6 +1017,8 @@ pub(crate) struct World {
     pub(crate) standby_address: String,
     pub(crate) objects: ObjectStore,
     pub(crate) operator: ApiKey,
+    /// Of another tenant.
+    pub(crate) stranger: ApiKey,
     pub(crate) shutdown: CancellationToken,
     /// Where the page would be; the folder is not there.
     pub(crate) web_dir: std::path::PathBuf,
@@ -1063,6 +1072,7 @@ impl World {
         tune: impl FnOnce(&mut Settings),
     ) -> Self {
         let (key, operator) = (ApiKey::generate(), ApiKey::generate());
+        let stranger = ApiKey::generate();
         let ledger = Ledger::default();
         let scope = |role: mesh::Role, tenant: &[u8]| mesh::Scope {
             tenant: tenant.to_vec().into(),
@@ -1080,6 +1090,11 @@ impl World {
                 operator.id().to_owned(),
                 operator.secret_sha256(),
                 scope(mesh::Role::Operator, &[]),
+            ),
+            (
+                stranger.id().to_owned(),
+                stranger.secret_sha256(),
+                scope(mesh::Role::Member, &[9; 16]),
             ),
         ];
         ledger.script().progress.revision = 1;
@@ -1127,6 +1142,7 @@ impl World {
             standby_address,
             objects,
             operator,
+            stranger,
             shutdown,
             key,
             running,

@@ -784,7 +784,9 @@ async fn a_browser_of_any_origin_may_put_and_read_the_etag() {
         answer.contains("access-control-allow-origin: *"),
         "{answer}"
     );
-    assert!(answer.contains("put"), "{answer}");
+    for method in ["put", "post", "delete"] {
+        assert!(answer.contains(method), "{answer}");
+    }
     let url = running.presigned_put("key", 5).await;
     let headers = "Content-Length: 5\r\nOrigin: https://page.example\r\n";
     let answer = running
@@ -863,11 +865,11 @@ async fn a_multipart_upload_is_joined_from_the_parts_named_and_may_be_completed_
         code(complete(&[(2, &second), (1, &first)]).await),
         "InvalidPartOrder"
     );
-    let done = complete(&[(1, &first), (2, &second)])
-        .await
-        .unwrap()
-        .e_tag
-        .unwrap();
+    let done = complete(&[(1, &first), (2, &second)]).await.unwrap();
+    let location = done.location.unwrap();
+    assert!(location.starts_with("http://"), "{location}");
+    assert!(location.ends_with("/caudal/big"), "{location}");
+    let done = done.e_tag.unwrap();
     assert!(done.ends_with("-2\""), "{done}");
     assert_eq!(
         complete(&[(1, &first), (2, &second)])

@@ -22,6 +22,7 @@ pub use presign::{MAX_VALIDITY, Presigned};
 pub use settings::Settings;
 pub use store::{Beginning, DELETE_PAGE, Head, Listed, ListedPage, ObjectStore};
 pub use stream::{GetObject, ObjectStream};
+pub use urls::MultipartCall;
 
 /// The ETag without its quotes, as it is stored and compared.
 pub fn bare_etag(etag: &str) -> &str {

@@ -7,6 +7,31 @@ use crate::error::ObjectError;
 use crate::presign::{Presigned, attachment};
 use crate::store::ObjectStore;
 
+/// A call of a multipart upload, beside the sending of a part; of the upload with that id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MultipartCall<'a> {
+    /// Begins an upload; whoever calls is told its id.
+    Create,
+    /// Lists the parts that have landed.
+    List(&'a str),
+    /// Makes the parts that its body names one object.
+    Complete(&'a str),
+    /// Forgets the upload and its parts.
+    Abort(&'a str),
+}
+
+impl MultipartCall<'_> {
+    /// The method of the request.
+    #[must_use]
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Create | Self::Complete(_) => "POST",
+            Self::List(_) => "GET",
+            Self::Abort(_) => "DELETE",
+        }
+    }
+}
+
 impl ObjectStore {
     /// A URL that puts exactly `size` bytes under exactly this key until it expires; with `media_type` as exactly that.
     ///
@@ -64,6 +89,31 @@ impl ObjectStore {
         let headers = vec![("content-length".to_owned(), size.to_string())];
         self.presigner
             .presign("PUT", key, &query, headers, expires, SystemTime::now())
+    }
+
+    /// A URL for one call of a multipart upload of exactly this key until it expires.
+    ///
+    /// # Errors
+    /// As [`presign_put`](ObjectStore::presign_put); and when the upload has no id: the same request without one is about the
+    /// object itself.
+    pub async fn presign_multipart(
+        &self,
+        key: &str,
+        call: MultipartCall<'_>,
+        expires: Duration,
+    ) -> Result<Presigned, ObjectError> {
+        let query = match call {
+            MultipartCall::Create => ("uploads", ""),
+            MultipartCall::List("") | MultipartCall::Complete("") | MultipartCall::Abort("") => {
+                return Err(ObjectError::invalid(key, "the upload has no id"));
+            }
+            MultipartCall::List(upload)
+            | MultipartCall::Complete(upload)
+            | MultipartCall::Abort(upload) => ("uploadId", upload),
+        };
+        let (method, now) = (call.method(), SystemTime::now());
+        self.presigner
+            .presign(method, key, &[query], Vec::new(), expires, now)
     }
 
     /// A URL that reads the object until it expires; with `download_name` a browser saves it under that name instead of

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caudal_harness::S3;
-use caudal_objects::{ObjectError, ObjectStore, PartTag, Presigned, Settings, bare_etag};
+use caudal_objects::{
+    MultipartCall, ObjectError, ObjectStore, PartTag, Presigned, Settings, bare_etag,
+};
 use futures::StreamExt;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -525,6 +527,37 @@ async fn a_presigned_multipart_upload_is_resumed_from_the_parts_the_store_has() 
         Err(ObjectError::NotFound { .. })
     ));
     store.abort_multipart("big", &upload).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_url_makes_its_own_call_of_a_multipart_upload_and_no_other() {
+    let running = Running::start().await;
+    let store = &running.store;
+    running.put("key", "bytes").await;
+    let signed = async |call: MultipartCall<'_>| {
+        let signed = store.presign_multipart("key", call, MINUTE).await;
+        (call.method(), signed.unwrap())
+    };
+    let (method, create) = signed(MultipartCall::Create).await;
+    for _ in 0..2 {
+        let answer = send(method, &create, &[], b"").await;
+        assert_eq!(status(&answer), "200", "{answer}");
+    }
+    assert_eq!(running.unfinished_uploads(), 2);
+    let upload = store.find_multipart("key").await.unwrap().unwrap();
+    let (abort_method, abort) = signed(MultipartCall::Abort(&upload)).await;
+    let (list_method, list) = signed(MultipartCall::List(&upload)).await;
+    assert_eq!(status(&send(abort_method, &list, &[], b"").await), "403");
+    assert_eq!(status(&send(list_method, &abort, &[], b"").await), "403");
+    assert_eq!(status(&send(list_method, &list, &[], b"").await), "200");
+    assert_eq!(status(&send(abort_method, &abort, &[], b"").await), "204");
+    assert_eq!(status(&send(list_method, &list, &[], b"").await), "404");
+    assert_eq!(running.unfinished_uploads(), 1);
+
+    // Without an id it would be the object that is deleted.
+    let refused = store.presign_multipart("key", MultipartCall::Abort(""), MINUTE);
+    assert!(matches!(refused.await, Err(ObjectError::Refused { .. })));
+    assert_eq!(running.read("key").await, "bytes");
 }
 
 #[tokio::test]

@@ -263,7 +263,14 @@ async fn told_of_its_length(refused: HttpResponse, sent: &str) -> Result<HttpRes
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)
-        .allow_methods([Method::GET, Method::HEAD, Method::PUT])
+        .allow_methods([
+            Method::GET,
+            Method::HEAD,
+            Method::PUT,
+            // Of multipart uploads.
+            Method::POST,
+            Method::DELETE,
+        ])
         .allow_headers(Any)
         .expose_headers([
             http::header::ETAG,

@@ -674,6 +674,10 @@ impl S3 for Service {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
         };
+        // Clients take an answer without it for none. It stands where the request came to.
+        let host = req.headers.get(http::header::HOST);
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let location = format!("http://{host}{}", req.uri.path());
         let (id, key) = (input.upload_id, input.key.clone());
         let etag = self
             .with_store(move |store| store.complete_upload(&id, &key, &named, &condition))
@@ -682,6 +686,7 @@ impl S3 for Service {
             bucket: Some(input.bucket),
             key: Some(input.key),
             e_tag: Some(ETag::Strong(etag)),
+            location: Some(location),
             ..CompleteMultipartUploadOutput::default()
         }))
     }

@@ -349,11 +349,12 @@ mod tests {
     use super::*;
 
     /// Requests that the ledger does not read: the gateway serves these methods, or no one does.
-    const NOT_READ: [&str; 6] = [
+    const NOT_READ: [&str; 7] = [
         "WatchBatchRequest",
         "IssueUploadsRequest",
         "ListPartsRequest",
         "AbortPartsRequest",
+        "SignUploadCallRequest",
         "GetArtifactRequest",
         "WatchEventsRequest",
     ];

@@ -7,7 +7,7 @@ use caudal_proto::v1::upload_service_server::UploadService;
 use caudal_proto::v1::{
     AbortPartsRequest, AbortPartsResponse, ConfirmUploadsRequest, ConfirmUploadsResponse,
     IssueUploadsRequest, IssueUploadsResponse, LeaveOutFilesRequest, LeaveOutFilesResponse,
-    ListPartsRequest, ListPartsResponse,
+    ListPartsRequest, ListPartsResponse, SignUploadCallRequest, SignUploadCallResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -43,6 +43,13 @@ impl UploadService for Ledger {
         &self,
         _request: Request<AbortPartsRequest>,
     ) -> Result<Response<AbortPartsResponse>, Status> {
+        Err(Status::unimplemented(PARTS))
+    }
+
+    async fn sign_upload_call(
+        &self,
+        _request: Request<SignUploadCallRequest>,
+    ) -> Result<Response<SignUploadCallResponse>, Status> {
         Err(Status::unimplemented(PARTS))
     }
 

@@ -4,8 +4,8 @@
 // @generated from file caudal/v1/upload.proto (package caudal.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Status } from "../../google/rpc/status_pb.js";
@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/upload.proto.
  */
 export const file_caudal_v1_upload: GenFile = /*@__PURE__*/
-  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKPAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAEg0KBXBhcnRzGAQgASgIQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIpsBCglQdXRUYXJnZXQSCwoDdXJsGAEgASgJEiIKB2hlYWRlcnMYAiADKAsyES5jYXVkYWwudjEuSGVhZGVyEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ilgEKClBhcnRUYXJnZXQSDgoGbnVtYmVyGAEgASgNEgsKA3VybBgCIAEoCRIMCgRzaXplGAMgASgDEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ikAEKD011bHRpcGFydFRhcmdldBIRCglwYXJ0X3NpemUYASABKAMSEgoKcGFydF9jb3VudBgCIAEoDRIqCgtmaXJzdF9wYXJ0cxgDIAMoCzIVLmNhdWRhbC52MS5QYXJ0VGFyZ2V0EhQKDHBhcnRzX2xhbmRlZBgEIAEoDRIUCgxieXRlc19sYW5kZWQYBSABKAMiDQoLQWxyZWFkeUhlbGQi2QEKDFVwbG9hZFRhcmdldBIPCgdvcmRpbmFsGAEgASgNEg4KBnRhcmdldBgCIAEoDRIjCgNwdXQYAyABKAsyFC5jYXVkYWwudjEuUHV0VGFyZ2V0SAASLwoJbXVsdGlwYXJ0GAQgASgLMhouY2F1ZGFsLnYxLk11bHRpcGFydFRhcmdldEgAEiYKBGhlbGQYBSABKAsyFi5jYXVkYWwudjEuQWxyZWFkeUhlbGRIABIjCgVlcnJvchgGIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCBQoDaG93IkAKFElzc3VlVXBsb2Fkc1Jlc3BvbnNlEigKB3RhcmdldHMYASADKAsyFy5jYXVkYWwudjEuVXBsb2FkVGFyZ2V0IjkKCFVwbG9hZGVkEg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEgwKBGV0YWcYAyABKAkiYAoVQ29uZmlybVVwbG9hZHNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiQKB3VwbG9hZHMYAiADKAsyEy5jYXVkYWwudjEuVXBsb2FkZWQSEgoKcmVxdWVzdF9pZBgDIAEoCSJ1CgxDb25maXJtYXRpb24SDwoHb3JkaW5hbBgBIAEoDRIlCgVzdGF0ZRgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGVIABIjCgVlcnJvchgDIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IkgKFkNvbmZpcm1VcGxvYWRzUmVzcG9uc2USLgoNY29uZmlybWF0aW9ucxgBIAMoCzIXLmNhdWRhbC52MS5Db25maXJtYXRpb24iKQoHTGVmdE91dBIPCgdvcmRpbmFsGAEgASgNEg0KBWNhdXNlGAIgASgJIlwKFExlYXZlT3V0RmlsZXNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiEKBWZpbGVzGAIgAygLMhIuY2F1ZGFsLnYxLkxlZnRPdXQSEgoKcmVxdWVzdF9pZBgDIAEoCSJxCghMZWF2ZU91dBIPCgdvcmRpbmFsGAEgASgNEiUKBXN0YXRlGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZUgAEiMKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiOwoVTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEiIKBWZpbGVzGAEgAygLMhMuY2F1ZGFsLnYxLkxlYXZlT3V0IiAKEExpc3RQYXJ0c1JlcXVlc3QSDAoEbmFtZRgBIAEoCSI4CgpMYW5kZWRQYXJ0Eg4KBm51bWJlchgBIAEoDRIMCgRzaXplGAIgASgDEgwKBGV0YWcYAyABKAkiYAoRTGlzdFBhcnRzUmVzcG9uc2USEQoJcGFydF9zaXplGAEgASgDEhIKCnBhcnRfY291bnQYAiABKA0SJAoFcGFydHMYAyADKAsyFS5jYXVkYWwudjEuTGFuZGVkUGFydCI1ChFBYm9ydFBhcnRzUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkiFAoSQWJvcnRQYXJ0c1Jlc3BvbnNlMp4DCg1VcGxvYWRTZXJ2aWNlEk8KDElzc3VlVXBsb2FkcxIeLmNhdWRhbC52MS5Jc3N1ZVVwbG9hZHNSZXF1ZXN0Gh8uY2F1ZGFsLnYxLklzc3VlVXBsb2Fkc1Jlc3BvbnNlElUKDkNvbmZpcm1VcGxvYWRzEiAuY2F1ZGFsLnYxLkNvbmZpcm1VcGxvYWRzUmVxdWVzdBohLmNhdWRhbC52MS5Db25maXJtVXBsb2Fkc1Jlc3BvbnNlElIKDUxlYXZlT3V0RmlsZXMSHy5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1JlcXVlc3QaIC5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEkYKCUxpc3RQYXJ0cxIbLmNhdWRhbC52MS5MaXN0UGFydHNSZXF1ZXN0GhwuY2F1ZGFsLnYxLkxpc3RQYXJ0c1Jlc3BvbnNlEkkKCkFib3J0UGFydHMSHC5jYXVkYWwudjEuQWJvcnRQYXJ0c1JlcXVlc3QaHS5jYXVkYWwudjEuQWJvcnRQYXJ0c1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
+  fileDesc("ChZjYXVkYWwvdjEvdXBsb2FkLnByb3RvEgljYXVkYWwudjEiHAoIT3JkaW5hbHMSEAoIb3JkaW5hbHMYASADKA0iSAoMQWZ0ZXJPcmRpbmFsEhUKDWFmdGVyX29yZGluYWwYASABKA0SEgoKZnJvbV9zdGFydBgCIAEoCBINCgVjb3VudBgDIAEoDSKPAQoTSXNzdWVVcGxvYWRzUmVxdWVzdBINCgViYXRjaBgBIAEoCRInCghvcmRpbmFscxgCIAEoCzITLmNhdWRhbC52MS5PcmRpbmFsc0gAEigKBWFmdGVyGAMgASgLMhcuY2F1ZGFsLnYxLkFmdGVyT3JkaW5hbEgAEg0KBXBhcnRzGAQgASgIQgcKBWZpbGVzIiUKBkhlYWRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIpsBCglQdXRUYXJnZXQSCwoDdXJsGAEgASgJEiIKB2hlYWRlcnMYAiADKAsyES5jYXVkYWwudjEuSGVhZGVyEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ilgEKClBhcnRUYXJnZXQSDgoGbnVtYmVyGAEgASgNEgsKA3VybBgCIAEoCRIMCgRzaXplGAMgASgDEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgl2YWxpZF9mb3IYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ikAEKD011bHRpcGFydFRhcmdldBIRCglwYXJ0X3NpemUYASABKAMSEgoKcGFydF9jb3VudBgCIAEoDRIqCgtmaXJzdF9wYXJ0cxgDIAMoCzIVLmNhdWRhbC52MS5QYXJ0VGFyZ2V0EhQKDHBhcnRzX2xhbmRlZBgEIAEoDRIUCgxieXRlc19sYW5kZWQYBSABKAMiDQoLQWxyZWFkeUhlbGQi2QEKDFVwbG9hZFRhcmdldBIPCgdvcmRpbmFsGAEgASgNEg4KBnRhcmdldBgCIAEoDRIjCgNwdXQYAyABKAsyFC5jYXVkYWwudjEuUHV0VGFyZ2V0SAASLwoJbXVsdGlwYXJ0GAQgASgLMhouY2F1ZGFsLnYxLk11bHRpcGFydFRhcmdldEgAEiYKBGhlbGQYBSABKAsyFi5jYXVkYWwudjEuQWxyZWFkeUhlbGRIABIjCgVlcnJvchgGIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCBQoDaG93IkAKFElzc3VlVXBsb2Fkc1Jlc3BvbnNlEigKB3RhcmdldHMYASADKAsyFy5jYXVkYWwudjEuVXBsb2FkVGFyZ2V0IjkKCFVwbG9hZGVkEg8KB29yZGluYWwYASABKA0SDgoGdGFyZ2V0GAIgASgNEgwKBGV0YWcYAyABKAkiYAoVQ29uZmlybVVwbG9hZHNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiQKB3VwbG9hZHMYAiADKAsyEy5jYXVkYWwudjEuVXBsb2FkZWQSEgoKcmVxdWVzdF9pZBgDIAEoCSJ1CgxDb25maXJtYXRpb24SDwoHb3JkaW5hbBgBIAEoDRIlCgVzdGF0ZRgCIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGVIABIjCgVlcnJvchgDIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IkgKFkNvbmZpcm1VcGxvYWRzUmVzcG9uc2USLgoNY29uZmlybWF0aW9ucxgBIAMoCzIXLmNhdWRhbC52MS5Db25maXJtYXRpb24iKQoHTGVmdE91dBIPCgdvcmRpbmFsGAEgASgNEg0KBWNhdXNlGAIgASgJIlwKFExlYXZlT3V0RmlsZXNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiEKBWZpbGVzGAIgAygLMhIuY2F1ZGFsLnYxLkxlZnRPdXQSEgoKcmVxdWVzdF9pZBgDIAEoCSJxCghMZWF2ZU91dBIPCgdvcmRpbmFsGAEgASgNEiUKBXN0YXRlGAIgASgOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZUgAEiMKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiOwoVTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEiIKBWZpbGVzGAEgAygLMhMuY2F1ZGFsLnYxLkxlYXZlT3V0IiAKEExpc3RQYXJ0c1JlcXVlc3QSDAoEbmFtZRgBIAEoCSI4CgpMYW5kZWRQYXJ0Eg4KBm51bWJlchgBIAEoDRIMCgRzaXplGAIgASgDEgwKBGV0YWcYAyABKAkiYAoRTGlzdFBhcnRzUmVzcG9uc2USEQoJcGFydF9zaXplGAEgASgDEhIKCnBhcnRfY291bnQYAiABKA0SJAoFcGFydHMYAyADKAsyFS5jYXVkYWwudjEuTGFuZGVkUGFydCI1ChFBYm9ydFBhcnRzUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkiFAoSQWJvcnRQYXJ0c1Jlc3BvbnNlIoIBChVTaWduVXBsb2FkQ2FsbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIOCgZ0YXJnZXQYAiABKA0SIwoEY2FsbBgDIAEoDjIVLmNhdWRhbC52MS5VcGxvYWRDYWxsEhEKCXVwbG9hZF9pZBgEIAEoCRITCgtwYXJ0X251bWJlchgFIAEoDSKHAQoWU2lnblVwbG9hZENhbGxSZXNwb25zZRIOCgZtZXRob2QYASABKAkSCwoDdXJsGAIgASgJEiIKB2hlYWRlcnMYAyADKAsyES5jYXVkYWwudjEuSGVhZGVyEiwKCXZhbGlkX2ZvchgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiqeAQoKVXBsb2FkQ2FsbBIbChdVUExPQURfQ0FMTF9VTlNQRUNJRklFRBAAEhYKElVQTE9BRF9DQUxMX0NSRUFURRABEhQKEFVQTE9BRF9DQUxMX1BBUlQQAhIUChBVUExPQURfQ0FMTF9MSVNUEAMSGAoUVVBMT0FEX0NBTExfQ09NUExFVEUQBBIVChFVUExPQURfQ0FMTF9BQk9SVBAFMvUDCg1VcGxvYWRTZXJ2aWNlEk8KDElzc3VlVXBsb2FkcxIeLmNhdWRhbC52MS5Jc3N1ZVVwbG9hZHNSZXF1ZXN0Gh8uY2F1ZGFsLnYxLklzc3VlVXBsb2Fkc1Jlc3BvbnNlElUKDkNvbmZpcm1VcGxvYWRzEiAuY2F1ZGFsLnYxLkNvbmZpcm1VcGxvYWRzUmVxdWVzdBohLmNhdWRhbC52MS5Db25maXJtVXBsb2Fkc1Jlc3BvbnNlElIKDUxlYXZlT3V0RmlsZXMSHy5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1JlcXVlc3QaIC5jYXVkYWwudjEuTGVhdmVPdXRGaWxlc1Jlc3BvbnNlEkYKCUxpc3RQYXJ0cxIbLmNhdWRhbC52MS5MaXN0UGFydHNSZXF1ZXN0GhwuY2F1ZGFsLnYxLkxpc3RQYXJ0c1Jlc3BvbnNlEkkKCkFib3J0UGFydHMSHC5jYXVkYWwudjEuQWJvcnRQYXJ0c1JlcXVlc3QaHS5jYXVkYWwudjEuQWJvcnRQYXJ0c1Jlc3BvbnNlElUKDlNpZ25VcGxvYWRDYWxsEiAuY2F1ZGFsLnYxLlNpZ25VcGxvYWRDYWxsUmVxdWVzdBohLmNhdWRhbC52MS5TaWduVXBsb2FkQ2FsbFJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_caudal_v1_file]);
 
 /**
  * A list of ordinals.
@@ -798,6 +798,152 @@ export const AbortPartsResponseSchema: GenMessage<AbortPartsResponse> = /*@__PUR
   messageDesc(file_caudal_v1_upload, 22);
 
 /**
+ * Asks for the URL of one call.
+ *
+ * @generated from message caudal.v1.SignUploadCallRequest
+ */
+export type SignUploadCallRequest = Message<"caudal.v1.SignUploadCallRequest"> & {
+  /**
+   * `batches/{uuid}/files/{ordinal}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Number of the landing place, from the target of IssueUploads. Another than the file's: TARGET_SUPERSEDED.
+   *
+   * @generated from field: uint32 target = 2;
+   */
+  target: number;
+
+  /**
+   * Which call.
+   *
+   * @generated from field: caudal.v1.UploadCall call = 3;
+   */
+  call: UploadCall;
+
+  /**
+   * The store's name of the upload, 1 to 1,024 printable characters; not looked at for CREATE.
+   *
+   * @generated from field: string upload_id = 4;
+   */
+  uploadId: string;
+
+  /**
+   * Of PART: from 1 to `part_count` of ListParts.
+   *
+   * @generated from field: uint32 part_number = 5;
+   */
+  partNumber: number;
+};
+
+/**
+ * Describes the message caudal.v1.SignUploadCallRequest.
+ * Use `create(SignUploadCallRequestSchema)` to create a new message.
+ */
+export const SignUploadCallRequestSchema: GenMessage<SignUploadCallRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 23);
+
+/**
+ * One presigned call.
+ *
+ * @generated from message caudal.v1.SignUploadCallResponse
+ */
+export type SignUploadCallResponse = Message<"caudal.v1.SignUploadCallResponse"> & {
+  /**
+   * POST, PUT, GET or DELETE.
+   *
+   * @generated from field: string method = 1;
+   */
+  method: string;
+
+  /**
+   * Where to.
+   *
+   * @generated from field: string url = 2;
+   */
+  url: string;
+
+  /**
+   * Headers that are part of the signature: the length of a part, which browsers send by themselves.
+   *
+   * @generated from field: repeated caudal.v1.Header headers = 3;
+   */
+  headers: Header[];
+
+  /**
+   * For how long after this answer the call may begin.
+   *
+   * @generated from field: google.protobuf.Duration valid_for = 4;
+   */
+  validFor?: Duration | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.SignUploadCallResponse.
+ * Use `create(SignUploadCallResponseSchema)` to create a new message.
+ */
+export const SignUploadCallResponseSchema: GenMessage<SignUploadCallResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_upload, 24);
+
+/**
+ * A call of a multipart upload.
+ *
+ * @generated from enum caudal.v1.UploadCall
+ */
+export enum UploadCall {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: UPLOAD_CALL_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * CreateMultipartUpload: begins an upload; the store names it.
+   *
+   * @generated from enum value: UPLOAD_CALL_CREATE = 1;
+   */
+  CREATE = 1,
+
+  /**
+   * UploadPart.
+   *
+   * @generated from enum value: UPLOAD_CALL_PART = 2;
+   */
+  PART = 2,
+
+  /**
+   * ListParts, of the store.
+   *
+   * @generated from enum value: UPLOAD_CALL_LIST = 3;
+   */
+  LIST = 3,
+
+  /**
+   * CompleteMultipartUpload.
+   *
+   * @generated from enum value: UPLOAD_CALL_COMPLETE = 4;
+   */
+  COMPLETE = 4,
+
+  /**
+   * AbortMultipartUpload.
+   *
+   * @generated from enum value: UPLOAD_CALL_ABORT = 5;
+   */
+  ABORT = 5,
+}
+
+/**
+ * Describes the enum caudal.v1.UploadCall.
+ */
+export const UploadCallSchema: GenEnum<UploadCall> = /*@__PURE__*/
+  enumDesc(file_caudal_v1_upload, 0);
+
+/**
  * Issues upload targets and takes confirmations.
  *
  * @generated from service caudal.v1.UploadService
@@ -855,6 +1001,18 @@ export const UploadService: GenService<{
     methodKind: "unary";
     input: typeof AbortPartsRequestSchema;
     output: typeof AbortPartsResponseSchema;
+  },
+  /**
+   * Presigns one S3 call of a multipart upload of a file that waits for its bytes, for clients that make these calls
+   * themselves, such as Uppy's S3 plugin. Their parts are those of IssueUploads and ListParts, in number and size; one upload
+   * of a file is under way: a PART frees the parts of any other. The file is confirmed as always.
+   *
+   * @generated from rpc caudal.v1.UploadService.SignUploadCall
+   */
+  signUploadCall: {
+    methodKind: "unary";
+    input: typeof SignUploadCallRequestSchema;
+    output: typeof SignUploadCallResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_caudal_v1_upload, 0);
