@@ -36,6 +36,19 @@ fn batch_name() -> String {
     caudal_domain::batch_name(BATCH)
 }
 
+/// Says that the bytes of a file have landed at its first target.
+fn confirmation(ordinal: u32, etag: &str) -> v1::ConfirmUploadsRequest {
+    v1::ConfirmUploadsRequest {
+        batch: batch_name(),
+        uploads: vec![v1::Uploaded {
+            ordinal,
+            target: 1,
+            etag: etag.to_owned(),
+        }],
+        request_id: uuid::Uuid::new_v4().to_string(),
+    }
+}
+
 #[tokio::test]
 async fn without_a_good_key_nothing_reaches_the_ledger() {
     let world = World::start().await;
@@ -444,15 +457,7 @@ async fn a_large_file_goes_in_parts_that_any_client_goes_on_with() {
 
     let mut confirming = UploadServiceClient::new(world.channel());
     let mut confirm = async || {
-        let request = v1::ConfirmUploadsRequest {
-            batch: batch_name(),
-            uploads: vec![v1::Uploaded {
-                ordinal: ORDINAL_LARGE,
-                target: 1,
-                etag: String::new(),
-            }],
-            request_id: uuid::Uuid::new_v4().to_string(),
-        };
+        let request = confirmation(ORDINAL_LARGE, "");
         let answers = confirming.confirm_uploads(world.request(request)).await;
         answers.unwrap().into_inner().confirmations.remove(0).result
     };
@@ -555,15 +560,7 @@ impl Calls {
 
     /// The reason when it is refused.
     async fn confirm(&self) -> Result<(), String> {
-        let request = v1::ConfirmUploadsRequest {
-            batch: batch_name(),
-            uploads: vec![v1::Uploaded {
-                ordinal: ORDINAL_LARGE,
-                target: 1,
-                etag: String::new(),
-            }],
-            request_id: uuid::Uuid::new_v4().to_string(),
-        };
+        let request = confirmation(ORDINAL_LARGE, "");
         let mut uploads = UploadServiceClient::new(self.world.channel());
         let answers = uploads.confirm_uploads(self.world.request(request)).await;
         match answers.unwrap().into_inner().confirmations.remove(0).result {
@@ -759,15 +756,7 @@ async fn bytes_of_a_declared_checksum_go_to_where_they_stay_and_no_others_do() {
 
     let mut uploads = UploadServiceClient::new(world.channel());
     let mut confirm = async |etag: &str| {
-        let request = v1::ConfirmUploadsRequest {
-            batch: batch_name(),
-            uploads: vec![v1::Uploaded {
-                ordinal: ORDINAL_DECLARED,
-                target: 1,
-                etag: etag.to_owned(),
-            }],
-            request_id: uuid::Uuid::new_v4().to_string(),
-        };
+        let request = confirmation(ORDINAL_DECLARED, etag);
         let answers = uploads.confirm_uploads(world.request(request)).await;
         answers.unwrap().into_inner().confirmations.remove(0).result
     };
@@ -806,15 +795,7 @@ async fn with_a_store_whose_checksums_are_not_relied_on_all_bytes_land() {
     let kept = final_key(file, &fake::declared_sha256());
     let put = world.objects.put(&kept, "text/plain", "five!".into());
     put.await.unwrap();
-    let request = v1::ConfirmUploadsRequest {
-        batch: batch_name(),
-        uploads: vec![v1::Uploaded {
-            ordinal: ORDINAL_DECLARED,
-            target: 1,
-            etag: String::new(),
-        }],
-        request_id: uuid::Uuid::new_v4().to_string(),
-    };
+    let request = confirmation(ORDINAL_DECLARED, "");
     let answers = uploads.confirm_uploads(world.request(request)).await;
     assert_eq!(
         answers.unwrap().into_inner().confirmations[0].result,
@@ -827,15 +808,7 @@ async fn with_a_store_whose_checksums_are_not_relied_on_all_bytes_land() {
 async fn an_etag_that_was_made_up_is_refused_with_what_is_there() {
     let world = World::start().await;
     let mut uploads = UploadServiceClient::new(world.channel());
-    let confirm = |etag: &str| v1::ConfirmUploadsRequest {
-        batch: batch_name(),
-        uploads: vec![v1::Uploaded {
-            ordinal: ORDINAL_LANDING,
-            target: 1,
-            etag: etag.to_owned(),
-        }],
-        request_id: uuid::Uuid::new_v4().to_string(),
-    };
+    let confirm = |etag: &str| confirmation(ORDINAL_LANDING, etag);
     let mut answer = async |etag: &str| {
         let asked = world.request(confirm(etag));
         let answers = uploads.confirm_uploads(asked).await.unwrap();
@@ -872,15 +845,7 @@ async fn an_etag_that_was_made_up_is_refused_with_what_is_there() {
 async fn a_file_that_was_confirmed_before_is_answered_although_its_landing_is_freed() {
     let world = World::start().await;
     let mut uploads = UploadServiceClient::new(world.channel());
-    let request = v1::ConfirmUploadsRequest {
-        batch: batch_name(),
-        uploads: vec![v1::Uploaded {
-            ordinal: ORDINAL_PROCESSED,
-            target: 1,
-            etag: String::new(),
-        }],
-        request_id: uuid::Uuid::new_v4().to_string(),
-    };
+    let request = confirmation(ORDINAL_PROCESSED, "");
     let answers = uploads.confirm_uploads(world.request(request)).await;
     assert_eq!(
         answers.unwrap().into_inner().confirmations[0].result,
@@ -906,15 +871,7 @@ async fn what_landed_with_another_size_is_not_confirmed() {
         )
         .await
         .unwrap();
-    let request = v1::ConfirmUploadsRequest {
-        batch: batch_name(),
-        uploads: vec![v1::Uploaded {
-            ordinal: ORDINAL_LANDING,
-            target: 1,
-            etag: String::new(),
-        }],
-        request_id: uuid::Uuid::new_v4().to_string(),
-    };
+    let request = confirmation(ORDINAL_LANDING, "");
     let mut uploads = UploadServiceClient::new(world.channel());
     let answers = uploads
         .confirm_uploads(world.request(request))

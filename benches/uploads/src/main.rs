@@ -147,13 +147,12 @@ fn mb_a_second(bytes: u64, seconds: f64) -> f64 {
     bytes as f64 / 1e6 / seconds
 }
 
-/// Sends one upload by tus; how long that took.
-async fn send_by_tus(endpoint: &str, key: Option<&str>, bytes: u64) -> anyhow::Result<Duration> {
+/// Begins one upload by tus, and the request that sends its bytes.
+async fn begin_by_tus(endpoint: &str, key: Option<&str>, bytes: u64) -> anyhow::Result<Request> {
     let bearer = key.map(|key| format!("Bearer {key}"));
     let length = bytes.to_string();
     let mut headers = vec![("Tus-Resumable", "1.0.0")];
     headers.extend(bearer.as_deref().map(|bearer| ("Authorization", bearer)));
-    let begun = Instant::now();
     let created = [
         &headers[..],
         &[
@@ -175,10 +174,19 @@ async fn send_by_tus(endpoint: &str, key: Option<&str>, bytes: u64) -> anyhow::R
             ("Content-Length", length.as_str()),
         ],
     ];
-    let mut patch = Request::begin("PATCH", &place, &patched.concat()).await?;
+    Request::begin("PATCH", &place, &patched.concat()).await
+}
+
+/// Sends one upload by tus; how long that took.
+async fn send_by_tus(endpoint: &str, key: Option<&str>, bytes: u64) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    let mut patch = begin_by_tus(endpoint, key, bytes).await?;
     patch.send(&noise(), bytes).await?;
     let answer = patch.end().await?;
-    ensure!(answer.header("upload-offset")? == length, "not all arrived");
+    ensure!(
+        answer.header("upload-offset")? == bytes.to_string(),
+        "not all arrived"
+    );
     Ok(begun.elapsed())
 }
 
@@ -442,35 +450,12 @@ async fn memory(
 ) -> anyhow::Result<()> {
     let system = System::start(binary, &scratch.join("memory"))?;
     let endpoint = format!("{}/files", system.gateway);
-    let bearer = format!("Bearer {}", system.key);
     send_by_tus(&endpoint, Some(&system.key), 8 * MIB).await?;
     let before = system.server.memory()?;
-    let length = (HELD_BYTES * 2).to_string();
-    let headers = [
-        ("Tus-Resumable", "1.0.0"),
-        ("Authorization", bearer.as_str()),
-    ];
     let pace = Mutex::new(tokio::time::interval(BEGUN_EVERY));
     let begin = || async {
         pace.lock().await.tick().await;
-        let created = [
-            &headers[..],
-            &[("Upload-Length", length.as_str()), ("Content-Length", "0")],
-        ];
-        let created = Request::begin("POST", &endpoint, &created.concat())
-            .await?
-            .end()
-            .await?;
-        let place = located(&endpoint, created.header("location")?)?;
-        let patched = [
-            &headers[..],
-            &[
-                ("Upload-Offset", "0"),
-                ("Content-Type", "application/offset+octet-stream"),
-                ("Content-Length", length.as_str()),
-            ],
-        ];
-        let mut patch = Request::begin("PATCH", &place, &patched.concat()).await?;
+        let mut patch = begin_by_tus(&endpoint, Some(&system.key), HELD_BYTES * 2).await?;
         patch.send(&noise(), HELD_BYTES).await?;
         anyhow::Ok(patch)
     };

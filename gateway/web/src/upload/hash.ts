@@ -11,7 +11,7 @@ export const HASHED_AT_ONCE = 4;
 const WORKERS = 2;
 
 /** What a file's checksum is; nothing where it could not be read. */
-export type Hash = (file: File, signal: AbortSignal) => Promise<Uint8Array<ArrayBuffer> | undefined>;
+export type Hash = (file: File) => Promise<Uint8Array<ArrayBuffer> | undefined>;
 
 /** Reads files in Workers of its own, which go when it is closed. */
 export class Hasher {

@@ -364,7 +364,7 @@ export class Ingest {
     try {
       const bytes = await found.open();
       if (bytes.size !== found.size) return found;
-      return { ...found, sha256: await this.hash(bytes, this.stopping.signal) };
+      return { ...found, sha256: await this.hash(bytes) };
     } catch {
       return found;
     }

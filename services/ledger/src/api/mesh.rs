@@ -655,11 +655,10 @@ impl Ledger {
     /// Adds what was declared of files whose bytes may still come.
     async fn add_checksums(&self, batch: BatchRef, files: &mut [IssueFacts]) -> Result<(), DbErr> {
         use caudal_proto::v1::FileState as S;
-        let may_come = |facts: &&mut IssueFacts| {
-            matches!(facts.state(), S::Pending | S::Uploading | S::Failed)
-        };
+        let may_come =
+            |facts: &&IssueFacts| matches!(facts.state(), S::Pending | S::Uploading | S::Failed);
         let waiting: Vec<FileRef> = files
-            .iter_mut()
+            .iter()
             .filter(may_come)
             .map(|facts| batch.file(facts.ordinal))
             .collect();

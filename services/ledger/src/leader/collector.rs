@@ -80,7 +80,9 @@ impl Collector {
         for (batch, ended_at) in progress::uncollected(&session, before, BATCHES_A_PASS).await? {
             let freed = self.free_landing(batch).await?
                 + self.delete_free(&finals_of_batch(batch), final_of).await?
-                + self.free_artifacts(batch).await?;
+                + self
+                    .delete_free(&artifacts_of_batch(batch), artifact_of)
+                    .await?;
             self.metrics.collected.inc_by(freed);
             self.writer.ask(MarkCollected { batch, ended_at }).await?;
         }
@@ -99,11 +101,6 @@ impl Collector {
             self.objects.abort_multipart(&key, &upload).await?;
         }
         self.delete_free(&prefix, landing_of).await
-    }
-
-    async fn free_artifacts(&self, batch: BatchRef) -> Result<u64, CollectError> {
-        self.delete_free(&artifacts_of_batch(batch), artifact_of)
-            .await
     }
 
     /// Deletes what is free below a prefix, page by page; how many objects.

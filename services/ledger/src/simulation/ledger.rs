@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use caudal_domain::{FileRef, Stage, Token};
+use caudal_domain::{FileRef, Stage, StageVersion, Token};
 use caudal_node::Registry;
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -27,6 +27,8 @@ use crate::writer::core::{
     Writing, Written, decide, learn,
 };
 
+/// The versions that stage processes run, the older first.
+pub(super) const VERSIONS: [&str; 2] = ["1", "2"];
 /// How often a group whose remembered rows were stale is tried.
 const STALE_TRIES: u32 = 2;
 
@@ -156,6 +158,19 @@ impl SimLedger {
         let mut old = self.memory.dispatcher.out_since_before(before, 4_096);
         old.sort_unstable();
         old
+    }
+
+    /// Whether memory alone would grant a dispatch, to a process of whatever version.
+    pub(super) fn would_grant(
+        &self,
+        stage: Stage,
+        pair: (FileRef, Token),
+        instant: Instant,
+    ) -> bool {
+        VERSIONS.iter().any(|version| {
+            let version = StageVersion::new(stage, *version);
+            self.leases.grant(&version, &[pair], instant)[0].is_some()
+        })
     }
 
     pub(super) fn places(&self, stage: Stage) -> u32 {

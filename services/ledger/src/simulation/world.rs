@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use self::gateways::TusUpload;
 use super::database::{CommitFate, Database, Shared, Tables};
-use super::ledger::SimLedger;
+use super::ledger::{SimLedger, VERSIONS};
 use super::steps::{Asked, provider_wait};
 use super::streams::{Entry, Pair, Streams};
 use crate::leader::rules;
@@ -529,7 +529,7 @@ impl World {
         self.next_process += 1;
         // Who comes later may be of the next version.
         let begun = self.next_process as usize > Stage::ALL.into_iter().count();
-        let version = if begun && self.one_in(2) { "2" } else { "1" };
+        let version = VERSIONS[usize::from(begun && self.one_in(2))];
         self.processes.push(Process {
             id: self.next_process,
             stage,
@@ -761,14 +761,11 @@ impl World {
             out.map(|row| (row.stage, (row.file, row.token))).collect()
         });
         for (stage, pair) in out {
-            for version in ["1", "2"] {
-                let version = StageVersion::new(stage, version);
-                if old.leases.grant(&version, &[pair], instant)[0].is_some() {
-                    let pair = short(&[pair]);
-                    self.breaks(format!(
-                        "{pair} is granted by a ledger whose term has ended"
-                    ));
-                }
+            if old.would_grant(stage, pair, instant) {
+                let pair = short(&[pair]);
+                self.breaks(format!(
+                    "{pair} is granted by a ledger whose term has ended"
+                ));
             }
         }
     }

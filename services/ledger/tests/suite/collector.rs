@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use caudal_domain::{FileRef, Generation, Stage, Target, Token, keys};
 use caudal_harness::{Database, PATIENCE, S3, until};
-use caudal_objects::{ObjectStore, Settings};
+use caudal_objects::ObjectStore;
 use caudal_proto::v1::{Batch, BatchState, FileState, Outcome};
 
-use super::support::{TestLedger, failed, finished, uploaded};
+use super::support::{TestLedger, failed, finished, store_settings, uploaded};
 
 const BINARY: &str = "application/octet-stream";
 
 // Protocol 13.1, 13.2.
 async fn what_no_number_reaches_any_more_is_freed_and_all_else_is_kept(database: Database) {
     let store = S3::start().await.unwrap();
-    let settings = Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let settings = store_settings(&store);
     let objects = ObjectStore::connect(settings.clone()).unwrap();
     let ledger = TestLedger::start_with(database, |ledger| {
         ledger.objects = Some(settings);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token, names};
-use caudal_harness::{Database, PATIENCE, Postgres, Redis, until};
+use caudal_harness::{Database, PATIENCE, Postgres, Redis, S3, until};
 use caudal_ledger::{Bootstrap, KeyRecord, Ledger, LedgerSettings, RunningLedger};
 use caudal_node::scope::{MeshSecret, Role, Scope, SignedScope};
 use caudal_proto::convert::file_tokens_to_proto;
@@ -60,6 +60,11 @@ pub(crate) struct TestLedger {
     pub(crate) database_url: String,
     running: Option<(RunningLedger, CancellationToken)>,
     channel: Channel,
+}
+
+/// How a ledger, or a test, reaches a store.
+pub(crate) fn store_settings(store: &S3) -> caudal_objects::Settings {
+    caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET)
 }
 
 pub(crate) fn key(text: &str) -> KeyRecord {

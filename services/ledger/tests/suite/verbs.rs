@@ -16,7 +16,9 @@ use caudal_proto::v1::{
 };
 use tonic::Code;
 
-use super::support::{TestLedger, done, failed, file, finished, reason_of, request_id, uploaded};
+use super::support::{
+    TestLedger, done, failed, file, finished, reason_of, request_id, store_settings, uploaded,
+};
 
 const TEXT: &str = "text/plain";
 
@@ -330,8 +332,7 @@ async fn a_replay_that_needs_the_bytes_asks_for_them_under_a_new_target(database
 // Protocol 11.2: the store is asked first, and only what it does not have is asked of the client again.
 async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up(database: Database) {
     let store = S3::start().await.unwrap();
-    let settings =
-        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let settings = store_settings(&store);
     let objects = caudal_objects::ObjectStore::connect(settings.clone()).unwrap();
     let ledger = TestLedger::start_with(database, |ledger| ledger.objects = Some(settings)).await;
     let batch = ledger.create(Batch::default()).await;
@@ -378,8 +379,7 @@ async fn a_retry_adopts_bytes_that_landed_after_they_were_given_up(database: Dat
 // Protocol 12.3: the store is asked before a file is given up, at a completion and at the deadline, and once more later.
 async fn bytes_that_landed_without_a_word_are_taken_whenever_they_came(database: Database) {
     let store = S3::start().await.unwrap();
-    let settings =
-        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let settings = store_settings(&store);
     let objects = caudal_objects::ObjectStore::connect(settings.clone()).unwrap();
     let ledger = TestLedger::start_with(database, |ledger| {
         ledger.objects = Some(settings);
@@ -419,8 +419,7 @@ async fn bytes_that_landed_without_a_word_are_taken_whenever_they_came(database:
 // Protocol 12.3: a large file may take more than the deadline to be sent, and its client asks for URLs all the while.
 async fn a_batch_is_not_given_up_while_its_client_asks_where_its_bytes_go(database: Database) {
     let store = S3::start().await.unwrap();
-    let settings =
-        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let settings = store_settings(&store);
     let ledger = TestLedger::start_with(database, |ledger| {
         ledger.objects = Some(settings);
         ledger.upload_deadline = Duration::from_secs(2);
@@ -462,8 +461,7 @@ async fn bytes_that_stand_under_their_declared_checksum_are_taken_without_a_word
     database: Database,
 ) {
     let store = S3::start().await.unwrap();
-    let settings =
-        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let settings = store_settings(&store);
     let objects = caudal_objects::ObjectStore::connect(settings.clone()).unwrap();
     let ledger = TestLedger::start_with(database, |ledger| {
         ledger.objects = Some(settings);
@@ -492,8 +490,7 @@ async fn bytes_that_stand_under_their_declared_checksum_are_taken_without_a_word
 // Protocol 12.3: nothing is given up while the store is silent.
 async fn nothing_is_given_up_while_the_store_does_not_answer(database: Database) {
     let store = S3::start().await.unwrap();
-    let settings =
-        caudal_objects::Settings::new(store.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    let settings = store_settings(&store);
     drop(store);
     let ledger = TestLedger::start_with(database, |ledger| ledger.objects = Some(settings)).await;
     let batch = ledger.create(Batch::default()).await;

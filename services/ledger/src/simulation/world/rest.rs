@@ -151,13 +151,10 @@ impl World {
         for (file, token) in grantable.iter().filter(|(_, token)| *token > Token::FIRST) {
             let old = (*file, Token::new(token.get() - 1));
             let stage = self.committed(|tables| tables.files[file].stage);
-            for version in ["1", "2"] {
-                let version = StageVersion::new(stage, version);
-                if self.leader.leases.grant(&version, &[old], instant)[0].is_some() {
-                    let pair = short(&[old]);
-                    self.violations
-                        .push(format!("memory grants {pair} in place of {token}"));
-                }
+            if self.leader.would_grant(stage, old, instant) {
+                let pair = short(&[old]);
+                self.violations
+                    .push(format!("memory grants {pair} in place of {token}"));
             }
         }
         grantable.retain(|pair| self.has_moved_on(*pair));
