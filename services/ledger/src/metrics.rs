@@ -2,6 +2,8 @@
 
 use caudal_node::metrics::{Counter, Gauge, Histogram, Labelled, Registry};
 
+use crate::phases::Phase;
+
 /// Metrics of the writer, the dispatcher, the relay and the reconciler.
 #[derive(Clone)]
 pub(crate) struct LedgerMetrics {
@@ -11,7 +13,8 @@ pub(crate) struct LedgerMetrics {
     pub(crate) defects: Counter,
     pub(crate) writer_failures: Counter,
     pub(crate) group_seconds: Histogram,
-    pub(crate) phase_seconds: Labelled<Histogram, 1>,
+    /// By the phases, in their order.
+    pub(crate) phase_seconds: [Histogram; Phase::ALL.len()],
     pub(crate) illegal_transitions: Counter,
     pub(crate) late_reports: Counter,
     pub(crate) redispatches: Counter,
@@ -25,6 +28,11 @@ pub(crate) struct LedgerMetrics {
 
 impl LedgerMetrics {
     pub(crate) fn new(registry: &Registry) -> Self {
+        let phase_seconds = registry.duration_families(
+            "writer_phase_seconds",
+            "Time of a group, by phase",
+            ["phase"],
+        );
         Self {
             groups: registry.counter("writer_groups", "Groups committed"),
             group_verbs: registry.counter("writer_verbs", "Verbs committed, in groups"),
@@ -42,11 +50,7 @@ impl LedgerMetrics {
                 "writer_group_seconds",
                 "Time of a group, from begin to commit",
             ),
-            phase_seconds: registry.duration_families(
-                "writer_phase_seconds",
-                "Time of a group, by phase",
-                ["phase"],
-            ),
+            phase_seconds: Phase::ALL.map(|phase| phase_seconds.with([phase.name()])),
             illegal_transitions: registry.counter(
                 "illegal_transitions",
                 "Transitions the state machine refused",

@@ -266,7 +266,6 @@ impl ModelTransaction {
             for write in &view.log {
                 write(&mut tables);
             }
-            tables.broken.clear();
             view.tables = tables;
             view.version = database.version;
         }
@@ -1019,11 +1018,20 @@ impl WriteTransaction for ModelTransaction {
             drop(database);
             return Err(away());
         }
-        let log = std::mem::take(&mut self.view.borrow_mut().log);
-        let before = database.committed.clone();
-        for write in log {
-            write(&mut database.committed);
-        }
+        let mut view = self.view.borrow_mut();
+        let log = std::mem::take(&mut view.log);
+        let before = if view.version == database.version {
+            // Nobody has committed since: what it sees is what it leaves.
+            let after = std::mem::take(&mut view.tables);
+            std::mem::replace(&mut database.committed, after)
+        } else {
+            let before = database.committed.clone();
+            for write in log {
+                write(&mut database.committed);
+            }
+            before
+        };
+        drop(view);
         database.version += 1;
         let found = check_commit(
             &before,

@@ -23,16 +23,14 @@ use crate::store::progress::ProgressRow;
 use crate::store::time::Micros;
 use crate::store::work::WaitingBatch;
 use crate::writer::core::{
-    Answered, Decided, GroupError, HeldRows, MemoryDelta, Phases, Request, Settled, Together, Verb,
-    Writing, Written, decide, learn,
+    Answered, Decided, Failure, GroupError, HeldRows, MemoryDelta, Phases, Request, Settled,
+    Together, Undecided, Verb, Writing, Written, decide, learn, undecided,
 };
 
 /// The versions that stage processes run, the older first.
 pub(super) const VERSIONS: [&str; 2] = ["1", "2"];
 /// How often a group whose remembered rows were stale is tried.
 const STALE_TRIES: u32 = 2;
-
-type Failure = (GroupError, Vec<Request>);
 
 /// A group that is being written.
 struct Flight {
@@ -132,8 +130,12 @@ impl SimLedger {
         }
     }
 
+    /// Nobody reads them, so one thread's histories share them.
     pub(super) fn metrics() -> LedgerMetrics {
-        LedgerMetrics::new(&Registry::new("ledger"))
+        thread_local! {
+            static METRICS: LedgerMetrics = LedgerMetrics::new(&Registry::new("ledger"));
+        }
+        METRICS.with(Clone::clone)
     }
 
     /// Asks; the answer comes when a group is committed.
@@ -247,8 +249,10 @@ impl SimLedger {
                 }
             }
             Err(error) => {
-                self.settle_all(shared, dice);
-                self.recover((error, requests), shared, dice);
+                let ahead = self.settle();
+                let Undecided { again, failed } = undecided((error, requests), ahead);
+                self.wait_first(again);
+                self.recover(failed, shared, dice);
             }
         }
     }
@@ -320,7 +324,7 @@ impl SimLedger {
         dice: &mut SmallRng,
     ) -> Result<(Decided, MemoryDelta), GroupError> {
         let memory = &mut self.memory;
-        let mut deciding = Box::pin(decide(
+        let mut deciding = std::pin::pin!(decide(
             transaction,
             memory,
             requests,

@@ -76,8 +76,8 @@ use crate::writer::verbs::settle_missing::{AskedUpload, SettleMissing};
 use crate::writer::verbs::start_operation::StartOperation;
 use crate::writer::verbs::update_batch::UpdateBatch;
 
-/// Files that one group of the model takes at most.
-const VERBS_A_GROUP: usize = 6;
+/// Verbs that one group takes at most: few, so that many groups meet, or as many as wait.
+const VERBS_A_GROUP: [usize; 3] = [6, 24, 64];
 /// Rounds without faults in which everything must come to rest.
 const ROUNDS: u32 = 600;
 /// Dispatches of an outbox row that go into one entry.
@@ -295,6 +295,8 @@ pub(super) struct World {
     faults: bool,
     /// Of a hundred events, how many are faults in this history: each history has its own weather.
     fault_share: u32,
+    verbs_a_group: usize,
+    rounds: u32,
     /// The kinds of faults that this history has more of than others.
     favoured: [u32; 2],
     /// What else this history does more of than others: a number of `event`.
@@ -384,6 +386,7 @@ impl World {
             dice.random(),
         );
         let fault_share = [7, 12, 25][dice.random_range(0..3)];
+        let verbs_a_group = VERBS_A_GROUP[dice.random_range(0..VERBS_A_GROUP.len())];
         let favoured = [dice.random_range(0..FAULTS), dice.random_range(0..FAULTS)];
         let emphasis = EMPHASES[dice.random_range(0..EMPHASES.len())];
         let mut world = Self {
@@ -422,6 +425,8 @@ impl World {
             spoilt: BTreeSet::new(),
             faults: true,
             fault_share,
+            verbs_a_group,
+            rounds: 0,
             favoured,
             emphasis,
             redis_away: 0,
@@ -613,6 +618,11 @@ impl World {
                 let after = self.dice.random_range(0..12);
                 self.note(|| format!("statement {after} from now fails"));
                 self.shared.borrow_mut().fails_after = Some(after);
+                if self.one_in(2) {
+                    // With the next group decided meanwhile.
+                    self.group();
+                    self.group();
+                }
             }
             3 => self.crash(),
             4..=5 => self.take_over(),
@@ -700,7 +710,7 @@ impl World {
     }
 
     fn group(&mut self) {
-        let most = self.dice.random_range(1..=VERBS_A_GROUP);
+        let most = self.dice.random_range(1..=self.verbs_a_group);
         self.leader.group(&self.shared, most, &mut self.dice);
         if let Some(deposed) = &mut self.deposed
             && self.dice.random_ratio(1, 4)

@@ -107,6 +107,32 @@ pub(crate) enum Settled {
     },
 }
 
+/// Why a group came to nothing, and what it was asked.
+pub(crate) type Failure = (GroupError, Vec<Request>);
+
+/// What becomes of a group that could not be decided.
+pub(crate) struct Undecided {
+    /// They are decided again.
+    pub(crate) again: Vec<Request>,
+    /// Who is told why.
+    pub(crate) failed: Failure,
+}
+
+/// A group is decided on the one ahead of it: where that one was not committed, what the next could not decide stood on what
+/// never came to be, and its error says nothing about its verbs.
+pub(crate) fn undecided((error, requests): Failure, ahead: Result<(), Failure>) -> Undecided {
+    match ahead {
+        Ok(()) => Undecided {
+            again: Vec::new(),
+            failed: (error, requests),
+        },
+        Err(ahead) => Undecided {
+            again: requests,
+            failed: ahead,
+        },
+    }
+}
+
 impl InFlight {
     pub(super) fn new(
         held: HeldRows,
@@ -230,8 +256,7 @@ impl Writing {
                 self.metrics
                     .group_seconds
                     .observe(self.begun.elapsed().as_secs_f64());
-                for (phase, took) in phases.took() {
-                    let seconds = self.metrics.phase_seconds.with([phase.name()]);
+                for (seconds, took) in self.metrics.phase_seconds.iter().zip(phases.took()) {
                     seconds.observe(took.as_secs_f64());
                 }
                 self.relay.publish(published);
@@ -257,6 +282,7 @@ impl Writing {
 mod tests {
     use super::*;
     use crate::writer::trial::Trial;
+    use crate::writer::verbs::prune::Prune;
 
     // Protocol 13.3: what may be taken over is known when the group ahead is committed.
     #[test]
@@ -273,5 +299,19 @@ mod tests {
         assert!(held.hold_up(&Needs::default(), &trial.memory));
         held.moves_newest = false;
         assert!(!held.hold_up(&Needs::default(), &trial.memory));
+    }
+
+    // Protocol 0: a verb is told INTERNAL only where it is at fault itself.
+    #[test]
+    fn a_group_that_stood_on_one_which_was_not_committed_is_decided_again() {
+        let asked = || vec![Request::new(Prune).0];
+        let underflow = || GroupError::defect("a counter would fall below zero".into());
+        let lost = Err((GroupError::PredecessorAborted, Vec::new()));
+        let Undecided { again, failed } = undecided((underflow(), asked()), lost);
+        assert_eq!(again.len(), 1);
+        assert!(matches!(failed, (GroupError::PredecessorAborted, told) if told.is_empty()));
+        let Undecided { again, failed } = undecided((underflow(), asked()), Ok(()));
+        assert!(again.is_empty());
+        assert!(matches!(failed, (GroupError::Defect { .. }, told) if told.len() == 1));
     }
 }

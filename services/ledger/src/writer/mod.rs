@@ -18,7 +18,6 @@ mod loaded;
 pub(crate) mod manifest_page;
 pub(crate) mod needs;
 mod outage;
-pub(crate) mod phases;
 mod quotas;
 pub(crate) mod request_key;
 mod reuse;
@@ -46,12 +45,12 @@ use self::delta::MemoryDelta;
 use self::error::GroupError;
 use self::handle::RETRY_AFTER;
 pub(crate) use self::handle::WriterHandle;
-use self::in_flight::{HeldRows, InFlight, Settled, Writing};
+use self::in_flight::{Failure, HeldRows, InFlight, Settled, Undecided, Writing, undecided};
 use self::outage::Outage;
-use self::phases::Phases;
 use self::verb::Request;
 use crate::memory::Memory;
 use crate::memory::relay_queue::RelayQueue;
+use crate::phases::Phases;
 use crate::store::requests::RequestName;
 use crate::store::trouble::Trouble;
 use crate::store::{Store, Transaction, leadership};
@@ -64,9 +63,11 @@ pub(crate) mod core {
     pub(crate) use super::decide::decide;
     pub(crate) use super::delta::MemoryDelta;
     pub(crate) use super::error::GroupError;
-    pub(crate) use super::in_flight::{HeldRows, Settled, Writing, Written, learn};
-    pub(crate) use super::phases::Phases;
+    pub(crate) use super::in_flight::{
+        Failure, HeldRows, Settled, Undecided, Writing, Written, learn, undecided,
+    };
     pub(crate) use super::verb::{Answered, Request, Verb};
+    pub(crate) use crate::phases::Phases;
 }
 
 /// How long the writer waits after a failure of the database.
@@ -77,7 +78,6 @@ const STALE_TRIES: u32 = 2;
 pub(crate) const HINT_QUEUE: usize = 256;
 
 /// A group that was not committed, and the error that stopped it.
-type Failure = (GroupError, Vec<Request>);
 
 /// The writer's task.
 pub(crate) struct Writer {
@@ -318,8 +318,10 @@ impl Writer {
                 }
             }
             Err(error) => {
-                self.settle_all().await;
-                self.recover((error, requests)).await;
+                let ahead = self.settle().await;
+                let Undecided { again, failed } = undecided((error, requests), ahead);
+                self.wait_first(again);
+                self.recover(failed).await;
             }
         }
     }

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use super::conclude::Decided;
 use super::error::GroupError;
-use super::phases::{Phase, Phases};
 use super::verb::Request;
 use crate::memory::lease_cache::FileMoved;
+use crate::phases::{Phase, Phases};
 use crate::store::outbox::OutboxRow;
 use crate::store::results::ResultRow;
 use crate::store::work::{Moved, WorkRow};

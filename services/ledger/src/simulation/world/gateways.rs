@@ -23,6 +23,8 @@ struct Gateway {
     /// The right to write, with what the ledger knew when it was given.
     held: Option<TusRow>,
     call: Option<TusCall>,
+    /// It was told that another writes, and asks again from then on.
+    waits_until: Option<Micros>,
 }
 
 enum TusCall {
@@ -70,7 +72,12 @@ impl World {
             self.uploads[at].gateways[which] = Gateway::default();
             return;
         }
-        let next = match self.uploads[at].gateways[which].call.take() {
+        let now = self.now();
+        let gateway = &mut self.uploads[at].gateways[which];
+        if gateway.waits_until.is_some_and(|until| until > now) {
+            return;
+        }
+        let next = match gateway.call.take() {
             Some(call) => self.finish_tus_call(at, which, call),
             None => self.ask_tus(at, which),
         };
@@ -137,6 +144,7 @@ impl World {
 
     fn finish_tus_call(&mut self, at: usize, which: usize, call: TusCall) -> Next {
         let mut violation = None;
+        let now = self.now();
         let gateway = &mut self.uploads[at].gateways[which];
         macro_rules! answer {
             ($answer:ident, $again:expr) => {
@@ -163,7 +171,10 @@ impl World {
                     Next::GoesOn
                 }
                 Err(refusal) if refusal.reason == "NOT_FOUND" => Next::Ends,
-                Err(_) => Next::Waits,
+                Err(_) => {
+                    gateway.waits_until = Some(now.plus(HOLD / 4));
+                    Next::Waits
+                }
             },
             TusCall::Advance(stale, mut answer) => {
                 match answer!(answer, TusCall::Advance(stale, answer)) {

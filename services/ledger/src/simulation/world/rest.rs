@@ -26,22 +26,34 @@ impl World {
             if round % 60 == 0 {
                 self.resume_all();
             }
+            let before = self.progress();
             self.round();
             self.check_commits();
             if !self.violations.is_empty() {
                 return;
             }
+            let idle = self.leader.is_idle();
+            // Nothing but long work that is renewed, or leases that run out.
+            let calm = self.uploads.is_empty() && self.progress() == before;
             let due = self.leader.memory.dispatcher.next_promotion();
-            let far = due
-                .filter(|_| self.leader.is_idle())
-                .map(|at| at.since(self.now()));
+            let far = due.filter(|_| idle).map(|at| at.since(self.now()));
             let by = far.unwrap_or_default().min(Duration::from_secs(400));
             // What nobody brings any more, because its client gave up, waits for its upload deadline.
-            let hours = round > ROUNDS / 2 && self.leader.is_idle();
-            let least = Duration::from_secs(if hours { 3_600 } else { 1 });
+            let hours = round > ROUNDS / 2 && idle;
+            let least = match (hours, calm) {
+                (true, _) => Duration::from_hours(1),
+                (false, true) => self.settings.lease / 4,
+                (false, false) => Duration::from_secs(1),
+            };
             self.tick(by.max(least));
         }
         self.check_rest();
+    }
+
+    /// Differs where files have moved on, or handlers have run.
+    fn progress(&self) -> (usize, u64) {
+        let changes = self.committed(|tables| tables.changes.len());
+        (changes, self.executions)
     }
 
     pub(super) fn resume_all(&mut self) {
@@ -80,13 +92,16 @@ impl World {
         self.remove_superseded();
         for _ in 0..4 {
             self.leader
-                .group(&self.shared, VERBS_A_GROUP, &mut self.dice);
+                .group(&self.shared, self.verbs_a_group, &mut self.dice);
             if self.leader.is_idle() {
                 break;
             }
         }
         self.leader.settle_all(&self.shared, &mut self.dice);
         self.relay();
+        self.rounds += 1;
+        // A lease is renewed long before it ends, and not at every turn.
+        let renews = self.rounds.is_multiple_of(2);
         let mut at = 0;
         while at < self.processes.len() {
             for _ in 0..6 {
@@ -94,7 +109,9 @@ impl World {
                     break;
                 }
             }
-            self.renew(at);
+            if renews {
+                self.renew(at);
+            }
             at += 1;
         }
         // The delete of what landed is delayed, and may come late.

@@ -25,7 +25,8 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 9] = [
+    /// All of them; each is the position of its own.
+    pub(crate) const ALL: [Self; 9] = [
         Self::Begin,
         Self::Load,
         Self::Decide,
@@ -78,8 +79,8 @@ impl Phases {
         self.since = now;
     }
 
-    /// Each phase, and how long it took.
-    pub(crate) fn took(&self) -> impl Iterator<Item = (Phase, Duration)> {
-        Phase::ALL.into_iter().zip(self.took)
+    /// How long each phase took, in their order.
+    pub(crate) fn took(&self) -> [Duration; Phase::ALL.len()] {
+        self.took
     }
 }
