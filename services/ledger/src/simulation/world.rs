@@ -364,8 +364,10 @@ impl World {
                     tenant,
                     limits: "{}".into(),
                     paused: false,
+                    weight: 1,
                     used_bytes: 0,
                     used_files: 0,
+                    used_folders: 0,
                     revision: 0,
                 };
                 tables.tenants.insert(tenant, Arc::new(row));

@@ -4,6 +4,7 @@
 //! to the relay and hints to watchers.
 
 mod admission;
+pub(crate) mod audited;
 mod conclude;
 mod decide;
 mod delta;
@@ -545,7 +546,7 @@ impl Together {
         if needs.looks_for_rows() && self.grows {
             return false;
         }
-        self.grows |= needs.grows().is_some();
+        self.grows |= needs.grows().is_some() || needs.changes_tenancy();
         needs.request.is_none_or(|name| self.requests.insert(name))
     }
 }

@@ -61,6 +61,7 @@ impl World {
                 batch,
                 request: request.clone(),
                 knows_one_batch: false,
+                token: None,
                 page: Arc::new(ManifestPage::new(entries.collect())),
                 folders: 1,
                 path_bytes: 10,

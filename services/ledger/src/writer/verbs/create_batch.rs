@@ -4,6 +4,7 @@ use caudal_domain::{BatchRef, Refusal, StageSet};
 use caudal_proto::v1::Batch;
 
 use crate::store::progress::{BatchRow, ProgressRow};
+use crate::store::tenancy::Open;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -32,6 +33,7 @@ impl Verb for CreateBatch {
         Needs {
             request: Some(self.request.of(self.batch.tenant)),
             tenant: Some(self.batch.tenant),
+            open_of: Some((self.batch.tenant, Open::Batches)),
             ..Needs::default()
         }
     }
@@ -45,6 +47,7 @@ impl Verb for CreateBatch {
             let words = "the tenant of this credential does not exist any more";
             return Err(Refusal::unauthenticated(words).into());
         }
+        group.may_open(tenant)?;
         let mut row = ProgressRow::new(self.batch, group.now);
         row.stages = self.stages;
         row.starts_when_completed = self.starts_when_completed;
