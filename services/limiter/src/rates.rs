@@ -54,8 +54,10 @@ pub(crate) struct Rates<C: Clock = DefaultClock> {
     counted: Mutex<HashMap<(PermitKind, String), Counted<C>>>,
     demands: AtomicU32,
     /// Keys with a limit of their own that is kept in the database, as whoever asks tells it.
-    told: Mutex<HashMap<(PermitKind, String), Arc<Told<C>>>>,
+    told: Mutex<ToldRates<C>>,
 }
+
+type ToldRates<C> = HashMap<(PermitKind, String), Arc<Told<C>>>;
 
 /// A rate that was told, and its bucket.
 struct Told<C: Clock> {

@@ -76,6 +76,7 @@ const TABLE: &[(&str, Rows)] = &[
             ("IssueUploads", FILL),
             ("ConfirmUploads", FILL),
             ("LeaveOutFiles", FILL),
+            ("SignUploadCall", FILL),
             ("ListParts", FILL),
             ("AbortParts", FILL),
         ],
@@ -243,7 +244,7 @@ mod tests {
         };
         assert_eq!(may(Role::Service), Vec::<String>::new());
         let uploader = may(Role::Uploader);
-        assert_eq!(uploader.len(), 9, "{uploader:?}");
+        assert_eq!(uploader.len(), 10, "{uploader:?}");
         for path in may(Role::Viewer) {
             let method = path.rsplit('/').next().unwrap();
             let reads = ["Get", "List", "Count", "Watch", "Wait"];

@@ -166,7 +166,6 @@ impl Names {
 
     fn of(&self, message: &str, field: &str) -> Option<String> {
         Some(match field {
-            "batch" | "parent" => self.batch.clone(),
             "folder" => format!("{}/folders/0", self.batch),
             "tenant" => self.tenant.clone(),
             "request_id" => request_id(),
@@ -184,7 +183,7 @@ impl Names {
             {
                 format!("{}/files/0", self.batch)
             }
-            "name" => self.batch.clone(),
+            "batch" | "parent" | "name" => self.batch.clone(),
             "artifact" => "text.txt".to_owned(),
             _ => return None,
         })

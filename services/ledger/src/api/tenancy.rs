@@ -34,6 +34,10 @@ const DEFAULT_PAGE: usize = 50;
 /// Characters of a key's id, as new ones are made; those of the first keys may be longer.
 const MAX_KEY_ID_CHARS: usize = 32;
 
+/// How often a batch of a tenant that goes on is asked for what waits, while the database does not answer.
+const WAKE_TRIES: u32 = 60;
+const WAKE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Who runs keys, and whose.
 pub(super) struct Keeper {
     pub(super) actor: Actor,
@@ -400,8 +404,15 @@ impl Ledger {
             }
         };
         for batch in batches {
-            if let Err(error) = self.writer.ask(WakeBatch { batch }).await {
-                tracing::error!(%error, %batch, "a batch of a tenant that goes on was not woken: resume the tenant again");
+            for tries in 1.. {
+                let Err(error) = self.writer.ask(WakeBatch { batch }).await else {
+                    break;
+                };
+                if tries == WAKE_TRIES {
+                    tracing::error!(%error, %batch, "a batch of a tenant that goes on was not woken: resume the tenant again");
+                    break;
+                }
+                tokio::time::sleep(WAKE_AGAIN).await;
             }
         }
     }

@@ -1006,7 +1006,12 @@ impl WriteTransaction for ModelTransaction {
             let mut accounts = tables.accounts.iter();
             accounts.find_map(|(tenant, account)| (account.name == *name).then_some(*tenant))
         };
-        let account = |tenant| Some(Account::clone(tables.accounts.get(&tenant)?));
+        let account = |tenant| {
+            Some(Account {
+                row: TenantRow::clone(tables.tenants.get(&tenant)?),
+                ..Account::clone(tables.accounts.get(&tenant)?)
+            })
+        };
         let good = |whose: Option<TenantId>| {
             let keys = tables.keys.values();
             keys.filter(|key| key.tenant == whose && key.is_good(now))
@@ -1053,20 +1058,35 @@ impl WriteTransaction for ModelTransaction {
         self.write(move |tables| {
             for account in &writes.new_tenants {
                 let row = Arc::new(account.row.clone());
-                tables.tenants.insert(account.row.tenant, row);
+                let is_new = tables.tenants.insert(account.row.tenant, row).is_none();
+                unique(tables, is_new, || account.row.tenant.to_string());
             }
             for account in writes.new_tenants.iter().chain(&writes.tenants) {
                 let tenant = account.row.tenant;
+                let mut others = tables.accounts.iter();
+                let is_alone =
+                    others.all(|(other, known)| *other == tenant || known.name != account.name);
+                unique(tables, is_alone, || {
+                    format!("a tenant called {}", account.name)
+                });
                 tables.accounts.insert(tenant, Arc::new(account.clone()));
                 if let Some(row) = tables.tenants.get_mut(&tenant) {
                     let row = Arc::make_mut(row);
                     row.limits.clone_from(&account.row.limits);
                     row.paused = account.row.paused;
+                    row.closed = account.row.closed;
                     row.weight = account.row.weight;
                 }
             }
-            for key in writes.new_keys.iter().chain(&writes.ended_keys) {
-                tables.keys.insert(key.id.clone(), Arc::new(key.clone()));
+            for key in &writes.new_keys {
+                let old = tables.keys.insert(key.id.clone(), Arc::new(key.clone()));
+                unique(tables, old.is_none(), || format!("the key {}", key.id));
+            }
+            for key in &writes.ended_keys {
+                if let Some(row) = tables.keys.get_mut(&key.id) {
+                    let row = Arc::make_mut(row);
+                    (row.expires_at, row.revoked_at) = (key.expires_at, key.revoked_at);
+                }
             }
             for (id, at) in &writes.used_keys {
                 if let Some(key) = tables.keys.get_mut(id) {

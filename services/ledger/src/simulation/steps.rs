@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 
 use super::database::Tables;
 use super::streams::Pair;
-use crate::settings::DispatchWindows;
+use crate::settings::{DispatchWindows, OwnLimits};
 use crate::store::attempts::AttemptRow;
 use crate::store::progress::ProgressRow;
 use crate::store::results::ResultRow;
@@ -73,8 +73,10 @@ pub(super) fn check_commit(
     }
     for (key, row) in after.batches.iter() {
         let old = before.batches.get(key);
-        if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, row)) {
-            step.check_batch(&old.0, &row.0);
+        match old {
+            Some(old) if Arc::ptr_eq(old, row) => {}
+            Some(old) => step.check_batch(&old.0, &row.0),
+            None => step.check_taken_in(key.tenant, "a batch"),
         }
     }
     for (key, row) in after.tus.iter() {
@@ -82,6 +84,11 @@ pub(super) fn check_commit(
             step.check_upload(old, row);
         }
     }
+    step.check_tenants();
+    if !after.keys.is_same(&before.keys) {
+        step.check_keys();
+    }
+    step.check_written();
     if after.attempts.len() > before.attempts.len() {
         step.check_kills();
     }
@@ -105,7 +112,10 @@ impl Step<'_> {
             self.breaks(format!("{file} went out while its batch may not"));
         }
         self.check_standing(row);
-        let Some(old) = old else { return };
+        let Some(old) = old else {
+            self.check_taken_in(file.tenant, "a file");
+            return;
+        };
         if row.token < old.token {
             self.breaks(format!("{file}: its token fell to {}", row.token));
         }
@@ -327,6 +337,94 @@ impl Step<'_> {
     }
 
     /// Protocol 2.1: no window is exceeded, neither a stage's nor a tenant's.
+    /// A tenant that is closed takes nothing in (protocol 15.1).
+    fn check_taken_in(&mut self, tenant: TenantId, what: &str) {
+        let account = self.before.accounts.get(&tenant);
+        if account.is_some_and(|account| account.closed_at.is_some()) {
+            self.breaks(format!("{tenant} is closed and took {what}"));
+        }
+    }
+
+    /// What a tenant keeps grows within its limits, and one that was closed stays so (protocol 15.1, 15.2).
+    fn check_tenants(&mut self) {
+        for (tenant, row) in self.after.tenants.iter() {
+            let Some(old) = self.before.tenants.get(tenant) else {
+                continue;
+            };
+            if Arc::ptr_eq(old, row) {
+                continue;
+            }
+            if old.closed && !row.closed {
+                self.breaks(format!("{tenant} was closed and is open again"));
+            }
+            // What was decided before a limit was changed may be committed together with it.
+            let limits = [old, row].map(|row| OwnLimits::from_json(&row.limits));
+            let most =
+                limits.map(|limits| limits.ok().and_then(|own| own.files).unwrap_or(u64::MAX));
+            if row.used_files > old.used_files && most.iter().all(|most| row.used_files > *most) {
+                let used = row.used_files;
+                self.breaks(format!(
+                    "{tenant} keeps {used} files, its limit is {most:?}"
+                ));
+            }
+        }
+    }
+
+    /// A key that has ended stays so, and an upload token adds what it may (protocol 15.3).
+    fn check_keys(&mut self) {
+        for (id, key) in self.after.keys.iter() {
+            if key.may_add.files.is_some_and(|most| key.added.files > most) {
+                let (added, most) = (key.added.files, key.may_add.files);
+                self.breaks(format!(
+                    "{added} files were added with {id}, which may add {most:?}"
+                ));
+            }
+            let Some(old) = self.before.keys.get(id) else {
+                continue;
+            };
+            if old.revoked_at.is_some() && key.revoked_at != old.revoked_at {
+                self.breaks(format!("the key {id} was revoked and is not any more"));
+            }
+            let longer = key.expires_at.is_none_or(|end| Some(end) > old.expires_at);
+            if old.expires_at.is_some() && longer {
+                self.breaks(format!("the key {id} lives longer than it was given"));
+            }
+        }
+        let good = |tables: &Tables| {
+            let mut keys = tables.keys.values();
+            keys.any(|key| key.tenant.is_none() && key.revoked_at.is_none())
+        };
+        if good(self.before) && !good(self.after) {
+            self.breaks("operators have no key left".into());
+        }
+    }
+
+    /// Whoever changes tenants or keys is written down with it (protocol 15.4).
+    fn check_written(&mut self) {
+        let changed = self.after.accounts.iter().filter(|(tenant, account)| {
+            let old = self.before.accounts.get(tenant);
+            old.is_none_or(|old| !Arc::ptr_eq(old, account))
+        });
+        let changed = changed.count();
+        let made = self.after.keys.len().saturating_sub(self.before.keys.len());
+        let revoked = |tables: &Tables| {
+            let keys = tables.keys.values();
+            keys.filter(|key| key.revoked_at.is_some()).count()
+        };
+        let ended = revoked(self.after).saturating_sub(revoked(self.before));
+        let written = self
+            .after
+            .audit
+            .len()
+            .saturating_sub(self.before.audit.len());
+        if written < changed + made + ended {
+            let done = changed + made + ended;
+            self.breaks(format!(
+                "{done} acts on tenants and keys left {written} rows in the audit"
+            ));
+        }
+    }
+
     fn check_windows(&mut self, windows: &DispatchWindows) {
         let (stages, tenants) = out(self.after);
         let (stages_before, tenants_before) = out(self.before);
@@ -367,7 +465,9 @@ fn may_go_out(tables: &Tables, row: &WorkRow) -> bool {
     batch.is_some_and(|batch| {
         let progress = &batch.0;
         let started = !progress.starts_when_completed || progress.facts.manifest_complete;
-        progress.pause.is_none() && !progress.facts.cancel_requested && started
+        let tenant = tables.tenants.get(&row.file.tenant);
+        let held = tenant.is_some_and(|tenant| tenant.paused || tenant.closed);
+        !held && progress.pause.is_none() && !progress.facts.cancel_requested && started
     })
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct TenantRow {
     pub(crate) tenant: TenantId,
     pub(crate) limits: String,
     pub(crate) paused: bool,
+    /// For good: nothing of it is taken in any more.
+    pub(crate) closed: bool,
     /// Its share where several tenants wait.
     pub(crate) weight: u32,
     pub(crate) used_bytes: u64,
@@ -74,6 +76,7 @@ impl TenantRow {
             limits: row.try_get("", "limits")?,
             // Of a closed one nothing goes out either.
             paused: paused_by.is_some() || closed_at.is_some(),
+            closed: closed_at.is_some(),
             weight: u32_of(row, "weight")?,
             used_bytes: u64_of(row, "used_bytes")?,
             used_files: u64_of(row, "used_files")?,

@@ -137,6 +137,7 @@ impl Trial {
                 tenant,
                 limits: "{}".into(),
                 paused: false,
+                closed: false,
                 weight: 1,
                 used_bytes: 0,
                 used_files: 0,

@@ -626,7 +626,7 @@ async fn a_closed_tenant_lets_nobody_in_and_nothing_of_it_goes_out(database: Dat
     let ledger = TestLedger::start(database).await;
     let umbra = ledger.make_tenant("Umbra", TenantLimits::default()).await;
     let key = ledger.make_key(&umbra.name, KeyRole::Admin).await;
-    assert!(ledger.shows(&key.secret).await.is_ok());
+    let scope = ledger.shows(&key.secret).await.unwrap();
     let request = v1::CloseTenantRequest {
         name: umbra.name.clone(),
         request_id: request_id(),
@@ -642,6 +642,13 @@ async fn a_closed_tenant_lets_nobody_in_and_nothing_of_it_goes_out(database: Dat
     };
     let refused = ledger.change_tenant(renamed, &["display_name"]).await;
     assert_eq!(from_status(&refused.unwrap_err()).reason, "TENANT_CLOSED");
+    // Also where a gateway does not know of it yet.
+    let late = CreateBatchRequest {
+        batch: Some(Batch::default()),
+        request_id: request_id(),
+    };
+    let refused = ledger.batches_of_scope(&scope).create_batch(late).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
     let acts = ledger.acts(&umbra.name).await;
     let acts: Vec<&str> = acts.iter().map(|(act, _)| act.as_str()).collect();
     assert_eq!(acts, ["CloseTenant", "CreateApiKey", "CreateTenant"]);

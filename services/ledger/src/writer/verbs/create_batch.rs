@@ -1,6 +1,6 @@
 //! Makes a batch.
 
-use caudal_domain::{BatchRef, Refusal, StageSet};
+use caudal_domain::{BatchRef, StageSet};
 use caudal_proto::v1::Batch;
 
 use crate::store::progress::{BatchRow, ProgressRow};
@@ -43,10 +43,7 @@ impl Verb for CreateBatch {
         if let Some(first) = group.first_answer(tenant, &self.request)? {
             return Ok(Reply::Now(first));
         }
-        if group.rows.tenant(tenant).is_none() {
-            let words = "the tenant of this credential does not exist any more";
-            return Err(Refusal::unauthenticated(words).into());
-        }
+        group.open_tenant(tenant)?;
         group.may_open(tenant)?;
         let mut row = ProgressRow::new(self.batch, group.now);
         row.stages = self.stages;

@@ -66,6 +66,7 @@ impl Verb for CreateTenant {
                 tenant: self.tenant,
                 limits: self.limits.to_json(),
                 paused: false,
+                closed: false,
                 weight: self.weight,
                 used_bytes: 0,
                 used_files: 0,

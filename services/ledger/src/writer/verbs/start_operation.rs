@@ -48,6 +48,7 @@ impl Verb for StartOperation {
             return Ok(Reply::Now(first));
         }
         if !self.by_operator {
+            group.open_tenant(self.tenant)?;
             group.may_start(self.tenant)?;
         }
         let row = OperationRow {

@@ -118,12 +118,14 @@ impl Verb for UpdateTenant {
         if self.changes.close {
             account.closed_at = account.closed_at.or(Some(group.now));
         }
-        account.row.paused = account.pause.is_some() || account.closed_at.is_some();
+        account.row.closed = account.closed_at.is_some();
+        account.row.paused = account.pause.is_some() || account.row.closed;
         // What the writer knows of it: the next verb is held against what is so from now on.
         let known = group.rows.tenant_mut(self.tenant)?;
         known.limits.clone_from(&account.row.limits);
         known.weight = account.row.weight;
         known.paused = account.row.paused;
+        known.closed = account.row.closed;
         let answer = wire::tenant(&account);
         let detail = json!({"before": shown(&before), "after": shown(&account)});
         group.audit(&Act {
