@@ -18,6 +18,10 @@ impl World {
         }
         let client = &self.clients[at];
         let Some(batch) = client.created else {
+            // A closed tenant refuses what was not done before it was closed.
+            if client.gives_up && self.is_closed(client.batch.tenant) {
+                return false;
+            }
             let create = CreateBatch {
                 batch: client.batch,
                 request: client.create.clone(),
