@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use caudal_domain::Refusal;
+use caudal_node::api_key::ApiKey;
 use caudal_node::scope::{Role, Scope};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::to_status;
@@ -12,7 +13,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use tonic::{Code, Status};
 
-use crate::key::ApiKey;
+use crate::door_limits::DoorBook;
 use crate::ledger::{Ledger, passed_on};
 
 /// Answers of the ledger kept at once. Beyond it all are forgotten and asked for again.
@@ -42,7 +43,7 @@ impl Caller {
     }
 }
 
-/// Answers of the ledger about one credential, for at most a second: a revoked key is refused that soon.
+/// Answers of the ledger about one credential, for so short that a revoked key is refused within a second.
 struct CachedCredential {
     scope: Option<Scope>,
     until: Instant,
@@ -53,14 +54,16 @@ struct CachedCredential {
 pub(crate) struct Authenticator {
     ledger: Ledger,
     keep_for: Duration,
+    book: DoorBook,
     known: Arc<Mutex<HashMap<Credential, CachedCredential>>>,
 }
 
 impl Authenticator {
-    pub(crate) fn new(ledger: Ledger, keep_for: Duration) -> Self {
+    pub(crate) fn new(ledger: Ledger, keep_for: Duration, book: DoorBook) -> Self {
         Self {
             ledger,
             keep_for,
+            book,
             known: Arc::default(),
         }
     }
@@ -96,6 +99,7 @@ impl Authenticator {
             }
             Err(status) => return Err(passed_on(&status)),
         };
+        let limits = answer.limits.unwrap_or_default();
         let scope = answer
             .scope
             .and_then(|scope| Scope::from_proto(&scope).ok())
@@ -105,6 +109,9 @@ impl Authenticator {
                 );
                 to_status(&Refusal::internal())
             })?;
+        if let Some(tenant) = scope.tenant {
+            self.book.learn(tenant, limits);
+        }
         self.remember(credential, Some(scope.clone()));
         Ok(scope)
     }
@@ -166,16 +173,6 @@ fn unknown_key() -> Status {
     to_status(&Refusal::unauthenticated(
         "the API key is unknown here, or it was revoked or has expired: use another, or ask your operator for one",
     ))
-}
-
-/// OperatorService is for operators alone.
-pub(crate) fn needs_an_operator(scope: &Scope) -> Result<(), Status> {
-    if scope.role == Role::Operator {
-        return Ok(());
-    }
-    Err(to_status(&Refusal::permission_denied(
-        "this is for operators: use an operator's key for it",
-    )))
 }
 
 /// All other services work inside a tenant; an operator's key has none.

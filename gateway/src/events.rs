@@ -9,13 +9,14 @@ use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::watch_events_request::From as Start;
 use caudal_proto::v1::{ClosingReason, EventStart, WatchEventsResponse};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::auth::Caller;
 use crate::ledger::{Ledger, passed_on};
-use crate::live::{Live, LiveStream, Outlet, ReaderGone, RetryWindow, is_about_the_caller};
+use crate::live::{
+    Live, LiveStream, Outlet, ReaderGone, RetryWindow, StreamPlace, is_about_the_caller, revoked,
+};
 use crate::wakeups::{Wakeup, Wakeups};
 
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
@@ -60,7 +61,7 @@ impl Events {
             }
         };
         let cursor = cursor(request.from.as_ref())?;
-        let place = self.live.place()?;
+        let place = self.live.place(tenant)?;
         let (outlet, stream) = Outlet::new(&self.live.settings);
         let teller = Teller {
             wakeup: self.wakeups.listen(tenant, batch),
@@ -114,7 +115,7 @@ struct Teller {
     cursor: i64,
     heartbeat: Duration,
     outlet: Outlet<WatchEventsResponse>,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 enum End {
@@ -137,9 +138,7 @@ impl Teller {
         let end = tokio::select! {
             biased;
             reason = live.over(&credential) => match reason {
-                ClosingReason::Revoked => End::Failed(to_status(&Refusal::unauthenticated(
-                    "the API key was revoked or has expired: use another, or ask your operator for one",
-                ))),
+                ClosingReason::Revoked => End::Failed(revoked()),
                 _ => End::Quietly,
             },
             () = outlet.closed() => End::ReaderGone,

@@ -161,6 +161,7 @@ impl Feeds {
                 principal: "service:gateway".to_owned(),
                 role: Role::Member,
                 batch: Some(batch),
+                key_id: String::new(),
             },
             told: Mutex::new(Told {
                 revision,

@@ -14,6 +14,7 @@ use caudal_proto::status::{from_status, to_status};
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::file_service_client::FileServiceClient;
 use caudal_proto::v1::operator_service_client::OperatorServiceClient;
+use caudal_proto::v1::tenant_service_client::TenantServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -180,6 +181,12 @@ impl Ledger {
 
     pub(crate) fn operator(&self) -> OperatorServiceClient<LeaderChannel> {
         OperatorServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ENCODE_BYTES)
+            .max_encoding_message_size(MAX_DECODE_BYTES)
+    }
+
+    pub(crate) fn tenants(&self) -> TenantServiceClient<LeaderChannel> {
+        TenantServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }

@@ -3,10 +3,10 @@
 
 mod auth;
 mod browser;
+mod door_limits;
 mod events;
 mod feed;
 mod fold;
-pub mod key;
 mod ledger;
 mod live;
 mod oversize;
@@ -28,15 +28,18 @@ use axum::extract::State;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
-use caudal_node::scope::{MeshSecret, Role};
+use caudal_node::permission;
+use caudal_node::scope::MeshSecret;
 use caudal_node::{Certificate, LeaderChannel, Registry, ServeError, Server, ServerLimits};
 use caudal_objects::ObjectStore;
 use caudal_proto::FILE_DESCRIPTOR_SET;
-use caudal_proto::longrunning::operations_server::{OperationsServer, SERVICE_NAME as OPERATIONS};
+use caudal_proto::longrunning::operations_server::OperationsServer;
+use caudal_proto::status::to_status;
 use caudal_proto::v1::batch_service_server::BatchServiceServer;
 use caudal_proto::v1::event_service_server::EventServiceServer;
 use caudal_proto::v1::file_service_server::FileServiceServer;
-use caudal_proto::v1::operator_service_server::{OperatorServiceServer, SERVICE_NAME as OPERATOR};
+use caudal_proto::v1::operator_service_server::OperatorServiceServer;
+use caudal_proto::v1::tenant_service_server::TenantServiceServer;
 use caudal_proto::v1::upload_service_server::UploadServiceServer;
 use http_body_util::BodyExt as _;
 use tokio::net::TcpListener;
@@ -45,11 +48,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 
+pub use caudal_node::api_key as key;
+
 pub use browser::{AllowedOrigins, InvalidOrigin};
 pub use live::WatchSettings;
 pub use tus::TusSettings;
 
-use crate::auth::{Authenticator, needs_a_tenant, needs_an_operator};
+use crate::auth::Authenticator;
+use crate::door_limits::DoorBook;
 use crate::events::Events;
 use crate::feed::Feeds;
 use crate::ledger::Ledger;
@@ -104,7 +110,7 @@ impl Settings {
         Self {
             mesh_secret,
             limits: ServerLimits::default(),
-            credential_validity: Duration::from_secs(1),
+            credential_validity: Duration::from_millis(500),
             call_timeout: Duration::from_secs(30),
             takeover_patience: Duration::from_secs(8),
             upload_url_validity: UPLOAD_URL_VALIDITY,
@@ -200,8 +206,10 @@ impl Gateway {
             )
         };
         let ledger = connect(deps.ledger);
-        let authenticator = Authenticator::new(ledger.clone(), settings.credential_validity);
-        let rates = Rates::new(deps.limiter);
+        let book = DoorBook::default();
+        let validity = settings.credential_validity;
+        let authenticator = Authenticator::new(ledger.clone(), validity, book.clone());
+        let rates = Rates::new(deps.limiter, book.clone());
         let wakeups = Wakeups::default();
         let hints = match &deps.redis_url {
             Some(url) => Some(wakeups::receive_hints(
@@ -211,7 +219,12 @@ impl Gateway {
             )?),
             None => None,
         };
-        let live = Live::new(settings.watch, authenticator.clone(), shutdown.clone());
+        let live = Live::new(
+            settings.watch,
+            authenticator.clone(),
+            book.clone(),
+            shutdown.clone(),
+        );
         let ledger_for_watches = connect(deps.ledger_for_watches);
         let events = Events::new(ledger_for_watches.clone(), wakeups.clone(), live.clone());
         let feeds = Feeds::new(ledger_for_watches, wakeups, live.clone());
@@ -228,6 +241,7 @@ impl Gateway {
             events,
             objects: deps.objects,
             rates: rates.clone(),
+            book,
             ledger,
             download_validity: settings.download_url_validity,
         };
@@ -300,6 +314,9 @@ fn routes(public_api: PublicApi, door: Door) -> Router {
     let operator = OperatorServiceServer::new(public_api.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let tenants = TenantServiceServer::new(public_api.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let uploads = UploadServiceServer::new(public_api)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -309,6 +326,7 @@ fn routes(public_api: PublicApi, door: Door) -> Router {
         .add_service(events)
         .add_service(operations)
         .add_service(operator)
+        .add_service(tenants)
         .into_axum_router()
         .route_layer(from_fn_with_state(door, admit))
 }
@@ -353,12 +371,10 @@ async fn admit(
 impl Door {
     async fn caller(&self, path: &str, headers: &http::HeaderMap) -> Result<auth::Caller, Status> {
         let caller = self.authenticator.caller(headers).await?;
-        match path.split('/').nth(1) {
-            Some(OPERATOR) => needs_an_operator(&caller.scope)?,
-            // Operators have operations of their own.
-            Some(OPERATIONS) if caller.scope.role == Role::Operator => {}
-            _ => needs_a_tenant(&caller.scope)?,
-        }
+        let Some(roles) = permission::roles_of(path) else {
+            return Err(Status::unimplemented("there is no such call"));
+        };
+        permission::check(roles, caller.scope.role).map_err(|refusal| to_status(&refusal))?;
         if let Some(tenant) = caller.scope.tenant {
             self.rates.call(tenant).await?;
         }

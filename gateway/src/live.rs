@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use caudal_domain::Refusal;
 use caudal_domain::limits::{MAX_WATCH_AGE, MIN_WATCH_INTERVAL, WATCH_SIGN_OF_LIFE};
+use caudal_domain::{Refusal, TenantId};
 use caudal_proto::status::to_status;
 use caudal_proto::v1::ClosingReason;
 use futures::Stream;
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::auth::{Authenticator, Credential};
+use crate::door_limits::{DoorBook, Place, Taken};
 
 /// Pause after an error that may pass.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ impl Default for WatchSettings {
             max_age: MAX_WATCH_AGE,
             patience: Duration::from_secs(60),
             reader_patience: Duration::from_secs(60),
-            credential_check_interval: Duration::from_secs(10),
+            credential_check_interval: Duration::from_millis(400),
             backlog: 16,
             max_streams: 10_000,
         }
@@ -70,13 +71,21 @@ pub(crate) struct Live {
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
     authenticator: Authenticator,
+    book: DoorBook,
     places: Arc<Semaphore>,
+}
+
+/// A stream's place in this gateway, and among those of its tenant.
+pub(crate) struct StreamPlace {
+    _of_gateway: OwnedSemaphorePermit,
+    _of_tenant: Taken,
 }
 
 impl Live {
     pub(crate) fn new(
         settings: WatchSettings,
         authenticator: Authenticator,
+        book: DoorBook,
         shutdown: CancellationToken,
     ) -> Self {
         let places = Arc::new(Semaphore::new(settings.max_streams));
@@ -85,6 +94,7 @@ impl Live {
             tasks: TaskTracker::new(),
             shutdown,
             authenticator,
+            book,
             places,
         }
     }
@@ -95,12 +105,17 @@ impl Live {
         self.tasks.wait().await;
     }
 
-    /// A place for one more stream.
-    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+    /// A place for one more stream of a tenant.
+    pub(crate) fn place(&self, tenant: TenantId) -> Result<StreamPlace, Status> {
+        let of_tenant = self.book.take(tenant, Place::Stream)?;
         let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| {
+        let of_gateway = place.map_err(|_| {
             let refusal = Refusal::rate_limited("open watches", self.settings.poll_interval);
             to_status(&refusal)
+        })?;
+        Ok(StreamPlace {
+            _of_gateway: of_gateway,
+            _of_tenant: of_tenant,
         })
     }
 
@@ -133,6 +148,13 @@ pub(crate) fn is_about_the_caller(status: &Status) -> bool {
         status.code(),
         Code::Unauthenticated | Code::PermissionDenied
     )
+}
+
+/// With what a stream ends whose key is good no more.
+pub(crate) fn revoked() -> Status {
+    to_status(&Refusal::unauthenticated(
+        "the API key was revoked or has expired: use another, or ask your operator for one",
+    ))
 }
 
 /// The reader left, or took nothing for too long.

@@ -15,10 +15,12 @@ use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::event_service_server::EventService;
 use caudal_proto::v1::file_service_server::FileService;
 use caudal_proto::v1::operator_service_server::OperatorService;
+use caudal_proto::v1::tenant_service_server::TenantService;
 use caudal_proto::v1::upload_service_server::UploadService;
 use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, needs_a_tenant};
+use crate::door_limits::{DoorBook, Place, Taken};
 use crate::events::{EventStream, Events};
 use crate::ledger::{Ledger, passed_on};
 use crate::rates::Rates;
@@ -36,6 +38,7 @@ pub(crate) struct PublicApi {
     pub(crate) watches: Watches,
     pub(crate) events: Events,
     pub(crate) rates: Rates,
+    pub(crate) book: DoorBook,
     pub(crate) download_validity: Duration,
 }
 
@@ -55,6 +58,14 @@ macro_rules! forward {
             Err(status) => Err(passed_on(&status)),
         }
     }};
+}
+
+impl PublicApi {
+    /// A place for one more read that may walk far.
+    fn expensive(&self, extensions: &http::Extensions) -> Result<Taken, Status> {
+        let tenant = tenant_of(&Caller::of(extensions)?)?;
+        self.book.take(tenant, Place::ExpensiveRead)
+    }
 }
 
 fn tenant_of(caller: &Caller) -> Result<TenantId, Status> {
@@ -148,6 +159,13 @@ impl BatchService for PublicApi {
         forward!(self, batches.list_folders, request)
     }
 
+    async fn create_upload_token(
+        &self,
+        request: Request<v1::CreateUploadTokenRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        forward!(self, batches.create_upload_token, request)
+    }
+
     async fn watch_batch(
         &self,
         request: Request<v1::WatchBatchRequest>,
@@ -184,6 +202,7 @@ impl FileService for PublicApi {
         &self,
         request: Request<v1::ListFilesRequest>,
     ) -> Result<Response<v1::ListFilesResponse>, Status> {
+        let _place = self.expensive(request.extensions())?;
         forward!(self, files.list_files, request)
     }
 
@@ -191,6 +210,7 @@ impl FileService for PublicApi {
         &self,
         request: Request<v1::CountFilesRequest>,
     ) -> Result<Response<v1::CountFilesResponse>, Status> {
+        let _place = self.expensive(request.extensions())?;
         forward!(self, files.count_files, request)
     }
 
@@ -198,6 +218,7 @@ impl FileService for PublicApi {
         &self,
         request: Request<v1::ListFileHistoryRequest>,
     ) -> Result<Response<v1::ListFileHistoryResponse>, Status> {
+        let _place = self.expensive(request.extensions())?;
         forward!(self, files.list_file_history, request)
     }
 
@@ -205,6 +226,7 @@ impl FileService for PublicApi {
         &self,
         request: Request<v1::ListFailuresRequest>,
     ) -> Result<Response<v1::ListFailuresResponse>, Status> {
+        let _place = self.expensive(request.extensions())?;
         forward!(self, files.list_failures, request)
     }
 
@@ -415,6 +437,121 @@ impl OperatorService for PublicApi {
         request: Request<v1::OperatorServiceDismissFailuresRequest>,
     ) -> Result<Response<longrunning::Operation>, Status> {
         forward!(self, operator.dismiss_failures, request)
+    }
+
+    async fn create_tenant(
+        &self,
+        request: Request<v1::CreateTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        forward!(self, operator.create_tenant, request)
+    }
+
+    async fn get_tenant(
+        &self,
+        request: Request<v1::GetTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        forward!(self, operator.get_tenant, request)
+    }
+
+    async fn list_tenants(
+        &self,
+        request: Request<v1::ListTenantsRequest>,
+    ) -> Result<Response<v1::ListTenantsResponse>, Status> {
+        forward!(self, operator.list_tenants, request)
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<v1::UpdateTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        forward!(self, operator.update_tenant, request)
+    }
+
+    async fn close_tenant(
+        &self,
+        request: Request<v1::CloseTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        forward!(self, operator.close_tenant, request)
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<v1::OperatorServiceCreateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        forward!(self, operator.create_api_key, request)
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<v1::OperatorServiceListApiKeysRequest>,
+    ) -> Result<Response<v1::ListApiKeysResponse>, Status> {
+        forward!(self, operator.list_api_keys, request)
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<v1::OperatorServiceRevokeApiKeyRequest>,
+    ) -> Result<Response<v1::ApiKey>, Status> {
+        forward!(self, operator.revoke_api_key, request)
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<v1::OperatorServiceRotateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        forward!(self, operator.rotate_api_key, request)
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::OperatorServiceListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        forward!(self, operator.list_audit, request)
+    }
+}
+
+#[tonic::async_trait]
+impl TenantService for PublicApi {
+    async fn get_usage(
+        &self,
+        request: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::TenantUsage>, Status> {
+        forward!(self, tenants.get_usage, request)
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<v1::CreateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        forward!(self, tenants.create_api_key, request)
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<v1::ListApiKeysRequest>,
+    ) -> Result<Response<v1::ListApiKeysResponse>, Status> {
+        forward!(self, tenants.list_api_keys, request)
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<v1::RevokeApiKeyRequest>,
+    ) -> Result<Response<v1::ApiKey>, Status> {
+        forward!(self, tenants.revoke_api_key, request)
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<v1::RotateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        forward!(self, tenants.rotate_api_key, request)
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        forward!(self, tenants.list_audit, request)
     }
 }
 

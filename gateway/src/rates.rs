@@ -10,6 +10,8 @@ use caudal_proto::mesh::v1::limiter_service_client::LimiterServiceClient;
 use caudal_proto::status::to_status;
 use tonic::Status;
 
+use crate::door_limits::DoorBook;
+
 const CALLS_A_BLOCK: u32 = 100;
 const LOCAL_CALLS_PER_SECOND: u32 = 500;
 const ENTRIES_A_BLOCK: u32 = 5 * MAX_ENTRIES_PER_PAGE as u32;
@@ -21,10 +23,11 @@ const LOCAL_ENTRIES_PER_SECOND: u32 = 10 * MAX_ENTRIES_PER_PAGE as u32;
 pub(crate) struct Rates {
     calls: PermitBlocks,
     entries: PermitBlocks,
+    book: DoorBook,
 }
 
 impl Rates {
-    pub(crate) fn new(limiter: MeshChannel) -> Self {
+    pub(crate) fn new(limiter: MeshChannel, book: DoorBook) -> Self {
         let limiter = LimiterServiceClient::new(limiter);
         let calls = PermitSettings {
             kind: PermitKind::Calls,
@@ -39,23 +42,31 @@ impl Rates {
         Self {
             calls: PermitBlocks::new(limiter.clone(), calls),
             entries: PermitBlocks::new(limiter, entries),
+            book,
         }
     }
 
     /// One call.
     pub(crate) async fn call(&self, tenant: TenantId) -> Result<(), Status> {
+        let own = own(self.book.limits(tenant).calls_per_second);
         self.calls
-            .require(&tenant.to_string(), 1, "calls")
+            .require_at(&tenant.to_string(), 1, "calls", own)
             .await
             .map_err(|refusal| to_status(&refusal))
     }
 
     /// A page of entries.
     pub(crate) async fn entries(&self, tenant: TenantId, count: u32) -> Result<(), Status> {
+        let own = own(self.book.limits(tenant).entries_per_second);
         let granted = self
             .entries
-            .require(&tenant.to_string(), count, "manifest entries")
+            .require_at(&tenant.to_string(), count, "manifest entries", own)
             .await;
         granted.map_err(|refusal| to_status(&refusal))
     }
+}
+
+/// A rate of the tenant's own, if it has one.
+fn own(per_second: u32) -> Option<u32> {
+    (per_second > 0).then_some(per_second)
 }

@@ -8,7 +8,6 @@ use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::ClosingReason;
 use caudal_proto::v1::watch_batch_response::Message;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -17,7 +16,9 @@ use crate::auth::Caller;
 use crate::feed::{Feeds, Read, Subscription, revision_of};
 use crate::fold::Fold;
 use crate::ledger::passed_on;
-use crate::live::{Live, LiveStream, Outlet, ReaderGone, RetryWindow, is_about_the_caller};
+use crate::live::{
+    Live, LiveStream, Outlet, ReaderGone, RetryWindow, StreamPlace, is_about_the_caller, revoked,
+};
 
 /// How long a client waits before it turns to another gateway.
 const AFTER_A_DRAIN: prost_types::Duration = prost_types::Duration {
@@ -50,7 +51,7 @@ impl Watches {
         batch: BatchId,
         after_revision: i64,
     ) -> Result<WatchStream, Status> {
-        let place = self.live.place()?;
+        let place = self.live.place(tenant)?;
         let (outlet, stream) = Outlet::new(&self.live.settings);
         let mut watcher = Watcher {
             feeds: self.feeds.clone(),
@@ -84,7 +85,7 @@ struct Watcher {
     next_message_at: Instant,
     window: RetryWindow,
     outlet: Outlet<v1::WatchBatchResponse>,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 /// Why a watcher does not go on as it did.
@@ -127,6 +128,13 @@ impl Watcher {
             ReaderGone = outlet.signs_of_life(live.settings.sign_of_life, sign_of_life) => End::ReaderGone,
         };
         let last = match end {
+            End::Closing(ClosingReason::Revoked) => {
+                let told = self.outlet.send(Ok(self.closing(ClosingReason::Revoked)));
+                if told.await.is_err() {
+                    return;
+                }
+                Err(revoked())
+            }
             End::Closing(reason) => Ok(self.closing(reason)),
             End::Failed(status) => Err(passed_on(&status)),
             End::ReaderGone => return,

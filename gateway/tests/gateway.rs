@@ -1083,6 +1083,13 @@ async fn a_watcher_is_told_when_its_key_is_revoked_or_its_batch_erased() {
             panic!()
         };
         assert_eq!(closing.reason(), reason);
+        let end = stream.message().await;
+        match reason {
+            v1::ClosingReason::Revoked => {
+                assert_eq!(end.unwrap_err().code(), tonic::Code::Unauthenticated);
+            }
+            _ => assert!(end.unwrap().is_none()),
+        }
         world.stop().await;
     }
 }

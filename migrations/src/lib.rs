@@ -9,6 +9,7 @@ mod m0001_initial;
 mod m0002_statistics;
 mod m0003_proof;
 mod m0004_tus;
+mod m0005_audit;
 
 use sea_orm_migration::prelude::*;
 
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_statistics::Migration),
             Box::new(m0003_proof::Migration),
             Box::new(m0004_tus::Migration),
+            Box::new(m0005_audit::Migration),
         ]
     }
 }

@@ -36,11 +36,16 @@ CREATE TABLE tenants (
     tenant_id {uuid} NOT NULL PRIMARY KEY,
     name {exact} NOT NULL,
     limits {text} NOT NULL, -- JSON, absent members mean the default
+    weight {int} NOT NULL DEFAULT 1, -- its share where several tenants wait
     paused_by {text},
+    pause_note {text},
+    paused_at {time},
     used_bytes {big} NOT NULL,
     used_files {big} NOT NULL,
+    used_folders {big} NOT NULL DEFAULT 0,
     revision {big} NOT NULL,
-    created_at {time} NOT NULL
+    created_at {time} NOT NULL,
+    closed_at {time} -- no key is good any more
 ) {fill 50};
 CREATE UNIQUE INDEX tenants_name ON tenants (name); -- made once, found by name
 
@@ -53,8 +58,15 @@ CREATE TABLE api_keys (
     name {text} NOT NULL,
     created_at {time} NOT NULL,
     expires_at {time},
-    revoked_at {time}
+    revoked_at {time},
+    last_used_at {time}, -- moves at most every ten minutes
+    max_files {big}, -- an upload token's; null: no bound
+    max_bytes {big},
+    used_files {big} NOT NULL DEFAULT 0,
+    used_bytes {big} NOT NULL DEFAULT 0
 ) {clustered};
+CREATE INDEX api_keys_of_tenant ON api_keys (tenant_id, created_at, id); -- lists
+CREATE INDEX api_keys_of_operators ON api_keys (created_at, id) WHERE tenant_id IS NULL; -- the same for operators
 
 CREATE TABLE batches (
     tenant_id {uuid} NOT NULL,
@@ -113,6 +125,7 @@ CREATE TABLE batch_progress (
     PRIMARY KEY (tenant_id, batch_id)
 ) {fill 50};
 CREATE INDEX batch_progress_idle ON batch_progress (touched_at) WHERE state = 1; -- idle OPEN batches
+CREATE INDEX batch_progress_open ON batch_progress (tenant_id) WHERE state = 1; -- how many a tenant has open
 CREATE INDEX batch_progress_live ON batch_progress (state) WHERE state IN (1, 2); -- start of the dispatcher
 
 CREATE TABLE folders (
@@ -294,6 +307,7 @@ CREATE TABLE operations (
     PRIMARY KEY (tenant_id, operation_id)
 ) {clustered};
 CREATE UNIQUE INDEX operations_id ON operations (operation_id); -- an operator's get and list
+CREATE INDEX operations_running ON operations (tenant_id) WHERE state = 'RUNNING'; -- how many a tenant has under way
 CREATE INDEX operations_due ON operations (next_at) WHERE state = 'RUNNING'; -- the slice runner
 CREATE INDEX operations_ended ON operations (ended_at) WHERE ended_at IS NOT NULL; -- pruning
 

@@ -283,6 +283,7 @@ impl Mesh {
             principal: "bench".to_owned(),
             role: Role::Member,
             batch: None,
+            key_id: String::new(),
         };
         signed(scope)
     }
@@ -294,6 +295,7 @@ impl Mesh {
             principal: "bench".to_owned(),
             role: Role::Operator,
             batch: None,
+            key_id: String::new(),
         };
         signed(scope)
     }

@@ -24,6 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use caudal_domain::limits::{MAX_TUS_BYTES, MAX_TUS_PART_BYTES, TUS_LIFETIME, TUS_PART_BYTES};
 use caudal_domain::{BatchId, Refusal, batch_name};
+use caudal_node::permission;
 use caudal_node::scope::Scope;
 use caudal_objects::{MAX_PARTS, ObjectStore};
 use caudal_proto::mesh::v1 as mesh;
@@ -309,6 +310,7 @@ impl Tus {
     async fn caller(&self, headers: &HeaderMap) -> Result<Scope, Status> {
         let caller = self.authenticator.caller(headers).await?;
         needs_a_tenant(&caller.scope)?;
+        permission::check_upload(caller.scope.role).map_err(|refusal| to_status(&refusal))?;
         if let Some(tenant) = caller.scope.tenant {
             self.rates.call(tenant).await?;
         }

@@ -124,6 +124,7 @@ impl Record {
             principal: "gateway".to_owned(),
             role: caudal_node::scope::Role::Member,
             batch: None,
+            key_id: String::new(),
         }
     }
 }

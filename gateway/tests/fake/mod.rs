@@ -22,6 +22,7 @@ use caudal_proto::v1;
 use caudal_proto::v1::batch_service_server::{BatchService, BatchServiceServer};
 use caudal_proto::v1::file_service_server::{FileService, FileServiceServer};
 use caudal_proto::v1::operator_service_server::{OperatorService, OperatorServiceServer};
+use caudal_proto::v1::tenant_service_server::{TenantService, TenantServiceServer};
 use caudal_proto::v1::upload_service_server::{UploadService, UploadServiceServer};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -84,6 +85,7 @@ pub(crate) struct Progress {
 #[derive(Default)]
 struct Script {
     keys: Vec<(String, [u8; 32], mesh::Scope)>,
+    door_limits: Option<mesh::DoorLimits>,
     forwarded: Vec<Forwarded>,
     confirmed: Vec<(u32, String)>,
     refusal: Option<Refusal>,
@@ -126,6 +128,7 @@ async fn serve(ledger: &Ledger, shutdown: &CancellationToken) -> (String, JoinHa
             .add_service(FileServiceServer::new(ledger.clone()))
             .add_service(OperationsServer::new(ledger.clone()))
             .add_service(OperatorServiceServer::new(ledger.clone()))
+            .add_service(TenantServiceServer::new(ledger.clone()))
             .add_service(UploadServiceServer::new(ledger))
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended)
             .await
@@ -368,6 +371,7 @@ impl LedgerService for Ledger {
             .ok_or_else(|| Status::unauthenticated("unknown"))?;
         Ok(Response::new(mesh::CheckCredentialResponse {
             scope: Some(scope),
+            limits: script.door_limits,
         }))
     }
 
@@ -730,6 +734,14 @@ impl BatchService for Ledger {
         Ok(Response::new(Default::default()))
     }
 
+    async fn create_upload_token(
+        &self,
+        request: Request<v1::CreateUploadTokenRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
     async fn watch_batch(
         &self,
         _: Request<v1::WatchBatchRequest>,
@@ -927,6 +939,137 @@ impl OperatorService for Ledger {
         &self,
         request: Request<v1::OperatorServiceDismissFailuresRequest>,
     ) -> Result<Response<longrunning::Operation>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn create_tenant(
+        &self,
+        request: Request<v1::CreateTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn get_tenant(
+        &self,
+        request: Request<v1::GetTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_tenants(
+        &self,
+        request: Request<v1::ListTenantsRequest>,
+    ) -> Result<Response<v1::ListTenantsResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<v1::UpdateTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn close_tenant(
+        &self,
+        request: Request<v1::CloseTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<v1::OperatorServiceCreateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<v1::OperatorServiceListApiKeysRequest>,
+    ) -> Result<Response<v1::ListApiKeysResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<v1::OperatorServiceRevokeApiKeyRequest>,
+    ) -> Result<Response<v1::ApiKey>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<v1::OperatorServiceRotateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::OperatorServiceListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl TenantService for Ledger {
+    async fn get_usage(
+        &self,
+        request: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::TenantUsage>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<v1::CreateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<v1::ListApiKeysRequest>,
+    ) -> Result<Response<v1::ListApiKeysResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<v1::RevokeApiKeyRequest>,
+    ) -> Result<Response<v1::ApiKey>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<v1::RotateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
         self.admit(request.metadata())?;
         Ok(Response::new(Default::default()))
     }

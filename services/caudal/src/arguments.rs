@@ -19,7 +19,13 @@ pub(crate) enum Output {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct OutputArguments {
     /// How the answer is printed on standard output
-    #[arg(long, env = "CAUDAL_OUTPUT", value_enum, default_value = "text")]
+    #[arg(
+        long,
+        env = "CAUDAL_OUTPUT",
+        value_enum,
+        default_value = "text",
+        global = true
+    )]
     pub(crate) output: Output,
 }
 
@@ -30,7 +36,8 @@ pub(crate) struct GatewayArguments {
         long,
         env = "CAUDAL_GATEWAY",
         value_name = "URL",
-        default_value = "http://127.0.0.1:7410"
+        default_value = "http://127.0.0.1:7410",
+        global = true
     )]
     pub(crate) gateway: String,
     /// API key of the tenant: `caudal up` prints one
@@ -38,11 +45,12 @@ pub(crate) struct GatewayArguments {
         long,
         env = "CAUDAL_API_KEY",
         value_name = "KEY",
-        hide_env_values = true
+        hide_env_values = true,
+        global = true
     )]
     pub(crate) api_key: Option<String>,
     /// Certificates to trust beside those of the system, as PEM: for a gateway or store with a CA of your own
-    #[arg(long, env = "CAUDAL_CA_FILE", value_name = "FILE")]
+    #[arg(long, env = "CAUDAL_CA_FILE", value_name = "FILE", global = true)]
     pub(crate) ca_file: Option<PathBuf>,
 }
 
@@ -90,7 +98,8 @@ pub(crate) fn tenant_name(text: &str) -> Result<String, String> {
     } else {
         format!("tenants/{text}")
     };
-    caudal_domain::parse_tenant_name(&name)
-        .map_err(|_| "a tenant is named by its id, as `caudal stuck` prints it".to_owned())?;
+    caudal_domain::parse_tenant_name(&name).map_err(|_| {
+        "a tenant is named by its id, as `caudal tenants list` prints it".to_owned()
+    })?;
     Ok(name)
 }

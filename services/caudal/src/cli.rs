@@ -17,6 +17,9 @@ use crate::settings::{
     AlwaysLandArguments, DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments,
     TelemetryArguments, TlsArguments, TusArguments,
 };
+use crate::tenants::{
+    AuditArguments, KeysArguments, TenantsArguments, TokenArguments, UsageArguments,
+};
 
 /// Takes whole folder trees in and runs every file through a pipeline of services.
 #[derive(Debug, Parser)]
@@ -55,6 +58,16 @@ pub(crate) enum Command {
     Pause(PauseArguments),
     /// Let a paused batch go on
     Resume(ResumeArguments),
+    /// Make, list, change, pause and close tenants (needs an operator's key)
+    Tenants(Box<TenantsArguments>),
+    /// Make, list, rotate and revoke API keys
+    Keys(Box<KeysArguments>),
+    /// Make a token with which one batch can be filled, and nothing else
+    Token(TokenArguments),
+    /// List who did what
+    Audit(AuditArguments),
+    /// Show what the tenant uses of what it may use
+    Usage(UsageArguments),
     /// Sign a header with which grpcurl may call the services behind the gateway, for a minute
     Scope(ScopeArguments),
     /// Check that the database keeps its promises; a line for each invariant

@@ -1,5 +1,5 @@
 //! The caudal command: up, serve, ingest, watch, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
-//! verify.
+//! tenants, keys, token, audit, usage, verify.
 
 mod arguments;
 mod bulk;
@@ -18,6 +18,7 @@ mod selector;
 mod serve;
 mod service;
 mod settings;
+mod tenants;
 mod unfinished;
 mod up;
 mod verify;
@@ -59,6 +60,11 @@ fn main() -> ExitCode {
             Command::Dismiss(arguments) => bulk::dismiss(arguments).await,
             Command::Pause(arguments) => bulk::pause(arguments).await,
             Command::Resume(arguments) => bulk::resume(arguments).await,
+            Command::Tenants(arguments) => tenants::tenants(*arguments).await,
+            Command::Keys(arguments) => tenants::keys(*arguments).await,
+            Command::Token(arguments) => tenants::token(arguments).await,
+            Command::Audit(arguments) => tenants::audit(arguments).await,
+            Command::Usage(arguments) => tenants::usage(arguments).await,
             Command::Scope(arguments) => scope::run(&arguments),
             Command::Verify(arguments) => verify::run(*arguments).await,
         }

@@ -40,6 +40,9 @@ pub struct TenantId(Uuid);
 pub struct BatchId(Uuid);
 
 impl TenantId {
+    /// No tenant: under it the requests of operators are remembered.
+    pub const OPERATORS: Self = Self(Uuid::nil());
+
     /// Wraps a UUID.
     #[must_use]
     pub const fn from_uuid(uuid: Uuid) -> Self {

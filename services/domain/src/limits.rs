@@ -152,3 +152,25 @@ pub const WATCH_SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 pub const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Dispatched rows younger than this are left alone by the reconciler: their dispatch may still be on its way.
 pub const RECONCILE_AGE: Duration = Duration::from_secs(5);
+/// Batches that a tenant may have OPEN at once, where it has no limit of its own.
+pub const OPEN_BATCHES: u64 = 1_000;
+/// Bulk operations of a tenant that may run at once, where it has no limit of its own.
+pub const RUNNING_OPERATIONS: u64 = 64;
+/// Streams that a tenant may have open at once at a gateway, where it has no limit of its own.
+pub const STREAMS_AT_ONCE: u32 = 1_000;
+/// Lists, counts and failures of files that a tenant may have read at once at a gateway, where it has no limit of its own.
+pub const EXPENSIVE_READS_AT_ONCE: u32 = 16;
+/// Good keys that a tenant may have, or operators.
+pub const MAX_GOOD_KEYS: u64 = 1_000;
+/// How long an old key works beside the one that replaces it, where nothing is said, and at most.
+pub const KEY_OVERLAP: Duration = Duration::from_secs(60 * 60);
+/// The longest overlap of two keys.
+pub const MAX_KEY_OVERLAP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The shortest life of a key.
+pub const MIN_KEY_LIFETIME: Duration = Duration::from_secs(60);
+/// The longest life of an upload token.
+pub const MAX_UPLOAD_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How exactly the last use of a key is known: it is written that seldom.
+pub const KEY_USE_EVERY: Duration = Duration::from_secs(10 * 60);
+/// The largest weight of a tenant.
+pub const MAX_TENANT_WEIGHT: u32 = 100;

@@ -110,6 +110,7 @@ impl Stand {
                 principal: "test".into(),
                 role: Role::Member,
                 batch: None,
+                key_id: String::new(),
             })
         };
         Self {

@@ -120,6 +120,10 @@ mod faults {
         MissingFailsKept: "14.1", "a completion that gave up goes on giving up";
         StateNotDerived: "14.1", "a batch keeps its state when its counters move";
         CompletedTakesEntries: "14.2", "a completed manifest takes entries";
+        ClosedTenantTakesWork: "15.1", "a tenant that is closed takes batches and files";
+        LimitIgnored: "15.2", "a tenant keeps more than its limits";
+        TokenUnlimited: "15.3", "more is added with an upload token than it may add";
+        ActNotWritten: "15.4", "an act on tenants or keys leaves no row in the audit";
         AnswerForgotten: "0", "a repeated request is done again";
         ChangeLost: "0", "a revision is counted and its change is not written";
     }

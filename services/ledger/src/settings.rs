@@ -94,7 +94,7 @@ impl LedgerSettings {
 pub struct Bootstrap {
     /// Name of the tenant.
     pub tenant_name: String,
-    /// A member's key for that tenant.
+    /// A key of an admin of that tenant.
     pub api_key: KeyRecord,
     /// An operator's key.
     pub operator_key: KeyRecord,
@@ -153,17 +153,38 @@ impl DispatchWindows {
     }
 }
 
-/// What a tenant may keep.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a tenant may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantLimits {
     /// Bytes, over all batches.
     pub stored_bytes: u64,
     /// Files, over all batches.
     pub files: u64,
+    /// Folders, over all batches.
+    pub folders: u64,
     /// Files of one batch.
     pub files_per_batch: u64,
     /// Bytes of one file.
     pub file_bytes: u64,
+    /// Batches that are OPEN at once.
+    pub open_batches: u64,
+    /// Bulk operations that run at once.
+    pub operations: u64,
+    /// What gateways keep.
+    pub door: DoorLimits,
+}
+
+/// The limits of a tenant that gateways keep. `None`: it has none of its own, and the gateways and the limiter have theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DoorLimits {
+    /// Manifest entries a second.
+    pub entries_per_second: Option<u64>,
+    /// Calls a second.
+    pub calls_per_second: Option<u64>,
+    /// Streams at once, at each gateway.
+    pub streams: Option<u64>,
+    /// Expensive reads at once, at each gateway.
+    pub expensive_reads: Option<u64>,
 }
 
 impl Default for TenantLimits {
@@ -171,20 +192,77 @@ impl Default for TenantLimits {
         Self {
             stored_bytes: 1 << 50,
             files: 1 << 40,
+            folders: 1 << 40,
             files_per_batch: u64::from(limits::MAX_FILES_PER_BATCH),
             file_bytes: limits::MAX_FILE_BYTES,
+            open_batches: limits::OPEN_BATCHES,
+            operations: limits::RUNNING_OPERATIONS,
+            door: DoorLimits::default(),
         }
     }
 }
 
 /// The members of a tenant's own limits; absent ones mean the default.
-#[derive(Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct OwnLimits {
-    stored_bytes: Option<u64>,
-    files: Option<u64>,
-    files_per_batch: Option<u64>,
-    file_bytes: Option<u64>,
+pub(crate) struct OwnLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stored_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) folders: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files_per_batch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) file_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) entries_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) calls_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) open_batches: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) streams: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) operations: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expensive_reads: Option<u64>,
+}
+
+impl OwnLimits {
+    /// As they stand in a tenant's row.
+    ///
+    /// # Errors
+    /// What stands there cannot be read: the defaults may be more than the tenant was given.
+    pub(crate) fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// The same, to be stored.
+    pub(crate) fn to_json(self) -> String {
+        serde_json::to_string(&self).unwrap_or_else(|_| "{}".to_owned())
+    }
+
+    /// Over the defaults.
+    pub(crate) fn over(self, defaults: &TenantLimits) -> TenantLimits {
+        let door = defaults.door;
+        TenantLimits {
+            stored_bytes: self.stored_bytes.unwrap_or(defaults.stored_bytes),
+            files: self.files.unwrap_or(defaults.files),
+            folders: self.folders.unwrap_or(defaults.folders),
+            files_per_batch: self.files_per_batch.unwrap_or(defaults.files_per_batch),
+            file_bytes: self.file_bytes.unwrap_or(defaults.file_bytes),
+            open_batches: self.open_batches.unwrap_or(defaults.open_batches),
+            operations: self.operations.unwrap_or(defaults.operations),
+            door: DoorLimits {
+                entries_per_second: self.entries_per_second.or(door.entries_per_second),
+                calls_per_second: self.calls_per_second.or(door.calls_per_second),
+                streams: self.streams.or(door.streams),
+                expensive_reads: self.expensive_reads.or(door.expensive_reads),
+            },
+        }
+    }
 }
 
 impl TenantLimits {
@@ -193,13 +271,7 @@ impl TenantLimits {
     /// # Errors
     /// What stands there cannot be read: the defaults may be more than the tenant was given.
     pub(crate) fn from_json(text: &str, defaults: &Self) -> Result<Self, serde_json::Error> {
-        let own: OwnLimits = serde_json::from_str(text)?;
-        Ok(Self {
-            stored_bytes: own.stored_bytes.unwrap_or(defaults.stored_bytes),
-            files: own.files.unwrap_or(defaults.files),
-            files_per_batch: own.files_per_batch.unwrap_or(defaults.files_per_batch),
-            file_bytes: own.file_bytes.unwrap_or(defaults.file_bytes),
-        })
+        Ok(OwnLimits::from_json(text)?.over(defaults))
     }
 }
 

@@ -13,6 +13,7 @@ use caudal_proto::mesh::v1::ledger_service_server::LedgerServiceServer;
 use caudal_proto::v1::batch_service_server::BatchServiceServer;
 use caudal_proto::v1::file_service_server::FileServiceServer;
 use caudal_proto::v1::operator_service_server::OperatorServiceServer;
+use caudal_proto::v1::tenant_service_server::TenantServiceServer;
 use caudal_proto::v1::upload_service_server::UploadServiceServer;
 use caudal_streams::{Names, Streams, StreamsError};
 use sea_orm::DbErr;
@@ -128,6 +129,9 @@ impl Ledger {
             operations,
             windows: settings.windows.of_stage.clone(),
             metrics,
+            mesh_secret: settings.mesh_secret.clone(),
+            tenant_limits: settings.tenant_limits.clone(),
+            key_uses: api::key_uses::KeyUses::default(),
         };
         let server = Server::builder("ledger")
             .routes(routes(
@@ -212,6 +216,9 @@ fn routes(ledger: api::Ledger, guard: LeaderGuard) -> Routes {
     let operator = OperatorServiceServer::new(ledger.clone())
         .max_decoding_message_size(MAX_DECODE_BYTES)
         .max_encoding_message_size(MAX_ENCODE_BYTES);
+    let tenants = TenantServiceServer::new(ledger.clone())
+        .max_decoding_message_size(MAX_DECODE_BYTES)
+        .max_encoding_message_size(MAX_ENCODE_BYTES);
     let uploads = UploadServiceServer::new(ledger)
         .max_decoding_message_size(MAX_DECODE_BYTES)
         .max_encoding_message_size(MAX_ENCODE_BYTES);
@@ -220,5 +227,6 @@ fn routes(ledger: api::Ledger, guard: LeaderGuard) -> Routes {
         .add_service(InterceptedService::new(files, guard.clone()))
         .add_service(InterceptedService::new(operations, guard.clone()))
         .add_service(InterceptedService::new(operator, guard.clone()))
+        .add_service(InterceptedService::new(tenants, guard.clone()))
         .add_service(InterceptedService::new(uploads, guard))
 }

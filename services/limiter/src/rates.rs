@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use caudal_domain::limits::MAX_ENTRIES_PER_PAGE;
 use caudal_proto::mesh::v1::{PermitKind, RateStatus};
 use governor::clock::{Clock, DefaultClock, Reference};
 use governor::middleware::NoOpMiddleware;
@@ -52,6 +53,17 @@ pub(crate) struct Rates<C: Clock = DefaultClock> {
     penalties: Mutex<HashMap<String, C::Instant>>,
     counted: Mutex<HashMap<(PermitKind, String), Counted<C>>>,
     demands: AtomicU32,
+    /// Keys with a limit of their own that is kept in the database, as whoever asks tells it.
+    told: Mutex<ToldRates<C>>,
+}
+
+type ToldRates<C> = HashMap<(PermitKind, String), Arc<Told<C>>>;
+
+/// A rate that was told, and its bucket.
+struct Told<C: Clock> {
+    per_second: u32,
+    rate: Rate,
+    bucket: Direct<C>,
 }
 
 struct Kind<C: Clock> {
@@ -116,7 +128,66 @@ impl<C: Clock + Clone> Rates<C> {
             penalties: Mutex::default(),
             counted: Mutex::default(),
             demands: AtomicU32::new(0),
+            told: Mutex::default(),
         }
+    }
+
+    /// The same for a key that has a rate of its own, which holds from the moment it is told.
+    pub(crate) fn acquire_at(
+        &self,
+        kind: PermitKind,
+        key: &str,
+        want: u32,
+        block: u32,
+        per_second: u32,
+    ) -> Option<Grant> {
+        let told = self.told(kind, key, per_second);
+        let Some(told) = told else {
+            return self.acquire(kind, key, want, block);
+        };
+        self.kinds.get(&kind)?;
+        let grant = take(
+            &self.clock,
+            want,
+            block.max(want),
+            told.rate.burst(),
+            |count| told.bucket.check_n(count),
+        );
+        self.count(kind, key, want, grant);
+        Some(grant)
+    }
+
+    /// The bucket of a rate that is told; `None` where there is none of its own.
+    fn told(&self, kind: PermitKind, key: &str, per_second: u32) -> Option<Arc<Told<C>>> {
+        let name = (kind, key.to_owned());
+        let mut known = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if per_second == 0 {
+            known.remove(&name);
+            return None;
+        }
+        if let Some(told) = known.get(&name)
+            && told.per_second == per_second
+        {
+            return Some(Arc::clone(told));
+        }
+        // A page of entries is taken whole or not at all, so there is room for one.
+        let page = u32::try_from(MAX_ENTRIES_PER_PAGE).unwrap_or(u32::MAX);
+        let burst = match kind {
+            PermitKind::Entries => per_second.max(page),
+            _ => per_second,
+        };
+        let rate = Rate::try_new("per_second", per_second.into(), burst).ok()?;
+        if known.len() >= MAX_KEYS {
+            // Each begins with a full bucket again: a burst more, once.
+            known.clear();
+        }
+        let told = Arc::new(Told {
+            per_second,
+            rate,
+            bucket: RateLimiter::direct_with_clock(rate.quota(), self.clock.clone()),
+        });
+        known.insert(name, Arc::clone(&told));
+        Some(told)
     }
 
     /// Takes up to `block` permits; with fewer than `want` it says when to ask again. None for an unknown kind.
@@ -169,7 +240,9 @@ impl<C: Clock + Clone> Rates<C> {
         let mut rates: Vec<RateStatus> = counted
             .iter()
             .filter_map(|((kind, key), counted)| {
-                let rate = self.kinds.get(kind)?.rate_of(key);
+                let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                let told = told.get(&(*kind, key.clone())).map(|told| told.rate);
+                let rate = told.unwrap_or(self.kinds.get(kind)?.rate_of(key));
                 Some(RateStatus {
                     kind: (*kind).into(),
                     key: key.clone(),
@@ -327,6 +400,31 @@ mod tests {
     #![expect(clippy::unwrap_used)]
     use governor::clock::FakeRelativeClock;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_rate_that_is_told_holds_at_once_and_until_it_is_taken_back() {
+        let clock = FakeRelativeClock::default();
+        let each = Rate::try_new("each", 200.0, 200).unwrap();
+        let rates = rates(&clock, each);
+        let ask = |want, told| {
+            let grant = rates.acquire_at(PermitKind::Calls, "t", want, want, told);
+            grant.unwrap().granted
+        };
+        let usual = ask(100, 0);
+        assert_eq!(usual, 100);
+        assert_eq!(ask(100, 3), 3);
+        assert_eq!(ask(1, 3), 0);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(ask(100, 3), 3);
+        assert_eq!(ask(100, 7), 7);
+        assert!(ask(1, 0) > 0);
+        // A page is taken whole, however slow the rate.
+        let page = u32::try_from(MAX_ENTRIES_PER_PAGE).unwrap();
+        let whole = rates.acquire_at(PermitKind::Entries, "t", page, page, 10);
+        assert_eq!(whole.unwrap().granted, page);
+        let next = rates.acquire_at(PermitKind::Entries, "t", page, page, 10);
+        assert!(next.unwrap().retry_after > Duration::from_secs(60));
+    }
 
     use super::*;
 

@@ -57,7 +57,13 @@ impl Service {
         }
         let grant = self
             .rates
-            .acquire(kind, &request.key, request.want, request.block)
+            .acquire_at(
+                kind,
+                &request.key,
+                request.want,
+                request.block,
+                request.per_second,
+            )
             .ok_or_else(|| Refusal::invalid("kind", "names no kind of permit"))?;
         self.metrics.permits(kind, request.want, grant.granted);
         let retry_after =

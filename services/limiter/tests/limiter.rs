@@ -168,6 +168,7 @@ async fn more_than_a_burst_is_waited_for_and_a_penalty_stops_everyone() {
         key: "provider".to_owned(),
         want: 1,
         block: 1,
+        per_second: 0,
     };
     let answer = running
         .client
@@ -189,6 +190,7 @@ async fn a_bad_request_names_its_field_and_a_stranger_is_turned_away() {
         key: key.to_owned(),
         want,
         block: want,
+        per_second: 0,
     };
     for (request, field) in [
         (acquire(PermitKind::Unspecified, TENANT, 1), "kind"),

@@ -1,12 +1,14 @@
 //! What makes a process a member of the mesh: its server (health, reflection, metrics, limits, drain), its channels to
 //! others, telemetry with W3C trace context, the signed scope of a caller, hints over Redis, and the limiter's client.
 
+pub mod api_key;
 pub mod channels;
 pub mod health;
 pub mod hints;
 pub mod leader;
 pub mod limits;
 pub mod metrics;
+pub mod permission;
 pub mod permits;
 mod rarely;
 mod reflection;

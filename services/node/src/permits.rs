@@ -63,6 +63,8 @@ struct Block {
     void_at: Option<Instant>,
     /// Nothing will be granted before this: asking is useless.
     not_before: Option<Instant>,
+    /// At which rate of its own it was granted.
+    rate: Option<u32>,
 }
 
 impl Block {
@@ -103,6 +105,11 @@ impl PermitBlocks {
     /// Spends `count` permits of a key, or says when to ask again. More than the limiter ever grants at once is never
     /// granted: ask in pieces of at most a block.
     pub async fn try_acquire(&self, key: &str, count: u32) -> Permit {
+        self.try_acquire_at(key, count, None).await
+    }
+
+    /// The same for a key that has a rate of its own.
+    pub async fn try_acquire_at(&self, key: &str, count: u32, own: Option<u32>) -> Permit {
         if count == 0 {
             return Permit::Granted;
         }
@@ -110,6 +117,13 @@ impl PermitBlocks {
         // One demand of a key asks the limiter, the others wait for its answer instead of asking too.
         let mut block = block.lock().await;
         let now = Instant::now();
+        if block.rate != own {
+            // What was granted at another rate is not spent, and the wait for it is over.
+            *block = Block {
+                rate: own,
+                ..Block::default()
+            };
+        }
         if block.spend(count, now) {
             return Permit::Granted;
         }
@@ -119,10 +133,10 @@ impl PermitBlocks {
             return Permit::NotYet(not_before - now);
         }
         if self.is_away(now) {
-            block.spend_local_share(count, self.settings.local_share_per_second, now);
+            block.spend_local_share(count, self.local_share(own), now);
             return Permit::Granted;
         }
-        match self.ask(key, count - block.left).await {
+        match self.ask(key, count - block.left, own).await {
             Ok(answer) => {
                 block.left += answer.granted;
                 block.void_at = Some(now + answer.valid_for);
@@ -144,10 +158,14 @@ impl PermitBlocks {
                     .away_until
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner) = Some(now + LOCAL_INTERVAL);
-                block.spend_local_share(count, self.settings.local_share_per_second, now);
+                block.spend_local_share(count, self.local_share(own), now);
                 Permit::Granted
             }
         }
+    }
+
+    fn local_share(&self, own: Option<u32>) -> u32 {
+        own.unwrap_or(self.settings.local_share_per_second)
     }
 
     /// A limiter that did not answer is left alone for a while, whatever the key: a hung one would delay each.
@@ -184,7 +202,21 @@ impl PermitBlocks {
     /// # Errors
     /// When there are none; `subject` says of what, e.g. "calls".
     pub async fn require(&self, key: &str, count: u32, subject: &str) -> Result<(), Refusal> {
-        match self.try_acquire(key, count).await {
+        self.require_at(key, count, subject, None).await
+    }
+
+    /// The same for a key that has a rate of its own.
+    ///
+    /// # Errors
+    /// As [`Self::require`].
+    pub async fn require_at(
+        &self,
+        key: &str,
+        count: u32,
+        subject: &str,
+        own: Option<u32>,
+    ) -> Result<(), Refusal> {
+        match self.try_acquire_at(key, count, own).await {
             Permit::Granted => Ok(()),
             Permit::NotYet(wait) => Err(Refusal::rate_limited(subject, wait)),
         }
@@ -237,13 +269,14 @@ impl PermitBlocks {
         block
     }
 
-    async fn ask(&self, key: &str, want: u32) -> Result<Answer, String> {
+    async fn ask(&self, key: &str, want: u32, own: Option<u32>) -> Result<Answer, String> {
         let block = self.settings.block.max(want);
         let request = AcquireRequest {
             kind: self.settings.kind.into(),
             key: key.to_owned(),
             want,
             block,
+            per_second: own.unwrap_or_default(),
         };
         let mut limiter = self.limiter.clone();
         let call = limiter.acquire(with_deadline(request, CALL_DEADLINE));

@@ -36,12 +36,20 @@ const MAX_SCOPE_CHARACTERS: usize = 1024;
 
 /// Keeps signatures of scopes apart from anything else the secret may sign one day.
 const PURPOSE: &[u8] = b"caudal-scope-v1\0";
+/// The same for secrets of API keys.
+const KEY_PURPOSE: &[u8] = b"caudal-api-key-v1\0";
 
-/// What a principal may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a principal may do. Which role may call what stands in [`crate::permission`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
+    /// Fills one batch.
+    Uploader,
+    /// Reads inside one tenant.
+    Viewer,
     /// Works inside one tenant.
     Member,
+    /// Works inside one tenant, and runs its keys.
+    Admin,
     /// Runs the system.
     Operator,
     /// A service of the mesh.
@@ -59,6 +67,16 @@ pub struct Scope {
     pub role: Role,
     /// Set when the credential is good for one batch only.
     pub batch: Option<BatchId>,
+    /// The id of the key; empty for a service.
+    pub key_id: String,
+}
+
+impl Role {
+    /// Whether it works inside a tenant.
+    #[must_use]
+    pub fn has_tenant(self) -> bool {
+        !matches!(self, Self::Operator | Self::Service)
+    }
 }
 
 impl Scope {
@@ -70,6 +88,7 @@ impl Scope {
             principal: format!("service:{name}"),
             role: Role::Service,
             batch: None,
+            key_id: String::new(),
         }
     }
 
@@ -88,9 +107,14 @@ impl Scope {
         self.batch.is_none_or(|only| only == batch)
     }
 
-    fn to_proto(&self, expires_at: i64) -> v1::Scope {
+    /// As a message that is void, or ends, at a time.
+    #[must_use]
+    pub fn to_message(&self, expires_at: i64) -> v1::Scope {
         let role = match self.role {
+            Role::Uploader => v1::Role::Uploader,
+            Role::Viewer => v1::Role::Viewer,
             Role::Member => v1::Role::Member,
+            Role::Admin => v1::Role::Admin,
             Role::Operator => v1::Role::Operator,
             Role::Service => v1::Role::Service,
         };
@@ -108,6 +132,7 @@ impl Scope {
             role: role.into(),
             batch: batch.into(),
             expires_at,
+            key_id: self.key_id.clone(),
         }
     }
 
@@ -117,7 +142,10 @@ impl Scope {
     /// UNAUTHENTICATED when the role is unknown or an id is none.
     pub fn from_proto(scope: &v1::Scope) -> Result<Self, Refusal> {
         let role = match scope.role() {
+            v1::Role::Uploader => Role::Uploader,
+            v1::Role::Viewer => Role::Viewer,
             v1::Role::Member => Role::Member,
+            v1::Role::Admin => Role::Admin,
             v1::Role::Operator => Role::Operator,
             v1::Role::Service => Role::Service,
             v1::Role::Unspecified => return Err(refused("its role is unknown")),
@@ -134,14 +162,18 @@ impl Scope {
                 Some(BatchId::from_slice(&scope.batch).map_err(|_| refused("its batch is no id"))?)
             }
         };
-        if role == Role::Member && tenant.is_none() {
-            return Err(refused("a member has a tenant"));
+        if role.has_tenant() && tenant.is_none() {
+            return Err(refused("its role works inside a tenant, and it has none"));
+        }
+        if role == Role::Uploader && batch.is_none() {
+            return Err(refused("its role fills one batch, and it has none"));
         }
         Ok(Self {
             tenant,
             principal: scope.principal.clone(),
             role,
             batch,
+            key_id: scope.key_id.clone(),
         })
     }
 }
@@ -174,6 +206,7 @@ const MIN_SECRET_BYTES: usize = 32;
 #[derive(Clone)]
 pub struct MeshSecret {
     keyed: Arc<Hmac<Sha256>>,
+    for_keys: Arc<Hmac<Sha256>>,
 }
 
 impl fmt::Debug for MeshSecret {
@@ -191,12 +224,9 @@ impl MeshSecret {
         if secret.len() < MIN_SECRET_BYTES {
             return Err(InvalidMeshSecret::TooShort(secret.len()));
         }
-        let mut keyed = Hmac::<Sha256>::new_from_slice(secret)
+        let keyed = Hmac::<Sha256>::new_from_slice(secret)
             .map_err(|_| InvalidMeshSecret::TooShort(secret.len()))?;
-        keyed.update(PURPOSE);
-        Ok(Self {
-            keyed: Arc::new(keyed),
-        })
+        Ok(Self::keyed(&keyed))
     }
 
     /// From a file; blanks around it are cut off.
@@ -215,11 +245,29 @@ impl MeshSecret {
     #[must_use]
     pub fn generate() -> Self {
         let secret: [u8; MIN_SECRET_BYTES] = rand::random();
-        let mut keyed = Hmac::<Sha256>::new(&expand(secret));
-        keyed.update(PURPOSE);
+        Self::keyed(&Hmac::<Sha256>::new(&expand(secret)))
+    }
+
+    fn keyed(secret: &Hmac<Sha256>) -> Self {
+        let for_purpose = |purpose: &[u8]| {
+            let mut keyed = secret.clone();
+            keyed.update(purpose);
+            Arc::new(keyed)
+        };
         Self {
-            keyed: Arc::new(keyed),
+            keyed: for_purpose(PURPOSE),
+            for_keys: for_purpose(KEY_PURPOSE),
         }
+    }
+
+    /// The secret of an API key that is made of its id and a nonce. Whoever holds both and not this secret learns nothing.
+    #[must_use]
+    pub fn key_secret(&self, key_id: &str, nonce: &[u8]) -> [u8; 32] {
+        let mut mac = (*self.for_keys).clone();
+        mac.update(key_id.as_bytes());
+        mac.update(b"\0");
+        mac.update(nonce);
+        mac.finalize().into_bytes().into()
     }
 
     fn mac(&self, payload: &[u8]) -> Hmac<Sha256> {
@@ -253,7 +301,7 @@ pub fn sign(scope: &Scope, secret: &MeshSecret) -> MetadataValue<Ascii> {
 #[must_use]
 pub fn sign_at(scope: &Scope, secret: &MeshSecret, now: SystemTime) -> MetadataValue<Ascii> {
     let payload = scope
-        .to_proto(unix_seconds(now + SCOPE_VALIDITY))
+        .to_message(unix_seconds(now + SCOPE_VALIDITY))
         .encode_to_vec();
     let mac = secret.mac(&payload).finalize().into_bytes();
     let text = format!(
@@ -492,6 +540,7 @@ mod tests {
             principal: "key:abc".to_owned(),
             role: Role::Member,
             batch: Some(BatchId::from_slice(&[9; 16]).unwrap()),
+            key_id: "abc".to_owned(),
         }
     }
 

@@ -83,6 +83,7 @@ macro_rules! unary {
             .await
     }};
 }
+pub(crate) use unary;
 
 impl Client {
     /// Counts the chosen files.
@@ -291,7 +292,7 @@ impl Client {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    fn operator(&self) -> OperatorServiceClient<Channel> {
+    pub(crate) fn operator(&self) -> OperatorServiceClient<Channel> {
         OperatorServiceClient::new(self.channel())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)

@@ -5,6 +5,7 @@ import { BatchService } from "./gen/caudal/v1/batch_pb.js";
 import { EventService } from "./gen/caudal/v1/event_pb.js";
 import { FileService } from "./gen/caudal/v1/file_pb.js";
 import { OperatorService } from "./gen/caudal/v1/operator_pb.js";
+import { TenantService } from "./gen/caudal/v1/tenant_pb.js";
 import { UploadService } from "./gen/caudal/v1/upload_pb.js";
 import { Operations } from "./gen/google/longrunning/operations_pb.js";
 
@@ -29,6 +30,8 @@ export interface Caudal {
   operations: Client<typeof Operations>;
   /** For an operator's key. */
   operator: Client<typeof OperatorService>;
+  /** What a tenant uses, and for an admin's key its keys and its audit. */
+  tenants: Client<typeof TenantService>;
   uploads: Client<typeof UploadService>;
 }
 
@@ -46,6 +49,7 @@ export function caudal(options: CaudalOptions): Caudal {
     files: createClient(FileService, transport),
     operations: createClient(Operations, transport),
     operator: createClient(OperatorService, transport),
+    tenants: createClient(TenantService, transport),
     uploads: createClient(UploadService, transport),
   };
 }

@@ -5,6 +5,7 @@ mod bad_store;
 mod bad_verb;
 mod clients;
 mod corpus;
+mod door;
 mod foreign;
 mod full_disk;
 mod landing;

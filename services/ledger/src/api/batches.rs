@@ -1,38 +1,44 @@
 //! `caudal.v1.BatchService`, but for WatchBatch, which is the gateway's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use caudal_domain::{BatchId, BatchState, Refusal, StageSet, limits, names};
+use caudal_node::scope::Role;
 use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_from_timestamp};
 use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, CancelBatchRequest, CompleteBatchRequest,
-    CreateBatchRequest, Folder, GetBatchRequest, ListBatchesRequest, ListBatchesResponse,
-    ListFoldersRequest, ListFoldersResponse, MissingFiles, PauseBatchRequest, Priority,
-    ResumeBatchRequest, Start, UpdateBatchRequest, WatchBatchRequest, WatchBatchResponse,
+    CreateApiKeyResponse, CreateBatchRequest, CreateUploadTokenRequest, Folder, GetBatchRequest,
+    ListBatchesRequest, ListBatchesResponse, ListFoldersRequest, ListFoldersResponse, MissingFiles,
+    PauseBatchRequest, Priority, ResumeBatchRequest, Start, UpdateBatchRequest, WatchBatchRequest,
+    WatchBatchResponse,
 };
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::failure::{Failure, answer};
-use super::{Ledger, TenantScope, entries, page_token, request_key};
+use super::tenancy::key_lifetime;
+use super::{Ledger, TenantScope, entries, page_token, request_key, words};
+use crate::store::credentials::{Allowance, KeyRow};
 use crate::store::progress::Renamed;
 use crate::store::time::Micros;
 use crate::store::{manifest, reads};
 use crate::wire::{self, StoredOptions};
+use crate::writer::audited::{Act, Audited};
 use crate::writer::verb::Verb;
 use crate::writer::verbs::add_entries::AddEntries;
 use crate::writer::verbs::cancel_batch::CancelBatch;
 use crate::writer::verbs::complete_batch::CompleteBatch;
 use crate::writer::verbs::create_batch::CreateBatch;
+use crate::writer::verbs::create_key::CreateKey;
 use crate::writer::verbs::set_pause::{NewPause, SetPause};
 use crate::writer::verbs::update_batch::UpdateBatch;
 
 const DEFAULT_BATCHES: usize = 50;
-/// Characters in the words left with a pause.
-const MAX_NOTE_CHARS: usize = 200;
-
+/// How long an upload token is good where nothing is said.
+const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 #[tonic::async_trait]
 impl BatchService for Ledger {
     async fn create_batch(
@@ -42,7 +48,9 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let verb = new_batch(&scope, request.get_ref())?;
-            self.change(verb).await
+            let name = names::batch_name(verb.batch.batch);
+            let act = scope.act_of_admin("CreateBatch", &name);
+            self.change(Audited { verb, act }).await
         })
         .await
     }
@@ -126,9 +134,13 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let message = request.get_ref();
-            let verb = completion(&scope, message)?;
-            let fails_missing = verb.missing_fails;
-            let batch = self.change(verb).await?;
+            let act = completion(&scope, message)?;
+            let fails_missing = act.missing_fails;
+            let act = Audited {
+                act: scope.act_of_admin("CompleteBatch", &message.name),
+                verb: act,
+            };
+            let batch = self.change(act).await?;
             if fails_missing {
                 self.reconcile.notify_one();
             }
@@ -143,8 +155,11 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let verb = update(&scope, request.get_ref())?;
-            self.change(verb).await
+            let act = Audited {
+                act: scope.act_of_admin("UpdateBatch", batch_name(request.get_ref())),
+                verb: update(&scope, request.get_ref())?,
+            };
+            self.change(act).await
         })
         .await
     }
@@ -156,8 +171,11 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let message = request.get_ref();
-            let verb = cancellation(&scope, message)?;
-            let answer = self.change(verb).await?;
+            let act = Audited {
+                act: Some(scope.act("CancelBatch", &message.name)),
+                verb: cancellation(&scope, message)?,
+            };
+            let answer = self.change(act).await?;
             // Its files follow at once.
             self.reconcile.notify_one();
             Ok(answer)
@@ -171,8 +189,11 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let verb = pause(&scope, request.get_ref())?;
-            self.change(verb).await
+            let act = Audited {
+                act: scope.act_of_admin("PauseBatch", &request.get_ref().name),
+                verb: pause(&scope, request.get_ref())?,
+            };
+            self.change(act).await
         })
         .await
     }
@@ -183,8 +204,11 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let verb = resumption(&scope, request.get_ref())?;
-            self.change(verb).await
+            let act = Audited {
+                act: scope.act_of_admin("ResumeBatch", &request.get_ref().name),
+                verb: resumption(&scope, request.get_ref())?,
+            };
+            self.change(act).await
         })
         .await
     }
@@ -227,6 +251,54 @@ impl BatchService for Ledger {
         .await
     }
 
+    async fn create_upload_token(
+        &self,
+        request: Request<CreateUploadTokenRequest>,
+    ) -> Result<Response<CreateApiKeyResponse>, Status> {
+        answer(async {
+            let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let batch = changed_batch(&scope, "batch", &message.batch)?;
+            let lifetime = match &message.lifetime {
+                None => DEFAULT_TOKEN_LIFETIME,
+                Some(lifetime) => key_lifetime("lifetime", lifetime)?,
+            };
+            if lifetime > limits::MAX_UPLOAD_TOKEN_LIFETIME {
+                return Err(Refusal::invalid("lifetime", "is longer than 30 days").into());
+            }
+            let may_add = Allowance {
+                files: message.max_files,
+                bytes: message.max_bytes,
+            };
+            let made = self.new_secret();
+            let detail = serde_json::json!({
+                "key": made.name(),
+                "lifetime_seconds": lifetime.as_secs(),
+                "max_files": may_add.files,
+                "max_bytes": may_add.bytes,
+            });
+            let act = Act {
+                detail: detail.to_string(),
+                ..scope.act("CreateUploadToken", &message.batch)
+            };
+            let create = CreateKey {
+                asked_in: scope.tenant,
+                request: request_key("CreateUploadToken", &message.request_id, message)?,
+                key: KeyRow {
+                    batch: Some(batch),
+                    may_add,
+                    ..made.row(Some(scope.tenant), Role::Uploader, "upload token")
+                },
+                nonce: made.nonce,
+                lifetime: Some(lifetime),
+                act,
+            };
+            let answer = self.writer.ask(create).await?;
+            Ok(Response::new(self.shown(answer)?))
+        })
+        .await
+    }
+
     type WatchBatchStream = Empty<Result<WatchBatchResponse, Status>>;
 
     async fn watch_batch(
@@ -244,6 +316,10 @@ impl Ledger {
     async fn change<V: Verb<Answer = Batch>>(&self, verb: V) -> Result<Response<Batch>, Failure> {
         Ok(Response::new(self.writer.ask(verb).await?))
     }
+}
+
+fn batch_name(message: &UpdateBatchRequest) -> &str {
+    message.batch.as_ref().map_or("", |batch| &batch.name)
 }
 
 /// The batch that a credential for the whole tenant may change.
@@ -301,16 +377,13 @@ fn cancellation(scope: &TenantScope, message: &CancelBatchRequest) -> Result<Can
 }
 
 fn pause(scope: &TenantScope, message: &PauseBatchRequest) -> Result<SetPause, Refusal> {
-    if message.note.chars().count() > MAX_NOTE_CHARS {
-        let words = format!("has more than {MAX_NOTE_CHARS} characters");
-        return Err(Refusal::invalid("note", words));
-    }
+    let note = words::note("note", &message.note)?;
     Ok(SetPause {
         batch: scope.batch_ref(changed_batch(scope, "name", &message.name)?),
         request: request_key("PauseBatch", &message.request_id, message)?,
         pause: Some(NewPause {
             who: scope.principal.clone(),
-            note: message.note.clone(),
+            note: note.to_owned(),
         }),
     })
 }
@@ -324,14 +397,7 @@ fn resumption(scope: &TenantScope, message: &ResumeBatchRequest) -> Result<SetPa
 }
 
 fn display_name(name: &str) -> Result<&str, Refusal> {
-    if name.chars().count() > limits::MAX_DISPLAY_NAME_CHARS {
-        let description = format!(
-            "has more than {} characters",
-            limits::MAX_DISPLAY_NAME_CHARS
-        );
-        return Err(Refusal::invalid("batch.display_name", description));
-    }
-    Ok(name)
+    words::name("batch.display_name", name)
 }
 
 /// The number of a priority; NORMAL where none is said.
@@ -409,6 +475,7 @@ fn new_entries(scope: &TenantScope, message: &AddEntriesRequest) -> Result<AddEn
         batch: scope.batch_ref(batch),
         request,
         knows_one_batch: scope.knows_one_batch(),
+        token: (scope.role == Role::Uploader).then(|| scope.actor.key_id.clone()),
         page: Arc::new(page),
         folders: load.folders(),
         path_bytes: load.bytes(),

@@ -14,7 +14,9 @@ use prost::Message;
 /// Values of a set that has a member for each reason of the catalogue, with room for those to come.
 const REASONS: usize = 64;
 /// Paths of an update mask: more than can be changed.
-const MASK_PATHS: usize = 8;
+const MASK_PATHS: usize = 16;
+/// Limits of a tenant: more than there are.
+const TENANT_LIMITS: usize = 16;
 const _: () = assert!(Reason::ALL.len() <= REASONS);
 
 // Bytes of texts.
@@ -108,6 +110,7 @@ bounds! {
     v1::PauseBatchRequest { name: text(NAME), note: text(TEXT), request_id: text(REQUEST_ID) }
     v1::ResumeBatchRequest { name: text(NAME), request_id: text(REQUEST_ID) }
     v1::ListFoldersRequest { parent: text(NAME), page_token: text(PAGE_TOKEN) }
+    v1::CreateUploadTokenRequest { batch: text(NAME), request_id: text(REQUEST_ID) }
     v1::Batch {
         name: text(NAME),
         display_name: text(TEXT),
@@ -162,6 +165,27 @@ bounds! {
 
     v1::CountAgedRequest { tenant: text(NAME) }
     v1::ListStagesRequest {}
+    v1::CreateTenantRequest { tenant: one, request_id: text(REQUEST_ID) }
+    v1::Tenant { name: text(NAME), display_name: text(TEXT), pause: one, usage: one }
+    v1::TenantPause { note: text(TEXT), who: text(TEXT) }
+    v1::TenantUsage { limits: each(TENANT_LIMITS), pause: one }
+    v1::UsedLimit { name: text(WORD) }
+    v1::GetTenantRequest { name: text(NAME) }
+    v1::ListTenantsRequest { page_token: text(PAGE_TOKEN) }
+    v1::UpdateTenantRequest { tenant: one, update_mask: one, request_id: text(REQUEST_ID) }
+    v1::CloseTenantRequest { name: text(NAME), request_id: text(REQUEST_ID) }
+    v1::OperatorServiceCreateApiKeyRequest { tenant: text(NAME), key: one }
+    v1::OperatorServiceListApiKeysRequest { tenant: text(NAME), keys: one }
+    v1::OperatorServiceRevokeApiKeyRequest { tenant: text(NAME), key: one }
+    v1::OperatorServiceRotateApiKeyRequest { tenant: text(NAME), key: one }
+    v1::OperatorServiceListAuditRequest { tenant: text(NAME), audit: one }
+    v1::GetUsageRequest {}
+    v1::CreateApiKeyRequest { display_name: text(TEXT), request_id: text(REQUEST_ID) }
+    v1::ListApiKeysRequest { page_token: text(PAGE_TOKEN) }
+    v1::RevokeApiKeyRequest { name: text(NAME), request_id: text(REQUEST_ID) }
+    v1::RotateApiKeyRequest { name: text(NAME), request_id: text(REQUEST_ID) }
+    v1::ListAuditRequest { page_token: text(PAGE_TOKEN) }
+
     v1::OperatorServiceListFailuresRequest { tenant: text(NAME), failures: one }
     v1::OperatorServiceRetryFilesRequest { tenant: text(NAME), files: one }
     v1::OperatorServiceCancelFilesRequest { tenant: text(NAME), files: one }

@@ -10,7 +10,7 @@ use caudal_domain::{
     BatchId, BatchRef, FileRef, Generation, Outcome, Refusal, Stage, StageSet, StageVersion,
     TenantId, Token, keys, limits, names,
 };
-use caudal_node::scope;
+use caudal_node::scope::{self, Role, Scope};
 use caudal_proto::convert::{
     batch_from_bytes, file_state_to_proto, file_tokens_from_proto, outcome_from_proto,
     reason_from_code, sha256_from_bytes, stage_version_from_proto, warning_from_proto,
@@ -25,8 +25,7 @@ use caudal_proto::mesh::v1::{
     LeaseResponse, LeaseVerdict, ListChangesRequest, ListChangesResponse, ListEventsRequest,
     ListEventsResponse, PackedChanges, ReleaseRequest, ReleaseResponse, RenewRequest,
     RenewResponse, RenewVerdict, Report as ReportMessage, ReportRequest, ReportResponse,
-    ReportVerdict, RequestReconcileRequest, RequestReconcileResponse, Role, Scope as ScopeMessage,
-    Work, report,
+    ReportVerdict, RequestReconcileRequest, RequestReconcileResponse, Work, report,
 };
 use caudal_proto::v1::{FileColumns, FolderColumns, Snapshot};
 use futures::stream::{self, Stream};
@@ -37,6 +36,7 @@ use super::bounds::{self, Bounded};
 use super::failure::{Failure, answer};
 use super::{Ledger, TenantScope};
 use crate::memory::lease_cache::{Declared, Granted, Inputs};
+use crate::settings::TenantLimits;
 use crate::store::progress::ProgressRow;
 use crate::store::reads;
 use crate::store::results::{self, Execution, ResultRow, StoredArtifact, Used};
@@ -213,44 +213,45 @@ impl LedgerService for Ledger {
             require_service(&request)?;
             let message = request.get_ref();
             let session = self.store.reader();
-            let key = credentials::key(&session, &message.key_id).await?;
-            let now = session.now().await?;
-            // One answer for unknown, wrong, revoked and expired: nothing is learnt by guessing.
-            let valid = key.filter(|key| {
-                same(&key.secret_sha256, &message.secret_sha256)
-                    && key.revoked_at.is_none()
-                    && key.expires_at.is_none_or(|until| until > now)
+            let presented = credentials::presented(&session, &message.key_id).await?;
+            // One answer for unknown, wrong, revoked and expired, and for a row that makes no sense: nothing is learnt by
+            // guessing.
+            let valid = presented.and_then(|presented| {
+                let key = &presented.key;
+                let fits =
+                    same(&key.secret_sha256, &message.secret_sha256) && key.is_good(presented.now);
+                let role = key.role.filter(|role| {
+                    let whole = role.has_tenant() == key.tenant.is_some();
+                    whole && (*role == Role::Uploader) <= key.batch.is_some()
+                })?;
+                let open = key.tenant.is_none() || presented.limits.is_some();
+                (fits && open).then_some((role, presented))
             });
-            let Some(key) = valid else {
+            let Some((role, presented)) = valid else {
                 let refusal = Refusal::unauthenticated(
                     "the API key is not valid; ask an operator for another one",
                 );
                 return Err(refusal.into());
             };
-            let role = if key.role == "OPERATOR" {
-                Role::Operator
-            } else {
-                Role::Member
-            };
+            let limits = self.door_limits(presented.limits.as_deref())?;
+            self.key_uses
+                .note(&self.writer, &presented.key, presented.now);
             const MICROS_PER_SECOND: i64 = 1_000_000;
-            let scope = ScopeMessage {
-                tenant: key
-                    .tenant
-                    .map(|tenant| Bytes::copy_from_slice(tenant.as_bytes()))
-                    .unwrap_or_default(),
+            let key = presented.key;
+            let scope = Scope {
+                tenant: key.tenant,
                 principal: key.name,
-                role: role.into(),
-                batch: key
-                    .batch
-                    .map(|batch| Bytes::copy_from_slice(batch.as_bytes()))
-                    .unwrap_or_default(),
-                expires_at: key
-                    .expires_at
-                    .map(|at| at.0 / MICROS_PER_SECOND)
-                    .unwrap_or_default(),
+                role,
+                batch: key.batch,
+                key_id: key.id,
             };
+            let expires_at = key
+                .expires_at
+                .map(|at| at.0 / MICROS_PER_SECOND)
+                .unwrap_or_default();
             Ok(Response::new(CheckCredentialResponse {
-                scope: Some(scope),
+                scope: Some(scope.to_message(expires_at)),
+                limits,
             }))
         })
         .await
@@ -439,6 +440,28 @@ impl LedgerService for Ledger {
 }
 
 impl Ledger {
+    /// What gateways keep of a tenant's limits.
+    fn door_limits(&self, own: Option<&str>) -> Result<Option<mesh::DoorLimits>, Refusal> {
+        let Some(own) = own else {
+            return Ok(None);
+        };
+        let limits = TenantLimits::from_json(own, &self.tenant_limits).map_err(|error| {
+            tracing::error!(%error, "the limits of a tenant cannot be read: it is not let in until they are mended");
+            Refusal::internal()
+        })?;
+        let door = limits.door;
+        // 0 says that there is none of its own; a limit of nothing is one that lets nothing through but in pieces of one.
+        let told = |limit: Option<u64>| {
+            limit.map_or(0, |limit| u32::try_from(limit).unwrap_or(u32::MAX).max(1))
+        };
+        Ok(Some(mesh::DoorLimits {
+            calls_per_second: told(door.calls_per_second),
+            entries_per_second: told(door.entries_per_second),
+            streams: told(door.streams),
+            expensive_reads: told(door.expensive_reads),
+        }))
+    }
+
     async fn ask<V: Verb>(&self, verb: V) -> Result<V::Answer, Failure> {
         Ok(self.writer.ask(verb).await?)
     }

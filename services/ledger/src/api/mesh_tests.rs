@@ -31,6 +31,9 @@ async fn ledger(url: &str) -> Ledger {
         operations: Signals::default(),
         windows: HashMap::new(),
         metrics: LedgerMetrics::new(&Registry::new("ledger")),
+        mesh_secret: caudal_node::scope::MeshSecret::generate(),
+        tenant_limits: crate::settings::TenantLimits::default(),
+        key_uses: crate::api::key_uses::KeyUses::default(),
     }
 }
 

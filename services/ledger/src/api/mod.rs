@@ -9,19 +9,22 @@ mod failure;
 mod failures;
 pub(crate) mod files;
 mod history;
+pub(crate) mod key_uses;
 pub(crate) mod mesh;
 pub(crate) mod operations;
 mod operator;
 pub(crate) mod page_token;
+mod tenancy;
 mod tus;
 pub(crate) mod uploads;
 pub(crate) mod versions;
+mod words;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use caudal_domain::{BatchId, BatchRef, FieldViolation, Refusal, Stage, TenantId, names};
-use caudal_node::scope::{self, Scope};
+use caudal_node::scope::{self, MeshSecret, Role, Scope};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::Request;
@@ -29,12 +32,15 @@ use uuid::Uuid;
 
 use self::bounds::Bounded;
 use self::failure::Failure;
+use self::key_uses::KeyUses;
 use self::versions::Versions;
 use crate::active_writer::ActiveWriter;
 use crate::memory::lease_cache::LeaseCache;
 use crate::metrics::LedgerMetrics;
+use crate::settings::TenantLimits;
 use crate::signals::Signals;
 use crate::store::Store;
+use crate::writer::audited::{Act, Actor};
 use crate::writer::request_key::RequestKey;
 
 /// What every face shares.
@@ -50,6 +56,11 @@ pub(crate) struct Ledger {
     pub(crate) operations: Signals,
     pub(crate) windows: HashMap<Stage, u32>,
     pub(crate) metrics: LedgerMetrics,
+    /// The secrets of keys are made with it.
+    pub(crate) mesh_secret: MeshSecret,
+    /// Limits of tenants that have none of their own.
+    pub(crate) tenant_limits: TenantLimits,
+    pub(crate) key_uses: KeyUses,
 }
 
 /// A caller who works inside one tenant: every query of the public services takes it, so that none can forget it.
@@ -57,6 +68,8 @@ pub(crate) struct Ledger {
 pub(crate) struct TenantScope {
     pub(crate) tenant: TenantId,
     pub(crate) principal: String,
+    pub(crate) role: Role,
+    pub(crate) actor: Actor,
     only: Option<BatchId>,
 }
 
@@ -69,6 +82,11 @@ impl TenantScope {
         Ok(Self {
             tenant,
             principal: scope.principal.clone(),
+            role: scope.role,
+            actor: Actor {
+                words: scope.principal.clone(),
+                key_id: scope.key_id.clone(),
+            },
             only: scope.batch,
         })
     }
@@ -90,6 +108,23 @@ impl TenantScope {
             return Err(Refusal::not_found(name));
         }
         Ok(())
+    }
+
+    /// What this caller does, as the audit keeps it.
+    pub(crate) fn act(&self, call: &'static str, target: &str) -> Act {
+        Act {
+            id: Uuid::now_v7(),
+            actor: self.actor.clone(),
+            tenant: Some(self.tenant),
+            call,
+            target: target.to_owned(),
+            detail: String::new(),
+        }
+    }
+
+    /// The same, of acts that only those of admins are written down of.
+    pub(crate) fn act_of_admin(&self, call: &'static str, target: &str) -> Option<Act> {
+        (self.role == Role::Admin).then(|| self.act(call, target))
     }
 
     /// Whether the credential is good for one batch only.

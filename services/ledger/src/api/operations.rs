@@ -20,12 +20,14 @@ use uuid::Uuid;
 
 use super::bounds::{self, Bounded};
 use super::failure::{Failure, answer};
+use super::tenancy::actor_of;
 use super::{Ledger, TenantScope, page_token, request_key};
 use crate::select::{Purpose, folded, resolve};
 use crate::store::operations::{FileVerb, OperationRow, OperationState, Viewer};
 use crate::store::selection::{Grouping, Selection};
 use crate::store::{operations, requests, selection};
 use crate::wire;
+use crate::writer::audited::{Act, Actor, Audited};
 use crate::writer::request_key::RequestKey;
 use crate::writer::verbs::end_operation::EndOperation;
 use crate::writer::verbs::start_operation::StartOperation;
@@ -36,7 +38,9 @@ const COLLECTION: &str = "operations";
 /// In whose name a bulk operation is begun, and over whose files.
 pub(crate) struct Commander {
     pub(crate) tenant: TenantId,
-    pub(crate) principal: String,
+    pub(crate) actor: Actor,
+    /// Everything that it does is written down, and not its cancels alone.
+    pub(crate) is_watched: bool,
     pub(crate) by_operator: bool,
 }
 
@@ -46,7 +50,8 @@ impl Commander {
         scope.require_whole_tenant()?;
         Ok(Self {
             tenant: scope.tenant,
-            principal: scope.principal.clone(),
+            actor: scope.actor.clone(),
+            is_watched: scope.role == Role::Admin,
             by_operator: false,
         })
     }
@@ -195,7 +200,7 @@ impl Ledger {
                 max_count: most,
                 done: 0,
                 refused: std::collections::BTreeMap::new(),
-                requested_by: commander.principal,
+                requested_by: commander.actor.words.clone(),
                 by_operator: commander.by_operator,
                 created_at: now,
                 updated_at: now,
@@ -207,18 +212,32 @@ impl Ledger {
             };
             return Ok(Response::new(counted));
         };
+        let id = Uuid::now_v7();
+        let is_written = commander.is_watched || matches!(command.verb, FileVerb::Cancel);
+        let act = is_written.then(|| Act {
+            id: Uuid::now_v7(),
+            actor: commander.actor.clone(),
+            tenant: Some(tenant),
+            call: call_of(command.verb),
+            target: names::operation_name(id),
+            detail: serde_json::json!({
+                "batch": command.selector.batch,
+                "matched": matched,
+            })
+            .to_string(),
+        });
         let start = StartOperation {
             tenant,
-            id: Uuid::now_v7(),
+            id,
             request,
             verb: command.verb,
             selector: command.selector.encode_to_vec(),
             matched,
             max_count: most,
-            requested_by: commander.principal,
+            requested_by: commander.actor.words,
             by_operator: commander.by_operator,
         };
-        match self.writer.ask(start).await {
+        match self.writer.ask(Audited { verb: start, act }).await {
             Ok(operation) => {
                 self.operations.started.notify_one();
                 Ok(Response::new(operation))
@@ -248,6 +267,16 @@ impl Ledger {
         let id = names::parse_operation_name(name).map_err(|error| error.refusal("name"))?;
         let found = operations::get(&self.store.reader(), viewer, id).await?;
         Ok(found.ok_or_else(|| Refusal::not_found(name))?)
+    }
+}
+
+/// The name of the call that begins it.
+fn call_of(verb: FileVerb) -> &'static str {
+    match verb {
+        FileVerb::Retry { .. } => "RetryFiles",
+        FileVerb::Cancel => "CancelFiles",
+        FileVerb::Reprocess { .. } => "ReprocessFiles",
+        FileVerb::Dismiss => "DismissFailures",
     }
 }
 
@@ -348,6 +377,18 @@ impl Operations for Ledger {
                 tenant: row.tenant,
                 operation: row.id,
                 state: OperationState::Cancelled,
+            };
+            let act = Act {
+                id: Uuid::now_v7(),
+                actor: actor_of(&request)?,
+                tenant: Some(row.tenant),
+                call: "CancelOperation",
+                target: request.get_ref().name.clone(),
+                detail: String::new(),
+            };
+            let end = Audited {
+                verb: end,
+                act: Some(act),
             };
             match self.writer.ask(end).await {
                 Ok(()) => {

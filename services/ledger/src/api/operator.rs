@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use caudal_domain::{FileState, Refusal, Stage, TenantId, names};
-use caudal_node::scope::{self, Role, Scope};
 use caudal_proto::convert::{duration_from_proto, file_state_from_proto, timestamp_from_micros};
 use caudal_proto::longrunning::Operation;
 use caudal_proto::v1::operator_service_server::OperatorService;
@@ -17,32 +16,22 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Ledger;
-use super::bounds::{self, Bounded};
+use super::bounds::Bounded;
 use super::failure::{Failure, answer};
 use super::failures::Failed;
 use super::files::language;
 use super::operations::{BulkRequest, Command, Commander, Place};
+use super::request_key;
+use super::tenancy::{Keeper, operators_act, tenant_changes};
 use crate::select::{Purpose, resolve, resolve_letters};
 use crate::store::selection::{self, Aged};
 use crate::store::time::Micros;
 use crate::store::{tenants, work};
 use crate::wire::saturated;
+use crate::writer::verbs::update_tenant::TenantChanges;
 
 /// Rows that one answer holds; its total counts them all.
 const AGED_ROWS: usize = 1_000;
-
-/// The principal of an operator's call, once it is known that the request holds no more than it may.
-fn operator<T: Bounded>(request: &Request<T>) -> Result<String, Failure> {
-    let scope: &Scope = scope::of(request)?;
-    if scope.role != Role::Operator {
-        return Err(Refusal::permission_denied(
-            "this is for operators: use an operator's key for it",
-        )
-        .into());
-    }
-    bounds::check(request.get_ref())?;
-    Ok(scope.principal.clone())
-}
 
 #[tonic::async_trait]
 impl OperatorService for Ledger {
@@ -51,7 +40,7 @@ impl OperatorService for Ledger {
         request: Request<CountAgedRequest>,
     ) -> Result<Response<CountAgedResponse>, Status> {
         answer(async {
-            operator(&request)?;
+            operators_act(&request)?;
             let message = request.get_ref();
             let question = Question::of(message)?;
             let tenant = match message.tenant.as_str() {
@@ -82,7 +71,7 @@ impl OperatorService for Ledger {
         request: Request<ListStagesRequest>,
     ) -> Result<Response<ListStagesResponse>, Status> {
         answer(async {
-            operator(&request)?;
+            operators_act(&request)?;
             let waiting = work::waiting_by_stage(&self.store.reader()).await?;
             let stages = Stage::ALL.into_iter().map(|stage| {
                 let (count, oldest) = waiting.get(&stage).copied().unwrap_or_default();
@@ -108,7 +97,7 @@ impl OperatorService for Ledger {
     ) -> Result<Response<ListFailuresResponse>, Status> {
         answer(async {
             const FIELD: &str = "failures.selector";
-            operator(&request)?;
+            operators_act(&request)?;
             let language = language(&request);
             let message = request.get_ref();
             let failures = message.failures.clone().unwrap_or_default();
@@ -186,9 +175,158 @@ impl OperatorService for Ledger {
         })
         .await
     }
+
+    async fn create_tenant(
+        &self,
+        request: Request<v1::CreateTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        answer(async {
+            let actor = operators_act(&request)?;
+            let made = self.make_tenant(actor, request.get_ref()).await?;
+            Ok(Response::new(made))
+        })
+        .await
+    }
+
+    async fn get_tenant(
+        &self,
+        request: Request<v1::GetTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        answer(async {
+            operators_act(&request)?;
+            let name = &request.get_ref().name;
+            let tenant = names::parse_tenant_name(name).map_err(|error| error.refusal("name"))?;
+            Ok(Response::new(self.tenant_with_usage(tenant, name).await?))
+        })
+        .await
+    }
+
+    async fn list_tenants(
+        &self,
+        request: Request<v1::ListTenantsRequest>,
+    ) -> Result<Response<v1::ListTenantsResponse>, Status> {
+        answer(async {
+            operators_act(&request)?;
+            Ok(Response::new(self.tenants(request.get_ref()).await?))
+        })
+        .await
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<v1::UpdateTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        answer(async {
+            let actor = operators_act(&request)?;
+            let message = request.get_ref();
+            let name = message.tenant.as_ref().map(|tenant| tenant.name.as_str());
+            let tenant = self.tenant("tenant.name", name.unwrap_or_default()).await?;
+            let changes = tenant_changes(message)?;
+            let key = request_key("UpdateTenant", &message.request_id, message)?;
+            let changed = self.change_tenant(actor, "UpdateTenant", tenant, changes, key);
+            Ok(Response::new(changed.await?))
+        })
+        .await
+    }
+
+    async fn close_tenant(
+        &self,
+        request: Request<v1::CloseTenantRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        answer(async {
+            let actor = operators_act(&request)?;
+            let message = request.get_ref();
+            let tenant = self.tenant("name", &message.name).await?;
+            let changes = TenantChanges {
+                close: true,
+                ..TenantChanges::default()
+            };
+            let key = request_key("CloseTenant", &message.request_id, message)?;
+            let closed = self.change_tenant(actor, "CloseTenant", tenant, changes, key);
+            Ok(Response::new(closed.await?))
+        })
+        .await
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<v1::OperatorServiceCreateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        answer(async {
+            let keeper = self.keeper(&request, &request.get_ref().tenant).await?;
+            let message = request.get_ref();
+            let key = message.key.clone().unwrap_or_default();
+            self.make_key(&keeper, "key.", &key, message).await
+        })
+        .await
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<v1::OperatorServiceListApiKeysRequest>,
+    ) -> Result<Response<v1::ListApiKeysResponse>, Status> {
+        answer(async {
+            let keeper = self.keeper(&request, &request.get_ref().tenant).await?;
+            let keys = request.get_ref().keys.clone().unwrap_or_default();
+            self.keys(keeper.tenant, &keys).await
+        })
+        .await
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<v1::OperatorServiceRevokeApiKeyRequest>,
+    ) -> Result<Response<v1::ApiKey>, Status> {
+        answer(async {
+            let keeper = self.keeper(&request, &request.get_ref().tenant).await?;
+            let message = request.get_ref();
+            let key = message.key.clone().unwrap_or_default();
+            self.revoke(&keeper, "key.", &key, message).await
+        })
+        .await
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<v1::OperatorServiceRotateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        answer(async {
+            let keeper = self.keeper(&request, &request.get_ref().tenant).await?;
+            let message = request.get_ref();
+            let key = message.key.clone().unwrap_or_default();
+            self.rotate(&keeper, "key.", &key, message).await
+        })
+        .await
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::OperatorServiceListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        answer(async {
+            let keeper = self.keeper(&request, &request.get_ref().tenant).await?;
+            let audit = request.get_ref().audit.clone().unwrap_or_default();
+            self.audit(keeper.tenant, &audit).await
+        })
+        .await
+    }
 }
 
 impl Ledger {
+    /// An operator, over what it names: a tenant, or nothing for what is of operators.
+    async fn keeper<T: Bounded>(
+        &self,
+        request: &Request<T>,
+        tenant: &str,
+    ) -> Result<Keeper, Failure> {
+        let actor = operators_act(request)?;
+        let tenant = match tenant {
+            "" => None,
+            name => Some(self.tenant("tenant", name).await?),
+        };
+        Ok(Keeper::operator(actor, tenant))
+    }
+
     async fn command_of_operator<T: Bounded + Message>(
         &self,
         call: &'static str,
@@ -196,10 +334,11 @@ impl Ledger {
         tenant: &str,
         files: &impl BulkRequest,
     ) -> Result<Response<Operation>, Failure> {
-        let principal = operator(request)?;
+        let actor = operators_act(request)?;
         let commander = Commander {
+            actor,
+            is_watched: true,
             tenant: self.tenant("tenant", tenant).await?,
-            principal,
             by_operator: true,
         };
         let command = Command::of(files, call, Place::Beside, request.get_ref())?;

@@ -13,19 +13,28 @@ pub(crate) fn encode(position: &[u8]) -> String {
 
 /// Decodes a token that must hold `N` bytes; `None` for the first page.
 pub(crate) fn decode<const N: usize>(token: &str) -> Result<Option<[u8; N]>, Refusal> {
+    let Some(bytes) = decode_any(token)? else {
+        return Ok(None);
+    };
+    let bytes = <[u8; N]>::try_from(bytes);
+    bytes.map(Some).map_err(|_| foreign())
+}
+
+/// Decodes a token of any length; `None` for the first page.
+pub(crate) fn decode_any(token: &str) -> Result<Option<Vec<u8>>, Refusal> {
     if token.is_empty() {
         return Ok(None);
     }
-    let bytes = URL_SAFE_NO_PAD
-        .decode(token)
-        .ok()
-        .and_then(|bytes| <[u8; N]>::try_from(bytes).ok());
-    bytes.map(Some).ok_or_else(|| {
-        Refusal::invalid(
-            "page_token",
-            "is not one that this method gave; leave it empty to begin with the first page",
-        )
-    })
+    let bytes = URL_SAFE_NO_PAD.decode(token);
+    bytes.map(Some).map_err(|_| foreign())
+}
+
+/// A token that no page gave.
+pub(crate) fn foreign() -> Refusal {
+    Refusal::invalid(
+        "page_token",
+        "is not one that this method gave; leave it empty to begin with the first page",
+    )
 }
 
 /// The size of a page: `default` when 0, at most the limit.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use caudal_node::scope::Role as KeyOf;
 use caudal_node::{Health, Rarely, hints};
 use caudal_objects::ObjectStore;
 use caudal_streams::Streams;
@@ -332,22 +333,19 @@ impl Leadership {
     }
 }
 
+/// Makes the first tenant and the first keys. What was made of them since stays: a key that was revoked, a tenant that is
+/// called otherwise or was closed.
 async fn ensure_bootstrap<C: sea_orm::ConnectionTrait>(
     session: &Session<'_, C>,
     bootstrap: &Bootstrap,
     now: Micros,
 ) -> Result<(), DbErr> {
-    let tenant = credentials::ensure_tenant(session, &bootstrap.tenant_name, now).await?;
-    let key = &bootstrap.api_key;
-    credentials::ensure_key(
-        session,
-        &key.id,
-        &key.secret_sha256,
-        Some(tenant),
-        "MEMBER",
-        now,
-    )
-    .await?;
-    let key = &bootstrap.operator_key;
-    credentials::ensure_key(session, &key.id, &key.secret_sha256, None, "OPERATOR", now).await
+    let (of_tenant, of_operator) = (&bootstrap.api_key, &bootstrap.operator_key);
+    if credentials::key(session, &of_tenant.id).await?.is_none() {
+        let tenant = credentials::ensure_tenant(session, &bootstrap.tenant_name, now).await?;
+        let (id, secret) = (&of_tenant.id, &of_tenant.secret_sha256);
+        credentials::ensure_key(session, id, secret, Some(tenant), KeyOf::Admin, now).await?;
+    }
+    let (id, secret) = (&of_operator.id, &of_operator.secret_sha256);
+    credentials::ensure_key(session, id, secret, None, KeyOf::Operator, now).await
 }

@@ -72,6 +72,8 @@ pub(crate) struct Dispatcher {
     rows: FxHashMap<FileRef, WorkRow>,
     stages: FxHashMap<Stage, StageQueue>,
     later: Later,
+    /// Shares of tenants that are other than one.
+    shares: FxHashMap<TenantId, u32>,
 }
 
 /// Batches with files that are not ready yet: of each batch at each stage the earliest time alone, however many files wait.
@@ -135,6 +137,16 @@ impl Dispatcher {
             rows: FxHashMap::default(),
             stages,
             later: Later::default(),
+            shares: FxHashMap::default(),
+        }
+    }
+
+    /// What a tenant's turn is worth beside those of others.
+    pub(crate) fn weigh(&mut self, tenant: TenantId, share: u32) {
+        if share > 1 {
+            self.shares.insert(tenant, share);
+        } else {
+            self.shares.remove(&tenant);
         }
     }
 
@@ -319,6 +331,8 @@ impl Dispatcher {
         for _ in 0..tenants_to_ask {
             let tenant = *self.stage(stage).ring.front()?;
             let room = self.room(stage, tenant);
+            let share = self.shares.get(&tenant).copied().unwrap_or(1);
+            let quantum = QUANTUM.saturating_mul(share.into());
             let queue = self.stage(stage);
             queue.ring.rotate_left(1);
             if room == 0 {
@@ -328,7 +342,7 @@ impl Dispatcher {
             let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
                 continue;
             };
-            tenant_queue.deficit = (tenant_queue.deficit + QUANTUM).min(QUANTUM * MAX_SAVED_QUANTA);
+            tenant_queue.deficit = (tenant_queue.deficit + quantum).min(quantum * MAX_SAVED_QUANTA);
             // Alone in the ring a tenant owes nobody anything: it may fill the stage.
             let cost = if alone {
                 i64::MAX
@@ -471,6 +485,21 @@ mod tests {
         dispatcher.enqueue(waiting(other, NORMAL, NOW), NOW);
         let admitted = admit(&mut dispatcher, 640);
         assert_eq!(admitted[&other], 320, "{admitted:?}");
+    }
+
+    #[test]
+    fn a_tenant_of_three_times_the_weight_gets_three_times_as_much() {
+        let mut dispatcher = dispatcher(10_000, 10_000);
+        let (heavy, other) = (batch(1, 1), batch(2, 1));
+        dispatcher.weigh(heavy.tenant, 3);
+        for key in [heavy, other] {
+            dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        }
+        let admitted = admit(&mut dispatcher, 640);
+        assert_eq!((admitted[&heavy], admitted[&other]), (480, 160));
+        dispatcher.weigh(heavy.tenant, 1);
+        let admitted = admit(&mut dispatcher, 640);
+        assert_eq!((admitted[&heavy], admitted[&other]), (320, 320));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use caudal_domain::{
-    BatchRef, FileRef, FolderCounts, Generation, Stage, StageVersion, TenantId, Token,
+    BatchRef, BatchState, FileRef, FolderCounts, Generation, Stage, StageVersion, TenantId, Token,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use sea_orm::{DbErr, RuntimeErr};
@@ -17,15 +17,18 @@ use uuid::Uuid;
 use super::steps::{Asked, check_commit};
 use crate::settings::DispatchWindows;
 use crate::store::attempts::AttemptRow;
+use crate::store::audit::AuditRow;
 use crate::store::changes::ChangeRow;
+use crate::store::credentials::KeyRow;
 use crate::store::leadership::Beginning;
 use crate::store::manifest::{FileRow, FolderRow, KnownFile};
-use crate::store::operations::OperationRow;
+use crate::store::operations::{OperationRow, OperationState};
 use crate::store::outbox::OutboxRow;
 use crate::store::progress::{BatchRow, ProgressRow, Renamed, Times};
 use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::{ResultRow, TenantContent, Trace};
-use crate::store::tenants::TenantRow;
+use crate::store::tenancy::{Open, Tenancy, TenancyNeeds, TenancyWrites};
+use crate::store::tenants::{Account, TenantRow};
 use crate::store::time::Micros;
 use crate::store::tus::TusRow;
 use crate::store::work::{Moved, WorkRow};
@@ -90,6 +93,9 @@ pub(crate) struct Tables {
     pub(crate) newest: Table<BTreeMap<Stage, u32>>,
     pub(crate) operations: Table<BTreeMap<(TenantId, Uuid), Arc<OperationRow>>>,
     pub(crate) tus: Table<BTreeMap<(TenantId, Uuid), Arc<TusRow>>>,
+    pub(crate) accounts: Table<BTreeMap<TenantId, Arc<Account>>>,
+    pub(crate) keys: Table<BTreeMap<String, Arc<KeyRow>>>,
+    pub(crate) audit: Table<Vec<Arc<AuditRow>>>,
     pub(crate) epoch: u64,
     /// What no database would have taken.
     pub(crate) broken: Vec<String>,
@@ -986,6 +992,115 @@ impl WriteTransaction for ModelTransaction {
     async fn delete_tus(&self, tenant: TenantId, id: Uuid) -> Result<(), DbErr> {
         self.write(move |tables| {
             tables.tus.remove(&(tenant, id));
+        })
+        .await
+    }
+
+    async fn tenancy(&self, needs: &TenancyNeeds, now: Micros) -> Result<Tenancy, DbErr> {
+        self.statement().await?;
+        self.refresh();
+        let view = self.view.borrow();
+        let tables = &view.tables;
+        let named = |name: &String| {
+            let mut accounts = tables.accounts.iter();
+            accounts.find_map(|(tenant, account)| (account.name == *name).then_some(*tenant))
+        };
+        let account = |tenant| {
+            Some(Account {
+                row: TenantRow::clone(tables.tenants.get(&tenant)?),
+                ..Account::clone(tables.accounts.get(&tenant)?)
+            })
+        };
+        let good = |whose: Option<TenantId>| {
+            let keys = tables.keys.values();
+            keys.filter(|key| key.tenant == whose && key.is_good(now))
+                .count() as u64
+        };
+        Ok(Tenancy {
+            tenant: needs.tenant.and_then(account),
+            named: needs.name.as_ref().and_then(named),
+            key: needs
+                .key
+                .as_ref()
+                .and_then(|id| Some(KeyRow::clone(tables.keys.get(id)?))),
+            good_keys: needs.keys_of.map(good).unwrap_or_default(),
+        })
+    }
+
+    async fn open(&self, tenant: TenantId, open: Open) -> Result<u64, DbErr> {
+        self.statement().await?;
+        self.refresh();
+        let view = self.view.borrow();
+        let count = match open {
+            Open::Batches => {
+                let batches = view.tables.batches.iter();
+                let open = batches.filter(|(key, batch)| {
+                    key.tenant == tenant && batch.0.state == BatchState::Open
+                });
+                open.count()
+            }
+            Open::Operations => {
+                let operations = view.tables.operations.values();
+                let running = operations
+                    .filter(|row| row.tenant == tenant && row.state == OperationState::Running);
+                running.count()
+            }
+        };
+        Ok(count as u64)
+    }
+
+    async fn write_tenancy(&self, writes: &TenancyWrites) -> Result<(), DbErr> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let writes = writes.clone();
+        self.write(move |tables| {
+            for account in &writes.new_tenants {
+                let row = Arc::new(account.row.clone());
+                let is_new = tables.tenants.insert(account.row.tenant, row).is_none();
+                unique(tables, is_new, || account.row.tenant.to_string());
+            }
+            for account in writes.new_tenants.iter().chain(&writes.tenants) {
+                let tenant = account.row.tenant;
+                let mut others = tables.accounts.iter();
+                let is_alone =
+                    others.all(|(other, known)| *other == tenant || known.name != account.name);
+                unique(tables, is_alone, || {
+                    format!("a tenant called {}", account.name)
+                });
+                tables.accounts.insert(tenant, Arc::new(account.clone()));
+                if let Some(row) = tables.tenants.get_mut(&tenant) {
+                    let row = Arc::make_mut(row);
+                    row.limits.clone_from(&account.row.limits);
+                    row.paused = account.row.paused;
+                    row.closed = account.row.closed;
+                    row.weight = account.row.weight;
+                }
+            }
+            for key in &writes.new_keys {
+                let old = tables.keys.insert(key.id.clone(), Arc::new(key.clone()));
+                unique(tables, old.is_none(), || format!("the key {}", key.id));
+            }
+            for key in &writes.ended_keys {
+                if let Some(row) = tables.keys.get_mut(&key.id) {
+                    let row = Arc::make_mut(row);
+                    (row.expires_at, row.revoked_at) = (key.expires_at, key.revoked_at);
+                }
+            }
+            for (id, at) in &writes.used_keys {
+                if let Some(key) = tables.keys.get_mut(id) {
+                    Arc::make_mut(key).last_used_at = Some(*at);
+                }
+            }
+            for (id, spent) in &writes.spent {
+                if let Some(key) = tables.keys.get_mut(id) {
+                    let added = &mut Arc::make_mut(key).added;
+                    added.files += spent.files;
+                    added.bytes += spent.bytes;
+                }
+            }
+            let rows = writes.audit.iter().cloned().map(Arc::new);
+            tables.audit.extend(rows);
         })
         .await
     }

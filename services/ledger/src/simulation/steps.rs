@@ -12,13 +12,17 @@ use rustc_hash::FxHashSet;
 
 use super::database::Tables;
 use super::streams::Pair;
-use crate::settings::DispatchWindows;
+use crate::settings::{DispatchWindows, OwnLimits};
 use crate::store::attempts::AttemptRow;
+use crate::store::credentials::KeyRow;
 use crate::store::progress::ProgressRow;
 use crate::store::results::ResultRow;
 use crate::store::time::Micros;
 use crate::store::tus::TusRow;
 use crate::store::work::{AT_FINAL_KEY, WorkRow};
+
+/// No group of a history takes longer, with all its jumps of the clock.
+const A_GROUP_TAKES: Duration = Duration::from_mins(10);
 
 /// What has been asked of ledgers so far, by whoever may ask it.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,8 @@ pub(crate) struct Asked {
     pub(super) released: FxHashSet<Pair>,
     /// Dispatches that a reconciler found lost.
     pub(super) lost: FxHashSet<Pair>,
+    /// Dispatches whose processes said what became of them.
+    pub(super) reported: FxHashSet<Pair>,
 }
 
 /// How long a provider asks to be left alone when the work of a dispatch fails.
@@ -73,8 +79,10 @@ pub(super) fn check_commit(
     }
     for (key, row) in after.batches.iter() {
         let old = before.batches.get(key);
-        if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, row)) {
-            step.check_batch(&old.0, &row.0);
+        match old {
+            Some(old) if Arc::ptr_eq(old, row) => {}
+            Some(old) => step.check_batch(&old.0, &row.0),
+            None => step.check_taken_in(key.tenant, "a batch"),
         }
     }
     for (key, row) in after.tus.iter() {
@@ -82,11 +90,18 @@ pub(super) fn check_commit(
             step.check_upload(old, row);
         }
     }
+    step.check_tenants();
+    if !after.keys.is_same(&before.keys) {
+        step.check_keys();
+    }
+    step.check_written();
     if after.attempts.len() > before.attempts.len() {
         step.check_kills();
+        step.check_reported();
     }
     if after.results.len() > before.results.len() {
         step.check_results();
+        step.check_reported();
     }
     step.found
 }
@@ -105,7 +120,10 @@ impl Step<'_> {
             self.breaks(format!("{file} went out while its batch may not"));
         }
         self.check_standing(row);
-        let Some(old) = old else { return };
+        let Some(old) = old else {
+            self.check_taken_in(file.tenant, "a file");
+            return;
+        };
         if row.token < old.token {
             self.breaks(format!("{file}: its token fell to {}", row.token));
         }
@@ -295,6 +313,26 @@ impl Step<'_> {
         }
     }
 
+    /// What is recorded of a dispatch was reported under its token (protocol 6.3).
+    fn check_reported(&mut self) {
+        let Some(asked) = self.asked else { return };
+        let (before, after) = (self.before, self.after);
+        let attempts = after.attempts.iter().filter(|(key, attempt)| {
+            attempt.reason != Reason::WorkerLost && !before.attempts.contains_key(key)
+        });
+        let results = after.results.iter().filter(|(key, row)| {
+            let made_here = row.taken_from.is_none() && !row.skipped;
+            made_here && !before.results.contains_key(key)
+        });
+        let pairs = attempts.map(|(key, _)| *key);
+        let pairs = pairs.chain(results.map(|(_, row)| (row.file, row.token)));
+        let words: Vec<String> = pairs
+            .filter(|pair| !asked.reported.contains(pair))
+            .map(|(file, token)| format!("{file} token {token}: what nobody reported is recorded"))
+            .collect();
+        self.found.extend(words);
+    }
+
     /// What another file lends is of the newest version of its stage (protocol 13.3).
     fn check_results(&mut self) {
         let before = self.before;
@@ -327,6 +365,106 @@ impl Step<'_> {
     }
 
     /// Protocol 2.1: no window is exceeded, neither a stage's nor a tenant's.
+    /// A tenant that is closed takes nothing in (protocol 15.1).
+    fn check_taken_in(&mut self, tenant: TenantId, what: &str) {
+        let account = self.before.accounts.get(&tenant);
+        if account.is_some_and(|account| account.closed_at.is_some()) {
+            self.breaks(format!("{tenant} is closed and took {what}"));
+        }
+    }
+
+    /// What a tenant keeps grows within its limits, and one that was closed stays so (protocol 15.1, 15.2).
+    fn check_tenants(&mut self) {
+        for (tenant, row) in self.after.tenants.iter() {
+            let Some(old) = self.before.tenants.get(tenant) else {
+                continue;
+            };
+            if Arc::ptr_eq(old, row) {
+                continue;
+            }
+            if old.closed && !row.closed {
+                self.breaks(format!("{tenant} was closed and is open again"));
+            }
+            // What was decided before a limit was changed may be committed together with it.
+            let limits = [old, row].map(|row| OwnLimits::from_json(&row.limits));
+            let most =
+                limits.map(|limits| limits.ok().and_then(|own| own.files).unwrap_or(u64::MAX));
+            if row.used_files > old.used_files && most.iter().all(|most| row.used_files > *most) {
+                let used = row.used_files;
+                self.breaks(format!(
+                    "{tenant} keeps {used} files, its limit is {most:?}"
+                ));
+            }
+        }
+    }
+
+    /// A key that has ended stays so, and an upload token adds what it may (protocol 15.3).
+    fn check_keys(&mut self) {
+        for (id, key) in self.after.keys.iter() {
+            if key.may_add.files.is_some_and(|most| key.added.files > most) {
+                let (added, most) = (key.added.files, key.may_add.files);
+                self.breaks(format!(
+                    "{added} files were added with {id}, which may add {most:?}"
+                ));
+            }
+            let Some(old) = self.before.keys.get(id) else {
+                continue;
+            };
+            if old.revoked_at.is_some() && key.revoked_at != old.revoked_at {
+                self.breaks(format!("the key {id} was revoked and is not any more"));
+            }
+            let longer = key.expires_at.is_none_or(|end| Some(end) > old.expires_at);
+            if old.expires_at.is_some() && longer {
+                self.breaks(format!("the key {id} lives longer than it was given"));
+            }
+        }
+        let now = self.now;
+        let of_operators = |tables: &Tables, since: Micros| -> Vec<String> {
+            let good = |key: &&Arc<KeyRow>| {
+                let lives = key.expires_at.is_none_or(|end| end > since);
+                key.tenant.is_none() && key.revoked_at.is_none() && lives
+            };
+            let keys = tables.keys.values().filter(good);
+            keys.map(|key| key.id.clone()).collect()
+        };
+        // The other may have ended since it was counted.
+        let left = of_operators(self.after, now.minus(A_GROUP_TAKES));
+        let good = of_operators(self.before, now);
+        let revoked = |id: &String| {
+            let key = self.after.keys.get(id);
+            key.is_some_and(|key| key.revoked_at.is_some())
+        };
+        if left.is_empty() && good.iter().any(revoked) {
+            self.breaks("operators have no key left".into());
+        }
+    }
+
+    /// Whoever changes tenants or keys is written down with it (protocol 15.4).
+    fn check_written(&mut self) {
+        let changed = self.after.accounts.iter().filter(|(tenant, account)| {
+            let old = self.before.accounts.get(tenant);
+            old.is_none_or(|old| !Arc::ptr_eq(old, account))
+        });
+        let changed = changed.count();
+        let made = self.after.keys.len().saturating_sub(self.before.keys.len());
+        let revoked = |tables: &Tables| {
+            let keys = tables.keys.values();
+            keys.filter(|key| key.revoked_at.is_some()).count()
+        };
+        let ended = revoked(self.after).saturating_sub(revoked(self.before));
+        let written = self
+            .after
+            .audit
+            .len()
+            .saturating_sub(self.before.audit.len());
+        if written < changed + made + ended {
+            let done = changed + made + ended;
+            self.breaks(format!(
+                "{done} acts on tenants and keys left {written} rows in the audit"
+            ));
+        }
+    }
+
     fn check_windows(&mut self, windows: &DispatchWindows) {
         let (stages, tenants) = out(self.after);
         let (stages_before, tenants_before) = out(self.before);
@@ -367,7 +505,9 @@ fn may_go_out(tables: &Tables, row: &WorkRow) -> bool {
     batch.is_some_and(|batch| {
         let progress = &batch.0;
         let started = !progress.starts_when_completed || progress.facts.manifest_complete;
-        progress.pause.is_none() && !progress.facts.cancel_requested && started
+        let tenant = tables.tenants.get(&row.file.tenant);
+        let held = tenant.is_some_and(|tenant| tenant.paused || tenant.closed);
+        !held && progress.pause.is_none() && !progress.facts.cancel_requested && started
     })
 }
 

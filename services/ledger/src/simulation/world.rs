@@ -9,6 +9,7 @@ mod processes;
 mod reconciler;
 mod redis;
 mod rest;
+mod tenancy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use uuid::Uuid;
 
 use self::gateways::TusUpload;
+use self::tenancy::{TenancyAct, Waking};
 use super::database::{CommitFate, Database, Shared, Tables};
 use super::ledger::{SimLedger, VERSIONS};
 use super::steps::{Asked, provider_wait};
@@ -84,9 +86,9 @@ const ROUNDS: u32 = 600;
 const PACKED: usize = 2;
 
 /// Beyond the number of the last event.
-const EVENTS_IN_ALL: u32 = 93;
+const EVENTS_IN_ALL: u32 = 96;
 /// One number of each kind of event.
-const EMPHASES: [u32; 11] = [0, 18, 44, 62, 67, 75, 80, 84, 89, 91, 92];
+const EMPHASES: [u32; 12] = [0, 18, 44, 62, 67, 75, 80, 84, 89, 91, 92, 93];
 /// How many kinds of faults there are.
 const FAULTS: u32 = 15;
 
@@ -286,6 +288,10 @@ pub(super) struct World {
     ended: Vec<Answered<()>>,
     endings: Vec<Answered<Option<u32>>>,
     settlings: Vec<Answered<()>>,
+    /// What is done to tenants and keys.
+    acts: Vec<TenancyAct>,
+    /// Batches of tenants that go on.
+    wakings: Vec<Waking>,
     /// Where the next slices of batches begin that are being ended.
     from: FxHashMap<BatchRef, u32>,
     /// The last sign of life of whoever holds a dispatch.
@@ -361,17 +367,7 @@ impl World {
         database.told = traced.then(Vec::new);
         database.change(|tables| {
             tables.epoch = 1;
-            for tenant in tenants {
-                let row = TenantRow {
-                    tenant,
-                    limits: "{}".into(),
-                    paused: false,
-                    used_bytes: 0,
-                    used_files: 0,
-                    revision: 0,
-                };
-                tables.tenants.insert(tenant, Arc::new(row));
-            }
+            tenancy::begin(tables, tenants, Micros(1_000_000_000_000));
         });
         let metrics = SimLedger::metrics();
         let begun = Instant::now();
@@ -419,6 +415,8 @@ impl World {
             ended: Vec::new(),
             endings: Vec::new(),
             settlings: Vec::new(),
+            acts: Vec::new(),
+            wakings: Vec::new(),
             from: FxHashMap::default(),
             signs: FxHashMap::default(),
             cancelled: BTreeSet::new(),
@@ -598,7 +596,8 @@ impl World {
                 self.operation_slice();
             }
             91 => self.late_report(),
-            _ => self.delete_landing(),
+            92 => self.delete_landing(),
+            _ => self.run_tenants(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! differ is in [`dialect`] and [`page`].
 
 pub(crate) mod attempts;
+pub(crate) mod audit;
 pub(crate) mod changes;
 mod connections;
 pub(crate) mod credentials;
@@ -23,6 +24,7 @@ pub(crate) mod reads;
 pub(crate) mod requests;
 pub(crate) mod results;
 pub(crate) mod selection;
+pub(crate) mod tenancy;
 pub(crate) mod tenants;
 pub(crate) mod time;
 pub(crate) mod trouble;

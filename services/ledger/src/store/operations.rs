@@ -314,6 +314,16 @@ fn seen_by(viewer: Viewer, values: &mut Vec<Value>) -> &'static str {
     }
 }
 
+/// How many operations of a tenant are under way; by index `operations_running`.
+pub(crate) async fn running<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+) -> Result<u64, DbErr> {
+    let sql = "SELECT COUNT(*) AS running FROM operations AS o WHERE o.tenant_id = $1 AND o.state = 'RUNNING'";
+    let row = session.row(sql, vec![tenant.as_uuid().into()]).await?;
+    row.map_or(Ok(0), |row| u64_of(&row, "running"))
+}
+
 /// Operations that go on, those whose turn was longest ago first; by index `operations_due`.
 pub(crate) async fn due<C: ConnectionTrait>(
     session: &Session<'_, C>,

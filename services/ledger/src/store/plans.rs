@@ -19,8 +19,12 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use caudal_node::scope::Role;
+
 use super::attempts::{self, AttemptRow};
+use super::audit::{self, AuditRow};
 use super::changes::{self, ChangeRow};
+use super::credentials::{self, Allowance, KeyRow, Spent};
 use super::dialect::Dialect;
 use super::failures::{self, FailureGroup, Letters};
 use super::history;
@@ -111,8 +115,14 @@ fn columns(table: &str, index: &str) -> &'static [&'static str] {
         ("batches" | "batch_progress", PK) => &["tenant_id", "batch_id"],
         ("changes", PK) => &["tenant_id", "revision"],
         ("requests", PK) => &["tenant_id", "request_id"],
-        ("tenants", PK) => &["tenant_id"],
-        ("outbox" | "leadership", PK) => &["id"],
+        ("tenants", PK)
+        | ("batch_progress", "batch_progress_open")
+        | ("operations", "operations_running") => &["tenant_id"],
+        ("tenants", "tenants_name") => &["name"],
+        ("api_keys" | "audit" | "outbox" | "leadership", PK) => &["id"],
+        ("api_keys", "api_keys_of_tenant") => &["tenant_id", "created_at", "id"],
+        ("api_keys", "api_keys_of_operators") => &["created_at", "id"],
+        ("audit", "audit_of_tenant") => &["tenant_id", "id"],
         ("file_work", "file_work_ready") => &["wait_stage", "tenant_id", "batch_id", "ready_at"],
         ("files", "files_name") => &["tenant_id", "batch_id", "folder", "name"],
         ("folders", "folders_path") => &["tenant_id", "batch_id", "path"],
@@ -709,6 +719,118 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
 }
 
 /// All files of a batch, chosen by all that they can be chosen by.
+/// The same for tenants, keys and the audit.
+async fn tour_of_tenancy(session: &Session<'_, DatabaseTransaction>) {
+    let now = Micros(1_000_000);
+    step("tenants::account", &[("tenants", PK, 1)]);
+    let account = tenants::account(session, tenant()).await.unwrap().unwrap();
+    step("tenants::named", &[("tenants", "tenants_name", 1)]);
+    tenants::named(session, "tenant 1").await.unwrap();
+    step("tenants::accounts", &[("tenants", PK, 1)]);
+    tenants::accounts(session, Some(uuid(5)), 3).await.unwrap();
+    step("tenants::set", &[("tenants", PK, 1)]);
+    tenants::set(session, &account).await.unwrap();
+    step("tenants::insert", &[]);
+    let mut another = account.clone();
+    another.row.tenant = TenantId::from_uuid(uuid(4_000_000_001));
+    another.name = "another".into();
+    tenants::insert(session, &another).await.unwrap();
+
+    step("credentials::insert", &[]);
+    let mut key = KeyRow {
+        id: "new".into(),
+        tenant: Some(tenant()),
+        role: Some(Role::Member),
+        batch: None,
+        secret_sha256: vec![1; 32],
+        name: "new".into(),
+        created_at: now,
+        expires_at: None,
+        revoked_at: None,
+        last_used_at: None,
+        may_add: Allowance::default(),
+        added: Spent::default(),
+    };
+    credentials::insert(session, &key).await.unwrap();
+    step("credentials::key", &[("api_keys", PK, 1)]);
+    credentials::key(session, "new").await.unwrap();
+    step(
+        "credentials::presented",
+        &[("api_keys", PK, 1), ("tenants", PK, 1)],
+    );
+    credentials::presented(session, "new").await.unwrap();
+    step(
+        "credentials::keys",
+        &[("api_keys", "api_keys_of_tenant", 1)],
+    );
+    credentials::keys(session, Some(tenant()), Some((now, "x")), 3)
+        .await
+        .unwrap();
+    // SQLite searches the other index for keys of no tenant.
+    let of_operators: &'static [Path] = match session.dialect {
+        Dialect::Postgres => &[("api_keys", "api_keys_of_operators", 1)],
+        Dialect::Sqlite => &[("api_keys", "api_keys_of_tenant", 1)],
+    };
+    step("credentials::keys of operators", of_operators);
+    credentials::keys(session, None, Some((now, "x")), 3)
+        .await
+        .unwrap();
+    step(
+        "credentials::good_keys",
+        &[("api_keys", "api_keys_of_tenant", 1)],
+    );
+    credentials::good_keys(session, Some(tenant()), now)
+        .await
+        .unwrap();
+    key.revoked_at = Some(now);
+    step("credentials::set_end", &[("api_keys", PK, 1)]);
+    credentials::set_end(session, &key).await.unwrap();
+    step("credentials::set_used", &[("api_keys", PK, 1)]);
+    credentials::set_used(session, "new", now).await.unwrap();
+    step("credentials::spend", &[("api_keys", PK, 1)]);
+    credentials::spend(session, "new", Spent::default())
+        .await
+        .unwrap();
+
+    step("audit::insert", &[]);
+    let act = AuditRow {
+        id: uuid(4_000_000_002),
+        tenant: Some(tenant()),
+        at: now,
+        actor: String::new(),
+        key_id: String::new(),
+        act: String::new(),
+        target: String::new(),
+        detail: String::new(),
+    };
+    audit::insert(session, &act).await.unwrap();
+    step("audit::before", &[("audit", PK, 1)]);
+    audit::before(session, None, Some(uuid(7)), 3)
+        .await
+        .unwrap();
+    step(
+        "audit::before in a tenant",
+        &[("audit", "audit_of_tenant", 2)],
+    );
+    audit::before(session, Some(tenant()), Some(uuid(7)), 3)
+        .await
+        .unwrap();
+
+    step(
+        "progress::open_batches",
+        &[("batch_progress", "batch_progress_open", 1)],
+    );
+    progress::open_batches(session, tenant()).await.unwrap();
+    // Postgres may as well go through all that run, of whatever tenant, by `operations_due`: they are few.
+    if session.dialect == Dialect::Sqlite {
+        step(
+            "operations::running",
+            &[("operations", "operations_running", 1)],
+        );
+        operations::running(session, tenant()).await.unwrap();
+    }
+}
+
 fn everything(BatchRef { tenant, batch }: BatchRef) -> Selection {
     Selection {
         tenant,
@@ -878,6 +1000,18 @@ async fn fill(session: &Session<'_, sea_orm::DatabaseConnection>, filling: &Fill
             words.bytes("")
         ),
         format!(
+            "{each} INSERT INTO api_keys (id, tenant_id, role, secret_sha256, name, created_at) \
+             SELECT 'k' || (b.n * 100000 + f.n), CASE WHEN f.n % 5 = 0 THEN NULL ELSE {} END, 'MEMBER', {content}, '', f.n \
+             FROM b, f WHERE f.n < {few}",
+            words.uuid("f.n % 7")
+        ),
+        format!(
+            "{each} INSERT INTO audit (id, tenant_id, at, actor, key_id, act, target, detail) \
+             SELECT {}, {}, f.n, '', '', '', '', '' FROM b, f WHERE f.n < {few}",
+            words.uuid("b.n * 100000 + f.n"),
+            words.uuid("f.n % 7")
+        ),
+        format!(
             "{batches} INSERT INTO outbox (id, stage, at, body) SELECT b.n, 1 + b.n % 5, b.n, {content} FROM b"
         ),
     ];
@@ -910,6 +1044,7 @@ async fn explain_all(open: impl AsyncFn(&str) -> Store) {
         let transaction = store.begin().await.unwrap();
         let session = transaction.session();
         second_tour(&session, size).await;
+        tour_of_tenancy(&session).await;
         tour(&session, size).await;
         transaction.roll_back().await;
     }

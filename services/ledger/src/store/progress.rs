@@ -577,6 +577,27 @@ pub(crate) async fn live_priorities<C: ConnectionTrait>(
     Ok(found)
 }
 
+/// How many batches of a tenant are OPEN; by index `batch_progress_open`.
+pub(crate) async fn open_batches<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+) -> Result<u64, DbErr> {
+    let sql =
+        "SELECT COUNT(*) AS open FROM batch_progress AS p WHERE p.tenant_id = $1 AND p.state = 1";
+    let row = session.row(sql, vec![tenant.as_uuid().into()]).await?;
+    row.map_or(Ok(0), |row| u64_of(&row, "open"))
+}
+
+/// Batches of a tenant that have not ended; by index `batch_progress_live`.
+pub(crate) async fn live_batches<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    tenant: TenantId,
+) -> Result<Vec<BatchRef>, DbErr> {
+    let sql = "SELECT p.tenant_id, p.batch_id FROM batch_progress AS p WHERE p.state IN (1, 2) AND p.tenant_id = $1";
+    let rows = session.rows(sql, vec![tenant.as_uuid().into()]).await?;
+    rows.iter().map(batch_key_of).collect()
+}
+
 fn signed_small(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }

@@ -19,6 +19,7 @@ use super::outbox::{self, OutboxRow};
 use super::progress::{self, BatchRow, ProgressRow, Renamed, Times};
 use super::requests::{self, AnsweredRequest, RequestName};
 use super::results::{self, ResultRow, TenantContent, Trace};
+use super::tenancy::{self, Open, Tenancy, TenancyNeeds, TenancyWrites};
 use super::tenants::{self, TenantRow};
 use super::time::Micros;
 use super::tus::{self, TusRow};
@@ -107,6 +108,11 @@ pub(crate) trait WriteTransaction {
     /// One upload through gateways, locked until the end.
     async fn lock_tus(&self, tenant: TenantId, id: Uuid) -> Result<Option<TusRow>, DbErr>;
 
+    /// What is known of tenants and keys.
+    async fn tenancy(&self, needs: &TenancyNeeds, now: Micros) -> Result<Tenancy, DbErr>;
+    /// How many batches a tenant has open, or operations under way.
+    async fn open(&self, tenant: TenantId, open: Open) -> Result<u64, DbErr>;
+
     /// Writes rows whose token is still the one beside them; how many were.
     async fn update_files(&self, rows: &[(Token, &WorkRow)], moved: Moved) -> Result<u64, DbErr>;
     /// Inserts what manifest pages add.
@@ -169,6 +175,8 @@ pub(crate) trait WriteTransaction {
     async fn put_tus(&self, row: &TusRow) -> Result<(), DbErr>;
     /// Forgets an upload through gateways.
     async fn delete_tus(&self, tenant: TenantId, id: Uuid) -> Result<(), DbErr>;
+    /// Writes what becomes of tenants and keys, and who did what.
+    async fn write_tenancy(&self, writes: &TenancyWrites) -> Result<(), DbErr>;
     /// Deletes old changes and answers, so many of each at most.
     async fn prune(&self, changes: Micros, requests: Micros, limit: u32) -> Result<(), DbErr>;
     /// Deletes operations that ended long ago, so many at most.
@@ -301,6 +309,21 @@ impl WriteTransaction for Transaction {
 
     async fn lock_tus(&self, tenant: TenantId, id: Uuid) -> Result<Option<TusRow>, DbErr> {
         tus::lock(&self.session(), tenant, id).await
+    }
+
+    async fn tenancy(&self, needs: &TenancyNeeds, now: Micros) -> Result<Tenancy, DbErr> {
+        tenancy::read(&self.session(), needs, now).await
+    }
+
+    async fn open(&self, tenant: TenantId, open: Open) -> Result<u64, DbErr> {
+        match open {
+            Open::Batches => progress::open_batches(&self.session(), tenant).await,
+            Open::Operations => operations::running(&self.session(), tenant).await,
+        }
+    }
+
+    async fn write_tenancy(&self, writes: &TenancyWrites) -> Result<(), DbErr> {
+        tenancy::write(&self.session(), writes).await
     }
 
     async fn update_files(&self, rows: &[(Token, &WorkRow)], moved: Moved) -> Result<u64, DbErr> {

@@ -2,12 +2,14 @@
 
 mod messages;
 mod operation;
+mod tenancy;
 
 use caudal_domain::Refusal;
 use prost::Message;
 
 pub(crate) use self::messages::*;
 pub(crate) use self::operation::{operation, saturated};
+pub(crate) use self::tenancy::*;
 
 /// A message that this ledger has kept.
 ///

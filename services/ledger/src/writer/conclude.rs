@@ -83,6 +83,7 @@ impl Group<'_> {
         }
         for row in self.rows.tenants() {
             known.tenants.insert(row.tenant, row.clone());
+            self.memory.dispatcher.weigh(row.tenant, row.weight);
         }
         for (batch, folder, counts) in &folders {
             known.folders.insert((*batch, *folder), *counts);

@@ -14,6 +14,7 @@ use crate::store::manifest::{FileRow, FolderRow};
 use crate::store::operations::OperationRow;
 use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::ResultRow;
+use crate::store::tenancy::TenancyWrites;
 use crate::store::time::Micros;
 use crate::store::tus::TusRow;
 use crate::store::work::WorkRow;
@@ -56,6 +57,8 @@ pub(super) struct Effects {
     pub(super) collected: Vec<(BatchRef, Micros)>,
     /// Operations that ended before go, so many at most.
     pub(super) prune_operations: Option<(Micros, u32)>,
+    /// What becomes of tenants and keys, and who did what.
+    pub(super) tenancy: TenancyWrites,
     /// What requests were answered in this group.
     pub(super) answered: Vec<(RequestName, AnsweredRequest)>,
 }

@@ -48,6 +48,14 @@ impl Group<'_> {
                 loaded.tus.insert((tenant, id), row);
             }
         }
+        for needs in needs.iter().filter_map(|needs| needs.tenancy.as_ref()) {
+            let known = transaction.tenancy(needs, self.now).await?;
+            loaded.tenancy.insert(needs.clone(), known);
+        }
+        for (tenant, open) in sorted(needs.iter().filter_map(|needs| needs.open_of)) {
+            let count = transaction.open(tenant, open).await?;
+            loaded.open.insert((tenant, open), count);
+        }
         let looked_up: Vec<&Vec<FileRef>> = needs
             .iter()
             .filter_map(|needs| needs.looked_up.as_ref())

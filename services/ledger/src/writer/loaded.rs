@@ -11,6 +11,7 @@ use crate::store::manifest::{FolderRow, KnownFile};
 use crate::store::operations::OperationRow;
 use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::{ResultRow, TenantContent, Trace};
+use crate::store::tenancy::{Open, Tenancy, TenancyNeeds};
 use crate::store::time::Micros;
 use crate::store::tus::TusRow;
 use crate::store::work::WorkRow;
@@ -44,6 +45,8 @@ pub(super) struct Loaded {
     pub(super) versions: Option<Vec<(u32, StageVersion)>>,
     pub(super) operations: FxHashMap<(TenantId, Uuid), OperationRow>,
     pub(super) tus: FxHashMap<(TenantId, Uuid), TusRow>,
+    pub(super) tenancy: FxHashMap<TenancyNeeds, Tenancy>,
+    pub(super) open: FxHashMap<(TenantId, Open), u64>,
     pub(super) looked_up: FxHashMap<FileRef, WorkRow>,
     pub(super) oldest_outbox: HashMap<Stage, Micros>,
 }
@@ -52,5 +55,10 @@ impl Loaded {
     /// The rows of a piece of a batch.
     pub(super) fn rows_of(&self, range: Range) -> &[WorkRow] {
         self.ranges.get(&range).map_or(&[], Vec::as_slice)
+    }
+
+    /// What is known of what a verb named.
+    pub(super) fn tenancy_of(&self, needs: &TenancyNeeds) -> Tenancy {
+        self.tenancy.get(needs).cloned().unwrap_or_default()
     }
 }

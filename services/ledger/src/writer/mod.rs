@@ -4,6 +4,7 @@
 //! to the relay and hints to watchers.
 
 mod admission;
+pub(crate) mod audited;
 mod conclude;
 mod decide;
 mod delta;
@@ -76,8 +77,6 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 const STALE_TRIES: u32 = 2;
 /// Batches whose hints wait to be published; a hint that finds no room is dropped, for it is only a hint.
 pub(crate) const HINT_QUEUE: usize = 256;
-
-/// A group that was not committed, and the error that stopped it.
 
 /// The writer's task.
 pub(crate) struct Writer {
@@ -547,7 +546,7 @@ impl Together {
         if needs.looks_for_rows() && self.grows {
             return false;
         }
-        self.grows |= needs.grows().is_some();
+        self.grows |= needs.grows().is_some() || needs.changes_tenancy();
         needs.request.is_none_or(|name| self.requests.insert(name))
     }
 }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::manifest_page::ManifestPage;
 use crate::store::requests::RequestName;
 use crate::store::results::{TenantContent, Trace};
+use crate::store::tenancy::{Open, TenancyNeeds};
 use crate::store::work::WorkRow;
 
 /// What one verb needs.
@@ -38,6 +39,10 @@ pub(crate) struct Needs {
     pub(crate) operation: Option<(TenantId, Uuid)>,
     /// An upload through gateways, locked.
     pub(crate) tus: Option<(TenantId, Uuid)>,
+    /// What is known of tenants and keys. Beside a page of a manifest: the upload token it came with.
+    pub(crate) tenancy: Option<TenancyNeeds>,
+    /// How many batches the tenant has open, or operations under way.
+    pub(crate) open_of: Option<(TenantId, Open)>,
     /// Rows as they are while no dispatch is in flight (protocol 2.3), and the oldest rows of the outbox.
     pub(crate) looked_up: Option<Vec<FileRef>>,
 }
@@ -106,7 +111,12 @@ impl Needs {
 
     /// Whether it looks for rows of files that it does not name.
     pub(crate) fn looks_for_rows(&self) -> bool {
-        self.range.is_some() || self.looked_up.is_some()
+        self.range.is_some() || self.looked_up.is_some() || self.changes_tenancy()
+    }
+
+    /// Whether it changes tenants or keys: such verbs are decided one after the other, each on what is committed.
+    pub(crate) fn changes_tenancy(&self) -> bool {
+        self.tenancy.is_some() && self.page.is_none()
     }
 
     /// The batch whose manifest it may grow.

@@ -3,6 +3,7 @@
 use caudal_domain::{Refusal, TenantId, limits};
 
 use crate::settings::TenantLimits;
+use crate::store::tenancy::Open;
 use crate::store::tenants::TenantRow;
 use crate::writer::group::Group;
 
@@ -18,6 +19,7 @@ pub(super) struct InBatch {
 pub(super) struct Asked {
     pub(super) files: u64,
     pub(super) bytes: u64,
+    pub(super) folders: u64,
 }
 
 impl Group<'_> {
@@ -31,6 +33,48 @@ impl Group<'_> {
             Refusal::internal()
         })
     }
+
+    /// A tenant that takes in what its callers bring. A scope of one that is closed lives a moment longer than it.
+    pub(super) fn open_tenant(&self, tenant: TenantId) -> Result<&TenantRow, Refusal> {
+        let open = |row: &&TenantRow| !row.closed || planted!(ClosedTenantTakesWork);
+        self.rows.tenant(tenant).filter(open).ok_or_else(|| {
+            Refusal::unauthenticated(
+                "the tenant of this credential does not exist any more, or is closed",
+            )
+        })
+    }
+
+    /// Whether a tenant may have one more batch open. Those that another group makes at the same moment are not counted.
+    pub(super) fn may_open(&self, tenant: TenantId) -> Result<(), Refusal> {
+        let made = self.rows.batches().filter(|(batch, loaded)| {
+            batch.tenant == tenant && loaded.made.is_some() && !loaded.row.facts.manifest_complete
+        });
+        let open = self.opened(tenant, Open::Batches, made.count());
+        one_more("open_batches", self.limits_of(tenant)?.open_batches, open)
+    }
+
+    /// Whether a tenant may have one more operation under way, in the same way.
+    pub(super) fn may_start(&self, tenant: TenantId) -> Result<(), Refusal> {
+        let started = self.effects.new_operations.iter();
+        let started = started.filter(|row| row.tenant == tenant).count();
+        let running = self.opened(tenant, Open::Operations, started);
+        one_more("operations", self.limits_of(tenant)?.operations, running)
+    }
+
+    fn opened(&self, tenant: TenantId, open: Open, in_group: usize) -> u64 {
+        let before = self.loaded.open.get(&(tenant, open));
+        before
+            .copied()
+            .unwrap_or_default()
+            .saturating_add(in_group as u64)
+    }
+}
+
+fn one_more(subject: &str, limit: u64, used: u64) -> Result<(), Refusal> {
+    if used < limit {
+        return Ok(());
+    }
+    Err(Refusal::quota_exceeded(subject, limit, used, 1))
 }
 
 /// Whether the tenant may keep files of these sizes too. The sizes are a client's: each is looked at before it is added, and
@@ -43,7 +87,11 @@ pub(super) fn within_quotas(
     new_folders: u64,
 ) -> Result<Asked, Refusal> {
     const MOST_KEPT: u64 = i64::MAX as u64;
-    let mut asked = Asked { files: 0, bytes: 0 };
+    let mut asked = Asked {
+        files: 0,
+        bytes: 0,
+        folders: new_folders,
+    };
     for size in sizes {
         if size > limits.file_bytes {
             return Err(Refusal::quota_exceeded(
@@ -75,6 +123,12 @@ pub(super) fn within_quotas(
         ),
         ("files", limits.files, tenant.used_files, asked.files),
         (
+            "folders",
+            limits.folders,
+            tenant.used_folders,
+            asked.folders,
+        ),
+        (
             "stored_bytes",
             limits.stored_bytes,
             tenant.used_bytes,
@@ -84,7 +138,7 @@ pub(super) fn within_quotas(
         let fits = used
             .checked_add(more)
             .is_some_and(|sum| sum <= limit.min(MOST_KEPT));
-        if more > 0 && !fits {
+        if more > 0 && !fits && !planted!(LimitIgnored) {
             return Err(Refusal::quota_exceeded(subject, limit, used, more));
         }
     }
@@ -104,8 +158,11 @@ mod tests {
             tenant: TenantId::from_uuid(uuid::Uuid::nil()),
             limits: String::new(),
             paused: false,
+            closed: false,
+            weight: 1,
             used_bytes,
             used_files,
+            used_folders: 0,
             revision: 1,
         }
     }
@@ -128,6 +185,7 @@ mod tests {
             files: u64::MAX,
             files_per_batch: u64::MAX,
             file_bytes: u64::MAX,
+            ..TenantLimits::default()
         };
         assert_eq!(full(&boundless, &none, &[u64::MAX; 3]), "stored_bytes");
         let nearly = tenant(0, i64::MAX as u64 - 1);
@@ -135,7 +193,14 @@ mod tests {
         let most = tenant(u64::MAX, 0);
         assert_eq!(full(&boundless, &most, &[0]), "files");
         let fits = within_quotas(&boundless, &nearly, InBatch::default(), [1].into_iter(), 0);
-        assert_eq!(fits.unwrap(), Asked { files: 1, bytes: 1 });
+        assert_eq!(
+            fits.unwrap(),
+            Asked {
+                files: 1,
+                bytes: 1,
+                folders: 0
+            }
+        );
     }
 
     #[test]

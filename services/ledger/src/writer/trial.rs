@@ -137,8 +137,11 @@ impl Trial {
                 tenant,
                 limits: "{}".into(),
                 paused: false,
+                closed: false,
+                weight: 1,
                 used_bytes: 0,
                 used_files: 0,
+                used_folders: 0,
                 revision: 0,
             };
             tables.tenants.insert(tenant, Arc::new(row));
@@ -357,6 +360,7 @@ impl Trial {
             batch,
             request: self.request(),
             knows_one_batch: false,
+            token: None,
             page: Arc::new(ManifestPage::new(entries.collect())),
             folders: 1,
             path_bytes: 10,

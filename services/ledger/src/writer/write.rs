@@ -157,6 +157,9 @@ impl Decided {
                 None => transaction.delete_tus(*tenant, *id).await?,
             }
         }
+        if !effects.tenancy.is_empty() {
+            transaction.write_tenancy(&effects.tenancy).await?;
+        }
         if let Some((changes, requests, limit)) = effects.prune {
             transaction.prune(changes, requests, limit).await?;
         }

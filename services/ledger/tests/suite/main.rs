@@ -44,5 +44,6 @@ mod selector;
 mod stages;
 mod storm;
 mod support;
+mod tenancy;
 mod verbs;
 mod verify;

@@ -18,6 +18,7 @@ use caudal_proto::mesh::v1::{
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::file_service_client::FileServiceClient;
 use caudal_proto::v1::operator_service_client::OperatorServiceClient;
+use caudal_proto::v1::tenant_service_client::TenantServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use caudal_proto::v1::{
     AddEntriesRequest, Batch, BatchState, BulkMetadata, CompleteBatchRequest,
@@ -206,6 +207,7 @@ impl TestLedger {
             principal: "test".into(),
             role: Role::Member,
             batch: None,
+            key_id: String::new(),
         })
     }
 
@@ -248,6 +250,7 @@ impl TestLedger {
             principal: "token".into(),
             role: Role::Member,
             batch: Some(batch),
+            key_id: String::new(),
         }))
     }
 
@@ -261,7 +264,35 @@ impl TestLedger {
             principal: "operator".into(),
             role: Role::Operator,
             batch: None,
+            key_id: String::new(),
         })
+    }
+
+    /// What a tenant asks about itself, with a key of this role.
+    pub(crate) fn tenancy(&self, tenant: TenantId, role: Role) -> TenantServiceClient<Signed> {
+        TenantServiceClient::new(self.signed(Scope {
+            tenant: Some(tenant),
+            principal: "somebody".into(),
+            role,
+            batch: None,
+            key_id: "k1".into(),
+        }))
+    }
+
+    /// Batches, as a credential sees them.
+    pub(crate) fn batches_of_scope(&self, scope: &Scope) -> BatchServiceClient<Signed> {
+        BatchServiceClient::new(self.signed(scope.clone()))
+    }
+
+    /// Batches, with a key of this role.
+    pub(crate) fn batches_as(&self, role: Role) -> BatchServiceClient<Signed> {
+        BatchServiceClient::new(self.signed(Scope {
+            tenant: Some(self.tenant),
+            principal: "somebody".into(),
+            role,
+            batch: None,
+            key_id: "k1".into(),
+        }))
     }
 
     pub(crate) fn operator(&self) -> OperatorServiceClient<Signed> {

@@ -18,6 +18,10 @@ impl World {
         }
         let client = &self.clients[at];
         let Some(batch) = client.created else {
+            // A closed tenant refuses what was not done before it was closed.
+            if client.gives_up && self.is_closed(client.batch.tenant) {
+                return false;
+            }
             let create = CreateBatch {
                 batch: client.batch,
                 request: client.create.clone(),
@@ -47,7 +51,9 @@ impl World {
         let missing = client.added.iter().position(Option::is_none);
         let page = missing.or_else(|| repeats.then_some(0));
         if let Some(page) = page.filter(|_| !client.gives_up) {
-            let (request, planned) = &client.pages[page];
+            // A page may come with an upload token, and not be taken.
+            let token = self.any_token(batch);
+            let (request, planned) = &self.clients[at].pages[page];
             let entries = planned.iter().map(|planned| {
                 NewEntry::File(NewFile {
                     path: planned.path.clone(),
@@ -61,6 +67,7 @@ impl World {
                 batch,
                 request: request.clone(),
                 knows_one_batch: false,
+                token,
                 page: Arc::new(ManifestPage::new(entries.collect())),
                 folders: 1,
                 path_bytes: 10,

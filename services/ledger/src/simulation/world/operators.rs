@@ -96,6 +96,7 @@ impl World {
                 batch,
                 request: self.key("AddEntries"),
                 knows_one_batch: false,
+                token: None,
                 page: Arc::new(ManifestPage::new(vec![entry])),
                 folders: 1,
                 path_bytes: 10,

@@ -145,6 +145,12 @@ impl World {
                     self.landing.remove(&(*file, target));
                 }
             }
+            if let Some(asked) = &mut self.shared.borrow_mut().asked {
+                let pairs = report.outcomes.iter();
+                asked
+                    .reported
+                    .extend(pairs.map(|(file, token, _)| (*file, *token)));
+            }
             let answer = self.leader.ask(report.clone());
             self.old_reports.push(report.clone());
             self.processes[at].held[held].reporting = Some((ran, report, answer));
@@ -572,7 +578,26 @@ impl World {
         if self.old_reports.is_empty() {
             return;
         }
-        let at = self.dice.random_range(0..self.old_reports.len());
+        // Best of a file that is at work there again, under another token.
+        let at_work_again = self.committed(|tables| {
+            let reports = self.old_reports.iter().enumerate();
+            let again = reports.filter(|(_, report)| {
+                report.outcomes.iter().any(|(file, token, _)| {
+                    let row = tables.files.get(file);
+                    row.is_some_and(|row| {
+                        let at_work = row.state == FileState::Processing;
+                        at_work && row.stage == report.stage && row.token != *token
+                    })
+                })
+            });
+            again.map(|(at, _)| at).collect::<Vec<usize>>()
+        });
+        let at = match at_work_again.is_empty() {
+            false if self.one_in(2) => {
+                at_work_again[self.dice.random_range(0..at_work_again.len())]
+            }
+            _ => self.dice.random_range(0..self.old_reports.len()),
+        };
         let report = self.old_reports[at].clone();
         let answer = self.leader.ask(report.clone());
         self.late.push((report, answer));

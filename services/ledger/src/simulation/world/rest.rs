@@ -57,6 +57,7 @@ impl World {
     }
 
     pub(super) fn resume_all(&mut self) {
+        self.let_tenants_go_on();
         for at in 0..self.clients.len() {
             if let Some(batch) = self.clients[at].created {
                 let paused = self.committed(|tables| {
@@ -82,6 +83,7 @@ impl World {
         for _ in 0..self.uploads.len() * 2 {
             self.upload_step();
         }
+        self.finish_acts();
         self.operation_slice();
         self.started
             .retain_mut(|(_, answer)| answered(answer).is_none());
@@ -124,7 +126,15 @@ impl World {
 
     pub(super) fn is_at_rest(&self) -> bool {
         let ended = self.committed(|tables| {
-            let batches = tables.batches.values().all(|row| row.0.state.is_ended());
+            // What is left in a tenant that is closed stays as it is.
+            let closed = |tenant| {
+                let account = tables.accounts.get(&tenant);
+                account.is_some_and(|account| account.closed_at.is_some())
+            };
+            let batches = tables
+                .batches
+                .iter()
+                .all(|(key, row)| row.0.state.is_ended() || closed(key.tenant));
             let mut operations = tables.operations.values();
             batches
                 && tables.outbox.is_empty()
@@ -132,7 +142,8 @@ impl World {
         });
         let clients = self.clients.iter().all(|client| {
             let brought = client.completed || client.gives_up;
-            client.created.is_some() && brought && client.call.is_none()
+            let made = client.created.is_some() || self.is_closed(client.batch.tenant);
+            made && brought && client.call.is_none()
         });
         let places = Stage::ALL
             .into_iter()
@@ -146,6 +157,8 @@ impl World {
             && !late
             && clients
             && self.uploads.is_empty()
+            && self.acts.is_empty()
+            && self.wakings.is_empty()
             && places.sum::<u32>() == 0
             && self.leader.is_idle()
     }
@@ -230,11 +243,10 @@ impl World {
             )
         });
         self.violations.extend(report);
-        if made != self.clients.len() {
-            self.breaks(format!(
-                "{} clients made {made} batches",
-                self.clients.len()
-            ));
+        let creators = self.clients.iter();
+        let creators = creators.filter(|client| client.created.is_some()).count();
+        if made != creators {
+            self.breaks(format!("{creators} clients made {made} batches"));
         }
         let mut violations = Vec::new();
         let ends: Vec<Arc<WorkRow>> =

@@ -14,8 +14,10 @@ use rustc_hash::FxHashMap;
 
 use crate::memory::known::Pending;
 use crate::memory::lease_cache::Declared;
+use crate::store::credentials::Spent;
 use crate::store::manifest::{FileRow, FolderRow};
 use crate::store::results::{ResultRow, TenantContent};
+use crate::store::tenancy::TenancyNeeds;
 use crate::store::time::Micros;
 use crate::store::work::{AT_FINAL_KEY, WorkRow};
 use crate::wire;
@@ -39,6 +41,8 @@ pub(crate) struct AddEntries {
     pub(crate) request: RequestKey,
     /// The caller may know this batch only: it does not learn what the tenant holds.
     pub(crate) knows_one_batch: bool,
+    /// The id of the upload token it came with, which may add so much and no more.
+    pub(crate) token: Option<String>,
     pub(crate) page: Arc<ManifestPage>,
     /// How many folders it implies.
     pub(crate) folders: usize,
@@ -99,6 +103,7 @@ impl Verb for AddEntries {
         Needs {
             page: Some(self.page.clone()),
             contents: contents.filter(|_| !self.knows_one_batch).collect(),
+            tenancy: self.token.as_ref().map(|token| about_token(token)),
             ..Needs::of_batch(self.batch, self.request.of(self.batch.tenant))
         }
     }
@@ -124,7 +129,15 @@ impl Verb for AddEntries {
         if !tree.wrong.is_empty() {
             return Err(refuse_page(tree.wrong).into());
         }
+        let spent = match &self.token {
+            Some(token) => Some((token, group.may_spend(token, &plan.new_files)?)),
+            None => None,
+        };
         group.reserve(self.batch, &plan.new_files, tree.new.len())?;
+        if let Some((token, spent)) = spent {
+            let spends = &mut group.effects.tenancy.spent;
+            spends.push((token.clone(), spent));
+        }
         let new_count = u32::try_from(plan.new_files.len()).unwrap_or(u32::MAX);
         let already_held = group.add(self, &mut plan, &mut tree)?;
         let added = AddedEntries {
@@ -141,6 +154,14 @@ impl Verb for AddEntries {
         };
         group.remember(self.batch.tenant, &self.request, kept.encode_to_vec());
         Ok(Reply::Now(added))
+    }
+}
+
+/// What is asked of an upload token.
+fn about_token(id: &str) -> TenancyNeeds {
+    TenancyNeeds {
+        key: Some(id.to_owned()),
+        ..TenancyNeeds::default()
     }
 }
 
@@ -368,6 +389,45 @@ impl Group<'_> {
         known
     }
 
+    /// What new files take of what an upload token may add.
+    fn may_spend(&self, token: &str, new_files: &[FileRow]) -> Result<Spent, Refusal> {
+        let key = self.loaded.tenancy_of(&about_token(token)).key;
+        let key = key.filter(|key| key.is_good(self.now)).ok_or_else(|| {
+            Refusal::unauthenticated("the upload token was revoked or has expired: ask for another")
+        })?;
+        let in_group = self.effects.tenancy.spent.iter();
+        let in_group = in_group.filter(|(id, _)| id == token);
+        let added = in_group.fold(key.added, |sum, (_, spent)| Spent {
+            files: sum.files.saturating_add(spent.files),
+            bytes: sum.bytes.saturating_add(spent.bytes),
+        });
+        let asked = new_files.iter().fold(Spent::default(), |sum, file| Spent {
+            files: sum.files.saturating_add(1),
+            bytes: sum.bytes.saturating_add(file.size),
+        });
+        for (subject, limit, used, more) in [
+            (
+                "upload_token_files",
+                key.may_add.files,
+                added.files,
+                asked.files,
+            ),
+            (
+                "upload_token_bytes",
+                key.may_add.bytes,
+                added.bytes,
+                asked.bytes,
+            ),
+        ] {
+            let fits = |limit: u64| used.saturating_add(more) <= limit;
+            let full = limit.filter(|limit| more > 0 && !fits(*limit));
+            if let Some(limit) = full.filter(|_| !planted!(TokenUnlimited)) {
+                return Err(Refusal::quota_exceeded(subject, limit, used, more));
+            }
+        }
+        Ok(asked)
+    }
+
     /// Takes the quotas of the tenant, or says which is full.
     fn reserve(
         &mut self,
@@ -380,9 +440,7 @@ impl Group<'_> {
             files: row.next_ordinal.into(),
             folders: row.next_folder.into(),
         });
-        let Some(tenant) = self.rows.tenant(batch.tenant) else {
-            return Err(Refusal::not_found(&names::batch_name(batch.batch)).into());
-        };
+        let tenant = self.open_tenant(batch.tenant)?;
         let limits = self.limits_of(batch.tenant)?;
         let sizes = new_files.iter().map(|file| file.size);
         let asked = within_quotas(&limits, tenant, in_batch, sizes, new_folders as u64)?;
@@ -390,6 +448,7 @@ impl Group<'_> {
         let tenant = self.rows.tenant_mut(batch.tenant)?;
         tenant.used_files = tenant.used_files.saturating_add(asked.files);
         tenant.used_bytes = tenant.used_bytes.saturating_add(asked.bytes);
+        tenant.used_folders = tenant.used_folders.saturating_add(asked.folders);
         Ok(())
     }
 
@@ -537,6 +596,7 @@ mod tests {
                     body_hash: [0; 32],
                 },
                 knows_one_batch: false,
+                token: None,
                 page: Arc::new(ManifestPage::new(vec![entry; 1_000])),
                 folders,
                 path_bytes,
@@ -637,6 +697,7 @@ mod tests {
         let batch = trial.batch();
         let page = AddEntries {
             knows_one_batch: true,
+            token: None,
             ..trial.page_declaring(batch, content_of(held))
         };
         let added = trial.ask(page).unwrap();

@@ -1,9 +1,10 @@
 //! Makes a batch.
 
-use caudal_domain::{BatchRef, Refusal, StageSet};
+use caudal_domain::{BatchRef, StageSet};
 use caudal_proto::v1::Batch;
 
 use crate::store::progress::{BatchRow, ProgressRow};
+use crate::store::tenancy::Open;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
@@ -32,6 +33,7 @@ impl Verb for CreateBatch {
         Needs {
             request: Some(self.request.of(self.batch.tenant)),
             tenant: Some(self.batch.tenant),
+            open_of: Some((self.batch.tenant, Open::Batches)),
             ..Needs::default()
         }
     }
@@ -41,10 +43,8 @@ impl Verb for CreateBatch {
         if let Some(first) = group.first_answer(tenant, &self.request)? {
             return Ok(Reply::Now(first));
         }
-        if group.rows.tenant(tenant).is_none() {
-            let words = "the tenant of this credential does not exist any more";
-            return Err(Refusal::unauthenticated(words).into());
-        }
+        group.open_tenant(tenant)?;
+        group.may_open(tenant)?;
         let mut row = ProgressRow::new(self.batch, group.now);
         row.stages = self.stages;
         row.starts_when_completed = self.starts_when_completed;

@@ -11,6 +11,15 @@ pub(crate) mod leave_out;
 pub(crate) mod set_pause;
 pub(crate) mod update_batch;
 
+// What is done to tenants and keys.
+pub(crate) mod create_key;
+pub(crate) mod create_tenant;
+pub(crate) mod note_key_use;
+pub(crate) mod revoke_key;
+pub(crate) mod rotate_key;
+pub(crate) mod update_tenant;
+pub(crate) mod wake_batch;
+
 // What is done to chosen files, in slices.
 pub(crate) mod apply_slice;
 mod cancel;

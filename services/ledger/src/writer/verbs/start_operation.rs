@@ -6,6 +6,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use crate::store::operations::{FileVerb, OperationRow, OperationState};
+use crate::store::tenancy::Open;
 use crate::wire;
 use crate::writer::error::Stop;
 use crate::writer::group::Group;
@@ -36,6 +37,8 @@ impl Verb for StartOperation {
     fn needs(&self) -> Needs {
         Needs {
             request: Some(self.request.of(self.tenant)),
+            tenant: Some(self.tenant),
+            open_of: Some((self.tenant, Open::Operations)),
             ..Needs::default()
         }
     }
@@ -43,6 +46,10 @@ impl Verb for StartOperation {
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Operation>, Stop> {
         if let Some(first) = group.first_answer(self.tenant, &self.request)? {
             return Ok(Reply::Now(first));
+        }
+        if !self.by_operator {
+            group.open_tenant(self.tenant)?;
+            group.may_start(self.tenant)?;
         }
         let row = OperationRow {
             tenant: self.tenant,

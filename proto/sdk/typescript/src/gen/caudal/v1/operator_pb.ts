@@ -9,17 +9,19 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { CancelFilesRequest, DismissFailuresRequest, FileState, ListFailuresRequest, ListFailuresResponseSchema, ReprocessFilesRequest, RetryFilesRequest } from "./file_pb.js";
 import { file_caudal_v1_file } from "./file_pb.js";
+import type { ApiKeySchema, CreateApiKeyRequest, CreateApiKeyResponseSchema, ListApiKeysRequest, ListApiKeysResponseSchema, ListAuditRequest, ListAuditResponseSchema, RevokeApiKeyRequest, RotateApiKeyRequest, TenantLimits, TenantPause, TenantUsage } from "./tenant_pb.js";
+import { file_caudal_v1_tenant } from "./tenant_pb.js";
 import type { OperationSchema } from "../../google/longrunning/operations_pb.js";
 import { file_google_longrunning_operations } from "../../google/longrunning/operations_pb.js";
-import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file caudal/v1/operator.proto.
  */
 export const file_caudal_v1_operator: GenFile = /*@__PURE__*/
-  fileDesc("ChhjYXVkYWwvdjEvb3BlcmF0b3IucHJvdG8SCWNhdWRhbC52MSKeAQoQQ291bnRBZ2VkUmVxdWVzdBIjCgVzdGF0ZRgBIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSKgoHbWluX2FnZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZ0ZW5hbnQYAyABKAkSKQoIZ3JvdXBfYnkYBCABKA4yFy5jYXVkYWwudjEuQWdlZEdyb3VwaW5nIocBCglBZ2VkRmlsZXMSDgoGdGVuYW50GAEgASgJEhsKE3RlbmFudF9kaXNwbGF5X25hbWUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDQoFY291bnQYBCABKA0SLwoLb2xkZXN0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKEUNvdW50QWdlZFJlc3BvbnNlEiIKBHJvd3MYASADKAsyFC5jYXVkYWwudjEuQWdlZEZpbGVzEg0KBXRvdGFsGAIgASgNIhMKEUxpc3RTdGFnZXNSZXF1ZXN0IoEBCgVTdGFnZRIMCgRuYW1lGAEgASgJEg8KB3dhaXRpbmcYAiABKA0SNQoRb2xkZXN0X3JlYWR5X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmRpc3BhdGNoZWQYBCABKA0SDgoGd2luZG93GAUgASgNIjYKEkxpc3RTdGFnZXNSZXNwb25zZRIgCgZzdGFnZXMYASADKAsyEC5jYXVkYWwudjEuU3RhZ2UiZgoiT3BlcmF0b3JTZXJ2aWNlTGlzdEZhaWx1cmVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSMAoIZmFpbHVyZXMYAiABKAsyHi5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVxdWVzdCJfCiBPcGVyYXRvclNlcnZpY2VSZXRyeUZpbGVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoFZmlsZXMYAiABKAsyHC5jYXVkYWwudjEuUmV0cnlGaWxlc1JlcXVlc3QiYQohT3BlcmF0b3JTZXJ2aWNlQ2FuY2VsRmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIsCgVmaWxlcxgCIAEoCzIdLmNhdWRhbC52MS5DYW5jZWxGaWxlc1JlcXVlc3QiZwokT3BlcmF0b3JTZXJ2aWNlUmVwcm9jZXNzRmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIvCgVmaWxlcxgCIAEoCzIgLmNhdWRhbC52MS5SZXByb2Nlc3NGaWxlc1JlcXVlc3QiaQolT3BlcmF0b3JTZXJ2aWNlRGlzbWlzc0ZhaWx1cmVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSMAoFZmlsZXMYAiABKAsyIS5jYXVkYWwudjEuRGlzbWlzc0ZhaWx1cmVzUmVxdWVzdCpgCgxBZ2VkR3JvdXBpbmcSHQoZQUdFRF9HUk9VUElOR19VTlNQRUNJRklFRBAAEhgKFEFHRURfR1JPVVBJTkdfVEVOQU5UEAESFwoTQUdFRF9HUk9VUElOR19TVEFHRRACMoAFCg9PcGVyYXRvclNlcnZpY2USRgoJQ291bnRBZ2VkEhsuY2F1ZGFsLnYxLkNvdW50QWdlZFJlcXVlc3QaHC5jYXVkYWwudjEuQ291bnRBZ2VkUmVzcG9uc2USSQoKTGlzdFN0YWdlcxIcLmNhdWRhbC52MS5MaXN0U3RhZ2VzUmVxdWVzdBodLmNhdWRhbC52MS5MaXN0U3RhZ2VzUmVzcG9uc2USXgoMTGlzdEZhaWx1cmVzEi0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUxpc3RGYWlsdXJlc1JlcXVlc3QaHy5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVzcG9uc2USWAoKUmV0cnlGaWxlcxIrLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXRyeUZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SWgoLQ2FuY2VsRmlsZXMSLC5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlQ2FuY2VsRmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJgCg5SZXByb2Nlc3NGaWxlcxIvLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXByb2Nlc3NGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEmIKD0Rpc21pc3NGYWlsdXJlcxIwLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VEaXNtaXNzRmFpbHVyZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbmIGcHJvdG8z", [file_caudal_v1_file, file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChhjYXVkYWwvdjEvb3BlcmF0b3IucHJvdG8SCWNhdWRhbC52MSKeAQoQQ291bnRBZ2VkUmVxdWVzdBIjCgVzdGF0ZRgBIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSKgoHbWluX2FnZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZ0ZW5hbnQYAyABKAkSKQoIZ3JvdXBfYnkYBCABKA4yFy5jYXVkYWwudjEuQWdlZEdyb3VwaW5nIocBCglBZ2VkRmlsZXMSDgoGdGVuYW50GAEgASgJEhsKE3RlbmFudF9kaXNwbGF5X25hbWUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDQoFY291bnQYBCABKA0SLwoLb2xkZXN0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKEUNvdW50QWdlZFJlc3BvbnNlEiIKBHJvd3MYASADKAsyFC5jYXVkYWwudjEuQWdlZEZpbGVzEg0KBXRvdGFsGAIgASgNIhMKEUxpc3RTdGFnZXNSZXF1ZXN0IoEBCgVTdGFnZRIMCgRuYW1lGAEgASgJEg8KB3dhaXRpbmcYAiABKA0SNQoRb2xkZXN0X3JlYWR5X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmRpc3BhdGNoZWQYBCABKA0SDgoGd2luZG93GAUgASgNIjYKEkxpc3RTdGFnZXNSZXNwb25zZRIgCgZzdGFnZXMYASADKAsyEC5jYXVkYWwudjEuU3RhZ2UiZgoiT3BlcmF0b3JTZXJ2aWNlTGlzdEZhaWx1cmVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSMAoIZmFpbHVyZXMYAiABKAsyHi5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVxdWVzdCJfCiBPcGVyYXRvclNlcnZpY2VSZXRyeUZpbGVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoFZmlsZXMYAiABKAsyHC5jYXVkYWwudjEuUmV0cnlGaWxlc1JlcXVlc3QiYQohT3BlcmF0b3JTZXJ2aWNlQ2FuY2VsRmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIsCgVmaWxlcxgCIAEoCzIdLmNhdWRhbC52MS5DYW5jZWxGaWxlc1JlcXVlc3QiZwokT3BlcmF0b3JTZXJ2aWNlUmVwcm9jZXNzRmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIvCgVmaWxlcxgCIAEoCzIgLmNhdWRhbC52MS5SZXByb2Nlc3NGaWxlc1JlcXVlc3QiaQolT3BlcmF0b3JTZXJ2aWNlRGlzbWlzc0ZhaWx1cmVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSMAoFZmlsZXMYAiABKAsyIS5jYXVkYWwudjEuRGlzbWlzc0ZhaWx1cmVzUmVxdWVzdCKUAgoGVGVuYW50EgwKBG5hbWUYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEicKBmxpbWl0cxgDIAEoCzIXLmNhdWRhbC52MS5UZW5hbnRMaW1pdHMSDgoGd2VpZ2h0GAQgASgNEiUKBXBhdXNlGAUgASgLMhYuY2F1ZGFsLnYxLlRlbmFudFBhdXNlEi8KC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpjbG9zZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCgV1c2FnZRgIIAEoCzIWLmNhdWRhbC52MS5UZW5hbnRVc2FnZSJMChNDcmVhdGVUZW5hbnRSZXF1ZXN0EiEKBnRlbmFudBgBIAEoCzIRLmNhdWRhbC52MS5UZW5hbnQSEgoKcmVxdWVzdF9pZBgCIAEoCSIgChBHZXRUZW5hbnRSZXF1ZXN0EgwKBG5hbWUYASABKAkiOwoSTGlzdFRlbmFudHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlIKE0xpc3RUZW5hbnRzUmVzcG9uc2USIgoHdGVuYW50cxgBIAMoCzIRLmNhdWRhbC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIn0KE1VwZGF0ZVRlbmFudFJlcXVlc3QSIQoGdGVuYW50GAEgASgLMhEuY2F1ZGFsLnYxLlRlbmFudBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKcmVxdWVzdF9pZBgDIAEoCSI2ChJDbG9zZVRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCRISCgpyZXF1ZXN0X2lkGAIgASgJImEKIk9wZXJhdG9yU2VydmljZUNyZWF0ZUFwaUtleVJlcXVlc3QSDgoGdGVuYW50GAEgASgJEisKA2tleRgCIAEoCzIeLmNhdWRhbC52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0ImAKIU9wZXJhdG9yU2VydmljZUxpc3RBcGlLZXlzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoEa2V5cxgCIAEoCzIdLmNhdWRhbC52MS5MaXN0QXBpS2V5c1JlcXVlc3QiYQoiT3BlcmF0b3JTZXJ2aWNlUmV2b2tlQXBpS2V5UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoDa2V5GAIgASgLMh4uY2F1ZGFsLnYxLlJldm9rZUFwaUtleVJlcXVlc3QiYQoiT3BlcmF0b3JTZXJ2aWNlUm90YXRlQXBpS2V5UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoDa2V5GAIgASgLMh4uY2F1ZGFsLnYxLlJvdGF0ZUFwaUtleVJlcXVlc3QiXQofT3BlcmF0b3JTZXJ2aWNlTGlzdEF1ZGl0UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKgoFYXVkaXQYAiABKAsyGy5jYXVkYWwudjEuTGlzdEF1ZGl0UmVxdWVzdCpgCgxBZ2VkR3JvdXBpbmcSHQoZQUdFRF9HUk9VUElOR19VTlNQRUNJRklFRBAAEhgKFEFHRURfR1JPVVBJTkdfVEVOQU5UEAESFwoTQUdFRF9HUk9VUElOR19TVEFHRRACMpgLCg9PcGVyYXRvclNlcnZpY2USRgoJQ291bnRBZ2VkEhsuY2F1ZGFsLnYxLkNvdW50QWdlZFJlcXVlc3QaHC5jYXVkYWwudjEuQ291bnRBZ2VkUmVzcG9uc2USSQoKTGlzdFN0YWdlcxIcLmNhdWRhbC52MS5MaXN0U3RhZ2VzUmVxdWVzdBodLmNhdWRhbC52MS5MaXN0U3RhZ2VzUmVzcG9uc2USXgoMTGlzdEZhaWx1cmVzEi0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUxpc3RGYWlsdXJlc1JlcXVlc3QaHy5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVzcG9uc2USWAoKUmV0cnlGaWxlcxIrLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXRyeUZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SWgoLQ2FuY2VsRmlsZXMSLC5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlQ2FuY2VsRmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJgCg5SZXByb2Nlc3NGaWxlcxIvLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXByb2Nlc3NGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEmIKD0Rpc21pc3NGYWlsdXJlcxIwLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VEaXNtaXNzRmFpbHVyZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJBCgxDcmVhdGVUZW5hbnQSHi5jYXVkYWwudjEuQ3JlYXRlVGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSOwoJR2V0VGVuYW50EhsuY2F1ZGFsLnYxLkdldFRlbmFudFJlcXVlc3QaES5jYXVkYWwudjEuVGVuYW50EkwKC0xpc3RUZW5hbnRzEh0uY2F1ZGFsLnYxLkxpc3RUZW5hbnRzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0VGVuYW50c1Jlc3BvbnNlEkEKDFVwZGF0ZVRlbmFudBIeLmNhdWRhbC52MS5VcGRhdGVUZW5hbnRSZXF1ZXN0GhEuY2F1ZGFsLnYxLlRlbmFudBI/CgtDbG9zZVRlbmFudBIdLmNhdWRhbC52MS5DbG9zZVRlbmFudFJlcXVlc3QaES5jYXVkYWwudjEuVGVuYW50El4KDENyZWF0ZUFwaUtleRItLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VDcmVhdGVBcGlLZXlSZXF1ZXN0Gh8uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlElsKC0xpc3RBcGlLZXlzEiwuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUxpc3RBcGlLZXlzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0QXBpS2V5c1Jlc3BvbnNlElAKDFJldm9rZUFwaUtleRItLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXZva2VBcGlLZXlSZXF1ZXN0GhEuY2F1ZGFsLnYxLkFwaUtleRJeCgxSb3RhdGVBcGlLZXkSLS5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlUm90YXRlQXBpS2V5UmVxdWVzdBofLmNhdWRhbC52MS5DcmVhdGVBcGlLZXlSZXNwb25zZRJVCglMaXN0QXVkaXQSKi5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEF1ZGl0UmVxdWVzdBocLmNhdWRhbC52MS5MaXN0QXVkaXRSZXNwb25zZWIGcHJvdG8z", [file_caudal_v1_file, file_caudal_v1_tenant, file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * Asks how many files are stuck.
@@ -366,6 +368,385 @@ export const OperatorServiceDismissFailuresRequestSchema: GenMessage<OperatorSer
   messageDesc(file_caudal_v1_operator, 10);
 
 /**
+ * Somebody's own part of an installation: sees and touches nothing of another.
+ *
+ * @generated from message caudal.v1.Tenant
+ */
+export type Tenant = Message<"caudal.v1.Tenant"> & {
+  /**
+   * `tenants/{uuid}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What it is called, 1 to 100 characters, none of them a control character; no two are called alike.
+   *
+   * @generated from field: string display_name = 2;
+   */
+  displayName: string;
+
+  /**
+   * Its own limits; what is not set is the installation's default.
+   *
+   * @generated from field: caudal.v1.TenantLimits limits = 3;
+   */
+  limits?: TenantLimits | undefined;
+
+  /**
+   * Its share where several tenants wait, 1 to 100; 0 is taken as 1.
+   *
+   * @generated from field: uint32 weight = 4;
+   */
+  weight: number;
+
+  /**
+   * Set: its files wait, though they are taken. In an update only the note is read.
+   *
+   * @generated from field: caudal.v1.TenantPause pause = 5;
+   */
+  pause?: TenantPause | undefined;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 6;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it was closed.
+   *
+   * @generated from field: google.protobuf.Timestamp close_time = 7;
+   */
+  closeTime?: Timestamp | undefined;
+
+  /**
+   * What it uses.
+   *
+   * @generated from field: caudal.v1.TenantUsage usage = 8;
+   */
+  usage?: TenantUsage | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.Tenant.
+ * Use `create(TenantSchema)` to create a new message.
+ */
+export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 11);
+
+/**
+ * Makes a tenant.
+ *
+ * @generated from message caudal.v1.CreateTenantRequest
+ */
+export type CreateTenantRequest = Message<"caudal.v1.CreateTenantRequest"> & {
+  /**
+   * `display_name`, and where wanted `limits` and `weight`.
+   *
+   * @generated from field: caudal.v1.Tenant tenant = 1;
+   */
+  tenant?: Tenant | undefined;
+
+  /**
+   * UUID made by the client before the first send.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.CreateTenantRequest.
+ * Use `create(CreateTenantRequestSchema)` to create a new message.
+ */
+export const CreateTenantRequestSchema: GenMessage<CreateTenantRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 12);
+
+/**
+ * Asks for a tenant.
+ *
+ * @generated from message caudal.v1.GetTenantRequest
+ */
+export type GetTenantRequest = Message<"caudal.v1.GetTenantRequest"> & {
+  /**
+   * `tenants/{uuid}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message caudal.v1.GetTenantRequest.
+ * Use `create(GetTenantRequestSchema)` to create a new message.
+ */
+export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 13);
+
+/**
+ * Asks for tenants.
+ *
+ * @generated from message caudal.v1.ListTenantsRequest
+ */
+export type ListTenantsRequest = Message<"caudal.v1.ListTenantsRequest"> & {
+  /**
+   * At most so many, 50 when 0.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message caudal.v1.ListTenantsRequest.
+ * Use `create(ListTenantsRequestSchema)` to create a new message.
+ */
+export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 14);
+
+/**
+ * Tenants.
+ *
+ * @generated from message caudal.v1.ListTenantsResponse
+ */
+export type ListTenantsResponse = Message<"caudal.v1.ListTenantsResponse"> & {
+  /**
+   * The newest first.
+   *
+   * @generated from field: repeated caudal.v1.Tenant tenants = 1;
+   */
+  tenants: Tenant[];
+
+  /**
+   * Empty: there are no more.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message caudal.v1.ListTenantsResponse.
+ * Use `create(ListTenantsResponseSchema)` to create a new message.
+ */
+export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 15);
+
+/**
+ * Changes a tenant.
+ *
+ * @generated from message caudal.v1.UpdateTenantRequest
+ */
+export type UpdateTenantRequest = Message<"caudal.v1.UpdateTenantRequest"> & {
+  /**
+   * Its name, and the new values.
+   *
+   * @generated from field: caudal.v1.Tenant tenant = 1;
+   */
+  tenant?: Tenant | undefined;
+
+  /**
+   * What is changed: `display_name`, `weight`, `pause`, `limits` as a whole or such as `limits.files` alone. What is named and
+   * not set is taken back: the limit to its default, the pause is over.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   */
+  updateMask?: FieldMask | undefined;
+
+  /**
+   * UUID made by the client before the first send.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.UpdateTenantRequest.
+ * Use `create(UpdateTenantRequestSchema)` to create a new message.
+ */
+export const UpdateTenantRequestSchema: GenMessage<UpdateTenantRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 16);
+
+/**
+ * Ends a tenant.
+ *
+ * @generated from message caudal.v1.CloseTenantRequest
+ */
+export type CloseTenantRequest = Message<"caudal.v1.CloseTenantRequest"> & {
+  /**
+   * `tenants/{uuid}`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * UUID made by the client before the first send.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.CloseTenantRequest.
+ * Use `create(CloseTenantRequestSchema)` to create a new message.
+ */
+export const CloseTenantRequestSchema: GenMessage<CloseTenantRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 17);
+
+/**
+ * Makes a key.
+ *
+ * @generated from message caudal.v1.OperatorServiceCreateApiKeyRequest
+ */
+export type OperatorServiceCreateApiKeyRequest = Message<"caudal.v1.OperatorServiceCreateApiKeyRequest"> & {
+  /**
+   * `tenants/{uuid}`; empty: a key of operators.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * As TenantService.CreateApiKey.
+   *
+   * @generated from field: caudal.v1.CreateApiKeyRequest key = 2;
+   */
+  key?: CreateApiKeyRequest | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.OperatorServiceCreateApiKeyRequest.
+ * Use `create(OperatorServiceCreateApiKeyRequestSchema)` to create a new message.
+ */
+export const OperatorServiceCreateApiKeyRequestSchema: GenMessage<OperatorServiceCreateApiKeyRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 18);
+
+/**
+ * Asks for keys.
+ *
+ * @generated from message caudal.v1.OperatorServiceListApiKeysRequest
+ */
+export type OperatorServiceListApiKeysRequest = Message<"caudal.v1.OperatorServiceListApiKeysRequest"> & {
+  /**
+   * `tenants/{uuid}`; empty: those of operators.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * As TenantService.ListApiKeys.
+   *
+   * @generated from field: caudal.v1.ListApiKeysRequest keys = 2;
+   */
+  keys?: ListApiKeysRequest | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.OperatorServiceListApiKeysRequest.
+ * Use `create(OperatorServiceListApiKeysRequestSchema)` to create a new message.
+ */
+export const OperatorServiceListApiKeysRequestSchema: GenMessage<OperatorServiceListApiKeysRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 19);
+
+/**
+ * Ends a key.
+ *
+ * @generated from message caudal.v1.OperatorServiceRevokeApiKeyRequest
+ */
+export type OperatorServiceRevokeApiKeyRequest = Message<"caudal.v1.OperatorServiceRevokeApiKeyRequest"> & {
+  /**
+   * `tenants/{uuid}`; empty: a key of operators.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * As TenantService.RevokeApiKey.
+   *
+   * @generated from field: caudal.v1.RevokeApiKeyRequest key = 2;
+   */
+  key?: RevokeApiKeyRequest | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.OperatorServiceRevokeApiKeyRequest.
+ * Use `create(OperatorServiceRevokeApiKeyRequestSchema)` to create a new message.
+ */
+export const OperatorServiceRevokeApiKeyRequestSchema: GenMessage<OperatorServiceRevokeApiKeyRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 20);
+
+/**
+ * Makes a key like another.
+ *
+ * @generated from message caudal.v1.OperatorServiceRotateApiKeyRequest
+ */
+export type OperatorServiceRotateApiKeyRequest = Message<"caudal.v1.OperatorServiceRotateApiKeyRequest"> & {
+  /**
+   * `tenants/{uuid}`; empty: a key of operators.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * As TenantService.RotateApiKey.
+   *
+   * @generated from field: caudal.v1.RotateApiKeyRequest key = 2;
+   */
+  key?: RotateApiKeyRequest | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.OperatorServiceRotateApiKeyRequest.
+ * Use `create(OperatorServiceRotateApiKeyRequestSchema)` to create a new message.
+ */
+export const OperatorServiceRotateApiKeyRequestSchema: GenMessage<OperatorServiceRotateApiKeyRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 21);
+
+/**
+ * Asks for what was done.
+ *
+ * @generated from message caudal.v1.OperatorServiceListAuditRequest
+ */
+export type OperatorServiceListAuditRequest = Message<"caudal.v1.OperatorServiceListAuditRequest"> & {
+  /**
+   * `tenants/{uuid}`; empty: everywhere.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * As TenantService.ListAudit.
+   *
+   * @generated from field: caudal.v1.ListAuditRequest audit = 2;
+   */
+  audit?: ListAuditRequest | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.OperatorServiceListAuditRequest.
+ * Use `create(OperatorServiceListAuditRequestSchema)` to create a new message.
+ */
+export const OperatorServiceListAuditRequestSchema: GenMessage<OperatorServiceListAuditRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 22);
+
+/**
  * By what aged files are counted apart.
  *
  * @generated from enum caudal.v1.AgedGrouping
@@ -475,6 +856,109 @@ export const OperatorService: GenService<{
     methodKind: "unary";
     input: typeof OperatorServiceDismissFailuresRequestSchema;
     output: typeof OperationSchema;
+  },
+  /**
+   * Makes a tenant. It has no key yet.
+   * Errors: ALREADY_EXISTS when another is called so.
+   *
+   * @generated from rpc caudal.v1.OperatorService.CreateTenant
+   */
+  createTenant: {
+    methodKind: "unary";
+    input: typeof CreateTenantRequestSchema;
+    output: typeof TenantSchema;
+  },
+  /**
+   * A tenant with its limits, and what it uses.
+   *
+   * @generated from rpc caudal.v1.OperatorService.GetTenant
+   */
+  getTenant: {
+    methodKind: "unary";
+    input: typeof GetTenantRequestSchema;
+    output: typeof TenantSchema;
+  },
+  /**
+   * Lists the tenants, the newest first, closed ones too; without what they use.
+   *
+   * @generated from rpc caudal.v1.OperatorService.ListTenants
+   */
+  listTenants: {
+    methodKind: "unary";
+    input: typeof ListTenantsRequestSchema;
+    output: typeof ListTenantsResponseSchema;
+  },
+  /**
+   * Changes what `update_mask` names. It is in force within a second.
+   * Errors: FAILED_PRECONDITION (TENANT_CLOSED); ALREADY_EXISTS when another is called so.
+   *
+   * @generated from rpc caudal.v1.OperatorService.UpdateTenant
+   */
+  updateTenant: {
+    methodKind: "unary";
+    input: typeof UpdateTenantRequestSchema;
+    output: typeof TenantSchema;
+  },
+  /**
+   * Ends a tenant: no key of it is good any more, and its files are not worked on. Nothing of it is deleted. For good.
+   *
+   * @generated from rpc caudal.v1.OperatorService.CloseTenant
+   */
+  closeTenant: {
+    methodKind: "unary";
+    input: typeof CloseTenantRequestSchema;
+    output: typeof TenantSchema;
+  },
+  /**
+   * As TenantService.CreateApiKey, for a tenant or, where none is named, for operators.
+   *
+   * @generated from rpc caudal.v1.OperatorService.CreateApiKey
+   */
+  createApiKey: {
+    methodKind: "unary";
+    input: typeof OperatorServiceCreateApiKeyRequestSchema;
+    output: typeof CreateApiKeyResponseSchema;
+  },
+  /**
+   * As TenantService.ListApiKeys, of a tenant or, where none is named, of operators.
+   *
+   * @generated from rpc caudal.v1.OperatorService.ListApiKeys
+   */
+  listApiKeys: {
+    methodKind: "unary";
+    input: typeof OperatorServiceListApiKeysRequestSchema;
+    output: typeof ListApiKeysResponseSchema;
+  },
+  /**
+   * As TenantService.RevokeApiKey.
+   * Errors: FAILED_PRECONDITION (LAST_OPERATOR_KEY) for the last good key of operators.
+   *
+   * @generated from rpc caudal.v1.OperatorService.RevokeApiKey
+   */
+  revokeApiKey: {
+    methodKind: "unary";
+    input: typeof OperatorServiceRevokeApiKeyRequestSchema;
+    output: typeof ApiKeySchema;
+  },
+  /**
+   * As TenantService.RotateApiKey.
+   *
+   * @generated from rpc caudal.v1.OperatorService.RotateApiKey
+   */
+  rotateApiKey: {
+    methodKind: "unary";
+    input: typeof OperatorServiceRotateApiKeyRequestSchema;
+    output: typeof CreateApiKeyResponseSchema;
+  },
+  /**
+   * As TenantService.ListAudit, of a tenant or, where none is named, of all and of the installation itself.
+   *
+   * @generated from rpc caudal.v1.OperatorService.ListAudit
+   */
+  listAudit: {
+    methodKind: "unary";
+    input: typeof OperatorServiceListAuditRequestSchema;
+    output: typeof ListAuditResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_caudal_v1_operator, 0);

@@ -49,6 +49,21 @@ impl ApiKey {
         }
     }
 
+    /// A new id, of the operating system's randomness.
+    #[must_use]
+    pub fn new_id() -> String {
+        hex::encode(rand::random::<[u8; NEW_ID_BYTES]>())
+    }
+
+    /// The key with this id, one of [`ApiKey::new_id`], and these random bytes for a secret.
+    #[must_use]
+    pub fn of(id: &str, secret: &[u8; NEW_SECRET_BYTES]) -> Self {
+        Self {
+            id: id.to_owned(),
+            secret: hex::encode(secret),
+        }
+    }
+
     /// What is looked up.
     #[must_use]
     pub fn id(&self) -> &str {
