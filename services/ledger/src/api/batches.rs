@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::failure::{Failure, answer};
+use super::page_token::Pages;
 use super::tenancy::key_lifetime;
 use super::{Ledger, TenantScope, entries, page_token, request_key, words};
 use crate::store::credentials::{Allowance, KeyRow};
@@ -83,7 +84,8 @@ impl BatchService for Ledger {
     ) -> Result<Response<ListBatchesResponse>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let query = ListQuery::of(&scope, request.get_ref())?;
+            let pages = self.pages(Some(scope.tenant), request.get_ref());
+            let query = ListQuery::of(&scope, request.get_ref(), &pages)?;
             let limit = u32::try_from(query.size + 1).unwrap_or(u32::MAX);
             let session = self.store.reader();
             let mut rows = reads::batches(
@@ -105,9 +107,7 @@ impl BatchService for Ledger {
                 .collect();
             let last = batches.len().checked_sub(1).and_then(|last| rows.get(last));
             let next_page_token = match last {
-                Some((last, _)) if batches.len() < found => {
-                    page_token::encode(last.batch.as_bytes())
-                }
+                Some((last, _)) if batches.len() < found => pages.token_of(last.batch.as_bytes()),
                 _ => String::new(),
             };
             Ok(Response::new(ListBatchesResponse {
@@ -228,7 +228,8 @@ impl BatchService for Ledger {
             let message = request.get_ref();
             let batch = scope.batch("parent", &message.parent)?;
             let size = page_token::size(message.page_size, limits::MAX_PAGE_SIZE)?;
-            let from = page_token::decode::<4>(&message.page_token)?;
+            let pages = self.pages(Some(scope.tenant), message);
+            let from = pages.place::<4>()?;
             let session = self.store.reader();
             let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
             let from = from.map_or(0, u32::from_be_bytes);
@@ -246,7 +247,7 @@ impl BatchService for Ledger {
                 .take_while(|folder| room.takes(folder))
                 .collect();
             let next_page_token = match rows.get(folders.len()) {
-                Some(next) => page_token::encode(&next.folder.to_be_bytes()),
+                Some(next) => pages.token_of(&next.folder.to_be_bytes()),
                 None => String::new(),
             };
             Ok(Response::new(ListFoldersResponse {
@@ -511,9 +512,13 @@ struct ListQuery {
 }
 
 impl ListQuery {
-    fn of(scope: &TenantScope, message: &ListBatchesRequest) -> Result<Self, Refusal> {
+    fn of(
+        scope: &TenantScope,
+        message: &ListBatchesRequest,
+        pages: &Pages<'_>,
+    ) -> Result<Self, Refusal> {
         scope.require_whole_tenant()?;
-        let position = page_token::decode::<16>(&message.page_token)?;
+        let position = pages.place::<16>()?;
         let mut states = Vec::new();
         for (index, state) in message.states.iter().enumerate() {
             let state = batch_state_from_proto(*state)
