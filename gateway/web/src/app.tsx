@@ -2,8 +2,8 @@ import { BatchState, caudal } from "@caudal/client";
 import { type ReactNode, useCallback, useEffect, useMemo, useState } from "react";
 import type { LiveBatch } from "./batch/live";
 import { Batches } from "./batches";
-import { useRoute } from "./route";
-import { forgetKey, keepKey, takeKey } from "./session";
+import { batchHref, go, useRoute } from "./route";
+import { bringsKey, forgetKey, keepKey, takeKey } from "./session";
 import { applyTheme, savedTheme } from "./theme";
 import type { KeyRefusal } from "./trouble";
 import { BatchView } from "./views/batch";
@@ -37,7 +37,7 @@ export function App({ firstKey }: { firstKey: string }) {
   useEffect(() => {
     // A link with a key may be opened in a tab that shows the page already.
     const look = () => {
-      if (window.location.hash.includes("key=")) setKey(takeKey());
+      if (bringsKey(window.location.hash)) setKey(takeKey());
     };
     window.addEventListener("hashchange", look);
     return () => window.removeEventListener("hashchange", look);
@@ -67,11 +67,14 @@ export function App({ firstKey }: { firstKey: string }) {
     setKey("");
   }, []);
   const refuse = useCallback(
-    (refusal: KeyRefusal) => {
+    async (refusal: KeyRefusal) => {
+      // An upload token opens its batch and nothing else.
+      const own = refusal === "no-tenant" ? await batches?.ownBatch() : undefined;
+      if (own !== undefined) return go(batchHref(own));
       setRefusal(refusal);
       leave();
     },
-    [leave],
+    [leave, batches],
   );
   const open = (given: string) => {
     keepKey(given);
@@ -84,7 +87,7 @@ export function App({ firstKey }: { firstKey: string }) {
       <Page
         batches={batches}
         refusal={refusal}
-        onRefused={refuse}
+        onRefused={(refusal) => void refuse(refusal)}
         onKey={open}
         top={
           <Top

@@ -1,4 +1,4 @@
-import { type Caudal, retrying } from "@caudal/client";
+import { type Caudal, Code, ConnectError, retrying } from "@caudal/client";
 import { LiveBatch } from "./batch/live";
 import { newRequestId } from "./identity";
 import type { Dropped } from "./scan/found";
@@ -6,6 +6,8 @@ import type { Dropped } from "./scan/found";
 /** A view that is left and entered again within this time goes on with the same watch. */
 const LINGER_MS = 4_000;
 const LONGEST_NAME = 200;
+/** The name by which an upload token asks for its batch. */
+const OWN_BATCH = "batches/-";
 
 /** The batches that this page follows or sends, each once, whatever view is shown. */
 export class Batches {
@@ -35,6 +37,18 @@ export class Batches {
       this.live.delete(name);
       batch.leave();
     }, LINGER_MS);
+  }
+
+  /** The one batch that an upload token is good for; nothing for a key. */
+  async ownBatch(): Promise<string | undefined> {
+    try {
+      const { name } = await retrying(() => this.callers.batches.getBatch({ name: OWN_BATCH }));
+      return name;
+    } catch (thrown) {
+      const { code } = ConnectError.from(thrown);
+      if (code === Code.PermissionDenied || code === Code.InvalidArgument || code === Code.NotFound) return undefined;
+      throw thrown;
+    }
   }
 
   /** Makes a batch for what was dropped and begins to send it. Answers the batch's name. */

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterEach, expect, test, vi } from "vitest";
 import { routeOf } from "./route";
-import { takeKey } from "./session";
+import { bringsKey, takeKey } from "./session";
 import { Say } from "./words";
 import { en } from "./words/en";
 import { es } from "./words/es";
@@ -27,6 +27,14 @@ test("a key in the address is taken out of it at once and kept for the tab", () 
   expect(takeKey()).toBe("caudal_abc_def");
   expect(replaced).toEqual(["#/"]);
   expect([...stored.values()]).toEqual(["caudal_abc_def"]);
+});
+
+test("an upload token in the address is taken as a key is", () => {
+  const { stored, replaced } = openAt("#token=caudal_abc_def");
+  expect(bringsKey("#token=caudal_abc_def")).toBe(true);
+  expect(takeKey()).toBe("caudal_abc_def");
+  expect([replaced, [...stored.values()]]).toEqual([["#/"], ["caudal_abc_def"]]);
+  expect(bringsKey("#/batches/0190c0de-0000-7000-8000-000000000001")).toBe(false);
 });
 
 test("a link to a batch keeps its place when its key is taken out", () => {

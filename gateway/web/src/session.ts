@@ -1,5 +1,10 @@
 const STORED = "caudal-key";
-const IN_FRAGMENT = /(^#|[?&#])key=([^&]*)&?/;
+const IN_FRAGMENT = /(^#|[?&#])(?:key|token)=([^&]*)&?/;
+
+/** Whether an address brings a key, or an upload token. */
+export function bringsKey(hash: string): boolean {
+  return IN_FRAGMENT.test(hash);
+}
 
 /** The key of this tab. A key in the address is taken out of it at once, so that it is in no bookmark and no history. */
 export function takeKey(): string {

@@ -1,4 +1,4 @@
-import { Code, ConnectError } from "@caudal/client";
+import { Code, ConnectError, isPassing } from "@caudal/client";
 import { wordsOf } from "./scan/found";
 import type { Words } from "./words";
 
@@ -13,6 +13,8 @@ export type Trouble =
   | { kind: "store-silent" }
   /** The store is at an address that this page was not told of when it was loaded. */
   | { kind: "store-moved" }
+  /** As much goes on as this tenant may have at once; the gateway says of what. */
+  | { kind: "limited"; words: string }
   /** The gateway answers, with these words. */
   | { kind: "said"; words: string };
 
@@ -24,6 +26,10 @@ export function troubleOf(thrown: unknown): Trouble {
       return { kind: "key", refusal: "unknown" };
     case Code.PermissionDenied:
       return { kind: "key", refusal: "no-tenant" };
+    case Code.ResourceExhausted:
+      return isPassing(error)
+        ? { kind: "limited", words: error.rawMessage }
+        : { kind: "said", words: error.rawMessage };
     case Code.DeadlineExceeded:
       return { kind: "silent" };
     case Code.Unknown:
@@ -44,6 +50,8 @@ export function waitingWords(trouble: Trouble, words: Words): string {
       return words.trouble.storeMoved;
     case "key":
       return words.key.refusal[trouble.refusal];
+    case "limited":
+      return words.trouble.limited(trouble.words);
     case "said":
       return words.trouble.said(trouble.words);
   }

@@ -40,9 +40,10 @@ pub(crate) struct GatewayArguments {
         global = true
     )]
     pub(crate) gateway: String,
-    /// API key of the tenant: `caudal up` prints one
+    /// API key of the tenant: `caudal up` prints one. An upload token does for `ingest` and `watch`
     #[arg(
         long,
+        visible_alias = "key",
         env = "CAUDAL_API_KEY",
         value_name = "KEY",
         hide_env_values = true,

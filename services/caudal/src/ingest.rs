@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use caudal_domain::limits::MAX_DISPLAY_NAME_CHARS;
 use caudal_sdk::ingest::{Ingested, check_folder};
 use caudal_sdk::walk::left_out;
-use caudal_sdk::{Client, Ingest, IngestSettings, Rules, Update, Watch, v1};
+use caudal_sdk::{Client, ClientError, Ingest, IngestSettings, Rules, Update, Watch, v1};
+use tonic::Code;
 
 use crate::arguments::Output;
 use crate::cli::IngestArguments;
@@ -19,6 +20,8 @@ use crate::unfinished::{metadata_with, source_of, unfinished};
 
 /// How often the display looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What is over sooner is no silence that anybody needs to hear of.
+const SILENCE_SAID_AFTER: Duration = Duration::from_secs(1);
 /// Things that were not taken in are listed up to this number.
 const PROBLEMS_SHOWN: usize = 20;
 
@@ -68,7 +71,11 @@ async fn batch_for(client: &Client, arguments: &IngestArguments) -> Result<v1::B
     let found = match &arguments.batch {
         Some(name) => Some(client.get_batch(name).await?),
         None if arguments.new => None,
-        None => unfinished(client, &source, &arguments.stages).await?,
+        None => match unfinished(client, &source, &arguments.stages).await {
+            // An upload token lists nothing: it is good for one batch.
+            Err(error) if error.is_denied() => return of_token(client, error).await,
+            found => found?,
+        },
     };
     let Some(batch) = found else {
         return Ok(client.create_batch(new_batch(arguments, &source)).await?);
@@ -85,6 +92,22 @@ async fn batch_for(client: &Client, arguments: &IngestArguments) -> Result<v1::B
     }
     eprintln!(
         "going on with batch {}{how}: {stands}",
+        batch_id(&batch.name)
+    );
+    Ok(batch)
+}
+
+/// The batch that an upload token is good for.
+async fn of_token(client: &Client, denied: ClientError) -> Result<v1::Batch, Failure> {
+    let batch = match client.own_batch().await {
+        Ok(batch) => batch,
+        // It is none, but another key that does not do.
+        Err(error) if error.code() == Some(Code::InvalidArgument) => return Err(denied.into()),
+        Err(error) if error.is_denied() => return Err(denied.into()),
+        Err(error) => return Err(error.into()),
+    };
+    eprintln!(
+        "filling batch {}, which the upload token is good for",
         batch_id(&batch.name)
     );
     Ok(batch)
@@ -180,7 +203,8 @@ async fn upload(ingest: Ingest, display: &RefCell<Display>) -> Result<Ingested, 
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut uploading = std::pin::pin!(ingest.run());
-    let mut is_silent = false;
+    let mut silent_since: Option<Instant> = None;
+    let mut is_said = false;
     loop {
         let done = tokio::select! {
             done = &mut uploading => Some(done?),
@@ -188,16 +212,23 @@ async fn upload(ingest: Ingest, display: &RefCell<Display>) -> Result<Ingested, 
         };
         let now = progress.borrow().clone();
         display.borrow_mut().upload(&now);
-        // Once a silence, however often it is tried in vain.
-        if now.silence.is_some() != is_silent {
-            is_silent = now.silence.is_some();
-            let words = match &now.silence {
-                Some(trouble) => {
-                    format!("waiting: {trouble}. Nothing is lost, and it goes on by itself")
+        match &now.silence {
+            // Once a silence, however often it is tried in vain.
+            Some(trouble) => {
+                let since = *silent_since.get_or_insert_with(Instant::now);
+                if !is_said && since.elapsed() >= SILENCE_SAID_AFTER {
+                    is_said = true;
+                    display.borrow_mut().say(&format!(
+                        "waiting: {trouble}. Nothing is lost, and it goes on by itself"
+                    ));
                 }
-                None => "going on".to_owned(),
-            };
-            display.borrow_mut().say(&words);
+            }
+            None => {
+                silent_since = None;
+                if std::mem::take(&mut is_said) {
+                    display.borrow_mut().say("going on");
+                }
+            }
         }
         if let Some(done) = done {
             return Ok(done);

@@ -169,7 +169,8 @@ pub(crate) async fn table(
                 .map(|reason| (reason.code.clone(), reason_group(reason)))
                 .collect()
         })
-        .await?;
+        .await?
+        .unwrap_or_default();
         write_groups(&mut text, "failed", &groups, u64::from(counts.failed));
         if groups.values().any(|group| group.needs_bytes) {
             let _ = writeln!(
@@ -189,7 +190,8 @@ pub(crate) async fn table(
                 .map(|warning| (warning.code.clone(), warning_group(warning)))
                 .collect()
         })
-        .await?;
+        .await?
+        .unwrap_or_default();
         write_groups(
             &mut text,
             "processed in part",
@@ -225,11 +227,12 @@ fn warning_group(warning: &v1::Warning) -> Group {
     }
 }
 
+/// `None`: an upload token may not read what others brought.
 async fn grouped(
     client: &Client,
     selector: v1::FileSelector,
     groups_of: impl Fn(&v1::File) -> Vec<(String, Group)>,
-) -> Result<BTreeMap<String, Group>, ClientError> {
+) -> Result<Option<BTreeMap<String, Group>>, ClientError> {
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     let mut looked_at = 0;
     let mut request = v1::ListFilesRequest {
@@ -239,7 +242,10 @@ async fn grouped(
         view: v1::FileView::Full.into(),
     };
     loop {
-        let page = client.list_files(request.clone()).await?;
+        let page = match client.list_files(request.clone()).await {
+            Err(error) if error.is_denied() => return Ok(None),
+            page => page?,
+        };
         for file in &page.files {
             looked_at += 1;
             for (code, new) in groups_of(file) {
@@ -251,7 +257,7 @@ async fn grouped(
             }
         }
         if page.next_page_token.is_empty() || looked_at >= MAX_LOOKED_AT {
-            return Ok(groups);
+            return Ok(Some(groups));
         }
         request.page_token = page.next_page_token;
     }

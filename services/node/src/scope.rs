@@ -34,10 +34,15 @@ const CLOCK_SKEW: Duration = Duration::from_secs(5);
 /// A signed scope is some 200 characters; more is not looked at.
 const MAX_SCOPE_CHARACTERS: usize = 1024;
 
+/// Bytes that bind a token of a page to its request: nobody guesses them call by call.
+pub const PAGE_TAG_BYTES: usize = 12;
+
 /// Keeps signatures of scopes apart from anything else the secret may sign one day.
 const PURPOSE: &[u8] = b"caudal-scope-v1\0";
 /// The same for secrets of API keys.
 const KEY_PURPOSE: &[u8] = b"caudal-api-key-v1\0";
+/// The same for tokens of pages.
+const PAGE_PURPOSE: &[u8] = b"caudal-page-v1\0";
 
 /// What a principal may do. Which role may call what stands in [`crate::permission`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -207,6 +212,7 @@ const MIN_SECRET_BYTES: usize = 32;
 pub struct MeshSecret {
     keyed: Arc<Hmac<Sha256>>,
     for_keys: Arc<Hmac<Sha256>>,
+    for_pages: Arc<Hmac<Sha256>>,
 }
 
 impl fmt::Debug for MeshSecret {
@@ -257,6 +263,7 @@ impl MeshSecret {
         Self {
             keyed: for_purpose(PURPOSE),
             for_keys: for_purpose(KEY_PURPOSE),
+            for_pages: for_purpose(PAGE_PURPOSE),
         }
     }
 
@@ -268,6 +275,19 @@ impl MeshSecret {
         mac.update(b"\0");
         mac.update(nonce);
         mac.finalize().into_bytes().into()
+    }
+
+    /// What shows that a place was given as the next page of a request, and by a ledger of this mesh.
+    #[must_use]
+    pub fn page_tag(&self, request: &[u8], place: &[u8]) -> [u8; PAGE_TAG_BYTES] {
+        let mut mac = (*self.for_pages).clone();
+        mac.update(&(request.len() as u64).to_be_bytes());
+        mac.update(request);
+        mac.update(place);
+        let whole: [u8; 32] = mac.finalize().into_bytes().into();
+        let mut tag = [0; PAGE_TAG_BYTES];
+        tag.copy_from_slice(&whole[..PAGE_TAG_BYTES]);
+        tag
     }
 
     fn mac(&self, payload: &[u8]) -> Hmac<Sha256> {

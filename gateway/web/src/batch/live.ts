@@ -88,6 +88,8 @@ export class LiveBatch {
   private isPainting = false;
   private paintedAt = 0;
   private isWatching = false;
+  /** An upload token sends and follows: names, reasons and what others sent are not for it. */
+  mayRead = true;
   private areNamesLoading = false;
   private namesFrom = 0;
   private foldersLoadedAt = Number.NEGATIVE_INFINITY;
@@ -142,8 +144,15 @@ export class LiveBatch {
     await forget(this.name);
   }
 
-  private begin(dropped: Dropped, known: (() => Promise<Known>) | undefined): Ingest {
-    const setting = known === undefined ? {} : { known };
+  /** Says that nothing more comes, as whoever holds an upload token may. */
+  async completeNow(): Promise<void> {
+    const request = { name: this.name, missing: MissingFiles.WAIT, expectedEntries: 0, requestId: newRequestId() };
+    await this.ask(() => this.callers.batches.completeBatch(request));
+    await forget(this.name);
+  }
+
+  private begin(dropped: Dropped, known: (() => Promise<Known | undefined>) | undefined): Ingest {
+    const setting = { completes: () => this.mayRead, ...(known === undefined ? {} : { known }) };
     const events = {
       onListed: (
         files: { ordinal: number; path: string; size: number }[],
@@ -190,12 +199,14 @@ export class LiveBatch {
   }
 
   /** What the batch holds, with all its names. */
-  private readonly askKnown = async (): Promise<Known> => {
-    while (!this.isKnown || this.areNamesComing) {
+  private readonly askKnown = async (): Promise<Known | undefined> => {
+    while (this.mayRead && (!this.isKnown || this.areNamesComing)) {
       this.leaving.signal.throwIfAborted();
       if (this.isKnown) await this.loadNames(true);
       if (!this.isKnown || this.areNamesComing) await new Promise((resolve) => setTimeout(resolve, NAMES_AGAIN_MS));
     }
+    // What it announces again is found by its path, whoever announced it first.
+    if (!this.mayRead) return undefined;
     const byPath = new Map<string, number>();
     const waiting = new Set<number>();
     for (let ordinal = 0; ordinal < this.watched.fileCount; ordinal += 1) {
@@ -261,13 +272,14 @@ export class LiveBatch {
   get takesMore(): boolean {
     const { batch } = this.watched;
     if (!this.isKnown || batch.cancelling || batch.state === BatchState.CANCELLED) return false;
+    if (!this.mayRead) return batch.state === BatchState.OPEN;
     return batch.state === BatchState.OPEN || this.waitingForBytes > 0 || this.failedForBytes > 0;
   }
 
   /** Bytes are waited for and nobody sends them. */
   get isInterrupted(): boolean {
     const { ingest } = this;
-    if (!this.isKnown || this.hasEnded || this.watched.batch.cancelling) return false;
+    if (!this.isKnown || this.hasEnded || this.watched.batch.cancelling || !this.mayRead) return false;
     if (ingest !== undefined && !ingest.isOver) return false;
     if (this.waitingForBytes === 0 && this.watched.batch.state !== BatchState.OPEN) return false;
     if (this.isAbandoned || ingest?.phase === "short" || ingest?.phase === "stopped") return true;
@@ -283,7 +295,7 @@ export class LiveBatch {
 
   /** There are files whose names and sizes are not known here yet. */
   get areNamesComing(): boolean {
-    return this.watched.fileCount > this.tree.fileCount;
+    return this.mayRead && this.watched.fileCount > this.tree.fileCount;
   }
 
   /** Files in this state; those that were found and are not listed yet wait. */
@@ -365,7 +377,7 @@ export class LiveBatch {
 
   /** Asks once for the words of a reason, by way of a file that failed for it. */
   wantReason(reason: number): void {
-    if (this.askedReasons.has(reason)) return;
+    if (!this.mayRead || this.askedReasons.has(reason)) return;
     const [ordinal] = this.failedFor(reason, 1);
     if (ordinal === undefined) return;
     this.askedReasons.add(reason);
@@ -389,7 +401,7 @@ export class LiveBatch {
   /** Asks once for what was not done to files that are shown as done in part. */
   wantWarnings(ordinals: number[]): void {
     const wanted = ordinals.filter((ordinal) => !this.askedWarnings.has(ordinal));
-    if (wanted.length === 0) return;
+    if (wanted.length === 0 || !this.mayRead) return;
     for (const ordinal of wanted) this.askedWarnings.add(ordinal);
     const isAsking = this.wantedWarnings.length > 0;
     this.wantedWarnings.push(...wanted);
@@ -491,7 +503,7 @@ export class LiveBatch {
   /** Names of files that this page did not list itself, in order, in pages; again whenever there are more. */
   private async loadNames(isWanted = false): Promise<void> {
     const isListing = this.ingest !== undefined && !this.ingest.isOver;
-    if (this.areNamesLoading || (isListing && !isWanted)) return;
+    if (!this.mayRead || this.areNamesLoading || (isListing && !isWanted)) return;
     this.areNamesLoading = true;
     try {
       await this.loadFolders();
@@ -510,7 +522,10 @@ export class LiveBatch {
         this.namesFrom = ordinal;
       }
     } catch (thrown) {
-      if (!this.leaving.signal.aborted) this.trouble = troubleOf(thrown);
+      if (ConnectError.from(thrown).code === Code.PermissionDenied) {
+        this.mayRead = false;
+        this.changed();
+      } else if (!this.leaving.signal.aborted) this.trouble = troubleOf(thrown);
     } finally {
       this.areNamesLoading = false;
     }

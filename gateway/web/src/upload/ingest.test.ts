@@ -448,6 +448,16 @@ describe("an ingest", () => {
     expect(run.add(dropped([]))).toBe(false);
   });
 
+  test("leaves the batch open where only a person knows whether that was all", async () => {
+    const gateway = new FakeGateway();
+    const setting = { put: stored, sleep: async () => undefined, known: async () => undefined, completes: () => false };
+    const found = [file("a.txt"), { kind: "unreadable", path: "b.txt", why: "no", isFolder: false } as Found];
+    const run = new Ingest(gateway.callers, BATCH, dropped(found), {}, setting);
+    await run.ended;
+    expect([run.phase, run.sentFiles, gateway.paths]).toEqual(["short", 1, ["a.txt"]]);
+    expect([gateway.completed, run.notTaken.files]).toEqual([undefined, 1]);
+  });
+
   test("stops with words when the gateway refuses for good", async () => {
     const gateway = new FakeGateway();
     gateway.trouble = [new ConnectError("the batch is complete", Code.FailedPrecondition)];

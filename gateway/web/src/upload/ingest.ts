@@ -75,7 +75,9 @@ export interface IngestSetting extends RetryOptions {
   put?: Put;
   hash?: Hash;
   /** For a batch that was begun before: what it holds. */
-  known?: () => Promise<Known>;
+  known?: () => Promise<Known | undefined>;
+  /** Asked at the end: whether the batch is complete with what was dropped; without it, it is. */
+  completes?: () => boolean;
 }
 
 /** What becomes an entry of the manifest. */
@@ -154,7 +156,8 @@ export class Ingest {
   /** Names that differ on the disk may be one once they are composed alike, and so may two folders from different places. */
   private readonly paths = new Set<string>();
   private known: Known | undefined;
-  private readonly askKnown: (() => Promise<Known>) | undefined;
+  private readonly askKnown: (() => Promise<Known | undefined>) | undefined;
+  private readonly completes: () => boolean;
   /** Files of the batch that wait for bytes which nobody has sent yet. */
   private lacking: Set<number> | undefined;
   private readonly revived = new Set<number>();
@@ -171,7 +174,9 @@ export class Ingest {
     private readonly events: IngestEvents = {},
     setting: IngestSetting = {},
   ) {
-    const { put = putWithXhr, hash = Hasher.isPossible ? this.hasher.hash : undefined, known, ...retry } = setting;
+    const { put = putWithXhr, hash = Hasher.isPossible ? this.hasher.hash : undefined, known, ...rest } = setting;
+    const { completes = () => true, ...retry } = rest;
+    this.completes = completes;
     this.put = put;
     this.hash = hash;
     this.askKnown = known;
@@ -242,6 +247,10 @@ export class Ingest {
 
   /** A batch that was begun before is completed when nothing of it is missing: what is may come from another folder. */
   private async complete(): Promise<void> {
+    if (!this.completes()) {
+      this.phase = "short";
+      return;
+    }
     if (this.known !== undefined && (!this.known.isOpen || this.lacking?.size !== 0)) {
       this.phase = "short";
       return;
@@ -728,7 +737,7 @@ export class Ingest {
 
   /** Whoever opens the batch later must not take it for the whole folder. */
   private async noteWhatIsNotTaken(): Promise<void> {
-    if (this.notTaken.files + this.notTaken.folders === 0) return;
+    if (this.notTaken.files + this.notTaken.folders === 0 || !this.completes()) return;
     const batch = { name: this.batch, metadata: noteOf(this.notTaken) };
     const request = { batch, updateMask: { paths: ["metadata"] }, requestId: newRequestId() };
     try {

@@ -5,6 +5,7 @@ import type { LiveBatch } from "../batch/live";
 import type { Batches } from "../batches";
 import { failedWords, type KeyRefusal, waitingWords } from "../trouble";
 import { useSaid } from "../words";
+import { Bring } from "./bring";
 import { batchStateOf, leftOutWords } from "./counts";
 import { Drawer } from "./drawer";
 import type { Beginning } from "./drop-anywhere";
@@ -76,7 +77,7 @@ function Known({ live, beginning, onRefused }: KnownProps) {
     );
   }
 
-  const failed = live.failures.size > 0;
+  const failed = live.failures.size > 0 && live.mayRead;
   const { notTaken } = live;
   const notSent = live.ingest?.notSent ?? [];
   const hasLeftOut = notTaken.files + notTaken.folders > 0;
@@ -84,9 +85,11 @@ function Known({ live, beginning, onRefused }: KnownProps) {
   const state = stateShown(live, words, say);
   return (
     <main id="content" className="batch">
-      <p className="crumb">
-        <a href="#/">{words.nav.batches}</a>
-      </p>
+      {live.mayRead && (
+        <p className="crumb">
+          <a href="#/">{words.nav.batches}</a>
+        </p>
+      )}
       <div className="title">
         <h1>{live.isKnown ? title : words.batch.loading}</h1>
         {live.isKnown && (
@@ -100,13 +103,13 @@ function Known({ live, beginning, onRefused }: KnownProps) {
         {live.isKnown && !live.hasEnded && <TellMe />}
       </div>
       <Pause live={live} />
-      <Interrupted live={live} beginning={beginning} />
+      {live.mayRead ? <Interrupted live={live} beginning={beginning} /> : <Bring live={live} beginning={beginning} />}
       <Summary live={live} />
       <div className={`columns${hasSide ? " with-side" : ""}`}>
         <Grid
           live={live}
           chosen={chosen}
-          onChosen={setChosen}
+          onChosen={(ordinal) => live.mayRead && setChosen(ordinal)}
           narrowing={narrowing}
           onNarrowing={setNarrowing}
           focusRef={gridFocus}

@@ -13,12 +13,14 @@ import { renderToStaticMarkup } from "react-dom/server";
 import { describe, expect, test } from "vitest";
 import { BAR_ORDER, Bucket, LEGEND } from "../batch/buckets";
 import { LiveBatch } from "../batch/live";
+import { Batches } from "../batches";
 import { failedWords, troubleOf, waitingWords } from "../trouble";
 import type { Ingest } from "../upload/ingest";
 import { noteOf, type Problem } from "../upload/problems";
 import { Say } from "../words";
 import { en } from "../words/en";
 import { es } from "../words/es";
+import { Bring } from "./bring";
 import { batchStateOf } from "./counts";
 import { endingOf, titleOf } from "./ending";
 import { Row } from "./row";
@@ -237,6 +239,60 @@ test("a file whose bytes are all sent waits to be confirmed, and says so instead
   expect(fileStateOf(live, 0, en, say).text).toBe("Uploading · 50%");
   (live as unknown as { sending: Map<number, number> }).sending.set(0, 100);
   expect(fileStateOf(live, 0, en, say).text).toBe("Sent, being confirmed");
+});
+
+test("what waits because a tenant may have no more at once reads as waiting, and a quota that is full does not", () => {
+  const error = new ConnectError("4 expensive reads go on", Code.ResourceExhausted);
+  expect(troubleOf(error).kind).toBe("said");
+  error.details = [{ type: "google.rpc.RetryInfo", value: new Uint8Array([10, 2, 8, 1]) }];
+  const trouble = troubleOf(error);
+  expect(trouble.kind).toBe("limited");
+  for (const words of [en, es])
+    expect(waitingWords(trouble, words)).toMatch(/turn.*4 expensive reads|turno.*4 expensive reads/);
+});
+
+describe("a page that was opened with an upload token", () => {
+  const refuse = async () => {
+    throw new ConnectError("an upload token adds, uploads, confirms", Code.PermissionDenied);
+  };
+  const beginning = { begin: async () => undefined, isCreating: false, complaint: "" };
+
+  async function opened(state: BatchState) {
+    const live = batchOf({ state }, [
+      [PROCESSED, Outcome.COMPLETE],
+      [FAILED, 201],
+    ]);
+    const callers = { files: { listFiles: refuse }, batches: { listFolders: refuse } };
+    Object.assign(live, { callers });
+    await (live as unknown as { loadNames(): Promise<void> }).loadNames();
+    return live;
+  }
+
+  test("finds out that it may read no names, and asks for none again", async () => {
+    const live = await opened(BatchState.OPEN);
+    expect([live.mayRead, live.areNamesComing, live.trouble, live.takesMore]).toEqual([false, false, undefined, true]);
+    Object.assign(live, { callers: {} });
+    live.wantReason(201);
+    live.wantWarnings([0]);
+    expect(renderToStaticMarkup(<Bring live={live} beginning={beginning} />)).toContain(en.bring.all);
+  });
+
+  test("says that a complete batch takes no more", async () => {
+    const live = await opened(BatchState.RUNNING);
+    expect(live.takesMore).toBe(false);
+    expect(renderToStaticMarkup(<Bring live={live} beginning={beginning} />)).toContain(en.bring.closed);
+  });
+});
+
+test("an upload token is taken to its batch, and a key is not", async () => {
+  const answers = [
+    async () => ({ name: "batches/x" }),
+    async () => {
+      throw new ConnectError("names the batch of an upload token", Code.InvalidArgument);
+    },
+  ];
+  const own = answers.map((getBatch) => new Batches({ batches: { getBatch } } as unknown as Caudal).ownBatch());
+  expect(await Promise.all(own)).toEqual(["batches/x", undefined]);
 });
 
 test("a key that is unknown, a key of no tenant, no answer and an answer that is an error read differently", () => {

@@ -10,9 +10,9 @@ export const en = {
   },
   key: {
     title: "Open Caudal",
-    lead: "Paste your API key. It stays in this tab and is forgotten when you close it.",
+    lead: "Paste your API key or upload token. It stays in this tab and is forgotten when you close it.",
     source: "Whoever runs Caudal gives out the keys; caudal up prints one when it starts.",
-    label: "API key",
+    label: "API key or upload token",
     placeholder: "caudal_…",
     open: "Open",
     refusal: {
@@ -27,6 +27,7 @@ export const en = {
     silentForNow: "The gateway does not answer. Try again in a moment.",
     storeSilent: "The storage does not answer; sending goes on when it does. Nothing is lost.",
     storeMoved: "The storage has moved. Load this page again to go on; nothing is lost.",
+    limited: (why: string) => `As much goes on at once as may; the rest waits its turn. Nothing is lost. (${why})`,
     said: (why: string) => `The gateway answers with an error: ${why}`,
   },
   start: {
@@ -105,6 +106,12 @@ export const en = {
       "upload-failed": "could not be sent",
     },
     andMore: (shown: string) => `and ${shown} more`,
+  },
+  bring: {
+    title: "Bring files into this batch",
+    lead: "Drop folders or files anywhere in this window. What others brought is not shown.",
+    all: "That is all",
+    closed: "This batch is complete and takes no more files.",
   },
   interrupted: {
     title: (waiting: string, total: string) => `Upload interrupted · ${waiting} of ${total} wait for their bytes`,

@@ -11,9 +11,9 @@ export const es: Words = {
   },
   key: {
     title: "Abrir Caudal",
-    lead: "Pegue su clave de API. Se queda en esta pestaña y se olvida al cerrarla.",
+    lead: "Pegue su clave de API o su permiso de envío. Se queda en esta pestaña y se olvida al cerrarla.",
     source: "Las claves las da quien gestiona Caudal; caudal up muestra una al arrancar.",
-    label: "Clave de API",
+    label: "Clave de API o permiso de envío",
     placeholder: "caudal_…",
     open: "Abrir",
     refusal: {
@@ -28,6 +28,8 @@ export const es: Words = {
     silentForNow: "El servidor no responde. Inténtelo de nuevo en un momento.",
     storeSilent: "El almacenamiento no responde; el envío seguirá cuando responda. No se pierde nada.",
     storeMoved: "El almacenamiento ha cambiado de dirección. Recargue esta página para seguir; no se pierde nada.",
+    limited: (why) =>
+      `Ya hay en curso tanto como se permite a la vez; el resto espera su turno. No se pierde nada. (${why})`,
     said: (why) => `El servidor responde con un error: ${why}`,
   },
   start: {
@@ -106,6 +108,12 @@ export const es: Words = {
       "upload-failed": "no se pudo enviar",
     },
     andMore: (shown) => `y ${shown} más`,
+  },
+  bring: {
+    title: "Traiga archivos a este lote",
+    lead: "Suelte carpetas o archivos en cualquier parte de esta ventana. Lo que trajeron otros no se muestra.",
+    all: "Eso es todo",
+    closed: "Este lote está completo y no admite más archivos.",
   },
   interrupted: {
     title: (waiting, total) => `Subida interrumpida · ${waiting} de ${total} esperan sus datos`,

@@ -188,6 +188,14 @@ impl Client {
             .await
     }
 
+    /// Reads the batch that an upload token is good for.
+    ///
+    /// # Errors
+    /// The credential is a key, which is good for more than one, or another trouble of the call.
+    pub async fn own_batch(&self) -> Result<v1::Batch, ClientError> {
+        self.get_batch("batches/-").await
+    }
+
     /// Lists a page of batches, newest first.
     ///
     /// # Errors

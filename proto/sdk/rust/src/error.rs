@@ -63,6 +63,12 @@ impl ClientError {
         Self::Refused(Box::new(from_status(status)))
     }
 
+    /// Whether the credential may not do this, as an upload token may do little.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.code() == Some(Code::PermissionDenied)
+    }
+
     /// The gRPC code of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<Code> {

@@ -9,6 +9,7 @@ export * from "./gen/caudal/v1/upload_pb.js";
 export * from "./gen/caudal/v1/event_pb.js";
 export * from "./gen/caudal/v1/operation_pb.js";
 export * from "./gen/caudal/v1/operator_pb.js";
+export * from "./gen/caudal/v1/tenant_pb.js";
 export { type Operation } from "./gen/google/longrunning/operations_pb.js";
 export { isPassing, pauseAsked, retrying, type RetryOptions, violationsOf, waitBefore } from "./retry.js";
 export { followBatch, type FollowEvent, type FollowOptions, hasEnded, type FileMoved, WatchedBatch } from "./watch.js";

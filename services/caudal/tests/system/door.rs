@@ -322,6 +322,7 @@ fn no_credential_reaches_beyond_what_its_role_and_tenant_may() {
         (Role::Viewer, key(&ground, &acme, "viewer").0),
         (Role::Member, key(&ground, &acme, "member").0),
         (Role::Uploader, text(&token["secret"])),
+        (Role::Admin, admin.clone()),
         (Role::Operator, ground.system.ready("operator_key")),
     ];
     let before = typed(&ground, &admin, &["count", &batch, "--by", "state"]);
@@ -550,4 +551,90 @@ fn a_tenant_is_made_limited_used_and_its_keys_revoked_by_the_command_alone() {
     );
     let parsed: Result<Uuid, _> = acme.trim_start_matches("tenants/").parse();
     assert!(parsed.is_ok_and(|id| TenantId::from_uuid(id) != TenantId::OPERATORS));
+}
+
+/// A batch that waits for files.
+fn open_batch(ground: &Ground, key: &str) -> String {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let request = v1::CreateBatchRequest {
+            batch: Some(v1::Batch {
+                options: Some(v1::BatchOptions {
+                    stages: QUICK.split(',').map(str::to_owned).collect(),
+                    ..v1::BatchOptions::default()
+                }),
+                ..v1::Batch::default()
+            }),
+            request_id: request_id(),
+        };
+        let made = batches(&channel(ground).await, key)
+            .create_batch(request)
+            .await;
+        made.unwrap().into_inner().name
+    })
+}
+
+#[test]
+fn an_upload_token_takes_a_folder_into_its_batch_by_the_command() {
+    let ground = Ground::new(Database::Sqlite);
+    let acme = tenant(&ground, "Acme");
+    let (member, _) = key(&ground, &acme, "member");
+    let folder = ground.texts(4);
+    let folder = folder.to_str().unwrap();
+    let ingest = |token: &str, more: &[&str]| {
+        let arguments = [&["ingest", folder, "--key", token][..], more].concat();
+        let output = ground.system.caudal(&arguments).unwrap();
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output, words)
+    };
+    let batch = open_batch(&ground, &member);
+    let small = typed(&ground, &member, &["token", &batch, "--max-files", "2"]);
+    let (refused, words) = ingest(&text(&small["secret"]), &[]);
+    assert!(!refused.status.success());
+    assert!(words.contains("the quota upload_token_files"), "{words}");
+
+    let token = text(&typed(&ground, &member, &["token", &batch])["secret"]);
+    let (ended, words) = ingest(&token, &["--output", "json"]);
+    assert!(ended.status.success(), "{words}");
+    let ended = json(&ended);
+    assert_eq!(format!("batches/{}", text(&ended["batch_id"])), batch);
+    assert_eq!(ended["files"]["PROCESSED"], 4);
+    // It makes no batch, and a complete one takes nothing more.
+    let (refused, words) = ingest(&token, &[]);
+    assert!(
+        !refused.status.success() && words.contains("is complete"),
+        "{words}"
+    );
+    let (refused, words) = ingest(&token, &["--new"]);
+    assert!(
+        !refused.status.success() && words.contains("an upload token adds"),
+        "{words}"
+    );
+    let files = ground
+        .system
+        .caudal(&["files", &batch, "--key", &token])
+        .unwrap();
+    assert!(!files.status.success());
+}
+
+#[test]
+fn a_tenant_of_few_calls_waits_for_its_turn_says_so_and_loses_nothing() {
+    let ground = Ground::new(Database::Sqlite);
+    let acme = tenant(&ground, "Acme");
+    let (member, _) = key(&ground, &acme, "member");
+    let limit = ["tenants", "update", &acme, "--limit", "calls_per_second=1"];
+    operator(&ground, &limit);
+    let folder = ground.texts(4);
+    let arguments = [
+        "ingest",
+        folder.to_str().unwrap(),
+        "--stages",
+        QUICK,
+        "--key",
+        &member,
+    ];
+    let output = ground.system.caudal(&arguments).unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words}");
+    assert!(words.contains("too many calls at once"), "{words}");
 }

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::failure::{Failure, answer};
+use super::page_token::Pages;
 use super::tenancy::key_lifetime;
 use super::{Ledger, TenantScope, entries, page_token, request_key, words};
 use crate::store::credentials::{Allowance, KeyRow};
@@ -36,6 +37,8 @@ use crate::writer::verbs::create_key::CreateKey;
 use crate::writer::verbs::set_pause::{NewPause, SetPause};
 use crate::writer::verbs::update_batch::UpdateBatch;
 
+/// The name by which an upload token asks for its batch.
+const OWN_BATCH: &str = "batches/-";
 const DEFAULT_BATCHES: usize = 50;
 /// How long an upload token is good where nothing is said.
 const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -62,7 +65,11 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let name = &request.get_ref().name;
-            let batch = scope.batch("name", name)?;
+            let own = scope.only.filter(|_| name == OWN_BATCH);
+            let batch = match own {
+                Some(own) => own,
+                None => scope.batch("name", name)?,
+            };
             let found = reads::batch(&self.store.reader(), scope.batch_ref(batch)).await?;
             let (progress, cold) =
                 found.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
@@ -77,7 +84,8 @@ impl BatchService for Ledger {
     ) -> Result<Response<ListBatchesResponse>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let query = ListQuery::of(&scope, request.get_ref())?;
+            let pages = self.pages(Some(scope.tenant), request.get_ref());
+            let query = ListQuery::of(&scope, request.get_ref(), &pages)?;
             let limit = u32::try_from(query.size + 1).unwrap_or(u32::MAX);
             let session = self.store.reader();
             let mut rows = reads::batches(
@@ -99,9 +107,7 @@ impl BatchService for Ledger {
                 .collect();
             let last = batches.len().checked_sub(1).and_then(|last| rows.get(last));
             let next_page_token = match last {
-                Some((last, _)) if batches.len() < found => {
-                    page_token::encode(last.batch.as_bytes())
-                }
+                Some((last, _)) if batches.len() < found => pages.token_of(last.batch.as_bytes()),
                 _ => String::new(),
             };
             Ok(Response::new(ListBatchesResponse {
@@ -222,7 +228,8 @@ impl BatchService for Ledger {
             let message = request.get_ref();
             let batch = scope.batch("parent", &message.parent)?;
             let size = page_token::size(message.page_size, limits::MAX_PAGE_SIZE)?;
-            let from = page_token::decode::<4>(&message.page_token)?;
+            let pages = self.pages(Some(scope.tenant), message);
+            let from = pages.place::<4>()?;
             let session = self.store.reader();
             let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
             let from = from.map_or(0, u32::from_be_bytes);
@@ -240,7 +247,7 @@ impl BatchService for Ledger {
                 .take_while(|folder| room.takes(folder))
                 .collect();
             let next_page_token = match rows.get(folders.len()) {
-                Some(next) => page_token::encode(&next.folder.to_be_bytes()),
+                Some(next) => pages.token_of(&next.folder.to_be_bytes()),
                 None => String::new(),
             };
             Ok(Response::new(ListFoldersResponse {
@@ -505,9 +512,13 @@ struct ListQuery {
 }
 
 impl ListQuery {
-    fn of(scope: &TenantScope, message: &ListBatchesRequest) -> Result<Self, Refusal> {
+    fn of(
+        scope: &TenantScope,
+        message: &ListBatchesRequest,
+        pages: &Pages<'_>,
+    ) -> Result<Self, Refusal> {
         scope.require_whole_tenant()?;
-        let position = page_token::decode::<16>(&message.page_token)?;
+        let position = pages.place::<16>()?;
         let mut states = Vec::new();
         for (index, state) in message.states.iter().enumerate() {
             let state = batch_state_from_proto(*state)

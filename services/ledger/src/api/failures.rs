@@ -1,6 +1,6 @@
 //! FAILED files in groups, for tenants and operators.
 
-use caudal_domain::{Language, limits, names};
+use caudal_domain::{Language, TenantId, limits, names};
 use caudal_proto::convert::{reason_to_proto, timestamp_from_micros};
 use caudal_proto::v1::{self, ListFailuresRequest, ListFailuresResponse};
 use sea_orm::DbErr;
@@ -23,17 +23,19 @@ pub(super) enum Failed<'a> {
 impl Ledger {
     pub(super) async fn failures(
         &self,
+        whose: Option<TenantId>,
         failed: Failed<'_>,
         message: &ListFailuresRequest,
         language: Language,
     ) -> Result<Response<ListFailuresResponse>, Failure> {
         let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
-        let after = page_token::decode::<3>(&message.page_token)?;
+        let pages = self.pages(whose, message);
+        let after = pages.place::<3>()?;
         let mut groups = self.groups(&failed, after, size).await?;
         let more = groups.len() > size;
         groups.truncate(size);
         let next_page_token = match groups.last() {
-            Some(last) if more => page_token::encode(&place_of(last)),
+            Some(last) if more => pages.token_of(&place_of(last)),
             _ => String::new(),
         };
         Ok(Response::new(ListFailuresResponse {

@@ -65,7 +65,8 @@ impl FileService for Ledger {
                 .choose(&scope, "selector", &selector, Purpose::List)
                 .await?;
             let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
-            let from = page_token::decode::<4>(&message.page_token)?;
+            let pages = self.pages(Some(scope.tenant), message);
+            let from = pages.place::<4>()?;
             let from = chosen.batch.zip(from).map(|(batch, from)| Position {
                 batch,
                 ordinal: u32::from_be_bytes(from),
@@ -99,7 +100,7 @@ impl FileService for Ledger {
                 }
             }
             let next_page_token = next
-                .map(|next| page_token::encode(&next.to_be_bytes()))
+                .map(|next| pages.token_of(&next.to_be_bytes()))
                 .unwrap_or_default();
             Ok(Response::new(ListFilesResponse {
                 files,
@@ -151,8 +152,13 @@ impl FileService for Ledger {
             let chosen = self
                 .choose(&scope, "selector", &selector, Purpose::Failures)
                 .await?;
-            self.failures(Failed::Chosen(&chosen), message, language)
-                .await
+            self.failures(
+                Some(scope.tenant),
+                Failed::Chosen(&chosen),
+                message,
+                language,
+            )
+            .await
         })
         .await
     }

@@ -33,6 +33,7 @@ use uuid::Uuid;
 use self::bounds::Bounded;
 use self::failure::Failure;
 use self::key_uses::KeyUses;
+use self::page_token::{Paged, Pages};
 use self::versions::Versions;
 use crate::active_writer::ActiveWriter;
 use crate::memory::lease_cache::LeaseCache;
@@ -61,6 +62,13 @@ pub(crate) struct Ledger {
     /// Limits of tenants that have none of their own.
     pub(crate) tenant_limits: TenantLimits,
     pub(crate) key_uses: KeyUses,
+}
+
+impl Ledger {
+    /// The pages of what is asked for in a tenant, or over all.
+    fn pages<'a, R: Paged>(&'a self, whose: Option<TenantId>, request: &'a R) -> Pages<'a> {
+        Pages::of(&self.mesh_secret, whose, request)
+    }
 }
 
 /// A caller who works inside one tenant: every query of the public services takes it, so that none can forget it.

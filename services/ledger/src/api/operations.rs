@@ -319,7 +319,12 @@ impl Operations for Ledger {
                 return Err(Refusal::invalid("name", words).into());
             }
             let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
-            let before = page_token::decode::<16>(&message.page_token)?;
+            let whose = match viewer {
+                Viewer::Tenant(tenant) => Some(tenant),
+                Viewer::Operator => None,
+            };
+            let pages = self.pages(whose, message);
+            let before = pages.place::<16>()?;
             let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
             let before = before.map(Uuid::from_bytes);
             let mut rows = operations::list(&self.store.reader(), viewer, before, limit).await?;
@@ -333,7 +338,7 @@ impl Operations for Ledger {
                 .collect();
             let last = listed.len().checked_sub(1).and_then(|last| rows.get(last));
             let next_page_token = match last {
-                Some(last) if listed.len() < found => page_token::encode(last.id.as_bytes()),
+                Some(last) if listed.len() < found => pages.token_of(last.id.as_bytes()),
                 _ => String::new(),
             };
             Ok(Response::new(ListOperationsResponse {

@@ -225,7 +225,8 @@ impl Ledger {
         message: &v1::ListApiKeysRequest,
     ) -> Result<Response<v1::ListApiKeysResponse>, Failure> {
         let size = page_token::size(message.page_size, DEFAULT_PAGE)?;
-        let after = key_position(&message.page_token)?;
+        let pages = self.pages(whose, message);
+        let after = key_position(pages.place_of_any_length()?)?;
         let after = after.as_ref().map(|(at, id)| (*at, id.as_str()));
         let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
         let rows = credentials::keys(&self.store.reader(), whose, after, limit).await?;
@@ -233,7 +234,7 @@ impl Ledger {
             Some(last) if rows.len() > size => {
                 let mut position = last.created_at.0.to_be_bytes().to_vec();
                 position.extend(last.id.bytes());
-                page_token::encode(&position)
+                pages.token_of(&position)
             }
             _ => String::new(),
         };
@@ -305,7 +306,8 @@ impl Ledger {
         message: &v1::ListAuditRequest,
     ) -> Result<Response<v1::ListAuditResponse>, Failure> {
         let size = page_token::size(message.page_size, DEFAULT_PAGE)?;
-        let before = page_token::decode::<16>(&message.page_token)?.map(Uuid::from_bytes);
+        let pages = self.pages(tenant, message);
+        let before = pages.place::<16>()?.map(Uuid::from_bytes);
         let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
         let rows = audit::before(&self.store.reader(), tenant, before, limit).await?;
         let mut room = page_token::Room::default();
@@ -317,7 +319,7 @@ impl Ledger {
             .collect();
         let last = entries.len().checked_sub(1).and_then(|last| rows.get(last));
         let next_page_token = match last {
-            Some(last) if entries.len() < rows.len() => page_token::encode(last.id.as_bytes()),
+            Some(last) if entries.len() < rows.len() => pages.token_of(last.id.as_bytes()),
             _ => String::new(),
         };
         Ok(Response::new(v1::ListAuditResponse {
@@ -435,11 +437,12 @@ impl Ledger {
         message: &v1::ListTenantsRequest,
     ) -> Result<v1::ListTenantsResponse, Failure> {
         let size = page_token::size(message.page_size, DEFAULT_PAGE)?;
-        let before = page_token::decode::<16>(&message.page_token)?.map(Uuid::from_bytes);
+        let pages = self.pages(None, message);
+        let before = pages.place::<16>()?.map(Uuid::from_bytes);
         let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
         let rows = tenants::accounts(&self.store.reader(), before, limit).await?;
         let next_page_token = match rows.get(size.saturating_sub(1)) {
-            Some(last) if rows.len() > size => page_token::encode(last.row.tenant.as_bytes()),
+            Some(last) if rows.len() > size => pages.token_of(last.row.tenant.as_bytes()),
             _ => String::new(),
         };
         Ok(v1::ListTenantsResponse {
@@ -584,9 +587,9 @@ fn key_id(field: &str, name: &str) -> Result<String, Refusal> {
 }
 
 /// Where a page of keys ended.
-fn key_position(token: &str) -> Result<Option<(Micros, String)>, Refusal> {
+fn key_position(place: Option<Vec<u8>>) -> Result<Option<(Micros, String)>, Refusal> {
     const TIME: usize = size_of::<i64>();
-    let Some(bytes) = page_token::decode_any(token)? else {
+    let Some(bytes) = place else {
         return Ok(None);
     };
     let position = bytes.split_at_checked(TIME).and_then(|(at, id)| {

@@ -96,6 +96,11 @@ pub enum IngestError {
     /// Nothing more goes into the batch.
     #[error("the batch was cancelled: begin a new one")]
     Cancelled,
+    /// The batch is complete, and an upload token sees not what it lacks.
+    #[error(
+        "the batch is complete and takes nothing more with an upload token: ask whoever gave it to you"
+    )]
+    Complete,
     /// A part of this program failed: a fault of its own.
     #[error("a part of the upload failed: {0}")]
     Internal(String),
@@ -227,7 +232,12 @@ impl Ingest {
     async fn fill(&self) -> Result<u32, IngestError> {
         let (found_out, found_in) = mpsc::channel(FOUND_WAITING);
         let (waiting_out, waiting_in) = mpsc::channel(FILES_WAITING);
-        let holds = fill::holds(&self.client, &self.batch).await?;
+        let holds = match fill::holds(&self.client, &self.batch).await {
+            Err(IngestError::Client(error)) if error.is_denied() => {
+                return Err(IngestError::Complete);
+            }
+            holds => holds?,
+        };
         let walker = self.walker(found_out);
         tokio::try_join!(
             fill::choose(holds, found_in, waiting_out, &self.board),
@@ -268,14 +278,19 @@ impl Ingest {
             .map(|problem| problem.path)
             .collect();
         let lacking = [v1::FileState::Pending, v1::FileState::Uploading];
-        fill::each(&self.client, &self.batch, &lacking, |file| {
+        let reported = fill::each(&self.client, &self.batch, &lacking, |file| {
             if !told.contains(&file.path) {
                 let why = NotTaken::NotHere;
                 let path = file.path;
                 self.board.give_up(Problem { path, why });
             }
         })
-        .await
+        .await;
+        match reported {
+            // What others announced is not for an upload token.
+            Err(IngestError::Client(error)) if error.is_denied() => Ok(()),
+            reported => reported,
+        }
     }
 }
 

@@ -31,7 +31,11 @@ pub(super) async fn keep(client: &Client, batch: &v1::Batch, problems: &Problems
         metadata: Some(metadata),
         ..v1::Batch::default()
     };
-    if let Err(error) = client.update_batch(changed, &["metadata"]).await {
+    let kept = client.update_batch(changed, &["metadata"]).await;
+    // An upload token writes none.
+    if let Err(error) = kept
+        && !error.is_denied()
+    {
         tracing::warn!(%error, "what was left out could not be noted on the batch");
     }
 }

@@ -519,7 +519,7 @@ export const CreateBatchRequestSchema: GenMessage<CreateBatchRequest> = /*@__PUR
  */
 export type GetBatchRequest = Message<"caudal.v1.GetBatchRequest"> & {
   /**
-   * `batches/{uuid}`.
+   * `batches/{uuid}`; `batches/-` with an upload token: the batch that it is good for.
    *
    * @generated from field: string name = 1;
    */
