@@ -9,6 +9,9 @@ use tokio::net::unix::pipe::Receiver;
 /// How much of the end of a child's standard error is kept for the detail of a failure, in bytes.
 const COMPLAINT_BYTES: usize = 4 << 10;
 
+/// Room for a usual result, which a pipe holds as a whole.
+const RESULT_BYTES: usize = 64 << 10;
+
 #[derive(Debug)]
 pub(super) struct Outputs {
     result: Receiver,
@@ -35,7 +38,7 @@ impl Outputs {
         complaint: &mut Vec<u8>,
     ) -> io::Result<Option<Vec<u8>>> {
         let result = async {
-            let mut bytes = Vec::new();
+            let mut bytes = Vec::with_capacity(RESULT_BYTES);
             self.result
                 .take(bound.saturating_add(1))
                 .read_to_end(&mut bytes)
