@@ -1020,8 +1020,8 @@ const TESTS: &[Test] = &[
 
 /// Children over which page faults are counted.
 const FILES_WHOSE_FAULTS_COUNT: u64 = 20;
-/// Page faults of a child that reads a small PDF.
-const MAX_FAULTS: u64 = 600;
+/// Page faults of a child that reads a small PDF. There are about 255; where the executable is started for it, 835.
+const MAX_FAULTS: u64 = 400;
 
 fn main() -> ExitCode {
     run_prepared_child_if_asked(PARSERS, PREPARATIONS);

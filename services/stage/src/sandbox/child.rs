@@ -12,10 +12,8 @@ use caudal_domain::Reason;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    CHILD_ARGUMENT, HOST_ARGUMENT, Limits, ParseFailure, Parsed, Parser, Preparation, confine,
-    frame, host,
-};
+use super::confine::{Inherited, confine};
+use super::{Limits, ParseFailure, Parsed, Parser, Preparation, frame};
 
 /// The exit code of a child that could not begin: a mistake of ours or of this machine, never of the file.
 pub(super) const EXIT_COULD_NOT_BEGIN: i32 = 64;
@@ -36,8 +34,8 @@ pub(super) struct Spec {
 /// What a child can do, by name.
 #[derive(Clone, Copy)]
 pub(super) struct Abilities<'a> {
-    parsers: &'a [(&'a str, Parser)],
-    preparations: &'a [(&'a str, Preparation)],
+    pub(super) parsers: &'a [(&'a str, Parser)],
+    pub(super) preparations: &'a [(&'a str, Preparation)],
 }
 
 impl Abilities<'_> {
@@ -58,34 +56,8 @@ impl Abilities<'_> {
     }
 }
 
-/// Serves a sandbox child and ends the process, when the arguments ask for one; otherwise returns at once. The first line
-/// of `main`: a child must not start threads, read configuration or open anything before it has confined itself.
-pub fn run_child_if_asked(parsers: &[(&str, Parser)]) {
-    run_prepared_child_if_asked(parsers, &[]);
-}
-
-/// As [`run_child_if_asked`], for parsers of which some are prepared, by their name.
-pub fn run_prepared_child_if_asked(
-    parsers: &[(&str, Parser)],
-    preparations: &[(&str, Preparation)],
-) {
-    let abilities = Abilities {
-        parsers,
-        preparations,
-    };
-    let mut arguments = std::env::args_os().skip(1);
-    let asked = arguments.next().unwrap_or_default();
-    let served = if asked == OsStr::new(CHILD_ARGUMENT) {
-        serve(&abilities, arguments)
-    } else if asked == OsStr::new(HOST_ARGUMENT) {
-        die_with_parent(arguments.next().as_deref()).and_then(|()| host::serve(&abilities))
-    } else {
-        return;
-    };
-    end(served)
-}
-
-fn serve(
+/// Serves a child that was started for its file, with what stands behind the argument that says so.
+pub(super) fn serve(
     abilities: &Abilities<'_>,
     mut arguments: impl Iterator<Item = OsString>,
 ) -> io::Result<()> {
@@ -104,7 +76,8 @@ fn serve(
     // Libraries that print must not write into the framed result.
     rustix::stdio::dup2_stdout(io::stderr())?;
     abilities.prepare(&parser, &spec.request)?;
-    answer(abilities.parser(&parser)?, spec, input, result)
+    let parser = abilities.parser(&parser)?;
+    answer(parser, spec, Inherited::Nothing, input, result)
 }
 
 /// What a forked child gets beside its request.
@@ -143,7 +116,8 @@ pub(super) fn run_forked(
         rustix::stdio::dup2_stdin(&input)?;
         prepared?;
         let parser = abilities.parser(parser)?;
-        answer(parser, spec, File::from(input), File::from(result))
+        let (input, result) = (File::from(input), File::from(result));
+        answer(parser, spec, Inherited::OfHost, input, result)
     }));
     match served {
         Ok(served) => end(served),
@@ -151,7 +125,8 @@ pub(super) fn run_forked(
     }
 }
 
-fn end(served: io::Result<()>) -> ! {
+/// Ends the process as one that has done what it was for, or could not begin.
+pub(super) fn end(served: io::Result<()>) -> ! {
     match served {
         Ok(()) => std::process::exit(0),
         Err(error) => {
@@ -161,7 +136,8 @@ fn end(served: io::Result<()>) -> ! {
     }
 }
 
-fn die_with_parent(parent: Option<&OsStr>) -> io::Result<()> {
+/// Ends this process when the parent ends that its arguments name.
+pub(super) fn die_with_parent(parent: Option<&OsStr>) -> io::Result<()> {
     let parent = parent
         .and_then(OsStr::to_str)
         .and_then(|parent| parent.parse().ok())
@@ -186,8 +162,14 @@ fn show_as(parser: &str) {
 }
 
 /// Gives up what a parser does not need, parses, and writes what came of it.
-fn answer(parser: Parser, spec: Spec, input: File, result: File) -> io::Result<()> {
-    confine::confine(&spec.limits, PARSER_STACK_BYTES as u64)?;
+fn answer(
+    parser: Parser,
+    spec: Spec,
+    inherited: Inherited,
+    input: File,
+    result: File,
+) -> io::Result<()> {
+    confine(&spec.limits, PARSER_STACK_BYTES as u64, inherited)?;
     let outcome = parse(parser, spec.request, input)?;
     let mut result = BufWriter::new(result);
     frame::write(&mut result, &outcome)?;

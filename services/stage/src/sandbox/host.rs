@@ -3,8 +3,8 @@
 //! To start this executable takes longer than to read most files: its hundreds of pages of addresses are relocated, its
 //! libraries are found and loaded. A host has that behind it, and what is forked from it shares its pages. It is as
 //! bare as a child that is started anew: no environment, no files, no sockets but the one on which it is asked, nothing
-//! of its parent's memory. It never looks at a file itself, and what a child may do is decided in the child, by the same
-//! lines as in one that is started anew.
+//! of its parent's memory. It never looks at a file itself. What neither it nor a child needs it gives up before the first
+//! of them; the rest a child gives up by the same lines as one that is started anew.
 //!
 //! It has a single thread: what is forked from a process with more may find locks taken for ever.
 
@@ -15,11 +15,11 @@ use std::os::unix::net::UnixStream;
 use fork::{Fork, fork};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal,
-    setrlimit, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal, waitpid,
 };
 
 use super::child::{Abilities, run_forked};
+use super::confine::confine_host;
 use super::passing::{ENDED, REFUSED, Received, STARTED};
 
 /// Children at once. What is asked beyond waits in the control socket, and its asker looks for another way when that is
@@ -44,11 +44,10 @@ struct Child {
 pub(super) fn serve(abilities: &Abilities<'_>) -> io::Result<()> {
     // Without these it could not learn of the end of a child.
     pidfd_open(getpid(), PidfdFlags::empty())?;
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    setrlimit(Resource::Core, none)?;
+    confine_host()?;
+    // To ask the processor what it can is dear in a virtual machine, and the answer is kept: once for all children.
+    #[cfg(target_arch = "x86_64")]
+    let _ = std::arch::is_x86_feature_detected!("avx2");
     let mut host = Host {
         abilities,
         received: Received::new(),

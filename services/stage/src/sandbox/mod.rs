@@ -18,6 +18,7 @@
 
 mod child;
 mod confine;
+mod entry;
 mod frame;
 mod host;
 mod hosts;
@@ -42,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use child::Spec;
-pub use child::{run_child_if_asked, run_prepared_child_if_asked};
+pub use entry::{run_child_if_asked, run_prepared_child_if_asked};
 use hosts::{Forked, Host, Hosts, Unforked};
 pub use input::{FetchedInput, fetch_input};
 use outputs::Outputs;

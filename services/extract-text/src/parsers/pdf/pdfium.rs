@@ -120,7 +120,8 @@ fn read(page: &PdfPage<'_>) -> Result<Page, PdfiumError> {
     let mut high = None;
     for character in characters.iter() {
         let code = character.unicode_value();
-        has_controls |= is_control(code);
+        // A hyphen is told as one too, and says nothing of its font: to look at all fonts is dear.
+        has_controls |= is_control(code) && !character.is_hyphen().unwrap_or(false);
         push(code, &character, &mut high, &mut read);
     }
     if has_controls {
