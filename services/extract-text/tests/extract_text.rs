@@ -989,7 +989,39 @@ const TESTS: &[Test] = &[
             }
         }
     }),
+    ("a_child_that_reads_a_small_pdf_touches_few_pages", |_| {
+        let bench = Bench::with(&Settings::default());
+        let read = || {
+            let document = bench.extract(PDF, &pdf_of(&["One page"])).unwrap();
+            assert_eq!(document.pages, 1);
+        };
+        read();
+        let host = bench.runtime.block_on(bench.sandbox.host()).unwrap();
+        // Of the fields behind the name, 17 is the number of threads and 8 that of the page faults of children.
+        let field = |field: usize| -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{host}/stat")).unwrap();
+            let (_, behind) = stat.rsplit_once(')').unwrap();
+            behind
+                .split_whitespace()
+                .nth(field)
+                .unwrap()
+                .parse()
+                .unwrap()
+        };
+        assert_eq!(field(17), 1, "what is prepared leaves a thread");
+        let before = field(8);
+        for _ in 0..FILES_WHOSE_FAULTS_COUNT {
+            read();
+        }
+        let each = (field(8) - before) / FILES_WHOSE_FAULTS_COUNT;
+        assert!(each < MAX_FAULTS, "{each} page faults a child");
+    }),
 ];
+
+/// Children over which page faults are counted.
+const FILES_WHOSE_FAULTS_COUNT: u64 = 20;
+/// Page faults of a child that reads a small PDF. There are about 255; where the executable is started for it, 835.
+const MAX_FAULTS: u64 = 400;
 
 fn main() -> ExitCode {
     run_prepared_child_if_asked(PARSERS, PREPARATIONS);
@@ -1009,6 +1041,7 @@ fn main() -> ExitCode {
 
 struct Bench {
     runtime: tokio::runtime::Runtime,
+    sandbox: Sandbox,
     stage: ExtractText,
     folder: tempfile::TempDir,
 }
@@ -1032,6 +1065,7 @@ impl Bench {
                 .build()
                 .unwrap(),
             stage: ExtractText::new(&sandbox, settings),
+            sandbox,
             folder: tempfile::tempdir().unwrap(),
         }
     }

@@ -1,4 +1,5 @@
 //! The sandbox from outside: hostile parsers in real children of this very executable, each ended with the right reason.
+//! What holds for a child that a parser host forked holds for one that was started, so both are shown all of it.
 #![expect(clippy::unwrap_used)]
 
 use std::fs::File;
@@ -6,16 +7,18 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use caudal_domain::Reason;
 use caudal_harness::eventually;
 use caudal_stage::Failure;
 use caudal_stage::sandbox::{
-    CHILD_ARGUMENT, Limits, MAX_REQUEST_BYTES, ParseFailure, Parsed, Parser, Preparation, Sandbox,
-    run_prepared_child_if_asked,
+    CHILDREN_OF_ONE_HOST, Limits, MAX_REQUEST_BYTES, ParseFailure, Parsed, Parser, Preparation,
+    Sandbox, run_prepared_child_if_asked,
 };
 use libtest_mimic::{Arguments, Trial};
+use rustix::process::{Pid, Signal, getppid, kill_process};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +33,9 @@ const PARSERS: &[(&str, Parser)] = &[
     ("sleep-until-cancelled", sleep_forever),
     ("sleep-until-dropped", sleep_forever),
     ("sleep-beside-the-others", sleep_forever),
+    ("sleep-and-hold-what-it-holds", sleep_forever),
+    ("sleep-if-forked", sleep_if_forked),
+    ("tell-parent", tell_parent),
     ("allocate", allocate),
     ("recurse", recurse),
     ("flood", flood),
@@ -42,7 +48,7 @@ const PARSERS: &[(&str, Parser)] = &[
 const PREPARATIONS: &[(&str, Preparation)] = &[("tell-what-is-prepared", prepare)];
 
 /// What was read of a file before the walls stood.
-static PREPARED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+static PREPARED: OnceLock<String> = OnceLock::new();
 
 fn prepare(_: &Value) -> std::io::Result<()> {
     let read = std::fs::read_to_string("/proc/version")?;
@@ -215,20 +221,20 @@ const TESTS: &[Test] = &[
             tokio::pin!(parsing);
             tokio::select! {
                 _ = &mut parsing => panic!("it sleeps for ever"),
-                () = until_runs("sleep-until-cancelled") => cancelled.cancel(),
+                _ = bench.until_runs("sleep-until-cancelled") => cancelled.cancel(),
             }
             assert!(parsing.await.is_err());
         });
-        assert!(!runs("sleep-until-cancelled"));
+        assert_eq!(bench.running("sleep-until-cancelled"), []);
     }),
     ("a_dropped_parse_kills_its_child", |bench| {
         let cancelled = CancellationToken::new();
         bench.runtime.block_on(async {
             tokio::select! {
                 _ = bench.sandbox.parse("sleep-until-dropped", &Value::Null, &bench.input, &cancelled) => panic!("it sleeps"),
-                () = until_runs("sleep-until-dropped") => {}
+                _ = bench.until_runs("sleep-until-dropped") => {}
             }
-            until_gone("sleep-until-dropped").await;
+            eventually("it is gone", async || bench.running("sleep-until-dropped").is_empty()).await;
         });
     }),
     ("hostile_neighbours_leave_honest_children_alone", |bench| {
@@ -252,38 +258,217 @@ const TESTS: &[Test] = &[
     }),
     ("a_child_dies_with_its_parent", |bench| {
         let mut parent = Command::new(std::env::current_exe().unwrap())
-            .arg("sleep-in-a-child")
+            .args(["sleep-in-a-child", bench.kind.name()])
             .stdin(file())
             .spawn()
             .unwrap();
-        let parser = "sleep-beside-the-others";
-        bench.runtime.block_on(until_runs(parser));
+        let child = bench.runtime.block_on(until_is_there(async || {
+            running(bench.kind, parent.id(), "sleep-beside-the-others").pop()
+        }));
         parent.kill().unwrap();
         parent.wait().unwrap();
-        bench.runtime.block_on(until_gone(parser));
+        let child_is_gone = eventually("it is gone", async || !child.lives());
+        bench.runtime.block_on(child_is_gone);
+    }),
+    (
+        "a_child_holds_its_file_and_its_outputs_and_nothing_of_others",
+        |bench| {
+            let cancelled = CancellationToken::new();
+            let parser = "sleep-and-hold-what-it-holds";
+            let sleeping = || {
+                bench
+                    .sandbox
+                    .parse(parser, &Value::Null, &bench.input, &cancelled)
+            };
+            let seen = bench.runtime.block_on(async {
+                tokio::select! {
+                    _ = futures::future::join_all((0..3).map(|_| sleeping())) => panic!("they sleep"),
+                    seen = until_is_there(async || {
+                        let three = bench.running(parser);
+                        let are_there = three.len() == 3 && three.iter().all(Process::is_confined);
+                        are_there.then(|| {
+                            assert!(three.iter().all(Process::has_walls));
+                            three.iter().map(Process::holds).collect::<Vec<_>>()
+                        })
+                    }) => seen,
+                }
+            });
+            let input = bench.input.to_str().unwrap();
+            for held in seen {
+                let files = held.iter().filter(|held| *held == input).count();
+                let pipes = held.iter().filter(|held| held.starts_with("pipe:")).count();
+                assert_eq!(files + pipes, held.len(), "{held:?}");
+                // As a standard stream and under a number of its own.
+                assert!(files <= 2 && pipes <= 3, "{held:?}");
+            }
+        },
+    ),
+];
+
+/// What is told of forked children alone.
+const HOST_TESTS: &[Test] = &[
+    (
+        "a_parser_host_has_no_environment_and_no_socket_but_one",
+        |bench| {
+            let host = bench.host();
+            assert_eq!(host.read("environ"), "");
+            assert_eq!(host.threads(), 1);
+            assert!(host.has_walls());
+            // It lets go of a child after it has told of its end.
+            let holds_one = eventually("it holds no more than its control socket", async || {
+                let held = host.holds();
+                held.len() == 1 && held[0].starts_with("socket:")
+            });
+            bench.runtime.block_on(holds_one);
+        },
+    ),
+    (
+        "a_parser_host_that_is_killed_costs_no_file_its_attempt",
+        |bench| {
+            let cancelled = CancellationToken::new();
+            let request = json!({ "parent": std::process::id() });
+            let host = bench.host();
+            let all = bench.runtime.block_on(async {
+                let sleeping = futures::future::join_all((0..4).map(|_| {
+                    bench
+                        .sandbox
+                        .parse("sleep-if-forked", &request, &bench.input, &cancelled)
+                }));
+                tokio::pin!(sleeping);
+                tokio::select! {
+                    _ = &mut sleeping => panic!("they sleep"),
+                    () = eventually("four sleep", async || bench.running("sleep-if-forked").len() == 4) => {}
+                }
+                host.signal(Signal::KILL);
+                sleeping.await
+            });
+            for parsed in all {
+                assert_eq!(parsed.unwrap().value, json!("not forked"));
+            }
+            let anew = eventually("there is another host", async || {
+                let told =
+                    bench
+                        .sandbox
+                        .parse("tell-parent", &Value::Null, &bench.input, &cancelled);
+                let parent = told.await.unwrap().value;
+                parent != json!(std::process::id()) && parent != json!(host.pid)
+            });
+            bench.runtime.block_on(anew);
+        },
+    ),
+    ("a_parser_host_that_stands_still_is_done_without", |bench| {
+        let host = bench.host();
+        host.signal(Signal::STOP);
+        let parent = bench.parse("tell-parent").unwrap().value;
+        assert_eq!(parent, json!(std::process::id()));
+        let host_is_gone = eventually("it is gone", async || !host.lives());
+        bench.runtime.block_on(host_is_gone);
+    }),
+    ("a_parser_host_has_a_bounded_number_of_children", |bench| {
+        let sandbox = bench.sandbox.with_children_of_one_host(3);
+        let cancelled = CancellationToken::new();
+        let hosts: Vec<u64> = (0..7)
+            .map(|_| {
+                let told = sandbox.parse("tell-parent", &Value::Null, &bench.input, &cancelled);
+                bench
+                    .runtime
+                    .block_on(told)
+                    .unwrap()
+                    .value
+                    .as_u64()
+                    .unwrap()
+            })
+            .collect();
+        for of_one in hosts.chunks(3) {
+            assert!(of_one.iter().all(|host| host == &of_one[0]), "{hosts:?}");
+        }
+        assert!(hosts[0] != hosts[3] && hosts[3] != hosts[6], "{hosts:?}");
+        let they_are_gone = eventually("those before are gone", async || {
+            let before = [hosts[0], hosts[3]].map(|pid| Process {
+                pid: pid.try_into().unwrap(),
+            });
+            !before.iter().any(Process::lives)
+        });
+        bench.runtime.block_on(they_are_gone);
+    }),
+    ("a_forked_child_touches_few_pages", |bench| {
+        let host = bench.host();
+        let before = host.faults_of_children();
+        for _ in 0..FILES_WHOSE_FAULTS_COUNT {
+            bench.parse("count-bytes").unwrap();
+        }
+        let each = (host.faults_of_children() - before) / FILES_WHOSE_FAULTS_COUNT;
+        assert!(each < MAX_FAULTS, "{each} page faults a child");
     }),
 ];
 
+/// Children over which page faults are counted.
+const FILES_WHOSE_FAULTS_COUNT: u64 = 20;
+/// Page faults of one child that does next to nothing. There are about 105; where the executable is started for it, 500.
+const MAX_FAULTS: u64 = 250;
+
+/// What this process held when it began: a terminal, and what a shell or a build left open.
+static GIVEN: OnceLock<Vec<String>> = OnceLock::new();
+
+/// How a child comes to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// A parser host forks it.
+    Forked,
+    /// The executable is started for it.
+    Started,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Forked => "forked",
+            Self::Started => "started",
+        }
+    }
+}
+
 fn main() -> ExitCode {
     run_prepared_child_if_asked(PARSERS, PREPARATIONS);
-    if std::env::args().nth(1).as_deref() == Some("sleep-in-a-child") {
-        let bench = Bench::new();
+    let myself = Process {
+        pid: std::process::id(),
+    };
+    GIVEN.get_or_init(|| myself.holds());
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("sleep-in-a-child") {
+        let is_forked = arguments.next().as_deref() == Some(Kind::Forked.name());
+        let bench = Bench::new(if is_forked {
+            Kind::Forked
+        } else {
+            Kind::Started
+        });
         let _ = bench.parse("sleep-beside-the-others");
         return ExitCode::FAILURE;
     }
-    let trials = TESTS
-        .iter()
-        .map(|(name, test)| {
-            Trial::test(*name, move || {
-                test(&Bench::new());
+    let of_kind = |kind: Kind, tests: &[Test]| {
+        let trials = tests.iter().map(|(name, test)| {
+            let test = *test;
+            Trial::test(format!("{}::{name}", kind.name()), move || {
+                test(&Bench::new(kind));
                 Ok(())
             })
-        })
-        .collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+        });
+        trials.collect::<Vec<_>>()
+    };
+    let trials = [
+        of_kind(Kind::Forked, TESTS),
+        of_kind(Kind::Started, TESTS),
+        of_kind(Kind::Forked, HOST_TESTS),
+    ];
+    libtest_mimic::run(
+        &Arguments::from_args(),
+        trials.into_iter().flatten().collect(),
+    )
+    .exit_code()
 }
 
 struct Bench {
+    kind: Kind,
     runtime: tokio::runtime::Runtime,
     sandbox: Sandbox,
     limits: Limits,
@@ -292,7 +477,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(kind: Kind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let input = folder.path().join("input");
         File::create(&input)
@@ -303,13 +488,20 @@ impl Bench {
             memory: 128 << 20,
             ..Limits::default()
         };
+        let children_of_one_host = match kind {
+            Kind::Forked => CHILDREN_OF_ONE_HOST,
+            Kind::Started => 0,
+        };
         Self {
+            kind,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()
                 .unwrap(),
-            sandbox: Sandbox::of_this_executable(limits).unwrap(),
+            sandbox: Sandbox::of_this_executable(limits)
+                .unwrap()
+                .with_children_of_one_host(children_of_one_host),
             limits,
             input,
             _folder: folder,
@@ -339,33 +531,132 @@ impl Bench {
     fn failure_within(&self, parser: &str, limits: Limits) -> Failure {
         self.parse_within(parser, limits).unwrap_err()
     }
+
+    /// Its children that run this parser.
+    fn running(&self, parser: &str) -> Vec<Process> {
+        running(self.kind, std::process::id(), parser)
+    }
+
+    async fn until_runs(&self, parser: &str) -> Process {
+        until_is_there(async || self.running(parser).pop()).await
+    }
+
+    /// Its parser host.
+    fn host(&self) -> Process {
+        let parent = self.parse("tell-parent").unwrap().value;
+        let pid = self.runtime.block_on(self.sandbox.host()).unwrap();
+        assert_eq!(parent, json!(pid));
+        Process { pid }
+    }
 }
 
 fn file() -> File {
     File::open("/dev/null").unwrap()
 }
 
-/// Whether a living child of ours runs this parser.
-fn runs(parser: &str) -> bool {
-    let wanted = format!("\0{CHILD_ARGUMENT}\0{parser}\0");
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .any(|process| {
-            // The command line of a process that has ended but is not reaped is empty.
-            std::fs::read(process.path().join("cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&wanted))
-        })
+/// A process, living or not.
+#[derive(Debug, PartialEq)]
+struct Process {
+    pid: u32,
 }
 
-/// Waits until a child parses so.
-async fn until_runs(parser: &str) {
-    eventually(parser, async || runs(parser)).await;
+impl Process {
+    fn all() -> impl Iterator<Item = Self> {
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| {
+                let pid = entry.file_name().to_str()?.parse().ok()?;
+                Some(Self { pid })
+            })
+    }
+
+    /// A file of it in /proc; empty once it is gone.
+    fn read(&self, file: &str) -> String {
+        let bytes = std::fs::read(format!("/proc/{}/{file}", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What stands behind its name in `stat`, which may hold anything: its state, its parent, and so on.
+    fn stat(&self) -> Vec<String> {
+        let stat = self.read("stat");
+        let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+        behind.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn lives(&self) -> bool {
+        // One that has ended is a zombie until it is waited for.
+        self.stat().first().is_some_and(|state| state != "Z")
+    }
+
+    fn parent(&self) -> Option<Self> {
+        let pid = self.stat().get(1)?.parse().ok()?;
+        Some(Self { pid })
+    }
+
+    fn faults_of_children(&self) -> u64 {
+        self.stat()[8].parse().unwrap()
+    }
+
+    fn threads(&self) -> u64 {
+        self.stat()[17].parse().unwrap()
+    }
+
+    /// Whether its parser has begun, which is in a thread of its own behind all walls.
+    fn is_confined(&self) -> bool {
+        self.stat().get(17).is_some_and(|threads| threads == "2")
+    }
+
+    /// Whether the kernel refuses it calls, and gives it no rights that it does not have.
+    fn has_walls(&self) -> bool {
+        let status = self.read("status");
+        status.contains("\nSeccomp:\t2\n") && status.contains("\nNoNewPrivs:\t1\n")
+    }
+
+    /// What its open descriptors lead to, without what this process was given and has given on.
+    fn holds(&self) -> Vec<String> {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
+        descriptors
+            .flatten()
+            .filter_map(|held| std::fs::read_link(held.path()).ok())
+            .map(|held| held.to_str().unwrap().to_owned())
+            .filter(|held| !GIVEN.get().is_some_and(|given| given.contains(held)))
+            .collect()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid.cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
 }
 
-/// Waits until no child does.
-async fn until_gone(parser: &str) {
-    eventually(parser, async || !runs(parser)).await;
+/// The living children of the process `of` that run this parser.
+fn running(kind: Kind, of: u32, parser: &str) -> Vec<Process> {
+    // As much of a name as the kernel keeps.
+    let name = format!("{}\n", &parser[..parser.len().min(15)]);
+    let is_of = |process: &Process| {
+        let parent = process.parent();
+        let parent = match kind {
+            Kind::Started => parent,
+            Kind::Forked => parent.and_then(|host| host.parent()),
+        };
+        parent.is_some_and(|parent| parent.pid == of)
+    };
+    Process::all()
+        .filter(|process| process.read("comm") == name && process.lives() && is_of(process))
+        .collect()
+}
+
+async fn until_is_there<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    let seen = std::cell::Cell::new(None);
+    eventually("it is there", async || {
+        let found = look().await;
+        let is_found = found.is_some();
+        seen.set(found);
+        is_found
+    })
+    .await;
+    seen.take().unwrap()
 }
 
 fn answer(value: Value) -> Result<Parsed, ParseFailure> {
@@ -411,6 +702,17 @@ fn sleep_forever(_: &Value, _: &mut File) -> Result<Parsed, ParseFailure> {
     loop {
         std::thread::park();
     }
+}
+
+fn tell_parent(_: &Value, _: &mut File) -> Result<Parsed, ParseFailure> {
+    answer(json!(getppid().unwrap().as_raw_nonzero().get()))
+}
+
+fn sleep_if_forked(request: &Value, input: &mut File) -> Result<Parsed, ParseFailure> {
+    if tell_parent(request, input)?.value == request["parent"] {
+        return answer(json!("not forked"));
+    }
+    sleep_forever(request, input)
 }
 
 fn allocate(_: &Value, _: &mut File) -> Result<Parsed, ParseFailure> {

@@ -14,7 +14,7 @@ use caudal_metadata::Metadata;
 use caudal_node::{ServerLimits, ServerParts, Settings};
 use caudal_objects::ObjectStore;
 use caudal_providers::{EmbeddingProvider, EmbeddingSettings, ProviderPermits, Unlimited};
-use caudal_stage::sandbox::{Limits, Parser, Preparation, Sandbox};
+use caudal_stage::sandbox::{CHILDREN_OF_ONE_HOST, Limits, Parser, Preparation, Sandbox};
 use caudal_stage::{
     AnyHandler, Dependencies, Handler, SlotSource, Solo, SoloSettings, StageProcess, StageSettings,
 };
@@ -30,6 +30,8 @@ use crate::service::{Mesh, Started, cannot_start, listen, reached_at};
 
 /// The running program, whatever has become of its file since.
 const THIS_EXECUTABLE: &str = "/proc/self/exe";
+/// The environment variable that says how many files are read in the children of one parser host.
+const CHILDREN_OF_ONE_HOST_VARIABLE: &str = "CAUDAL_CHILDREN_OF_ONE_PARSER_HOST";
 /// Files that one process embeds at once with a remote provider: while a request is under way, the next is filled by them.
 const REMOTE_EMBEDDING_SLOTS: usize = 128;
 /// A file waits inside its handler for its turn with the provider.
@@ -77,8 +79,17 @@ fn sandbox() -> Result<Sandbox, Failure> {
         wall: Duration::from_secs(60),
         output: 16 << 20,
     };
-    Sandbox::of_this_executable(limits)
-        .map_err(|error| Failure::broken(format!("no child processes for parsers: {error}")))
+    let children = match std::env::var(CHILDREN_OF_ONE_HOST_VARIABLE) {
+        Ok(children) => children.parse().map_err(|_| {
+            Failure::misconfigured(format!(
+                "{CHILDREN_OF_ONE_HOST_VARIABLE} is no number of children: {children}"
+            ))
+        })?,
+        Err(_) => CHILDREN_OF_ONE_HOST,
+    };
+    let sandbox = Sandbox::of_this_executable(limits)
+        .map_err(|error| Failure::broken(format!("no child processes for parsers: {error}")))?;
+    Ok(sandbox.with_children_of_one_host(children))
 }
 
 /// What handlers are made of, beside the settings of their crates.

@@ -75,7 +75,7 @@ pub(super) fn parse(request: &Value, input: &mut File) -> Result<Parsed, ParseFa
     let bytes = read_all(input)?;
     // A reader takes what comes out of a damaged stream before the damage, and says nothing.
     let is_damaged = is_cut(&bytes) || streams::are_damaged(&bytes);
-    match pdfium::taken() {
+    match pdfium::loaded(request.pdf_library.as_deref()) {
         Some(library) => with_pdfium(&request, &bytes, is_damaged, &library),
         None => without(&request, bytes, is_damaged),
     }

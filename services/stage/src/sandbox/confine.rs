@@ -6,7 +6,8 @@
 //! set (which root could do). Without either the child still cannot harm its parent's memory or time.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, Scope};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -23,8 +24,23 @@ const MAX_OPEN_FILES: u64 = 16;
 /// Taken for the executable's own mappings when the kernel does not tell, in bytes.
 const ASSUMED_MAPPED_BYTES: u64 = 256 << 20;
 
+/// Which walls a child stands behind already.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Inherited {
+    Nothing,
+    /// Those of its host.
+    OfHost,
+}
+
+/// Takes from a parser host what neither it nor its children need, so that no child has to give it up by itself.
+pub(super) fn confine_host() -> io::Result<()> {
+    limit(Resource::Core, 0, 0)?;
+    refuse(no_clone3(), libc::ENOSYS)?;
+    refuse(refused_to_all(), libc::EPERM)
+}
+
 /// Takes from this process what a parser does not need. `stack` is added to the memory limit, in bytes.
-pub(super) fn confine(limits: &Limits, stack: u64) -> io::Result<()> {
+pub(super) fn confine(limits: &Limits, stack: u64, inherited: Inherited) -> io::Result<()> {
     let memory = mapped_bytes()
         .saturating_add(stack)
         .saturating_add(limits.memory);
@@ -37,7 +53,12 @@ pub(super) fn confine(limits: &Limits, stack: u64) -> io::Result<()> {
     limit(Resource::Fsize, 0, 0)?;
     limit(Resource::Nofile, MAX_OPEN_FILES, MAX_OPEN_FILES)?;
     give_up_files_and_network()?;
-    give_up_system_calls()
+    let mut refused = refused_to_children()?;
+    if inherited == Inherited::Nothing {
+        refuse(no_clone3(), libc::ENOSYS)?;
+        refused.append(&mut refused_to_all());
+    }
+    refuse(refused, libc::EPERM)
 }
 
 fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
@@ -53,20 +74,17 @@ fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
 
 /// The address space in use, so that the memory limit counts what the parser takes and not how large a build is.
 fn mapped_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kibibytes = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmSize:"))
-        .and_then(|rest| {
-            rest.trim()
-                .trim_end_matches("kB")
-                .trim()
-                .parse::<u64>()
-                .ok()
-        });
-    kibibytes.map_or(ASSUMED_MAPPED_BYTES, |kibibytes| {
-        kibibytes.saturating_mul(1024)
-    })
+    told_size().unwrap_or(ASSUMED_MAPPED_BYTES)
+}
+
+fn told_size() -> Option<u64> {
+    // In one piece, as the kernel makes it: it has fifty numbers.
+    let mut stat = [0; 2_048];
+    let length = File::open("/proc/self/stat").ok()?.read(&mut stat).ok()?;
+    let stat = std::str::from_utf8(&stat[..length]).ok()?;
+    // The name before the bracket may hold anything. Of what follows, the twenty-first is the size in bytes.
+    let (_, numbers) = stat.rsplit_once(')')?;
+    numbers.split_ascii_whitespace().nth(20)?.parse().ok()
 }
 
 /// Landlock with no rule allows nothing of what it handles. A kernel without it, or with an older one, gives what it has.
@@ -81,40 +99,43 @@ fn give_up_files_and_network() -> io::Result<()> {
         .map_err(io::Error::other)
 }
 
-fn give_up_system_calls() -> io::Result<()> {
+type Refused = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Has the kernel answer these calls with `errno`, for good.
+fn refuse(calls: Refused, errno: i32) -> io::Result<()> {
     // seccompiler builds for a few machines only; elsewhere the limits and Landlock stand alone.
     let Ok(machine) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(());
     };
-    // glibc starts threads with clone3 and falls back to clone, whose flags a filter can read, when there is none.
-    let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    for (refused, errno) in [(no_clone3, libc::ENOSYS), (refused_calls()?, libc::EPERM)] {
-        let filter = SeccompFilter::new(
-            refused,
-            SeccompAction::Allow,
-            SeccompAction::Errno(errno.cast_unsigned()),
-            machine,
-        )
-        .map_err(io::Error::other)?;
-        let program = BpfProgram::try_from(filter).map_err(io::Error::other)?;
-        seccompiler::apply_filter(&program).map_err(io::Error::other)?;
-    }
-    Ok(())
+    let filter = SeccompFilter::new(
+        calls,
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.cast_unsigned()),
+        machine,
+    )
+    .map_err(io::Error::other)?;
+    let program = BpfProgram::try_from(filter).map_err(io::Error::other)?;
+    seccompiler::apply_filter(&program).map_err(io::Error::other)
 }
 
-fn refused_calls() -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
-    let always = [
+fn always(calls: impl IntoIterator<Item = i64>) -> Refused {
+    calls.into_iter().map(|call| (call, Vec::new())).collect()
+}
+
+/// glibc starts threads with clone3 and falls back to clone, whose flags a filter can read, when there is none.
+fn no_clone3() -> Refused {
+    always([libc::SYS_clone3])
+}
+
+/// What no child needs and no host.
+fn refused_to_all() -> Refused {
+    always([
         libc::SYS_execve,
         libc::SYS_execveat,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_fork,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_vfork,
         libc::SYS_socket,
         libc::SYS_socketpair,
         libc::SYS_kill,
         libc::SYS_rt_sigqueueinfo,
-        libc::SYS_pidfd_send_signal,
         libc::SYS_pidfd_getfd,
         libc::SYS_ptrace,
         libc::SYS_process_vm_readv,
@@ -135,9 +156,18 @@ fn refused_calls() -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
         libc::SYS_add_key,
         libc::SYS_request_key,
         libc::SYS_keyctl,
-    ];
-    let mut refused: BTreeMap<i64, Vec<SeccompRule>> =
-        always.into_iter().map(|call| (call, Vec::new())).collect();
+    ])
+}
+
+/// What a child does not need, and a host does: to fork and to end its children.
+fn refused_to_children() -> io::Result<Refused> {
+    let mut refused = always([
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_fork,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_vfork,
+        libc::SYS_pidfd_send_signal,
+    ]);
     let own_id = u64::from(std::process::id());
     // A new process, but not a new thread.
     refuse_when(
@@ -155,7 +185,7 @@ fn refused_calls() -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
 }
 
 fn refuse_when(
-    refused: &mut BTreeMap<i64, Vec<SeccompRule>>,
+    refused: &mut Refused,
     call: i64,
     argument: u8,
     comparison: SeccompCmpOp,
@@ -168,4 +198,21 @@ fn refuse_when(
         vec![SeccompRule::new(vec![condition]).map_err(io::Error::other)?],
     );
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_the_size_in_use() {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmSize:"));
+        let kibibytes = line.unwrap().split_whitespace().nth(1).unwrap();
+        let size = kibibytes.parse::<u64>().unwrap() << 10;
+        // Other tests take and give meanwhile.
+        let told = told_size().unwrap();
+        assert!(told > size / 2 && told < size * 2, "{told} is not {size}");
+    }
 }

@@ -1,12 +1,16 @@
 //! Untrusted bytes are parsed in a child process with limits of its own.
 //!
 //! Every parser of foreign formats can be made to allocate without end, loop, recurse until the stack is gone or abort,
-//! and none of that can be caught in the process where it happens. So the running executable starts itself again as
-//! `<executable> sandbox-child PARSER SPEC`; the child gives up what it does not need (see `confine`), parses the one
-//! file it holds open, writes one framed result and ends. Whatever the file does costs that child, and so its own
-//! attempt, and nothing else.
+//! and none of that can be caught in the process where it happens. So there is a child for each file: it gives up what
+//! it does not need (see `confine`), parses the one file it holds open, writes one framed result and ends. Whatever the
+//! file does costs that child, and so its own attempt, and nothing else.
 //!
-//! A service serves its children in the first line of `main`, before it starts threads or reads configuration:
+//! Children are forked by a parser host (`host`): the running executable, started again as `<executable> parser-host
+//! PARENT`, which has its start behind it. Where there is none, a child is the executable started as `<executable>
+//! sandbox-child PARENT PARSER SPEC`, which comes to the same and takes longer. A host that is lost with files in hand
+//! costs none of them an attempt: they are read again, each in a child that was started so.
+//!
+//! A service serves both in the first line of `main`, before it starts threads or reads configuration:
 //!
 //! ```no_run
 //! caudal_stage::sandbox::run_child_if_asked(&[]);
@@ -14,39 +18,51 @@
 
 mod child;
 mod confine;
+mod entry;
 mod frame;
+mod host;
+mod hosts;
 mod input;
+mod outputs;
+mod passing;
 mod spawner;
 mod verdict;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caudal_domain::Reason;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tempfile::TempDir;
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use child::Spec;
-pub use child::{run_child_if_asked, run_prepared_child_if_asked};
+pub use entry::{run_child_if_asked, run_prepared_child_if_asked};
+use hosts::{Forked, Host, Hosts, Unforked};
 pub use input::{FetchedInput, fetch_input};
+use outputs::Outputs;
+use passing::Order;
 use spawner::Spawner;
 use verdict::{End, judge};
 
 /// The first argument by which the executable knows that it is a sandbox child.
 pub const CHILD_ARGUMENT: &str = "sandbox-child";
 
+/// The first argument by which the executable knows that it is a parser host.
+pub const HOST_ARGUMENT: &str = "parser-host";
+
+/// How many children one parser host has, unless a sandbox is told otherwise.
+pub const CHILDREN_OF_ONE_HOST: u32 = 1_000;
+
 /// The longest request, as JSON, that [`Sandbox::parse`] passes on, in bytes. It travels as an argument, and Linux refuses
 /// arguments over 128 KiB.
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;
-
-/// How much of the end of a child's standard error is kept for the detail of a failure, in bytes.
-const COMPLAINT_BYTES: usize = 4 << 10;
 
 /// A parser: reads the open file, answers with a value and named byte blobs. It runs in the child and may use whatever
 /// memory and time the [`Limits`] leave it; it may panic. `request` is what the caller of [`Sandbox::parse`] gave.
@@ -54,7 +70,9 @@ pub type Parser =
     fn(request: &serde_json::Value, input: &mut std::fs::File) -> Result<Parsed, ParseFailure>;
 
 /// What a parser must have before the walls stand around it, such as a library of the system. It gets the same request, and
-/// runs in the child before anything of the file is read; the memory that it maps does not count against the limit.
+/// runs before anything of the file is read; the memory that it maps does not count against the limit. A parser host runs
+/// it before each child that it forks, and what it leaves behind is there in all that follow: it does its work once, and
+/// leaves no thread.
 pub type Preparation = fn(request: &serde_json::Value) -> io::Result<()>;
 
 /// What a parser found.
@@ -112,13 +130,14 @@ impl Default for Limits {
     }
 }
 
-/// Starts one child for each file and reads its answer. Clones share the thread that starts the children. How many run at
-/// once is the caller's: one for each of its slots.
+/// Has one child for each file and reads its answer. Clones share the parser host and the thread that starts processes. How
+/// many run at once is the caller's: one for each of its slots.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     executable: PathBuf,
     limits: Limits,
     spawner: Arc<Spawner>,
+    hosts: Arc<Hosts>,
 }
 
 impl Sandbox {
@@ -126,12 +145,13 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// When the thread that starts the children cannot be started.
+    /// When the thread that starts processes cannot be started.
     pub fn new(executable: PathBuf, limits: Limits) -> io::Result<Self> {
         Ok(Self {
-            executable,
             limits,
             spawner: Arc::new(Spawner::start()?),
+            hosts: Arc::new(Hosts::new(executable.clone(), CHILDREN_OF_ONE_HOST)),
+            executable,
         })
     }
 
@@ -145,13 +165,22 @@ impl Sandbox {
         Self::new(PathBuf::from("/proc/self/exe"), limits)
     }
 
-    /// The same sandbox with other limits, sharing the thread that starts the children.
+    /// The same sandbox with other limits, sharing the parser host.
     #[must_use]
     pub fn with_limits(&self, limits: Limits) -> Self {
         Self {
-            executable: self.executable.clone(),
             limits,
-            spawner: Arc::clone(&self.spawner),
+            ..self.clone()
+        }
+    }
+
+    /// The same sandbox with parser hosts of its own that have so many children each; with none, every child is a start of
+    /// the executable.
+    #[must_use]
+    pub fn with_children_of_one_host(&self, children: u32) -> Self {
+        Self {
+            hosts: Arc::new(Hosts::new(self.executable.clone(), children)),
+            ..self.clone()
         }
     }
 
@@ -159,6 +188,11 @@ impl Sandbox {
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// The process id of the parser host that has the next child, where there is one already.
+    pub async fn host(&self) -> Option<u32> {
+        self.hosts.id().await
     }
 
     /// Parses the file at `input` in a child, with the parser of that name. The child is killed when `cancelled` fires and
@@ -176,131 +210,166 @@ impl Sandbox {
         input: &Path,
         cancelled: &CancellationToken,
     ) -> Result<Parsed, Failure> {
-        // The folder is empty and stays so: the child can neither create nor open a file.
-        let folder = tempfile::tempdir()
-            .map_err(|error| internal(format!("no folder for a sandbox child: {error}")))?;
-        let command = self.command(parser, request, input, folder.path()).await?;
-        let started = Instant::now();
-        let mut child =
-            self.spawner.spawn(command).await.map_err(|error| {
-                internal(format!("a sandbox child could not be started: {error}"))
-            })?;
+        let order = Order {
+            parser: parser.to_owned(),
+            spec: Spec {
+                limits: self.limits,
+                request: request.clone(),
+            },
+        };
+        if let Some(host) = self.hosts.next(&self.spawner).await {
+            let forked = self.in_a_forked_child(&order, host, input, cancelled);
+            if let Some(parsed) = forked.await? {
+                return parsed;
+            }
+            if cancelled.is_cancelled() {
+                return judge(End::Cancelled, &[], &self.limits, Duration::ZERO);
+            }
+        }
+        self.in_a_started_child(&order, input, cancelled).await
+    }
 
+    /// `None` when there was no such child or its host was lost, which is no fault of the file.
+    async fn in_a_forked_child(
+        &self,
+        order: &Order,
+        host: Arc<Host>,
+        input: &Path,
+        cancelled: &CancellationToken,
+    ) -> Result<Option<Result<Parsed, Failure>>, Failure> {
+        let input = open(input)?;
+        let order = encoded(order)?;
+        let lost = match Forked::start(Arc::clone(&host), &order, &input).await {
+            Ok((child, outputs)) => {
+                drop(input);
+                match self.watch(Child::Forked(child), outputs, cancelled).await {
+                    Ok(parsed) => return Ok(Some(parsed)),
+                    Err(error) => error,
+                }
+            }
+            Err(Unforked::Lost(error)) => error,
+            Err(Unforked::Here(error)) => {
+                tracing::debug!(%error, "a sandbox child is started without a parser host");
+                return Ok(None);
+            }
+        };
+        self.hosts.give_up(&host, &lost).await;
+        Ok(None)
+    }
+
+    async fn in_a_started_child(
+        &self,
+        order: &Order,
+        input: &Path,
+        cancelled: &CancellationToken,
+    ) -> Result<Parsed, Failure> {
+        let unstarted =
+            |error: io::Error| internal(format!("a sandbox child could not be started: {error}"));
+        // The folder is empty and stays so: the child can neither create nor open a file.
+        let folder = tempfile::tempdir().map_err(unstarted)?;
+        let (outputs, result, complaint) = Outputs::new().map_err(unstarted)?;
+        let mut command = Command::new(&self.executable);
+        let spec = String::from_utf8(encoded(&order.spec)?)
+            .map_err(|error| internal(format!("unwritable request: {error}")))?;
+        command
+            .arg(CHILD_ARGUMENT)
+            .arg(std::process::id().to_string())
+            .args([&order.parser, &spec])
+            .env_clear()
+            .current_dir(folder.path())
+            .stdin(Stdio::from(open(input)?))
+            .stdout(Stdio::from(result))
+            .stderr(Stdio::from(complaint))
+            .process_group(0)
+            .kill_on_drop(true);
+        let process = self.spawner.spawn(command).await.map_err(unstarted)?;
+        let child = Child::Started {
+            process,
+            _folder: folder,
+        };
+        self.watch(child, outputs, cancelled)
+            .await
+            .unwrap_or_else(|error| Err(internal(format!("a sandbox child was lost: {error}"))))
+    }
+
+    /// What comes of a child. An error means that this cannot be known.
+    async fn watch(
+        &self,
+        mut child: Child,
+        outputs: Outputs,
+        cancelled: &CancellationToken,
+    ) -> io::Result<Result<Parsed, Failure>> {
+        let started = Instant::now();
         let mut complaint = Vec::new();
+        let lives = async {
+            match outputs.read(self.limits.output, &mut complaint).await? {
+                Some(stdout) => Ok(End::Exited {
+                    status: child.ended().await?,
+                    stdout,
+                }),
+                None => io::Result::Ok(End::Flooded),
+            }
+        };
         let ended = tokio::select! {
             () = cancelled.cancelled() => End::Cancelled,
             () = tokio::time::sleep(self.limits.wall) => End::OutOfTime,
-            end = read_to_end_of_life(&mut child, self.limits.output, &mut complaint) => end
-                .map_err(|error| internal(format!("a sandbox child could not be read: {error}")))?,
+            end = lives => end?,
         };
         if !matches!(ended, End::Exited { .. }) {
-            // An error here means that it has ended meanwhile, and waiting reaps it in both cases.
-            let _ = child.start_kill();
-            child.wait().await.map_err(|error| {
-                internal(format!("a sandbox child could not be reaped: {error}"))
-            })?;
+            child.kill().await?;
         }
-        judge(ended, &complaint, &self.limits, started.elapsed())
-    }
-
-    async fn command(
-        &self,
-        parser: &str,
-        request: &serde_json::Value,
-        input: &Path,
-        folder: &Path,
-    ) -> Result<Command, Failure> {
-        let input = tokio::fs::File::open(input).await.map_err(|error| {
-            internal(format!(
-                "the input of a sandbox child could not be opened: {error}"
-            ))
-        })?;
-        let spec = Spec {
-            parent: std::process::id(),
-            limits: self.limits,
-            request: request.clone(),
-        };
-        let spec = serde_json::to_string(&spec)
-            .map_err(|error| internal(format!("unwritable request: {error}")))?;
-        if spec.len() > MAX_REQUEST_BYTES {
-            return Err(internal(format!(
-                "a request of {} bytes is over {MAX_REQUEST_BYTES}",
-                spec.len()
-            )));
-        }
-        let mut command = Command::new(&self.executable);
-        command
-            .args([CHILD_ARGUMENT, parser, &spec])
-            .env_clear()
-            .current_dir(folder)
-            .stdin(Stdio::from(input.into_std().await))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        Ok(command)
+        Ok(judge(ended, &complaint, &self.limits, started.elapsed()))
     }
 }
 
-/// Reads both of the child's outputs until it closes them, then waits for its end. `complaint` receives the end of its
-/// standard error, also when this future is dropped halfway.
-async fn read_to_end_of_life(
-    child: &mut Child,
-    bound: u64,
-    complaint: &mut Vec<u8>,
-) -> io::Result<End> {
-    let (Some(stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("its outputs are not piped"));
-    };
-    let result = async {
-        let mut bytes = Vec::new();
-        stdout
-            .take(bound.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .await?;
-        if bytes.len() as u64 > bound {
-            Err(ReadError::Flood)
-        } else {
-            Ok(bytes)
+/// A child of either kind. Dropped, it is killed.
+enum Child {
+    Started {
+        process: tokio::process::Child,
+        _folder: TempDir,
+    },
+    Forked(Forked),
+}
+
+impl Child {
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Self::Started { process, .. } => process.wait().await,
+            Self::Forked(forked) => forked.ended().await,
         }
-    };
-    let result = tokio::try_join!(result, keep_the_end(&mut stderr, complaint));
-    match result {
-        Ok((stdout, ())) => Ok(End::Exited {
-            status: child.wait().await?,
-            stdout,
-        }),
-        Err(ReadError::Flood) => Ok(End::Flooded),
-        Err(ReadError::Io(error)) => Err(error),
     }
-}
 
-enum ReadError {
-    Flood,
-    Io(io::Error),
-}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// Reads everything, so that a talkative child never blocks, and keeps the last [`COMPLAINT_BYTES`]: a panic and a failed
-/// allocation are what a process says last.
-async fn keep_the_end(
-    stderr: &mut (impl AsyncRead + Unpin),
-    complaint: &mut Vec<u8>,
-) -> Result<(), ReadError> {
-    let mut chunk = [0; COMPLAINT_BYTES];
-    loop {
-        let read = stderr.read(&mut chunk).await?;
-        if read == 0 {
-            return Ok(());
+    async fn kill(&mut self) -> io::Result<()> {
+        match self {
+            Self::Started { process, .. } => {
+                // An error here means that it has ended meanwhile, and waiting reaps it in both cases.
+                let _ = process.start_kill();
+                process.wait().await.map(drop)
+            }
+            Self::Forked(forked) => forked.kill().await,
         }
-        complaint.extend_from_slice(&chunk[..read]);
-        let surplus = complaint.len().saturating_sub(COMPLAINT_BYTES);
-        complaint.drain(..surplus);
     }
+}
+
+/// It was written a moment ago, and is no wait for a thread that others need.
+fn open(input: &Path) -> Result<File, Failure> {
+    File::open(input).map_err(|error| {
+        internal(format!(
+            "the input of a sandbox child could not be opened: {error}"
+        ))
+    })
+}
+
+fn encoded(request: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    let encoded = serde_json::to_vec(request)
+        .map_err(|error| internal(format!("unwritable request: {error}")))?;
+    if encoded.len() > MAX_REQUEST_BYTES {
+        return Err(internal(format!(
+            "a request of {} bytes is over {MAX_REQUEST_BYTES}",
+            encoded.len()
+        )));
+    }
+    Ok(encoded)
 }
 
 fn internal(detail: String) -> Failure {

@@ -1,7 +1,7 @@
-//! The thread that starts the children.
+//! The thread that starts parser hosts, and children without one.
 //!
-//! A child asks the kernel to be killed when its parent dies, and for the kernel the parent is the *thread* that started
-//! it. A runtime's worker threads may end while the process lives on, so one thread that lives as long as the sandbox
+//! Both ask the kernel to be killed when their parent dies, and for the kernel the parent is the *thread* that started
+//! them. A runtime's worker threads may end while the process lives on, so one thread that lives as long as the sandbox
 //! starts them all.
 
 use std::io;
@@ -34,8 +34,11 @@ impl Spawner {
             .spawn(move || {
                 while let Some(mut start) = requests.blocking_recv() {
                     let _runtime = start.runtime.enter();
+                    let child = start.command.spawn();
+                    // It holds the child's ends of the pipes, and the other ends are read until these are closed.
+                    drop(start.command);
                     // Nobody waits any more: the child is dropped, which kills it.
-                    let _ = start.answer.send(start.command.spawn());
+                    let _ = start.answer.send(child);
                 }
             })?;
         Ok(Self {

@@ -1,15 +1,15 @@
-//! PDFium, a library of C++: loaded before the child's walls stand, and used nowhere but in a child.
+//! PDFium, a library of C++: loaded before a child's walls stand, and shown a file nowhere but in a child.
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use caudal_stage::sandbox::ParseFailure;
 use pdfium_render::prelude::{
     PdfDocument, PdfDocumentMetadataTagType, PdfFormField, PdfPage, PdfPageAnnotation,
     PdfPageAnnotationCommon, PdfPageObjectType, PdfPageObjectsCommon, PdfPageTextChar, Pdfium,
-    PdfiumError, PdfiumInternalError, PdfiumLibraryBindings,
+    PdfiumError, PdfiumInternalError,
 };
 
 use super::{Drawn, Page, letter};
@@ -23,26 +23,34 @@ const MAX_ANNOTATIONS: usize = 2_000;
 /// Of the characters of a font, how many in a hundred may be none before all of them are taken for numbers of shapes.
 const CONTROL_PERCENT: usize = 10;
 
-/// The library between its loading and its use, which are on two threads.
-static LOADED: Mutex<Option<Box<dyn PdfiumLibraryBindings>>> = Mutex::new(None);
+/// Where the library was loaded from; nothing where it could not be. A process can have one.
+static LOADED: OnceLock<Option<PathBuf>> = OnceLock::new();
 
-/// Loads the library. One that cannot be loaded is as if there were none, and standard error says so.
+/// Loads the library and lets it set itself up, once. One that cannot be loaded is as if there were none, and standard
+/// error says so.
 pub(super) fn load(path: &Path) -> io::Result<()> {
-    match Pdfium::bind_to_library(path) {
+    let loaded = LOADED.get_or_init(|| match Pdfium::bind_to_library(path) {
         Ok(bindings) => {
-            let mut loaded = LOADED.lock().map_err(|_| io::Error::other("poisoned"))?;
-            *loaded = Some(bindings);
+            drop(Pdfium::new(bindings));
+            Some(path.to_owned())
         }
-        Err(error) => eprintln!("PDFium is not used: {error}"),
+        Err(error) => {
+            eprintln!("PDFium is not used: {error}");
+            None
+        }
+    });
+    match loaded {
+        Some(loaded) if loaded != path => Err(io::Error::other("another PDFium is loaded already")),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// The library, where it was loaded.
-pub(super) fn taken() -> Option<Library> {
-    let bindings = LOADED.lock().ok()?.take()?;
-    Some(Library {
-        pdfium: Pdfium::new(bindings),
+/// The library, where it was asked for and loaded.
+pub(super) fn loaded(asked: Option<&Path>) -> Option<Library> {
+    let is_loaded = asked.is_some() && LOADED.get().and_then(Option::as_deref) == asked;
+    is_loaded.then(|| Library {
+        // Of what was loaded: it looks for nothing where something is.
+        pdfium: Pdfium::default(),
     })
 }
 
@@ -112,7 +120,8 @@ fn read(page: &PdfPage<'_>) -> Result<Page, PdfiumError> {
     let mut high = None;
     for character in characters.iter() {
         let code = character.unicode_value();
-        has_controls |= is_control(code);
+        // A hyphen is told as one too, and says nothing of its font: to look at all fonts is dear.
+        has_controls |= is_control(code) && !character.is_hyphen().unwrap_or(false);
         push(code, &character, &mut high, &mut read);
     }
     if has_controls {
