@@ -13,8 +13,8 @@ use caudal_domain::{
 use caudal_node::scope::{self, Role, Scope};
 use caudal_proto::convert::{
     batch_from_bytes, file_state_to_proto, file_tokens_from_proto, outcome_from_proto,
-    reason_from_code, sha256_from_bytes, stage_version_from_proto, warning_from_proto,
-    warning_to_proto,
+    reason_from_code, sha256_from_bytes, stage_from_name, stage_version_from_proto,
+    warning_from_proto, warning_to_proto,
 };
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::mesh::v1::ledger_service_server::LedgerService;
@@ -23,7 +23,7 @@ use caudal_proto::mesh::v1::{
     GetArtifactFactsRequest, GetArtifactFactsResponse, GetIssueFactsRequest, GetIssueFactsResponse,
     GetSnapshotRequest, GetSnapshotResponse, Input, InputArtifact, IssueFacts, LeaseRequest,
     LeaseResponse, LeaseVerdict, ListChangesRequest, ListChangesResponse, ListEventsRequest,
-    ListEventsResponse, PackedChanges, ReleaseRequest, ReleaseResponse, RenewRequest,
+    ListEventsResponse, PackedChanges, ProcessWait, ReleaseRequest, ReleaseResponse, RenewRequest,
     RenewResponse, RenewVerdict, Report as ReportMessage, ReportRequest, ReportResponse,
     ReportVerdict, RequestReconcileRequest, RequestReconcileResponse, Work, report,
 };
@@ -31,6 +31,7 @@ use caudal_proto::v1::{FileColumns, FolderColumns, Snapshot};
 use futures::stream::{self, Stream};
 use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::bounds::{self, Bounded};
 use super::failure::{Failure, answer};
@@ -121,7 +122,18 @@ impl LedgerService for Ledger {
     ) -> Result<Response<RenewResponse>, Status> {
         answer(async {
             require_service(&request)?;
-            let held = held_of(request.get_ref().files.as_ref())?;
+            let request = request.get_ref();
+            if let Some(wait) = &request.wait {
+                self.note_wait(&request.process, wait)?;
+                let nothing_held = request
+                    .files
+                    .as_ref()
+                    .is_none_or(|files| files.ordinal.is_empty());
+                if nothing_held {
+                    return Ok(Response::new(RenewResponse::default()));
+                }
+            }
+            let held = held_of(request.files.as_ref())?;
             let kept = self.ask(Renew { held }).await?;
             let verdict = |kept: bool| {
                 if kept {
@@ -883,6 +895,17 @@ fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Refusal> {
 fn stage_of(name: &str) -> Result<Stage, Refusal> {
     name.parse()
         .map_err(|error: caudal_domain::UnknownStage| Refusal::invalid("stage", error.to_string()))
+}
+
+impl Ledger {
+    fn note_wait(&self, process: &str, wait: &ProcessWait) -> Result<(), Refusal> {
+        let stage = stage_from_name(&wait.stage).map_err(|error| error.refusal("wait.stage"))?;
+        let process = Uuid::try_parse(process)
+            .map_err(|_| Refusal::invalid("process", "must be the UUID of the process"))?;
+        let waiting = wait.waiting.clone().unwrap_or_default();
+        self.waits.told(stage, process, waiting, Instant::now());
+        Ok(())
+    }
 }
 
 fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, Refusal> {

@@ -41,6 +41,7 @@ use crate::metrics::LedgerMetrics;
 use crate::settings::TenantLimits;
 use crate::signals::Signals;
 use crate::store::Store;
+use crate::waits::Waits;
 use crate::writer::audited::{Act, Actor};
 use crate::writer::request_key::RequestKey;
 
@@ -53,6 +54,7 @@ pub(crate) struct Ledger {
     pub(crate) lease: std::time::Duration,
     pub(crate) upload_deadline: std::time::Duration,
     pub(crate) leases: LeaseCache,
+    pub(crate) waits: Waits,
     pub(crate) versions: Versions,
     pub(crate) operations: Signals,
     pub(crate) windows: HashMap<Stage, u32>,
