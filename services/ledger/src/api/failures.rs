@@ -25,6 +25,7 @@ impl Ledger {
         &self,
         whose: Option<TenantId>,
         failed: Failed<'_>,
+        for_operators: bool,
         message: &ListFailuresRequest,
         language: Language,
     ) -> Result<Response<ListFailuresResponse>, Failure> {
@@ -41,7 +42,7 @@ impl Ledger {
         Ok(Response::new(ListFailuresResponse {
             groups: groups
                 .iter()
-                .map(|group| message_of(group, language))
+                .map(|group| message_of(group, for_operators, language))
                 .collect(),
             next_page_token,
         }))
@@ -83,14 +84,17 @@ fn place_of(group: &FailureGroup) -> [u8; 3] {
     [high, low, group.stage.code()]
 }
 
-fn message_of(group: &FailureGroup, language: Language) -> v1::FailureGroup {
+/// What a provider said last is told to operators: it speaks of the installation.
+fn message_of(group: &FailureGroup, for_operators: bool, language: Language) -> v1::FailureGroup {
     v1::FailureGroup {
-        reason: Some(reason_to_proto(
-            group.reason,
-            Some(group.stage),
-            "",
-            language,
-        )),
+        reason: Some(v1::Reason {
+            detail: if for_operators {
+                group.detail.clone()
+            } else {
+                String::new()
+            },
+            ..reason_to_proto(group.reason, Some(group.stage), "", language)
+        }),
         count: saturated(group.count),
         first_time: Some(timestamp_from_micros(group.first.0)),
         last_time: Some(timestamp_from_micros(group.last.0)),

@@ -155,6 +155,7 @@ impl FileService for Ledger {
             self.failures(
                 Some(scope.tenant),
                 Failed::Chosen(&chosen),
+                false,
                 message,
                 language,
             )
