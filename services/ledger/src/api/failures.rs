@@ -7,7 +7,7 @@ use sea_orm::DbErr;
 use tonic::Response;
 
 use super::failure::Failure;
-use super::{Ledger, page_token};
+use super::{Ledger, page_token, within_time};
 use crate::store::failures::{self, FailureGroup, Letters};
 use crate::store::selection::Selection;
 use crate::wire::saturated;
@@ -32,7 +32,7 @@ impl Ledger {
         let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
         let pages = self.pages(whose, message);
         let after = pages.place::<3>()?;
-        let mut groups = self.groups(&failed, after, size).await?;
+        let mut groups = within_time(self.groups(&failed, after, size)).await?;
         let more = groups.len() > size;
         groups.truncate(size);
         let next_page_token = match groups.last() {
@@ -55,7 +55,10 @@ impl Ledger {
         after: Option<[u8; 3]>,
         size: usize,
     ) -> Result<Vec<FailureGroup>, DbErr> {
-        let session = self.store.reader();
+        let session = match failed {
+            Failed::Chosen(chosen) => self.store.reader_of(chosen.tenant),
+            Failed::All(_) => self.store.reader(),
+        };
         let letters = match failed {
             Failed::Chosen(chosen) => Letters::of(chosen),
             Failed::All(letters) => Some(letters.clone()),
