@@ -413,8 +413,7 @@ fn no_credential_reaches_beyond_what_its_role_and_tenant_may() {
                     (theirs, nobodys) => panic!("{path}: {theirs:?} {nobodys:?}"),
                 }
             }
-            let mut keys = roles.iter().filter(|(role, _)| may.has(*role));
-            let (_, key) = keys.next_back().unwrap();
+            let (_, key) = roles.iter().rfind(|(role, _)| may.has(*role)).unwrap();
             let bearer = format!("Bearer {key}");
             for garbage in [&b"\xff\xff\xff"[..], &b"\x0a\x7f"[..]] {
                 let answer = call(&channel, one, garbage.to_vec(), Some(&bearer)).await;
