@@ -68,7 +68,7 @@ pub(crate) struct Ledger {
 }
 
 /// How long a read may take that goes through many rows.
-const LONG_READ: Duration = Duration::from_secs(20);
+const LONG_READ: Duration = Duration::from_secs(60);
 
 /// A read that takes longer than it may is given up: whoever asks may ask for less.
 async fn within_time<T, E>(read: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
