@@ -50,6 +50,7 @@ use self::record::{Held, Progress, Record, Records};
 use crate::auth::{Authenticator, needs_a_tenant};
 use crate::browser::AllowedOrigins;
 use crate::ledger::Ledger;
+use crate::peer_of;
 use crate::rates::Rates;
 use crate::uploads::Uploads;
 
@@ -285,13 +286,16 @@ impl Tus {
         let (parts, mut body) = request.into_parts();
         let task = tokio::spawn(async move {
             let headers = &parts.headers;
-            let answered = match call {
-                Call::Create => self.create(headers, &mut body).await,
-                Call::Head(id) => self.head(id, headers).await,
-                Call::Patch(id) => self.patch(id, headers, &mut body).await,
-                Call::Delete(id) => self.delete(id, headers).await,
+            let peer = peer_of(&parts.extensions);
+            let answered = match (self.authenticator.may_ask(headers, peer), call) {
+                (Err(refused), _) => Err(refused),
+                (Ok(()), Call::Create) => self.create(headers, &mut body).await,
+                (Ok(()), Call::Head(id)) => self.head(id, headers).await,
+                (Ok(()), Call::Patch(id)) => self.patch(id, headers, &mut body).await,
+                (Ok(()), Call::Delete(id)) => self.delete(id, headers).await,
             };
-            if answered.is_err() {
+            if let Err(refused) = &answered {
+                self.authenticator.came(refused, peer);
                 linger(headers, &mut body).await;
             }
             answered
@@ -308,7 +312,8 @@ impl Tus {
 
     /// Who calls, within their rate, in the protocol's version.
     async fn caller(&self, headers: &HeaderMap) -> Result<Scope, Status> {
-        let caller = self.authenticator.caller(headers).await?;
+        // Whoever answers the request has looked at its peer.
+        let caller = self.authenticator.caller(headers, None).await?;
         needs_a_tenant(&caller.scope)?;
         permission::check_upload(caller.scope.role).map_err(|refusal| to_status(&refusal))?;
         if let Some(tenant) = caller.scope.tenant {

@@ -71,7 +71,8 @@ impl BatchService for Ledger {
                 Some(own) => own,
                 None => scope.batch("name", name)?,
             };
-            let found = reads::batch(&self.store.reader(), scope.batch_ref(batch)).await?;
+            let found =
+                reads::batch(&self.store.reader_of(scope.tenant), scope.batch_ref(batch)).await?;
             let (progress, cold) =
                 found.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
             let mut batch = wire::batch(&progress, &cold);
@@ -92,7 +93,7 @@ impl BatchService for Ledger {
             let pages = self.pages(Some(scope.tenant), request.get_ref());
             let query = ListQuery::of(&scope, request.get_ref(), &pages)?;
             let limit = u32::try_from(query.size + 1).unwrap_or(u32::MAX);
-            let session = self.store.reader();
+            let session = self.store.reader_of(scope.tenant);
             let mut rows = reads::batches(
                 &session,
                 scope.tenant,
@@ -235,7 +236,7 @@ impl BatchService for Ledger {
             let size = page_token::size(message.page_size, limits::MAX_PAGE_SIZE)?;
             let pages = self.pages(Some(scope.tenant), message);
             let from = pages.place::<4>()?;
-            let session = self.store.reader();
+            let session = self.store.reader_of(scope.tenant);
             let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
             let from = from.map_or(0, u32::from_be_bytes);
             let rows =

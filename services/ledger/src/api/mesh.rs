@@ -224,7 +224,7 @@ impl LedgerService for Ledger {
         answer(async {
             require_service(&request)?;
             let message = request.get_ref();
-            let session = self.store.reader();
+            let session = self.store.credentials();
             let presented = credentials::presented(&session, &message.key_id).await?;
             // One answer for unknown, wrong, revoked and expired, and for a row that makes no sense: nothing is learnt by
             // guessing.
@@ -277,7 +277,7 @@ impl LedgerService for Ledger {
             let scope = TenantScope::of(&request)?;
             let message = request.get_ref();
             let batch = batch_of(&scope, &message.batch)?;
-            let session = self.store.reader();
+            let session = self.store.reader_of(scope.tenant);
             let Some(known) = reads::batch(&session, scope.batch_ref(batch)).await? else {
                 return Err(Refusal::not_found(&names::batch_name(batch)).into());
             };
@@ -391,7 +391,7 @@ impl LedgerService for Ledger {
                 scope.require_whole_tenant()?;
             }
             if let Some(batch) = batch {
-                let session = self.store.reader();
+                let session = self.store.reader_of(scope.tenant);
                 let known = reads::batch(&session, scope.batch_ref(batch)).await?;
                 if known.is_none() {
                     return Err(Refusal::not_found(&names::batch_name(batch)).into());
@@ -415,7 +415,8 @@ impl LedgerService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let batch = batch_of(&scope, &request.get_ref().batch)?;
-            let found = reads::batch(&self.store.reader(), scope.batch_ref(batch)).await?;
+            let found =
+                reads::batch(&self.store.reader_of(scope.tenant), scope.batch_ref(batch)).await?;
             let Some((progress, cold)) = found else {
                 return Err(Refusal::not_found(&names::batch_name(batch)).into());
             };
@@ -616,7 +617,7 @@ impl Ledger {
         let files: Vec<FileRef> = wanted
             .map(|ordinal| FileRef::new(tenant, batch, *ordinal))
             .collect();
-        let rows = work::read(&self.store.reader(), &files).await?;
+        let rows = work::read(&self.store.reader_of(tenant), &files).await?;
         let rows: HashMap<FileRef, work::WorkRow> =
             rows.into_iter().map(|row| (row.file, row)).collect();
         let facts = |file: &FileRef| match rows.get(file) {
@@ -645,7 +646,7 @@ impl Ledger {
         let mut read = 0;
         while found.len() < wanted && read < ROWS_READ {
             let rows = work::range(
-                &self.store.reader(),
+                &self.store.reader_of(tenant),
                 BatchRef::new(tenant, batch),
                 from,
                 ROWS_A_STATEMENT,
@@ -675,7 +676,12 @@ impl Ledger {
             return Ok(());
         }
         let time = self.upload_deadline;
-        let deadline = self.store.reader().now().await?.plus(time);
+        let deadline = self
+            .store
+            .reader_of(row.key().tenant)
+            .now()
+            .await?
+            .plus(time);
         if deadline.since(row.upload_deadline) < time / DEADLINE_MOVES {
             return Ok(());
         }
@@ -697,7 +703,9 @@ impl Ledger {
             .filter(may_come)
             .map(|facts| batch.file(facts.ordinal))
             .collect();
-        let declared = reads::declared_checksums(&self.store.reader(), waiting.into_iter()).await?;
+        let declared =
+            reads::declared_checksums(&self.store.reader_of(batch.tenant), waiting.into_iter())
+                .await?;
         for facts in files {
             if let Some(sha256) = declared.get(&batch.file(facts.ordinal)) {
                 facts.declared_sha256 = Bytes::copy_from_slice(sha256);
@@ -717,7 +725,7 @@ impl Ledger {
         let Ok(stage) = stage.parse::<Stage>() else {
             return Ok(None);
         };
-        let session = self.store.reader();
+        let session = self.store.reader_of(file.tenant);
         let rows = work::read(&session, &[file]).await?;
         let Some(row) = rows.first() else {
             return Ok(None);
@@ -760,7 +768,7 @@ impl Ledger {
         batch: BatchId,
         after: u64,
     ) -> Result<Option<ListChangesResponse>, DbErr> {
-        let session = self.store.reader();
+        let session = self.store.reader_of(tenant);
         let rows =
             changes::after(&session, BatchRef::new(tenant, batch), after, MAX_CHANGES).await?;
         let gap = rows.first().map(|(revision, _)| *revision != after + 1);
@@ -831,7 +839,7 @@ struct SnapshotReader {
 
 impl SnapshotReader {
     async fn part(&mut self) -> Result<Option<Snapshot>, DbErr> {
-        let session = self.ledger.store.reader();
+        let session = self.ledger.store.reader_of(self.tenant);
         let mut part = self.head.take().unwrap_or_default();
         self.head = Some(Snapshot {
             revision: part.revision,

@@ -119,14 +119,20 @@ impl OperatorService for Ledger {
             if message.tenant.is_empty() {
                 let letters = resolve_letters(FIELD, &selector, now)?;
                 return self
-                    .failures(None, Failed::All(letters), &failures, language)
+                    .failures(None, Failed::All(letters), true, &failures, language)
                     .await;
             }
             let tenant = self.tenant("tenant", &message.tenant).await?;
             let chosen =
                 resolve(&session, tenant, FIELD, &selector, Purpose::Failures, now).await?;
-            self.failures(Some(tenant), Failed::Chosen(&chosen), &failures, language)
-                .await
+            self.failures(
+                Some(tenant),
+                Failed::Chosen(&chosen),
+                true,
+                &failures,
+                language,
+            )
+            .await
         })
         .await
     }
