@@ -473,7 +473,7 @@ mod tests {
                 let name = format!("{}.{message}", package_of(module));
                 fields
                     .iter()
-                    .map(move |field| (name.clone(), (*field).to_owned()))
+                    .map(move |field| (name.clone(), field.trim_start_matches("r#").to_owned()))
             })
             .collect();
         let missing: Vec<_> = wanted.difference(&listed).collect();
