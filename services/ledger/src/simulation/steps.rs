@@ -117,10 +117,11 @@ impl Step<'_> {
             && old.is_none_or(|old| old.dispatched_at.is_none() || old.stage != row.stage);
         // What was decided before a pause may be committed together with it, and with what let it go on before that.
         let [before, after] = [self.before, self.after].map(|tables| hindrances(tables, row));
+        // Another pause than before: it went on in between.
         let hindered = before
-            .into_iter()
-            .zip(after)
-            .any(|(before, after)| before && after);
+            .iter()
+            .zip(&after)
+            .any(|(before, after)| before.is_some() && before == after);
         if went_out && hindered {
             self.breaks(format!("{file} went out while its batch may not"));
         }
@@ -505,17 +506,23 @@ fn out(tables: &Tables) -> (BTreeMap<Stage, u32>, BTreeMap<TenantId, u32>) {
     (stages, tenants)
 }
 
-/// What keeps the files of a batch from going out, all of it where it is not there: its tenant, a pause, a cancel, its manifest.
-fn hindrances(tables: &Tables, row: &WorkRow) -> [bool; 4] {
+/// What keeps the files of a batch from going out: its tenant, a pause with its note, a cancel, its manifest. All of it where
+/// the batch is not there.
+fn hindrances<'a>(tables: &'a Tables, row: &WorkRow) -> [Option<&'a str>; 4] {
     let Some(batch) = tables.batches.get(&row.file.batch_ref()) else {
-        return [true; 4];
+        return [Some(""); 4];
     };
     let progress = &batch.0;
     let started = !progress.starts_when_completed || progress.facts.manifest_complete;
     let tenant = tables.tenants.get(&row.file.tenant);
     let held = tenant.is_some_and(|tenant| tenant.paused || tenant.closed);
     let cancelled = progress.facts.cancel_requested;
-    [held, progress.pause.is_some(), cancelled, !started]
+    [
+        held.then_some(""),
+        progress.pause.as_ref().map(|pause| pause.note.as_str()),
+        cancelled.then_some(""),
+        (!started).then_some(""),
+    ]
 }
 
 fn is_cancelled(tables: &Tables, row: &WorkRow) -> bool {

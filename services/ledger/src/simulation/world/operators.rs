@@ -145,7 +145,8 @@ impl World {
         let request = self.key("SetPause");
         let pause = paused.then(|| NewPause {
             who: "simulation".into(),
-            note: String::new(),
+            // Each is known from the one before.
+            note: request.id.to_string(),
         });
         self.note(|| {
             format!(
