@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use caudal_domain::{BatchId, BatchState, Refusal, Stage, StageSet, limits, names};
+use caudal_domain::{BatchId, BatchState, Refusal, StageSet, limits, names};
 use caudal_node::scope::Role;
 use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_from_timestamp};
 use caudal_proto::v1::batch_service_server::BatchService;
@@ -77,7 +77,7 @@ impl BatchService for Ledger {
                 found.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
             let mut batch = wire::batch(&progress, &cold);
             if !progress.state.is_ended() {
-                batch.waits = self.waits_of(batch.options.as_ref());
+                batch.waits = self.waits_of(progress.stages);
             }
             Ok(Response::new(batch))
         })
@@ -326,13 +326,9 @@ impl BatchService for Ledger {
 
 impl Ledger {
     /// What the stages that a batch asked for wait for.
-    fn waits_of(&self, options: Option<&v1::BatchOptions>) -> Vec<v1::Wait> {
-        let asked_for = options.map_or(&[][..], |options| &options.stages);
+    fn waits_of(&self, asked_for: StageSet) -> Vec<v1::Wait> {
         let waits = self.waits.now(Instant::now()).into_iter();
-        let of_batch = waits.filter(|wait| {
-            let always = matches!(wait.stage, Stage::Upload | Stage::Metadata);
-            always || asked_for.is_empty() || asked_for.iter().any(|name| name == wait.stage.name())
-        });
+        let of_batch = waits.filter(|wait| asked_for.contains(wait.stage));
         of_batch.map(|wait| wire::wait(&wait)).collect()
     }
 
@@ -360,15 +356,10 @@ fn update(scope: &TenantScope, message: &UpdateBatchRequest) -> Result<UpdateBat
         request: request_key("UpdateBatch", &message.request_id, message)?,
         changes: Renamed::default(),
     };
-    let paths = message
-        .update_mask
-        .as_ref()
-        .map(|mask| mask.paths.as_slice())
-        .unwrap_or_default();
-    if paths.is_empty() {
-        let words = "must name what is to be changed: `priority`, `display_name` or `metadata`";
-        return Err(Refusal::invalid("update_mask", words));
-    }
+    let paths = words::update_paths(
+        message.update_mask.as_ref(),
+        "`priority`, `display_name` or `metadata`",
+    )?;
     for (index, path) in paths.iter().enumerate() {
         match path.as_str() {
             "display_name" => {

@@ -641,15 +641,10 @@ pub(super) fn tenant_changes(message: &v1::UpdateTenantRequest) -> Result<Tenant
             expensive_reads,
         ]
     );
-    let paths = message
-        .update_mask
-        .as_ref()
-        .map(|mask| mask.paths.as_slice())
-        .unwrap_or_default();
-    if paths.is_empty() {
-        let words = "must name what is to be changed: `display_name`, `weight`, `pause`, `limits` or such as `limits.files`";
-        return Err(Refusal::invalid("update_mask", words));
-    }
+    let paths = words::update_paths(
+        message.update_mask.as_ref(),
+        "`display_name`, `weight`, `pause`, `limits` or such as `limits.files`",
+    )?;
     let mut changes = TenantChanges::default();
     for (index, path) in paths.iter().enumerate() {
         match path.as_str() {

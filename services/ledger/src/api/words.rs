@@ -1,6 +1,7 @@
 //! Words that callers leave for people: names and notes. They are shown on terminals and in logs, so none may steer one.
 
 use caudal_domain::{Refusal, limits};
+use prost_types::FieldMask;
 
 /// Characters in the words left with a pause.
 pub(super) const MAX_NOTE_CHARS: usize = 200;
@@ -16,6 +17,20 @@ pub(super) fn some_name<'a>(field: &str, words: &'a str) -> Result<&'a str, Refu
         return Err(Refusal::invalid(field, "must not be empty"));
     }
     name(field, words)
+}
+
+/// What is to be changed: a mask that names nothing is refused with what it may name.
+pub(super) fn update_paths<'a>(
+    mask: Option<&'a FieldMask>,
+    may_name: &str,
+) -> Result<&'a [String], Refusal> {
+    match mask {
+        Some(mask) if !mask.paths.is_empty() => Ok(&mask.paths),
+        _ => Err(Refusal::invalid(
+            "update_mask",
+            format!("must name what is to be changed: {may_name}"),
+        )),
+    }
 }
 
 /// A note.

@@ -68,6 +68,21 @@ const HOT: &str = "n.tenant_id, n.limits, n.weight, n.paused_by, n.closed_at, n.
     n.revision";
 
 impl TenantRow {
+    /// One that has used nothing yet. `limits` is JSON.
+    pub(crate) fn new(tenant: TenantId, limits: String, weight: u32) -> Self {
+        Self {
+            tenant,
+            limits,
+            paused: false,
+            closed: false,
+            weight,
+            used_bytes: 0,
+            used_files: 0,
+            used_folders: 0,
+            revision: 0,
+        }
+    }
+
     fn read(row: &QueryResult) -> Result<Self, DbErr> {
         let paused_by: Option<String> = row.try_get("", "paused_by")?;
         let closed_at: Option<i64> = row.try_get("", "closed_at")?;

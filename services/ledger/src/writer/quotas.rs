@@ -155,15 +155,9 @@ mod tests {
 
     fn tenant(used_files: u64, used_bytes: u64) -> TenantRow {
         TenantRow {
-            tenant: TenantId::from_uuid(uuid::Uuid::nil()),
-            limits: String::new(),
-            paused: false,
-            closed: false,
-            weight: 1,
             used_bytes,
             used_files,
-            used_folders: 0,
-            revision: 1,
+            ..TenantRow::new(TenantId::from_uuid(uuid::Uuid::nil()), String::new(), 1)
         }
     }
 

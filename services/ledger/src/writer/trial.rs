@@ -134,17 +134,7 @@ impl Trial {
         database.windows = settings.windows.clone();
         database.change(|tables| {
             tables.epoch = 1;
-            let row = TenantRow {
-                tenant,
-                limits: "{}".into(),
-                paused: false,
-                closed: false,
-                weight: 1,
-                used_bytes: 0,
-                used_files: 0,
-                used_folders: 0,
-                revision: 0,
-            };
+            let row = TenantRow::new(tenant, "{}".into(), 1);
             tables.tenants.insert(tenant, Arc::new(row));
         });
         let read = Recovered {

@@ -90,17 +90,7 @@ const LIMITS: [LimitChange; 3] = [
 /// What is there before anybody comes.
 pub(super) fn begin(tables: &mut Tables, tenants: impl IntoIterator<Item = TenantId>, now: Micros) {
     for tenant in tenants {
-        let row = TenantRow {
-            tenant,
-            limits: "{}".into(),
-            paused: false,
-            closed: false,
-            weight: 1,
-            used_bytes: 0,
-            used_files: 0,
-            used_folders: 0,
-            revision: 0,
-        };
+        let row = TenantRow::new(tenant, "{}".into(), 1);
         let account = Account {
             row: row.clone(),
             name: tenant.to_string(),

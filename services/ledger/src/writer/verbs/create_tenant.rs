@@ -62,17 +62,7 @@ impl Verb for CreateTenant {
             return Err(name_taken(&self.name).into());
         }
         let account = Account {
-            row: TenantRow {
-                tenant: self.tenant,
-                limits: self.limits.to_json(),
-                paused: false,
-                closed: false,
-                weight: self.weight,
-                used_bytes: 0,
-                used_files: 0,
-                used_folders: 0,
-                revision: 0,
-            },
+            row: TenantRow::new(self.tenant, self.limits.to_json(), self.weight),
             name: self.name.clone(),
             pause: None,
             created_at: group.now,
