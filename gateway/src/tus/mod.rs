@@ -24,12 +24,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use caudal_domain::limits::{MAX_TUS_BYTES, MAX_TUS_PART_BYTES, TUS_LIFETIME, TUS_PART_BYTES};
 use caudal_domain::{BatchId, Refusal, batch_name};
-use caudal_node::permission;
 use caudal_node::scope::Scope;
+use caudal_node::{Proof, permission};
 use caudal_objects::{MAX_PARTS, ObjectStore};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::to_status;
 use caudal_proto::v1;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use sha2::{Digest as _, Sha256};
@@ -284,15 +285,14 @@ impl Tus {
     async fn by_itself(self: Arc<Self>, call: Call, request: Request) -> Response {
         let (parts, mut body) = request.into_parts();
         let task = tokio::spawn(async move {
-            let headers = &parts.headers;
             let answered = match call {
-                Call::Create => self.create(headers, &mut body).await,
-                Call::Head(id) => self.head(id, headers).await,
-                Call::Patch(id) => self.patch(id, headers, &mut body).await,
-                Call::Delete(id) => self.delete(id, headers).await,
+                Call::Create => self.create(&parts, &mut body).await,
+                Call::Head(id) => self.head(id, &parts).await,
+                Call::Patch(id) => self.patch(id, &parts, &mut body).await,
+                Call::Delete(id) => self.delete(id, &parts).await,
             };
             if answered.is_err() {
-                linger(headers, &mut body).await;
+                linger(&parts.headers, &mut body).await;
             }
             answered
         });
@@ -307,8 +307,12 @@ impl Tus {
     }
 
     /// Who calls, within their rate, in the protocol's version.
-    async fn caller(&self, headers: &HeaderMap) -> Result<Scope, Status> {
+    async fn caller(&self, request: &Parts) -> Result<Scope, Status> {
+        let headers = &request.headers;
         let caller = self.authenticator.caller(headers).await?;
+        if let Some(proof) = request.extensions.get::<Proof>() {
+            proof.give();
+        }
         needs_a_tenant(&caller.scope)?;
         permission::check_upload(caller.scope.role).map_err(|refusal| to_status(&refusal))?;
         if let Some(tenant) = caller.scope.tenant {
@@ -318,8 +322,9 @@ impl Tus {
         Ok(caller.scope)
     }
 
-    async fn create(&self, headers: &HeaderMap, body: &mut Body) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
+    async fn create(&self, request: &Parts, body: &mut Body) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
+        let headers = &request.headers;
         let asked = Creation::read(headers).map_err(|refusal| to_status(&refusal))?;
         let id = Uuid::now_v7();
         let sources = match &asked.concat {
@@ -434,8 +439,8 @@ impl Tus {
         Ok(held.record)
     }
 
-    async fn head(&self, id: Uuid, headers: &HeaderMap) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
+    async fn head(&self, id: Uuid, request: &Parts) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
         let mut record = self.records.get(&scope, id).await?;
         if record.now.state == mesh::TusState::Whole {
             // Whoever made a file of it has died, or still does: it is not said to be there before it is.
@@ -468,14 +473,9 @@ impl Tus {
         Ok(response)
     }
 
-    async fn patch(
-        &self,
-        id: Uuid,
-        headers: &HeaderMap,
-        body: &mut Body,
-    ) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
-        let asked = Piece::read(headers).map_err(|refusal| to_status(&refusal))?;
+    async fn patch(&self, id: Uuid, request: &Parts, body: &mut Body) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
+        let asked = Piece::read(&request.headers).map_err(|refusal| to_status(&refusal))?;
         let held = self.records.lock(&scope, id).await?;
         let now = match self.piece(&scope, &held.record, &asked).await {
             Ok(now) => now,
@@ -546,8 +546,8 @@ impl Tus {
         Ok(now)
     }
 
-    async fn delete(&self, id: Uuid, headers: &HeaderMap) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
+    async fn delete(&self, id: Uuid, request: &Parts) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
         let held = self.records.lock(&scope, id).await?;
         let record = held.record.clone();
         let is_undone = record.now.state != mesh::TusState::Done;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use caudal_connections::Proof;
 use caudal_domain::{BatchId, Refusal, TenantId};
 use caudal_proto::mesh::v1;
 use caudal_proto::status::to_status;
@@ -498,6 +499,9 @@ impl Interceptor for ScopeGuard {
             verify(request.metadata(), &self.secret).map_err(|refusal| to_status(&refusal))?;
         if self.services_only && scope.role != Role::Service {
             return Err(to_status(&not_a_service()));
+        }
+        if let Some(proof) = request.extensions().get::<Proof>() {
+            proof.give();
         }
         request.extensions_mut().insert(scope);
         Ok(request)
