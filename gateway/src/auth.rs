@@ -1,6 +1,8 @@
-//! Who calls: the credential of a request is checked with the ledger before anything else of it is read.
+//! Who calls: the credential of a request is checked with the ledger before anything else of it is read. A peer that comes with
+//! one wrong key after the other is told to wait; keys that were good a moment ago are not held up by it.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,7 @@ pub(crate) struct Authenticator {
     keep_for: Duration,
     book: DoorBook,
     known: Arc<Mutex<HashMap<Credential, CachedCredential>>>,
+    guesses: Guesses,
 }
 
 impl Authenticator {
@@ -65,14 +68,48 @@ impl Authenticator {
             keep_for,
             book,
             known: Arc::default(),
+            guesses: Guesses::default(),
         }
     }
 
     /// Who sent these headers.
-    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Status> {
+    pub(crate) async fn caller(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Caller, Status> {
         let credential = credential(headers)?;
-        let scope = self.scope(&credential).await?;
+        self.may_come(&credential, peer)?;
+        let scope = self.scope(&credential).await;
+        let scope = scope.inspect_err(|status| self.came(status, peer))?;
         Ok(Caller { scope, credential })
+    }
+
+    /// Whether a peer may come with these headers: who comes with wrong keys only has to wait.
+    pub(crate) fn may_ask(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), Status> {
+        self.may_come(&credential(headers)?, peer)
+    }
+
+    fn may_come(&self, credential: &Credential, peer: Option<IpAddr>) -> Result<(), Status> {
+        match peer.filter(|_| !self.was_good(credential)) {
+            Some(peer) => self.guesses.may_guess(peer, Instant::now()),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a wrong key.
+    pub(crate) fn came(&self, refused: &Status, peer: Option<IpAddr>) {
+        if let Some(peer) = peer.filter(|_| refused.code() == Code::Unauthenticated) {
+            self.guesses.failed(peer, Instant::now());
+        }
+    }
+
+    /// Whether a credential was good when it was last asked about.
+    fn was_good(&self, credential: &Credential) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(credential)
+            .is_some_and(|known| known.scope.is_some())
     }
 
     /// What a credential may do now.
@@ -138,6 +175,71 @@ impl Authenticator {
                 until: now + self.keep_for,
             },
         );
+    }
+}
+
+/// How many wrong keys a peer may come with at once, and how many a second after that.
+const GUESSES_AT_ONCE: f64 = 50.0;
+const GUESSES_A_SECOND: f64 = 10.0;
+/// Peers that are remembered; those that have been quiet are forgotten first.
+const MOST_PEERS: usize = 10_000;
+
+/// What peers have left of the wrong keys that they may come with.
+#[derive(Clone, Default)]
+struct Guesses {
+    left: Arc<Mutex<HashMap<IpAddr, Left>>>,
+}
+
+struct Left {
+    guesses: f64,
+    at: Instant,
+}
+
+impl Left {
+    fn now(&self, now: Instant) -> f64 {
+        let since = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.guesses + since * GUESSES_A_SECOND).min(GUESSES_AT_ONCE)
+    }
+}
+
+impl Guesses {
+    /// Whether a peer may come with a key that nobody knows to be good.
+    fn may_guess(&self, peer: IpAddr, now: Instant) -> Result<(), Status> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let guesses = left.get(&of_one_site(peer)).map(|left| left.now(now));
+        let missing = 1.0 - guesses.unwrap_or(GUESSES_AT_ONCE);
+        if missing <= 0.0 {
+            return Ok(());
+        }
+        let wait = Duration::from_secs_f64(missing / GUESSES_A_SECOND);
+        Err(to_status(&Refusal::rate_limited("wrong API keys", wait)))
+    }
+
+    fn failed(&self, peer: IpAddr, now: Instant) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let peer = of_one_site(peer);
+        if left.len() >= MOST_PEERS && !left.contains_key(&peer) {
+            left.retain(|_, one| one.now(now) < GUESSES_AT_ONCE);
+            if left.len() >= MOST_PEERS {
+                left.clear();
+            }
+        }
+        let guesses = left
+            .get(&peer)
+            .map_or(GUESSES_AT_ONCE, |left| left.now(now));
+        let guesses = (guesses - 1.0).max(0.0);
+        left.insert(peer, Left { guesses, at: now });
+    }
+}
+
+/// One site has as many addresses of IPv6 as it likes, and one prefix.
+fn of_one_site(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
     }
 }
 
@@ -214,6 +316,31 @@ mod tests {
                 secret_sha256: key.secret_sha256()
             }
         );
+    }
+
+    #[test]
+    fn who_comes_with_wrong_keys_only_is_told_to_wait_and_another_is_not() {
+        let guesses = Guesses::default();
+        let peer = |last: u16| IpAddr::V6(Ipv6Addr::new(1, 2, 3, last, 9, 9, 9, last));
+        let now = Instant::now();
+        let mut tried = 0;
+        while guesses.may_guess(peer(1), now).is_ok() {
+            guesses.failed(peer(1), now);
+            tried += 1;
+        }
+        assert_eq!(f64::from(tried), GUESSES_AT_ONCE);
+        assert!(guesses.may_guess(peer(2), now).is_ok());
+        // Another address of the same site.
+        let beside = IpAddr::V6(Ipv6Addr::new(1, 2, 3, 1, 0, 0, 0, 7));
+        let refused = guesses.may_guess(beside, now).unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let later = now + Duration::from_millis(100);
+        assert!(guesses.may_guess(peer(1), later).is_ok());
+        for number in 0..=MOST_PEERS {
+            let number = u32::try_from(number).unwrap();
+            guesses.failed(IpAddr::V4(number.into()), now);
+        }
+        assert!(guesses.left.lock().unwrap().len() <= MOST_PEERS);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use caudal_proto::v1::batch_service_server::SERVICE_NAME as BATCHES;
 use caudal_proto::v1::event_service_server::SERVICE_NAME as EVENTS;
 use caudal_proto::v1::file_service_server::SERVICE_NAME as FILES;
 use caudal_proto::v1::operator_service_server::SERVICE_NAME as OPERATOR;
+use caudal_proto::v1::tenant_service_server::SERVICE_NAME as TENANTS;
 use caudal_proto::v1::upload_service_server::SERVICE_NAME as UPLOADS;
 use http::{HeaderName, HeaderValue, Method, header};
 use tonic::service::Routes;
@@ -36,12 +37,13 @@ const ANSWERED_WITH: [HeaderName; 3] = [
 ];
 
 /// The services that reflection tells of.
-const SERVED: [&str; 9] = [
+const SERVED: [&str; 10] = [
     BATCHES,
     EVENTS,
     FILES,
     OPERATIONS,
     OPERATOR,
+    TENANTS,
     UPLOADS,
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
@@ -112,6 +114,8 @@ fn described() -> tonic_reflection::server::Builder<'static> {
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
+        // What errors carry: clients that know nothing else of them read it here.
+        caudal_proto::DETAILS_DESCRIPTOR_SET,
     ] {
         builder = builder.register_encoded_file_descriptor_set(encoded);
     }

@@ -213,6 +213,10 @@ pub(crate) fn passed_on(status: &Status) -> Status {
     if let Some(refusal) = oversize::of_the_ledger(status) {
         return refusal;
     }
+    if oversize::is_unreadable(status) {
+        tracing::error!(error = %status, "an answer of the ledger cannot be read");
+        return to_status(&Refusal::internal());
+    }
     if status.source().is_none() {
         return Status::with_details(
             status.code(),

@@ -19,12 +19,12 @@ mod uploads;
 mod wakeups;
 mod watch;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
@@ -339,12 +339,22 @@ struct Door {
     oversize: Oversize,
 }
 
+/// The address that a request came from.
+fn peer_of(extensions: &http::Extensions) -> Option<IpAddr> {
+    let info = extensions.get::<ConnectInfo<SocketAddr>>()?;
+    Some(info.0.ip())
+}
+
 async fn admit(
     State(door): State<Door>,
     mut request: axum::extract::Request,
     next: Next,
 ) -> Response {
-    let caller = match door.caller(request.uri().path(), request.headers()).await {
+    let peer = peer_of(request.extensions());
+    let caller = match door
+        .caller(request.uri().path(), request.headers(), peer)
+        .await
+    {
         Ok(caller) => caller,
         Err(status) => return status.into_http::<axum::body::Body>().into_response(),
     };
@@ -372,8 +382,13 @@ async fn admit(
 }
 
 impl Door {
-    async fn caller(&self, path: &str, headers: &http::HeaderMap) -> Result<auth::Caller, Status> {
-        let caller = self.authenticator.caller(headers).await?;
+    async fn caller(
+        &self,
+        path: &str,
+        headers: &http::HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<auth::Caller, Status> {
+        let caller = self.authenticator.caller(headers, peer).await?;
         let Some(roles) = permission::roles_of(path) else {
             return Err(Status::unimplemented("there is no such call"));
         };

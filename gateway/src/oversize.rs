@@ -1,5 +1,5 @@
-//! A message that is larger than a limit is refused below the services, in words and with a code that no client can act
-//! on. Here it becomes a refusal like any other. A request that is too large was not read, and is the caller's to mend. An
+//! A message that is larger than a limit, or that cannot be read, is refused below the services, in words and with a code
+//! that no client can act on. Here it becomes a refusal like any other. A request that is too large was not read, and is the caller's to mend. An
 //! answer that is too large is no fault of the caller's, and what was asked may have been done.
 
 use caudal_domain::{Refusal, RefusalKind};
@@ -59,6 +59,21 @@ impl<'a> TooLarge<'a> {
     }
 }
 
+/// How prost begins what it says of bytes that are no message.
+const UNREADABLE: &str = "failed to decode Protobuf message";
+
+/// Whether these words came with bytes that are no message.
+pub(crate) fn is_unreadable(status: &Status) -> bool {
+    let bare = status.code() == Code::Internal && status.details().is_empty();
+    bare && status.message().starts_with(UNREADABLE)
+}
+
+fn unreadable(status: &Status) -> Status {
+    let why = status.message().trim_start_matches(UNREADABLE);
+    let words = format!("the message cannot be read{why}; send what the protos describe");
+    to_status(&Refusal::invalid("(message)", words).with_reason("MESSAGE_UNREADABLE"))
+}
+
 /// What the caller is told when the ledger's answer was too large for the ledger to send, or for this gateway to read.
 pub(crate) fn of_the_ledger(status: &Status) -> Option<Status> {
     TooLarge::of(status).map(|message| message.answer())
@@ -84,6 +99,7 @@ impl Oversize {
             true => message.request(),
             false => message.answer(),
         });
+        let told = told.or_else(|| is_unreadable(status).then(|| unreadable(status)));
         let last = told.as_ref().unwrap_or(status);
         if last.code() == Code::Internal && from_status(last).reason == ANSWER_TOO_LARGE {
             self.answers.inc();
@@ -140,6 +156,22 @@ mod tests {
                 .is_none()
         );
         assert_eq!(oversize.answers.get(), 0);
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_the_callers_mistake() {
+        let oversize = Oversize::new(&Registry::new("test"));
+        let words = "failed to decode Protobuf message: invalid varint";
+        let refused = oversize.refusal("m", &Status::internal(words)).unwrap();
+        let refused = from_status(&refused);
+        assert_eq!(
+            (refused.code, refused.reason.as_str()),
+            (Code::InvalidArgument, "MESSAGE_UNREADABLE")
+        );
+        assert!(refused.message.contains("cannot be read: invalid varint"));
+        // What the system itself has to say stays what it is.
+        let own = to_status(&Refusal::internal());
+        assert!(oversize.refusal("m", &own).is_none());
     }
 
     #[test]

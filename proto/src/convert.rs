@@ -241,6 +241,11 @@ pub fn reason_to_proto(
     detail: &str,
     language: Language,
 ) -> v1::Reason {
+    let detail = if reason.is_for_operators() {
+        ""
+    } else {
+        detail
+    };
     let stage = stage.or(reason.stage());
     v1::Reason {
         code: reason.code().to_owned(),

@@ -8,6 +8,9 @@ pub mod status;
 /// The encoded `FileDescriptorSet` of every proto here, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/caudal.bin"));
 
+/// The same of what errors carry, `google/rpc`.
+pub const DETAILS_DESCRIPTOR_SET: &[u8] = tonic_types::pb::FILE_DESCRIPTOR_SET;
+
 /// The public API.
 #[allow(missing_docs, reason = "generated: the protos carry the comments")]
 #[allow(

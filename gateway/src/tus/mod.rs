@@ -51,6 +51,7 @@ use self::record::{Held, Progress, Record, Records};
 use crate::auth::{Authenticator, needs_a_tenant};
 use crate::browser::AllowedOrigins;
 use crate::ledger::Ledger;
+use crate::peer_of;
 use crate::rates::Rates;
 use crate::uploads::Uploads;
 
@@ -285,13 +286,16 @@ impl Tus {
     async fn by_itself(self: Arc<Self>, call: Call, request: Request) -> Response {
         let (parts, mut body) = request.into_parts();
         let task = tokio::spawn(async move {
-            let answered = match call {
-                Call::Create => self.create(&parts, &mut body).await,
-                Call::Head(id) => self.head(id, &parts).await,
-                Call::Patch(id) => self.patch(id, &parts, &mut body).await,
-                Call::Delete(id) => self.delete(id, &parts).await,
+            let peer = peer_of(&parts.extensions);
+            let answered = match (self.authenticator.may_ask(&parts.headers, peer), call) {
+                (Err(refused), _) => Err(refused),
+                (Ok(()), Call::Create) => self.create(&parts, &mut body).await,
+                (Ok(()), Call::Head(id)) => self.head(id, &parts).await,
+                (Ok(()), Call::Patch(id)) => self.patch(id, &parts, &mut body).await,
+                (Ok(()), Call::Delete(id)) => self.delete(id, &parts).await,
             };
-            if answered.is_err() {
+            if let Err(refused) = &answered {
+                self.authenticator.came(refused, peer);
                 linger(&parts.headers, &mut body).await;
             }
             answered
@@ -308,8 +312,8 @@ impl Tus {
 
     /// Who calls, within their rate, in the protocol's version.
     async fn caller(&self, request: &Parts) -> Result<Scope, Status> {
-        let headers = &request.headers;
-        let caller = self.authenticator.caller(headers).await?;
+        // Whoever answers the request has looked at its peer.
+        let caller = self.authenticator.caller(&request.headers, None).await?;
         if let Some(proof) = request.extensions.get::<Proof>() {
             proof.give();
         }
@@ -318,7 +322,7 @@ impl Tus {
         if let Some(tenant) = caller.scope.tenant {
             self.rates.call(tenant).await?;
         }
-        headers::check_version(headers).map_err(|refusal| to_status(&refusal))?;
+        headers::check_version(&request.headers).map_err(|refusal| to_status(&refusal))?;
         Ok(caller.scope)
     }
 

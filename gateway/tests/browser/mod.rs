@@ -249,23 +249,28 @@ async fn only_named_origins_are_let_in_where_they_are_named() {
 #[tokio::test]
 async fn reflection_needs_no_key_and_lists_what_is_served() {
     let world = World::start().await;
-    let ask = reflection::ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
+    let client = ServerReflectionClient::new(world.channel());
+    let asked = async |what: MessageRequest| {
+        let ask = reflection::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(what),
+        };
+        let mut client = client.clone();
+        let answers = client.server_reflection_info(tokio_stream::once(ask)).await;
+        let answer = answers.unwrap().into_inner().message().await;
+        answer.unwrap().unwrap().message_response.unwrap()
     };
-    let mut client = ServerReflectionClient::new(world.channel());
-    let answer = client
-        .server_reflection_info(tokio_stream::once(ask))
-        .await
-        .unwrap()
-        .into_inner()
-        .message()
-        .await
-        .unwrap()
-        .unwrap();
-    let Some(MessageResponse::ListServicesResponse(listed)) = answer.message_response else {
+    let answer = asked(MessageRequest::ListServices(String::new())).await;
+    let MessageResponse::ListServicesResponse(listed) = answer else {
         panic!("{answer:?}")
     };
+    // What errors carry is described too.
+    for detail in ["QuotaFailure", "RetryInfo", "BadRequest", "ErrorInfo"] {
+        let symbol = format!("google.rpc.{detail}");
+        let answer = asked(MessageRequest::FileContainingSymbol(symbol)).await;
+        let found = matches!(answer, MessageResponse::FileDescriptorResponse(_));
+        assert!(found, "{answer:?}");
+    }
     let mut listed: Vec<_> = listed.service.into_iter().map(|one| one.name).collect();
     listed.sort();
     assert_eq!(
@@ -275,6 +280,7 @@ async fn reflection_needs_no_key_and_lists_what_is_served() {
             "caudal.v1.EventService",
             "caudal.v1.FileService",
             "caudal.v1.OperatorService",
+            "caudal.v1.TenantService",
             "caudal.v1.UploadService",
             "google.longrunning.Operations",
             "grpc.health.v1.Health",

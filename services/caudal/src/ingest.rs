@@ -1,6 +1,7 @@
 //! `caudal ingest`: takes a folder in and waits until every file is processed.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ use crate::unfinished::{metadata_with, source_of, unfinished};
 
 /// How often the display looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it is asked what a batch waits for: parts of the installation that do not do their own.
+const WAITS_EVERY: Duration = Duration::from_secs(5);
 /// What is over sooner is no silence that anybody needs to hear of.
 const SILENCE_SAID_AFTER: Duration = Duration::from_secs(1);
 /// Things that were not taken in are listed up to this number.
@@ -180,12 +183,12 @@ async fn ingest(
         return Ok((uploading.await?, None));
     }
     let mut watch = Watch::new(client.clone(), batch);
-    let (ingested, ()) = tokio::try_join!(uploading, follow(&mut watch, display))?;
+    let (ingested, ()) = tokio::try_join!(uploading, follow(client, batch, &mut watch, display))?;
     let mut batch = at_its_end(client, &watch).await;
     // One that had ended before goes on with what was sent now.
     while !has_ended(&batch) {
         let mut watch = Watch::new(client.clone(), &batch.name);
-        follow(&mut watch, display).await?;
+        follow(client, &batch.name, &mut watch, display).await?;
         batch = at_its_end(client, &watch).await;
     }
     Ok((ingested, Some(batch)))
@@ -236,8 +239,47 @@ async fn upload(ingest: Ingest, display: &RefCell<Display>) -> Result<Ingested, 
     }
 }
 
-/// Follows a batch until it has ended.
-pub(crate) async fn follow(watch: &mut Watch, display: &RefCell<Display>) -> Result<(), Failure> {
+/// Follows a batch until it has ended, and says what it waits for meanwhile.
+pub(crate) async fn follow(
+    client: &Client,
+    batch: &str,
+    watch: &mut Watch,
+    display: &RefCell<Display>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        followed = follow_changes(watch, display) => followed,
+        never = tell_waits(client, batch, display) => match never {},
+    }
+}
+
+/// Says what stages of a batch wait for, each thing once; one that cannot be asked for says nothing.
+async fn tell_waits(client: &Client, batch: &str, display: &RefCell<Display>) -> Infallible {
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        tokio::time::sleep(WAITS_EVERY).await;
+        let Ok(batch) = client.get_batch(batch).await else {
+            continue;
+        };
+        let waits: Vec<String> = batch.waits.iter().map(words_of_wait).collect();
+        let mut display = display.borrow_mut();
+        for new in waits.iter().filter(|wait| !told.contains(wait)) {
+            display.say(new);
+        }
+        if waits.is_empty() && !told.is_empty() {
+            display.say("nothing is waited for any more");
+        }
+        told = waits;
+    }
+}
+
+fn words_of_wait(wait: &v1::Wait) -> String {
+    format!(
+        "{} waits: {} ({}); nothing is lost, and it goes on by itself",
+        wait.stage, wait.words, wait.reason
+    )
+}
+
+async fn follow_changes(watch: &mut Watch, display: &RefCell<Display>) -> Result<(), Failure> {
     let mut told = false;
     while !watch.known().has_ended() {
         match watch.next().await? {

@@ -334,6 +334,36 @@ pub(crate) fn check_database_url(url: &str) -> Result<(), Failure> {
     ))
 }
 
+/// A URL as it may be shown: whoever reads it learns where, and no password.
+pub(crate) fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    let shown = match authority.rsplit_once('@') {
+        Some((who, host)) => {
+            let user = who.split_once(':').map_or(who, |(user, _)| user);
+            format!("{user}@{host}")
+        }
+        None => authority.to_owned(),
+    };
+    let kept: Vec<&str> = query
+        .split('&')
+        .filter(|part| !part.is_empty() && !part.starts_with("password="))
+        .collect();
+    let mut text = String::new();
+    if !scheme.is_empty() {
+        text.push_str(scheme);
+        text.push_str("://");
+    }
+    text.push_str(&shown);
+    text.push_str(path);
+    if !kept.is_empty() {
+        text.push('?');
+        text.push_str(&kept.join("&"));
+    }
+    text
+}
+
 pub(crate) fn check_redis_url(url: &str) -> Result<(), Failure> {
     // Connects with its first command, and there is none. The words never repeat the URL: it may hold a password.
     caudal_streams::Streams::connect(
@@ -351,6 +381,33 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            (
+                "redis://default:s3cr@t@127.0.0.1:6379/0",
+                "redis://default@127.0.0.1:6379/0",
+            ),
+            ("redis://:secret@h/1", "redis://@h/1"),
+            ("redis://h:1", "redis://h:1"),
+            (
+                "postgres://u:p%40@h:5/db?sslmode=require",
+                "postgres://u@h:5/db?sslmode=require",
+            ),
+            (
+                "postgresql://h/db?user=u&password=p",
+                "postgresql://h/db?user=u",
+            ),
+            ("postgres://u@h?password=p", "postgres://u@h"),
+            (
+                "sqlite:/data/a@b/ledger.sqlite",
+                "sqlite:/data/a@b/ledger.sqlite",
+            ),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
 
     #[test]
     fn a_landing_delay_has_a_unit_a_usual_value_and_a_bound() {

@@ -16,7 +16,7 @@ pub(crate) async fn run(arguments: WatchArguments) -> Result<ExitCode, Failure> 
     let mut watch = Watch::new(client.clone(), &arguments.batch);
     let display = RefCell::new(Display::new());
     let followed = tokio::select! {
-        followed = follow(&mut watch, &display) => followed,
+        followed = follow(&client, &arguments.batch, &mut watch, &display) => followed,
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted("stopped watching; the batch goes on")),
     };
     display.borrow_mut().finish();

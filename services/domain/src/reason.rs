@@ -156,6 +156,20 @@ impl Reason {
         self.entry().stage
     }
 
+    /// Whether what was said with it is for operators alone: it is what a provider said to this installation, and may
+    /// tell of its account, its addresses and of others.
+    #[must_use]
+    pub const fn is_for_operators(self) -> bool {
+        matches!(
+            self,
+            Self::ProviderUnavailable
+                | Self::ProviderRejected
+                | Self::ProviderThrottled
+                | Self::ProviderUnauthorized
+                | Self::ProviderAnswerInvalid
+        )
+    }
+
     /// Whether the system tries again by itself.
     #[must_use]
     pub const fn retryable(self) -> bool {

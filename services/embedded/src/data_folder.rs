@@ -79,6 +79,12 @@ impl DataFolder {
         self.root.join("redis")
     }
 
+    /// Keeps the URL of the private redis-server, with its password, where its owner alone can read it.
+    pub fn keep_redis_url(&self, url: &str) -> Result<(), DataFolderError> {
+        let path = self.redis().join("url");
+        write_whole(&path, url.as_bytes()).map_err(|error| DataFolderError::io(&path, error))
+    }
+
     /// The file of the embedded database; may not exist yet.
     pub fn ledger(&self) -> PathBuf {
         self.root.join("ledger.sqlite")

@@ -141,6 +141,12 @@ impl System {
         self.disk.as_ref()
     }
 
+    /// Its data folder.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn logged(&self) -> String {

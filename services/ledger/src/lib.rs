@@ -27,6 +27,7 @@ mod simulation;
 mod start;
 mod store;
 mod verify;
+mod waits;
 mod wire;
 mod writer;
 

@@ -32,6 +32,7 @@ use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
 use crate::signals::Signals;
 use crate::store::Store;
+use crate::waits::Waits;
 
 /// Why a ledger does not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +123,7 @@ impl Ledger {
             store: store.clone(),
             writer: active_writer.clone(),
             leases,
+            waits: Waits::new(settings.lease),
             versions: api::versions::Versions::default(),
             reconcile,
             lease: settings.lease,

@@ -101,7 +101,7 @@ impl Failure {
         let wait = self.waits?;
         Some(match (wait.on, self.reason, wait.trouble) {
             (Dependency::Store, _, Trouble::Busy) => "the object store asks for fewer requests",
-            (Dependency::Store, ..) => "the object store does not answer; nothing is lost",
+            (Dependency::Store, ..) => "the object store does not answer",
             (Dependency::TempFolder, ..) => "a process has no room left on its disk",
             (Dependency::Provider, Reason::ProviderUnauthorized, _) => {
                 "the provider refuses the installation's key"

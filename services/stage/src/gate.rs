@@ -6,8 +6,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use caudal_domain::limits::MAX_DETAIL_CHARS;
 use caudal_domain::{FileRef, Reason};
 use caudal_node::Rarely;
+use caudal_proto::convert::timestamp_from_micros;
+use caudal_proto::mesh;
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -27,6 +30,26 @@ pub(crate) struct Waiting {
     pub(crate) wait: Wait,
     pub(crate) failure: Failure,
     pub(crate) since: SystemTime,
+}
+
+impl Waiting {
+    pub(crate) fn to_proto(&self) -> mesh::v1::Waiting {
+        let words = self.failure.words_of_wait().unwrap_or_default();
+        mesh::v1::Waiting {
+            r#for: self.wait.on.name().to_owned(),
+            reason: self.failure.reason.code().to_owned(),
+            words: words.to_owned(),
+            detail: self.failure.detail.chars().take(MAX_DETAIL_CHARS).collect(),
+            since: Some(timestamp_from_micros(micros_of(self.since))),
+        }
+    }
+}
+
+pub(crate) fn micros_of(time: SystemTime) -> i64 {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 struct Shut {

@@ -7,8 +7,8 @@ use caudal_node::{MAX_ENCODE_BYTES, MeshChannel, with_deadline};
 use caudal_proto::convert::{file_tokens_to_proto, stage_version_to_proto};
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::mesh::v1::{
-    CheckRecordedRequest, FileTokens, LeaseRequest, LeaseResponse, LeaseVerdict, ReleaseRequest,
-    RenewRequest, Report, ReportRequest, ReportVerdict, RequestReconcileRequest,
+    CheckRecordedRequest, FileTokens, LeaseRequest, LeaseResponse, LeaseVerdict, ProcessWait,
+    ReleaseRequest, RenewRequest, Report, ReportRequest, ReportVerdict, RequestReconcileRequest,
 };
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -68,11 +68,13 @@ impl LedgerLink {
         &self,
         process: Uuid,
         keys: &[Key],
+        wait: Option<ProcessWait>,
         patience: Duration,
     ) -> Result<Vec<i32>, Status> {
         let request = RenewRequest {
             process: process.to_string(),
             files: Some(columns(keys)),
+            wait,
         };
         let response = self
             .client

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caudal_domain::limits::MAX_FILES_PER_CALL;
-use caudal_proto::mesh::v1::RenewVerdict;
+use caudal_proto::mesh::v1::{ProcessWait, RenewVerdict};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
@@ -23,11 +23,16 @@ pub(crate) async fn renew(core: Arc<Core>, ended: CancellationToken) {
         }
         let asked_at = Instant::now();
         let due = core.book.due(asked_at, MAX_FILES_PER_CALL);
-        if due.is_empty() {
+        let waiting = core.gate.waiting();
+        if due.is_empty() && waiting.is_none() {
             continue;
         }
+        let wait = waiting.map(|waiting| ProcessWait {
+            stage: core.stage.name().to_owned(),
+            waiting: Some(waiting.to_proto()),
+        });
         let answer = tokio::select! {
-            answer = core.ledger.renew(core.process, &due, interval) => answer,
+            answer = core.ledger.renew(core.process, &due, wait, interval) => answer,
             () = ended.cancelled() => return,
         };
         match answer {

@@ -1,12 +1,10 @@
 //! What one stage process tells of itself, and the switches for it alone.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use caudal_domain::file_name;
 use caudal_node::scope::{require_operator, require_service};
 use caudal_proto::convert::timestamp_from_micros;
-use caudal_proto::mesh;
 use caudal_proto::mesh::v1::stage_service_server::StageService;
 use caudal_proto::mesh::v1::{
     GetStageRequest, GetStageResponse, InFlight, PauseRequest, PauseResponse, ResumeRequest,
@@ -16,7 +14,7 @@ use caudal_proto::status::to_status;
 use tonic::{Request, Response, Status};
 
 use crate::core::Core;
-use crate::gate::Waiting;
+use crate::gate::{Waiting, micros_of};
 use crate::settings::MAX_SLOTS;
 
 /// Files in work that are named in one answer.
@@ -41,29 +39,8 @@ fn check<T>(request: &Request<T>) -> Result<(), Status> {
     Ok(())
 }
 
-fn waiting_to_proto(waiting: Waiting) -> mesh::v1::Waiting {
-    mesh::v1::Waiting {
-        r#for: waiting.wait.on.name().to_owned(),
-        reason: waiting.failure.reason.code().to_owned(),
-        words: waiting
-            .failure
-            .words_of_wait()
-            .unwrap_or_default()
-            .to_owned(),
-        detail: waiting.failure.detail,
-        since: Some(timestamp_from_micros(micros(waiting.since))),
-    }
-}
-
 fn saturating_u32(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn micros(time: SystemTime) -> i64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[tonic::async_trait]
@@ -81,7 +58,7 @@ impl StageService for Service {
                 file: file_name(file.batch, file.ordinal),
                 token: token.get(),
                 running: seen.running,
-                since: Some(timestamp_from_micros(micros(seen.since))),
+                since: Some(timestamp_from_micros(micros_of(seen.since))),
             });
         }
         Ok(Response::new(GetStageResponse {
@@ -96,7 +73,7 @@ impl StageService for Service {
             recorded: core.metrics.recorded.since_start(),
             failed: core.metrics.failed.since_start(),
             superseded: core.metrics.superseded.since_start(),
-            waiting: core.gate.waiting().map(waiting_to_proto),
+            waiting: core.gate.waiting().as_ref().map(Waiting::to_proto),
         }))
     }
 

@@ -10,6 +10,7 @@ import {
   MissingFiles,
   type Reason,
   retrying,
+  type Wait,
   WatchedBatch,
 } from "@caudal/client";
 import { newRequestId } from "../identity";
@@ -34,6 +35,8 @@ const LEAST_BETWEEN_PAINTS_MS = 60;
 /** Nobody feeds a batch that waits for bytes and gets none for so long. */
 const FED_WITHIN_MS = 60_000;
 const NAMES_AGAIN_MS = 200;
+/** What a batch waits for is asked for so often while it runs. */
+const WAITS_AGAIN_MS = 10_000;
 /** Reasons of this range are for want of the right bytes. */
 const WANT_OF_BYTES = { first: 101, last: 106 };
 
@@ -65,6 +68,8 @@ export class LiveBatch {
   readonly uploadRate = new Rate();
   readonly fileRate = new Rate();
   line: Line = "connecting";
+  /** What its stages wait for now. */
+  waits: Wait[] = [];
   trouble: Trouble | undefined;
   ingest: Ingest | undefined;
   /** Rises with each painting. */
@@ -112,6 +117,8 @@ export class LiveBatch {
     this.isWatching = true;
     void this.follow();
     void this.lookForSender();
+    const asking = setInterval(() => void this.learnWaits(), WAITS_AGAIN_MS);
+    this.leaving.signal.addEventListener("abort", () => clearInterval(asking));
   }
 
   /** Sends what was dropped into this batch, which was made for it. */
@@ -454,6 +461,20 @@ export class LiveBatch {
     this.trouble = undefined;
     this.changed();
   };
+
+  /** Asks what the batch waits for, unless nothing of it is to be done. */
+  async learnWaits(): Promise<void> {
+    const { finished, total } = this;
+    const asks = this.line === "live" && this.isKnown && !this.hasEnded && finished < total;
+    try {
+      const waits = asks ? (await this.callers.batches.getBatch({ name: this.name })).waits : [];
+      if (waits.length === 0 && this.waits.length === 0) return;
+      this.waits = waits;
+      this.changed();
+    } catch {
+      // What was told stands until the next answer.
+    }
+  }
 
   /** Changes carry no times; when it ended is asked for. */
   private async learnEnd(): Promise<void> {

@@ -16,6 +16,7 @@ import { LeftOut } from "./left-out";
 import { NeedsYou } from "./needs";
 import { Shape, TONE } from "./shape";
 import { Summary } from "./summary";
+import { Waits } from "./waits";
 
 const ANNOUNCE_EVERY_MS = 5_000;
 
@@ -103,6 +104,7 @@ function Known({ live, beginning, onRefused }: KnownProps) {
         {live.isKnown && !live.hasEnded && <TellMe />}
       </div>
       <Pause live={live} />
+      <Waits live={live} />
       {live.mayRead ? <Interrupted live={live} beginning={beginning} /> : <Bring live={live} beginning={beginning} />}
       <Summary live={live} />
       <div className={`columns${hasSide ? " with-side" : ""}`}>

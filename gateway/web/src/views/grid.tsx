@@ -230,7 +230,7 @@ export function Grid({ live, chosen, onChosen, narrowing, onNarrowing, focusRef 
         </div>
         {rows.rows.length === 0 && isNarrowed && <p className="empty mute">{words.grid.noneMatch}</p>}
       </div>
-      {nameless > 0 && live.isKnown && (
+      {nameless > 0 && live.isKnown && live.mayRead && (
         <p className="names mute small">
           {words.grid.loadingNames(say.count(live.tree.fileCount), say.count(live.watched.fileCount))}
         </p>

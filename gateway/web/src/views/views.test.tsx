@@ -27,6 +27,7 @@ import { Row } from "./row";
 import { Shape, TONE } from "./shape";
 import { fileStateOf, folderStateOf } from "./state-words";
 import { Summary } from "./summary";
+import { Waits } from "./waits";
 
 const { PENDING, PROCESSING, PROCESSED, FAILED } = FileState;
 const say = new Say("en", en);
@@ -38,8 +39,9 @@ function batchOf(
   batch: object,
   files: FileRow[],
   folders?: { ordinalDelta: number[]; total: number[]; processed: number[] },
+  callers = {} as Caudal,
 ) {
-  const live = new LiveBatch({} as Caudal, "batches/x");
+  const live = new LiveBatch(callers, "batches/x");
   const none = folders?.total.map(() => 0) ?? [];
   live.watched.applySnapshot(
     create(SnapshotSchema, {
@@ -239,6 +241,20 @@ test("a file whose bytes are all sent waits to be confirmed, and says so instead
   expect(fileStateOf(live, 0, en, say).text).toBe("Uploading · 50%");
   (live as unknown as { sending: Map<number, number> }).sending.set(0, 100);
   expect(fileStateOf(live, 0, en, say).text).toBe("Sent, being confirmed");
+});
+
+test("says what part of the system is waited for while a batch runs, and no more once it goes on", async () => {
+  const wait = { stage: "embeddings", for: "provider", reason: "PROVIDER_UNAUTHORIZED", words: "the key is refused" };
+  const answers = [{ waits: [wait] }, { waits: [] }];
+  const getBatch = async () => answers.shift();
+  const live = batchOf({}, [[PROCESSING, 3]], undefined, { batches: { getBatch } } as unknown as Caudal);
+  live.line = "live";
+  const text = () => renderToStaticMarkup(<Waits live={live} />);
+  expect(text()).toBe("");
+  await live.learnWaits();
+  expect(text()).toContain("embeddings: the key is refused");
+  await live.learnWaits();
+  expect(text()).toBe("");
 });
 
 test("what waits because a tenant may have no more at once reads as waiting, and a quota that is full does not", () => {

@@ -84,6 +84,8 @@ export const en = {
     processingPaused: "paused",
     stopped: (why: string) => `Sending stopped. ${why} Drop the folder again to send the rest.`,
     isPaused: "This batch is paused",
+    waits: "Waiting for a part of the system. Nothing is lost, and it goes on by itself.",
+    waitsFor: (stage: string, what: string) => `${stage}: ${what}`,
     pausedSince: (time: string) => `since ${time}`,
     pausedNote: (note: string) => `“${note}”`,
     tellMe: "Tell me when it ends",

@@ -86,6 +86,8 @@ export const es: Words = {
     processingPaused: "en pausa",
     stopped: (why) => `El envío se detuvo. ${why} Suelte la carpeta de nuevo para enviar el resto.`,
     isPaused: "Este lote está en pausa",
+    waits: "Se espera a una parte del sistema. No se pierde nada y seguirá por sí solo.",
+    waitsFor: (stage, what) => `${stage}: ${what}`,
     pausedSince: (time) => `desde ${time}`,
     pausedNote: (note) => `«${note}»`,
     tellMe: "Avisarme cuando termine",

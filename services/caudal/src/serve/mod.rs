@@ -65,10 +65,14 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
     let ready = Ready {
         ready: true,
         service: plan.service.name(),
-        address,
+        address: address.clone(),
     };
     Ok(Serving {
         parts,
+        words: format!(
+            "{} serves at {address}; Ctrl-C ends it",
+            plan.service.name()
+        ),
         // Texts can always be written.
         ready_line: serde_json::to_string(&ready).unwrap_or_default(),
         folder: None,

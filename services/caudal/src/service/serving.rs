@@ -1,7 +1,7 @@
 //! From the start to the end of what serves: the ready line, signals, the drain.
 
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ const STEP_PATIENCE: Duration = Duration::from_secs(20);
 /// What serves.
 pub(crate) struct Serving {
     pub(crate) parts: Parts,
+    /// What a person reads on a terminal.
+    pub(crate) words: String,
     /// The line for scripts, of JSON.
     pub(crate) ready_line: String,
     /// Held until the end.
@@ -41,7 +43,12 @@ pub(crate) async fn run(
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     // Who started it may have closed its output, and wants it to run all the same.
-    let _closed = writeln!(std::io::stdout(), "{}", serving.ready_line);
+    let mut out = std::io::stdout();
+    let _closed = if out.is_terminal() {
+        writeln!(out, "{}", serving.words)
+    } else {
+        writeln!(out, "{}", serving.ready_line)
+    };
     let failed = tokio::select! {
         () = signals.next() => None,
         failed = serving.parts.any_ends() => Some(failed),

@@ -21,6 +21,7 @@ use crate::service::parts::{Part, Parts};
 use crate::service::serving::{Serving, until_serving};
 use crate::service::stages::StageOptions;
 use crate::service::{self, DEFAULT_TENANT, Mesh, listen};
+use crate::settings::without_password;
 use crate::up::plan::{Plan, Redis, S3};
 
 /// A free port of this machine alone.
@@ -107,22 +108,39 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     for address in services.values().chain([&gateway.address]) {
         until_serving(address).await?;
     }
+    let words = words_of(&gateway.address, &secrets);
     let ready = Ready {
         ready: true,
         gateway: gateway.address,
         api_key: secrets.api_key,
         operator_key: secrets.operator_key,
         s3: store.endpoint,
-        redis: redis_url,
-        database: database_url,
+        redis: without_password(&redis_url),
+        database: without_password(&database_url),
         services,
     };
     Ok(Serving {
         parts,
+        words,
         // A map of texts can always be written.
         ready_line: serde_json::to_string(&ready).unwrap_or_default(),
         folder: Some(folder),
     })
+}
+
+/// What a person reads: where the page is, and with what it opens.
+fn words_of(gateway: &str, secrets: &Secrets) -> String {
+    format!(
+        "Caudal is up; Ctrl-C ends it, and nothing is lost.\n\n  \
+         page            {gateway}/#key={key}\n  \
+         gateway         {gateway}\n  \
+         API key         {key}  (an admin's of the first tenant)\n  \
+         operator's key  {operator}\n\n\
+         Whoever has a key may use it: keep this to yourself. Send a folder with\n  \
+         caudal ingest FOLDER --gateway {gateway} --api-key {key}\n",
+        key = secrets.api_key,
+        operator = secrets.operator_key,
+    )
 }
 
 async fn start_store(
@@ -190,6 +208,9 @@ async fn start_redis(
         .map_err(|error| Failure::broken(error.to_string()))?;
     // With the name of the user spelled out: redis-cli takes an empty one for a user of that name.
     let url = child.url().replacen("redis://:", "redis://default:", 1);
+    folder
+        .keep_redis_url(&url)
+        .map_err(|error| Failure::broken(error.to_string()))?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     parts.stop_first(vec![Part::new("redis", stop, async move {

@@ -99,7 +99,7 @@ fn failures_are_counted_retried_and_dismissed(database: Database) {
     assert_eq!(code, Some(0));
     assert!(reprocessed["done"].as_u64().unwrap() > 0, "{reprocessed}");
     let (_, ended) = run(&ground, &["watch", &batch]);
-    assert_eq!(ended["files"]["PROCESSED"], 10);
+    assert_eq!(ended["files"]["PROCESSED"], 10, "{ended}");
 
     let operator = ground.system.ready("operator_key");
     let stuck = ["stuck", "--state", "failed", "--for", "0s"];

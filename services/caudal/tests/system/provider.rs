@@ -149,6 +149,29 @@ fn a_provider_that_refuses_the_key_fails_hangs_and_breaks_off_costs_no_attempt()
 }
 
 #[test]
+fn whoever_follows_a_batch_is_told_what_it_waits_for_and_when_it_goes_on() {
+    const FILES: usize = 20;
+    let provider = Provider::start(Mood::Fails(401)).unwrap();
+    let folder = TempDir::new().unwrap();
+    let system = system(&folder, &provider, "10");
+    let said = folder.path().join("said");
+    let root = texts(&folder, FILES, 12);
+    let mut ingest = system.command(&["ingest", root.to_str().unwrap(), "--stages", STAGES]);
+    let mut ingest = ingest
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(&said).unwrap();
+    let waits =
+        "embeddings waits: the provider refuses the installation's key (PROVIDER_UNAUTHORIZED)";
+    until("it is told what is waited for", || said().contains(waits));
+    provider.set_mood(Mood::Fine);
+    assert!(ingest.wait().unwrap().success(), "{}", said());
+    assert_eq!(said().matches(waits).count(), 1, "{}", said());
+}
+
+#[test]
 fn texts_of_many_files_share_few_requests() {
     const FILES: usize = 200;
     let provider = Provider::start(Mood::Fine).unwrap();

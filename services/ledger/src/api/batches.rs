@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
-use caudal_domain::{BatchId, BatchState, Refusal, StageSet, limits, names};
+use caudal_domain::{BatchId, BatchState, Refusal, Stage, StageSet, limits, names};
 use caudal_node::scope::Role;
 use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_from_timestamp};
 use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::{
-    AddEntriesRequest, AddEntriesResponse, Batch, CancelBatchRequest, CompleteBatchRequest,
+    self, AddEntriesRequest, AddEntriesResponse, Batch, CancelBatchRequest, CompleteBatchRequest,
     CreateApiKeyResponse, CreateBatchRequest, CreateUploadTokenRequest, Folder, GetBatchRequest,
     ListBatchesRequest, ListBatchesResponse, ListFoldersRequest, ListFoldersResponse, MissingFiles,
     PauseBatchRequest, Priority, ResumeBatchRequest, Start, UpdateBatchRequest, WatchBatchRequest,
@@ -70,10 +71,15 @@ impl BatchService for Ledger {
                 Some(own) => own,
                 None => scope.batch("name", name)?,
             };
-            let found = reads::batch(&self.store.reader(), scope.batch_ref(batch)).await?;
+            let found =
+                reads::batch(&self.store.reader_of(scope.tenant), scope.batch_ref(batch)).await?;
             let (progress, cold) =
                 found.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
-            Ok(Response::new(wire::batch(&progress, &cold)))
+            let mut batch = wire::batch(&progress, &cold);
+            if !progress.state.is_ended() {
+                batch.waits = self.waits_of(batch.options.as_ref());
+            }
+            Ok(Response::new(batch))
         })
         .await
     }
@@ -87,7 +93,7 @@ impl BatchService for Ledger {
             let pages = self.pages(Some(scope.tenant), request.get_ref());
             let query = ListQuery::of(&scope, request.get_ref(), &pages)?;
             let limit = u32::try_from(query.size + 1).unwrap_or(u32::MAX);
-            let session = self.store.reader();
+            let session = self.store.reader_of(scope.tenant);
             let mut rows = reads::batches(
                 &session,
                 scope.tenant,
@@ -230,7 +236,7 @@ impl BatchService for Ledger {
             let size = page_token::size(message.page_size, limits::MAX_PAGE_SIZE)?;
             let pages = self.pages(Some(scope.tenant), message);
             let from = pages.place::<4>()?;
-            let session = self.store.reader();
+            let session = self.store.reader_of(scope.tenant);
             let limit = u32::try_from(size + 1).unwrap_or(u32::MAX);
             let from = from.map_or(0, u32::from_be_bytes);
             let rows =
@@ -319,6 +325,17 @@ impl BatchService for Ledger {
 }
 
 impl Ledger {
+    /// What the stages that a batch asked for wait for.
+    fn waits_of(&self, options: Option<&v1::BatchOptions>) -> Vec<v1::Wait> {
+        let asked_for = options.map_or(&[][..], |options| &options.stages);
+        let waits = self.waits.now(Instant::now()).into_iter();
+        let of_batch = waits.filter(|wait| {
+            let always = matches!(wait.stage, Stage::Upload | Stage::Metadata);
+            always || asked_for.is_empty() || asked_for.iter().any(|name| name == wait.stage.name())
+        });
+        of_batch.map(|wait| wire::wait(&wait)).collect()
+    }
+
     /// Asks a verb that answers with the batch it changed.
     async fn change<V: Verb<Answer = Batch>>(&self, verb: V) -> Result<Response<Batch>, Failure> {
         Ok(Response::new(self.writer.ask(verb).await?))

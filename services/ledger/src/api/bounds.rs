@@ -34,6 +34,8 @@ const SHA256: usize = 32;
 const TEXT: usize = 1_024;
 /// Letters have up to four bytes.
 const CAUSE: usize = 4 * limits::MAX_CAUSE_CHARS;
+/// A detail, in bytes of UTF-8.
+const DETAIL: usize = 4 * limits::MAX_DETAIL_CHARS;
 /// A path before its letters are composed, which makes it shorter.
 const PATH: usize = 4 * limits::MAX_PATH_BYTES;
 
@@ -117,7 +119,10 @@ bounds! {
         pause: one,
         options: one,
         metadata: json(limits::MAX_BATCH_METADATA_BYTES),
+        // Given by the system alone.
+        waits: each(0),
     }
+    v1::Wait { stage: text(WORD), r#for: text(WORD), reason: text(WORD), words: text(TEXT) }
     v1::Pause { who: text(TEXT), note: text(TEXT) }
     v1::BatchOptions { stages: words(Stage::ALL.len()) }
     prost_types::FieldMask { paths: words(MASK_PATHS) }
@@ -199,7 +204,9 @@ bounds! {
     longrunning::WaitOperationRequest { name: text(NAME) }
 
     mesh::LeaseRequest { stage: text(WORD), process: text(TEXT), stage_version: one, files: one }
-    mesh::RenewRequest { process: text(TEXT), files: one }
+    mesh::RenewRequest { process: text(TEXT), files: one, wait: one }
+    mesh::ProcessWait { stage: text(WORD), waiting: one }
+    mesh::Waiting { r#for: text(WORD), reason: text(WORD), words: text(TEXT), detail: text(DETAIL) }
     mesh::ReleaseRequest { process: text(TEXT), files: one }
     mesh::ReportRequest {
         stage: text(WORD),
@@ -466,7 +473,7 @@ mod tests {
                 let name = format!("{}.{message}", package_of(module));
                 fields
                     .iter()
-                    .map(move |field| (name.clone(), (*field).to_owned()))
+                    .map(move |field| (name.clone(), field.trim_start_matches("r#").to_owned()))
             })
             .collect();
         let missing: Vec<_> = wanted.difference(&listed).collect();

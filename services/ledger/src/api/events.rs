@@ -25,7 +25,7 @@ impl Ledger {
         batch: Option<BatchId>,
         after: i64,
     ) -> Result<ListEventsResponse, DbErr> {
-        let session = self.store.reader();
+        let session = self.store.reader_of(tenant);
         let (newest, oldest) = changes::tenant_revisions(&session, tenant).await?;
         let Ok(after) = u64::try_from(after) else {
             return Ok(ListEventsResponse {
@@ -97,7 +97,7 @@ impl Ledger {
             );
         }
         let files: Vec<FileRef> = files.into_iter().collect();
-        let session = self.store.reader();
+        let session = self.store.reader_of(tenant);
         let rows = work::read(&session, &files).await?;
         let views = reads::views(&session, rows).await?;
         Ok(views

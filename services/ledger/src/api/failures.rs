@@ -7,7 +7,7 @@ use sea_orm::DbErr;
 use tonic::Response;
 
 use super::failure::Failure;
-use super::{Ledger, page_token};
+use super::{Ledger, page_token, within_time};
 use crate::store::failures::{self, FailureGroup, Letters};
 use crate::store::selection::Selection;
 use crate::wire::saturated;
@@ -25,13 +25,14 @@ impl Ledger {
         &self,
         whose: Option<TenantId>,
         failed: Failed<'_>,
+        for_operators: bool,
         message: &ListFailuresRequest,
         language: Language,
     ) -> Result<Response<ListFailuresResponse>, Failure> {
         let size = page_token::size(message.page_size, limits::DEFAULT_PAGE_SIZE)?;
         let pages = self.pages(whose, message);
         let after = pages.place::<3>()?;
-        let mut groups = self.groups(&failed, after, size).await?;
+        let mut groups = within_time(self.groups(&failed, after, size)).await?;
         let more = groups.len() > size;
         groups.truncate(size);
         let next_page_token = match groups.last() {
@@ -41,7 +42,7 @@ impl Ledger {
         Ok(Response::new(ListFailuresResponse {
             groups: groups
                 .iter()
-                .map(|group| message_of(group, language))
+                .map(|group| message_of(group, for_operators, language))
                 .collect(),
             next_page_token,
         }))
@@ -54,7 +55,10 @@ impl Ledger {
         after: Option<[u8; 3]>,
         size: usize,
     ) -> Result<Vec<FailureGroup>, DbErr> {
-        let session = self.store.reader();
+        let session = match failed {
+            Failed::Chosen(chosen) => self.store.reader_of(chosen.tenant),
+            Failed::All(_) => self.store.reader(),
+        };
         let letters = match failed {
             Failed::Chosen(chosen) => Letters::of(chosen),
             Failed::All(letters) => Some(letters.clone()),
@@ -83,14 +87,17 @@ fn place_of(group: &FailureGroup) -> [u8; 3] {
     [high, low, group.stage.code()]
 }
 
-fn message_of(group: &FailureGroup, language: Language) -> v1::FailureGroup {
+/// What a provider said last is told to operators: it speaks of the installation.
+fn message_of(group: &FailureGroup, for_operators: bool, language: Language) -> v1::FailureGroup {
     v1::FailureGroup {
-        reason: Some(reason_to_proto(
-            group.reason,
-            Some(group.stage),
-            "",
-            language,
-        )),
+        reason: Some(v1::Reason {
+            detail: if for_operators {
+                group.detail.clone()
+            } else {
+                String::new()
+            },
+            ..reason_to_proto(group.reason, Some(group.stage), "", language)
+        }),
         count: saturated(group.count),
         first_time: Some(timestamp_from_micros(group.first.0)),
         last_time: Some(timestamp_from_micros(group.last.0)),

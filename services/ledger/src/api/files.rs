@@ -20,7 +20,7 @@ use super::bounds::Bounded;
 use super::failure::{Failure, answer};
 use super::failures::Failed;
 use super::operations::{BulkRequest, Command, Commander, Place};
-use super::{Ledger, TenantScope, page_token};
+use super::{Ledger, TenantScope, page_token, within_time};
 use crate::select::{Purpose, resolve};
 use crate::store::selection::{Grouping, Position, Selection};
 use crate::store::work::{self, WorkRow};
@@ -44,7 +44,7 @@ impl FileService for Ledger {
                 names::parse_file_name(name).map_err(|error| error.refusal("name"))?;
             scope.check(batch, name)?;
             let file = FileRef::new(scope.tenant, batch, ordinal);
-            let rows = work::read(&self.store.reader(), &[file]).await?;
+            let rows = work::read(&self.store.reader_of(scope.tenant), &[file]).await?;
             let mut files = self.describe(rows, true, language).await?;
             let file = files.pop().ok_or_else(|| Refusal::not_found(name))?;
             Ok(Response::new(file))
@@ -71,7 +71,7 @@ impl FileService for Ledger {
                 batch,
                 ordinal: u32::from_be_bytes(from),
             });
-            let session = self.store.reader();
+            let session = self.store.reader_of(scope.tenant);
             let wanted = u32::try_from(size + 1).unwrap_or(u32::MAX);
             let step = selection::next(&session, &chosen, from, ROWS_READ_A_PAGE, wanted).await?;
             let rows = step.rows;
@@ -122,7 +122,8 @@ impl FileService for Ledger {
             let chosen = self
                 .choose(&scope, "selector", &selector, Purpose::Count)
                 .await?;
-            let counts = selection::count(&self.store.reader(), &chosen, grouping).await?;
+            let session = self.store.reader_of(scope.tenant);
+            let counts = within_time(selection::count(&session, &chosen, grouping)).await?;
             Ok(Response::new(counted(counts, grouping)))
         })
         .await
@@ -155,6 +156,7 @@ impl FileService for Ledger {
             self.failures(
                 Some(scope.tenant),
                 Failed::Chosen(&chosen),
+                false,
                 message,
                 language,
             )
@@ -238,7 +240,7 @@ impl Ledger {
         } else {
             scope.batch(&format!("{field}.batch"), &selector.batch)?;
         }
-        let session = self.store.reader();
+        let session = self.store.reader_of(scope.tenant);
         let now = session.now().await?;
         let chosen = resolve(&session, scope.tenant, field, selector, purpose, now).await?;
         Ok(chosen)
@@ -250,7 +252,10 @@ impl Ledger {
         full: bool,
         language: Language,
     ) -> Result<Vec<File>, DbErr> {
-        let session = self.store.reader();
+        let Some(first) = rows.first() else {
+            return Ok(Vec::new());
+        };
+        let session = self.store.reader_of(first.file.tenant);
         let generations: Vec<_> = rows.iter().map(|row| (row.file, row.generation)).collect();
         let failed: Vec<FileRef> = rows
             .iter()

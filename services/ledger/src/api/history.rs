@@ -97,7 +97,7 @@ impl Ledger {
         size: usize,
         language: Language,
     ) -> Result<Option<(ListFileHistoryResponse, Option<Place>)>, DbErr> {
-        let session = self.store.reader();
+        let session = self.store.reader_of(file.tenant);
         let rows = work::read(&session, &[file]).await?;
         let Some(view) = reads::views(&session, rows).await?.pop() else {
             return Ok(None);
@@ -150,7 +150,7 @@ impl Ledger {
         created_at: Micros,
         language: Language,
     ) -> Result<Vec<Happened>, DbErr> {
-        let session = self.store.reader();
+        let session = self.store.reader_of(file.tenant);
         let mut happened = vec![Happened {
             at: created_at,
             rank: 0,

@@ -13,8 +13,8 @@ use caudal_domain::{
 use caudal_node::scope::{self, Role, Scope};
 use caudal_proto::convert::{
     batch_from_bytes, file_state_to_proto, file_tokens_from_proto, outcome_from_proto,
-    reason_from_code, sha256_from_bytes, stage_version_from_proto, warning_from_proto,
-    warning_to_proto,
+    reason_from_code, sha256_from_bytes, stage_from_name, stage_version_from_proto,
+    warning_from_proto, warning_to_proto,
 };
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::mesh::v1::ledger_service_server::LedgerService;
@@ -23,7 +23,7 @@ use caudal_proto::mesh::v1::{
     GetArtifactFactsRequest, GetArtifactFactsResponse, GetIssueFactsRequest, GetIssueFactsResponse,
     GetSnapshotRequest, GetSnapshotResponse, Input, InputArtifact, IssueFacts, LeaseRequest,
     LeaseResponse, LeaseVerdict, ListChangesRequest, ListChangesResponse, ListEventsRequest,
-    ListEventsResponse, PackedChanges, ReleaseRequest, ReleaseResponse, RenewRequest,
+    ListEventsResponse, PackedChanges, ProcessWait, ReleaseRequest, ReleaseResponse, RenewRequest,
     RenewResponse, RenewVerdict, Report as ReportMessage, ReportRequest, ReportResponse,
     ReportVerdict, RequestReconcileRequest, RequestReconcileResponse, Work, report,
 };
@@ -31,6 +31,7 @@ use caudal_proto::v1::{FileColumns, FolderColumns, Snapshot};
 use futures::stream::{self, Stream};
 use sea_orm::DbErr;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::bounds::{self, Bounded};
 use super::failure::{Failure, answer};
@@ -120,7 +121,18 @@ impl LedgerService for Ledger {
     ) -> Result<Response<RenewResponse>, Status> {
         answer(async {
             require_service(&request)?;
-            let held = held_of(request.get_ref().files.as_ref())?;
+            let request = request.get_ref();
+            if let Some(wait) = &request.wait {
+                self.note_wait(&request.process, wait)?;
+                let nothing_held = request
+                    .files
+                    .as_ref()
+                    .is_none_or(|files| files.ordinal.is_empty());
+                if nothing_held {
+                    return Ok(Response::new(RenewResponse::default()));
+                }
+            }
+            let held = held_of(request.files.as_ref())?;
             let kept = self.ask(Renew { held }).await?;
             let verdict = |kept: bool| {
                 if kept {
@@ -210,7 +222,7 @@ impl LedgerService for Ledger {
         answer(async {
             require_service(&request)?;
             let message = request.get_ref();
-            let session = self.store.reader();
+            let session = self.store.credentials();
             let presented = credentials::presented(&session, &message.key_id).await?;
             // One answer for unknown, wrong, revoked and expired, and for a row that makes no sense: nothing is learnt by
             // guessing.
@@ -263,7 +275,7 @@ impl LedgerService for Ledger {
             let scope = TenantScope::of(&request)?;
             let message = request.get_ref();
             let batch = batch_of(&scope, &message.batch)?;
-            let session = self.store.reader();
+            let session = self.store.reader_of(scope.tenant);
             let Some(known) = reads::batch(&session, scope.batch_ref(batch)).await? else {
                 return Err(Refusal::not_found(&names::batch_name(batch)).into());
             };
@@ -377,7 +389,7 @@ impl LedgerService for Ledger {
                 scope.require_whole_tenant()?;
             }
             if let Some(batch) = batch {
-                let session = self.store.reader();
+                let session = self.store.reader_of(scope.tenant);
                 let known = reads::batch(&session, scope.batch_ref(batch)).await?;
                 if known.is_none() {
                     return Err(Refusal::not_found(&names::batch_name(batch)).into());
@@ -401,7 +413,8 @@ impl LedgerService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let batch = batch_of(&scope, &request.get_ref().batch)?;
-            let found = reads::batch(&self.store.reader(), scope.batch_ref(batch)).await?;
+            let found =
+                reads::batch(&self.store.reader_of(scope.tenant), scope.batch_ref(batch)).await?;
             let Some((progress, cold)) = found else {
                 return Err(Refusal::not_found(&names::batch_name(batch)).into());
             };
@@ -602,7 +615,7 @@ impl Ledger {
         let files: Vec<FileRef> = wanted
             .map(|ordinal| FileRef::new(tenant, batch, *ordinal))
             .collect();
-        let rows = work::read(&self.store.reader(), &files).await?;
+        let rows = work::read(&self.store.reader_of(tenant), &files).await?;
         let rows: HashMap<FileRef, work::WorkRow> =
             rows.into_iter().map(|row| (row.file, row)).collect();
         let facts = |file: &FileRef| match rows.get(file) {
@@ -631,7 +644,7 @@ impl Ledger {
         let mut read = 0;
         while found.len() < wanted && read < ROWS_READ {
             let rows = work::range(
-                &self.store.reader(),
+                &self.store.reader_of(tenant),
                 BatchRef::new(tenant, batch),
                 from,
                 ROWS_A_STATEMENT,
@@ -661,7 +674,12 @@ impl Ledger {
             return Ok(());
         }
         let time = self.upload_deadline;
-        let deadline = self.store.reader().now().await?.plus(time);
+        let deadline = self
+            .store
+            .reader_of(row.key().tenant)
+            .now()
+            .await?
+            .plus(time);
         if deadline.since(row.upload_deadline) < time / DEADLINE_MOVES {
             return Ok(());
         }
@@ -683,7 +701,9 @@ impl Ledger {
             .filter(may_come)
             .map(|facts| batch.file(facts.ordinal))
             .collect();
-        let declared = reads::declared_checksums(&self.store.reader(), waiting.into_iter()).await?;
+        let declared =
+            reads::declared_checksums(&self.store.reader_of(batch.tenant), waiting.into_iter())
+                .await?;
         for facts in files {
             if let Some(sha256) = declared.get(&batch.file(facts.ordinal)) {
                 facts.declared_sha256 = Bytes::copy_from_slice(sha256);
@@ -703,7 +723,7 @@ impl Ledger {
         let Ok(stage) = stage.parse::<Stage>() else {
             return Ok(None);
         };
-        let session = self.store.reader();
+        let session = self.store.reader_of(file.tenant);
         let rows = work::read(&session, &[file]).await?;
         let Some(row) = rows.first() else {
             return Ok(None);
@@ -746,7 +766,7 @@ impl Ledger {
         batch: BatchId,
         after: u64,
     ) -> Result<Option<ListChangesResponse>, DbErr> {
-        let session = self.store.reader();
+        let session = self.store.reader_of(tenant);
         let rows =
             changes::after(&session, BatchRef::new(tenant, batch), after, MAX_CHANGES).await?;
         let gap = rows.first().map(|(revision, _)| *revision != after + 1);
@@ -817,7 +837,7 @@ struct SnapshotReader {
 
 impl SnapshotReader {
     async fn part(&mut self) -> Result<Option<Snapshot>, DbErr> {
-        let session = self.ledger.store.reader();
+        let session = self.ledger.store.reader_of(self.tenant);
         let mut part = self.head.take().unwrap_or_default();
         self.head = Some(Snapshot {
             revision: part.revision,
@@ -892,6 +912,17 @@ fn require_service_of<T: Bounded>(
 fn stage_of(name: &str) -> Result<Stage, Refusal> {
     name.parse()
         .map_err(|error: caudal_domain::UnknownStage| Refusal::invalid("stage", error.to_string()))
+}
+
+impl Ledger {
+    fn note_wait(&self, process: &str, wait: &ProcessWait) -> Result<(), Refusal> {
+        let stage = stage_from_name(&wait.stage).map_err(|error| error.refusal("wait.stage"))?;
+        let process = Uuid::try_parse(process)
+            .map_err(|_| Refusal::invalid("process", "must be the UUID of the process"))?;
+        let waiting = wait.waiting.clone().unwrap_or_default();
+        self.waits.told(stage, process, waiting, Instant::now());
+        Ok(())
+    }
 }
 
 fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, Refusal> {

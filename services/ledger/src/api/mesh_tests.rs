@@ -27,6 +27,7 @@ async fn ledger(url: &str) -> Ledger {
         lease: limits::LEASE,
         upload_deadline: caudal_domain::limits::UPLOAD_DEADLINE,
         leases: LeaseCache::default(),
+        waits: crate::waits::Waits::new(limits::LEASE),
         versions: super::super::versions::Versions::default(),
         operations: Signals::default(),
         windows: HashMap::new(),

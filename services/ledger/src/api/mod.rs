@@ -22,6 +22,7 @@ mod words;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use caudal_domain::{BatchId, BatchRef, FieldViolation, Refusal, Stage, TenantId, names};
 use caudal_node::scope::{self, MeshSecret, Role, Scope};
@@ -41,6 +42,7 @@ use crate::metrics::LedgerMetrics;
 use crate::settings::TenantLimits;
 use crate::signals::Signals;
 use crate::store::Store;
+use crate::waits::Waits;
 use crate::writer::audited::{Act, Actor};
 use crate::writer::request_key::RequestKey;
 
@@ -50,9 +52,10 @@ pub(crate) struct Ledger {
     pub(crate) store: Arc<Store>,
     pub(crate) writer: ActiveWriter,
     pub(crate) reconcile: Arc<tokio::sync::Notify>,
-    pub(crate) lease: std::time::Duration,
-    pub(crate) upload_deadline: std::time::Duration,
+    pub(crate) lease: Duration,
+    pub(crate) upload_deadline: Duration,
     pub(crate) leases: LeaseCache,
+    pub(crate) waits: Waits,
     pub(crate) versions: Versions,
     pub(crate) operations: Signals,
     pub(crate) windows: HashMap<Stage, u32>,
@@ -62,6 +65,36 @@ pub(crate) struct Ledger {
     /// Limits of tenants that have none of their own.
     pub(crate) tenant_limits: TenantLimits,
     pub(crate) key_uses: KeyUses,
+}
+
+/// How long a read may take that goes through many rows.
+const LONG_READ: Duration = Duration::from_secs(60);
+
+/// A read that takes longer than it may is given up: whoever asks may ask for less.
+async fn within_time<T, E>(read: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
+    within(LONG_READ, read).await
+}
+
+async fn within<T, E>(
+    time: Duration,
+    read: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
+    match tokio::time::timeout(time, read).await {
+        Ok(read) => Ok(read?),
+        Err(_) => {
+            let words = format!(
+                "this looks at too many files to be answered within {} s: ask for a batch, a folder, states or ordinals",
+                time.as_secs()
+            );
+            Err(Refusal::exhausted("READ_TOO_LONG", words).into())
+        }
+    }
 }
 
 impl Ledger {
@@ -167,4 +200,22 @@ pub(crate) fn request_key(
         method,
         body_hash: Sha256::digest(body.encode_to_vec()).into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_takes_too_long_is_given_up_with_words() {
+        let endless = std::future::pending::<Result<(), Refusal>>();
+        let failure = within(Duration::ZERO, endless).await.err().unwrap();
+        let words = tonic::Status::from(failure);
+        assert_eq!(words.code(), tonic::Code::ResourceExhausted);
+        assert!(words.message().contains("ask for a batch"), "{words:?}");
+        let read = within_time(async { Ok::<_, Refusal>(7) }).await;
+        assert_eq!(read.ok(), Some(7));
+    }
 }

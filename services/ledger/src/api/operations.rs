@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::bounds::{self, Bounded};
 use super::failure::{Failure, answer};
 use super::tenancy::actor_of;
-use super::{Ledger, TenantScope, page_token, request_key};
+use super::{Ledger, TenantScope, page_token, request_key, within_time};
 use crate::select::{Purpose, folded, resolve};
 use crate::store::operations::{FileVerb, OperationRow, OperationState, Viewer};
 use crate::store::selection::{Grouping, Selection};
@@ -252,14 +252,15 @@ impl Ledger {
         tenant: TenantId,
         request: &RequestKey,
     ) -> Result<Option<Operation>, Failure> {
-        let first = requests::answered(&self.store.reader(), (tenant, request.id)).await?;
+        let first = requests::answered(&self.store.reader_of(tenant), (tenant, request.id)).await?;
         Ok(first
             .filter(|first| first.method == request.method && first.body_hash == request.body_hash)
             .and_then(|first| Operation::decode(first.answer.as_slice()).ok()))
     }
 
     async fn matched(&self, chosen: &Selection) -> Result<u64, Failure> {
-        let counts = selection::count(&self.store.reader(), chosen, Grouping::Nothing).await?;
+        let session = self.store.reader_of(chosen.tenant);
+        let counts = within_time(selection::count(&session, chosen, Grouping::Nothing)).await?;
         Ok(counts.iter().map(|(_, count)| count).sum())
     }
 

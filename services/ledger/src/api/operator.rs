@@ -1,6 +1,7 @@
 //! `caudal.v1.OperatorService`: questions and operations over all tenants, for operators alone.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use caudal_domain::{FileState, Refusal, Stage, TenantId, names};
 use caudal_proto::convert::{duration_from_proto, file_state_from_proto, timestamp_from_micros};
@@ -27,7 +28,7 @@ use crate::select::{Purpose, resolve, resolve_letters};
 use crate::store::selection::{self, Aged};
 use crate::store::time::Micros;
 use crate::store::{tenants, work};
-use crate::wire::saturated;
+use crate::wire::{self, saturated};
 use crate::writer::verbs::update_tenant::TenantChanges;
 
 /// Rows that one answer holds; its total counts them all.
@@ -73,6 +74,16 @@ impl OperatorService for Ledger {
         answer(async {
             operators_act(&request)?;
             let waiting = work::waiting_by_stage(&self.store.reader()).await?;
+            let waits = self.waits.now(Instant::now());
+            let waits_of = |stage: Stage| {
+                let of_stage = waits.iter().filter(move |wait| wait.stage == stage);
+                let told = of_stage.map(|wait| v1::StageWait {
+                    wait: Some(wire::wait(wait)),
+                    processes: wait.processes,
+                    detail: wait.waiting.detail.clone(),
+                });
+                told.collect()
+            };
             let stages = Stage::ALL.into_iter().map(|stage| {
                 let (count, oldest) = waiting.get(&stage).copied().unwrap_or_default();
                 v1::Stage {
@@ -82,6 +93,7 @@ impl OperatorService for Ledger {
                     dispatched: u32::try_from(self.metrics.outstanding.with([stage.name()]).get())
                         .unwrap_or_default(),
                     window: self.windows.get(&stage).copied().unwrap_or_default(),
+                    waits: waits_of(stage),
                 }
             });
             Ok(Response::new(ListStagesResponse {
@@ -107,14 +119,20 @@ impl OperatorService for Ledger {
             if message.tenant.is_empty() {
                 let letters = resolve_letters(FIELD, &selector, now)?;
                 return self
-                    .failures(None, Failed::All(letters), &failures, language)
+                    .failures(None, Failed::All(letters), true, &failures, language)
                     .await;
             }
             let tenant = self.tenant("tenant", &message.tenant).await?;
             let chosen =
                 resolve(&session, tenant, FIELD, &selector, Purpose::Failures, now).await?;
-            self.failures(Some(tenant), Failed::Chosen(&chosen), &failures, language)
-                .await
+            self.failures(
+                Some(tenant),
+                Failed::Chosen(&chosen),
+                true,
+                &failures,
+                language,
+            )
+            .await
         })
         .await
     }

@@ -93,7 +93,8 @@ impl TenantService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             scope.require_whole_tenant()?;
-            let account = tenants::account(&self.store.reader(), scope.tenant).await?;
+            let account =
+                tenants::account(&self.store.reader_of(scope.tenant), scope.tenant).await?;
             let unknown = || Refusal::not_found(&names::tenant_name(scope.tenant));
             let account = account.ok_or_else(unknown)?;
             Ok(Response::new(self.usage(&account).await?))

@@ -34,7 +34,7 @@ impl Ledger {
         } else {
             scope.require_whole_tenant()?;
         }
-        let under_way = tus::under_way(&self.store.reader(), scope.tenant).await?;
+        let under_way = tus::under_way(&self.store.reader_of(scope.tenant), scope.tenant).await?;
         let create = CreateTus {
             tenant: scope.tenant,
             id: upload_id(&message.upload)?,
@@ -104,7 +104,7 @@ impl Ledger {
         let scope = TenantScope::of(&request)?;
         let message = request.get_ref();
         let id = upload_id(&message.upload)?;
-        let session = self.store.reader();
+        let session = self.store.reader_of(scope.tenant);
         if let Some(row) = tus::get(&session, scope.tenant, id).await? {
             check(&scope, &row)?;
         }
@@ -140,7 +140,7 @@ impl Ledger {
     /// The upload, if this caller may see it: a foreign one and an unknown one answer alike.
     async fn tus_of(&self, scope: &TenantScope, id: &[u8]) -> Result<TusRow, Failure> {
         let id = upload_id(id)?;
-        let row = tus::get(&self.store.reader(), scope.tenant, id).await?;
+        let row = tus::get(&self.store.reader_of(scope.tenant), scope.tenant, id).await?;
         let row = row.ok_or_else(|| no_upload(id))?;
         check(scope, &row)?;
         Ok(row)

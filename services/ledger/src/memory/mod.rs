@@ -32,8 +32,9 @@ pub(crate) struct Memory {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) metrics: LedgerMetrics,
     pub(crate) versions: FxHashMap<StageVersion, u32>,
-    /// The newest version that processes of each stage were seen to run.
-    pub(crate) newest_versions: FxHashMap<Stage, u32>,
+    /// The newest version that processes of each stage were seen to run. `None`: to be read, for a group that moved one got no
+    /// answer to its COMMIT.
+    pub(crate) newest_versions: Option<FxHashMap<Stage, u32>>,
     pub(crate) clock: DatabaseClock,
     pub(crate) leases: LeaseCache,
     pub(crate) known: Known,
@@ -100,7 +101,7 @@ impl Memory {
             versions: versions
                 .map(|(number, version)| (version, number))
                 .collect(),
-            newest_versions: read.newest_versions,
+            newest_versions: Some(read.newest_versions),
             clock: DatabaseClock::default(),
             leases,
             known: Known::default(),

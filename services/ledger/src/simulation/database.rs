@@ -570,6 +570,14 @@ impl WriteTransaction for ModelTransaction {
         self.read(|tables| tables.versions.to_vec()).await
     }
 
+    async fn newest_versions(&self) -> Result<HashMap<Stage, u32>, DbErr> {
+        self.read(|tables| {
+            let newest = tables.newest.iter();
+            newest.map(|(stage, number)| (*stage, *number)).collect()
+        })
+        .await
+    }
+
     async fn oldest_outbox(&self) -> Result<HashMap<Stage, Micros>, DbErr> {
         self.read(|tables| {
             let mut oldest = HashMap::new();

@@ -115,8 +115,13 @@ impl Step<'_> {
         let file = row.file;
         let went_out = row.dispatched_at.is_some()
             && old.is_none_or(|old| old.dispatched_at.is_none() || old.stage != row.stage);
-        // What was decided before a pause may be committed together with it.
-        if went_out && !may_go_out(self.before, row) && !may_go_out(self.after, row) {
+        // What was decided before a pause may be committed together with it, and with what let it go on before that.
+        let [before, after] = [self.before, self.after].map(|tables| hindrances(tables, row));
+        let hindered = before
+            .into_iter()
+            .zip(after)
+            .any(|(before, after)| before && after);
+        if went_out && hindered {
             self.breaks(format!("{file} went out while its batch may not"));
         }
         self.check_standing(row);
@@ -500,15 +505,17 @@ fn out(tables: &Tables) -> (BTreeMap<Stage, u32>, BTreeMap<TenantId, u32>) {
     (stages, tenants)
 }
 
-fn may_go_out(tables: &Tables, row: &WorkRow) -> bool {
-    let batch = tables.batches.get(&row.file.batch_ref());
-    batch.is_some_and(|batch| {
-        let progress = &batch.0;
-        let started = !progress.starts_when_completed || progress.facts.manifest_complete;
-        let tenant = tables.tenants.get(&row.file.tenant);
-        let held = tenant.is_some_and(|tenant| tenant.paused || tenant.closed);
-        !held && progress.pause.is_none() && !progress.facts.cancel_requested && started
-    })
+/// What keeps the files of a batch from going out, all of it where it is not there: its tenant, a pause, a cancel, its manifest.
+fn hindrances(tables: &Tables, row: &WorkRow) -> [bool; 4] {
+    let Some(batch) = tables.batches.get(&row.file.batch_ref()) else {
+        return [true; 4];
+    };
+    let progress = &batch.0;
+    let started = !progress.starts_when_completed || progress.facts.manifest_complete;
+    let tenant = tables.tenants.get(&row.file.tenant);
+    let held = tenant.is_some_and(|tenant| tenant.paused || tenant.closed);
+    let cancelled = progress.facts.cancel_requested;
+    [held, progress.pause.is_some(), cancelled, !started]
 }
 
 fn is_cancelled(tables: &Tables, row: &WorkRow) -> bool {

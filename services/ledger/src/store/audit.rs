@@ -69,7 +69,7 @@ pub(crate) async fn before<C: ConnectionTrait>(
     limit: u32,
 ) -> Result<Vec<AuditRow>, DbErr> {
     let whose = match tenant {
-        Some(_) => "a.tenant_id = $2 AND",
+        Some(_) => "a.tenant_id = $3 AND",
         None => "",
     };
     let order = match tenant {
@@ -78,9 +78,12 @@ pub(crate) async fn before<C: ConnectionTrait>(
     };
     let sql = format!(
         "SELECT a.id, a.tenant_id, a.at, a.actor, a.key_id, a.act, a.target, a.detail FROM audit AS a \
-         WHERE {whose} a.id < $1 ORDER BY {order} LIMIT {limit}"
+         WHERE {whose} a.id < $1 ORDER BY {order} LIMIT $2"
     );
-    let mut values: Vec<Value> = vec![before.unwrap_or(Uuid::max()).into()];
+    let mut values: Vec<Value> = vec![
+        before.unwrap_or(Uuid::max()).into(),
+        i64::from(limit).into(),
+    ];
     values.extend(tenant.map(|tenant| Value::from(tenant.as_uuid())));
     let rows = session.rows(sql, values).await?;
     rows.iter().map(AuditRow::read).collect()

@@ -187,6 +187,7 @@ impl Transaction {
         Session {
             connection: &self.inner,
             dialect: self.dialect,
+            turns: None,
             #[cfg(test)]
             faults: self.faults.as_deref(),
         }

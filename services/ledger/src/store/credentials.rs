@@ -157,14 +157,14 @@ pub(crate) async fn keys<C: ConnectionTrait>(
 ) -> Result<Vec<KeyRow>, DbErr> {
     let (at, id) = before.map_or((i64::MAX, ""), |(at, id)| (at.0, id));
     let whose = match tenant {
-        Some(_) => "k.tenant_id = $3",
+        Some(_) => "k.tenant_id = $4",
         None => "k.tenant_id IS NULL",
     };
     let sql = format!(
         "SELECT {COLUMNS} FROM api_keys AS k WHERE {whose} AND k.created_at <= $1 \
-         AND (k.created_at < $1 OR k.id < $2) ORDER BY k.created_at DESC, k.id DESC LIMIT {limit}"
+         AND (k.created_at < $1 OR k.id < $2) ORDER BY k.created_at DESC, k.id DESC LIMIT $3"
     );
-    let mut values: Vec<Value> = vec![at.into(), id.into()];
+    let mut values: Vec<Value> = vec![at.into(), id.into(), i64::from(limit).into()];
     values.extend(tenant.map(|tenant| Value::from(tenant.as_uuid())));
     let rows = session.rows(sql, values).await?;
     rows.iter().map(KeyRow::read).collect()

@@ -22,6 +22,8 @@ pub(crate) struct FailureGroup {
     pub(crate) first: Micros,
     pub(crate) last: Micros,
     pub(crate) samples: Vec<FileRef>,
+    /// What a provider said with one of them; empty for reasons of other kinds.
+    pub(crate) detail: String,
 }
 
 /// Whose failures, where the columns of `dead_letters` alone decide.
@@ -106,6 +108,7 @@ pub(crate) async fn groups<C: ConnectionTrait>(
             first: Micros(row.try_get("", "first")?),
             last: Micros(row.try_get("", "last")?),
             samples: Vec::new(),
+            detail: String::new(),
         });
     }
     Ok(found)
@@ -127,13 +130,16 @@ pub(crate) async fn add_samples<C: ConnectionTrait>(
     values.push(i64::from(group.reason.number()).into());
     values.push(i64::from(group.stage.code()).into());
     let sql = format!(
-        "SELECT d.tenant_id, d.batch_id, d.ordinal FROM dead_letters AS d WHERE {conditions} AND d.reason = ${} \
+        "SELECT d.tenant_id, d.batch_id, d.ordinal, d.detail FROM dead_letters AS d WHERE {conditions} AND d.reason = ${} \
          AND d.stage = ${} LIMIT {SAMPLES}",
         values.len() - 1,
         values.len()
     );
     for row in session.rows(sql, values).await? {
         group.samples.push(file_of(&row)?);
+        if group.reason.is_for_operators() {
+            group.detail = row.try_get("", "detail")?;
+        }
     }
     Ok(())
 }
@@ -168,6 +174,7 @@ pub(crate) async fn groups_by_walk<C: ConnectionTrait>(
                     first: row.changed_at,
                     last: row.changed_at,
                     samples: vec![row.file],
+                    detail: String::new(),
                 }),
             }
         }

@@ -28,6 +28,7 @@ pub(crate) mod tenancy;
 pub(crate) mod tenants;
 pub(crate) mod time;
 pub(crate) mod trouble;
+pub(crate) mod turns;
 pub(crate) mod tus;
 pub(crate) mod versions;
 pub(crate) mod work;
@@ -48,9 +49,14 @@ pub(crate) use self::connections::Transaction;
 use self::connections::WriteConnections;
 use self::dialect::Dialect;
 use self::time::Micros;
+use self::turns::{Turn, Turns};
 
 /// Connections that readers share. SQLite's readers never wait for the writer (write-ahead log).
 const READ_CONNECTIONS: u32 = 4;
+/// Statements that are read for tenants at once: one connection is left to operators, services and the ledger itself.
+const READS_OF_TENANTS: usize = 3;
+/// The same of one tenant.
+const READS_OF_A_TENANT: usize = 2;
 /// How long a connection may take to be made or to come free.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long Postgres lets a transaction sit idle, in milliseconds; shorter than a term.
@@ -79,6 +85,9 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The database, open and migrated.
 pub(crate) struct Store {
     reads: DatabaseConnection,
+    /// Nobody waits to be known because others read a lot.
+    credentials: DatabaseConnection,
+    turns: Turns,
     writes: WriteConnections,
     dialect: Dialect,
 }
@@ -94,8 +103,11 @@ impl Store {
         let writes =
             WriteConnections::open(options(url, writers, &[PLANNED_ONCE]), dialect).await?;
         let reads = Database::connect(options(url, READ_CONNECTIONS, &[])).await?;
+        let credentials = Database::connect(options(url, 1, &[])).await?;
         Ok(Self {
             reads,
+            credentials,
+            turns: Turns::new(READS_OF_TENANTS, READS_OF_A_TENANT),
             writes,
             dialect,
         })
@@ -104,6 +116,19 @@ impl Store {
     /// For reads outside the writer. They see what is committed.
     pub(crate) fn reader(&self) -> Session<'_, DatabaseConnection> {
         Session::new(&self.reads, self.dialect)
+    }
+
+    /// For what is read for a tenant: each statement waits for its turn.
+    pub(crate) fn reader_of(&self, tenant: TenantId) -> Session<'_, DatabaseConnection> {
+        Session {
+            turns: Some((&self.turns, tenant)),
+            ..self.reader()
+        }
+    }
+
+    /// For the check of a credential, on a connection of its own.
+    pub(crate) fn credentials(&self) -> Session<'_, DatabaseConnection> {
+        Session::new(&self.credentials, self.dialect)
     }
 
     /// Begins a transaction of the writer.
@@ -119,6 +144,7 @@ impl Store {
     pub(crate) async fn close(&self) {
         self.writes.close().await;
         connections::close(&self.reads).await;
+        connections::close(&self.credentials).await;
     }
 }
 
@@ -180,6 +206,8 @@ fn options(
 pub(crate) struct Session<'a, C> {
     connection: &'a C,
     pub(crate) dialect: Dialect,
+    /// For whom it reads, where that goes in turn.
+    turns: Option<(&'a Turns, TenantId)>,
     #[cfg(test)]
     faults: Option<&'a faults::Faults>,
 }
@@ -189,6 +217,7 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         Self {
             connection,
             dialect,
+            turns: None,
             #[cfg(test)]
             faults: None,
         }
@@ -209,6 +238,11 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         }
     }
 
+    async fn turn(&self) -> Option<Turn> {
+        let (turns, tenant) = self.turns?;
+        turns.of(tenant).await
+    }
+
     /// Runs a statement; how many rows it touched.
     pub(crate) async fn execute(
         &self,
@@ -218,6 +252,7 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         let statement = self.statement(sql, values);
         #[cfg(test)]
         self.may_fail().await?;
+        let _turn = self.turn().await;
         Ok(self
             .connection
             .execute_raw(statement)
@@ -234,6 +269,7 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         let statement = self.statement(sql, values);
         #[cfg(test)]
         self.may_fail().await?;
+        let _turn = self.turn().await;
         self.connection.query_all_raw(statement).await
     }
 
@@ -252,6 +288,7 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         if self.dialect == Dialect::Sqlite {
             return self.rows(sql, values).await;
         }
+        let _turn = self.turn().await;
         let transaction = self.connection.begin().await?;
         transaction.execute_unprepared(BY_RANGE).await?;
         let session = Session::new(&transaction, self.dialect);
@@ -270,6 +307,7 @@ impl<'a, C: ConnectionTrait> Session<'a, C> {
         let statement = self.statement(sql, values);
         #[cfg(test)]
         self.may_fail().await?;
+        let _turn = self.turn().await;
         self.connection.query_one_raw(statement).await
     }
 

@@ -646,6 +646,7 @@ async fn second_tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
         first: now,
         last: now,
         samples: Vec::new(),
+        detail: String::new(),
     };
     failures::add_samples(session, &letters, &mut group)
         .await

@@ -153,10 +153,11 @@ pub(crate) async fn accounts<C: ConnectionTrait>(
 ) -> Result<Vec<Account>, DbErr> {
     let sql = format!(
         "SELECT {HOT}, {ACCOUNT} FROM tenants AS n WHERE n.tenant_id < $1 \
-         ORDER BY n.tenant_id DESC LIMIT {limit}"
+         ORDER BY n.tenant_id DESC LIMIT $2"
     );
     let before = before.unwrap_or(Uuid::max());
-    let rows = session.rows(sql, vec![before.into()]).await?;
+    let values = vec![before.into(), i64::from(limit).into()];
+    let rows = session.rows(sql, values).await?;
     rows.iter().map(Account::read).collect()
 }
 

@@ -97,6 +97,8 @@ pub(crate) trait WriteTransaction {
     ) -> Result<HashSet<(FileRef, Token)>, DbErr>;
     /// All stage versions.
     async fn versions(&self) -> Result<Vec<(u32, StageVersion)>, DbErr>;
+    /// The newest version of each stage that has one.
+    async fn newest_versions(&self) -> Result<HashMap<Stage, u32>, DbErr>;
     /// When the oldest unpublished dispatch of each stage was written (protocol 8.1).
     async fn oldest_outbox(&self) -> Result<HashMap<Stage, Micros>, DbErr>;
     /// One operation, locked until the end.
@@ -293,6 +295,10 @@ impl WriteTransaction for Transaction {
 
     async fn versions(&self) -> Result<Vec<(u32, StageVersion)>, DbErr> {
         versions::all(&self.session()).await
+    }
+
+    async fn newest_versions(&self) -> Result<HashMap<Stage, u32>, DbErr> {
+        versions::newest(&self.session()).await
     }
 
     async fn oldest_outbox(&self) -> Result<HashMap<Stage, Micros>, DbErr> {

@@ -14,6 +14,7 @@ use crate::store::reads::FileView;
 use crate::store::results::ResultRow;
 pub(crate) use crate::store::signed;
 use crate::store::time::Micros;
+use crate::waits::StageWait;
 
 /// `batches.options` as JSON.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -47,6 +48,17 @@ pub(crate) fn progress(row: &ProgressRow) -> v1::Batch {
         cancelling: row.facts.cancel_requested && !row.state.is_ended(),
         update_time: Some(timestamp_from_micros(row.changed_at.0)),
         ..v1::Batch::default()
+    }
+}
+
+/// What a stage waits for, as a tenant may know it: without what was seen.
+pub(crate) fn wait(wait: &StageWait) -> v1::Wait {
+    v1::Wait {
+        stage: wait.stage.name().to_owned(),
+        r#for: wait.waiting.r#for.clone(),
+        reason: wait.waiting.reason.clone(),
+        words: wait.waiting.words.clone(),
+        since_time: wait.waiting.since,
     }
 }
 

@@ -88,7 +88,9 @@ impl MemoryDelta {
         for (number, version) in self.new_versions.into_iter().chain(self.seen_versions) {
             memory.versions.insert(version, number);
         }
-        memory.newest_versions.extend(self.newest_versions);
+        if let Some(newest) = &mut memory.newest_versions {
+            newest.extend(self.newest_versions);
+        }
         for (batch, weight) in self.priorities {
             memory.dispatcher.reweigh(batch, weight);
         }
@@ -107,6 +109,9 @@ impl MemoryDelta {
         }
         if !planted!(StaleMemoryTrusted) {
             memory.forget();
+        }
+        if !self.newest_versions.is_empty() {
+            memory.newest_versions = None;
         }
         if !planted!(LeasesKeptAtUnknownCommit) {
             memory.leases.forget(self.rows.iter().map(|row| row.file));

@@ -31,6 +31,10 @@ impl Group<'_> {
         load_pages(transaction, needs, &mut loaded).await?;
         self.load_sources(transaction, needs, &mut loaded).await?;
         self.load_reported(transaction, needs, &mut loaded).await?;
+        if self.memory.newest_versions.is_none() {
+            let newest = transaction.newest_versions().await?;
+            self.memory.newest_versions = Some(newest.into_iter().collect());
+        }
         let versions = needs.iter().filter_map(|needs| needs.version.as_ref());
         let mut unknown = versions.filter(|version| !self.memory.versions.contains_key(version));
         if unknown.next().is_some() {

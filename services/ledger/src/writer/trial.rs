@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::conclude::Decided;
 use super::decide::decide;
+use super::error::GroupError;
 use super::in_flight::{Settled, Writing, learn};
 use super::manifest_page::{ManifestPage, NewEntry, NewFile};
 use super::request_key::RequestKey;
@@ -44,7 +45,7 @@ use crate::memory::{Memory, Recovered};
 use crate::metrics::LedgerMetrics;
 use crate::phases::Phases;
 use crate::settings::LedgerSettings;
-use crate::simulation::database::{Database, Shared, Tables};
+use crate::simulation::database::{CommitFate, Database, Shared, Tables};
 use crate::simulation::invariants::check;
 use crate::store::attempts::AttemptRow;
 use crate::store::operations::{FileVerb, OperationRow};
@@ -180,7 +181,33 @@ impl Trial {
 
     /// A group of verbs. It must be committed, do nothing that no commit may do, and leave tables that `caudal verify` finds
     /// nothing wrong with.
-    pub(super) fn group(&mut self, mut requests: Vec<Request>) {
+    pub(super) fn group(&mut self, requests: Vec<Request>) {
+        if let Settled::Failed { error, .. } = self.settled(requests) {
+            panic!("a group was not committed: {error:?}");
+        }
+        let database = self.shared.borrow();
+        assert!(database.found.is_empty(), "{:?}", database.found);
+        let mut tables = database.committed.clone();
+        // Nobody relays here.
+        tables.outbox.clear();
+        let found = check(&tables);
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    /// A verb that is a group of its own, whose COMMIT the database takes and nobody hears of.
+    pub(super) fn lose_answer<V: Verb>(&mut self, verb: V) {
+        self.shared.borrow_mut().next_commit = CommitFate::LostAfter;
+        let settled = self.settled(vec![Request::new(verb).0]);
+        assert!(matches!(
+            settled,
+            Settled::Failed {
+                error: GroupError::Unknown(_),
+                ..
+            }
+        ));
+    }
+
+    fn settled(&mut self, mut requests: Vec<Request>) -> Settled {
         let transaction = Database::begin(&self.shared);
         let deciding = decide(
             &transaction,
@@ -200,17 +227,7 @@ impl Trial {
             committed: oneshot::channel().0,
         };
         let written = finish(writing.write(transaction, decided, requests));
-        match learn(delta, written, &mut self.memory, &self.relay) {
-            Settled::Committed { .. } => {}
-            Settled::Failed { error, .. } => panic!("a group was not committed: {error:?}"),
-        }
-        let database = self.shared.borrow();
-        assert!(database.found.is_empty(), "{:?}", database.found);
-        let mut tables = database.committed.clone();
-        // Nobody relays here.
-        tables.outbox.clear();
-        let found = check(&tables);
-        assert!(found.is_empty(), "{found:?}");
+        learn(delta, written, &mut self.memory, &self.relay)
     }
 
     /// What a group of one verb would write. Nothing of it happens.

@@ -49,7 +49,7 @@ impl Group<'_> {
 
     fn newest_version(&self, stage: Stage) -> Option<u32> {
         let now = self.effects.newest_versions.get(&stage);
-        now.or_else(|| self.memory.newest_versions.get(&stage))
-            .copied()
+        let known = || self.memory.newest_versions.as_ref()?.get(&stage);
+        now.or_else(known).copied()
     }
 }

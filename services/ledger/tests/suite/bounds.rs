@@ -1,14 +1,17 @@
 //! What one request, one answer and one act of the writer hold at most, whatever a client sends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use caudal_domain::{BatchId, Stage, TenantId, limits, names};
 use caudal_harness::{Database, PATIENCE};
 use caudal_proto::longrunning::ListOperationsRequest;
 use caudal_proto::mesh::v1::GetIssueFactsRequest;
 use caudal_proto::v1::{
     AddEntriesRequest, AddEntriesResponse, Batch, BatchOptions, BatchState, CancelBatchRequest,
-    CancelFilesRequest, CompleteBatchRequest, CreateBatchRequest, Entry, FileEntry, FileSelector,
-    FileState, GetBatchRequest, ListBatchesRequest, ListFilesRequest, ListFoldersRequest,
-    MissingFiles, UpdateBatchRequest, entry,
+    CancelFilesRequest, CompleteBatchRequest, CountFilesRequest, CreateBatchRequest, Entry,
+    FileEntry, FileSelector, FileState, GetBatchRequest, ListBatchesRequest, ListFilesRequest,
+    ListFoldersRequest, MissingFiles, UpdateBatchRequest, entry,
 };
 use futures::StreamExt;
 use prost::Message;
@@ -479,7 +482,49 @@ async fn what_is_missing_of_a_huge_batch_fails_in_slices_between_which_others_ar
     ledger.verify().await;
 }
 
+async fn who_reads_a_lot_leaves_a_turn_to_another(database: Database) {
+    const COUNTS: u32 = 16;
+    let ledger = TestLedger::start(database).await;
+    let batch = ledger.create(Batch::default()).await;
+    for first in (0..4_000).step_by(1_000) {
+        let entries = (first..first + 1_000).map(|n: u32| file(&format!("f{n}.txt"), 1));
+        add(&ledger, batch, entries.collect()).await.unwrap();
+    }
+    let other = another_tenant(&ledger).await;
+    create(&ledger, other, Batch::default()).await;
+    let counted = Arc::new(AtomicU32::new(0));
+    let mut counts = tokio::task::JoinSet::new();
+    for _ in 0..COUNTS {
+        let (mut files, counted) = (ledger.files(), counted.clone());
+        let request = CountFilesRequest {
+            selector: Some(FileSelector {
+                batch: names::batch_name(batch),
+                path_glob: "**/*9.txt".into(),
+                ..FileSelector::default()
+            }),
+            ..CountFilesRequest::default()
+        };
+        counts.spawn(async move {
+            let answer = files.count_files(request).await.unwrap().into_inner();
+            counted.fetch_add(1, Ordering::Relaxed);
+            answer.total
+        });
+    }
+    // One that waited behind all statements of the counts each time would be answered when they are done.
+    for _ in 0..5 {
+        let request = ListBatchesRequest::default();
+        let listed = ledger.batches_of(other).list_batches(request).await;
+        assert_eq!(listed.unwrap().into_inner().batches.len(), 1);
+    }
+    let meanwhile = counted.load(Ordering::Relaxed);
+    assert!(meanwhile < COUNTS, "all counts went before it");
+    while let Some(total) = counts.join_next().await {
+        assert_eq!(total.unwrap(), 400);
+    }
+}
+
 on_each_database![
+    who_reads_a_lot_leaves_a_turn_to_another,
     sizes_that_no_file_has_are_refused_and_other_tenants_go_on,
     a_place_beyond_the_last_ordinal_is_refused_and_does_not_lead_back_to_the_first,
     what_repeats_is_folded_and_more_than_can_differ_is_refused_by_field,

@@ -741,7 +741,49 @@ async fn a_page_holds_only_what_matches_however_long_the_way_to_it(database: Dat
     ledger.verify().await;
 }
 
+async fn what_a_provider_said_is_for_operators_alone(database: Database) {
+    let ledger = TestLedger::start(database).await;
+    let batch = ledger.create(Batch::default()).await;
+    ledger.add(batch, &["a.txt"]).await;
+    ledger.confirm(batch, 0..1).await;
+    let mut reader = ledger.reader(Stage::Upload);
+    let held = ledger.take(&mut reader, Stage::Upload, 1).await;
+    ledger.lease(Stage::Upload, &held).await;
+    ledger
+        .report(Stage::Upload, &held, &failed("PROVIDER_REJECTED"))
+        .await;
+    let told = ledger.file(batch, 0).await.reason.unwrap();
+    assert_eq!(
+        (told.code.as_str(), told.detail.as_str()),
+        ("PROVIDER_REJECTED", "")
+    );
+    assert!(!told.words.is_empty());
+    let name = names::file_name(batch, 0);
+    let (entries, _) = history(&ledger, &name, 0).await;
+    for entry in entries {
+        match entry.what.unwrap() {
+            What::Attempt(attempt) => assert_eq!(attempt.reason.unwrap().detail, ""),
+            What::DeadLetter(letter) => assert_eq!(letter.reason.unwrap().detail, ""),
+            _ => {}
+        }
+    }
+    let detail_of = |answer: caudal_proto::v1::ListFailuresResponse| {
+        let mut groups = answer.groups.into_iter();
+        groups.next().unwrap().reason.unwrap().detail
+    };
+    let request = ListFailuresRequest {
+        selector: Some(of(batch)),
+        ..ListFailuresRequest::default()
+    };
+    let own = ledger.files().list_failures(request).await.unwrap();
+    assert_eq!(detail_of(own.into_inner()), "");
+    let request = OperatorServiceListFailuresRequest::default();
+    let operators = ledger.operator().list_failures(request).await.unwrap();
+    assert_eq!(detail_of(operators.into_inner()), "because");
+}
+
 on_each_database![
+    what_a_provider_said_is_for_operators_alone,
     list_and_count_choose_the_same_files,
     a_selector_over_the_tenant_goes_through_the_counters_of_its_batches,
     what_a_selector_cannot_choose_is_refused_by_field_and_changes_nothing,

@@ -553,6 +553,7 @@ impl Storm {
         let request = RenewRequest {
             process: "storm".into(),
             files: Some(file_tokens_to_proto(held.iter().copied())),
+            wait: None,
         };
         insist(|| {
             let (mut mesh, request) = (self.ledger.mesh(), request.clone());

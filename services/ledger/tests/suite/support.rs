@@ -495,6 +495,7 @@ impl TestLedger {
         let request = RenewRequest {
             process: "test".into(),
             files: Some(file_tokens_to_proto(held.iter().copied())),
+            wait: None,
         };
         let answer = self.mesh().renew(request).await.unwrap().into_inner();
         answer

@@ -129,4 +129,20 @@ mod tests {
         grants(&mut trial, version(Stage::Upload), held);
         assert_eq!(newest(&trial), new);
     }
+
+    // Protocol 13.3: the database may have taken it, and an old version's results would be lent by what memory keeps.
+    #[test]
+    fn the_newest_version_is_read_again_where_the_commit_that_moved_it_got_no_answer() {
+        let mut trial = Trial::new();
+        grants(&mut trial, version(Stage::Upload), Held::new());
+        trial.lose_answer(Lease {
+            version: StageVersion::new(Stage::Upload, "2"),
+            held: Held::new(),
+        });
+        trial.tick();
+        let newest = trial.read(|tables| tables.newest.clone());
+        let known = trial.memory.newest_versions.clone().unwrap();
+        assert_eq!(known.get(&Stage::Upload), newest.get(&Stage::Upload));
+        assert_eq!(known.len(), newest.len());
+    }
 }

@@ -28,7 +28,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/batch.proto.
  */
 export const file_caudal_v1_batch: GenFile = /*@__PURE__*/
-  fileDesc("ChVjYXVkYWwvdjEvYmF0Y2gucHJvdG8SCWNhdWRhbC52MSJxCgVQYXVzZRIiCgJieRgBIAEoDjIWLmNhdWRhbC52MS5QYXVzZVNvdXJjZRILCgN3aG8YAiABKAkSDAoEbm90ZRgDIAEoCRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiPwoMQmF0Y2hPcHRpb25zEg4KBnN0YWdlcxgBIAMoCRIfCgVzdGFydBgCIAEoDjIQLmNhdWRhbC52MS5TdGFydCL1AQoKRmlsZUNvdW50cxINCgV0b3RhbBgBIAEoDRIPCgdwZW5kaW5nGAIgASgNEhEKCXVwbG9hZGluZxgDIAEoDRIQCgh1cGxvYWRlZBgEIAEoDRIOCgZxdWV1ZWQYBSABKA0SEgoKcHJvY2Vzc2luZxgGIAEoDRIQCghyZXRyeWluZxgHIAEoDRIRCglwcm9jZXNzZWQYCCABKA0SDgoGZmFpbGVkGAkgASgNEhEKCWNhbmNlbGxlZBgKIAEoDRIQCghjb21wbGV0ZRgLIAEoDRIPCgdwYXJ0aWFsGAwgASgNEhMKC3N0b3JlZF9vbmx5GA0gASgNIkMKCkJ5dGVDb3VudHMSEAoIZGVjbGFyZWQYASABKAMSEAoIdXBsb2FkZWQYAiABKAMSEQoJcHJvY2Vzc2VkGAMgASgDIoYFCgVCYXRjaBIMCgRuYW1lGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIkCgVzdGF0ZRgDIAEoDjIVLmNhdWRhbC52MS5CYXRjaFN0YXRlEgsKA3J1bhgEIAEoDRIQCghyZXZpc2lvbhgFIAEoAxIlCghwcmlvcml0eRgGIAEoDjITLmNhdWRhbC52MS5Qcmlvcml0eRIfCgVwYXVzZRgHIAEoCzIQLmNhdWRhbC52MS5QYXVzZRIoCgdvcHRpb25zGAggASgLMhcuY2F1ZGFsLnYxLkJhdGNoT3B0aW9ucxIpCghtZXRhZGF0YRgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSJQoGY291bnRzGAogASgLMhUuY2F1ZGFsLnYxLkZpbGVDb3VudHMSJAoFYnl0ZXMYCyABKAsyFS5jYXVkYWwudjEuQnl0ZUNvdW50cxIbChNjb21wbGV0ZWRfYnlfc3lzdGVtGAwgASgIEhIKCmNhbmNlbGxpbmcYDSABKAgSLwoLY3JlYXRlX3RpbWUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1jb21wbGV0ZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoSdXBsb2FkX2V4cGlyZV90aW1lGBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJzCgVFbnRyeRIMCgRwYXRoGAEgASgJEiQKBGZpbGUYAiABKAsyFC5jYXVkYWwudjEuRmlsZUVudHJ5SAASLgoJZGlyZWN0b3J5GAMgASgLMhkuY2F1ZGFsLnYxLkRpcmVjdG9yeUVudHJ5SABCBgoEa2luZCKeAQoJRmlsZUVudHJ5EgwKBHNpemUYASABKAMSDgoGc2hhMjU2GAIgASgMEjEKDW1vZGlmaWVkX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEoECAMQBFIPbWVkaWFfdHlwZV9oaW50IhAKDkRpcmVjdG9yeUVudHJ5IkkKEkNyZWF0ZUJhdGNoUmVxdWVzdBIfCgViYXRjaBgBIAEoCzIQLmNhdWRhbC52MS5CYXRjaBISCgpyZXF1ZXN0X2lkGAIgASgJIh8KD0dldEJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJIpUBChJMaXN0QmF0Y2hlc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkSJQoGc3RhdGVzGAMgAygOMhUuY2F1ZGFsLnYxLkJhdGNoU3RhdGUSMQoNY3JlYXRlZF9hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUQoTTGlzdEJhdGNoZXNSZXNwb25zZRIhCgdiYXRjaGVzGAEgAygLMhAuY2F1ZGFsLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJZChFBZGRFbnRyaWVzUmVxdWVzdBINCgViYXRjaBgBIAEoCRIhCgdlbnRyaWVzGAIgAygLMhAuY2F1ZGFsLnYxLkVudHJ5EhIKCnJlcXVlc3RfaWQYAyABKAkiMwoLQWRkZWRGb2xkZXISDAoEcGF0aBgBIAEoCRIWCg5mb2xkZXJfb3JkaW5hbBgCIAEoDSKPAQoSQWRkRW50cmllc1Jlc3BvbnNlEhUKDWZpcnN0X29yZGluYWwYASABKA0SEQoJbmV3X2NvdW50GAIgASgNEhAKCG9yZGluYWxzGAMgAygNEicKB2ZvbGRlcnMYBCADKAsyFi5jYXVkYWwudjEuQWRkZWRGb2xkZXISFAoMYWxyZWFkeV9oZWxkGAUgAygNInwKFENvbXBsZXRlQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSKAoHbWlzc2luZxgCIAEoDjIXLmNhdWRhbC52MS5NaXNzaW5nRmlsZXMSGAoQZXhwZWN0ZWRfZW50cmllcxgDIAEoDRISCgpyZXF1ZXN0X2lkGAQgASgJInoKElVwZGF0ZUJhdGNoUmVxdWVzdBIfCgViYXRjaBgBIAEoCzIQLmNhdWRhbC52MS5CYXRjaBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKcmVxdWVzdF9pZBgDIAEoCSI2ChJDYW5jZWxCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCRISCgpyZXF1ZXN0X2lkGAIgASgJIkMKEVBhdXNlQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEbm90ZRgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIjYKElJlc3VtZUJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkisQEKBkZvbGRlchIMCgRuYW1lGAEgASgJEg8KB29yZGluYWwYAiABKA0SDgoGcGFyZW50GAMgASgJEgwKBHBhdGgYBCABKAkSJQoFc3RhdGUYBSABKA4yFi5jYXVkYWwudjEuRm9sZGVyU3RhdGUSDQoFdG90YWwYBiABKA0SEQoJcHJvY2Vzc2VkGAcgASgNEg4KBmZhaWxlZBgIIAEoDRIRCgljYW5jZWxsZWQYCSABKA0iSwoSTGlzdEZvbGRlcnNSZXF1ZXN0Eg4KBnBhcmVudBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJSChNMaXN0Rm9sZGVyc1Jlc3BvbnNlEiIKB2ZvbGRlcnMYASADKAsyES5jYXVkYWwudjEuRm9sZGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI5ChFXYXRjaEJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEhYKDmFmdGVyX3JldmlzaW9uGAIgASgDInAKC0ZpbGVDb2x1bW5zEhUKDWZpcnN0X29yZGluYWwYASABKA0SFQoNb3JkaW5hbF9kZWx0YRgCIAMoDRIjCgVzdGF0ZRgDIAMoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSDgoGZGV0YWlsGAQgAygNImsKDUZvbGRlckNvbHVtbnMSFQoNb3JkaW5hbF9kZWx0YRgBIAMoDRINCgV0b3RhbBgCIAMoDRIRCglwcm9jZXNzZWQYAyADKA0SDgoGZmFpbGVkGAQgAygNEhEKCWNhbmNlbGxlZBgFIAMoDSKdAQoIU25hcHNob3QSEAoIcmV2aXNpb24YASABKAMSHwoFYmF0Y2gYAiABKAsyEC5jYXVkYWwudjEuQmF0Y2gSJQoFZmlsZXMYAyABKAsyFi5jYXVkYWwudjEuRmlsZUNvbHVtbnMSKQoHZm9sZGVycxgEIAEoCzIYLmNhdWRhbC52MS5Gb2xkZXJDb2x1bW5zEgwKBGxhc3QYBSABKAgijgEKB0NoYW5nZXMSEAoIcmV2aXNpb24YASABKAMSHwoFYmF0Y2gYAiABKAsyEC5jYXVkYWwudjEuQmF0Y2gSJQoFZmlsZXMYAyABKAsyFi5jYXVkYWwudjEuRmlsZUNvbHVtbnMSKQoHZm9sZGVycxgEIAEoCzIYLmNhdWRhbC52MS5Gb2xkZXJDb2x1bW5zInsKB0Nsb3NpbmcSKAoGcmVhc29uGAEgASgOMhguY2F1ZGFsLnYxLkNsb3NpbmdSZWFzb24SFgoOYWZ0ZXJfcmV2aXNpb24YAiABKAMSLgoLcmV0cnlfYWZ0ZXIYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iDAoKU2lnbk9mTGlmZSK+AQoSV2F0Y2hCYXRjaFJlc3BvbnNlEicKCHNuYXBzaG90GAEgASgLMhMuY2F1ZGFsLnYxLlNuYXBzaG90SAASJQoHY2hhbmdlcxgCIAEoCzISLmNhdWRhbC52MS5DaGFuZ2VzSAASJQoHY2xvc2luZxgDIAEoCzISLmNhdWRhbC52MS5DbG9zaW5nSAASJgoFYWxpdmUYBCABKAsyFS5jYXVkYWwudjEuU2lnbk9mTGlmZUgAQgkKB21lc3NhZ2UitgEKGENyZWF0ZVVwbG9hZFRva2VuUmVxdWVzdBINCgViYXRjaBgBIAEoCRIrCghsaWZldGltZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCgltYXhfYnl0ZXMYAyABKARIAIgBARIWCgltYXhfZmlsZXMYBCABKARIAYgBARISCgpyZXF1ZXN0X2lkGAUgASgJQgwKCl9tYXhfYnl0ZXNCDAoKX21heF9maWxlcyqmAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhQKEEJBVENIX1NUQVRFX09QRU4QARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGQoVQkFUQ0hfU1RBVEVfU1VDQ0VFREVEEAMSFgoSQkFUQ0hfU1RBVEVfRkFJTEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUqXgoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIQCgxQUklPUklUWV9MT1cQARITCg9QUklPUklUWV9OT1JNQUwQAhIRCg1QUklPUklUWV9ISUdIEAMqUQoFU3RhcnQSFQoRU1RBUlRfVU5TUEVDSUZJRUQQABIXChNTVEFSVF9XSEVOX1VQTE9BREVEEAESGAoUU1RBUlRfV0hFTl9DT01QTEVURUQQAipDCgtQYXVzZVNvdXJjZRIcChhQQVVTRV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIWChJQQVVTRV9TT1VSQ0VfQkFUQ0gQASpdCgxNaXNzaW5nRmlsZXMSHQoZTUlTU0lOR19GSUxFU19VTlNQRUNJRklFRBAAEhYKEk1JU1NJTkdfRklMRVNfV0FJVBABEhYKEk1JU1NJTkdfRklMRVNfRkFJTBACKpYBCgtGb2xkZXJTdGF0ZRIcChhGT0xERVJfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRGT0xERVJfU1RBVEVfUlVOTklORxABEhoKFkZPTERFUl9TVEFURV9TVUNDRUVERUQQAhIXChNGT0xERVJfU1RBVEVfRkFJTEVEEAMSGgoWRk9MREVSX1NUQVRFX0NBTkNFTExFRBAEKqABCg1DbG9zaW5nUmVhc29uEh4KGkNMT1NJTkdfUkVBU09OX1VOU1BFQ0lGSUVEEAASGwoXQ0xPU0lOR19SRUFTT05fRFJBSU5JTkcQARIaChZDTE9TSU5HX1JFQVNPTl9NQVhfQUdFEAISGgoWQ0xPU0lOR19SRUFTT05fUkVWT0tFRBADEhoKFkNMT1NJTkdfUkVBU09OX0RFTEVURUQQBDLZBgoMQmF0Y2hTZXJ2aWNlEj4KC0NyZWF0ZUJhdGNoEh0uY2F1ZGFsLnYxLkNyZWF0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI4CghHZXRCYXRjaBIaLmNhdWRhbC52MS5HZXRCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSTAoLTGlzdEJhdGNoZXMSHS5jYXVkYWwudjEuTGlzdEJhdGNoZXNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RCYXRjaGVzUmVzcG9uc2USSQoKQWRkRW50cmllcxIcLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVxdWVzdBodLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVzcG9uc2USQgoNQ29tcGxldGVCYXRjaBIfLmNhdWRhbC52MS5Db21wbGV0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI+CgtVcGRhdGVCYXRjaBIdLmNhdWRhbC52MS5VcGRhdGVCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLQ2FuY2VsQmF0Y2gSHS5jYXVkYWwudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEjwKClBhdXNlQmF0Y2gSHC5jYXVkYWwudjEuUGF1c2VCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLUmVzdW1lQmF0Y2gSHS5jYXVkYWwudjEuUmVzdW1lQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEkwKC0xpc3RGb2xkZXJzEh0uY2F1ZGFsLnYxLkxpc3RGb2xkZXJzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0Rm9sZGVyc1Jlc3BvbnNlElkKEUNyZWF0ZVVwbG9hZFRva2VuEiMuY2F1ZGFsLnYxLkNyZWF0ZVVwbG9hZFRva2VuUmVxdWVzdBofLmNhdWRhbC52MS5DcmVhdGVBcGlLZXlSZXNwb25zZRJLCgpXYXRjaEJhdGNoEhwuY2F1ZGFsLnYxLldhdGNoQmF0Y2hSZXF1ZXN0Gh0uY2F1ZGFsLnYxLldhdGNoQmF0Y2hSZXNwb25zZTABYgZwcm90bzM", [file_caudal_v1_tenant, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_caudal_v1_file]);
+  fileDesc("ChVjYXVkYWwvdjEvYmF0Y2gucHJvdG8SCWNhdWRhbC52MSJxCgVQYXVzZRIiCgJieRgBIAEoDjIWLmNhdWRhbC52MS5QYXVzZVNvdXJjZRILCgN3aG8YAiABKAkSDAoEbm90ZRgDIAEoCRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAicQoEV2FpdBINCgVzdGFnZRgBIAEoCRILCgNmb3IYAiABKAkSDgoGcmVhc29uGAMgASgJEg0KBXdvcmRzGAQgASgJEi4KCnNpbmNlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIj8KDEJhdGNoT3B0aW9ucxIOCgZzdGFnZXMYASADKAkSHwoFc3RhcnQYAiABKA4yEC5jYXVkYWwudjEuU3RhcnQi9QEKCkZpbGVDb3VudHMSDQoFdG90YWwYASABKA0SDwoHcGVuZGluZxgCIAEoDRIRCgl1cGxvYWRpbmcYAyABKA0SEAoIdXBsb2FkZWQYBCABKA0SDgoGcXVldWVkGAUgASgNEhIKCnByb2Nlc3NpbmcYBiABKA0SEAoIcmV0cnlpbmcYByABKA0SEQoJcHJvY2Vzc2VkGAggASgNEg4KBmZhaWxlZBgJIAEoDRIRCgljYW5jZWxsZWQYCiABKA0SEAoIY29tcGxldGUYCyABKA0SDwoHcGFydGlhbBgMIAEoDRITCgtzdG9yZWRfb25seRgNIAEoDSJDCgpCeXRlQ291bnRzEhAKCGRlY2xhcmVkGAEgASgDEhAKCHVwbG9hZGVkGAIgASgDEhEKCXByb2Nlc3NlZBgDIAEoAyKmBQoFQmF0Y2gSDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSJAoFc3RhdGUYAyABKA4yFS5jYXVkYWwudjEuQmF0Y2hTdGF0ZRILCgNydW4YBCABKA0SEAoIcmV2aXNpb24YBSABKAMSJQoIcHJpb3JpdHkYBiABKA4yEy5jYXVkYWwudjEuUHJpb3JpdHkSHwoFcGF1c2UYByABKAsyEC5jYXVkYWwudjEuUGF1c2USKAoHb3B0aW9ucxgIIAEoCzIXLmNhdWRhbC52MS5CYXRjaE9wdGlvbnMSKQoIbWV0YWRhdGEYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EiUKBmNvdW50cxgKIAEoCzIVLmNhdWRhbC52MS5GaWxlQ291bnRzEiQKBWJ5dGVzGAsgASgLMhUuY2F1ZGFsLnYxLkJ5dGVDb3VudHMSGwoTY29tcGxldGVkX2J5X3N5c3RlbRgMIAEoCBISCgpjYW5jZWxsaW5nGA0gASgIEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNY29tcGxldGVfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKEnVwbG9hZF9leHBpcmVfdGltZRgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHgoFd2FpdHMYEyADKAsyDy5jYXVkYWwudjEuV2FpdCJzCgVFbnRyeRIMCgRwYXRoGAEgASgJEiQKBGZpbGUYAiABKAsyFC5jYXVkYWwudjEuRmlsZUVudHJ5SAASLgoJZGlyZWN0b3J5GAMgASgLMhkuY2F1ZGFsLnYxLkRpcmVjdG9yeUVudHJ5SABCBgoEa2luZCKeAQoJRmlsZUVudHJ5EgwKBHNpemUYASABKAMSDgoGc2hhMjU2GAIgASgMEjEKDW1vZGlmaWVkX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEoECAMQBFIPbWVkaWFfdHlwZV9oaW50IhAKDkRpcmVjdG9yeUVudHJ5IkkKEkNyZWF0ZUJhdGNoUmVxdWVzdBIfCgViYXRjaBgBIAEoCzIQLmNhdWRhbC52MS5CYXRjaBISCgpyZXF1ZXN0X2lkGAIgASgJIh8KD0dldEJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJIpUBChJMaXN0QmF0Y2hlc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkSJQoGc3RhdGVzGAMgAygOMhUuY2F1ZGFsLnYxLkJhdGNoU3RhdGUSMQoNY3JlYXRlZF9hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUQoTTGlzdEJhdGNoZXNSZXNwb25zZRIhCgdiYXRjaGVzGAEgAygLMhAuY2F1ZGFsLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJZChFBZGRFbnRyaWVzUmVxdWVzdBINCgViYXRjaBgBIAEoCRIhCgdlbnRyaWVzGAIgAygLMhAuY2F1ZGFsLnYxLkVudHJ5EhIKCnJlcXVlc3RfaWQYAyABKAkiMwoLQWRkZWRGb2xkZXISDAoEcGF0aBgBIAEoCRIWCg5mb2xkZXJfb3JkaW5hbBgCIAEoDSKPAQoSQWRkRW50cmllc1Jlc3BvbnNlEhUKDWZpcnN0X29yZGluYWwYASABKA0SEQoJbmV3X2NvdW50GAIgASgNEhAKCG9yZGluYWxzGAMgAygNEicKB2ZvbGRlcnMYBCADKAsyFi5jYXVkYWwudjEuQWRkZWRGb2xkZXISFAoMYWxyZWFkeV9oZWxkGAUgAygNInwKFENvbXBsZXRlQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSKAoHbWlzc2luZxgCIAEoDjIXLmNhdWRhbC52MS5NaXNzaW5nRmlsZXMSGAoQZXhwZWN0ZWRfZW50cmllcxgDIAEoDRISCgpyZXF1ZXN0X2lkGAQgASgJInoKElVwZGF0ZUJhdGNoUmVxdWVzdBIfCgViYXRjaBgBIAEoCzIQLmNhdWRhbC52MS5CYXRjaBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKcmVxdWVzdF9pZBgDIAEoCSI2ChJDYW5jZWxCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCRISCgpyZXF1ZXN0X2lkGAIgASgJIkMKEVBhdXNlQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEbm90ZRgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIjYKElJlc3VtZUJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkisQEKBkZvbGRlchIMCgRuYW1lGAEgASgJEg8KB29yZGluYWwYAiABKA0SDgoGcGFyZW50GAMgASgJEgwKBHBhdGgYBCABKAkSJQoFc3RhdGUYBSABKA4yFi5jYXVkYWwudjEuRm9sZGVyU3RhdGUSDQoFdG90YWwYBiABKA0SEQoJcHJvY2Vzc2VkGAcgASgNEg4KBmZhaWxlZBgIIAEoDRIRCgljYW5jZWxsZWQYCSABKA0iSwoSTGlzdEZvbGRlcnNSZXF1ZXN0Eg4KBnBhcmVudBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJSChNMaXN0Rm9sZGVyc1Jlc3BvbnNlEiIKB2ZvbGRlcnMYASADKAsyES5jYXVkYWwudjEuRm9sZGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI5ChFXYXRjaEJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEhYKDmFmdGVyX3JldmlzaW9uGAIgASgDInAKC0ZpbGVDb2x1bW5zEhUKDWZpcnN0X29yZGluYWwYASABKA0SFQoNb3JkaW5hbF9kZWx0YRgCIAMoDRIjCgVzdGF0ZRgDIAMoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSDgoGZGV0YWlsGAQgAygNImsKDUZvbGRlckNvbHVtbnMSFQoNb3JkaW5hbF9kZWx0YRgBIAMoDRINCgV0b3RhbBgCIAMoDRIRCglwcm9jZXNzZWQYAyADKA0SDgoGZmFpbGVkGAQgAygNEhEKCWNhbmNlbGxlZBgFIAMoDSKdAQoIU25hcHNob3QSEAoIcmV2aXNpb24YASABKAMSHwoFYmF0Y2gYAiABKAsyEC5jYXVkYWwudjEuQmF0Y2gSJQoFZmlsZXMYAyABKAsyFi5jYXVkYWwudjEuRmlsZUNvbHVtbnMSKQoHZm9sZGVycxgEIAEoCzIYLmNhdWRhbC52MS5Gb2xkZXJDb2x1bW5zEgwKBGxhc3QYBSABKAgijgEKB0NoYW5nZXMSEAoIcmV2aXNpb24YASABKAMSHwoFYmF0Y2gYAiABKAsyEC5jYXVkYWwudjEuQmF0Y2gSJQoFZmlsZXMYAyABKAsyFi5jYXVkYWwudjEuRmlsZUNvbHVtbnMSKQoHZm9sZGVycxgEIAEoCzIYLmNhdWRhbC52MS5Gb2xkZXJDb2x1bW5zInsKB0Nsb3NpbmcSKAoGcmVhc29uGAEgASgOMhguY2F1ZGFsLnYxLkNsb3NpbmdSZWFzb24SFgoOYWZ0ZXJfcmV2aXNpb24YAiABKAMSLgoLcmV0cnlfYWZ0ZXIYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iDAoKU2lnbk9mTGlmZSK+AQoSV2F0Y2hCYXRjaFJlc3BvbnNlEicKCHNuYXBzaG90GAEgASgLMhMuY2F1ZGFsLnYxLlNuYXBzaG90SAASJQoHY2hhbmdlcxgCIAEoCzISLmNhdWRhbC52MS5DaGFuZ2VzSAASJQoHY2xvc2luZxgDIAEoCzISLmNhdWRhbC52MS5DbG9zaW5nSAASJgoFYWxpdmUYBCABKAsyFS5jYXVkYWwudjEuU2lnbk9mTGlmZUgAQgkKB21lc3NhZ2UitgEKGENyZWF0ZVVwbG9hZFRva2VuUmVxdWVzdBINCgViYXRjaBgBIAEoCRIrCghsaWZldGltZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCgltYXhfYnl0ZXMYAyABKARIAIgBARIWCgltYXhfZmlsZXMYBCABKARIAYgBARISCgpyZXF1ZXN0X2lkGAUgASgJQgwKCl9tYXhfYnl0ZXNCDAoKX21heF9maWxlcyqmAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhQKEEJBVENIX1NUQVRFX09QRU4QARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGQoVQkFUQ0hfU1RBVEVfU1VDQ0VFREVEEAMSFgoSQkFUQ0hfU1RBVEVfRkFJTEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUqXgoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIQCgxQUklPUklUWV9MT1cQARITCg9QUklPUklUWV9OT1JNQUwQAhIRCg1QUklPUklUWV9ISUdIEAMqUQoFU3RhcnQSFQoRU1RBUlRfVU5TUEVDSUZJRUQQABIXChNTVEFSVF9XSEVOX1VQTE9BREVEEAESGAoUU1RBUlRfV0hFTl9DT01QTEVURUQQAipDCgtQYXVzZVNvdXJjZRIcChhQQVVTRV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIWChJQQVVTRV9TT1VSQ0VfQkFUQ0gQASpdCgxNaXNzaW5nRmlsZXMSHQoZTUlTU0lOR19GSUxFU19VTlNQRUNJRklFRBAAEhYKEk1JU1NJTkdfRklMRVNfV0FJVBABEhYKEk1JU1NJTkdfRklMRVNfRkFJTBACKpYBCgtGb2xkZXJTdGF0ZRIcChhGT0xERVJfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRGT0xERVJfU1RBVEVfUlVOTklORxABEhoKFkZPTERFUl9TVEFURV9TVUNDRUVERUQQAhIXChNGT0xERVJfU1RBVEVfRkFJTEVEEAMSGgoWRk9MREVSX1NUQVRFX0NBTkNFTExFRBAEKqABCg1DbG9zaW5nUmVhc29uEh4KGkNMT1NJTkdfUkVBU09OX1VOU1BFQ0lGSUVEEAASGwoXQ0xPU0lOR19SRUFTT05fRFJBSU5JTkcQARIaChZDTE9TSU5HX1JFQVNPTl9NQVhfQUdFEAISGgoWQ0xPU0lOR19SRUFTT05fUkVWT0tFRBADEhoKFkNMT1NJTkdfUkVBU09OX0RFTEVURUQQBDLZBgoMQmF0Y2hTZXJ2aWNlEj4KC0NyZWF0ZUJhdGNoEh0uY2F1ZGFsLnYxLkNyZWF0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI4CghHZXRCYXRjaBIaLmNhdWRhbC52MS5HZXRCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSTAoLTGlzdEJhdGNoZXMSHS5jYXVkYWwudjEuTGlzdEJhdGNoZXNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RCYXRjaGVzUmVzcG9uc2USSQoKQWRkRW50cmllcxIcLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVxdWVzdBodLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVzcG9uc2USQgoNQ29tcGxldGVCYXRjaBIfLmNhdWRhbC52MS5Db21wbGV0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI+CgtVcGRhdGVCYXRjaBIdLmNhdWRhbC52MS5VcGRhdGVCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLQ2FuY2VsQmF0Y2gSHS5jYXVkYWwudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEjwKClBhdXNlQmF0Y2gSHC5jYXVkYWwudjEuUGF1c2VCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLUmVzdW1lQmF0Y2gSHS5jYXVkYWwudjEuUmVzdW1lQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEkwKC0xpc3RGb2xkZXJzEh0uY2F1ZGFsLnYxLkxpc3RGb2xkZXJzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0Rm9sZGVyc1Jlc3BvbnNlElkKEUNyZWF0ZVVwbG9hZFRva2VuEiMuY2F1ZGFsLnYxLkNyZWF0ZVVwbG9hZFRva2VuUmVxdWVzdBofLmNhdWRhbC52MS5DcmVhdGVBcGlLZXlSZXNwb25zZRJLCgpXYXRjaEJhdGNoEhwuY2F1ZGFsLnYxLldhdGNoQmF0Y2hSZXF1ZXN0Gh0uY2F1ZGFsLnYxLldhdGNoQmF0Y2hSZXNwb25zZTABYgZwcm90bzM", [file_caudal_v1_tenant, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_caudal_v1_file]);
 
 /**
  * A pause in force.
@@ -73,6 +73,55 @@ export const PauseSchema: GenMessage<Pause> = /*@__PURE__*/
   messageDesc(file_caudal_v1_batch, 0);
 
 /**
+ * A part of the installation that cannot do its own now. Files wait for it uncharged, and go on by themselves.
+ *
+ * @generated from message caudal.v1.Wait
+ */
+export type Wait = Message<"caudal.v1.Wait"> & {
+  /**
+   * Name of the stage that waits.
+   *
+   * @generated from field: string stage = 1;
+   */
+  stage: string;
+
+  /**
+   * For what: `object-store`, `provider` or `temp-folder`.
+   *
+   * @generated from field: string for = 2;
+   */
+  for: string;
+
+  /**
+   * The catalogue's reason, such as PROVIDER_THROTTLED.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * In words.
+   *
+   * @generated from field: string words = 4;
+   */
+  words: string;
+
+  /**
+   * Since when.
+   *
+   * @generated from field: google.protobuf.Timestamp since_time = 5;
+   */
+  sinceTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.Wait.
+ * Use `create(WaitSchema)` to create a new message.
+ */
+export const WaitSchema: GenMessage<Wait> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_batch, 1);
+
+/**
  * Choices fixed when the batch is made.
  *
  * @generated from message caudal.v1.BatchOptions
@@ -99,7 +148,7 @@ export type BatchOptions = Message<"caudal.v1.BatchOptions"> & {
  * Use `create(BatchOptionsSchema)` to create a new message.
  */
 export const BatchOptionsSchema: GenMessage<BatchOptions> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 1);
+  messageDesc(file_caudal_v1_batch, 2);
 
 /**
  * How many files are in each state, and how the PROCESSED ones ended.
@@ -204,7 +253,7 @@ export type FileCounts = Message<"caudal.v1.FileCounts"> & {
  * Use `create(FileCountsSchema)` to create a new message.
  */
 export const FileCountsSchema: GenMessage<FileCounts> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 2);
+  messageDesc(file_caudal_v1_batch, 3);
 
 /**
  * Bytes of a batch, by how far they are.
@@ -239,7 +288,7 @@ export type ByteCounts = Message<"caudal.v1.ByteCounts"> & {
  * Use `create(ByteCountsSchema)` to create a new message.
  */
 export const ByteCountsSchema: GenMessage<ByteCounts> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 3);
+  messageDesc(file_caudal_v1_batch, 4);
 
 /**
  * A batch: a folder tree taken in together.
@@ -373,6 +422,13 @@ export type Batch = Message<"caudal.v1.Batch"> & {
    * @generated from field: google.protobuf.Timestamp upload_expire_time = 18;
    */
   uploadExpireTime?: Timestamp | undefined;
+
+  /**
+   * What stages of this batch wait for now; given by GetBatch alone, and only while files are not final.
+   *
+   * @generated from field: repeated caudal.v1.Wait waits = 19;
+   */
+  waits: Wait[];
 };
 
 /**
@@ -380,7 +436,7 @@ export type Batch = Message<"caudal.v1.Batch"> & {
  * Use `create(BatchSchema)` to create a new message.
  */
 export const BatchSchema: GenMessage<Batch> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 4);
+  messageDesc(file_caudal_v1_batch, 5);
 
 /**
  * One line of the manifest.
@@ -425,7 +481,7 @@ export type Entry = Message<"caudal.v1.Entry"> & {
  * Use `create(EntrySchema)` to create a new message.
  */
 export const EntrySchema: GenMessage<Entry> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 5);
+  messageDesc(file_caudal_v1_batch, 6);
 
 /**
  * What the client knows of a file before its bytes.
@@ -467,7 +523,7 @@ export type FileEntry = Message<"caudal.v1.FileEntry"> & {
  * Use `create(FileEntrySchema)` to create a new message.
  */
 export const FileEntrySchema: GenMessage<FileEntry> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 6);
+  messageDesc(file_caudal_v1_batch, 7);
 
 /**
  * An empty folder.
@@ -482,7 +538,7 @@ export type DirectoryEntry = Message<"caudal.v1.DirectoryEntry"> & {
  * Use `create(DirectoryEntrySchema)` to create a new message.
  */
 export const DirectoryEntrySchema: GenMessage<DirectoryEntry> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 7);
+  messageDesc(file_caudal_v1_batch, 8);
 
 /**
  * Asks for a new batch.
@@ -510,7 +566,7 @@ export type CreateBatchRequest = Message<"caudal.v1.CreateBatchRequest"> & {
  * Use `create(CreateBatchRequestSchema)` to create a new message.
  */
 export const CreateBatchRequestSchema: GenMessage<CreateBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 8);
+  messageDesc(file_caudal_v1_batch, 9);
 
 /**
  * Asks for one batch.
@@ -531,7 +587,7 @@ export type GetBatchRequest = Message<"caudal.v1.GetBatchRequest"> & {
  * Use `create(GetBatchRequestSchema)` to create a new message.
  */
 export const GetBatchRequestSchema: GenMessage<GetBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 9);
+  messageDesc(file_caudal_v1_batch, 10);
 
 /**
  * Asks for a page of batches.
@@ -573,7 +629,7 @@ export type ListBatchesRequest = Message<"caudal.v1.ListBatchesRequest"> & {
  * Use `create(ListBatchesRequestSchema)` to create a new message.
  */
 export const ListBatchesRequestSchema: GenMessage<ListBatchesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 10);
+  messageDesc(file_caudal_v1_batch, 11);
 
 /**
  * A page of batches.
@@ -601,7 +657,7 @@ export type ListBatchesResponse = Message<"caudal.v1.ListBatchesResponse"> & {
  * Use `create(ListBatchesResponseSchema)` to create a new message.
  */
 export const ListBatchesResponseSchema: GenMessage<ListBatchesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 11);
+  messageDesc(file_caudal_v1_batch, 12);
 
 /**
  * One page of the manifest.
@@ -636,7 +692,7 @@ export type AddEntriesRequest = Message<"caudal.v1.AddEntriesRequest"> & {
  * Use `create(AddEntriesRequestSchema)` to create a new message.
  */
 export const AddEntriesRequestSchema: GenMessage<AddEntriesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 12);
+  messageDesc(file_caudal_v1_batch, 13);
 
 /**
  * A folder of the page and its number.
@@ -664,7 +720,7 @@ export type AddedFolder = Message<"caudal.v1.AddedFolder"> & {
  * Use `create(AddedFolderSchema)` to create a new message.
  */
 export const AddedFolderSchema: GenMessage<AddedFolder> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 13);
+  messageDesc(file_caudal_v1_batch, 14);
 
 /**
  * What became of the page.
@@ -714,7 +770,7 @@ export type AddEntriesResponse = Message<"caudal.v1.AddEntriesResponse"> & {
  * Use `create(AddEntriesResponseSchema)` to create a new message.
  */
 export const AddEntriesResponseSchema: GenMessage<AddEntriesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 14);
+  messageDesc(file_caudal_v1_batch, 15);
 
 /**
  * Completes a manifest.
@@ -756,7 +812,7 @@ export type CompleteBatchRequest = Message<"caudal.v1.CompleteBatchRequest"> & {
  * Use `create(CompleteBatchRequestSchema)` to create a new message.
  */
 export const CompleteBatchRequestSchema: GenMessage<CompleteBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 15);
+  messageDesc(file_caudal_v1_batch, 16);
 
 /**
  * Changes a batch.
@@ -791,7 +847,7 @@ export type UpdateBatchRequest = Message<"caudal.v1.UpdateBatchRequest"> & {
  * Use `create(UpdateBatchRequestSchema)` to create a new message.
  */
 export const UpdateBatchRequestSchema: GenMessage<UpdateBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 16);
+  messageDesc(file_caudal_v1_batch, 17);
 
 /**
  * Cancels a batch.
@@ -819,7 +875,7 @@ export type CancelBatchRequest = Message<"caudal.v1.CancelBatchRequest"> & {
  * Use `create(CancelBatchRequestSchema)` to create a new message.
  */
 export const CancelBatchRequestSchema: GenMessage<CancelBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 17);
+  messageDesc(file_caudal_v1_batch, 18);
 
 /**
  * Pauses a batch.
@@ -854,7 +910,7 @@ export type PauseBatchRequest = Message<"caudal.v1.PauseBatchRequest"> & {
  * Use `create(PauseBatchRequestSchema)` to create a new message.
  */
 export const PauseBatchRequestSchema: GenMessage<PauseBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 18);
+  messageDesc(file_caudal_v1_batch, 19);
 
 /**
  * Resumes a batch.
@@ -882,7 +938,7 @@ export type ResumeBatchRequest = Message<"caudal.v1.ResumeBatchRequest"> & {
  * Use `create(ResumeBatchRequestSchema)` to create a new message.
  */
 export const ResumeBatchRequestSchema: GenMessage<ResumeBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 19);
+  messageDesc(file_caudal_v1_batch, 20);
 
 /**
  * A folder of a batch. Its counters are those of its whole subtree.
@@ -959,7 +1015,7 @@ export type Folder = Message<"caudal.v1.Folder"> & {
  * Use `create(FolderSchema)` to create a new message.
  */
 export const FolderSchema: GenMessage<Folder> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 20);
+  messageDesc(file_caudal_v1_batch, 21);
 
 /**
  * Asks for a page of folders.
@@ -994,7 +1050,7 @@ export type ListFoldersRequest = Message<"caudal.v1.ListFoldersRequest"> & {
  * Use `create(ListFoldersRequestSchema)` to create a new message.
  */
 export const ListFoldersRequestSchema: GenMessage<ListFoldersRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 21);
+  messageDesc(file_caudal_v1_batch, 22);
 
 /**
  * A page of folders.
@@ -1022,7 +1078,7 @@ export type ListFoldersResponse = Message<"caudal.v1.ListFoldersResponse"> & {
  * Use `create(ListFoldersResponseSchema)` to create a new message.
  */
 export const ListFoldersResponseSchema: GenMessage<ListFoldersResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 22);
+  messageDesc(file_caudal_v1_batch, 23);
 
 /**
  * Watches a batch.
@@ -1051,7 +1107,7 @@ export type WatchBatchRequest = Message<"caudal.v1.WatchBatchRequest"> & {
  * Use `create(WatchBatchRequestSchema)` to create a new message.
  */
 export const WatchBatchRequestSchema: GenMessage<WatchBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 23);
+  messageDesc(file_caudal_v1_batch, 24);
 
 /**
  * Columns of files, so that 100,000 rows are some 200 KB.
@@ -1093,7 +1149,7 @@ export type FileColumns = Message<"caudal.v1.FileColumns"> & {
  * Use `create(FileColumnsSchema)` to create a new message.
  */
 export const FileColumnsSchema: GenMessage<FileColumns> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 24);
+  messageDesc(file_caudal_v1_batch, 25);
 
 /**
  * Columns of folders: counters of the whole subtree.
@@ -1142,7 +1198,7 @@ export type FolderColumns = Message<"caudal.v1.FolderColumns"> & {
  * Use `create(FolderColumnsSchema)` to create a new message.
  */
 export const FolderColumnsSchema: GenMessage<FolderColumns> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 25);
+  messageDesc(file_caudal_v1_batch, 26);
 
 /**
  * The whole batch as of a revision, in parts of at most 1 MiB.
@@ -1191,7 +1247,7 @@ export type Snapshot = Message<"caudal.v1.Snapshot"> & {
  * Use `create(SnapshotSchema)` to create a new message.
  */
 export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 26);
+  messageDesc(file_caudal_v1_batch, 27);
 
 /**
  * What moved since the last message: the latest value of each touched row.
@@ -1233,7 +1289,7 @@ export type Changes = Message<"caudal.v1.Changes"> & {
  * Use `create(ChangesSchema)` to create a new message.
  */
 export const ChangesSchema: GenMessage<Changes> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 27);
+  messageDesc(file_caudal_v1_batch, 28);
 
 /**
  * Last message of a stream.
@@ -1268,7 +1324,7 @@ export type Closing = Message<"caudal.v1.Closing"> & {
  * Use `create(ClosingSchema)` to create a new message.
  */
 export const ClosingSchema: GenMessage<Closing> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 28);
+  messageDesc(file_caudal_v1_batch, 29);
 
 /**
  * The stream is alive, and there is nothing to tell.
@@ -1283,7 +1339,7 @@ export type SignOfLife = Message<"caudal.v1.SignOfLife"> & {
  * Use `create(SignOfLifeSchema)` to create a new message.
  */
 export const SignOfLifeSchema: GenMessage<SignOfLife> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 29);
+  messageDesc(file_caudal_v1_batch, 30);
 
 /**
  * One message of a watch.
@@ -1336,7 +1392,7 @@ export type WatchBatchResponse = Message<"caudal.v1.WatchBatchResponse"> & {
  * Use `create(WatchBatchResponseSchema)` to create a new message.
  */
 export const WatchBatchResponseSchema: GenMessage<WatchBatchResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 30);
+  messageDesc(file_caudal_v1_batch, 31);
 
 /**
  * Makes an upload token.
@@ -1385,7 +1441,7 @@ export type CreateUploadTokenRequest = Message<"caudal.v1.CreateUploadTokenReque
  * Use `create(CreateUploadTokenRequestSchema)` to create a new message.
  */
 export const CreateUploadTokenRequestSchema: GenMessage<CreateUploadTokenRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 31);
+  messageDesc(file_caudal_v1_batch, 32);
 
 /**
  * The state of a batch: a function of its manifest, its cancel flag and its counters.

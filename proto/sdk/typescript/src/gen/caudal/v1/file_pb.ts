@@ -102,7 +102,7 @@ export type Reason = Message<"caudal.v1.Reason"> & {
   needsBytes: boolean;
 
   /**
-   * What the stage said; technical.
+   * What the stage said; technical. Empty where a provider said it: that is for operators.
    *
    * @generated from field: string detail = 7;
    */
@@ -1119,7 +1119,8 @@ export const ListFailuresRequestSchema: GenMessage<ListFailuresRequest> = /*@__P
  */
 export type FailureGroup = Message<"caudal.v1.FailureGroup"> & {
   /**
-   * In words, in the language of the request's `accept-language`, with the remedy; the detail is left empty.
+   * In words, in the language of the request's `accept-language`, with the remedy. The detail is left empty, but for
+   * operators: what a provider said, which is told to no tenant.
    *
    * @generated from field: caudal.v1.Reason reason = 1;
    */

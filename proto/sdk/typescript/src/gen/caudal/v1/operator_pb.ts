@@ -7,6 +7,8 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Wait } from "./batch_pb.js";
+import { file_caudal_v1_batch } from "./batch_pb.js";
 import type { CancelFilesRequest, DismissFailuresRequest, FileState, ListFailuresRequest, ListFailuresResponseSchema, ReprocessFilesRequest, RetryFilesRequest } from "./file_pb.js";
 import { file_caudal_v1_file } from "./file_pb.js";
 import type { ApiKeySchema, CreateApiKeyRequest, CreateApiKeyResponseSchema, ListApiKeysRequest, ListApiKeysResponseSchema, ListAuditRequest, ListAuditResponseSchema, RevokeApiKeyRequest, RotateApiKeyRequest, TenantLimits, TenantPause, TenantUsage } from "./tenant_pb.js";
@@ -21,7 +23,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/operator.proto.
  */
 export const file_caudal_v1_operator: GenFile = /*@__PURE__*/
-  fileDesc("ChhjYXVkYWwvdjEvb3BlcmF0b3IucHJvdG8SCWNhdWRhbC52MSKeAQoQQ291bnRBZ2VkUmVxdWVzdBIjCgVzdGF0ZRgBIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSKgoHbWluX2FnZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZ0ZW5hbnQYAyABKAkSKQoIZ3JvdXBfYnkYBCABKA4yFy5jYXVkYWwudjEuQWdlZEdyb3VwaW5nIocBCglBZ2VkRmlsZXMSDgoGdGVuYW50GAEgASgJEhsKE3RlbmFudF9kaXNwbGF5X25hbWUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDQoFY291bnQYBCABKA0SLwoLb2xkZXN0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKEUNvdW50QWdlZFJlc3BvbnNlEiIKBHJvd3MYASADKAsyFC5jYXVkYWwudjEuQWdlZEZpbGVzEg0KBXRvdGFsGAIgASgNIhMKEUxpc3RTdGFnZXNSZXF1ZXN0IoEBCgVTdGFnZRIMCgRuYW1lGAEgASgJEg8KB3dhaXRpbmcYAiABKA0SNQoRb2xkZXN0X3JlYWR5X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmRpc3BhdGNoZWQYBCABKA0SDgoGd2luZG93GAUgASgNIjYKEkxpc3RTdGFnZXNSZXNwb25zZRIgCgZzdGFnZXMYASADKAsyEC5jYXVkYWwudjEuU3RhZ2UiZgoiT3BlcmF0b3JTZXJ2aWNlTGlzdEZhaWx1cmVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSMAoIZmFpbHVyZXMYAiABKAsyHi5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVxdWVzdCJfCiBPcGVyYXRvclNlcnZpY2VSZXRyeUZpbGVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoFZmlsZXMYAiABKAsyHC5jYXVkYWwudjEuUmV0cnlGaWxlc1JlcXVlc3QiYQohT3BlcmF0b3JTZXJ2aWNlQ2FuY2VsRmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIsCgVmaWxlcxgCIAEoCzIdLmNhdWRhbC52MS5DYW5jZWxGaWxlc1JlcXVlc3QiZwokT3BlcmF0b3JTZXJ2aWNlUmVwcm9jZXNzRmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIvCgVmaWxlcxgCIAEoCzIgLmNhdWRhbC52MS5SZXByb2Nlc3NGaWxlc1JlcXVlc3QiaQolT3BlcmF0b3JTZXJ2aWNlRGlzbWlzc0ZhaWx1cmVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSMAoFZmlsZXMYAiABKAsyIS5jYXVkYWwudjEuRGlzbWlzc0ZhaWx1cmVzUmVxdWVzdCKUAgoGVGVuYW50EgwKBG5hbWUYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEicKBmxpbWl0cxgDIAEoCzIXLmNhdWRhbC52MS5UZW5hbnRMaW1pdHMSDgoGd2VpZ2h0GAQgASgNEiUKBXBhdXNlGAUgASgLMhYuY2F1ZGFsLnYxLlRlbmFudFBhdXNlEi8KC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpjbG9zZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCgV1c2FnZRgIIAEoCzIWLmNhdWRhbC52MS5UZW5hbnRVc2FnZSJMChNDcmVhdGVUZW5hbnRSZXF1ZXN0EiEKBnRlbmFudBgBIAEoCzIRLmNhdWRhbC52MS5UZW5hbnQSEgoKcmVxdWVzdF9pZBgCIAEoCSIgChBHZXRUZW5hbnRSZXF1ZXN0EgwKBG5hbWUYASABKAkiOwoSTGlzdFRlbmFudHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlIKE0xpc3RUZW5hbnRzUmVzcG9uc2USIgoHdGVuYW50cxgBIAMoCzIRLmNhdWRhbC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIn0KE1VwZGF0ZVRlbmFudFJlcXVlc3QSIQoGdGVuYW50GAEgASgLMhEuY2F1ZGFsLnYxLlRlbmFudBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKcmVxdWVzdF9pZBgDIAEoCSI2ChJDbG9zZVRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCRISCgpyZXF1ZXN0X2lkGAIgASgJImEKIk9wZXJhdG9yU2VydmljZUNyZWF0ZUFwaUtleVJlcXVlc3QSDgoGdGVuYW50GAEgASgJEisKA2tleRgCIAEoCzIeLmNhdWRhbC52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0ImAKIU9wZXJhdG9yU2VydmljZUxpc3RBcGlLZXlzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoEa2V5cxgCIAEoCzIdLmNhdWRhbC52MS5MaXN0QXBpS2V5c1JlcXVlc3QiYQoiT3BlcmF0b3JTZXJ2aWNlUmV2b2tlQXBpS2V5UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoDa2V5GAIgASgLMh4uY2F1ZGFsLnYxLlJldm9rZUFwaUtleVJlcXVlc3QiYQoiT3BlcmF0b3JTZXJ2aWNlUm90YXRlQXBpS2V5UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoDa2V5GAIgASgLMh4uY2F1ZGFsLnYxLlJvdGF0ZUFwaUtleVJlcXVlc3QiXQofT3BlcmF0b3JTZXJ2aWNlTGlzdEF1ZGl0UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKgoFYXVkaXQYAiABKAsyGy5jYXVkYWwudjEuTGlzdEF1ZGl0UmVxdWVzdCpgCgxBZ2VkR3JvdXBpbmcSHQoZQUdFRF9HUk9VUElOR19VTlNQRUNJRklFRBAAEhgKFEFHRURfR1JPVVBJTkdfVEVOQU5UEAESFwoTQUdFRF9HUk9VUElOR19TVEFHRRACMpgLCg9PcGVyYXRvclNlcnZpY2USRgoJQ291bnRBZ2VkEhsuY2F1ZGFsLnYxLkNvdW50QWdlZFJlcXVlc3QaHC5jYXVkYWwudjEuQ291bnRBZ2VkUmVzcG9uc2USSQoKTGlzdFN0YWdlcxIcLmNhdWRhbC52MS5MaXN0U3RhZ2VzUmVxdWVzdBodLmNhdWRhbC52MS5MaXN0U3RhZ2VzUmVzcG9uc2USXgoMTGlzdEZhaWx1cmVzEi0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUxpc3RGYWlsdXJlc1JlcXVlc3QaHy5jYXVkYWwudjEuTGlzdEZhaWx1cmVzUmVzcG9uc2USWAoKUmV0cnlGaWxlcxIrLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXRyeUZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SWgoLQ2FuY2VsRmlsZXMSLC5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlQ2FuY2VsRmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJgCg5SZXByb2Nlc3NGaWxlcxIvLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXByb2Nlc3NGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEmIKD0Rpc21pc3NGYWlsdXJlcxIwLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VEaXNtaXNzRmFpbHVyZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJBCgxDcmVhdGVUZW5hbnQSHi5jYXVkYWwudjEuQ3JlYXRlVGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSOwoJR2V0VGVuYW50EhsuY2F1ZGFsLnYxLkdldFRlbmFudFJlcXVlc3QaES5jYXVkYWwudjEuVGVuYW50EkwKC0xpc3RUZW5hbnRzEh0uY2F1ZGFsLnYxLkxpc3RUZW5hbnRzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0VGVuYW50c1Jlc3BvbnNlEkEKDFVwZGF0ZVRlbmFudBIeLmNhdWRhbC52MS5VcGRhdGVUZW5hbnRSZXF1ZXN0GhEuY2F1ZGFsLnYxLlRlbmFudBI/CgtDbG9zZVRlbmFudBIdLmNhdWRhbC52MS5DbG9zZVRlbmFudFJlcXVlc3QaES5jYXVkYWwudjEuVGVuYW50El4KDENyZWF0ZUFwaUtleRItLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VDcmVhdGVBcGlLZXlSZXF1ZXN0Gh8uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlElsKC0xpc3RBcGlLZXlzEiwuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUxpc3RBcGlLZXlzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0QXBpS2V5c1Jlc3BvbnNlElAKDFJldm9rZUFwaUtleRItLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSZXZva2VBcGlLZXlSZXF1ZXN0GhEuY2F1ZGFsLnYxLkFwaUtleRJeCgxSb3RhdGVBcGlLZXkSLS5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlUm90YXRlQXBpS2V5UmVxdWVzdBofLmNhdWRhbC52MS5DcmVhdGVBcGlLZXlSZXNwb25zZRJVCglMaXN0QXVkaXQSKi5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEF1ZGl0UmVxdWVzdBocLmNhdWRhbC52MS5MaXN0QXVkaXRSZXNwb25zZWIGcHJvdG8z", [file_caudal_v1_file, file_caudal_v1_tenant, file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("ChhjYXVkYWwvdjEvb3BlcmF0b3IucHJvdG8SCWNhdWRhbC52MSKeAQoQQ291bnRBZ2VkUmVxdWVzdBIjCgVzdGF0ZRgBIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSKgoHbWluX2FnZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZ0ZW5hbnQYAyABKAkSKQoIZ3JvdXBfYnkYBCABKA4yFy5jYXVkYWwudjEuQWdlZEdyb3VwaW5nIocBCglBZ2VkRmlsZXMSDgoGdGVuYW50GAEgASgJEhsKE3RlbmFudF9kaXNwbGF5X25hbWUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDQoFY291bnQYBCABKA0SLwoLb2xkZXN0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKEUNvdW50QWdlZFJlc3BvbnNlEiIKBHJvd3MYASADKAsyFC5jYXVkYWwudjEuQWdlZEZpbGVzEg0KBXRvdGFsGAIgASgNIhMKEUxpc3RTdGFnZXNSZXF1ZXN0IqYBCgVTdGFnZRIMCgRuYW1lGAEgASgJEg8KB3dhaXRpbmcYAiABKA0SNQoRb2xkZXN0X3JlYWR5X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmRpc3BhdGNoZWQYBCABKA0SDgoGd2luZG93GAUgASgNEiMKBXdhaXRzGAYgAygLMhQuY2F1ZGFsLnYxLlN0YWdlV2FpdCJNCglTdGFnZVdhaXQSHQoEd2FpdBgBIAEoCzIPLmNhdWRhbC52MS5XYWl0EhEKCXByb2Nlc3NlcxgCIAEoDRIOCgZkZXRhaWwYAyABKAkiNgoSTGlzdFN0YWdlc1Jlc3BvbnNlEiAKBnN0YWdlcxgBIAMoCzIQLmNhdWRhbC52MS5TdGFnZSJmCiJPcGVyYXRvclNlcnZpY2VMaXN0RmFpbHVyZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIwCghmYWlsdXJlcxgCIAEoCzIeLmNhdWRhbC52MS5MaXN0RmFpbHVyZXNSZXF1ZXN0Il8KIE9wZXJhdG9yU2VydmljZVJldHJ5RmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgVmaWxlcxgCIAEoCzIcLmNhdWRhbC52MS5SZXRyeUZpbGVzUmVxdWVzdCJhCiFPcGVyYXRvclNlcnZpY2VDYW5jZWxGaWxlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEiwKBWZpbGVzGAIgASgLMh0uY2F1ZGFsLnYxLkNhbmNlbEZpbGVzUmVxdWVzdCJnCiRPcGVyYXRvclNlcnZpY2VSZXByb2Nlc3NGaWxlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEi8KBWZpbGVzGAIgASgLMiAuY2F1ZGFsLnYxLlJlcHJvY2Vzc0ZpbGVzUmVxdWVzdCJpCiVPcGVyYXRvclNlcnZpY2VEaXNtaXNzRmFpbHVyZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIwCgVmaWxlcxgCIAEoCzIhLmNhdWRhbC52MS5EaXNtaXNzRmFpbHVyZXNSZXF1ZXN0IpQCCgZUZW5hbnQSDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSJwoGbGltaXRzGAMgASgLMhcuY2F1ZGFsLnYxLlRlbmFudExpbWl0cxIOCgZ3ZWlnaHQYBCABKA0SJQoFcGF1c2UYBSABKAsyFi5jYXVkYWwudjEuVGVuYW50UGF1c2USLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiUKBXVzYWdlGAggASgLMhYuY2F1ZGFsLnYxLlRlbmFudFVzYWdlIkwKE0NyZWF0ZVRlbmFudFJlcXVlc3QSIQoGdGVuYW50GAEgASgLMhEuY2F1ZGFsLnYxLlRlbmFudBISCgpyZXF1ZXN0X2lkGAIgASgJIiAKEEdldFRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCSI7ChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUgoTTGlzdFRlbmFudHNSZXNwb25zZRIiCgd0ZW5hbnRzGAEgAygLMhEuY2F1ZGFsLnYxLlRlbmFudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkifQoTVXBkYXRlVGVuYW50UmVxdWVzdBIhCgZ0ZW5hbnQYASABKAsyES5jYXVkYWwudjEuVGVuYW50Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAMgASgJIjYKEkNsb3NlVGVuYW50UmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkiYQoiT3BlcmF0b3JTZXJ2aWNlQ3JlYXRlQXBpS2V5UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoDa2V5GAIgASgLMh4uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlcXVlc3QiYAohT3BlcmF0b3JTZXJ2aWNlTGlzdEFwaUtleXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgRrZXlzGAIgASgLMh0uY2F1ZGFsLnYxLkxpc3RBcGlLZXlzUmVxdWVzdCJhCiJPcGVyYXRvclNlcnZpY2VSZXZva2VBcGlLZXlSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgNrZXkYAiABKAsyHi5jYXVkYWwudjEuUmV2b2tlQXBpS2V5UmVxdWVzdCJhCiJPcGVyYXRvclNlcnZpY2VSb3RhdGVBcGlLZXlSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgNrZXkYAiABKAsyHi5jYXVkYWwudjEuUm90YXRlQXBpS2V5UmVxdWVzdCJdCh9PcGVyYXRvclNlcnZpY2VMaXN0QXVkaXRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIqCgVhdWRpdBgCIAEoCzIbLmNhdWRhbC52MS5MaXN0QXVkaXRSZXF1ZXN0KmAKDEFnZWRHcm91cGluZxIdChlBR0VEX0dST1VQSU5HX1VOU1BFQ0lGSUVEEAASGAoUQUdFRF9HUk9VUElOR19URU5BTlQQARIXChNBR0VEX0dST1VQSU5HX1NUQUdFEAIymAsKD09wZXJhdG9yU2VydmljZRJGCglDb3VudEFnZWQSGy5jYXVkYWwudjEuQ291bnRBZ2VkUmVxdWVzdBocLmNhdWRhbC52MS5Db3VudEFnZWRSZXNwb25zZRJJCgpMaXN0U3RhZ2VzEhwuY2F1ZGFsLnYxLkxpc3RTdGFnZXNSZXF1ZXN0Gh0uY2F1ZGFsLnYxLkxpc3RTdGFnZXNSZXNwb25zZRJeCgxMaXN0RmFpbHVyZXMSLS5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEZhaWx1cmVzUmVxdWVzdBofLmNhdWRhbC52MS5MaXN0RmFpbHVyZXNSZXNwb25zZRJYCgpSZXRyeUZpbGVzEisuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJldHJ5RmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJaCgtDYW5jZWxGaWxlcxIsLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VDYW5jZWxGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEmAKDlJlcHJvY2Vzc0ZpbGVzEi8uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJlcHJvY2Vzc0ZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SYgoPRGlzbWlzc0ZhaWx1cmVzEjAuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZURpc21pc3NGYWlsdXJlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEkEKDENyZWF0ZVRlbmFudBIeLmNhdWRhbC52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0GhEuY2F1ZGFsLnYxLlRlbmFudBI7CglHZXRUZW5hbnQSGy5jYXVkYWwudjEuR2V0VGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSTAoLTGlzdFRlbmFudHMSHS5jYXVkYWwudjEuTGlzdFRlbmFudHNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USQQoMVXBkYXRlVGVuYW50Eh4uY2F1ZGFsLnYxLlVwZGF0ZVRlbmFudFJlcXVlc3QaES5jYXVkYWwudjEuVGVuYW50Ej8KC0Nsb3NlVGVuYW50Eh0uY2F1ZGFsLnYxLkNsb3NlVGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSXgoMQ3JlYXRlQXBpS2V5Ei0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUNyZWF0ZUFwaUtleVJlcXVlc3QaHy5jYXVkYWwudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2USWwoLTGlzdEFwaUtleXMSLC5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEFwaUtleXNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2USUAoMUmV2b2tlQXBpS2V5Ei0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJldm9rZUFwaUtleVJlcXVlc3QaES5jYXVkYWwudjEuQXBpS2V5El4KDFJvdGF0ZUFwaUtleRItLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSb3RhdGVBcGlLZXlSZXF1ZXN0Gh8uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlElUKCUxpc3RBdWRpdBIqLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VMaXN0QXVkaXRSZXF1ZXN0GhwuY2F1ZGFsLnYxLkxpc3RBdWRpdFJlc3BvbnNlYgZwcm90bzM", [file_caudal_v1_batch, file_caudal_v1_file, file_caudal_v1_tenant, file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * Asks how many files are stuck.
@@ -197,6 +199,13 @@ export type Stage = Message<"caudal.v1.Stage"> & {
    * @generated from field: uint32 window = 5;
    */
   window: number;
+
+  /**
+   * What processes of it wait for, one for each cause; their files wait meanwhile.
+   *
+   * @generated from field: repeated caudal.v1.StageWait waits = 6;
+   */
+  waits: StageWait[];
 };
 
 /**
@@ -205,6 +214,41 @@ export type Stage = Message<"caudal.v1.Stage"> & {
  */
 export const StageSchema: GenMessage<Stage> = /*@__PURE__*/
   messageDesc(file_caudal_v1_operator, 4);
+
+/**
+ * Processes of a stage that wait for the same.
+ *
+ * @generated from message caudal.v1.StageWait
+ */
+export type StageWait = Message<"caudal.v1.StageWait"> & {
+  /**
+   * For what, and since when the first of them.
+   *
+   * @generated from field: caudal.v1.Wait wait = 1;
+   */
+  wait?: Wait | undefined;
+
+  /**
+   * How many processes.
+   *
+   * @generated from field: uint32 processes = 2;
+   */
+  processes: number;
+
+  /**
+   * What one of them saw.
+   *
+   * @generated from field: string detail = 3;
+   */
+  detail: string;
+};
+
+/**
+ * Describes the message caudal.v1.StageWait.
+ * Use `create(StageWaitSchema)` to create a new message.
+ */
+export const StageWaitSchema: GenMessage<StageWait> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 5);
 
 /**
  * All stages.
@@ -225,7 +269,7 @@ export type ListStagesResponse = Message<"caudal.v1.ListStagesResponse"> & {
  * Use `create(ListStagesResponseSchema)` to create a new message.
  */
 export const ListStagesResponseSchema: GenMessage<ListStagesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 5);
+  messageDesc(file_caudal_v1_operator, 6);
 
 /**
  * Asks for failures.
@@ -253,7 +297,7 @@ export type OperatorServiceListFailuresRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceListFailuresRequestSchema)` to create a new message.
  */
 export const OperatorServiceListFailuresRequestSchema: GenMessage<OperatorServiceListFailuresRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 6);
+  messageDesc(file_caudal_v1_operator, 7);
 
 /**
  * Retries files of a tenant.
@@ -281,7 +325,7 @@ export type OperatorServiceRetryFilesRequest = Message<"caudal.v1.OperatorServic
  * Use `create(OperatorServiceRetryFilesRequestSchema)` to create a new message.
  */
 export const OperatorServiceRetryFilesRequestSchema: GenMessage<OperatorServiceRetryFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 7);
+  messageDesc(file_caudal_v1_operator, 8);
 
 /**
  * Cancels files of a tenant.
@@ -309,7 +353,7 @@ export type OperatorServiceCancelFilesRequest = Message<"caudal.v1.OperatorServi
  * Use `create(OperatorServiceCancelFilesRequestSchema)` to create a new message.
  */
 export const OperatorServiceCancelFilesRequestSchema: GenMessage<OperatorServiceCancelFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 8);
+  messageDesc(file_caudal_v1_operator, 9);
 
 /**
  * Reprocesses files of a tenant.
@@ -337,7 +381,7 @@ export type OperatorServiceReprocessFilesRequest = Message<"caudal.v1.OperatorSe
  * Use `create(OperatorServiceReprocessFilesRequestSchema)` to create a new message.
  */
 export const OperatorServiceReprocessFilesRequestSchema: GenMessage<OperatorServiceReprocessFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 9);
+  messageDesc(file_caudal_v1_operator, 10);
 
 /**
  * Dismisses failures of a tenant.
@@ -365,7 +409,7 @@ export type OperatorServiceDismissFailuresRequest = Message<"caudal.v1.OperatorS
  * Use `create(OperatorServiceDismissFailuresRequestSchema)` to create a new message.
  */
 export const OperatorServiceDismissFailuresRequestSchema: GenMessage<OperatorServiceDismissFailuresRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 10);
+  messageDesc(file_caudal_v1_operator, 11);
 
 /**
  * Somebody's own part of an installation: sees and touches nothing of another.
@@ -435,7 +479,7 @@ export type Tenant = Message<"caudal.v1.Tenant"> & {
  * Use `create(TenantSchema)` to create a new message.
  */
 export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 11);
+  messageDesc(file_caudal_v1_operator, 12);
 
 /**
  * Makes a tenant.
@@ -463,7 +507,7 @@ export type CreateTenantRequest = Message<"caudal.v1.CreateTenantRequest"> & {
  * Use `create(CreateTenantRequestSchema)` to create a new message.
  */
 export const CreateTenantRequestSchema: GenMessage<CreateTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 12);
+  messageDesc(file_caudal_v1_operator, 13);
 
 /**
  * Asks for a tenant.
@@ -484,7 +528,7 @@ export type GetTenantRequest = Message<"caudal.v1.GetTenantRequest"> & {
  * Use `create(GetTenantRequestSchema)` to create a new message.
  */
 export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 13);
+  messageDesc(file_caudal_v1_operator, 14);
 
 /**
  * Asks for tenants.
@@ -512,7 +556,7 @@ export type ListTenantsRequest = Message<"caudal.v1.ListTenantsRequest"> & {
  * Use `create(ListTenantsRequestSchema)` to create a new message.
  */
 export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 14);
+  messageDesc(file_caudal_v1_operator, 15);
 
 /**
  * Tenants.
@@ -540,7 +584,7 @@ export type ListTenantsResponse = Message<"caudal.v1.ListTenantsResponse"> & {
  * Use `create(ListTenantsResponseSchema)` to create a new message.
  */
 export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 15);
+  messageDesc(file_caudal_v1_operator, 16);
 
 /**
  * Changes a tenant.
@@ -576,7 +620,7 @@ export type UpdateTenantRequest = Message<"caudal.v1.UpdateTenantRequest"> & {
  * Use `create(UpdateTenantRequestSchema)` to create a new message.
  */
 export const UpdateTenantRequestSchema: GenMessage<UpdateTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 16);
+  messageDesc(file_caudal_v1_operator, 17);
 
 /**
  * Ends a tenant.
@@ -604,7 +648,7 @@ export type CloseTenantRequest = Message<"caudal.v1.CloseTenantRequest"> & {
  * Use `create(CloseTenantRequestSchema)` to create a new message.
  */
 export const CloseTenantRequestSchema: GenMessage<CloseTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 17);
+  messageDesc(file_caudal_v1_operator, 18);
 
 /**
  * Makes a key.
@@ -632,7 +676,7 @@ export type OperatorServiceCreateApiKeyRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceCreateApiKeyRequestSchema)` to create a new message.
  */
 export const OperatorServiceCreateApiKeyRequestSchema: GenMessage<OperatorServiceCreateApiKeyRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 18);
+  messageDesc(file_caudal_v1_operator, 19);
 
 /**
  * Asks for keys.
@@ -660,7 +704,7 @@ export type OperatorServiceListApiKeysRequest = Message<"caudal.v1.OperatorServi
  * Use `create(OperatorServiceListApiKeysRequestSchema)` to create a new message.
  */
 export const OperatorServiceListApiKeysRequestSchema: GenMessage<OperatorServiceListApiKeysRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 19);
+  messageDesc(file_caudal_v1_operator, 20);
 
 /**
  * Ends a key.
@@ -688,7 +732,7 @@ export type OperatorServiceRevokeApiKeyRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceRevokeApiKeyRequestSchema)` to create a new message.
  */
 export const OperatorServiceRevokeApiKeyRequestSchema: GenMessage<OperatorServiceRevokeApiKeyRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 20);
+  messageDesc(file_caudal_v1_operator, 21);
 
 /**
  * Makes a key like another.
@@ -716,7 +760,7 @@ export type OperatorServiceRotateApiKeyRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceRotateApiKeyRequestSchema)` to create a new message.
  */
 export const OperatorServiceRotateApiKeyRequestSchema: GenMessage<OperatorServiceRotateApiKeyRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 21);
+  messageDesc(file_caudal_v1_operator, 22);
 
 /**
  * Asks for what was done.
@@ -744,7 +788,7 @@ export type OperatorServiceListAuditRequest = Message<"caudal.v1.OperatorService
  * Use `create(OperatorServiceListAuditRequestSchema)` to create a new message.
  */
 export const OperatorServiceListAuditRequestSchema: GenMessage<OperatorServiceListAuditRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 22);
+  messageDesc(file_caudal_v1_operator, 23);
 
 /**
  * By what aged files are counted apart.
