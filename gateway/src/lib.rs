@@ -30,7 +30,7 @@ use axum::response::{IntoResponse as _, Response};
 use caudal_domain::limits::{MAX_MESSAGE_BYTES, UPLOAD_URL_VALIDITY};
 use caudal_node::permission;
 use caudal_node::scope::MeshSecret;
-use caudal_node::{Certificate, LeaderChannel, Registry, ServeError, Server, ServerLimits};
+use caudal_node::{Certificate, LeaderChannel, Proof, Registry, ServeError, Server, ServerLimits};
 use caudal_objects::ObjectStore;
 use caudal_proto::FILE_DESCRIPTOR_SET;
 use caudal_proto::longrunning::operations_server::OperationsServer;
@@ -358,6 +358,9 @@ async fn admit(
         Ok(caller) => caller,
         Err(status) => return status.into_http::<axum::body::Body>().into_response(),
     };
+    if let Some(proof) = request.extensions().get::<Proof>() {
+        proof.give();
+    }
     request.extensions_mut().insert(caller);
     let uri = request.uri().clone();
     let response = next.run(request).await;

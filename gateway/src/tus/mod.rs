@@ -24,12 +24,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use caudal_domain::limits::{MAX_TUS_BYTES, MAX_TUS_PART_BYTES, TUS_LIFETIME, TUS_PART_BYTES};
 use caudal_domain::{BatchId, Refusal, batch_name};
-use caudal_node::permission;
 use caudal_node::scope::Scope;
+use caudal_node::{Proof, permission};
 use caudal_objects::{MAX_PARTS, ObjectStore};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::to_status;
 use caudal_proto::v1;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use sha2::{Digest as _, Sha256};
@@ -285,18 +286,17 @@ impl Tus {
     async fn by_itself(self: Arc<Self>, call: Call, request: Request) -> Response {
         let (parts, mut body) = request.into_parts();
         let task = tokio::spawn(async move {
-            let headers = &parts.headers;
             let peer = peer_of(&parts.extensions);
-            let answered = match (self.authenticator.may_ask(headers, peer), call) {
+            let answered = match (self.authenticator.may_ask(&parts.headers, peer), call) {
                 (Err(refused), _) => Err(refused),
-                (Ok(()), Call::Create) => self.create(headers, &mut body).await,
-                (Ok(()), Call::Head(id)) => self.head(id, headers).await,
-                (Ok(()), Call::Patch(id)) => self.patch(id, headers, &mut body).await,
-                (Ok(()), Call::Delete(id)) => self.delete(id, headers).await,
+                (Ok(()), Call::Create) => self.create(&parts, &mut body).await,
+                (Ok(()), Call::Head(id)) => self.head(id, &parts).await,
+                (Ok(()), Call::Patch(id)) => self.patch(id, &parts, &mut body).await,
+                (Ok(()), Call::Delete(id)) => self.delete(id, &parts).await,
             };
             if let Err(refused) = &answered {
                 self.authenticator.came(refused, peer);
-                linger(headers, &mut body).await;
+                linger(&parts.headers, &mut body).await;
             }
             answered
         });
@@ -311,20 +311,24 @@ impl Tus {
     }
 
     /// Who calls, within their rate, in the protocol's version.
-    async fn caller(&self, headers: &HeaderMap) -> Result<Scope, Status> {
+    async fn caller(&self, request: &Parts) -> Result<Scope, Status> {
         // Whoever answers the request has looked at its peer.
-        let caller = self.authenticator.caller(headers, None).await?;
+        let caller = self.authenticator.caller(&request.headers, None).await?;
+        if let Some(proof) = request.extensions.get::<Proof>() {
+            proof.give();
+        }
         needs_a_tenant(&caller.scope)?;
         permission::check_upload(caller.scope.role).map_err(|refusal| to_status(&refusal))?;
         if let Some(tenant) = caller.scope.tenant {
             self.rates.call(tenant).await?;
         }
-        headers::check_version(headers).map_err(|refusal| to_status(&refusal))?;
+        headers::check_version(&request.headers).map_err(|refusal| to_status(&refusal))?;
         Ok(caller.scope)
     }
 
-    async fn create(&self, headers: &HeaderMap, body: &mut Body) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
+    async fn create(&self, request: &Parts, body: &mut Body) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
+        let headers = &request.headers;
         let asked = Creation::read(headers).map_err(|refusal| to_status(&refusal))?;
         let id = Uuid::now_v7();
         let sources = match &asked.concat {
@@ -439,8 +443,8 @@ impl Tus {
         Ok(held.record)
     }
 
-    async fn head(&self, id: Uuid, headers: &HeaderMap) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
+    async fn head(&self, id: Uuid, request: &Parts) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
         let mut record = self.records.get(&scope, id).await?;
         if record.now.state == mesh::TusState::Whole {
             // Whoever made a file of it has died, or still does: it is not said to be there before it is.
@@ -473,14 +477,9 @@ impl Tus {
         Ok(response)
     }
 
-    async fn patch(
-        &self,
-        id: Uuid,
-        headers: &HeaderMap,
-        body: &mut Body,
-    ) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
-        let asked = Piece::read(headers).map_err(|refusal| to_status(&refusal))?;
+    async fn patch(&self, id: Uuid, request: &Parts, body: &mut Body) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
+        let asked = Piece::read(&request.headers).map_err(|refusal| to_status(&refusal))?;
         let held = self.records.lock(&scope, id).await?;
         let now = match self.piece(&scope, &held.record, &asked).await {
             Ok(now) => now,
@@ -551,8 +550,8 @@ impl Tus {
         Ok(now)
     }
 
-    async fn delete(&self, id: Uuid, headers: &HeaderMap) -> Result<Response, Status> {
-        let scope = self.caller(headers).await?;
+    async fn delete(&self, id: Uuid, request: &Parts) -> Result<Response, Status> {
+        let scope = self.caller(request).await?;
         let held = self.records.lock(&scope, id).await?;
         let record = held.record.clone();
         let is_undone = record.now.state != mesh::TusState::Done;

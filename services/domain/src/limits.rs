@@ -83,10 +83,11 @@ pub const MAX_PUT_BYTES: u64 = 5 * GIB;
 /// How long a batch waits for bytes after the last act of a client: then the store is asked, and what is not there is given
 /// up (protocol 12.3).
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long an issued URL is valid: asked for just in time, so an hour covers the slowest single PUT.
-pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(60 * 60);
-/// What a transfer that began while its URL was valid may still take.
-pub const UPLOAD_TRANSFER: Duration = Duration::from_secs(5 * 60);
+/// How long an issued URL is valid. What is sent to it has to begin within that time, and clients ask again where it has not:
+/// short, because nobody takes back what a key that was revoked, or a batch that was cancelled, was given.
+pub const UPLOAD_URL_VALIDITY: Duration = Duration::from_secs(15 * 60);
+/// What a transfer that began while its URL was valid may still take: the slowest single PUT.
+pub const UPLOAD_TRANSFER: Duration = Duration::from_secs(50 * 60);
 /// An OPEN batch that nobody touched for so long is completed by the system.
 pub const BATCH_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 

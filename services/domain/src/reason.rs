@@ -493,15 +493,16 @@ impl Reason {
             Self::ParserTimeout => Entry {
                 code: "PARSER_TIMEOUT",
                 stage: None,
-                retryable: true,
+                // Its bytes decide how much work it is, and they stay the same.
+                retryable: false,
                 needs_bytes: false,
                 en: Told {
-                    words: "Reading the file took longer than is allowed.",
-                    remedy: "Retry it once; if it fails again, make the file simpler or smaller and upload the new copy.",
+                    words: "Reading the file took more work than is allowed.",
+                    remedy: "Make the file simpler or smaller and upload the new copy.",
                 },
                 es: Told {
-                    words: "Leer el archivo tardó más de lo permitido.",
-                    remedy: "Reinténtelo una vez; si vuelve a fallar, simplifique o reduzca el archivo y suba la copia nueva.",
+                    words: "Leer el archivo exigió más trabajo del permitido.",
+                    remedy: "Simplifique o reduzca el archivo y suba la copia nueva.",
                 },
             },
             Self::ParserCrashed => Entry {

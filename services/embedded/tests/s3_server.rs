@@ -1,7 +1,7 @@
 //! The embedded S3 server through the client that Caudal uses against every S3.
 #![expect(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
@@ -550,6 +550,68 @@ fn is_refused_as_unsigned(answer: &str) -> bool {
 }
 
 /// Objects of all tenants are in one bucket, and the server would copy any of them.
+/// More than it has places for.
+#[tokio::test]
+async fn connections_that_sign_nothing_keep_nobody_out() {
+    let running = Running::start().await;
+    running.put("key", "bytes").await;
+    let address = running.server.endpoint().replace("http://", "");
+    let mut silent = Vec::new();
+    for number in 0..600 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        if number % 2 == 0 {
+            let head = b"GET /caudal/key HTTP/1.1\r\nHost: store\r\n";
+            stream.write_all(head).await.unwrap();
+        }
+        silent.push(stream);
+    }
+    let asked = Instant::now();
+    let others = client(&running.server.endpoint(), ACCESS, SECRET);
+    let got = others.get_object().bucket(BUCKET).key("key").send().await;
+    assert_eq!(
+        got.unwrap().body.collect().await.unwrap().to_vec(),
+        b"bytes"
+    );
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "it waited until the silent ones were late"
+    );
+    // The oldest made room.
+    let mut none = Vec::new();
+    silent[0].read_to_end(&mut none).await.ok();
+    drop(silent);
+}
+
+/// Also when the first thing it does takes longer than a connection without a signature may last.
+#[tokio::test]
+async fn a_slow_upload_keeps_its_place_from_its_head_on() {
+    let running = Running::start().await;
+    let address = running.server.endpoint().replace("http://", "");
+    let url = running.presigned_put("slow", 5).await;
+    let path = url.split_once(&address).unwrap().1;
+    let mut slow = TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    // It is asked for when its signature was found good.
+    let mut goes_on = [0; 25];
+    slow.read_exact(&mut goes_on).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(TcpStream::connect(&address).await.unwrap());
+    }
+    // All that was connected was accepted, and the oldest of it made room.
+    let mut none = Vec::new();
+    silent[0].read_to_end(&mut none).await.ok();
+    slow.write_all(b"bytes").await.unwrap();
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    drop(silent);
+    assert_eq!(running.get("slow").await, b"bytes");
+}
+
 #[tokio::test]
 async fn a_presigned_put_copies_no_object_whether_the_copy_is_signed_or_not() {
     let running = Running::start().await;

@@ -79,7 +79,7 @@ impl Default for Settings {
             sandbox: Limits {
                 memory: 768 << 20,
                 cpu: Duration::from_secs(30),
-                wall: Duration::from_secs(120),
+                wall: Duration::from_secs(240),
                 output: 32 << 20,
             },
         }

@@ -48,7 +48,7 @@ impl Default for Settings {
             sandbox: Limits {
                 memory: 1 << 30,
                 cpu: Duration::from_secs(20),
-                wall: Duration::from_secs(60),
+                wall: Duration::from_secs(160),
                 output: 8 << 20,
             },
         }

@@ -19,6 +19,8 @@ pub mod telemetry;
 pub mod tls;
 pub mod trace;
 
+/// Goes with each request of a connection: whoever has found its credential good says so, and the connection stays.
+pub use caudal_connections::Proof;
 pub use channels::{Channels, with_deadline};
 pub use health::Health;
 pub use leader::LeaderChannel;

@@ -13,8 +13,12 @@ pub const MAX_ENCODE_BYTES: usize = 16 * 1024 * 1024;
 /// Limits of one listening server.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
-    /// Connections open at once; further ones wait in the listener's queue.
+    /// Connections open at once; where all have shown a credential, further ones wait in the listener's queue.
     pub connections: usize,
+    /// Of one address, but for those of this machine.
+    pub connections_of_one_peer: usize,
+    /// How long a connection may take until a request with a good credential has come.
+    pub credential_timeout: Duration,
     /// HTTP/2 streams open at once on one connection.
     pub streams_per_connection: u32,
     /// Streams a peer may have reset before they were accepted (the "rapid reset" attack); more ends the connection.
@@ -33,7 +37,8 @@ pub struct ServerLimits {
     pub keepalive_interval: Duration,
     /// How long a probe may stay unanswered before the connection is cut.
     pub keepalive_timeout: Duration,
-    /// How long a new connection may stay silent, and how long the headers of an HTTP/1.1 request may take.
+    /// How long a new connection may take until the head of its first request is there, handshakes and the preface of
+    /// HTTP/2 included, and how long the headers of an HTTP/1.1 request may take.
     pub header_timeout: Duration,
     /// How long a gRPC call may take until its answer begins, the reading of its request included. A shorter
     /// `grpc-timeout` of the caller wins.
@@ -46,6 +51,8 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_of_one_peer: 2_500,
+            credential_timeout: Duration::from_secs(30),
             streams_per_connection: 100,
             pending_accept_resets: 20,
             local_error_resets: 1024,

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use caudal_domain::{BatchId, Refusal, TenantId};
+use caudal_connections::Proof;
+use caudal_domain::{BatchId, Refusal, Stage, TenantId};
 use caudal_proto::mesh::v1;
 use caudal_proto::status::to_status;
 use hmac::{Hmac, KeyInit, Mac};
@@ -33,6 +34,9 @@ const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
 /// A signed scope is some 200 characters; more is not looked at.
 const MAX_SCOPE_CHARACTERS: usize = 1024;
+
+/// Services of the mesh that do the work of no stage, and the person who calls one by hand.
+const SERVICES_BUT_STAGES: [&str; 4] = ["gateway", "ledger", "limiter", "operator"];
 
 /// Bytes that bind a token of a page to its request: nobody guesses them call by call.
 pub const PAGE_TAG_BYTES: usize = 12;
@@ -104,6 +108,19 @@ impl Scope {
     pub fn require_tenant(&self) -> Result<TenantId, Refusal> {
         self.tenant
             .ok_or_else(|| Refusal::permission_denied("this needs a credential of a tenant"))
+    }
+
+    /// Whether this service does the work of a stage: of its own, where it is the service of one, and of none where it is
+    /// another service of the mesh.
+    #[must_use]
+    pub fn works_for(&self, stage: Stage) -> bool {
+        let Some(name) = self.principal.strip_prefix("service:") else {
+            return false;
+        };
+        match name.parse::<Stage>() {
+            Ok(own) => own == stage,
+            Err(_) => !SERVICES_BUT_STAGES.contains(&name),
+        }
     }
 
     /// Whether the scope covers a batch of its tenant.
@@ -499,6 +516,9 @@ impl Interceptor for ScopeGuard {
         if self.services_only && scope.role != Role::Service {
             return Err(to_status(&not_a_service()));
         }
+        if let Some(proof) = request.extensions().get::<Proof>() {
+            proof.give();
+        }
         request.extensions_mut().insert(scope);
         Ok(request)
     }
@@ -527,6 +547,19 @@ pub fn require_service<T>(request: &Request<T>) -> Result<&Scope, Refusal> {
     let scope = of(request)?;
     if scope.role != Role::Service {
         return Err(not_a_service());
+    }
+    Ok(scope)
+}
+
+/// The same, and it must be one that does the work of this stage.
+///
+/// # Errors
+/// UNAUTHENTICATED when it is no service, PERMISSION_DENIED when it is another.
+pub fn require_service_of<T>(request: &Request<T>, stage: Stage) -> Result<&Scope, Refusal> {
+    let scope = require_service(request)?;
+    if !scope.works_for(stage) {
+        let words = format!("{} does not do the work of {stage}", scope.principal);
+        return Err(Refusal::permission_denied(words));
     }
     Ok(scope)
 }
@@ -642,6 +675,24 @@ mod tests {
             "service:upload"
         );
         assert!(require_operator(&service).is_err());
+    }
+
+    #[test]
+    fn a_service_does_the_work_of_its_own_stage_and_of_no_other() {
+        let asked = |service: &str, stage| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(Scope::service(service));
+            require_service_of(&request, stage).map(drop)
+        };
+        assert_eq!(asked("upload", Stage::Upload), Ok(()));
+        for other in ["metadata", "gateway", "limiter", "ledger", "operator"] {
+            let refusal = asked(other, Stage::Upload).unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::PermissionDenied, "{other}");
+        }
+        let mut request = Request::new(());
+        request.extensions_mut().insert(scope());
+        let refusal = require_service_of(&request, Stage::Upload).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Unauthenticated);
     }
 
     #[test]

@@ -14,12 +14,12 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use caudal_connections::{Bounds, Over, Place, Table};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -232,7 +232,7 @@ impl ServerBuilder {
         let app = self.app().await?;
         tracing::info!(service = self.name, %address, "serving");
         let tls = self.tls.as_ref().map(Certificate::acceptor).transpose()?;
-        let connections = Connections::new(&self.limits, app, tls);
+        let connections = Connections::new(&self.limits, app, tls, &self.metrics);
         connections.accept(&listener, &self.shutdown).await;
         drop(listener);
         self.health.drain().await;
@@ -444,8 +444,7 @@ struct Connections {
     app: Router,
     tls: Option<TlsAcceptor>,
     http: auto::Builder<OwnedTasks>,
-    header_timeout: Duration,
-    slots: Arc<Semaphore>,
+    table: Table,
     tasks: TaskTracker,
     draining: CancellationToken,
     cut: CancellationToken,
@@ -472,7 +471,23 @@ where
 }
 
 impl Connections {
-    fn new(limits: &ServerLimits, app: Router, tls: Option<TlsAcceptor>) -> Self {
+    fn new(
+        limits: &ServerLimits,
+        app: Router,
+        tls: Option<TlsAcceptor>,
+        metrics: &Registry,
+    ) -> Self {
+        let ended = metrics.counters(
+            "connections_ended",
+            "Connections that were ended, or not taken, because of what they did not do or where they came from",
+            ["why"],
+        );
+        let bounds = Bounds {
+            connections: limits.connections,
+            of_one_peer: limits.connections_of_one_peer,
+            first_head_within: limits.header_timeout,
+            credential_within: limits.credential_timeout,
+        };
         let tasks = TaskTracker::new();
         let cut = CancellationToken::new();
         let mut http = auto::Builder::new(OwnedTasks {
@@ -498,8 +513,9 @@ impl Connections {
             app,
             tls,
             http,
-            header_timeout: limits.header_timeout,
-            slots: Arc::new(Semaphore::new(limits.connections)),
+            table: Table::new(bounds, move |why| {
+                ended.with([why.word()]).inc();
+            }),
             tasks,
             draining: CancellationToken::new(),
             cut,
@@ -508,21 +524,13 @@ impl Connections {
 
     async fn accept(&self, listener: &TcpListener, shutdown: &CancellationToken) {
         loop {
-            let next = async {
-                // The semaphore is never closed.
-                let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
-                (slot, listener.accept().await)
-            };
-            let Some((slot, accepted)) = shutdown.run_until_cancelled(next).await else {
+            let next = self.table.accept(listener);
+            let Some(accepted) = shutdown.run_until_cancelled(next).await else {
                 return;
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    let connection = self.connection(stream, peer);
-                    self.tasks.spawn(async move {
-                        connection.await;
-                        drop(slot);
-                    });
+                Ok((stream, peer, place)) => {
+                    self.tasks.spawn(self.connection(stream, peer, place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
@@ -538,13 +546,13 @@ impl Connections {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
+        place: Place,
     ) -> impl Future<Output = ()> + Send + 'static {
         let http = self.http.clone();
         let app = self.app.clone();
         let tls = self.tls.clone();
         let draining = self.draining.clone();
         let cut = self.cut.clone();
-        let header_timeout = self.header_timeout;
         async move {
             let info = TcpConnectInfo {
                 local_addr: stream.local_addr().ok(),
@@ -554,19 +562,13 @@ impl Connections {
                 tracing::debug!(%error, "a connection was gone before it began");
                 return;
             }
-            // A peer that says nothing would hold its place for ever: hyper times headers only once they began.
-            let mut byte = [0];
-            let first_byte = tokio::time::timeout(header_timeout, stream.peek(&mut byte));
-            if !matches!(
-                draining.run_until_cancelled(first_byte).await,
-                Some(Ok(Ok(1)))
-            ) {
-                return;
-            }
+            let proof = place.proof();
             let service = hyper::service::service_fn(
                 move |mut request: http::Request<hyper::body::Incoming>| {
                     request.extensions_mut().insert(info.clone());
                     request.extensions_mut().insert(ConnectInfo(peer));
+                    request.extensions_mut().insert(proof.clone());
+                    proof.asked();
                     let answer = Service::call(&mut app.clone(), request);
                     async move {
                         Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {}))
@@ -576,14 +578,17 @@ impl Connections {
             let stream = match tls {
                 None => Stream::Plain(stream),
                 Some(tls) => {
-                    let shaken = tokio::time::timeout(header_timeout, tls.accept(stream));
-                    match draining.run_until_cancelled(shaken).await {
-                        Some(Ok(Ok(stream))) => Stream::Tls(Box::new(stream)),
-                        Some(Ok(Err(error))) => {
+                    let shaken = tokio::select! {
+                        shaken = tls.accept(stream) => shaken,
+                        _ = place.over() => return,
+                        () = draining.cancelled() => return,
+                    };
+                    match shaken {
+                        Ok(stream) => Stream::Tls(Box::new(stream)),
+                        Err(error) => {
                             tracing::debug!(%error, %peer, "a TLS handshake failed");
                             return;
                         }
-                        Some(Err(_)) | None => return,
                     }
                 }
             };
@@ -591,6 +596,17 @@ impl Connections {
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
+                over = place.over() => match over {
+                    Over::AtOnce => return,
+                    Over::AfterAnswers => {
+                        connection.as_mut().graceful_shutdown();
+                        tokio::select! {
+                            ended = connection.as_mut() => ended,
+                            () = place.grace_is_over() => return,
+                            () = cut.cancelled() => return,
+                        }
+                    }
+                },
                 () = draining.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {

@@ -32,6 +32,7 @@ const PARSERS: &[(&str, Parser)] = &[
     ("sleep", sleep_forever),
     ("sleep-until-cancelled", sleep_forever),
     ("sleep-until-dropped", sleep_forever),
+    ("sleep-while-others-wait", sleep_forever),
     ("sleep-beside-the-others", sleep_forever),
     ("sleep-and-hold-what-it-holds", sleep_forever),
     ("sleep-if-forked", sleep_if_forked),
@@ -157,6 +158,7 @@ const TESTS: &[Test] = &[
             "{}",
             failure.detail
         );
+        assert!(!failure.reason.retryable(), "it would use up as much again");
     }),
     (
         "a_parser_that_waits_for_ever_ends_at_its_wall_clock",
@@ -168,7 +170,8 @@ const TESTS: &[Test] = &[
                     ..bench.limits
                 },
             );
-            assert_eq!(failure.reason, Reason::ParserTimeout, "{}", failure.detail);
+            assert_eq!(failure.reason, Reason::StageTimeout, "{}", failure.detail);
+            assert!(failure.reason.retryable());
         },
     ),
     ("an_output_flood_ends_at_its_bound", |bench| {
@@ -188,6 +191,37 @@ const TESTS: &[Test] = &[
             assert_eq!(refused, json!({ "reached": [], "environment": 0 }));
         },
     ),
+    ("each_wall_stands_here_and_the_sandbox_says_so", |bench| {
+        let walls = bench.runtime.block_on(bench.sandbox.walls()).unwrap();
+        assert_eq!(walls.missing(), Vec::<&str>::new());
+    }),
+    ("no_more_children_run_than_there_are_places", |bench| {
+        let cancelled = CancellationToken::new();
+        let sandbox = bench.sandbox.with_children_at_once(1);
+        let parser = "sleep-while-others-wait";
+        let asked = || sandbox.parse(parser, &Value::Null, &bench.input, &cancelled);
+        bench.runtime.block_on(async {
+            let both = futures::future::join(asked(), asked());
+            tokio::pin!(both);
+            let first = tokio::select! {
+                _ = &mut both => panic!("they sleep"),
+                first = bench.until_runs(parser) => first,
+            };
+            // The second is there when the first has ended, and not before.
+            first.signal(Signal::KILL);
+            let second = tokio::select! {
+                _ = &mut both => panic!("the second sleeps"),
+                second = until_is_there(async || {
+                    let now = bench.running(parser);
+                    assert!(now.len() <= 1);
+                    now.into_iter().find(|process| process.pid != first.pid)
+                }) => second,
+            };
+            second.signal(Signal::KILL);
+            let (first, second) = both.await;
+            assert!(first.is_err() && second.is_err());
+        });
+    }),
     ("a_fork_bomb_does_not_fork", |bench| {
         assert_eq!(
             bench.parse("fork-bomb").unwrap().value,
@@ -407,6 +441,9 @@ const FILES_WHOSE_FAULTS_COUNT: u64 = 20;
 /// Page faults of one child that does next to nothing. There are about 105; where the executable is started for it, 500.
 const MAX_FAULTS: u64 = 250;
 
+/// More than the tests have that look at several.
+const CHILDREN_AT_ONCE: usize = 32;
+
 /// What this process held when it began: a terminal, and what a shell or a build left open.
 static GIVEN: OnceLock<Vec<String>> = OnceLock::new();
 
@@ -501,7 +538,8 @@ impl Bench {
                 .unwrap(),
             sandbox: Sandbox::of_this_executable(limits)
                 .unwrap()
-                .with_children_of_one_host(children_of_one_host),
+                .with_children_of_one_host(children_of_one_host)
+                .with_children_at_once(CHILDREN_AT_ONCE),
             limits,
             input,
             _folder: folder,
@@ -780,6 +818,32 @@ fn escape(_: &Value, _: &mut File) -> Result<Parsed, ParseFailure> {
     };
     if rustix::process::setrlimit(rustix::process::Resource::As, unlimited).is_ok() {
         reached.push("raise a limit");
+    }
+    if std::fs::metadata("/etc/passwd").is_ok() {
+        reached.push("look at a file by its name");
+    }
+    if std::fs::exists("/etc/passwd").is_ok() {
+        reached.push("find out that there is a file");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    if std::fs::set_permissions("/etc/passwd", mode).is_ok() {
+        reached.push("change who may read a file");
+    }
+    if rustix::process::setpriority_process(Some(parent), 1).is_ok() {
+        reached.push("slow the parent down");
+    }
+    if rustix::process::pidfd_open(parent, rustix::process::PidfdFlags::empty()).is_ok() {
+        reached.push("hold the parent");
+    }
+    if rustix::process::chdir("/").is_ok() {
+        reached.push("go elsewhere");
+    }
+    if rustix::process::getuid().is_root() {
+        reached.push("be root");
+    }
+    let held = rustix::thread::capabilities(None);
+    if held.is_ok_and(|held| !held.permitted.is_empty()) {
+        reached.push("hold a capability");
     }
     answer(json!({ "reached": reached, "environment": std::env::vars_os().count() }))
 }

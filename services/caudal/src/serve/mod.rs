@@ -32,6 +32,9 @@ pub(crate) async fn run(arguments: &ServeArguments) -> Result<ExitCode, Failure>
 }
 
 async fn start(plan: Plan) -> Result<Serving, Failure> {
+    if let Some(warning) = plan.warning() {
+        tracing::warn!("{warning}");
+    }
     let is_ledger = matches!(plan.work, Work::Ledger(_));
     let Started { address, part } = match plan.work {
         Work::Gateway { mesh, options } => {

@@ -45,6 +45,26 @@ pub(crate) enum Work {
 }
 
 impl Plan {
+    /// What is to be said of an address that other machines reach and no TLS stands behind; nothing where that is in order.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let address = self.listen;
+        if address.ip().is_loopback() {
+            return None;
+        }
+        match &self.work {
+            Work::Gateway { options, .. } if options.tls.is_some() => None,
+            Work::Gateway { .. } => Some(format!(
+                "the gateway listens on {address} without TLS: API keys are read by whoever is in between. \
+                 Give it --tls-cert and --tls-key, or put a proxy with a certificate before it"
+            )),
+            _ => Some(format!(
+                "{} listens on {address}, and services speak with each other without TLS: whoever is in between reads what they say. \
+                 Keep this network to the services",
+                self.service.name()
+            )),
+        }
+    }
+
     /// Reads all of it; `variable` gives what the environment says about providers. Inside a tokio runtime.
     pub(crate) fn of(
         arguments: &ServeArguments,
@@ -302,6 +322,19 @@ mod tests {
         let at = mesh.iter().position(|flag| *flag == setting).unwrap();
         mesh.drain(at..at + 2);
         mesh
+    }
+
+    #[tokio::test]
+    async fn an_address_that_others_reach_without_tls_is_warned_of() {
+        let warned = |service, address| {
+            let arguments = [&MESH[..], &["--listen", address]].concat();
+            plan(service, &arguments).unwrap().warning()
+        };
+        for service in ["gateway", "upload"] {
+            assert_eq!(warned(service, "127.0.0.1:0"), None);
+            let words = warned(service, "0.0.0.0:0").unwrap();
+            assert!(words.contains("without TLS"), "{words}");
+        }
     }
 
     #[tokio::test]

@@ -11,10 +11,10 @@ use caudal_embeddings::{EmbeddingsSettings, EmbeddingsStage};
 use caudal_extract_text::ExtractText;
 use caudal_image_processing::ImageProcessing;
 use caudal_metadata::Metadata;
-use caudal_node::{ServerLimits, ServerParts, Settings};
+use caudal_node::{Registry, ServerLimits, ServerParts, Settings};
 use caudal_objects::ObjectStore;
 use caudal_providers::{EmbeddingProvider, EmbeddingSettings, ProviderPermits, Unlimited};
-use caudal_stage::sandbox::{CHILDREN_OF_ONE_HOST, Limits, Parser, Preparation, Sandbox};
+use caudal_stage::sandbox::{CHILDREN_OF_ONE_HOST, Limits, Parser, Preparation, Sandbox, Walls};
 use caudal_stage::{
     AnyHandler, Dependencies, Handler, SlotSource, Solo, SoloSettings, StageProcess, StageSettings,
 };
@@ -32,6 +32,8 @@ use crate::service::{Mesh, Started, cannot_start, listen, reached_at};
 const THIS_EXECUTABLE: &str = "/proc/self/exe";
 /// The environment variable that says how many files are read in the children of one parser host.
 const CHILDREN_OF_ONE_HOST_VARIABLE: &str = "CAUDAL_CHILDREN_OF_ONE_PARSER_HOST";
+/// The environment variable that says whether a stage that reads files does without a wall that this machine does not have.
+const REQUIRE_SANDBOX_VARIABLE: &str = "CAUDAL_REQUIRE_SANDBOX";
 /// Files that one process embeds at once with a remote provider: while a request is under way, the next is filled by them.
 const REMOTE_EMBEDDING_SLOTS: usize = 128;
 /// A file waits inside its handler for its turn with the provider.
@@ -90,6 +92,56 @@ fn sandbox() -> Result<Sandbox, Failure> {
     let sandbox = Sandbox::of_this_executable(limits)
         .map_err(|error| Failure::broken(format!("no child processes for parsers: {error}")))?;
     Ok(sandbox.with_children_of_one_host(children))
+}
+
+/// Finds out, once, which walls stand around those that read files, and says so: in the log, and in the metrics.
+async fn look_at_the_walls(stage: &'static str, metrics: &Registry) -> Result<(), Failure> {
+    let is_required = match std::env::var(REQUIRE_SANDBOX_VARIABLE).as_deref() {
+        Ok("true" | "1") => true,
+        Ok("false" | "0" | "") | Err(_) => false,
+        Ok(other) => {
+            return Err(Failure::misconfigured(format!(
+                "{REQUIRE_SANDBOX_VARIABLE} is true or false, not {other}"
+            )));
+        }
+    };
+    let walls = sandbox()?.with_children_of_one_host(0).walls().await;
+    let walls = walls.map_err(|failure| {
+        Failure::broken(format!("no child process for parsers: {}", failure.detail))
+    })?;
+    let told = metrics.gauges(
+        "sandbox_walls",
+        "1 where a wall stands around the processes that read files",
+        ["wall"],
+    );
+    for (wall, stands) in walls.all() {
+        told.with([wall]).set(i64::from(stands));
+    }
+    let missing = walls.missing();
+    if missing.is_empty() {
+        tracing::info!(
+            stage,
+            "all walls stand around the processes that read files"
+        );
+    } else {
+        tracing::warn!(
+            stage,
+            missing = missing.join(", "),
+            "walls around the processes that read files are missing on this machine"
+        );
+    }
+    required(walls, is_required)
+}
+
+fn required(walls: Walls, is_required: bool) -> Result<(), Failure> {
+    let missing = walls.missing();
+    if !is_required || missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::misconfigured(format!(
+        "{REQUIRE_SANDBOX_VARIABLE} is set, and this machine gives the processes that read files no wall of: {}; see docs/operations.md",
+        missing.join(", ")
+    )))
 }
 
 /// What handlers are made of, beside the settings of their crates.
@@ -230,6 +282,9 @@ pub(crate) async fn start(
         },
     };
     let server = ServerParts::new(server, listener, stop.clone());
+    if !registered.parsers.is_empty() {
+        look_at_the_walls(name, &server.metrics).await?;
+    }
     let process = StageProcess::start(handler, settings, dependencies, server)
         .map_err(|error| broken(&error))?;
     Ok(Started {
@@ -321,6 +376,23 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
+
+    #[test]
+    fn a_wall_that_is_missing_keeps_a_stage_from_starting_where_it_is_required() {
+        let all = Walls {
+            files: true,
+            calls: true,
+            capabilities: true,
+            user: true,
+        };
+        let some = Walls {
+            files: false,
+            ..all
+        };
+        assert!(required(all, true).is_ok() && required(some, false).is_ok());
+        let refused = required(some, true).unwrap_err().to_string();
+        assert!(refused.contains("no wall of: files"), "{refused}");
+    }
 
     #[tokio::test]
     async fn each_stage_is_served_by_a_handler_of_its_own() {

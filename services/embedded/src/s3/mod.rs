@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use caudal_connections::{Bounds, Over, Table};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::body::Incoming;
@@ -37,8 +38,7 @@ use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError, HttpResponse, S3Error, S3ErrorCode};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
@@ -48,9 +48,13 @@ pub use store::{Durability, MAX_KEY_BYTES};
 use service::Service;
 use store::Store;
 
-/// How many connections are served at once; the others wait to be accepted.
-const MAX_CONNECTIONS: usize = 512;
-/// How long a client may take to send a request's head, and how long a connection may be idle.
+const CONNECTIONS: Bounds = Bounds {
+    connections: 512,
+    of_one_peer: 256,
+    first_head_within: Duration::from_secs(10),
+    credential_within: Duration::from_secs(30),
+};
+/// How long a client may take to send the head of a further request, and how long a connection may be idle.
 const HEAD_WITHIN: Duration = Duration::from_secs(90);
 /// How long requests in flight may take to end after the token is cancelled.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -177,6 +181,7 @@ fn signed(service: Service, access_key: String, secret_key: String) -> S3Service
     config.form_max_fields_size = 0;
     let mut builder = S3ServiceBuilder::new(service);
     builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+    builder.set_access(signature::OnlySigned);
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.build()
 }
@@ -287,16 +292,21 @@ async fn serve(
     is_strict: bool,
     shutdown: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let table = Table::new(CONNECTIONS, |why| {
+        tracing::debug!(
+            why = why.word(),
+            "a connection to the object store was ended"
+        );
+    });
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accept(&listen, &places) => accepted,
+            accepted = table.accept(&listen) => accepted,
         };
-        let (stream, place) = match accepted {
+        let (stream, _, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "the object store could not accept a connection");
@@ -304,7 +314,18 @@ async fn serve(
                 continue;
             }
         };
+        // Without it an answer's last packet waits for the client's acknowledgement of the one before.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone before it began");
+            continue;
+        }
+        let proof = place.proof();
         let service = tower::ServiceBuilder::new()
+            .map_request(move |mut request: Request<Incoming>| {
+                proof.asked();
+                request.extensions_mut().insert(proof.clone());
+                request
+            })
             .layer(cors())
             .service(checked(service.clone(), is_strict));
         let connection = http1::Builder::new()
@@ -313,10 +334,21 @@ async fn serve(
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let connection = graceful.watch(connection);
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                over = place.over() => match over {
+                    Over::AtOnce => return,
+                    // One request at a time: what is under way had no good signature.
+                    Over::AfterAnswers => tokio::select! {
+                        ended = connection => ended,
+                        () = place.grace_is_over() => return,
+                    },
+                },
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection to the object store broke off");
             }
-            drop(place);
         });
     }
     drop(listen);
@@ -327,18 +359,4 @@ async fn serve(
         tracing::warn!("requests to the object store were broken off at its end");
     }
     connections.shutdown().await;
-}
-
-async fn accept(
-    listen: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listen.accept().await?;
-    // Without it an answer's last packet waits for the client's acknowledgement of the one before.
-    stream.set_nodelay(true)?;
-    Ok((stream, place))
 }

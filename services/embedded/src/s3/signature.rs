@@ -2,8 +2,10 @@
 //! that change what a request does. That is checked here, before s3s sees the request: whoever was given a URL that puts
 //! one object could else add `x-amz-copy-source` and read any other.
 
+use caudal_connections::Proof;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap};
 use http::{HeaderName, HeaderValue, Uri};
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::{S3Error, S3Result, s3_error};
 
 /// Headers of these names tell S3 what to do, and so have to be signed.
@@ -55,6 +57,22 @@ pub(super) fn region_of_nobody(headers: &HeaderMap) -> Option<&str> {
     let is_of_a_region =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (region.is_empty() || !region.bytes().all(is_of_a_region)).then_some(region)
+}
+
+/// Lets in whoever has a good signature, as s3s found it, and lets their connection stay.
+pub(super) struct OnlySigned;
+
+#[async_trait::async_trait]
+impl S3Access for OnlySigned {
+    async fn check(&self, request: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if request.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "Signature is required"));
+        }
+        if let Some(proof) = request.extensions_mut().get::<Proof>() {
+            proof.give();
+        }
+        Ok(())
+    }
 }
 
 fn is_instruction(name: &HeaderName) -> bool {

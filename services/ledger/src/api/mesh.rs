@@ -71,9 +71,8 @@ impl LedgerService for Ledger {
         request: Request<LeaseRequest>,
     ) -> Result<Response<LeaseResponse>, Status> {
         answer(async {
-            require_service(&request)?;
+            let stage = require_service_of(&request, |message| &message.stage)?;
             let message = request.get_ref();
-            let stage = stage_of(&message.stage)?;
             let held = held_of(message.files.as_ref())?;
             let version = message.stage_version.clone().unwrap_or_default();
             let version = stage_version_from_proto(stage, &version);
@@ -167,7 +166,7 @@ impl LedgerService for Ledger {
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
         answer(async {
-            require_service(&request)?;
+            require_service_of(&request, |message| &message.stage)?;
             let report = report_of(request.into_inner())?;
             let recorded = self.ask(report).await?;
             let verdict = |recorded: bool| {
@@ -191,9 +190,8 @@ impl LedgerService for Ledger {
         request: Request<CheckRecordedRequest>,
     ) -> Result<Response<CheckRecordedResponse>, Status> {
         answer(async {
-            require_service(&request)?;
+            let stage = require_service_of(&request, |message| &message.stage)?;
             let message = request.get_ref();
-            let stage = stage_of(&message.stage)?;
             let executions = executions_of(message)?;
             // By a reader: what the writer believes is what is being doubted.
             let found = results::recorded(&self.store.reader(), stage, &executions).await?;
@@ -898,6 +896,17 @@ fn ordinal_after(ordinal: i64) -> Result<u32, Refusal> {
 /// That a service calls, and that its request holds no more than it may.
 fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Refusal> {
     scope::require_service(request).and_then(|_| bounds::check(request.get_ref()))
+}
+
+/// The same, and that it is the service of the stage that it names.
+fn require_service_of<T: Bounded>(
+    request: &Request<T>,
+    named: fn(&T) -> &String,
+) -> Result<Stage, Refusal> {
+    require_service(request)?;
+    let stage = stage_of(named(request.get_ref()))?;
+    scope::require_service_of(request, stage)?;
+    Ok(stage)
 }
 
 fn stage_of(name: &str) -> Result<Stage, Refusal> {

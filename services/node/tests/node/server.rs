@@ -9,6 +9,7 @@ use caudal_proto::mesh::v1::{
     AcquireRequest, GetStageRequest, GetStatusRequest, PauseRequest, ResumeRequest,
     SetConcurrencyRequest,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Request};
@@ -417,4 +418,114 @@ async fn a_drain_ends_at_its_deadline_with_a_stream_and_a_call_still_open() {
     assert!(began.elapsed() >= Duration::from_millis(300));
     assert!(answers.message().await.is_err());
     assert!(stuck.await.unwrap().is_err());
+}
+
+/// How HTTP/2 begins, and an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+async fn connect_and_send(address: &str, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+/// Waits until the server ends the connection.
+async fn ended(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let end = stream.read_to_end(&mut rest);
+    // A reset is an end too.
+    let _ = tokio::time::timeout(PATIENCE, end)
+        .await
+        .expect("the connection is still open");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_nothing_ends_however_far_it_got() {
+    let limits = ServerLimits {
+        header_timeout: Duration::from_millis(200),
+        ..ServerLimits::default()
+    };
+    let running = Running::start(limits).await;
+    for begun in [&b""[..], b"P", &PREFACE[..16], &PREFACE[..24], PREFACE] {
+        let mut stream = connect_and_send(&running.address, begun).await;
+        ended(&mut stream).await;
+    }
+    let page = http_get(&running.address, "/metrics").await;
+    let counted = "caudal_connections_ended_total{service=\"fake\",why=\"silent\"} 5";
+    assert!(page.contains(counted), "{page}");
+}
+
+#[tokio::test]
+async fn a_connection_ends_on_which_nobody_shows_a_credential() {
+    let limits = ServerLimits {
+        header_timeout: Duration::from_secs(3600),
+        credential_timeout: Duration::from_millis(200),
+        ..ServerLimits::default()
+    };
+    let running = Running::start(limits).await;
+    let request = b"GET /hello HTTP/1.1\r\nhost: caudal\r\n\r\n";
+    let mut stream = connect_and_send(&running.address, request).await;
+    ended(&mut stream).await;
+    let page = http_get(&running.address, "/metrics").await;
+    assert!(page.contains("why=\"no-credential\"} 1"), "{page}");
+}
+
+#[tokio::test]
+async fn a_connection_with_a_credential_keeps_its_place_when_others_need_one() {
+    let limits = ServerLimits {
+        connections: 2,
+        header_timeout: Duration::from_secs(3600),
+        credential_timeout: Duration::from_secs(3600),
+        ..ServerLimits::default()
+    };
+    let running = Running::start(limits).await;
+    let mut known = running.stage();
+    known.get_stage(GetStageRequest {}).await.unwrap();
+    let mut silent = connect_and_send(&running.address, PREFACE).await;
+    let mut other = running.stage();
+    other.get_stage(GetStageRequest {}).await.unwrap();
+    ended(&mut silent).await;
+    known.get_stage(GetStageRequest {}).await.unwrap();
+    drop(other);
+    let page = http_get(&running.address, "/metrics").await;
+    assert!(page.contains("why=\"made-room\"} 1"), "{page}");
+}
+
+/// As many as it has places for, and some: nobody waits until they are late.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_connections_that_say_nothing_keep_nobody_out() {
+    const SPARE: u64 = 1_000;
+    let open = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: open.maximum,
+            maximum: open.maximum,
+        },
+    )
+    .unwrap();
+    let most = ServerLimits::default().connections as u64;
+    // Both ends of each are in this process.
+    let connections = open.maximum.map_or(most, |all| most.min(all / 2 - SPARE));
+    let limits = ServerLimits {
+        connections: usize::try_from(connections).unwrap(),
+        header_timeout: Duration::from_secs(3600),
+        credential_timeout: Duration::from_secs(3600),
+        ..ServerLimits::default()
+    };
+    let running = Running::start(limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..connections + 100 {
+        silent.push(connect_and_send(&running.address, &PREFACE[..16]).await);
+    }
+    let asked = Instant::now();
+    let mut new = running.limiter();
+    new.get_status(GetStatusRequest {}).await.unwrap();
+    // It takes milliseconds; the rest is for a machine that has other things to do.
+    assert!(asked.elapsed() < PATIENCE, "{:?}", asked.elapsed());
+    println!(
+        "{} silent connections: answered in {:?}",
+        silent.len(),
+        asked.elapsed()
+    );
 }

@@ -32,13 +32,14 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use caudal_domain::Reason;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
@@ -105,14 +106,48 @@ impl ParseFailure {
     }
 }
 
+/// The walls around a child beside its [`Limits`], each as far as this kernel, and whoever started this process, let it
+/// stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// Landlock: no file, no TCP port, no signal to others, as far as the kernel knows these.
+    pub files: bool,
+    /// seccomp: no system call but those of a list.
+    pub calls: bool,
+    /// No capability.
+    pub capabilities: bool,
+    /// Not root.
+    pub user: bool,
+}
+
+impl Walls {
+    /// Each by its name.
+    #[must_use]
+    pub fn all(self) -> [(&'static str, bool); 4] {
+        [
+            ("files", self.files),
+            ("calls", self.calls),
+            ("capabilities", self.capabilities),
+            ("user", self.user),
+        ]
+    }
+
+    /// The names of those that do not stand.
+    #[must_use]
+    pub fn missing(self) -> Vec<&'static str> {
+        let missing = self.all().into_iter().filter(|(_, stands)| !stands);
+        missing.map(|(name, _)| name).collect()
+    }
+}
+
 /// What one child may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Address space beyond what the executable itself maps, in bytes.
     pub memory: u64,
-    /// Processor time over all its threads; counted in whole seconds, rounded up.
+    /// Processor time over all its threads; counted in whole seconds, rounded up. Whoever uses it up is not tried again.
     pub cpu: Duration,
-    /// Time from start to end, whatever it does.
+    /// Time from start to end, whatever it does: only so that one which sleeps ends too.
     pub wall: Duration,
     /// Bytes of the framed result.
     pub output: u64,
@@ -130,14 +165,22 @@ impl Default for Limits {
     }
 }
 
-/// Has one child for each file and reads its answer. Clones share the parser host and the thread that starts processes. How
-/// many run at once is the caller's: one for each of its slots.
+/// As many children of a process as it has cores: more would only share them, and each take longer for what its file does not
+/// do.
+static ONE_EACH_CORE: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    Arc::new(Semaphore::new(cores))
+});
+
+/// Has one child for each file and reads its answer. Clones share the parser host and the thread that starts processes. All
+/// sandboxes of a process have as many children at once as there are cores, and what is asked beyond waits.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     executable: PathBuf,
     limits: Limits,
     spawner: Arc<Spawner>,
     hosts: Arc<Hosts>,
+    places: Arc<Semaphore>,
 }
 
 impl Sandbox {
@@ -152,6 +195,7 @@ impl Sandbox {
             spawner: Arc::new(Spawner::start()?),
             hosts: Arc::new(Hosts::new(executable.clone(), CHILDREN_OF_ONE_HOST)),
             executable,
+            places: Arc::clone(&ONE_EACH_CORE),
         })
     }
 
@@ -184,6 +228,27 @@ impl Sandbox {
         }
     }
 
+    /// The same sandbox with so many children at once, whatever other sandboxes of this process have.
+    #[must_use]
+    pub fn with_children_at_once(&self, children: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(children)),
+            ..self.clone()
+        }
+    }
+
+    /// Which walls stand around each child, as one finds that reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::parse`].
+    pub async fn walls(&self) -> Result<Walls, Failure> {
+        let (nothing, cancelled) = (Path::new("/dev/null"), CancellationToken::new());
+        let asked = self.parse(child::WALLS, &serde_json::Value::Null, nothing, &cancelled);
+        serde_json::from_value(asked.await?.value)
+            .map_err(|error| internal(format!("a child does not know its walls: {error}")))
+    }
+
     /// What each child may use.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -200,7 +265,7 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// The parser's own [`ParseFailure`]; `ParserOutOfMemory`, `ParserTimeout`, `OutputTooLarge` when a limit ended it,
+    /// The parser's own [`ParseFailure`]; `ParserOutOfMemory`, `ParserTimeout`, `StageTimeout`, `OutputTooLarge` when a limit ended it,
     /// `ParserCrashed` when it panicked, aborted or was killed; `Internal` when no child could be started, when it does not
     /// know the parser, and on cancellation, where nobody reads the answer.
     pub async fn parse(
@@ -217,6 +282,14 @@ impl Sandbox {
                 request: request.clone(),
             },
         };
+        let place = tokio::select! {
+            place = self.places.acquire() => place,
+            () = cancelled.cancelled() => {
+                return judge(End::Cancelled, &[], &self.limits, Duration::ZERO);
+            }
+        };
+        // It is never closed.
+        let _place = place.map_err(|error| internal(error.to_string()))?;
         if let Some(host) = self.hosts.next(&self.spawner).await {
             let forked = self.in_a_forked_child(&order, host, input, cancelled);
             if let Some(parsed) = forked.await? {

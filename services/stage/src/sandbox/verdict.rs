@@ -44,9 +44,10 @@ pub(super) fn judge(
             Reason::OutputTooLarge,
             format!("the result is larger than {} bytes", limits.output),
         ),
+        // It did not use up what its file is given: others had the processor, or it slept.
         End::OutOfTime => (
-            Reason::ParserTimeout,
-            format!("parsing took longer than {} s", limits.wall.as_secs_f32()),
+            Reason::StageTimeout,
+            format!("parsing was not over after {} s", limits.wall.as_secs_f32()),
         ),
         End::Cancelled => (Reason::Internal, "parsing was cancelled".to_owned()),
     };
