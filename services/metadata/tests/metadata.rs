@@ -5,7 +5,7 @@ use caudal_domain::{
     BatchId, FileRef, Generation, Outcome, Reason, Stage, StageSet, TenantId, Token, Warning,
     WarningCode,
 };
-use caudal_metadata::{MAX_RECORD_BYTES, Metadata};
+use caudal_metadata::Metadata;
 use caudal_objects::{ObjectStore, Settings};
 use caudal_stage::{ArtifactWriter, Handler, Input, InputArtifact, Job, Usage};
 use serde_json::json;
@@ -77,9 +77,9 @@ fn input(stage: Stage, facts: serde_json::Value, warnings: Vec<Warning>) -> Inpu
 }
 
 #[tokio::test]
-async fn the_record_holds_what_every_stage_found() {
+async fn what_was_done_whole_is_complete_and_no_fact_is_repeated() {
     let inputs = vec![
-        input(Stage::Upload, json!({ "size": 7 }), Vec::new()),
+        input(Stage::Upload, json!({ "etag": "e" }), Vec::new()),
         input(Stage::ExtractText, json!({ "words": 12 }), Vec::new()),
     ];
     let done = Metadata
@@ -87,25 +87,12 @@ async fn the_record_holds_what_every_stage_found() {
         .await
         .unwrap();
     assert_eq!(done.outcome, Some(Outcome::Complete));
-    let record = done.facts;
-    assert_eq!(record["path"], "in/report.pdf");
-    assert_eq!(record["size"], 7);
-    assert_eq!(record["sha256"], "ab".repeat(32));
-    assert_eq!(record["media_type"], "application/pdf");
-    assert_eq!(record["metadata"]["author"], "Ana");
-    assert_eq!(record["outcome"], "COMPLETE");
-    assert_eq!(record["stages"][1]["stage"], "extract-text");
-    assert_eq!(record["stages"][1]["facts"]["words"], 12);
-    assert_eq!(
-        record["stages"][1]["artifacts"],
-        json!([{ "name": "text", "size": 5, "media_type": "text/plain" }])
-    );
-    assert_eq!(record["stages"][1]["usage"]["pages"], 2);
+    assert_eq!(done.facts, json!({ "outcome": "COMPLETE" }));
     assert!(done.artifacts.is_empty());
 }
 
 #[tokio::test]
-async fn what_was_not_done_makes_the_outcome_partial_and_is_said() {
+async fn what_was_not_done_makes_the_outcome_partial() {
     let warning = Warning::plain(WarningCode::NoEmbeddingProvider, Stage::Embeddings);
     let inputs = vec![
         input(Stage::Upload, json!({}), Vec::new()),
@@ -113,10 +100,7 @@ async fn what_was_not_done_makes_the_outcome_partial_and_is_said() {
     ];
     let done = Metadata.handle(job("text/plain", inputs)).await.unwrap();
     assert_eq!(done.outcome, Some(Outcome::Partial));
-    assert_eq!(
-        done.facts["stages"][1]["warnings"][0]["code"],
-        "NO_EMBEDDING_PROVIDER"
-    );
+    assert_eq!(done.facts["outcome"], "PARTIAL");
 }
 
 #[tokio::test]
@@ -127,20 +111,6 @@ async fn a_type_without_a_route_is_stored_only() {
         .await
         .unwrap();
     assert_eq!(done.outcome, Some(Outcome::StoredOnly));
-}
-
-#[tokio::test]
-async fn a_record_never_exceeds_its_bound_and_keeps_the_smaller_facts() {
-    let large = json!({ "text": "x".repeat(MAX_RECORD_BYTES - 100) });
-    let inputs = vec![
-        input(Stage::Upload, json!({ "size": 7 }), Vec::new()),
-        input(Stage::ExtractText, large, Vec::new()),
-        input(Stage::Embeddings, json!({ "chunks": 4 }), Vec::new()),
-    ];
-    let done = Metadata.handle(job("text/plain", inputs)).await.unwrap();
-    assert!(done.facts.to_string().len() <= MAX_RECORD_BYTES);
-    assert_eq!(done.facts["stages"][1]["facts"]["left_out"], true);
-    assert_eq!(done.facts["stages"][2]["facts"]["chunks"], 4);
 }
 
 #[tokio::test]

@@ -82,12 +82,8 @@ impl Handler for Upload {
                 size: content.size,
                 media_type: media_type.to_owned(),
             }],
-            facts: serde_json::json!({
-                "size": content.size,
-                "sha256": hex::encode(content.sha256),
-                "media_type": media_type,
-                "etag": etag,
-            }),
+            // Size, checksum and media type are recorded as such.
+            facts: serde_json::json!({ "etag": etag }),
             content_sha256: Some(content.sha256),
             media_type: Some(media_type.to_owned()),
             landing_key: (landed && is_new).then_some(source),

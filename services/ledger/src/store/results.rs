@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
-/// An object a stage wrote, as it stands in `stage_results.artifacts`.
+/// An object a stage wrote, as it stands in `stage_results.artifacts`; by short names, for there are a few a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StoredArtifact {
+    #[serde(rename = "n", alias = "name")]
     pub(crate) name: String,
+    #[serde(rename = "s", alias = "size")]
     pub(crate) size: u64,
+    #[serde(rename = "t", alias = "media_type")]
     pub(crate) media_type: String,
 }
 

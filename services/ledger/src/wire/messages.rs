@@ -9,6 +9,7 @@ use caudal_proto::status::status_parts;
 use caudal_proto::v1;
 use serde::{Deserialize, Serialize};
 
+use super::record;
 use crate::store::progress::{BatchRow, ProgressRow};
 use crate::store::reads::FileView;
 use crate::store::results::ResultRow;
@@ -94,11 +95,6 @@ pub(crate) fn file(
 ) -> v1::File {
     let work = &view.work;
     let upload = results.and_then(|results| results.iter().find(|result| result.content.is_some()));
-    let metadata_result = results.and_then(|results| {
-        results
-            .iter()
-            .find(|result| result.stage == caudal_domain::Stage::Metadata)
-    });
     let reason = work
         .reason
         .map(|reason| reason_to_proto(reason, Some(work.stage), detail, language));
@@ -146,25 +142,25 @@ pub(crate) fn file(
             }));
         message.results.push(stage_result(result, versions));
     }
-    message.record = metadata_result.and_then(|result| json_struct(&result.facts));
+    message.record = results.and_then(|results| record::record(view, results, versions));
     message
 }
 
-/// The recorded result of a stage; the final record is not among its facts.
+/// The recorded result of a stage; what the metadata stage found is the outcome, which the file shows.
 pub(crate) fn stage_result(
     result: &ResultRow,
     versions: &dyn Fn(u32) -> String,
 ) -> v1::StageResult {
-    let is_record = result.stage == caudal_domain::Stage::Metadata;
+    let is_judgement = result.stage == caudal_domain::Stage::Metadata;
     v1::StageResult {
         stage: result.stage.name().to_owned(),
         version: result.version.map(versions).unwrap_or_default(),
         usage: Some(usage(result)),
         skipped: result.skipped,
-        facts: if is_record {
+        facts: if is_judgement {
             None
         } else {
-            json_struct(&result.facts)
+            record::facts(result).as_ref().and_then(struct_of)
         },
     }
 }
@@ -270,5 +266,12 @@ pub(crate) fn stage_names(stages: StageSet) -> Vec<String> {
 /// A JSON object as a Struct; anything else, or one that is nested too deep, as nothing.
 pub(crate) fn json_struct(text: &str) -> Option<prost_types::Struct> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-    struct_from_json(&object).ok()
+    struct_of(&object)
+}
+
+/// A JSON object as a Struct; one that is nested too deep as nothing.
+pub(crate) fn struct_of(
+    object: &serde_json::Map<String, serde_json::Value>,
+) -> Option<prost_types::Struct> {
+    struct_from_json(object).ok()
 }

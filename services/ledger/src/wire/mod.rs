@@ -2,6 +2,7 @@
 
 mod messages;
 mod operation;
+mod record;
 mod tenancy;
 
 use caudal_domain::Refusal;
