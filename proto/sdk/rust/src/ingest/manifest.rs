@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use caudal_domain::{PageFull, PathLoad};
 use caudal_proto::v1;
+use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tonic::Code;
 
@@ -16,6 +17,8 @@ use crate::walk::{Found, FoundFile, NotTaken, Problem};
 const ENTRIES_A_PAGE: usize = 1_000;
 /// Encoded bytes of a page, well below the largest message.
 const BYTES_A_PAGE: usize = 3 * 1024 * 1024;
+/// Pages under way at once: while one is answered the ledger works on the next, and takes both in one transaction where it can.
+const PAGES_AT_ONCE: usize = 2;
 /// How long a page that is not full waits for the walk.
 const GATHER_FOR: Duration = Duration::from_millis(50);
 
@@ -28,9 +31,15 @@ pub(super) async fn send(
     board: &Board,
 ) -> Result<u32, IngestError> {
     let mut new: u32 = 0;
-    let mut pages = Pages { found, held: None };
-    while let Some(page) = pages.next().await {
-        let listed = send_page(client, batch, page, board).await?;
+    let pages = stream::unfold(Pages { found, held: None }, |mut pages| async {
+        pages.next().await.map(|page| (page, pages))
+    });
+    let listed = pages
+        .map(|page| send_page(client, batch, page, board))
+        .buffered(PAGES_AT_ONCE);
+    let mut listed = std::pin::pin!(listed);
+    while let Some(listed) = listed.next().await {
+        let listed = listed?;
         new = new.saturating_add(listed.new);
         board.update(|progress| {
             let held: u64 = listed.held.iter().sum();
