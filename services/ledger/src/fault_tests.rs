@@ -291,9 +291,11 @@ impl Stand {
         })
         .await;
         let good = Report {
+            took_us: 0,
             outcome: Some(report::Outcome::Done(done.clone())),
         };
         let request = ReportRequest {
+            slots: 0,
             stage: stage.name().into(),
             process: "test".into(),
             stage_version: stage_version(),

@@ -8,7 +8,8 @@ use caudal_proto::convert::{file_tokens_to_proto, stage_version_to_proto};
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::mesh::v1::{
     CheckRecordedRequest, FileTokens, LeaseRequest, LeaseResponse, LeaseVerdict, ProcessWait,
-    ReleaseRequest, RenewRequest, Report, ReportRequest, ReportVerdict, RequestReconcileRequest,
+    ReleaseRequest, RenewRequest, RenewVerdict, Report, ReportRequest, ReportVerdict,
+    RequestReconcileRequest,
 };
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -75,6 +76,7 @@ impl LedgerLink {
             process: process.to_string(),
             files: Some(columns(keys)),
             wait,
+            begun: None,
         };
         let response = self
             .client
@@ -84,6 +86,25 @@ impl LedgerLink {
             .into_inner();
         check_length("verdicts of a renewal", keys.len(), response.verdicts.len())?;
         Ok(response.verdicts)
+    }
+
+    /// Says that the handler of a suspect file begins; whether it may.
+    pub(crate) async fn begin(&self, process: Uuid, key: &Key) -> Result<bool, Status> {
+        let file = || Some(columns(std::slice::from_ref(key)));
+        let request = RenewRequest {
+            process: process.to_string(),
+            files: file(),
+            wait: None,
+            begun: file(),
+        };
+        let answer = self.client.clone();
+        let answer = answer
+            .clone()
+            .renew(with_deadline(request, CALL_TIMEOUT))
+            .await?
+            .into_inner();
+        check_length("verdicts of a renewal", 1, answer.verdicts.len())?;
+        Ok(answer.verdicts[0] == RenewVerdict::Keep as i32)
     }
 
     pub(crate) async fn release(&self, process: Uuid, keys: &[Key]) -> Result<(), Status> {
@@ -103,6 +124,7 @@ impl LedgerLink {
         &self,
         version: &StageVersion,
         process: Uuid,
+        slots: usize,
         keys: &[Key],
         reports: Vec<Report>,
     ) -> Result<Vec<i32>, Status> {
@@ -112,6 +134,7 @@ impl LedgerLink {
             stage_version: Some(stage_version_to_proto(version)),
             files: Some(columns(keys)),
             reports,
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
         };
         let response = self
             .client

@@ -28,6 +28,7 @@ mod run;
 pub mod sandbox;
 mod service;
 mod settings;
+mod slot_time;
 mod solo;
 mod timeout;
 mod wire;

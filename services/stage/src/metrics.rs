@@ -140,8 +140,11 @@ impl StageMetrics {
         let counter =
             |name: &str, help: &str| registry.counters(name, help, ["stage"]).with([stage]);
         let gauge = |name: &str, help: &str| registry.gauges(name, help, ["stage"]).with([stage]);
-        let seconds =
-            registry.duration_families("stage_handler_seconds", "Time of a handler", ["stage"]);
+        let seconds = registry.duration_families(
+            "stage_handler_seconds",
+            "Time that a handler works in its slot",
+            ["stage"],
+        );
         Self {
             recorded: verdict("recorded"),
             failed: verdict("failed"),

@@ -80,7 +80,7 @@ async fn report_page(core: &Core, page: Vec<Ended>) -> bool {
             let keys: Vec<Key> = page.iter().map(|ended| ended.key).collect();
             let reports = page.iter().map(|ended| ended.report.clone()).collect();
             let answer = tokio::select! {
-                answer = core.ledger.report(&core.version, core.process, &keys, reports) => answer,
+                answer = core.ledger.report(&core.version, core.process, core.allowed_slots(), &keys, reports) => answer,
                 () = core.deadline.cancelled() => return false,
             };
             match answer {
@@ -115,6 +115,7 @@ async fn report_page(core: &Core, page: Vec<Ended>) -> bool {
                         key: refused.key,
                         report: Report {
                             outcome: Some(failed),
+                            took_us: refused.report.took_us,
                         },
                         landed: None,
                         refused_once: true,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use caudal_domain::{Generation, Reason};
 use caudal_node::TraceContext;
@@ -10,7 +10,9 @@ use caudal_proto::mesh::v1::report::Outcome;
 use caudal_proto::mesh::v1::{Report, Work};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::book::{Key, Phase};
 use crate::core::Core;
 use crate::failure::Failure;
@@ -18,6 +20,7 @@ use crate::handler::{Done, Handler};
 use crate::landing::Landed;
 use crate::lease::Leased;
 use crate::report::Ended;
+use crate::slot_time::measured;
 use crate::solo;
 use crate::timeout::end_in_time;
 use crate::wire::{JobParts, done_to_proto, failure_to_proto, job_from_work};
@@ -29,11 +32,14 @@ struct Running {
     generation: Generation,
 }
 
+/// What came of a handler, and how long it worked.
+type Execution = (Result<Done, Failure>, Duration);
+
 struct Runner<H> {
     core: Arc<Core>,
     handler: Arc<H>,
     waiting: VecDeque<Leased>,
-    tasks: JoinSet<Result<Done, Failure>>,
+    tasks: JoinSet<Execution>,
     running: HashMap<Id, Running>,
     to_report: mpsc::Sender<Ended>,
     to_release: mpsc::Sender<Key>,
@@ -145,12 +151,15 @@ impl<H: Handler> Runner<H> {
         );
     }
 
-    async fn take_end(&mut self, end: Result<(Id, Result<Done, Failure>), JoinError>) {
-        let (id, mut result) = match end {
-            Ok((id, result)) => (id, result),
+    async fn take_end(&mut self, end: Result<(Id, Execution), JoinError>) {
+        let (id, (mut result, took)) = match end {
+            Ok(ended) => ended,
             Err(error) => (
                 error.id(),
-                Err(Failure::new(Reason::Internal, words_of_panic(error))),
+                (
+                    Err(Failure::new(Reason::Internal, words_of_panic(error))),
+                    Duration::ZERO,
+                ),
             ),
         };
         let Some(Running {
@@ -212,6 +221,7 @@ impl<H: Handler> Runner<H> {
             key,
             report: Report {
                 outcome: Some(outcome),
+                took_us: u32::try_from(took.as_micros()).unwrap_or(u32::MAX),
             },
             landed,
             refused_once: false,
@@ -245,11 +255,14 @@ async fn execute<H: Handler>(
     handler: Arc<H>,
     work: Box<Work>,
     parts: JobParts,
-) -> Result<Done, Failure> {
+) -> Execution {
     let cancelled = parts.cancelled.clone();
     let file = parts.file;
+    if work.suspect && !may_begin(&core, &(file, parts.token), &cancelled).await {
+        let stopped = Failure::new(Reason::Internal, "stopped before it began");
+        return (Err(stopped), Duration::ZERO);
+    }
     let trace = TraceContext::of_file(file, Generation(work.generation));
-    let began = Instant::now();
     let execution = async {
         // The whole handler of a suspect runs in a process of its own: its death is then a failure, not a kill of this one.
         if work.suspect
@@ -273,11 +286,33 @@ async fn execute<H: Handler>(
         || tracing::info_span!("handle", stage = stage.name(), %file),
         execution,
     );
-    let result = end_in_time(traced, &cancelled, core.settings.handler_timeout).await;
-    core.metrics
-        .handler_seconds
-        .observe(began.elapsed().as_secs_f64());
-    result
+    let in_time = end_in_time(traced, &cancelled, core.settings.handler_timeout);
+    let (result, took) = measured(in_time).await;
+    core.metrics.handler_seconds.observe(took.as_secs_f64());
+    (result, took)
+}
+
+/// Says that the handler of a suspect begins, until that is answered: a death is charged to what a process has worked on
+/// (protocol 7.3). Whether it may.
+async fn may_begin(core: &Core, key: &Key, cancelled: &CancellationToken) -> bool {
+    let mut backoff = Backoff::new();
+    loop {
+        let answer = tokio::select! {
+            answer = core.ledger.begin(core.process, key) => answer,
+            () = cancelled.cancelled() => return false,
+        };
+        match answer {
+            Ok(true) => return true,
+            Ok(false) => {
+                core.book.stop(key);
+                return false;
+            }
+            Err(error) => core.unanswered("renew", &error),
+        }
+        if !backoff.wait_unless(cancelled).await {
+            return false;
+        }
+    }
 }
 
 fn words_of_panic(error: JoinError) -> String {

@@ -66,6 +66,64 @@ fn every_sample_ends_as_expected_and_says_why() {
     ground.system.verify().unwrap();
 }
 
+/// Files of which rows are counted: so many that pages that are not full count for little.
+const COUNTED: usize = 400;
+/// Bytes of a small text in the database, indexes with it.
+const BYTES_A_FILE: u64 = 1_500;
+
+fn take_in(system: &caudal_harness::System, folder: &Path) {
+    let folder = folder.to_str().unwrap();
+    let ended = system.caudal(&["ingest", folder, "--stages", QUICK, "--new"]);
+    assert_eq!(ended.unwrap().status.code(), Some(0));
+}
+
+fn check_bytes(before: u64, after: u64) {
+    let bytes = (after - before) / COUNTED as u64;
+    assert!(bytes <= BYTES_A_FILE, "{bytes} bytes a file");
+}
+
+#[test]
+fn a_small_text_takes_few_bytes_in_sqlite() {
+    let mut ground = Ground::new(Database::Sqlite);
+    take_in(&ground.system, &ground.texts(1));
+    let file = ground.system.data().join("ledger.sqlite");
+    let mut bytes = || {
+        // All of it is in one file then.
+        ground.system.stop().unwrap();
+        let bytes = std::fs::metadata(&file).unwrap().len();
+        ground.system.restart().unwrap();
+        bytes
+    };
+    let before = bytes();
+    let texts = crate::texts_in(ground.folder.path(), COUNTED);
+    take_in(&ground.system, &texts);
+    ground.system.stop().unwrap();
+    check_bytes(before, std::fs::metadata(&file).unwrap().len());
+}
+
+#[test]
+fn a_small_text_takes_few_bytes_in_postgres() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let url = caudal_harness::Postgres::new_database().unwrap();
+    let data = folder.path().join("data");
+    let system = caudal_harness::System::start(crate::binary(), &data, &["--database-url", &url]);
+    let system = system.unwrap();
+    let bytes = || -> u64 {
+        // What updates left behind goes by itself in time; it is not what a file takes.
+        caudal_harness::postgres::query(&url, "VACUUM FULL").unwrap();
+        let sql = "SELECT sum(pg_total_relation_size(oid))::text FROM pg_class \
+                   WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+        caudal_harness::postgres::query(&url, sql).unwrap()[0]
+            .parse()
+            .unwrap()
+    };
+    take_in(&system, &crate::texts_in(folder.path(), 1));
+    let before = bytes();
+    take_in(&system, &crate::texts_in(folder.path(), COUNTED));
+    check_bytes(before, bytes());
+    system.verify().unwrap();
+}
+
 fn texts_succeed(database: Database) {
     let ground = Ground::new(database);
     let texts = ground.texts(60);

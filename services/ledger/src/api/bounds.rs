@@ -204,7 +204,7 @@ bounds! {
     longrunning::WaitOperationRequest { name: text(NAME) }
 
     mesh::LeaseRequest { stage: text(WORD), process: text(TEXT), stage_version: one, files: one }
-    mesh::RenewRequest { process: text(TEXT), files: one, wait: one }
+    mesh::RenewRequest { process: text(TEXT), files: one, wait: one, begun: one }
     mesh::ProcessWait { stage: text(WORD), waiting: one }
     mesh::Waiting { r#for: text(WORD), reason: text(WORD), words: text(TEXT), detail: text(DETAIL) }
     mesh::ReleaseRequest { process: text(TEXT), files: one }

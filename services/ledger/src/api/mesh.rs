@@ -49,7 +49,7 @@ use crate::writer::verbs::keep_uploading::KeepUploading;
 use crate::writer::verbs::lease::Lease;
 use crate::writer::verbs::release::Release;
 use crate::writer::verbs::renew::Renew;
-use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
+use crate::writer::verbs::report::{BadResult, GoodResult, Report, Reported, StageOutcome};
 
 /// So often in its time an upload deadline moves at most: every hour of a day.
 const DEADLINE_MOVES: u32 = 24;
@@ -133,7 +133,12 @@ impl LedgerService for Ledger {
                 }
             }
             let held = held_of(request.files.as_ref())?;
-            let kept = self.ask(Renew { held }).await?;
+            let begun = match &request.begun {
+                Some(begun) => file_tokens_from_proto(begun, limits::MAX_FILES_PER_CALL)
+                    .map_err(|error| error.refusal("begun"))?,
+                None => Vec::new(),
+            };
+            let kept = self.ask(Renew { held, begun }).await?;
             let verdict = |kept: bool| {
                 if kept {
                     RenewVerdict::Keep
@@ -917,12 +922,16 @@ fn stage_of(name: &str) -> Result<Stage, Refusal> {
 impl Ledger {
     fn note_wait(&self, process: &str, wait: &ProcessWait) -> Result<(), Refusal> {
         let stage = stage_from_name(&wait.stage).map_err(|error| error.refusal("wait.stage"))?;
-        let process = Uuid::try_parse(process)
-            .map_err(|_| Refusal::invalid("process", "must be the UUID of the process"))?;
+        let process = process_of(process)?;
         let waiting = wait.waiting.clone().unwrap_or_default();
         self.waits.told(stage, process, waiting, Instant::now());
         Ok(())
     }
+}
+
+fn process_of(process: &str) -> Result<Uuid, Refusal> {
+    Uuid::try_parse(process)
+        .map_err(|_| Refusal::invalid("process", "must be the UUID of the process"))
 }
 
 fn held_of(files: Option<&caudal_proto::mesh::v1::FileTokens>) -> Result<Held, Refusal> {
@@ -1083,16 +1092,27 @@ fn report_of(message: ReportRequest) -> Result<Report, Failure> {
         return Err(Refusal::invalid("reports", description).into());
     }
     let version = message.stage_version.unwrap_or_default();
-    let mut outcomes = Vec::with_capacity(held.len());
+    let slots = match message.slots {
+        0 => None,
+        slots => Some((process_of(&message.process)?, slots)),
+    };
+    let mut reported = Vec::with_capacity(held.len());
     for (index, ((file, token), report)) in held.into_iter().zip(message.reports).enumerate() {
+        let took = (report.took_us > 0).then(|| report.took_us.into());
         let outcome = outcome_of(stage, report)
             .map_err(|refusal| Refusal::invalid(format!("reports[{index}]"), refusal))?;
-        outcomes.push((file, token, outcome));
+        reported.push(Reported {
+            file,
+            token,
+            outcome,
+            took,
+        });
     }
     Ok(Report {
         stage,
         version: stage_version_from_proto(stage, &version),
-        outcomes,
+        slots,
+        reported,
     })
 }
 

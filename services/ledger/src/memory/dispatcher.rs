@@ -5,25 +5,33 @@
 //! scan when a ledger begins and compared with the rows at every reconcile pass, so that neither a crash nor a lost
 //! hint can leak a place or hand one out twice.
 //!
-//! **Fairness** is deficit round robin at each stage, first over tenants, then over a tenant's batches by priority. The
-//! quantum is estimated cost in bytes, with a floor: one 2,000-page document is not one thumbnail.
+//! **Fairness** is deficit round robin at each stage, first over tenants, then over a tenant's batches by priority. What is
+//! shared is slot time: a file counts what it is expected to take at the stage, and what it really took is settled when it is
+//! reported. So one 2,000-page document is not one thumbnail.
+//!
+//! **Windows** are times too: what is out at a stage is some two seconds of work for all its slots. While others wait a tenant
+//! has its share of that and one file more; alone it may fill the stage.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use caudal_domain::{BatchId, BatchRef, FileRef, Stage, TenantId, Token};
+use caudal_domain::{BatchRef, FileRef, Stage, TenantId, Token};
 use rustc_hash::{FxHashMap, FxHashSet};
+use uuid::Uuid;
 
 use super::Waiting;
+use super::costs::{CEILING, Cost, Costs};
+use super::crew::Crew;
+use super::later::Later;
+use super::tenant_queue::TenantQueue;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
-/// What a small file counts at least: below it the work of a file does not depend on its size.
-pub(crate) const COST_FLOOR: u64 = 64 << 10;
-/// What a turn may cost: 32 small files, so that many small batches still fill pages.
-pub(crate) const QUANTUM: i64 = 32 * (COST_FLOOR as i64);
-/// The most a tenant saves up or owes, in quanta: a huge file is paid for over this many turns.
-const MAX_SAVED_QUANTA: i64 = 64;
+/// What a turn may cost: some dozens of small files, so that many small batches still fill pages.
+const QUANTUM: Cost = 64_000;
+/// The most a tenant owes: what the longest handler takes.
+const MAX_OWED: Cost = CEILING;
+/// How much work waits for each slot of a stage, or is in it, so that none is idle while the next comes.
+const SLOT_WINDOW: Cost = 2_000_000;
 
 /// How many files may be out at once, at each stage and for each tenant.
 #[derive(Clone, Debug)]
@@ -35,21 +43,43 @@ pub(crate) struct Windows {
 struct Outstanding {
     stage: Stage,
     entered: Micros,
+    cost: Cost,
+    /// A process said that its handler begins.
+    begun: bool,
 }
 
-#[derive(Default)]
-struct TenantQueue {
-    deficit: i64,
-    /// By weight, the heaviest last: batches that have files ready.
-    batches: BTreeMap<u32, VecDeque<BatchId>>,
+/// What a tenant has out at a stage.
+#[derive(Clone, Copy, Default)]
+struct Out {
+    files: u32,
+    cost: Cost,
 }
 
 #[derive(Default)]
 struct StageQueue {
-    used: u32,
+    out: Out,
+    out_of: FxHashMap<TenantId, Out>,
+    /// Tenants that wait.
     ring: VecDeque<TenantId>,
+    /// The sum of their shares.
+    ring_shares: u64,
     tenants: FxHashMap<TenantId, TenantQueue>,
     queued: FxHashSet<BatchRef>,
+}
+
+/// What of a tenant's may go out to a stage now: so many files, or so many that they cost as much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) files: u32,
+    pub(crate) cost: Cost,
+}
+
+impl Room {
+    const NONE: Self = Self { files: 0, cost: 0 };
+
+    pub(crate) fn is_none(self) -> bool {
+        self.files == 0
+    }
 }
 
 /// A turn of one batch at a stage: how many files and how much cost it may take.
@@ -57,10 +87,11 @@ struct StageQueue {
 pub(crate) struct Turn {
     pub(crate) stage: Stage,
     pub(crate) batch: BatchRef,
+    priority: u32,
     /// Files at most.
     pub(crate) files: u32,
-    /// Cost at most, but for the first files up to a page's floor.
-    pub(crate) cost: i64,
+    /// Cost after which no further file is taken.
+    pub(crate) cost: Cost,
 }
 
 /// Places and queues.
@@ -74,54 +105,8 @@ pub(crate) struct Dispatcher {
     later: Later,
     /// Shares of tenants that are other than one.
     shares: FxHashMap<TenantId, u32>,
-}
-
-/// Batches with files that are not ready yet: of each batch at each stage the earliest time alone, however many files wait.
-/// The next time is read when the batch has had its turn and ran dry.
-#[derive(Default)]
-struct Later {
-    times: BTreeSet<(Micros, Stage, BatchRef)>,
-    /// When, and with which weight.
-    earliest: FxHashMap<(Stage, BatchRef), (Micros, u32)>,
-}
-
-impl Later {
-    fn add(&mut self, stage: Stage, key: BatchRef, weight: u32, at: Micros) {
-        match self.earliest.entry((stage, key)) {
-            Entry::Occupied(known) if known.get().0 <= at => return,
-            Entry::Occupied(mut known) => {
-                let (later, _) = known.insert((at, weight));
-                self.times.remove(&(later, stage, key));
-            }
-            Entry::Vacant(new) => {
-                new.insert((at, weight));
-            }
-        }
-        self.times.insert((at, stage, key));
-    }
-
-    fn next(&self) -> Option<Micros> {
-        self.times.first().map(|(at, ..)| *at)
-    }
-
-    /// One whose time has come.
-    fn take(&mut self, now: Micros) -> Option<(Stage, BatchRef, u32)> {
-        let (at, stage, key) = *self.times.first()?;
-        if at > now {
-            return None;
-        }
-        self.times.pop_first();
-        let (_, weight) = self.earliest.remove(&(stage, key))?;
-        Some((stage, key, weight))
-    }
-
-    fn reweigh(&mut self, key: BatchRef, weight: u32) {
-        for stage in Stage::ALL {
-            if let Some((_, known)) = self.earliest.get_mut(&(stage, key)) {
-                *known = weight;
-            }
-        }
-    }
+    costs: Costs,
+    crew: Crew,
 }
 
 impl Dispatcher {
@@ -138,40 +123,107 @@ impl Dispatcher {
             stages,
             later: Later::default(),
             shares: FxHashMap::default(),
+            costs: Costs::default(),
+            crew: Crew::default(),
         }
     }
 
     /// What a tenant's turn is worth beside those of others.
     pub(crate) fn weigh(&mut self, tenant: TenantId, share: u32) {
+        let before = self.share_of(tenant);
         if share > 1 {
             self.shares.insert(tenant, share);
         } else {
             self.shares.remove(&tenant);
         }
+        let after = self.share_of(tenant);
+        if after == before {
+            return;
+        }
+        for queue in self.stages.values_mut() {
+            if queue.tenants.contains_key(&tenant) {
+                queue.ring_shares = queue.ring_shares.saturating_sub(before) + after;
+            }
+        }
+    }
+
+    fn share_of(&self, tenant: TenantId) -> u64 {
+        self.shares.get(&tenant).copied().unwrap_or(1).into()
     }
 
     fn stage(&mut self, stage: Stage) -> &mut StageQueue {
         self.stages.entry(stage).or_default()
     }
 
-    /// How many more of a tenant's files may go out to a stage.
-    pub(crate) fn room(&self, stage: Stage, tenant: TenantId) -> u32 {
-        let used = self.stages.get(&stage).map_or(0, |queue| queue.used);
-        let of_stage = self
-            .windows
-            .of_stage
-            .get(&stage)
-            .copied()
-            .unwrap_or(0)
-            .saturating_sub(used);
-        let of_tenant = self
-            .windows
-            .of_tenant
-            .saturating_sub(self.tenants.get(&tenant).copied().unwrap_or(0));
-        if planted!(TenantWindowIgnored) {
-            return of_stage;
+    /// A process of a stage has reported, and works with so many slots.
+    pub(crate) fn hear(&mut self, stage: Stage, process: Uuid, slots: u32, now: Micros) {
+        self.crew.hear(stage, process, slots, now);
+    }
+
+    /// A file that is out took so much of a slot's time, which is settled with its tenant, and learned.
+    pub(crate) fn took(&mut self, file: FileRef, token: Token, size: u64, took: Cost) {
+        let Some(out) = self.outstanding.get(&(file, token)) else {
+            return;
+        };
+        let (stage, expected) = (out.stage, out.cost);
+        self.costs.learn(stage, file.batch_ref(), size, took);
+        if let Some(queue) = self.stage(stage).tenants.get_mut(&file.tenant) {
+            let more = took.clamp(0, CEILING).saturating_sub(expected);
+            queue.deficit = queue.deficit.saturating_sub(more).max(-MAX_OWED);
         }
-        of_stage.min(of_tenant)
+    }
+
+    /// What a file is expected to take at a stage.
+    pub(crate) fn cost_of(&self, stage: Stage, file: FileRef, size: u64) -> Cost {
+        self.costs.estimate(stage, file.batch_ref(), size)
+    }
+
+    /// What more of a tenant's files may go out to a stage.
+    pub(crate) fn room(&self, stage: Stage, tenant: TenantId) -> Room {
+        let Some(queue) = self.stages.get(&stage) else {
+            return Room::NONE;
+        };
+        let of_stage = self.windows.of_stage.get(&stage).copied().unwrap_or(0);
+        let of_stage = of_stage.saturating_sub(queue.out.files);
+        let out = self.tenants.get(&tenant).copied().unwrap_or(0);
+        let of_tenant = self.windows.of_tenant.saturating_sub(out);
+        let files = if planted!(TenantWindowIgnored) {
+            of_stage
+        } else {
+            of_stage.min(of_tenant)
+        };
+        let cost = self.cost_left(stage, queue, tenant);
+        if files == 0 || cost > 0 {
+            return Room { files, cost };
+        }
+        // Whatever its files cost, each tenant has one out.
+        if queue.out_of.contains_key(&tenant) {
+            Room::NONE
+        } else {
+            Room { files: 1, cost: 1 }
+        }
+    }
+
+    /// What the window leaves the tenant: all that is free of it, or its share while others wait.
+    fn cost_left(&self, stage: Stage, queue: &StageQueue, tenant: TenantId) -> Cost {
+        let Some(slots) = self.crew.slots(stage) else {
+            return Cost::MAX;
+        };
+        let window = SLOT_WINDOW.saturating_mul(slots.into());
+        let share = self.share_of(tenant);
+        let waits = queue.tenants.contains_key(&tenant);
+        let others = queue
+            .ring_shares
+            .saturating_sub(if waits { share } else { 0 });
+        if others == 0 {
+            return window.saturating_sub(queue.out.cost);
+        }
+        let of_tenant = u128::from(window.unsigned_abs()) * u128::from(share)
+            / (u128::from(others) + u128::from(share));
+        let out = queue.out_of.get(&tenant).copied().unwrap_or_default();
+        Cost::try_from(of_tenant)
+            .unwrap_or(window)
+            .saturating_sub(out.cost)
     }
 
     /// Whether anyone waits for a stage: then nobody may pass by.
@@ -182,15 +234,27 @@ impl Dispatcher {
     }
 
     /// A dispatch is about to be committed.
-    pub(crate) fn enter(&mut self, stage: Stage, file: FileRef, token: Token, now: Micros) {
+    pub(crate) fn enter(
+        &mut self,
+        stage: Stage,
+        file: FileRef,
+        token: Token,
+        size: u64,
+        now: Micros,
+    ) {
         // A group that was undone may have sent it out under this token to another stage.
         self.leave(file, token);
+        let cost = self.cost_of(stage, file, size);
         let entered = Outstanding {
             stage,
             entered: now,
+            cost,
+            begun: false,
         };
         self.outstanding.insert((file, token), entered);
-        self.stage(stage).used += 1;
+        let queue = self.stage(stage);
+        queue.out.enter(cost);
+        queue.out_of.entry(file.tenant).or_default().enter(cost);
         *self.tenants.entry(file.tenant).or_default() += 1;
     }
 
@@ -200,13 +264,32 @@ impl Dispatcher {
             return;
         };
         let queue = self.stage(left.stage);
-        queue.used = queue.used.saturating_sub(1);
+        queue.out.leave(left.cost);
+        if let Some(out) = queue.out_of.get_mut(&file.tenant) {
+            out.leave(left.cost);
+            if out.files == 0 {
+                queue.out_of.remove(&file.tenant);
+            }
+        }
         if let Some(used) = self.tenants.get_mut(&file.tenant) {
             *used = used.saturating_sub(1);
             if *used == 0 {
                 self.tenants.remove(&file.tenant);
             }
         }
+    }
+
+    /// The handler of a suspect file begins. Only this ledger knows it: the next one charges one kill less.
+    pub(crate) fn begin(&mut self, file: FileRef, token: Token) {
+        if let Some(out) = self.outstanding.get_mut(&(file, token)) {
+            out.begun = true;
+        }
+    }
+
+    /// Whether the handler of this suspect file has begun, as far as is known.
+    pub(crate) fn has_begun(&self, file: FileRef, token: Token) -> bool {
+        let out = self.outstanding.get(&(file, token));
+        out.is_some_and(|out| out.begun)
     }
 
     /// Whether this pair holds a place.
@@ -255,19 +338,17 @@ impl Dispatcher {
             return;
         }
         let BatchRef { tenant, batch } = key;
+        let share = self.share_of(tenant);
         let queue = self.stage(stage);
         if !queue.queued.insert(key) {
             return;
         }
         let tenant_queue = queue.tenants.entry(tenant).or_default();
-        if tenant_queue.batches.is_empty() {
+        if tenant_queue.is_empty() {
             queue.ring.push_back(tenant);
+            queue.ring_shares += share;
         }
-        tenant_queue
-            .batches
-            .entry(weight)
-            .or_default()
-            .push_back(batch);
+        tenant_queue.push(weight, batch);
     }
 
     /// The weight of a batch among its tenant's changed.
@@ -280,17 +361,8 @@ impl Dispatcher {
             let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
                 continue;
             };
-            for batches in tenant_queue.batches.values_mut() {
-                batches.retain(|queued| *queued != batch);
-            }
-            tenant_queue
-                .batches
-                .retain(|_, batches| !batches.is_empty());
-            tenant_queue
-                .batches
-                .entry(weight)
-                .or_default()
-                .push_back(batch);
+            tenant_queue.remove(batch);
+            tenant_queue.push(weight, batch);
         }
         self.later.reweigh(key, weight);
     }
@@ -320,105 +392,135 @@ impl Dispatcher {
                 queue
                     .ring
                     .iter()
-                    .any(|tenant| self.room(stage, *tenant) > 0)
+                    .any(|tenant| !self.room(stage, *tenant).is_none())
             })
         })
     }
 
-    /// The next turn at a stage: the tenant at the head of the ring that has room, and its next batch.
+    /// The next turn at a stage: the tenant at the head of the ring that has room and owes nothing, and its next batch.
     pub(crate) fn next_turn(&mut self, stage: Stage, largest_page: u32) -> Option<Turn> {
-        let tenants_to_ask = self.stage(stage).ring.len();
-        for _ in 0..tenants_to_ask {
-            let tenant = *self.stage(stage).ring.front()?;
+        match self.look_for_turn(stage, largest_page) {
+            Ok(turn) => Some(turn),
+            // All that have room owe something: the rounds until the first has paid pass at once, so that no slot is idle.
+            Err(rounds) => {
+                self.pass_rounds(stage, rounds?);
+                self.look_for_turn(stage, largest_page).ok()
+            }
+        }
+    }
+
+    /// A turn, or after how many rounds there is one.
+    fn look_for_turn(&mut self, stage: Stage, largest_page: u32) -> Result<Turn, Option<Cost>> {
+        let mut rounds: Option<Cost> = None;
+        for _ in 0..self.stage(stage).ring.len() {
+            let tenant = *self.stage(stage).ring.front().ok_or(None)?;
             let room = self.room(stage, tenant);
-            let share = self.shares.get(&tenant).copied().unwrap_or(1);
-            let quantum = QUANTUM.saturating_mul(share.into());
+            let quantum = self.quantum_of(tenant);
             let queue = self.stage(stage);
             queue.ring.rotate_left(1);
-            if room == 0 {
+            if room.is_none() {
                 continue;
             }
-            let alone = queue.ring.len() == 1;
+            // Alone in the ring a tenant owes nobody anything: it may fill the stage.
+            let is_alone = queue.ring.len() == 1;
             let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
                 continue;
             };
-            tenant_queue.deficit = (tenant_queue.deficit + quantum).min(quantum * MAX_SAVED_QUANTA);
-            // Alone in the ring a tenant owes nobody anything: it may fill the stage.
-            let cost = if alone {
-                i64::MAX
-            } else {
-                tenant_queue.deficit
-            };
-            if cost <= 0 {
+            tenant_queue.save(quantum);
+            let deficit = tenant_queue.deficit;
+            if !is_alone && deficit <= 0 {
+                let until_paid = (-deficit) / quantum + 1;
+                rounds = Some(rounds.map_or(until_paid, |least| least.min(until_paid)));
                 continue;
             }
-            let Some((_, batches)) = tenant_queue.batches.iter_mut().next_back() else {
+            let Some((priority, batch)) = tenant_queue.next() else {
                 continue;
             };
-            let Some(batch) = batches.front().copied() else {
-                continue;
-            };
-            batches.rotate_left(1);
-            return Some(Turn {
+            return Ok(Turn {
                 stage,
                 batch: BatchRef { tenant, batch },
-                files: room.min(largest_page),
-                cost,
+                priority,
+                files: room.files.min(largest_page),
+                cost: room.cost.min(if is_alone { Cost::MAX } else { deficit }),
             });
         }
-        None
+        Err(rounds)
+    }
+
+    fn pass_rounds(&mut self, stage: Stage, rounds: Cost) {
+        let ring = self.stage(stage).ring.clone();
+        for tenant in ring {
+            if self.room(stage, tenant).is_none() {
+                continue;
+            }
+            let saved = self.quantum_of(tenant).saturating_mul(rounds);
+            if let Some(queue) = self.stage(stage).tenants.get_mut(&tenant) {
+                queue.save(saved);
+            }
+        }
+    }
+
+    fn quantum_of(&self, tenant: TenantId) -> Cost {
+        QUANTUM.saturating_mul(Cost::try_from(self.share_of(tenant)).unwrap_or(Cost::MAX))
     }
 
     /// A turn was taken: what it cost, and whether the batch has nothing more that is ready.
-    pub(crate) fn turn_taken(&mut self, turn: Turn, cost: i64, ran_dry: bool) {
+    pub(crate) fn turn_taken(&mut self, turn: Turn, cost: Cost, ran_dry: bool) {
         let BatchRef { tenant, batch } = turn.batch;
+        let share = self.share_of(tenant);
         let queue = self.stage(turn.stage);
-        let alone = queue.ring.len() == 1;
+        let is_alone = queue.ring.len() == 1;
         let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
             return;
         };
-        tenant_queue.deficit = if alone {
+        tenant_queue.charge(turn.priority, cost);
+        tenant_queue.deficit = if is_alone {
             0
         } else {
-            (tenant_queue.deficit - cost).max(-QUANTUM * MAX_SAVED_QUANTA)
+            tenant_queue.deficit.saturating_sub(cost).max(-MAX_OWED)
         };
         if ran_dry {
-            for batches in tenant_queue.batches.values_mut() {
-                batches.retain(|queued| *queued != batch);
-            }
-            tenant_queue
-                .batches
-                .retain(|_, batches| !batches.is_empty());
+            tenant_queue.remove(batch);
             queue.queued.remove(&turn.batch);
         }
-        if tenant_queue.batches.is_empty() {
+        if tenant_queue.is_empty() {
             queue.tenants.remove(&tenant);
             queue.ring.retain(|queued| *queued != tenant);
+            queue.ring_shares = queue.ring_shares.saturating_sub(share);
         }
     }
 
     /// Files out at a stage.
     pub(crate) fn used(&self, stage: Stage) -> u32 {
-        self.stages.get(&stage).map_or(0, |queue| queue.used)
+        self.stages.get(&stage).map_or(0, |queue| queue.out.files)
     }
 }
 
-/// What a file of this size counts in a turn.
-pub(crate) fn cost_of(size: u64) -> i64 {
-    i64::try_from(size.max(COST_FLOOR)).unwrap_or(i64::MAX)
+impl Out {
+    fn enter(&mut self, cost: Cost) {
+        self.files += 1;
+        self.cost = self.cost.saturating_add(cost);
+    }
+
+    fn leave(&mut self, cost: Cost) {
+        self.files = self.files.saturating_sub(1);
+        self.cost = self.cost.saturating_sub(cost);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use caudal_domain::BatchId;
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
 
     const NOW: Micros = Micros(1);
     const NORMAL: u32 = 2;
+    /// What a small file costs here: there are 32 in a quantum.
+    const SMALL: Cost = QUANTUM / 32;
 
     fn dispatcher(of_stage: u32, of_tenant: u32) -> Dispatcher {
         let of_stage = HashMap::from([(Stage::Upload, of_stage)]);
@@ -456,9 +558,9 @@ mod tests {
             let Some(turn) = dispatcher.next_turn(Stage::Upload, count - out) else {
                 continue;
             };
-            let small_files = u32::try_from(turn.cost / cost_of(1)).unwrap_or(u32::MAX);
+            let small_files = u32::try_from(turn.cost / SMALL).unwrap_or(u32::MAX);
             let taken = turn.files.min(small_files.max(1));
-            dispatcher.turn_taken(turn, i64::from(taken) * cost_of(1), false);
+            dispatcher.turn_taken(turn, Cost::from(taken) * SMALL, false);
             *admitted.entry(turn.batch).or_default() += taken;
             out += taken;
         }
@@ -545,15 +647,171 @@ mod tests {
             let at = Micros(2_000_000 - at);
             dispatcher.enqueue(waiting(key, NORMAL, at), NOW);
         }
-        assert_eq!(dispatcher.later.times.len(), 1);
-        assert_eq!(dispatcher.later.earliest.len(), 1);
+        assert_eq!(dispatcher.later.len(), 1);
         assert_eq!(dispatcher.next_promotion(), Some(Micros(1_000_001)));
         dispatcher.promote(Micros(1_000_001));
         assert!(dispatcher.can_admit());
         assert_eq!(dispatcher.next_promotion(), None);
     }
 
+    fn with_slots(slots: u32) -> Dispatcher {
+        let mut dispatcher = dispatcher(100_000, 100_000);
+        dispatcher.hear(Stage::Upload, Uuid::from_u128(1), slots, NOW);
+        dispatcher
+    }
+
+    /// Sends out all that has room now, of batches that hold more than that; what went out, in order.
+    fn fill(dispatcher: &mut Dispatcher, last: &mut u32, size: u64) -> Vec<(FileRef, Token)> {
+        let mut out = Vec::new();
+        while let Some(turn) = dispatcher.next_turn(Stage::Upload, 1_000) {
+            let (mut cost, mut files) = (0, 0);
+            while files < turn.files && cost < turn.cost {
+                *last += 1;
+                let pair = (file(turn.batch, *last), Token::FIRST);
+                cost += dispatcher.cost_of(Stage::Upload, pair.0, size);
+                dispatcher.enter(Stage::Upload, pair.0, pair.1, size, NOW);
+                files += 1;
+                out.push(pair);
+            }
+            dispatcher.turn_taken(turn, cost, false);
+        }
+        out
+    }
+
+    // Protocol 2.5: the window is a time.
+    #[test]
+    fn what_is_out_is_two_seconds_of_work_for_each_slot_and_long_files_do_not_fill_it_by_their_number()
+     {
+        let mut dispatcher = with_slots(4);
+        let key = batch(1, 1);
+        for _ in 0..200 {
+            let pair = (file(key, 0), Token::FIRST);
+            dispatcher.enter(Stage::Upload, pair.0, pair.1, 1, NOW);
+            dispatcher.took(pair.0, pair.1, 1, 100_000);
+            dispatcher.leave(pair.0, pair.1);
+        }
+        dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        let out = fill(&mut dispatcher, &mut 1, 1).len();
+        assert!(
+            (78..=83).contains(&out),
+            "{out} files of 100 ms for 4 slots"
+        );
+    }
+
+    // Protocol 2.5: a file of half a minute, and one of another tenant beside it.
+    #[test]
+    fn a_tenant_that_comes_finds_room_beside_one_whose_work_is_long() {
+        let mut dispatcher = with_slots(2);
+        let (long, short) = (batch(1, 1), batch(2, 1));
+        for _ in 0..200 {
+            let pair = (file(long, 0), Token::FIRST);
+            dispatcher.enter(Stage::Upload, pair.0, pair.1, 1 << 20, NOW);
+            dispatcher.took(pair.0, pair.1, 1 << 20, 30_000_000);
+            dispatcher.leave(pair.0, pair.1);
+        }
+        dispatcher.enqueue(waiting(long, NORMAL, NOW), NOW);
+        assert_eq!(fill(&mut dispatcher, &mut 1, 1 << 20).len(), 1);
+        assert!(dispatcher.room(Stage::Upload, long.tenant).is_none());
+        let room = dispatcher.room(Stage::Upload, short.tenant);
+        assert!(!room.is_none(), "{room:?}");
+        dispatcher.enqueue(waiting(short, NORMAL, NOW), NOW);
+        let out = fill(&mut dispatcher, &mut 1_000, 1);
+        assert!(out.iter().all(|(file, _)| file.tenant == short.tenant));
+        assert!(out.len() >= 100, "{}", out.len());
+    }
+
+    /// Tenants with endless work, each of whose files take so long, on some slots: what each got of them.
+    fn shared(slots: u32, tenants: &[(u32, Cost)], seconds: Cost) -> Vec<Cost> {
+        let mut dispatcher = with_slots(slots);
+        let mut last = 0;
+        let mut got = vec![0; tenants.len()];
+        for (number, (share, _)) in tenants.iter().enumerate() {
+            let key = batch(number as u128, 1);
+            dispatcher.weigh(key.tenant, *share);
+            for _ in 0..20 {
+                let pair = (file(key, 0), Token::FIRST);
+                dispatcher.enter(Stage::Upload, pair.0, pair.1, 1_000, NOW);
+                dispatcher.took(pair.0, pair.1, 1_000, tenants[number].1);
+                dispatcher.leave(pair.0, pair.1);
+            }
+            dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        }
+        let number_of = |file: FileRef| {
+            (0..tenants.len()).find(|number| batch(*number as u128, 1).tenant == file.tenant)
+        };
+        let mut queue: VecDeque<(FileRef, Token)> = VecDeque::new();
+        let mut busy_until = vec![0; slots as usize];
+        loop {
+            queue.extend(fill(&mut dispatcher, &mut last, 1_000));
+            // The stage is first come first served.
+            let slot = (0..busy_until.len())
+                .min_by_key(|slot| busy_until[*slot])
+                .unwrap();
+            if busy_until[slot] > seconds * 1_000_000 {
+                return got;
+            }
+            let (file, token) = queue.pop_front().unwrap();
+            let number = number_of(file).unwrap();
+            let took = tenants[number].1;
+            busy_until[slot] += took;
+            got[number] += took;
+            dispatcher.took(file, token, 1_000, took);
+            dispatcher.leave(file, token);
+        }
+    }
+
+    #[test]
+    fn tenants_share_slot_time_by_weight_whatever_their_files_take() {
+        for tenants in [
+            &[(1, 2_000), (1, 2_000)][..],
+            &[(1, 2_000), (1, 400_000)],
+            &[(1, 3_000), (2, 3_000)],
+            &[(2, 50_000), (1, 1_000), (1, 700_000)],
+        ] {
+            let got = shared(4, tenants, 120);
+            let (all, shares): (Cost, u32) = (got.iter().sum(), tenants.iter().map(|t| t.0).sum());
+            for ((share, took), got) in tenants.iter().zip(&got) {
+                let wanted = all * Cost::from(*share) / Cost::from(shares);
+                let off = (got - wanted).abs() * 100 / wanted;
+                assert!(
+                    off <= 10,
+                    "{share} of {shares}, {took} µs a file: {got} of {wanted}"
+                );
+            }
+        }
+    }
+
     proptest! {
+        // Protocol 2.5: while others wait a tenant has its share and one file more, and each that waits has one out.
+        #[test]
+        fn while_others_wait_a_tenant_has_its_share_and_one_file_more(
+            slots in 1_u32..8,
+            tenants in proptest::collection::vec((1_u32..5, 0_u32..24), 2..7),
+        ) {
+            let mut dispatcher = with_slots(slots);
+            for (number, (share, size)) in tenants.iter().enumerate() {
+                let key = batch(number as u128, 1);
+                dispatcher.weigh(key.tenant, *share);
+                let pair = (file(key, 0), Token::FIRST);
+                dispatcher.enter(Stage::Upload, pair.0, pair.1, 1 << size, NOW);
+                dispatcher.took(pair.0, pair.1, 1 << size, 1 << size);
+                dispatcher.leave(pair.0, pair.1);
+                dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+            }
+            fill(&mut dispatcher, &mut 1, 1 << 12);
+            let shares: u32 = tenants.iter().map(|(share, _)| share).sum();
+            let window = SLOT_WINDOW * Cost::from(slots);
+            for (number, (share, _)) in tenants.iter().enumerate() {
+                let key = batch(number as u128, 1);
+                let out = dispatcher.stages[&Stage::Upload].out_of.get(&key.tenant).copied();
+                let out = out.unwrap_or_default();
+                prop_assert!(out.files >= 1);
+                let of_tenant = window * Cost::from(*share) / Cost::from(shares);
+                let one = dispatcher.cost_of(Stage::Upload, file(key, 1), 1 << 12);
+                prop_assert!(out.cost <= of_tenant + one, "{} of {of_tenant} and {one}", out.cost);
+            }
+        }
+
         // Protocol 2.1: places are the set of outstanding pairs, so what enters twice holds one place, and what leaves
         // twice gives one back.
         #[test]
@@ -567,7 +825,7 @@ mod tests {
             for (step, ordinal, token) in steps {
                 let pair = (file(key, ordinal), Token::new(token));
                 if let Some(stage) = stages.get(step) {
-                    dispatcher.enter(*stage, pair.0, pair.1, NOW);
+                    dispatcher.enter(*stage, pair.0, pair.1, 1, NOW);
                     model.insert(pair, *stage);
                 } else {
                     dispatcher.leave(pair.0, pair.1);
@@ -579,7 +837,7 @@ mod tests {
                 }
                 let out = dispatcher.used(Stage::Upload);
                 let of_tenant = u32::try_from(model.len()).unwrap();
-                prop_assert_eq!(dispatcher.room(Stage::Upload, key.tenant), 100 - out.max(of_tenant));
+                prop_assert_eq!(dispatcher.room(Stage::Upload, key.tenant).files, 100 - out.max(of_tenant));
             }
         }
     }

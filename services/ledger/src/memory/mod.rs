@@ -2,10 +2,14 @@
 
 pub(crate) mod ancestors;
 pub(crate) mod clock;
+pub(crate) mod costs;
+mod crew;
 pub(crate) mod dispatcher;
 pub(crate) mod known;
+mod later;
 pub(crate) mod lease_cache;
 pub(crate) mod relay_queue;
+mod tenant_queue;
 
 use std::sync::Arc;
 
@@ -74,7 +78,7 @@ impl Memory {
             if planted!(CountsFromZero) {
                 break;
             }
-            dispatcher.enter(row.stage, row.file, row.token, read.now);
+            dispatcher.enter(row.stage, row.file, row.token, row.size, read.now);
             dispatcher.remember(row);
         }
         for waiting in read.waiting {

@@ -31,6 +31,8 @@ pub(crate) struct Asked {
     pub(super) released: FxHashSet<Pair>,
     /// Dispatches that a reconciler found lost.
     pub(super) lost: FxHashSet<Pair>,
+    /// Dispatches of suspects whose processes said that their handlers begin.
+    pub(super) begun: FxHashSet<Pair>,
     /// Dispatches whose processes said what became of them.
     pub(super) reported: FxHashSet<Pair>,
 }
@@ -199,11 +201,18 @@ impl Step<'_> {
             || self.after.attempts.contains_key(&pair)
             || row.state == FileState::Cancelled
             || asked.released.contains(&pair)
-            || asked.lost.contains(&pair);
+            || asked.lost.contains(&pair)
+            || self.was_only_held(old);
         if !ended {
             let (file, token) = pair;
             self.breaks(format!("{file} token {token} came back without a cause"));
         }
+    }
+
+    /// A suspect on which nobody had begun to work when its worker was lost (protocol 7.3).
+    fn was_only_held(&self, old: &WorkRow) -> bool {
+        // That somebody had begun is known to the ledger that was told alone, which may not lead any more.
+        old.kills > 0 && old.lease_until.is_none_or(|until| until < self.now)
     }
 
     /// Protocol 6.2, 7, 11: a failure or a kill is charged once, and budgets are full where the file goes on or begins anew.
@@ -299,7 +308,7 @@ impl Step<'_> {
         }
     }
 
-    /// A lease that lives is taken from nobody (protocol 8.3).
+    /// A lease that lives is taken from nobody (protocol 8.3), and a suspect is charged only where it was worked on (7.3).
     fn check_kills(&mut self) {
         let before = self.before;
         let is_new = |key: &(FileRef, Token)| !before.attempts.contains_key(key);
@@ -312,6 +321,22 @@ impl Step<'_> {
             until.is_some_and(|until| until >= attempt.ended_at)
         });
         let killed: Vec<_> = alive.map(|(key, _)| *key).collect();
+        let attempts = self.after.attempts.iter();
+        let lost =
+            attempts.filter(|(key, attempt)| attempt.reason == Reason::WorkerLost && is_new(key));
+        let held = lost.filter(|((file, token), _)| {
+            let is_suspect = before.files.get(file).is_some_and(|row| row.kills > 0);
+            let has_begun = self
+                .asked
+                .is_none_or(|asked| asked.begun.contains(&(*file, *token)));
+            is_suspect && !has_begun
+        });
+        let held: Vec<_> = held.map(|(key, _)| *key).collect();
+        for (file, token) in held {
+            self.breaks(format!(
+                "{file} token {token} is charged with the loss of a worker that only held it"
+            ));
+        }
         for (file, token) in killed {
             self.breaks(format!(
                 "{file} token {token} was killed while its lease lived"

@@ -35,6 +35,7 @@ use super::ledger::{SimLedger, VERSIONS};
 use super::steps::{Asked, provider_wait};
 use super::streams::{Entry, Pair, Streams};
 use crate::leader::rules;
+use crate::memory::costs::Cost;
 use crate::memory::lease_cache::{Declared, Granted, Inputs};
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
@@ -72,7 +73,7 @@ use crate::writer::verbs::prune_operations::PruneOperations;
 use crate::writer::verbs::release::Release;
 use crate::writer::verbs::renew::Renew;
 use crate::writer::verbs::repair::{KillCause, Repair};
-use crate::writer::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
+use crate::writer::verbs::report::{BadResult, GoodResult, Report, Reported, StageOutcome};
 use crate::writer::verbs::set_pause::{NewPause, SetPause};
 use crate::writer::verbs::settle_missing::{AskedUpload, SettleMissing};
 use crate::writer::verbs::start_operation::StartOperation;
@@ -200,7 +201,7 @@ enum Work {
     Read,
     Granted(Arc<Granted>, Micros),
     /// What came of it, the token it was made under.
-    Ran(Box<(FileRef, Token, StageOutcome)>),
+    Ran(Box<Reported>),
     /// There is a final answer.
     Done,
 }
@@ -227,6 +228,10 @@ struct Process {
     version: StageVersion,
     held: Vec<Held>,
     renewing: Option<(Vec<Renewed>, Answered<Vec<bool>>)>,
+    /// A suspect whose handler begins when the renewal that says so is answered.
+    beginning: Option<Pair>,
+    /// Suspects of which that is known.
+    begun: BTreeSet<Pair>,
     releasing: Option<Answered<()>>,
 }
 
@@ -539,6 +544,8 @@ impl World {
             version: StageVersion::new(stage, version),
             held: Vec::new(),
             renewing: None,
+            beginning: None,
+            begun: BTreeSet::new(),
             releasing: None,
         });
     }

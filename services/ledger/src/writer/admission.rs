@@ -6,7 +6,8 @@ use caudal_domain::Stage;
 
 use super::error::GroupError;
 use super::group::Group;
-use crate::memory::dispatcher::{Turn, cost_of};
+use crate::memory::costs::Cost;
+use crate::memory::dispatcher::Turn;
 use crate::store::work::WorkRow;
 use crate::store::write_transaction::WriteTransaction;
 
@@ -17,7 +18,7 @@ const MAX_ADMISSIONS: u32 = 1_000;
 /// What came of a turn.
 struct Taken {
     files: u32,
-    cost: i64,
+    cost: Cost,
     /// Nothing of the batch is ready any more.
     ran_dry: bool,
 }
@@ -98,9 +99,11 @@ impl Group<'_> {
             if taken.cost >= turn.cost {
                 break;
             }
-            taken.cost = taken.cost.saturating_add(cost_of(row.size));
-            taken.files += 1;
             let file = row.file;
+            let dispatcher = &self.memory.dispatcher;
+            let cost = dispatcher.cost_of(turn.stage, file, row.size);
+            taken.cost = taken.cost.saturating_add(cost);
+            taken.files += 1;
             self.rows.take_in(row);
             self.raise_token(file)?;
             self.dispatch(file)?;

@@ -216,7 +216,7 @@ impl Group<'_> {
         let goes_out = ready_at <= self.now
             && self.rows.may_go_out(file.batch_ref())
             && !self.memory.dispatcher.anyone_waits(stage)
-            && self.memory.dispatcher.room(stage, file.tenant) > 0;
+            && !self.memory.dispatcher.room(stage, file.tenant).is_none();
         if goes_out {
             return self.dispatch(file);
         }
@@ -257,9 +257,10 @@ impl Group<'_> {
     fn send(&mut self, file: FileRef) -> Result<(), GroupError> {
         let row = self.rows.file_mut(file)?;
         row.dispatched_at = Some(self.now);
-        let (stage, token) = (row.stage, row.token);
+        let (stage, token, size) = (row.stage, row.token, row.size);
         if !planted!(PlaceNotTaken) {
-            self.memory.dispatcher.enter(stage, file, token, self.now);
+            let dispatcher = &mut self.memory.dispatcher;
+            dispatcher.enter(stage, file, token, size, self.now);
         }
         self.outgoing.entered.push((file, token));
         let out = self.outgoing.dispatches.entry(stage).or_default();

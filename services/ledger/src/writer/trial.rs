@@ -35,7 +35,7 @@ use super::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use super::verbs::create_batch::CreateBatch;
 use super::verbs::create_tus::CreateTus;
 use super::verbs::lease::Lease;
-use super::verbs::report::{BadResult, GoodResult, Report, StageOutcome};
+use super::verbs::report::{BadResult, GoodResult, Report, Reported, StageOutcome};
 use super::verbs::set_pause::{NewPause, SetPause};
 use super::verbs::settle_missing::{AskedUpload, SettleMissing};
 use super::verbs::start_operation::StartOperation;
@@ -510,7 +510,13 @@ impl Trial {
         Report {
             stage: row.stage,
             version: version(row.stage),
-            outcomes: vec![(file, row.token, outcome)],
+            slots: None,
+            reported: vec![Reported {
+                file,
+                token: row.token,
+                outcome,
+                took: None,
+            }],
         }
     }
 

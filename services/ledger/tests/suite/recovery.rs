@@ -52,7 +52,7 @@ async fn a_worker_that_dies_costs_a_kill_and_the_third_one_ends_the_file(databas
         let held = ledger.take(&mut reader, Stage::Upload, 1).await;
         let granted = ledger.lease(Stage::Upload, &held).await;
         assert_eq!(granted.works[0].suspect, kill > 1);
-        assert_eq!(ledger.renew(&held).await, [true]);
+        assert_eq!(ledger.renew_and_begin(&held, &held).await, [true]);
         let state = if kill < 3 {
             FileState::Retrying
         } else {

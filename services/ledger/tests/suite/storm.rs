@@ -554,6 +554,7 @@ impl Storm {
             process: "storm".into(),
             files: Some(file_tokens_to_proto(held.iter().copied())),
             wait: None,
+            begun: None,
         };
         insist(|| {
             let (mut mesh, request) = (self.ledger.mesh(), request.clone());
@@ -579,6 +580,7 @@ impl Storm {
     async fn report(&self, stage: Stage, held: &[(FileRef, Token)], report: &Report) {
         let good = matches!(report.outcome, Some(report::Outcome::Done(_)));
         let request = ReportRequest {
+            slots: 0,
             stage: stage.name().into(),
             process: "storm".into(),
             stage_version: Some(version()),

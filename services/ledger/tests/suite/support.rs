@@ -492,10 +492,20 @@ impl TestLedger {
 
     /// Renews; for each file whether it is to be kept.
     pub(crate) async fn renew(&self, held: &[(FileRef, Token)]) -> Vec<bool> {
+        self.renew_and_begin(held, &[]).await
+    }
+
+    /// As [`Self::renew`], and says that the handlers of those suspects begin.
+    pub(crate) async fn renew_and_begin(
+        &self,
+        held: &[(FileRef, Token)],
+        begun: &[(FileRef, Token)],
+    ) -> Vec<bool> {
         let request = RenewRequest {
             process: "test".into(),
             files: Some(file_tokens_to_proto(held.iter().copied())),
             wait: None,
+            begun: Some(file_tokens_to_proto(begun.iter().copied())),
         };
         let answer = self.mesh().renew(request).await.unwrap().into_inner();
         answer
@@ -521,6 +531,7 @@ impl TestLedger {
         report: &Report,
     ) -> Result<Vec<ReportVerdict>, Status> {
         let request = ReportRequest {
+            slots: 0,
             stage: stage.name().into(),
             process: "test".into(),
             stage_version: Some(version()),
@@ -689,6 +700,7 @@ pub(crate) fn version() -> StageVersion {
 
 pub(crate) fn good(done: Done) -> Report {
     Report {
+        took_us: 0,
         outcome: Some(report::Outcome::Done(done)),
     }
 }
@@ -726,6 +738,7 @@ pub(crate) fn failed(reason: &str) -> Report {
         ..Failed::default()
     };
     Report {
+        took_us: 0,
         outcome: Some(report::Outcome::Failed(failed)),
     }
 }

@@ -52,6 +52,7 @@ fn uploaded_content(content: u8, media_type: &str) -> Report {
         ..Done::default()
     };
     Report {
+        took_us: 0,
         outcome: Some(report::Outcome::Done(done)),
     }
 }

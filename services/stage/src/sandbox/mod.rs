@@ -43,6 +43,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
+use crate::slot_time;
 use child::Spec;
 pub use entry::{run_child_if_asked, run_prepared_child_if_asked};
 use hosts::{Forked, Host, Hosts, Unforked};
@@ -283,7 +284,7 @@ impl Sandbox {
             },
         };
         let place = tokio::select! {
-            place = self.places.acquire() => place,
+            place = slot_time::waiting(self.places.acquire()) => place,
             () = cancelled.cancelled() => {
                 return judge(End::Cancelled, &[], &self.limits, Duration::ZERO);
             }

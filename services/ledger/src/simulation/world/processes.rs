@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Handlers that a process says it runs at once.
+const SLOTS: u32 = 2;
+/// Of what handlers take, in microseconds.
+const MILLISECOND: u128 = 1_000;
+
 impl World {
     pub(super) fn process_step(&mut self) {
         let at = self.dice.random_range(0..self.processes.len());
@@ -120,10 +125,11 @@ impl World {
                 return true;
             }
         }
+        let process = Uuid::from_u128(self.processes[at].id.into());
         let entry = &mut self.processes[at].held[held];
         let ran = positions(entry, |work| matches!(work, Work::Ran(_)));
         if !ran.is_empty() {
-            let outcomes = ran
+            let reported = ran
                 .iter()
                 .filter_map(|position| match &entry.works[*position].1 {
                     Work::Ran(ran) => Some(ran.as_ref().clone()),
@@ -132,7 +138,8 @@ impl World {
             let report = Report {
                 stage,
                 version,
-                outcomes: outcomes.collect(),
+                slots: Some((process, SLOTS)),
+                reported: reported.collect(),
             };
             if planted!(AcknowledgedBeforeRecorded) {
                 let id = entry.entry.id;
@@ -140,16 +147,16 @@ impl World {
                 self.acknowledge(stage, id);
             }
             if planted!(FreedBeforeRecorded) && stage == Stage::Upload {
-                for (file, ..) in &report.outcomes {
-                    let target = self.committed(|tables| tables.files[file].target);
-                    self.landing.remove(&(*file, target));
+                for one in &report.reported {
+                    let target = self.committed(|tables| tables.files[&one.file].target);
+                    self.landing.remove(&(one.file, target));
                 }
             }
             if let Some(asked) = &mut self.shared.borrow_mut().asked {
-                let pairs = report.outcomes.iter();
+                let pairs = report.reported.iter();
                 asked
                     .reported
-                    .extend(pairs.map(|(file, token, _)| (*file, *token)));
+                    .extend(pairs.map(|one| (one.file, one.token)));
             }
             let answer = self.leader.ask(report.clone());
             self.old_reports.push(report.clone());
@@ -203,6 +210,9 @@ impl World {
             self.breaks(format!("{pair:?} was granted as {}", granted.row.token));
             return true;
         }
+        if granted.row.kills > 0 && !self.processes[at].begun.contains(&pair) {
+            return self.begin(at, pair);
+        }
         let nature = self.nature(pair.0);
         let second = stage != Stage::Upload && stage != Stage::Metadata;
         let deadly = nature == Nature::Deadly || granted.row.kills == 0;
@@ -223,8 +233,36 @@ impl World {
                 outcome.as_ref().map(|_| "good").map_err(|bad| bad.reason)
             )
         });
-        let ran = Work::Ran(Box::new((pair.0, pair.1, outcome)));
+        let took = match nature {
+            Nature::Slow => takes.as_micros(),
+            _ => u128::from(granted.row.size % 7 + 1) * MILLISECOND,
+        };
+        let ran = Work::Ran(Box::new(Reported {
+            file: pair.0,
+            token: pair.1,
+            outcome,
+            took: Cost::try_from(took).ok(),
+        }));
         self.processes[at].held[held].works[position].1 = ran;
+        true
+    }
+
+    /// Says that the handler of a suspect begins; it does when that is answered (protocol 7.3).
+    fn begin(&mut self, at: usize, pair: Pair) -> bool {
+        if self.processes[at].renewing.is_some() {
+            return false;
+        }
+        let moved_on = self.has_moved_on(pair);
+        if let Some(asked) = &mut self.shared.borrow_mut().asked {
+            asked.begun.insert(pair);
+        }
+        let answer = self.leader.ask(Renew {
+            held: vec![pair],
+            begun: vec![pair],
+        });
+        let process = &mut self.processes[at];
+        process.renewing = Some((vec![(pair, moved_on)], answer));
+        process.beginning = Some(pair);
         true
     }
 
@@ -355,14 +393,11 @@ impl World {
                 && let Some(answer) = answered(answer)
             {
                 if let Some(Ok(verdicts)) = answer {
-                    self.old_releases.extend(
-                        report
-                            .outcomes
-                            .iter()
-                            .map(|(file, token, _)| (*file, *token)),
-                    );
+                    let pairs = report.reported.iter();
+                    self.old_releases
+                        .extend(pairs.map(|one| (one.file, one.token)));
                     for ((position, verdict), outcome) in
-                        positions.iter().zip(verdicts).zip(&report.outcomes)
+                        positions.iter().zip(verdicts).zip(&report.reported)
                     {
                         held.works[*position].1 = Work::Done;
                         recorded.push((outcome.clone(), verdict));
@@ -386,6 +421,9 @@ impl World {
                     }
                     if kept {
                         self.signs.insert(*pair, now);
+                        if process.beginning == Some(*pair) {
+                            process.begun.insert(*pair);
+                        }
                         continue;
                     }
                     // Superseded: its handler is stopped.
@@ -399,6 +437,7 @@ impl World {
                 }
             }
             process.renewing = None;
+            process.beginning = None;
         }
         if let Some(answer) = &mut process.releasing
             && let Some(answer) = answered(answer)
@@ -432,7 +471,13 @@ impl World {
         });
         let read: Vec<_> = read.collect();
         self.leader.leases.learn(read);
-        for ((file, token, outcome), verdict) in recorded {
+        for (one, verdict) in recorded {
+            let Reported {
+                file,
+                token,
+                outcome,
+                ..
+            } = one;
             self.told(stage, file, token, &outcome, verdict, &mut violations);
         }
         self.violations.append(&mut violations);
@@ -512,7 +557,8 @@ impl World {
         }
         let asked = held.iter().map(|pair| (*pair, self.has_moved_on(*pair)));
         let asked = asked.collect();
-        let answer = self.leader.ask(Renew { held });
+        let begun = Vec::new();
+        let answer = self.leader.ask(Renew { held, begun });
         self.processes[at].renewing = Some((asked, answer));
         true
     }
@@ -582,11 +628,11 @@ impl World {
         let at_work_again = self.committed(|tables| {
             let reports = self.old_reports.iter().enumerate();
             let again = reports.filter(|(_, report)| {
-                report.outcomes.iter().any(|(file, token, _)| {
-                    let row = tables.files.get(file);
+                report.reported.iter().any(|one| {
+                    let row = tables.files.get(&one.file);
                     row.is_some_and(|row| {
                         let at_work = row.state == FileState::Processing;
-                        at_work && row.stage == report.stage && row.token != *token
+                        at_work && row.stage == report.stage && row.token != one.token
                     })
                 })
             });
@@ -610,9 +656,10 @@ impl World {
             match answered(&mut answer) {
                 None => self.late.push((report, answer)),
                 Some(Some(Ok(verdicts))) => {
-                    for ((file, token, outcome), verdict) in report.outcomes.iter().zip(verdicts) {
+                    for (one, verdict) in report.reported.iter().zip(verdicts) {
                         let quiet = Stage::Metadata;
-                        self.told(quiet, *file, *token, outcome, verdict, &mut violations);
+                        let (file, token) = (one.file, one.token);
+                        self.told(quiet, file, token, &one.outcome, verdict, &mut violations);
                     }
                 }
                 Some(_) => {}

@@ -89,7 +89,7 @@ mod tests {
         trial
             .memory
             .dispatcher
-            .enter(Stage::Upload, old.0, old.1, now);
+            .enter(Stage::Upload, old.0, old.1, 1, now);
         assert_eq!(trial.places(Stage::Upload), 3);
         let before = trial.everything();
         let held = vec![old, held[0], held[1]];

@@ -1,9 +1,9 @@
 //! Takes files back from a process that drains; nothing is charged (protocol 7.4).
 
-use caudal_domain::FileState;
+use caudal_domain::{FileRef, FileState};
 
 use super::{Held, files_of};
-use crate::writer::error::Stop;
+use crate::writer::error::{GroupError, Stop};
 use crate::writer::group::Group;
 use crate::writer::needs::Needs;
 use crate::writer::verb::{Reply, Verb};
@@ -37,21 +37,26 @@ impl Verb for Release {
             };
             match row.state {
                 FileState::Queued => group.send_again(*file)?,
-                FileState::Processing => {
-                    if planted!(TokenKeptAtRelease) {
-                        group.rows.file_mut(*file)?.dispatched_at = None;
-                    } else {
-                        group.raise_token(*file)?;
-                    }
-                    if planted!(ReleaseCharged) {
-                        group.rows.file_mut(*file)?.fails += 1;
-                    }
-                    group.make_ready(*file, group.now)?;
-                }
+                FileState::Processing => group.give_back(*file)?,
                 _ => {}
             }
         }
         Ok(Reply::Now(()))
+    }
+}
+
+impl Group<'_> {
+    /// A file that was leased goes back to its stage, and nothing is charged to it.
+    pub(super) fn give_back(&mut self, file: FileRef) -> Result<(), GroupError> {
+        if planted!(TokenKeptAtRelease) {
+            self.rows.file_mut(file)?.dispatched_at = None;
+        } else {
+            self.raise_token(file)?;
+        }
+        if planted!(ReleaseCharged) {
+            self.rows.file_mut(file)?.fails += 1;
+        }
+        self.make_ready(file, self.now)
     }
 }
 

@@ -10,6 +10,8 @@ use crate::writer::verb::{Reply, Verb};
 #[derive(Clone, Debug)]
 pub(crate) struct Renew {
     pub(crate) held: Held,
+    /// Those of them that are suspect, and whose handlers begin now.
+    pub(crate) begun: Held,
 }
 
 impl Verb for Renew {
@@ -39,6 +41,9 @@ impl Verb for Renew {
             }
             answers.push(kept);
         }
+        for (file, token) in &self.begun {
+            group.memory.dispatcher.begin(*file, *token);
+        }
         Ok(Reply::Now(answers))
     }
 }
@@ -61,7 +66,11 @@ mod tests {
         let before = trial.row(files[0]);
         trial.pass(Duration::from_secs(4));
         let held = trial.held(&files);
-        assert_eq!(trial.ask(Renew { held }).unwrap(), [true, true]);
+        let renew = Renew {
+            held,
+            begun: Held::new(),
+        };
+        assert_eq!(trial.ask(renew).unwrap(), [true, true]);
         let mut renewed = before;
         renewed.lease_until = Some(trial.now().plus(trial.memory.settings.lease));
         assert_eq!(trial.row(files[0]), renewed);
@@ -77,8 +86,10 @@ mod tests {
         trial.ask(Release { held: old.clone() }).unwrap();
         let waiting = trial.held(&files);
         let before = trial.everything();
-        assert_eq!(trial.ask(Renew { held: old }).unwrap(), [false]);
-        assert_eq!(trial.ask(Renew { held: waiting }).unwrap(), [false]);
+        for held in [old, waiting] {
+            let begun = held.clone();
+            assert_eq!(trial.ask(Renew { held, begun }).unwrap(), [false]);
+        }
         assert_eq!(trial.everything(), before);
     }
 }

@@ -75,10 +75,15 @@ impl Group<'_> {
             }
     }
 
-    /// Charges the loss of a worker: a budget of its own, apart from failures (protocol 7.3).
+    /// Charges the loss of a worker: a budget of its own, apart from failures (protocol 7.3). The first makes the file suspect,
+    /// whatever the worker did with it; a suspect is charged for what it was worked on, and not for being held.
     fn kill(&mut self, file: FileRef, token: Token) -> Result<(), GroupError> {
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;
         let (stage, kills) = (row.stage, row.kills + 1);
+        let is_innocent = row.kills > 0 && !self.memory.dispatcher.has_begun(file, token);
+        if is_innocent && !planted!(HeldCharged) {
+            return self.give_back(file);
+        }
         let attempt = AttemptRow {
             file,
             token,
@@ -122,6 +127,33 @@ mod tests {
         trial.ask(Repair { redispatch, kill }).unwrap();
     }
 
+    /// A process says that the handler of the file begins, and is silent then.
+    fn begin(trial: &mut Trial, file: FileRef) {
+        let held = trial.held(&[file]);
+        let begun = held.clone();
+        assert_eq!(trial.ask(Renew { held, begun }).unwrap(), [true]);
+        trial.pass(trial.memory.settings.lease + Duration::from_micros(1));
+    }
+
+    // Protocol 7.3: a machine that dies again and again fails nothing but what it worked on.
+    #[test]
+    fn a_suspect_that_was_only_held_goes_back_and_is_charged_nothing() {
+        let mut trial = Trial::new();
+        let file = trial.processing(1)[0];
+        kill(&mut trial, file, KillCause::NeverRenewed);
+        trial.pass(Duration::from_secs(600));
+        trial.tick();
+        for _ in 0..3 * MAX_KILLS {
+            trial.lease(&[file]);
+            let before = trial.row(file);
+            kill(&mut trial, file, KillCause::NeverRenewed);
+            let row = trial.row(file);
+            assert_eq!((row.state, row.kills), (FileState::Processing, 1));
+            assert_eq!(row.token, before.token.next());
+            assert_eq!(trial.attempts(file).len(), 1);
+        }
+    }
+
     // Protocol 8.2, 7.2: sent again in place, state unchanged, nothing charged.
     #[test]
     fn a_lost_dispatch_is_sent_again_in_its_place() {
@@ -150,7 +182,11 @@ mod tests {
         let mut trial = Trial::new();
         let files = trial.processing(1);
         let held = trial.held(&files);
-        trial.ask(Renew { held: held.clone() }).unwrap();
+        let renew = Renew {
+            held: held.clone(),
+            begun: Held::new(),
+        };
+        trial.ask(renew).unwrap();
         trial.pass(trial.memory.settings.lease);
         let before = trial.everything();
         let kill = [KillCause::LeaseExpired, KillCause::NeverRenewed];
@@ -196,8 +232,9 @@ mod tests {
         let file = trial.queued(1)[0];
         for kills in 1..MAX_KILLS {
             trial.lease(&[file]);
+            begin(&mut trial, file);
             let token = trial.row(file).token;
-            kill(&mut trial, file, KillCause::NeverRenewed);
+            kill(&mut trial, file, KillCause::LeaseExpired);
             let row = trial.row(file);
             assert_eq!((row.kills, row.fails), (kills, 0));
             assert_eq!((row.state, row.token), (FileState::Retrying, token.next()));
@@ -205,7 +242,8 @@ mod tests {
             trial.tick();
         }
         trial.lease(&[file]);
-        kill(&mut trial, file, KillCause::NeverRenewed);
+        begin(&mut trial, file);
+        kill(&mut trial, file, KillCause::LeaseExpired);
         let row = trial.row(file);
         assert_eq!((row.state, row.kills), (FileState::Failed, MAX_KILLS));
         assert_eq!(trial.letter(file), Some(Reason::TooManyKills));

@@ -6,6 +6,9 @@ use caudal_domain::{
     FileEvent, FileRef, Outcome, Reason, Recorded, RetryPolicy, Stage, StageVersion, Token, Warning,
 };
 
+use uuid::Uuid;
+
+use crate::memory::costs::Cost;
 use crate::store::attempts::AttemptRow;
 use crate::store::results::{ResultRow, StoredArtifact, Trace, Used};
 use crate::writer::error::{GroupError, Stop};
@@ -41,12 +44,24 @@ pub(crate) struct BadResult {
 /// Outcome of one file at one stage.
 pub(crate) type StageOutcome = Result<GoodResult, BadResult>;
 
+/// What one process says of one file.
+#[derive(Clone, Debug)]
+pub(crate) struct Reported {
+    pub(crate) file: FileRef,
+    pub(crate) token: Token,
+    pub(crate) outcome: StageOutcome,
+    /// Slot time of its handler; none where it was not measured.
+    pub(crate) took: Option<Cost>,
+}
+
 /// Reports of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) stage: Stage,
     pub(crate) version: StageVersion,
-    pub(crate) outcomes: Vec<(FileRef, Token, StageOutcome)>,
+    /// Which process it is, and how many handlers it runs at once; none where it does not say.
+    pub(crate) slots: Option<(Uuid, u32)>,
+    pub(crate) reported: Vec<Reported>,
 }
 
 fn trace_of(outcome: &StageOutcome) -> Trace {
@@ -63,30 +78,38 @@ impl Verb for Report {
     const NAME: &'static str = "Report";
 
     fn rows(&self) -> usize {
-        self.outcomes.len()
+        self.reported.len()
     }
 
     fn needs(&self) -> Needs {
-        let outcomes = self.outcomes.iter();
-        let content = |(file, _, outcome): &(FileRef, Token, StageOutcome)| {
-            Some((file.tenant, outcome.as_ref().ok()?.content?))
-        };
+        let reported = self.reported.iter();
+        let content = |one: &Reported| Some((one.file.tenant, one.outcome.as_ref().ok()?.content?));
         Needs {
             version: Some(self.version.clone()),
-            contents: outcomes.clone().filter_map(content).collect(),
-            reported: outcomes
+            contents: reported.clone().filter_map(content).collect(),
+            reported: reported
                 .clone()
-                .map(|(file, token, outcome)| (*file, *token, trace_of(outcome)))
+                .map(|one| (one.file, one.token, trace_of(&one.outcome)))
                 .collect(),
-            ..Needs::of_files(outcomes.map(|(file, ..)| *file).collect())
+            ..Needs::of_files(reported.map(|one| one.file).collect())
         }
     }
 
     fn decide(&self, group: &mut Group<'_>) -> Result<Reply<Vec<bool>>, Stop> {
         let version = group.version_number(&self.version)?;
         let loaded = group.loaded.clone();
-        let mut verdicts = Vec::with_capacity(self.outcomes.len());
-        for (file, token, outcome) in &self.outcomes {
+        let mut verdicts = Vec::with_capacity(self.reported.len());
+        if let Some((process, slots)) = self.slots {
+            let dispatcher = &mut group.memory.dispatcher;
+            dispatcher.hear(self.stage, process, slots, group.now);
+        }
+        for one in &self.reported {
+            let Reported {
+                file,
+                token,
+                outcome,
+                took,
+            } = one;
             let row = group.rows.current(*file, *token);
             let any = group.rows.file(*file);
             let row = row.or_else(|| any.filter(|_| planted!(StaleReportTaken)));
@@ -100,6 +123,9 @@ impl Verb for Report {
                 verdicts.push(false);
                 continue;
             }
+            if let Some(took) = took {
+                group.settle_cost(*file, *token, *took)?;
+            }
             match outcome {
                 Ok(good) => group.record(*file, version, self.stage, good, &loaded)?,
                 Err(bad) => group.fail(*file, bad)?,
@@ -111,6 +137,13 @@ impl Verb for Report {
 }
 
 impl Group<'_> {
+    /// What the file was expected to take is settled with what it took.
+    fn settle_cost(&mut self, file: FileRef, token: Token, took: Cost) -> Result<(), GroupError> {
+        let size = self.rows.file(file).ok_or(GroupError::Stale)?.size;
+        self.memory.dispatcher.took(file, token, size, took);
+        Ok(())
+    }
+
     /// Tells a repeated report from a late one (protocol 6.3). A good one was recorded only where its token made a
     /// result: a kill of the same token leaves an attempt too, and a worker that believed itself recorded would free
     /// bytes that are still needed.

@@ -1,0 +1,165 @@
+//! What files cost at a stage: slot time, learned from what processes report.
+//!
+//! A file is expected to take what files of about its size in its batch lately took at the stage, for a batch holds files of a
+//! kind; the first of them what such files of its tenant took, or of all, or what is supposed of its size. An estimate that is wrong does no lasting harm: what a file
+//! really took is settled with its tenant when it is reported.
+
+use caudal_domain::{BatchRef, Stage, TenantId};
+use rustc_hash::FxHashMap;
+
+/// Slot time in microseconds.
+pub(crate) type Cost = i64;
+
+/// No file costs less: so much the ledger and the streams take for it.
+pub(crate) const FLOOR: Cost = 500;
+/// No file is estimated higher: after ten minutes a handler is ended.
+pub(crate) const CEILING: Cost = 600_000_000;
+/// What a file is supposed to take before anything is known of its tenant's files of that size: this and a microsecond a byte.
+/// Rather too much than too little: it keeps what is out small until the first reports, which come soon where work is quick.
+const FIRST: Cost = 2_000;
+/// The part of a moving average that its newest value is.
+const NEWEST: f64 = 0.125;
+/// Sizes in batches or of tenants at stages that are remembered; beyond it they are learned anew.
+const REMEMBERED: usize = 16_384;
+
+/// What was learned. Only the ledger that leads knows it; the next one learns it within seconds.
+#[derive(Default)]
+pub(crate) struct Costs {
+    of_all: FxHashMap<(Stage, Class), f64>,
+    of_tenants: FxHashMap<(Stage, TenantId, Class), f64>,
+    of_batches: FxHashMap<(Stage, BatchRef, Class), f64>,
+}
+
+/// Sizes of one power of two.
+type Class = u32;
+
+impl Costs {
+    /// What a file of this size of a batch will take.
+    pub(crate) fn estimate(&self, stage: Stage, batch: BatchRef, size: u64) -> Cost {
+        let class = class(size);
+        let known = self.of_batches.get(&(stage, batch, class));
+        let known = known.or_else(|| self.of_tenants.get(&(stage, batch.tenant, class)));
+        if let Some(known) = known {
+            return bounded(*known);
+        }
+        let supposed = Cost::try_from(size).unwrap_or(CEILING);
+        let supposed = supposed.saturating_add(FIRST).min(CEILING);
+        let of_all = self.of_all.get(&(stage, class));
+        of_all.map_or(supposed, |known| bounded(*known).max(supposed))
+    }
+
+    /// What a file took.
+    pub(crate) fn learn(&mut self, stage: Stage, batch: BatchRef, size: u64, took: Cost) {
+        let (class, took) = (class(size), bounded_as_float(took));
+        make_room(&mut self.of_batches);
+        make_room(&mut self.of_tenants);
+        let of_batch = self.of_batches.entry((stage, batch, class));
+        average(of_batch.or_insert(took), took);
+        let of_tenant = self.of_tenants.entry((stage, batch.tenant, class));
+        average(of_tenant.or_insert(took), took);
+        average(self.of_all.entry((stage, class)).or_insert(took), took);
+    }
+}
+
+fn make_room<K>(learned: &mut FxHashMap<K, f64>) {
+    if learned.len() >= REMEMBERED {
+        learned.clear();
+    }
+}
+
+fn average(known: &mut f64, newest: f64) {
+    *known += (newest - *known) * NEWEST;
+}
+
+fn class(size: u64) -> Class {
+    u64::BITS - size.leading_zeros()
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "at most CEILING, which a float holds exactly"
+)]
+fn bounded_as_float(cost: Cost) -> f64 {
+    cost.clamp(FLOOR, CEILING) as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "clamped to what an integer holds; a fraction of a microsecond is nothing"
+)]
+fn bounded(cost: f64) -> Cost {
+    cost.clamp(bounded_as_float(FLOOR), bounded_as_float(CEILING)) as Cost
+}
+
+#[cfg(test)]
+mod tests {
+    use caudal_domain::{BatchId, TenantId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const STAGE: Stage = Stage::ExtractText;
+    const SECOND: Cost = 1_000_000;
+
+    fn batch(number: u128) -> BatchRef {
+        BatchRef::new(
+            TenantId::from_uuid(Uuid::from_u128(1)),
+            BatchId::from_uuid(Uuid::from_u128(number)),
+        )
+    }
+
+    fn is_near(cost: Cost, wanted: Cost) -> bool {
+        (cost - wanted).abs() <= wanted / 10
+    }
+
+    #[test]
+    fn a_file_costs_what_files_of_its_size_lately_took() {
+        let mut costs = Costs::default();
+        assert!(is_near(costs.estimate(STAGE, batch(1), 1 << 20), SECOND));
+        for _ in 0..100 {
+            costs.learn(STAGE, batch(1), 1 << 20, 30 * SECOND);
+            costs.learn(STAGE, batch(1), 100, 2_000);
+        }
+        // One that is new is as those before it.
+        assert!(is_near(
+            costs.estimate(STAGE, batch(2), 1 << 20),
+            30 * SECOND
+        ));
+        assert!(is_near(costs.estimate(STAGE, batch(2), 120), 2_000));
+        for _ in 0..100 {
+            costs.learn(STAGE, batch(1), 1 << 20, SECOND);
+        }
+        assert!(is_near(costs.estimate(STAGE, batch(1), 1 << 20), SECOND));
+    }
+
+    #[test]
+    fn files_of_a_batch_that_take_longer_than_others_of_their_size_are_known_by_their_batch() {
+        let mut costs = Costs::default();
+        for _ in 0..200 {
+            costs.learn(STAGE, batch(1), 150_000, 10_000);
+            costs.learn(STAGE, batch(2), 150_000, 400_000);
+        }
+        let (quick, slow) = (
+            costs.estimate(STAGE, batch(1), 150_000),
+            costs.estimate(STAGE, batch(2), 150_000),
+        );
+        assert!(
+            is_near(quick, 10_000) && is_near(slow, 400_000),
+            "{quick} and {slow}"
+        );
+    }
+
+    #[test]
+    fn an_estimate_is_bounded_whatever_is_reported() {
+        let mut costs = Costs::default();
+        for took in [Cost::MIN, 0, Cost::MAX] {
+            costs.learn(STAGE, batch(1), u64::MAX, took);
+            let estimate = costs.estimate(STAGE, batch(1), u64::MAX);
+            assert!((FLOOR..=CEILING).contains(&estimate), "{estimate}");
+        }
+        for number in 0..2 * REMEMBERED as u128 {
+            costs.learn(STAGE, batch(number), 1, 1);
+        }
+        assert!(costs.of_batches.len() <= REMEMBERED);
+    }
+}
