@@ -1,6 +1,5 @@
 //! Clients of a store: over the network, or in one process with it.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use aws_credential_types::Credentials;
@@ -12,10 +11,6 @@ use aws_sdk_s3::config::{
 };
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::Body;
-use tower::Service;
 
 use crate::address::Address;
 use crate::direct::Direct;
@@ -34,34 +29,15 @@ impl ObjectStore {
     /// # Errors
     /// [`ObjectError::Refused`] when an endpoint is not `http(s)://HOST[:PORT]`.
     pub fn connect(settings: Settings) -> Result<ObjectStore, ObjectError> {
-        let address = address_of(&settings)?;
-        let tls = tls::config(&settings, address.is_https())?;
-        ObjectStore::over(settings, address, Transport::network(tls))
-    }
-
-    /// A client of a store in this process: what is done with every file is a call of `service`, which gets requests as a
-    /// server reads them from a connection, without signatures. All else goes to the endpoint of the settings, as do those
-    /// whom URLs are signed for.
-    ///
-    /// # Errors
-    /// As [`connect`](ObjectStore::connect).
-    pub fn in_process<S, B>(settings: Settings, service: S) -> Result<ObjectStore, ObjectError>
-    where
-        S: Service<Request<Bytes>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Box<dyn Error + Send + Sync>>,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let address = address_of(&settings)?;
-        ObjectStore::over(settings, address, Transport::in_process(service))
-    }
-
-    fn over(
-        settings: Settings,
-        address: Address,
-        transport: Transport,
-    ) -> Result<ObjectStore, ObjectError> {
+        let address = Address::new(
+            &settings.endpoint,
+            &settings.bucket,
+            settings.force_path_style,
+        )?;
+        let transport = match &settings.in_process {
+            Some(store) => Transport::InProcess(store.clone()),
+            None => Transport::network(tls::config(&settings, address.is_https())?),
+        };
         let signer = Arc::new(Signer::new(
             &settings.access_key,
             &settings.secret_key,
@@ -75,14 +51,6 @@ impl ObjectStore {
             settings: Arc::new(settings),
         })
     }
-}
-
-fn address_of(settings: &Settings) -> Result<Address, ObjectError> {
-    Address::new(
-        &settings.endpoint,
-        &settings.bucket,
-        settings.force_path_style,
-    )
 }
 
 /// For what is not done with every file.

@@ -37,4 +37,5 @@ pub use read::{Beginning, Head};
 pub use settings::Settings;
 pub use store::{DELETE_PAGE, Listed, ListedPage, ObjectStore};
 pub use stream::{GetObject, ObjectStream};
+pub use transport::InProcess;
 pub use urls::MultipartCall;

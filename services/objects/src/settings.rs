@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::transport::InProcess;
+
 /// The largest object S3 copies in one request; larger ones are copied in parts.
 const MAX_SINGLE_COPY_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 /// How long a store is waited for.
@@ -30,6 +32,9 @@ pub struct Settings {
     /// Whether nobody on the way to the store could change what is sent, as on one machine: bodies over plain http are then
     /// not hashed for their signatures. Over https they never are.
     pub trusts_network: bool,
+    /// The store itself, where it is in this process: what is done with every file is a call of it. All else goes to the
+    /// endpoint, as do those whom URLs are signed for.
+    pub in_process: Option<InProcess>,
     /// Whether the bucket is in the path (`HOST/BUCKET/KEY`, everywhere but on AWS) or in the host name.
     pub force_path_style: bool,
     /// How long the store may be silent (30 s), before its answer and in it; twenty times as long before a copy is done.
@@ -57,6 +62,7 @@ impl Settings {
             access_key: access_key.into(),
             secret_key: secret_key.into(),
             trusts_network: false,
+            in_process: None,
             force_path_style: true,
             answer_within: ANSWER_WITHIN,
             copy_in_parts_above: MAX_SINGLE_COPY_BYTES,

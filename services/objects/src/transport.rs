@@ -27,11 +27,41 @@ const IDLE_FOR: Duration = Duration::from_secs(60);
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 type InProcessBody = UnsyncBoxBody<Bytes, BoxError>;
 
+/// A store in this process. It gets requests as a server reads them from a connection, in bodies that are whole, and without
+/// signatures: nobody is between.
+#[derive(Clone)]
+pub struct InProcess(BoxCloneSyncService<Request<Bytes>, Response<InProcessBody>, BoxError>);
+
+impl InProcess {
+    /// A store that answers as S3 does.
+    pub fn new<S, B>(service: S) -> InProcess
+    where
+        S: Service<Request<Bytes>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn Error + Send + Sync>>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let service = service
+            .map_response(|answer: Response<B>| {
+                answer.map(|body| body.map_err(Into::into).boxed_unsync())
+            })
+            .map_err(Into::into);
+        InProcess(BoxCloneSyncService::new(service))
+    }
+}
+
+impl std::fmt::Debug for InProcess {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("InProcess")
+    }
+}
+
 /// Carries requests to one store.
+#[derive(Debug)]
 pub(crate) enum Transport {
     Network(Box<Client<Connector, Full<Bytes>>>),
-    /// Nobody is between, so nothing is signed.
-    InProcess(BoxCloneSyncService<Request<Bytes>, Response<InProcessBody>, BoxError>),
+    InProcess(InProcess),
 }
 
 impl Transport {
@@ -52,22 +82,6 @@ impl Transport {
         Transport::Network(Box::new(client))
     }
 
-    pub(crate) fn in_process<S, B>(service: S) -> Transport
-    where
-        S: Service<Request<Bytes>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let service = service
-            .map_response(|answer: Response<B>| {
-                answer.map(|body| body.map_err(Into::into).boxed_unsync())
-            })
-            .map_err(Into::into);
-        Transport::InProcess(BoxCloneSyncService::new(service))
-    }
-
     /// Whether there is a way between that others may be on.
     pub(crate) fn is_network(&self) -> bool {
         matches!(self, Transport::Network(_))
@@ -84,7 +98,7 @@ impl Transport {
                 Ok(answer.map(AnswerBody::Network))
             }
             Transport::InProcess(service) => {
-                let answer = service.clone().oneshot(request).await;
+                let answer = service.0.clone().oneshot(request).await;
                 let answer = answer.map_err(|error| SendError {
                     is_away: false,
                     detail: in_words(error.as_ref()),
@@ -92,15 +106,6 @@ impl Transport {
                 Ok(answer.map(AnswerBody::InProcess))
             }
         }
-    }
-}
-
-impl std::fmt::Debug for Transport {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Transport::Network(_) => "Network",
-            Transport::InProcess(_) => "InProcess",
-        })
     }
 }
 
@@ -183,7 +188,7 @@ impl Body for AnswerBody {
 }
 
 /// Makes connections, each within its time.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Connector(HttpsConnector<HttpConnector>);
 
 impl Service<Uri> for Connector {

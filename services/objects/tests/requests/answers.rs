@@ -365,3 +365,30 @@ async fn bodies_are_hashed_unless_nobody_could_change_them() {
     let trusted = Scripted::answers_to(well(), |settings| settings.trusts_network = true).await;
     assert_eq!(put(&trusted).await, "UNSIGNED-PAYLOAD");
 }
+
+#[tokio::test]
+async fn a_bucket_in_the_host_name_is_asked_for_there() {
+    let well = answer("200 OK", &[ETAG], "bytes");
+    let scripted = Scripted::answers_to(vec![well], |settings| {
+        settings.endpoint = settings.endpoint.replace("127.0.0.1", "localhost");
+        settings.force_path_style = false;
+    });
+    let scripted = scripted.await;
+    let host = format!(
+        "bucket.{}",
+        scripted.address().replace("127.0.0.1", "localhost")
+    );
+    // Names below localhost are this machine where its resolver knows that; what is signed is the same.
+    let signed = scripted
+        .store
+        .presign_get("a key", Duration::from_secs(60), None);
+    let url = signed.await.unwrap().url;
+    assert!(url.starts_with(&format!("http://{host}/a%20key?")), "{url}");
+    if tokio::net::lookup_host(&host).await.is_err() {
+        return;
+    }
+    assert_eq!(scripted.store.get_bytes("a key", 5).await.unwrap(), "bytes");
+    let asked = &scripted.asked()[0];
+    assert_eq!(asked.line(), "GET /a%20key HTTP/1.1");
+    assert_eq!(asked.header("host"), Some(host.as_str()));
+}

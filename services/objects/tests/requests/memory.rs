@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use caudal_objects::{ObjectStore, Settings};
+use caudal_objects::{InProcess, ObjectStore, Settings};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
@@ -39,7 +39,8 @@ impl Memory {
     pub(crate) fn store(&self) -> ObjectStore {
         let mut settings = Settings::new("http://127.0.0.1:1", "bucket", "access", "secret");
         settings.answer_within = WITHIN;
-        ObjectStore::in_process(settings, self.clone()).unwrap()
+        settings.in_process = Some(InProcess::new(self.clone()));
+        ObjectStore::connect(settings).unwrap()
     }
 
     pub(crate) fn asked(&self) -> Vec<(Method, String, HeaderMap)> {

@@ -29,6 +29,7 @@ impl Asked {
 
 pub(crate) struct Scripted {
     pub(crate) store: ObjectStore,
+    address: String,
     asked: Arc<Mutex<Vec<Asked>>>,
     connections: Arc<AtomicUsize>,
 }
@@ -44,7 +45,8 @@ impl Scripted {
         change: impl FnOnce(&mut Settings),
     ) -> Scripted {
         let listen = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listen.local_addr().unwrap());
+        let address = listen.local_addr().unwrap().to_string();
+        let endpoint = format!("http://{address}");
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let connections: Arc<AtomicUsize> = Arc::default();
         let (answers, all, count) = (Arc::new(answers), asked.clone(), connections.clone());
@@ -58,9 +60,14 @@ impl Scripted {
         change(&mut settings);
         Scripted {
             store: ObjectStore::connect(settings).unwrap(),
+            address,
             asked,
             connections,
         }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(crate) fn asked(&self) -> Vec<Asked> {
