@@ -118,26 +118,42 @@ impl ObjectStore {
             }
             Err(error) => return Err(error),
         };
-        let size = match (answer.status, part_of(&answer)) {
-            (StatusCode::PARTIAL_CONTENT, Some(Part { begins: 0, whole })) => Some(whole),
-            (StatusCode::PARTIAL_CONTENT, _) => None,
-            // Not every store knows parts, nor sees one in the whole.
-            _ => Some(answer.length(key)?),
-        };
-        let Some(size) = size else {
-            return self.beginning_by_head(key, most).await;
-        };
-        let object = self.opened(key, None, answer)?;
-        let (etag, came) = (object.etag, object.size);
-        let bytes = object.stream.first(most).await?;
-        if bytes.len() as u64 != size.min(most) {
-            let detail = format!("a part of {came} bytes came of the first {most} of {size}");
-            return Err(ObjectError::unavailable(key, detail));
+        match self.beginning_of(key, most, answer).await {
+            Err(error) if error.is_retryable() => self.beginning_by_head(key, most).await,
+            beginning => beginning.map(Some),
         }
-        Ok(Some(Beginning { size, etag, bytes }))
     }
 
-    /// As [`get_beginning`](ObjectStore::get_beginning), in two requests: for what one does not tell.
+    /// The beginning that an answer holds. Stores differ in what they say of a part of less than was asked for.
+    async fn beginning_of(
+        &self,
+        key: &str,
+        most: u64,
+        answer: Answer,
+    ) -> Result<Beginning, ObjectError> {
+        let untold = |detail: &str| ObjectError::unavailable(key, detail);
+        let size = match (answer.status, part_of(&answer)) {
+            (StatusCode::PARTIAL_CONTENT, Some(Part { begins: 0, whole })) => whole,
+            (StatusCode::PARTIAL_CONTENT, _) => {
+                return Err(untold("a part came that says not of what"));
+            }
+            // Not every store knows parts, nor sees one in the whole.
+            _ => answer.length(key)?,
+        };
+        let object = self.opened(key, None, answer)?;
+        let etag = object.etag;
+        // Some announce bytes of it all the same.
+        let bytes = match size {
+            0 => Bytes::new(),
+            _ => object.stream.first(most).await?,
+        };
+        if bytes.len() as u64 != size.min(most) {
+            return Err(untold("another part came than the beginning"));
+        }
+        Ok(Beginning { size, etag, bytes })
+    }
+
+    /// As [`get_beginning`](ObjectStore::get_beginning), in two requests: for what one does not tell, as of nothing.
     async fn beginning_by_head(
         &self,
         key: &str,

@@ -223,6 +223,14 @@ async fn the_beginning_is_told_from_the_whole_and_from_nothing() {
         assert_eq!(scripted.asked().len(), 2);
         assert!(scripted.asked()[1].line().starts_with("HEAD "));
     }
+    // Of nothing some say that it is a part of as much as was asked for.
+    let part = [ETAG, ("Content-Range", "bytes 0-3/0")];
+    let part = answer("206 Partial Content", &part, "");
+    let part = part.replace("Content-Length: 0", "Content-Length: 4");
+    let scripted = Scripted::answers(vec![part, nothing]).await;
+    let beginning = scripted.store.get_beginning("key", 4).await.unwrap();
+    assert_eq!(beginning.unwrap().size, 0);
+    assert_eq!(scripted.asked().len(), 1);
     // A part that does not say of what.
     let part = [ETAG, ("Content-Range", "bytes 0-3/*")];
     let part = answer("206 Partial Content", &part, "0123");
