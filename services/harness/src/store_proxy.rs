@@ -2,8 +2,8 @@
 //! as a store that is busy or broken, is slow, ends them at any byte, and ends or loses their answers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -68,6 +68,7 @@ struct Shared {
     draws: Draws,
     is_bad: AtomicBool,
     faults: AtomicU64,
+    asked: Mutex<Vec<String>>,
 }
 
 /// A proxy in front of one store. It ends when dropped, and its connections with it.
@@ -90,6 +91,7 @@ impl StoreProxy {
             draws: Draws(AtomicU64::new(seed)),
             is_bad: AtomicBool::new(false),
             faults: AtomicU64::new(0),
+            asked: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -110,6 +112,17 @@ impl StoreProxy {
     /// Begins to be bad, or ends that.
     pub fn set_bad(&self, is_bad: bool) {
         self.shared.is_bad.store(is_bad, Ordering::Relaxed);
+    }
+
+    /// What was asked since this was last called: method and path of each request, in the order they came.
+    #[must_use]
+    pub fn take_asked(&self) -> Vec<String> {
+        let mut asked = self
+            .shared
+            .asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *asked)
     }
 
     /// How many requests met a fault.
@@ -138,6 +151,13 @@ async fn connection(mut client: TcpStream, shared: &Shared) -> anyhow::Result<()
     let Some((head, begun)) = head_of(&mut client).await? else {
         return Ok(());
     };
+    let line = head.lines().next().unwrap_or_default();
+    let asked = line.rsplit_once(' ').map_or(line, |(asked, _)| asked);
+    shared
+        .asked
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(asked.to_owned());
     let body = length_of(&head)?;
     let fate = match shared.is_bad.load(Ordering::Relaxed) {
         true => shared.draws.fate(body),

@@ -47,10 +47,11 @@ impl ObjectStore {
 
     async fn try_checksums(&self, key: &str) -> Result<bool, ObjectError> {
         // As services reach the store: the address for the public may be none that leads anywhere from here.
-        let presigner = Presigner::new(&Settings {
+        let settings = Settings {
             public_endpoint: None,
             ..Settings::clone(&self.settings)
-        })?;
+        };
+        let presigner = Presigner::new(&settings, self.signer.clone())?;
         let headers = vec![
             ("content-length".to_owned(), RIGHT.len().to_string()),
             (

@@ -3,12 +3,19 @@
 use std::ops::Range;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use http::{HeaderName, Method};
 
+use crate::address::encoded_path;
+use crate::direct::{Ask, PATIENCE_WITH_COPIES};
 use crate::error::ObjectError;
-use crate::multipart::PartTag;
+use crate::etag::{etag_of, quoted};
+use crate::multipart::{PartTag, part_query};
 use crate::parts::PartPlan;
-use crate::presign::encoded_path;
-use crate::store::{ObjectStore, etag_of, patient, quoted};
+use crate::store::ObjectStore;
+
+const COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
+const COPY_SOURCE_IF_MATCH: HeaderName = HeaderName::from_static("x-amz-copy-source-if-match");
+const COPY_SOURCE_RANGE: HeaderName = HeaderName::from_static("x-amz-copy-source-range");
 
 /// How many parts of one object are copied at a time.
 const PARTS_AT_A_TIME: usize = 4;
@@ -46,20 +53,26 @@ impl ObjectStore {
         if size > self.settings.copy_in_parts_above {
             return self.copy_in_parts(from, etag, size, to).await;
         }
-        let copy = self
-            .client
-            .copy_object()
-            .bucket(&self.settings.bucket)
-            .key(to);
-        let copy = copy
-            .copy_source(self.copy_source(from))
-            .copy_source_if_match(quoted(etag));
-        let answer = copy.customize().config_override(patient()).send().await;
-        let answer = answer.map_err(|error| ObjectError::from_sdk(from, &error))?;
-        etag_of(
-            to,
-            answer.copy_object_result.and_then(|result| result.e_tag),
-        )
+        self.copied(self.copy_ask(from, etag, to)).await
+    }
+
+    fn copy_ask<'a>(&self, from: &'a str, etag: &str, to: &'a str) -> Ask<'a> {
+        let source = format!("{}/{}", self.settings.bucket, encoded_path(from));
+        let ask = Ask {
+            patience: PATIENCE_WITH_COPIES,
+            is_told: true,
+            about: from,
+            ..Ask::new(Method::PUT, to)
+        };
+        ask.header(COPY_SOURCE, source)
+            .header(COPY_SOURCE_IF_MATCH, quoted(etag))
+    }
+
+    async fn copied(&self, ask: Ask<'_>) -> Result<String, ObjectError> {
+        let to = ask.key;
+        let answer = self.direct.ask(ask).await?;
+        let etag = answer.told.as_ref().map(|result| result.text_of("ETag"));
+        etag_of(to, etag.filter(|etag| !etag.is_empty()))
     }
 
     async fn copy_in_parts(
@@ -126,23 +139,11 @@ impl ObjectStore {
         number: u32,
     ) -> Result<String, ObjectError> {
         let last = range.end.saturating_sub(1);
-        let copy = self
-            .client
-            .upload_part_copy()
-            .bucket(&self.settings.bucket)
-            .key(to);
-        let copy = copy
-            .upload_id(upload)
-            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
-            .copy_source(self.copy_source(from))
-            .copy_source_if_match(quoted(etag))
-            .copy_source_range(format!("bytes={}-{last}", range.start));
-        let answer = copy.customize().config_override(patient()).send().await;
-        let answer = answer.map_err(|error| ObjectError::from_sdk(from, &error))?;
-        etag_of(to, answer.copy_part_result.and_then(|result| result.e_tag))
-    }
-
-    fn copy_source(&self, key: &str) -> String {
-        format!("{}/{}", self.settings.bucket, encoded_path(key))
+        let ask = Ask {
+            query: part_query(upload, number),
+            ..self.copy_ask(from, etag, to)
+        };
+        let range = format!("bytes={}-{last}", range.start);
+        self.copied(ask.header(COPY_SOURCE_RANGE, range)).await
     }
 }

@@ -4,6 +4,8 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use thiserror::Error;
 
+use crate::transport::SendError;
+
 /// Why the store did not do what was asked. Its words are for whoever runs the store; [`in_brief`](ObjectError::in_brief)
 /// says it to whoever's file it is. Neither names the key, which is half of what it takes to get at an object: it is told by
 /// [`key`](ObjectError::key) alone.
@@ -153,7 +155,7 @@ impl ObjectError {
         }
     }
 
-    /// Sorts the SDK's error by status and code.
+    /// Sorts the SDK's error.
     pub(crate) fn from_sdk<E>(key: &str, error: &SdkError<E, HttpResponse>) -> ObjectError
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -174,6 +176,25 @@ impl ObjectError {
         let status = answer.raw().status().as_u16();
         let code = answer.err().code().unwrap_or_default().to_owned();
         let detail = answer.err().message().unwrap_or_default().to_owned();
+        ObjectError::of_answer(&key, status, code, detail)
+    }
+
+    /// There was no answer.
+    pub(crate) fn of_send(key: &str, error: SendError) -> ObjectError {
+        ObjectError::Unavailable {
+            key: key.to_owned(),
+            trouble: if error.is_away {
+                StoreTrouble::Down
+            } else {
+                StoreTrouble::Failed
+            },
+            detail: error.detail,
+        }
+    }
+
+    /// Sorts an answer by its status and S3's code and words in it.
+    pub(crate) fn of_answer(key: &str, status: u16, code: String, detail: String) -> ObjectError {
+        let key = key.to_owned();
         match (status, code.as_str()) {
             // What it cannot do it will not do later; and not every store words its answers as S3 does.
             (501, _) => ObjectError::Refused {

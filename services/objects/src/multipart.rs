@@ -1,11 +1,14 @@
 //! Multipart uploads: large files from browsers by presigned parts, and whatever arrives in pieces.
 
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
+use http::Method;
 
+use crate::address::encoded;
+use crate::direct::Ask;
 use crate::error::ObjectError;
-use crate::store::{ObjectStore, etag_of, patient, quoted, size_of};
+use crate::etag::{etag_of, quoted};
+use crate::store::{ObjectStore, size_of};
 
 /// A part as an upload is completed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,20 +132,12 @@ impl ObjectStore {
         number: u32,
         bytes: Bytes,
     ) -> Result<String, ObjectError> {
-        let part = self
-            .client
-            .upload_part()
-            .bucket(&self.settings.bucket)
-            .key(key)
-            .upload_id(upload);
-        let part = part
-            .part_number(part_number(key, number)?)
-            .body(ByteStream::from(bytes));
-        let answer = part
-            .send()
-            .await
-            .map_err(|error| ObjectError::from_sdk(key, &error))?;
-        etag_of(key, answer.e_tag)
+        let ask = Ask {
+            query: part_query(upload, number),
+            body: bytes,
+            ..Ask::new(Method::PUT, key)
+        };
+        self.direct.ask(ask).await?.etag(key)
     }
 
     /// Every part the store holds of the upload, by number: what a resumed upload need not send again.
@@ -176,7 +171,7 @@ impl ObjectStore {
                     number: number
                         .ok_or_else(|| ObjectError::unavailable(key, "a part without a number"))?,
                     size: size_of(key, part.size)?,
-                    etag: etag_of(key, part.e_tag)?,
+                    etag: etag_of(key, part.e_tag.as_deref())?,
                 });
             }
             marker = answer.next_part_number_marker;
@@ -215,12 +210,12 @@ impl ObjectStore {
         let complete = complete
             .upload_id(upload)
             .multipart_upload(completed.build());
-        let complete = complete.customize().config_override(patient());
+        let complete = complete.customize().config_override(self.patient());
         let answer = complete
             .send()
             .await
             .map_err(|error| ObjectError::from_sdk(key, &error))?;
-        etag_of(key, answer.e_tag)
+        etag_of(key, answer.e_tag.as_deref())
     }
 
     /// Forgets an upload and its parts; one that is over already is no error.
@@ -243,6 +238,11 @@ impl ObjectStore {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Names a part of an upload.
+pub(crate) fn part_query(upload: &str, number: u32) -> String {
+    format!("partNumber={number}&uploadId={}", encoded(upload))
 }
 
 fn part_number(key: &str, number: u32) -> Result<i32, ObjectError> {

@@ -1,9 +1,14 @@
 //! Where the store is and who may use it.
 
 use std::fmt;
+use std::time::Duration;
+
+use crate::transport::InProcess;
 
 /// The largest object S3 copies in one request; larger ones are copied in parts.
 const MAX_SINGLE_COPY_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+/// How long a store is waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// The size of a copied part: few enough requests, short enough to be repeated.
 const COPY_PART_BYTES: u64 = 512 * 1024 * 1024;
 
@@ -24,8 +29,16 @@ pub struct Settings {
     pub access_key: String,
     /// Its secret.
     pub secret_key: String,
+    /// Whether nobody on the way to the store could change what is sent, as on one machine: bodies over plain http are then
+    /// not hashed for their signatures. Over https they never are.
+    pub trusts_network: bool,
+    /// The store itself, where it is in this process: what is done with every file is a call of it. All else goes to the
+    /// endpoint, as do those whom URLs are signed for.
+    pub in_process: Option<InProcess>,
     /// Whether the bucket is in the path (`HOST/BUCKET/KEY`, everywhere but on AWS) or in the host name.
     pub force_path_style: bool,
+    /// How long the store may be silent (30 s), before its answer and in it; twenty times as long before a copy is done.
+    pub answer_within: Duration,
     /// Objects larger than this many bytes are copied in parts (5 GiB, S3's bound). For tests.
     pub copy_in_parts_above: u64,
     /// The size of a copied part in bytes (512 MiB), 5 MiB at least.
@@ -48,7 +61,10 @@ impl Settings {
             ca_pem: None,
             access_key: access_key.into(),
             secret_key: secret_key.into(),
+            trusts_network: false,
+            in_process: None,
             force_path_style: true,
+            answer_within: ANSWER_WITHIN,
             copy_in_parts_above: MAX_SINGLE_COPY_BYTES,
             copy_part_bytes: COPY_PART_BYTES,
         }

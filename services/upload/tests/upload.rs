@@ -6,15 +6,19 @@ use caudal_domain::keys::{final_key, landing_key};
 use caudal_domain::{
     BatchId, FileRef, Generation, Reason, Stage, StageSet, Target, TenantId, Token, WarningCode,
 };
-use caudal_harness::S3;
+use caudal_harness::{S3, StoreProxy};
 use caudal_objects::{ObjectStore, Settings};
 use caudal_stage::{ArtifactWriter, Handler, Job};
 use caudal_upload::Upload;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// sha256 of "hello\n".
 const HELLO_SHA256: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+
+/// More than the stage keeps of a beginning and an end.
+const LARGE: &[u8] = &[7; 3 << 20];
 
 struct Stand {
     store: ObjectStore,
@@ -91,6 +95,48 @@ fn file() -> FileRef {
 
 fn hello_sha256() -> [u8; 32] {
     hex::decode(HELLO_SHA256).unwrap().try_into().unwrap()
+}
+
+/// What a client of the store is asked for by one call of the stage.
+async fn asked_of(stand: &Stand, mut job: Job) -> Vec<String> {
+    let proxy = StoreProxy::start(&stand.server.endpoint(), 1)
+        .await
+        .unwrap();
+    let settings = Settings::new(proxy.endpoint(), S3::BUCKET, S3::ACCESS_KEY, S3::SECRET);
+    job.objects = ObjectStore::connect(settings).unwrap();
+    Upload.handle(job).await.unwrap();
+    proxy.take_asked()
+}
+
+#[tokio::test]
+async fn what_is_verified_already_is_one_request() {
+    let stand = Stand::new().await;
+    let kept = final_key(file(), &hello_sha256());
+    let get = [format!("GET /{}/{kept}", S3::BUCKET)];
+    let hello = Bytes::from_static(b"hello\n");
+    stand.store.put(&kept, "text/plain", hello).await.unwrap();
+    let mut job = stand.job("hello.txt", 6);
+    job.source_key = Some(landing_key(file(), Target(1)));
+    job.declared_sha256 = Some(hello_sha256());
+    assert_eq!(asked_of(&stand, job).await, get);
+}
+
+#[tokio::test]
+async fn what_nobody_knows_is_read_once_and_copied_once() {
+    let stand = Stand::new().await;
+    for (bytes, path) in [(&b"hello\n"[..], "hello.txt"), (LARGE, "large.bin")] {
+        let job = stand.landed(bytes, path).await;
+        let landed = job.source_key.clone().unwrap();
+        let kept = final_key(file(), &Sha256::digest(bytes).into());
+        let bucket = S3::BUCKET;
+        assert_eq!(
+            asked_of(&stand, job).await,
+            [
+                format!("GET /{bucket}/{landed}"),
+                format!("PUT /{bucket}/{kept}")
+            ]
+        );
+    }
 }
 
 #[tokio::test]

@@ -342,6 +342,8 @@ struct SoloConfig {
     bucket: String,
     access_key: String,
     secret_key: String,
+    ca_pem: Option<Vec<u8>>,
+    trusts_network: bool,
 }
 
 impl SoloConfig {
@@ -353,6 +355,8 @@ impl SoloConfig {
             bucket: store.bucket.clone(),
             access_key: store.access_key.clone(),
             secret_key: store.secret_key.clone(),
+            ca_pem: store.ca_pem.clone(),
+            trusts_network: store.trusts_network,
         }
     }
 
@@ -365,6 +369,8 @@ impl SoloConfig {
         );
         settings.region = self.region;
         settings.public_endpoint = self.public_endpoint;
+        settings.ca_pem = self.ca_pem;
+        settings.trusts_network = self.trusts_network;
         ObjectStore::connect(settings).map_err(|error| Failure::misconfigured(error.to_string()))
     }
 }
