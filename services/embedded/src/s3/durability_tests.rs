@@ -201,6 +201,15 @@ struct Gated {
     syncs: AtomicUsize,
 }
 
+/// Lets the store end when a test fails while it is shut.
+struct OpensAtLast(Arc<Gated>);
+
+impl Drop for OpensAtLast {
+    fn drop(&mut self) {
+        self.0.shut(false);
+    }
+}
+
 impl Gated {
     fn shut(&self, is_shut: bool) {
         *self.is_shut.lock().unwrap() = is_shut;
@@ -232,6 +241,7 @@ async fn a_put_is_answered_after_its_sync_which_all_share_that_wait() {
         tokio::spawn(put.outcome())
     };
     put("warm".to_owned()).await.unwrap().unwrap();
+    let _at_last = OpensAtLast(Arc::clone(&disk));
     disk.shut(true);
     let (waiting, syncs) = (
         disk.waiting.load(Ordering::SeqCst),

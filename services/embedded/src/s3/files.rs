@@ -19,7 +19,7 @@ use super::store::{from_io, is_absence};
 /// A run of so many zeros is left out of a file, which reads as if it were there.
 const HOLE_BYTES: usize = 4 * 1024;
 /// The folders that the files are spread over.
-const FOLDERS: u64 = 256;
+const FOLDERS: u64 = 64;
 /// Files that follow each other are in one folder, so that one sync of it does for all that are written at a time.
 const RUN: u64 = 256;
 

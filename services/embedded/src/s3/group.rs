@@ -233,20 +233,18 @@ impl<'transaction> Group<'transaction> {
     /// Puts a record under a key, in the place of what is there.
     pub(super) fn put_object(&mut self, key: &str, record: &Record) -> S3Result<()> {
         let text = record.encoded()?;
-        let before = self.object(key)?;
         self.is_changed = true;
-        self.objects.insert(key, text.as_slice()).map_err(trouble)?;
-        self.release(before)
+        let before = self.objects.insert(key, text.as_slice()).map_err(trouble)?;
+        let before = before.map(|text| Record::decoded(text.value()));
+        self.release(before.transpose()?)
     }
 
     /// Removes what is under a key, if anything.
     pub(super) fn remove_object(&mut self, key: &str) -> S3Result<()> {
-        let Some(before) = self.object(key)? else {
-            return Ok(());
-        };
-        self.is_changed = true;
-        self.objects.remove(key).map_err(trouble)?;
-        self.release(Some(before))
+        let before = self.objects.remove(key).map_err(trouble)?;
+        let before = before.map(|text| Record::decoded(text.value()));
+        self.is_changed |= before.is_some();
+        self.release(before.transpose()?)
     }
 
     /// An upload, as it is kept.
@@ -274,9 +272,9 @@ impl<'transaction> Group<'transaction> {
             numbers.push(part.map_err(trouble)?.0.value().1);
         }
         for number in numbers {
-            let before = self.part(id, number)?;
-            self.parts.remove((id, number)).map_err(trouble)?;
-            self.release(before)?;
+            let before = self.parts.remove((id, number)).map_err(trouble)?;
+            let before = before.map(|text| Record::decoded(text.value()));
+            self.release(before.transpose()?)?;
         }
         Ok(())
     }
@@ -289,12 +287,11 @@ impl<'transaction> Group<'transaction> {
     /// Makes a record the part of that number, in the place of an earlier one.
     pub(super) fn put_part(&mut self, id: u128, number: u16, record: &Record) -> S3Result<()> {
         let text = record.encoded()?;
-        let before = self.part(id, number)?;
         self.is_changed = true;
-        self.parts
-            .insert((id, number), text.as_slice())
-            .map_err(trouble)?;
-        self.release(before)
+        let at = (id, number);
+        let before = self.parts.insert(at, text.as_slice()).map_err(trouble)?;
+        let before = before.map(|text| Record::decoded(text.value()));
+        self.release(before.transpose()?)
     }
 
     /// Keeps content; returns its record.
