@@ -1,13 +1,13 @@
-//! Listings in S3's order (bytes of the whole key), reading only the folders a page needs.
+//! Listings in S3's order (bytes of the whole key), straight from the index.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::ops::Bound;
 use std::time::SystemTime;
 
 use s3s::S3Result;
 
-use super::store::{Store, from_io, is_absence, open_object};
+use super::index::trouble;
+use super::record::Record;
+use super::store::Store;
 
 /// What a page shall hold.
 #[derive(Debug, Default)]
@@ -46,114 +46,80 @@ pub(super) fn list(store: &Store, query: &ListQuery<'_>) -> S3Result<(Vec<Listed
     if query.max == 0 {
         return Ok((Vec::new(), false));
     }
-    let within = query
-        .prefix
-        .rfind('/')
-        .map_or("", |slash| &query.prefix[..=slash]);
-    let Some(folder) = folder_of(&store.objects, within) else {
-        return Ok((Vec::new(), false));
-    };
-    let mut page = Vec::new();
-    // One more than asked for, to know whether there is more.
-    walk(&folder, within, query, &mut page).map_err(from_io)?;
-    let is_truncated = page.len() > query.max;
-    page.truncate(query.max);
-    Ok((page, is_truncated))
-}
-
-fn folder_of(objects: &Path, prefix: &str) -> Option<PathBuf> {
-    let mut folder = objects.to_owned();
-    for part in prefix.split('/').filter(|part| !part.is_empty()) {
-        if matches!(part, "." | "..") || part.contains('\0') {
-            return None;
-        }
-        folder.push(part);
-    }
-    Some(folder)
-}
-
-/// Adds the folder's keys to the page in order, until it is one longer than asked for.
-fn walk(
-    folder: &Path,
-    key_prefix: &str,
-    query: &ListQuery<'_>,
-    page: &mut Vec<Listed>,
-) -> io::Result<()> {
-    for (name, is_folder) in sorted_entries(folder, key_prefix)? {
-        if page.len() > query.max {
-            return Ok(());
-        }
-        if is_folder {
-            if !name.starts_with(query.prefix) && !query.prefix.starts_with(&name) {
-                continue;
-            }
-            let is_wholly_before = name.as_str() <= query.after && !query.after.starts_with(&name);
-            if is_wholly_before {
-                continue;
-            }
-            let path = folder.join(&name[key_prefix.len()..]);
-            if !query.is_folded || query.prefix.starts_with(&name) {
-                walk(&path, &name, query, page)?;
-            } else if name.as_str() != query.after {
+    store.index.read(|reader| {
+        let mut page = Vec::new();
+        let mut keys = reader.objects_from(beginning(query).as_ref().map(String::as_str))?;
+        // One more than asked for, to know whether there is more.
+        while page.len() <= query.max {
+            let Some(next) = keys.next() else { break };
+            let (key, text) = next.map_err(trouble)?;
+            let key = key.value();
+            let Some(rest) = key.strip_prefix(query.prefix) else {
+                break;
+            };
+            let folder = rest.split_once('/').filter(|_| query.is_folded);
+            if let Some((folder, _)) = folder {
+                let name = format!("{}{folder}/", query.prefix);
+                keys = reader.objects_from(Bound::Included(&after_all_of(&name)))?;
                 page.push(Listed::Prefix(name));
+                continue;
             }
-            continue;
-        }
-        if !name.starts_with(query.prefix) || name.as_str() <= query.after {
-            continue;
-        }
-        // Deleted since the folder was read: it is not listed.
-        if let Some(object) = open_object(&folder.join(&name[key_prefix.len()..]))? {
+            let record = Record::decoded(text.value())?;
             page.push(Listed::Object {
-                key: name,
-                size: object.size,
-                modified: object.modified,
-                etag: object.description.etag,
+                key: key.to_owned(),
+                size: record.size,
+                modified: record.modified,
+                etag: record.etag,
             });
         }
-    }
-    Ok(())
+        let is_truncated = page.len() > query.max;
+        page.truncate(query.max);
+        Ok((page, is_truncated))
+    })
 }
 
-/// Whole keys, and folders ending in `/`, so that byte order of the names is the order of the keys below them.
-fn sorted_entries(folder: &Path, key_prefix: &str) -> io::Result<Vec<(String, bool)>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if is_absence(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let is_folder = entry.file_type()?.is_dir();
-        let end = if is_folder { "/" } else { "" };
-        names.push((format!("{key_prefix}{name}{end}"), is_folder));
+/// Where the keys of a page begin.
+fn beginning(query: &ListQuery<'_>) -> Bound<String> {
+    let in_prefix = query.after.strip_prefix(query.prefix);
+    if query.after < query.prefix {
+        return Bound::Included(query.prefix.to_owned());
     }
-    names.sort_unstable();
-    Ok(names)
+    // A folder that was listed as one line is over with all that is in it.
+    if query.is_folded && in_prefix.is_some_and(|rest| rest.ends_with('/')) {
+        return Bound::Included(after_all_of(query.after));
+    }
+    Bound::Excluded(query.after.to_owned())
+}
+
+/// What comes after all keys that begin with this folder, which ends in a slash.
+fn after_all_of(folder: &str) -> String {
+    // 0 follows / in ASCII.
+    format!("{}0", folder.strip_suffix('/').unwrap_or(folder))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used)]
 mod tests {
-    use super::super::store::{Description, Durability, WriteCondition};
+    use super::super::group::Content;
+    use super::super::record::Attributes;
+    use super::super::store::{Durability, WriteCondition};
     use super::*;
+    use bytes::Bytes;
 
     fn store_with(keys: &[&str]) -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Durability::ProcessCrash).unwrap();
-        for key in keys {
-            let staged = store.stage().unwrap();
-            store
-                .commit(
-                    staged,
-                    &Description::default(),
-                    key,
-                    &WriteCondition::default(),
-                )
-                .unwrap();
+        let puts: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let content = Content::Memory(Bytes::from_static(b"bytes"));
+                let (etag, attributes) = (String::new(), Attributes::default());
+                let condition = WriteCondition::default();
+                store.put((*key).to_owned(), content, etag, attributes, condition)
+            })
+            .collect();
+        for put in puts {
+            put.wait().unwrap();
         }
         (folder, store)
     }
@@ -216,13 +182,52 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_cannot_leave_the_folder() {
-        let (_folder, store) = store_with(&["a"]);
-        let query = ListQuery {
-            prefix: "../",
-            max: 10,
-            ..ListQuery::default()
+    fn a_key_may_be_the_folder_of_others() {
+        let (_folder, store) = store_with(&["a", "a/", "a/b", "a0"]);
+        let page = |is_folded, after| {
+            let query = ListQuery {
+                after,
+                is_folded,
+                max: 10,
+                ..ListQuery::default()
+            };
+            let (page, _) = list(&store, &query).unwrap();
+            page.iter()
+                .map(|listed| listed.name().to_owned())
+                .collect::<Vec<_>>()
         };
-        assert_eq!(list(&store, &query).unwrap(), (Vec::new(), false));
+        assert_eq!(page(false, ""), ["a", "a/", "a/b", "a0"]);
+        assert_eq!(page(true, ""), ["a", "a/", "a0"]);
+        assert_eq!(page(true, "a/"), ["a0"]);
+        assert_eq!(page(true, "a"), ["a/", "a0"]);
+    }
+
+    #[test]
+    fn ten_thousand_keys_are_listed_whole_and_in_order_whatever_the_page() {
+        let keys: Vec<String> = (0..10_000)
+            .map(|number| format!("t/{}/{number}", number % 7))
+            .collect();
+        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let (_folder, store) = store_with(&names);
+        let mut wanted = keys.clone();
+        wanted.sort_unstable();
+        for max in [999, 1000, 10_000] {
+            let mut all: Vec<String> = Vec::new();
+            loop {
+                let after = all.last().cloned().unwrap_or_default();
+                let query = ListQuery {
+                    prefix: "t/",
+                    after: &after,
+                    max,
+                    ..ListQuery::default()
+                };
+                let (page, is_truncated) = list(&store, &query).unwrap();
+                all.extend(page.iter().map(|listed| listed.name().to_owned()));
+                if !is_truncated {
+                    break;
+                }
+            }
+            assert_eq!(all, wanted, "pages of {max}");
+        }
     }
 }

@@ -2,17 +2,34 @@
 //!
 //! What holds, as far as Caudal relies on S3:
 //! - Every request must be signed with the configured keys, and the signature cover each `x-amz-*` header; a presigned URL
-//!   fixes key, length, type and expiry, and never copies.
+//!   fixes key, length, type and expiry, and never copies. Only the [`S3Door`], which no network reaches, asks for none.
 //! - An object appears whole under its key, with its ETag, or not at all; a body that breaks off or differs from a declared
 //!   checksum leaves what was there. A reader gets the object it opened to its end, whatever is put meanwhile.
 //! - If-Match and If-None-Match are honoured on GetObject, HeadObject, PutObject, CompleteMultipartUpload, and as the copy
 //!   source's condition on CopyObject and UploadPartCopy; they are checked on the very bytes that are read or copied.
-//! - What was answered survives the loss of power with [`Durability::PowerLoss`]: file and folder are synced before the
-//!   answer. A delete is not synced: an object may come back, for which the collectors are made.
-//! - Keys are up to 1024 bytes long, their parts 1 to 255; a key cannot also be the folder of another key.
+//! - What was answered survives the loss of power with [`Durability::PowerLoss`]: it is synced before the answer, deletes
+//!   too. All writes that wait are synced once.
+//! - An ETag names bytes: equal ones have equal ETags, if they were sent with the same kind of checksum. It is their MD5 only
+//!   if Content-MD5 was sent (see [`etag`]).
+//! - Keys are 1 to 1024 bytes long, whatever they are; one may be the folder of another. Listings are in their byte order.
+//!
+//! The folder has `index.redb`, where each key has its record, and small objects their bytes ([`index`]), and `files`, where
+//! larger ones have theirs ([`files`]). A copy is a second record of the same file. All that changes goes through one
+//! thread, in groups ([`group`]).
 
+mod disk;
+mod door;
+#[cfg(test)]
+#[expect(clippy::unwrap_used)]
+mod durability_tests;
+mod earlier;
+mod etag;
+mod files;
+mod group;
+mod index;
 mod listing;
 mod receive;
+mod record;
 mod service;
 mod signature;
 mod store;
@@ -43,6 +60,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
 
+pub use door::{DoorBody, DoorError, S3Door};
 pub use store::{Durability, MAX_KEY_BYTES};
 
 use service::Service;
@@ -110,6 +128,7 @@ impl S3Settings {
 #[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
+    door: S3Door,
     serving: JoinSet<()>,
 }
 
@@ -129,10 +148,9 @@ impl S3Server {
         let address = listen.local_addr()?;
         let folder = settings.folder.clone();
         let opened = tokio::task::spawn_blocking(move || -> io::Result<Store> {
-            std::fs::create_dir_all(&folder)?;
             let mut store = Store::open(&folder, settings.durability)?;
             store.is_strict = settings.is_strict;
-            store.clear_abandoned_uploads()?;
+            store.clear_abandoned_uploads().map_err(io::Error::other)?;
             Ok(store)
         });
         let store = opened.await.map_err(io::Error::other)??;
@@ -140,10 +158,18 @@ impl S3Server {
             store: Arc::new(store),
             bucket: settings.bucket,
         };
+        let door = S3Door {
+            service: builder_of(service.clone()).build(),
+            is_strict: settings.is_strict,
+        };
         let service = signed(service, settings.access_key, settings.secret_key);
         let mut serving = JoinSet::new();
         serving.spawn(serve(listen, service, settings.is_strict, shutdown));
-        Ok(S3Server { address, serving })
+        Ok(S3Server {
+            address,
+            door,
+            serving,
+        })
     }
 
     /// `http://ADDRESS:PORT`, as a client on this machine uses it; requests are path-style.
@@ -153,6 +179,11 @@ impl S3Server {
             address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
         }
         format!("http://{address}")
+    }
+
+    /// The door for the same process, without connection and signature.
+    pub fn door(&self) -> S3Door {
+        self.door.clone()
     }
 
     /// Returns when the server has ended after its token was cancelled, at most some ten seconds later.
@@ -173,6 +204,14 @@ pub enum S3ServerError {
 }
 
 fn signed(service: Service, access_key: String, secret_key: String) -> S3Service {
+    let mut builder = builder_of(service);
+    builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+    builder.set_access(signature::OnlySigned);
+    builder.build()
+}
+
+/// The service with its bounds, and without a check of who asks.
+fn builder_of(service: Service) -> S3ServiceBuilder {
     let mut config = S3Config::default();
     config.xml_max_body_size = MAX_XML_BYTES;
     // Browser forms are collected in memory before their signature is checked: none are taken.
@@ -180,10 +219,8 @@ fn signed(service: Service, access_key: String, secret_key: String) -> S3Service
     config.form_max_field_size = 0;
     config.form_max_fields_size = 0;
     let mut builder = S3ServiceBuilder::new(service);
-    builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
-    builder.set_access(signature::OnlySigned);
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-    builder.build()
+    builder
 }
 
 /// The service behind the check of what its signatures cover.

@@ -1,16 +1,20 @@
-//! Receiving a body: hashed as it arrives, written aside in bounded pieces, compared with every checksum that came with it.
+//! Receiving a body: hashed as it arrives, compared with every checksum that came with it; a small one is collected in
+//! memory, a large one written to a file in bounded pieces.
 
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use s3s::checksum::ChecksumHasher;
-use s3s::crypto::{Checksum as _, Md5};
 use s3s::dto::{Checksum, ChecksumAlgorithm, StreamingBlob};
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders, s3_error};
 
-use super::store::{Staged, Store};
+use super::etag::Tagger;
+use super::files::Staged;
+use super::group::Content;
+use super::store::{FILE_BYTES, Store, from_io};
 
 /// A client that sends nothing for so long has gone.
 const BODY_IDLE: Duration = Duration::from_secs(60);
@@ -29,8 +33,8 @@ pub(super) struct Declared {
 
 /// A body that has arrived whole and unharmed.
 pub(super) struct Received {
-    pub(super) staged: Staged,
-    pub(super) md5: [u8; 16],
+    pub(super) content: Content,
+    pub(super) etag: String,
 }
 
 /// Runs file work off the runtime's own threads.
@@ -42,7 +46,7 @@ pub(super) async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(S3Error::internal_error(error)))
 }
 
-/// Writes the body to a staged file. Nothing of it is kept when it breaks off or a checksum differs.
+/// Takes the body in; what is written of it is synced. Nothing of it is kept when it breaks off or a checksum differs.
 pub(super) async fn receive(
     store: &Arc<Store>,
     body: Option<StreamingBlob>,
@@ -50,7 +54,11 @@ pub(super) async fn receive(
 ) -> S3Result<Received> {
     let mut body = body.ok_or_else(|| s3_error!(IncompleteBody))?;
     let mut hasher = hasher_for(&declared);
-    let mut md5 = Md5::new();
+    let mut tagger = Tagger::new(
+        store.secret,
+        declared.md5.is_some(),
+        hasher.sha256.is_some(),
+    );
     let mut piece = Vec::new();
     let mut staged = None;
     loop {
@@ -62,17 +70,24 @@ pub(super) async fn receive(
             // Broken off, longer than declared, or not what its signature covers.
             S3Error::with_source(S3ErrorCode::IncompleteBody, error)
         })?;
-        md5.update(&bytes);
+        tagger.update(&bytes);
         hasher.update(&bytes);
         piece.extend_from_slice(&bytes);
         if piece.len() >= PIECE_BYTES {
             staged = Some(write(store, staged, mem::take(&mut piece)).await?);
         }
     }
-    let md5 = md5.finalize();
-    verify(&declared, &md5, &hasher.finalize())?;
-    let staged = write(store, staged, piece).await?;
-    Ok(Received { staged, md5 })
+    let computed = hasher.finalize();
+    let (etag, md5) = tagger.finished(computed.checksum_sha256.as_deref());
+    verify(&declared, md5.as_ref(), &computed)?;
+    let content = match staged {
+        None if piece.len() <= FILE_BYTES => Content::Memory(Bytes::from(piece)),
+        staged => {
+            let staged = write(store, staged, piece).await?;
+            Content::Staged(sealed(store, staged).await?)
+        }
+    };
+    Ok(Received { content, etag })
 }
 
 async fn write(store: &Arc<Store>, staged: Option<Staged>, piece: Vec<u8>) -> S3Result<Staged> {
@@ -83,6 +98,16 @@ async fn write(store: &Arc<Store>, staged: Option<Staged>, piece: Vec<u8>) -> S3
             None => store.stage()?,
         };
         staged.append(&piece)?;
+        Ok(staged)
+    })
+    .await
+}
+
+/// Syncs what is written, each file for itself.
+async fn sealed(store: &Arc<Store>, staged: Staged) -> S3Result<Staged> {
+    let store = Arc::clone(store);
+    blocking(move || {
+        store.files.seal(&staged).map_err(from_io)?;
         Ok(staged)
     })
     .await
@@ -106,8 +131,8 @@ fn hasher_for(declared: &Declared) -> ChecksumHasher {
     }
 }
 
-fn verify(declared: &Declared, md5: &[u8; 16], computed: &Checksum) -> S3Result<()> {
-    if let Some(declared) = &declared.md5 {
+fn verify(declared: &Declared, md5: Option<&[u8; 16]>, computed: &Checksum) -> S3Result<()> {
+    if let (Some(declared), Some(md5)) = (&declared.md5, md5) {
         let is_same = base64_of(md5) == *declared;
         if !is_same {
             return Err(s3_error!(

@@ -9,7 +9,8 @@ use tokio_util::io::ReaderStream;
 
 use super::listing::{ListQuery, Listed, list};
 use super::receive::{Declared, Received, blocking, receive};
-use super::store::{Description, Opened, Store, WriteCondition, is_met};
+use super::record::Attributes;
+use super::store::{Body, Opened, ReadCondition, Store, WriteCondition};
 use super::uploads::NamedPart;
 
 /// How much of an object is read at a time.
@@ -20,6 +21,8 @@ const MAX_PARTS: i32 = 1000;
 /// S3's bound of one DeleteObjects.
 const MAX_DELETES: usize = 1000;
 
+/// Cloned for each door: all are to the same store.
+#[derive(Clone)]
 pub(super) struct Service {
     pub(super) store: Arc<Store>,
     pub(super) bucket: String,
@@ -222,10 +225,8 @@ impl S3 for Service {
             algorithm: input.checksum_algorithm,
             trailers: req.trailing_headers,
         };
-        let Received { staged, md5 } = receive(&self.store, input.body, declared).await?;
-        let etag = hex::encode(md5);
-        let description = Description {
-            etag: etag.clone(),
+        let Received { content, etag } = receive(&self.store, input.body, declared).await?;
+        let attributes = Attributes {
             content_type: input.content_type,
             content_encoding: input.content_encoding,
             content_disposition: input.content_disposition,
@@ -237,9 +238,10 @@ impl S3 for Service {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
         };
-        let key = input.key;
-        self.with_store(move |store| store.commit(staged, &description, &key, &condition))
-            .await?;
+        let put = self
+            .store
+            .put(input.key, content, etag.clone(), attributes, condition);
+        put.outcome().await?;
         Ok(S3Response::new(PutObjectOutput {
             e_tag: Some(ETag::Strong(etag)),
             ..PutObjectOutput::default()
@@ -255,13 +257,12 @@ impl S3 for Service {
         if input.part_number.is_some() || input.version_id.is_some() {
             return Err(s3_error!(NotImplemented));
         }
-        let key = input.key;
-        let opened = self.with_store(move |store| store.get(&key)).await?;
-        check_read(
-            &opened,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-        )?;
+        let opened = self.store.get(&input.key)?;
+        let condition = ReadCondition {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+        };
+        condition.check_read(&opened.etag)?;
         let range = match input.range {
             Some(range) => range.check(opened.size)?,
             None => 0..opened.size,
@@ -271,24 +272,25 @@ impl S3 for Service {
             format!("bytes {}-{last}/{}", range.start, opened.size)
         });
         let Opened {
-            file,
+            body,
             modified,
-            description,
+            etag,
+            attributes,
             ..
         } = opened;
         Ok(S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(length(range.end - range.start)?),
-            body: Some(body_of(file, range).await?),
+            body: Some(body_of(body, range).await?),
             content_range,
             last_modified: Some(modified.into()),
-            e_tag: Some(ETag::Strong(description.etag)),
-            content_type: description.content_type,
-            content_encoding: description.content_encoding,
-            content_disposition: description.content_disposition,
-            content_language: description.content_language,
-            cache_control: description.cache_control,
-            metadata: description.metadata,
+            e_tag: Some(ETag::Strong(etag)),
+            content_type: attributes.content_type,
+            content_encoding: attributes.content_encoding,
+            content_disposition: attributes.content_disposition,
+            content_language: attributes.content_language,
+            cache_control: attributes.cache_control,
+            metadata: attributes.metadata,
             ..GetObjectOutput::default()
         }))
     }
@@ -299,25 +301,24 @@ impl S3 for Service {
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = req.input;
         self.check_bucket(&input.bucket)?;
-        let key = input.key;
-        let opened = self.with_store(move |store| store.get(&key)).await?;
-        check_read(
-            &opened,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-        )?;
-        let description = opened.description;
+        let record = self.store.head(&input.key)?;
+        let condition = ReadCondition {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+        };
+        condition.check_read(&record.etag)?;
+        let attributes = record.attributes;
         Ok(S3Response::new(HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            content_length: Some(length(opened.size)?),
-            last_modified: Some(opened.modified.into()),
-            e_tag: Some(ETag::Strong(description.etag)),
-            content_type: description.content_type,
-            content_encoding: description.content_encoding,
-            content_disposition: description.content_disposition,
-            content_language: description.content_language,
-            cache_control: description.cache_control,
-            metadata: description.metadata,
+            content_length: Some(length(record.size)?),
+            last_modified: Some(record.modified.into()),
+            e_tag: Some(ETag::Strong(record.etag)),
+            content_type: attributes.content_type,
+            content_encoding: attributes.content_encoding,
+            content_disposition: attributes.content_disposition,
+            content_language: attributes.content_language,
+            cache_control: attributes.cache_control,
+            metadata: attributes.metadata,
             ..HeadObjectOutput::default()
         }))
     }
@@ -332,8 +333,7 @@ impl S3 for Service {
         let is_replacing = input
             .metadata_directive
             .is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
-        let replaced = is_replacing.then(|| Description {
-            etag: String::new(),
+        let replaced = is_replacing.then_some(Attributes {
             content_type: input.content_type,
             content_encoding: input.content_encoding,
             content_disposition: input.content_disposition,
@@ -341,17 +341,12 @@ impl S3 for Service {
             cache_control: input.cache_control,
             metadata: input.metadata,
         });
-        let (if_match, if_none_match) =
-            (input.copy_source_if_match, input.copy_source_if_none_match);
-        let key = input.key;
-        let etag = self
-            .with_store(move |store| {
-                let condition = |source: &Opened| {
-                    check_source(source, if_match.as_ref(), if_none_match.as_ref())
-                };
-                store.copy(&source, condition, replaced, &key)
-            })
-            .await?;
+        let condition = ReadCondition {
+            if_match: input.copy_source_if_match,
+            if_none_match: input.copy_source_if_none_match,
+        };
+        let copy = self.store.copy(source, condition, replaced, input.key);
+        let etag = copy.outcome().await?;
         Ok(S3Response::new(CopyObjectOutput {
             copy_object_result: Some(CopyObjectResult {
                 e_tag: Some(ETag::Strong(etag)),
@@ -367,8 +362,8 @@ impl S3 for Service {
         req: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         self.check_bucket(&req.input.bucket)?;
-        let key = req.input.key;
-        self.with_store(move |store| store.delete(&key)).await?;
+        let deleted = self.store.delete(vec![req.input.key]).outcome().await?;
+        deleted.into_iter().try_for_each(|(_, outcome)| outcome)?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -381,27 +376,23 @@ impl S3 for Service {
         if objects.len() > MAX_DELETES {
             return Err(s3_error!(MalformedXML));
         }
-        let (deleted, errors) = self
-            .with_store(move |store| {
-                let mut deleted = Vec::new();
-                let mut errors = Vec::new();
-                for object in objects {
-                    match store.delete(&object.key) {
-                        Ok(()) => deleted.push(DeletedObject {
-                            key: Some(object.key),
-                            ..DeletedObject::default()
-                        }),
-                        Err(error) => errors.push(Error {
-                            code: Some(error.code().as_str().to_owned()),
-                            key: Some(object.key),
-                            message: error.message().map(str::to_owned),
-                            ..Error::default()
-                        }),
-                    }
-                }
-                Ok((deleted, errors))
-            })
-            .await?;
+        let keys = objects.into_iter().map(|object| object.key).collect();
+        let mut deleted = Vec::new();
+        let mut errors = Vec::new();
+        for (key, outcome) in self.store.delete(keys).outcome().await? {
+            match outcome {
+                Ok(()) => deleted.push(DeletedObject {
+                    key: Some(key),
+                    ..DeletedObject::default()
+                }),
+                Err(error) => errors.push(Error {
+                    code: Some(error.code().as_str().to_owned()),
+                    key: Some(key),
+                    message: error.message().map(str::to_owned),
+                    ..Error::default()
+                }),
+            }
+        }
         Ok(S3Response::new(DeleteObjectsOutput {
             deleted: (quiet != Some(true)).then_some(deleted),
             errors: (!errors.is_empty()).then_some(errors),
@@ -481,8 +472,7 @@ impl S3 for Service {
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let input = req.input;
         self.check_bucket(&input.bucket)?;
-        let description = Description {
-            etag: String::new(),
+        let attributes = Attributes {
             content_type: input.content_type,
             content_encoding: input.content_encoding,
             content_disposition: input.content_disposition,
@@ -490,9 +480,9 @@ impl S3 for Service {
             cache_control: input.cache_control,
             metadata: input.metadata,
         };
-        let key = input.key.clone();
         let id = self
-            .with_store(move |store| store.create_upload(&key, description))
+            .store
+            .create_upload(input.key.clone(), attributes)
             .await?;
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -521,10 +511,10 @@ impl S3 for Service {
             algorithm: input.checksum_algorithm,
             trailers: req.trailing_headers,
         };
-        let Received { staged, md5 } = receive(&self.store, input.body, declared).await?;
+        let Received { content, etag } = receive(&self.store, input.body, declared).await?;
         let (id, key, number) = (input.upload_id, input.key, input.part_number);
-        let etag = self
-            .with_store(move |store| store.put_part(&id, &key, number, staged, md5))
+        self.store
+            .put_part(&id, key, number, content, etag.clone())
             .await?;
         Ok(S3Response::new(UploadPartOutput {
             e_tag: Some(ETag::Strong(etag)),
@@ -539,8 +529,10 @@ impl S3 for Service {
         let input = req.input;
         self.check_bucket(&input.bucket)?;
         let source = self.source_of(input.copy_source)?;
-        let (if_match, if_none_match) =
-            (input.copy_source_if_match, input.copy_source_if_none_match);
+        let condition = ReadCondition {
+            if_match: input.copy_source_if_match,
+            if_none_match: input.copy_source_if_none_match,
+        };
         let range = match input
             .copy_source_range
             .as_deref()
@@ -555,18 +547,16 @@ impl S3 for Service {
                 ));
             }
         };
+        // The very bytes that were opened are checked and copied.
+        let source = self.store.get(&source)?;
+        condition.check_source(&source.etag)?;
+        let range = match range {
+            Some(range) => range.check(source.size)?,
+            None => 0..source.size,
+        };
         let (id, key, number) = (input.upload_id, input.key, input.part_number);
-        let etag = self
-            .with_store(move |store| {
-                let source = store.get(&source)?;
-                check_source(&source, if_match.as_ref(), if_none_match.as_ref())?;
-                let range = match range {
-                    Some(range) => range.check(source.size)?,
-                    None => 0..source.size,
-                };
-                store.copy_part(&id, &key, number, &source, range)
-            })
-            .await?;
+        let store = Arc::clone(&self.store);
+        let etag = store.copy_part(&id, key, number, source, range).await?;
         Ok(S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(CopyPartResult {
                 e_tag: Some(ETag::Strong(etag)),
@@ -617,17 +607,17 @@ impl S3 for Service {
         let after = input.part_number_marker.unwrap_or(0);
         let (id, key) = (input.upload_id.clone(), input.key.clone());
         let mut stored = self.with_store(move |store| store.parts(&id, &key)).await?;
-        stored.retain(|part| part.number > after);
+        stored.retain(|(number, _)| PartNumber::from(*number) > after);
         let is_truncated = stored.len() > max;
         stored.truncate(max);
         let next = stored
             .last()
             .filter(|_| is_truncated)
-            .map(|part| part.number);
+            .map(|(number, _)| PartNumber::from(*number));
         let mut parts = Vec::new();
-        for part in stored {
+        for (number, part) in stored {
             parts.push(Part {
-                part_number: Some(part.number),
+                part_number: Some(number.into()),
                 size: Some(length(part.size)?),
                 e_tag: Some(ETag::Strong(part.etag)),
                 last_modified: Some(part.modified.into()),
@@ -679,9 +669,8 @@ impl S3 for Service {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let location = format!("http://{host}{}", req.uri.path());
         let (id, key) = (input.upload_id, input.key.clone());
-        let etag = self
-            .with_store(move |store| store.complete_upload(&id, &key, &named, &condition))
-            .await?;
+        let store = Arc::clone(&self.store);
+        let etag = store.complete_upload(&id, key, named, condition).await?;
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -697,44 +686,21 @@ impl S3 for Service {
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         self.check_bucket(&req.input.bucket)?;
         let (id, key) = (req.input.upload_id, req.input.key);
-        self.with_store(move |store| store.abort_upload(&id, &key))
-            .await?;
+        self.store.abort_upload(&id, key).await?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 }
 
-/// The conditions of a read: 412 when the ETag is not the asked one, 304 when the client has it already.
-fn check_read(
-    opened: &Opened,
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-) -> S3Result<()> {
-    let etag = &opened.description.etag;
-    if if_match.is_some_and(|wanted| !is_met(wanted, etag)) {
-        return Err(s3_error!(PreconditionFailed));
-    }
-    if if_none_match.is_some_and(|held| is_met(held, etag)) {
-        return Err(s3_error!(NotModified));
-    }
-    Ok(())
-}
-
-fn check_source(
-    source: &Opened,
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-) -> S3Result<()> {
-    let etag = &source.description.etag;
-    let is_refused = if_match.is_some_and(|wanted| !is_met(wanted, etag))
-        || if_none_match.is_some_and(|unwanted| is_met(unwanted, etag));
-    if is_refused {
-        return Err(s3_error!(PreconditionFailed));
-    }
-    Ok(())
-}
-
-async fn body_of(file: std::fs::File, range: Range<u64>) -> S3Result<StreamingBlob> {
+async fn body_of(body: Body, range: Range<u64>) -> S3Result<StreamingBlob> {
     use tokio::io::{AsyncReadExt, AsyncSeekExt};
+    let file = match body {
+        Body::Memory(bytes) => {
+            let start = usize::try_from(range.start).map_err(S3Error::internal_error)?;
+            let end = usize::try_from(range.end).map_err(S3Error::internal_error)?;
+            return Ok(s3s::Body::from(bytes.slice(start..end)).into());
+        }
+        Body::File(file) => file,
+    };
     let mut file = tokio::fs::File::from_std(file);
     // One read of the file fills one piece.
     file.set_max_buf_size(READ_BYTES);

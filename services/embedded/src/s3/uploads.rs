@@ -1,43 +1,37 @@
-//! Multipart uploads: a folder each, a file per part, joined at the end.
+//! Multipart uploads: what they will become and their parts are in the index, joined at the end.
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use s3s::crypto::{Checksum, Md5};
 use s3s::dto::PartNumber;
 use s3s::{S3Error, S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::store::{
-    Description, Opened, Staged, Store, WriteCondition, from_io, is_absence, open_object,
-};
+use super::etag::{Tagger, joined};
+use super::files::Staged;
+use super::group::{Content, Group};
+use super::index::{Reader, lost};
+use super::receive::blocking;
+use super::record::{Attributes, Place, Record};
+use super::store::{Body, FILE_BYTES, Opened, Store, WriteCondition, check_key, from_io};
 
 const MAX_PART_NUMBER: PartNumber = 10_000;
 /// S3's least size of every part but the last.
 const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
-const MD5_BYTES: usize = 16;
 /// Uploads nobody completed are cleared away at a start when they are older; whoever resumes does so within a day.
 const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 
-/// What an upload will become, kept in its folder.
+/// What an upload will become.
 #[derive(Debug, Serialize, Deserialize)]
-struct Upload {
-    key: String,
-    description: Description,
-}
-
-/// One stored part.
-#[derive(Debug)]
-pub(super) struct StoredPart {
-    pub(super) number: PartNumber,
-    pub(super) size: u64,
-    pub(super) etag: String,
-    pub(super) modified: SystemTime,
+pub(super) struct Upload {
+    pub(super) key: String,
+    pub(super) begun: SystemTime,
+    pub(super) attributes: Attributes,
 }
 
 /// A part as the client names it when it completes.
@@ -48,43 +42,53 @@ pub(super) struct NamedPart {
     pub(super) etag: String,
 }
 
+impl Upload {
+    /// Read from what is kept; none where it is of another key.
+    fn of(text: Option<Vec<u8>>, key: &str) -> S3Result<Upload> {
+        let text = text.ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let upload: Upload = serde_json::from_slice(&text).map_err(S3Error::internal_error)?;
+        match upload.key == key {
+            true => Ok(upload),
+            false => Err(s3_error!(NoSuchUpload)),
+        }
+    }
+
+    /// As it is kept.
+    pub(super) fn encoded(&self) -> S3Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(S3Error::internal_error)
+    }
+}
+
 impl Store {
     /// Begins an upload; returns its id.
-    pub(super) fn create_upload(&self, key: &str, description: Description) -> S3Result<String> {
-        let id = Uuid::new_v4().to_string();
-        let folder = self.uploads.join(&id);
-        fs::create_dir(&folder).map_err(from_io)?;
+    pub(super) async fn create_upload(
+        &self,
+        key: String,
+        attributes: Attributes,
+    ) -> S3Result<String> {
+        check_key(&key)?;
+        let id = Uuid::new_v4();
         let upload = Upload {
-            key: key.to_owned(),
-            description,
+            key,
+            begun: SystemTime::now(),
+            attributes,
         };
-        let text = serde_json::to_vec(&upload).map_err(S3Error::internal_error)?;
-        self.write_small(&folder.join("upload.json"), &text)?;
-        self.sync_folder_of(&folder)?;
-        Ok(id)
+        let text = upload.encoded()?;
+        let written = self.writer.write(text.len(), move |group| {
+            group.check_room()?;
+            group.put_upload(id.as_u128(), &text)
+        });
+        written.outcome().await?;
+        Ok(id.to_string())
     }
 
     /// Uploads whose keys begin so, with when they were begun, by key and then by age.
     pub(super) fn unfinished(&self, prefix: &str) -> S3Result<Vec<(String, String, SystemTime)>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.uploads).map_err(from_io)? {
-            let entry = entry.map_err(from_io)?;
-            let name = entry.file_name();
-            let description = entry.path().join("upload.json");
-            // One that is being made or has just ended is passed over.
-            let (Some(id), Ok(text), Ok(facts)) = (
-                name.to_str(),
-                fs::read(&description),
-                fs::metadata(&description),
-            ) else {
-                continue;
-            };
-            let Ok(upload) = serde_json::from_slice::<Upload>(&text) else {
-                continue;
-            };
+        for (id, text) in self.index.read(Reader::uploads)? {
+            let upload: Upload = serde_json::from_slice(&text).map_err(S3Error::internal_error)?;
             if upload.key.starts_with(prefix) {
-                let begun = facts.modified().map_err(from_io)?;
-                found.push((upload.key, id.to_owned(), begun));
+                found.push((upload.key, Uuid::from_u128(id).to_string(), upload.begun));
             }
         }
         found.sort_by(|(key, id, begun), (other_key, other_id, other_begun)| {
@@ -93,91 +97,60 @@ impl Store {
         Ok(found)
     }
 
-    /// Makes a staged file the part of that number; returns its ETag.
-    pub(super) fn put_part(
+    /// Makes content the part of that number.
+    pub(super) async fn put_part(
         &self,
         id: &str,
-        key: &str,
+        key: String,
         number: PartNumber,
-        staged: Staged,
-        md5: [u8; MD5_BYTES],
+        content: Content,
+        etag: String,
+    ) -> S3Result<()> {
+        let (id, number) = (id_of(id)?, number_of(number)?);
+        let written = self.writer.write(content.weight(), move |group| {
+            Upload::of(group.upload(id)?, &key)?;
+            group.check_room()?;
+            let record = group.keep(content, etag, Attributes::default())?;
+            group.put_part(id, number, &record)
+        });
+        written.outcome().await
+    }
+
+    /// Makes a range of an opened object a part; returns its ETag.
+    pub(super) async fn copy_part(
+        self: Arc<Store>,
+        id: &str,
+        key: String,
+        number: PartNumber,
+        source: Opened,
+        range: Range<u64>,
     ) -> S3Result<String> {
-        let destination = self.part_path(id, key, number)?;
-        let etag = hex::encode(md5);
-        let description = Description {
-            etag: etag.clone(),
-            ..Description::default()
-        };
-        let staged = self.seal(staged, &description)?;
-        self.place_part(&staged, &destination)?;
+        number_of(number)?;
+        let at = id_of(id)?;
+        Upload::of(self.index.read(|reader| reader.upload(at))?, &key)?;
+        let store = Arc::clone(&self);
+        let (content, etag) = blocking(move || store.content_of(&source.body, range)).await?;
+        self.put_part(id, key, number, content, etag.clone())
+            .await?;
         Ok(etag)
     }
 
-    /// Makes a range of an object a part. The condition is checked on the very file that is read.
-    pub(super) fn copy_part(
-        &self,
-        id: &str,
-        key: &str,
-        number: PartNumber,
-        source: &Opened,
-        range: Range<u64>,
-    ) -> S3Result<String> {
-        self.part_path(id, key, number)?;
-        let mut staged = self.stage()?;
-        let mut md5 = Md5::new();
-        let wanted = range.end - range.start;
-        let mut reader = source.file.try_clone().map_err(from_io)?;
-        reader.seek(SeekFrom::Start(range.start)).map_err(from_io)?;
-        let mut reader = reader.take(wanted);
-        let mut buffer = vec![0_u8; COPY_BUFFER_BYTES];
-        loop {
-            let read = reader.read(&mut buffer).map_err(from_io)?;
-            if read == 0 {
-                break;
-            }
-            md5.update(&buffer[..read]);
-            staged.append(&buffer[..read])?;
-        }
-        if staged.size() != wanted {
-            return Err(S3Error::internal_error(io::Error::from(
-                io::ErrorKind::UnexpectedEof,
-            )));
-        }
-        self.put_part(id, key, number, staged, md5.finalize())
-    }
-
     /// The upload's parts, by number.
-    pub(super) fn parts(&self, id: &str, key: &str) -> S3Result<Vec<StoredPart>> {
-        let folder = self.upload_folder(id, key)?;
-        let mut parts = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(from_io)? {
-            let entry = entry.map_err(from_io)?;
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("part-"));
-            let Some(number) = number.and_then(|number| number.parse().ok()) else {
-                continue;
-            };
-            let Some(part) = open_object(&entry.path()).map_err(from_io)? else {
-                continue;
-            };
-            parts.push(StoredPart {
-                number,
-                size: part.size,
-                etag: part.description.etag,
-                modified: part.modified,
-            });
-        }
-        parts.sort_unstable_by_key(|part| part.number);
-        Ok(parts)
+    pub(super) fn parts(&self, id: &str, key: &str) -> S3Result<Vec<(u16, Record)>> {
+        let id = id_of(id)?;
+        self.index.read(|reader| {
+            Upload::of(reader.upload(id)?, key)?;
+            reader.parts(id)
+        })
     }
 
     /// Joins the named parts into the object; returns its ETag. A repetition after the answer was lost is answered again.
-    pub(super) fn complete_upload(
-        &self,
+    pub(super) async fn complete_upload(
+        self: Arc<Store>,
         id: &str,
-        key: &str,
-        named: &[NamedPart],
-        condition: &WriteCondition,
+        key: String,
+        named: Vec<NamedPart>,
+        condition: WriteCondition,
     ) -> S3Result<String> {
         if named.is_empty() {
             return Err(s3_error!(
@@ -188,31 +161,107 @@ impl Store {
         if !named.is_sorted_by(|one, next| one.number < next.number) {
             return Err(s3_error!(InvalidPartOrder));
         }
-        let etag = joined_etag(named)?;
-        let upload = match self.upload(id, key) {
-            Ok(upload) => upload,
+        let etag = joined(named.iter().map(|part| part.etag.as_str()));
+        let at = id_of(id)?;
+        let stored = match self.parts(id, &key) {
+            Ok(stored) => stored,
             Err(error) => {
-                let is_done = self
-                    .find(key)?
-                    .is_some_and(|object| object.description.etag == etag);
+                let existing = self.index.read(|reader| reader.object(&key))?;
+                let is_done = existing.is_some_and(|object| object.etag == etag);
                 return if is_done { Ok(etag) } else { Err(error) };
             }
         };
-        let mut staged = self.stage()?;
-        let mut first_size = None;
+        let parts = self.chosen(stored, &named)?;
+        // One part becomes the object as it is; of several a new file is made.
+        let content = match parts.len() {
+            1 => None,
+            _ => {
+                let (store, parts) = (Arc::clone(&self), parts.clone());
+                Some(blocking(move || store.joined_of(&parts)).await?)
+            }
+        };
+        let joined_etag = etag.clone();
+        let written = self.writer.write(0, move |group| {
+            let upload = Upload::of(group.upload(at)?, &key)?;
+            for (number, part) in &parts {
+                if group.part(at, *number)?.as_ref() != Some(part) {
+                    return Err(s3_error!(InvalidPart));
+                }
+            }
+            group.check_room()?;
+            condition.check(group, &key)?;
+            let record = match (content, parts.first()) {
+                (Some(staged), _) => {
+                    group.keep(Content::Staged(staged), joined_etag, upload.attributes)?
+                }
+                (None, Some((_, part))) => Record {
+                    place: group.shared(&part.place)?,
+                    size: part.size,
+                    modified: SystemTime::now(),
+                    etag: joined_etag,
+                    attributes: upload.attributes,
+                },
+                (None, None) => return Err(s3_error!(InvalidPart)),
+            };
+            group.put_object(&key, &record)?;
+            group.remove_upload(at)
+        });
+        written.outcome().await?;
+        Ok(etag)
+    }
+
+    /// Forgets the upload and its parts.
+    pub(super) async fn abort_upload(&self, id: &str, key: String) -> S3Result<()> {
+        let id = id_of(id)?;
+        let written = self.writer.write(0, move |group| {
+            Upload::of(group.upload(id)?, &key)?;
+            group.remove_upload(id)
+        });
+        written.outcome().await
+    }
+
+    /// Forgets uploads nobody has touched for a week. Blocks.
+    pub(super) fn clear_abandoned_uploads(&self) -> S3Result<()> {
+        let now = SystemTime::now();
+        let is_old = |touched: SystemTime| {
+            now.duration_since(touched)
+                .is_ok_and(|age| age > ABANDONED_AFTER)
+        };
+        for (id, text) in self.index.read(Reader::uploads)? {
+            let upload: Upload = serde_json::from_slice(&text).map_err(S3Error::internal_error)?;
+            let parts = self.index.read(|reader| reader.parts(id))?;
+            if is_old(upload.begun) && parts.iter().all(|(_, part)| is_old(part.modified)) {
+                let written = self
+                    .writer
+                    .write(0, move |group: &mut Group<'_>| group.remove_upload(id));
+                written.wait()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The stored parts that are named, in their order.
+    fn chosen(
+        &self,
+        stored: Vec<(u16, Record)>,
+        named: &[NamedPart],
+    ) -> S3Result<Vec<(u16, Record)>> {
+        let mut stored = stored.into_iter();
+        let mut chosen: Vec<(u16, Record)> = Vec::with_capacity(named.len());
         for (index, part) in named.iter().enumerate() {
-            let stored = open_object(&self.part_path(id, key, part.number)?)
-                .map_err(from_io)?
-                .filter(|stored| stored.description.etag == part.etag)
+            let number = number_of(part.number)?;
+            let (number, record) = stored
+                .find(|(stored, _)| *stored == number)
+                .filter(|(_, record)| record.etag == part.etag)
                 .ok_or_else(|| s3_error!(InvalidPart))?;
             let is_last = index + 1 == named.len();
-            if stored.size < MIN_PART_BYTES && !is_last {
+            if record.size < MIN_PART_BYTES && !is_last {
                 return Err(s3_error!(EntityTooSmall));
             }
-            let first_size = *first_size.get_or_insert(stored.size);
+            let first_size = chosen.first().map_or(record.size, |(_, first)| first.size);
             let is_unequal = match is_last {
-                true => stored.size > first_size,
-                false => stored.size != first_size,
+                true => record.size > first_size,
+                false => record.size != first_size,
             };
             if self.is_strict && is_unequal {
                 return Err(s3_error!(
@@ -220,84 +269,100 @@ impl Store {
                     "All non-trailing parts must have the same length."
                 ));
             }
-            staged
-                .append_copy(&stored.file, 0..stored.size)
-                .map_err(from_io)?;
+            chosen.push((number, record));
         }
-        let description = Description {
-            etag: etag.clone(),
-            ..upload.description
-        };
-        self.commit(staged, &description, key, condition)?;
-        self.remove_upload(id)?;
-        Ok(etag)
+        Ok(chosen)
     }
 
-    /// Forgets the upload and its parts.
-    pub(super) fn abort_upload(&self, id: &str, key: &str) -> S3Result<()> {
-        self.upload_folder(id, key)?;
-        self.remove_upload(id)
-    }
-
-    /// Forgets uploads nobody has touched for a week.
-    pub(super) fn clear_abandoned_uploads(&self) -> io::Result<()> {
-        let now = SystemTime::now();
-        for entry in fs::read_dir(&self.uploads)? {
-            let entry = entry?;
-            let touched = entry.metadata()?.modified()?;
-            if now
-                .duration_since(touched)
-                .is_ok_and(|age| age > ABANDONED_AFTER)
-            {
-                fs::remove_dir_all(entry.path())?;
+    /// A new file of the parts' bytes, synced.
+    fn joined_of(&self, parts: &[(u16, Record)]) -> S3Result<Staged> {
+        let mut staged = self.stage()?;
+        for (_, part) in parts {
+            match &part.place {
+                Place::Here(bytes) => staged.append(bytes)?,
+                Place::Apart(number) => {
+                    let bytes = self.index.read(|reader| reader.bytes(*number))?;
+                    staged.append(&bytes)?;
+                }
+                Place::File(number) => {
+                    // Gone where the upload was ended or the part replaced meanwhile.
+                    let file = self.files.find(*number).map_err(from_io)?;
+                    let file = file.ok_or_else(|| s3_error!(InvalidPart))?;
+                    staged.append_copy(&file, 0..part.size).map_err(from_io)?;
+                }
             }
         }
-        Ok(())
+        self.files.seal(&staged).map_err(from_io)?;
+        Ok(staged)
     }
 
-    fn remove_upload(&self, id: &str) -> S3Result<()> {
-        match fs::remove_dir_all(self.uploads.join(id)) {
-            Err(error) if !is_absence(&error) => Err(from_io(error)),
-            _ => Ok(()),
-        }
-    }
-
-    fn upload(&self, id: &str, key: &str) -> S3Result<Upload> {
-        // The id is a part of a path, so it must be one of ours.
-        let id = Uuid::parse_str(id).map_err(|_| s3_error!(NoSuchUpload))?;
-        let path = self.uploads.join(id.to_string()).join("upload.json");
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if is_absence(&error) => return Err(s3_error!(NoSuchUpload)),
-            Err(error) => return Err(from_io(error)),
+    /// A range of an opened object as new content, with its ETag.
+    fn content_of(&self, body: &Body, range: Range<u64>) -> S3Result<(Content, String)> {
+        let mut tagger = Tagger::new(self.secret, false, false);
+        let content = match body {
+            Body::Memory(bytes) => {
+                let ends = usize::try_from(range.start)
+                    .ok()
+                    .zip(usize::try_from(range.end).ok());
+                let (start, end) = ends.ok_or_else(|| lost("a range of an object"))?;
+                let bytes = bytes.slice(start..end);
+                tagger.update(&bytes);
+                Content::Memory(bytes)
+            }
+            Body::File(file) => self.content_of_file(file, range, &mut tagger)?,
         };
-        let upload: Upload = serde_json::from_slice(&text).map_err(S3Error::internal_error)?;
-        if upload.key != key {
-            return Err(s3_error!(NoSuchUpload));
-        }
-        Ok(upload)
+        Ok((content, tagger.finished(None).0))
     }
 
-    fn upload_folder(&self, id: &str, key: &str) -> S3Result<PathBuf> {
-        self.upload(id, key)?;
-        Ok(self.uploads.join(id))
-    }
-
-    fn part_path(&self, id: &str, key: &str, number: PartNumber) -> S3Result<PathBuf> {
-        if !(1..=MAX_PART_NUMBER).contains(&number) {
-            return Err(s3_error!(InvalidArgument, "part numbers are 1 to 10000"));
+    fn content_of_file(
+        &self,
+        file: &File,
+        range: Range<u64>,
+        tagger: &mut Tagger,
+    ) -> S3Result<Content> {
+        let wanted = range.end - range.start;
+        let mut reader = file.try_clone().map_err(from_io)?;
+        reader.seek(SeekFrom::Start(range.start)).map_err(from_io)?;
+        let mut reader = reader.take(wanted);
+        if wanted <= FILE_BYTES as u64 {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map_err(from_io)?;
+            check_length(bytes.len() as u64, wanted)?;
+            tagger.update(&bytes);
+            return Ok(Content::Memory(bytes.into()));
         }
-        Ok(self.upload_folder(id, key)?.join(format!("part-{number}")))
+        let mut staged = self.stage()?;
+        let mut buffer = vec![0_u8; COPY_BUFFER_BYTES];
+        loop {
+            let read = reader.read(&mut buffer).map_err(from_io)?;
+            if read == 0 {
+                break;
+            }
+            tagger.update(&buffer[..read]);
+            staged.append(&buffer[..read])?;
+        }
+        check_length(staged.size(), wanted)?;
+        self.files.seal(&staged).map_err(from_io)?;
+        Ok(Content::Staged(staged))
     }
 }
 
-/// S3's ETag of a multipart upload: the MD5 of the parts' MD5s, and their count.
-fn joined_etag(parts: &[NamedPart]) -> S3Result<String> {
-    let mut md5 = Md5::new();
-    for part in parts {
-        let mut raw = [0_u8; MD5_BYTES];
-        hex::decode_to_slice(&part.etag, &mut raw).map_err(|_| s3_error!(InvalidPart))?;
-        md5.update(&raw);
+fn check_length(read: u64, wanted: u64) -> S3Result<()> {
+    match read == wanted {
+        true => Ok(()),
+        false => Err(from_io(io::ErrorKind::UnexpectedEof.into())),
     }
-    Ok(format!("{}-{}", hex::encode(md5.finalize()), parts.len()))
+}
+
+fn id_of(id: &str) -> S3Result<u128> {
+    let id = Uuid::parse_str(id).map_err(|_| s3_error!(NoSuchUpload))?;
+    Ok(id.as_u128())
+}
+
+fn number_of(number: PartNumber) -> S3Result<u16> {
+    let refused = || s3_error!(InvalidArgument, "part numbers are 1 to 10000");
+    if !(1..=MAX_PART_NUMBER).contains(&number) {
+        return Err(refused());
+    }
+    u16::try_from(number).map_err(|_| refused())
 }
