@@ -30,13 +30,13 @@ type InProcessBody = UnsyncBoxBody<Bytes, BoxError>;
 /// A store in this process. It gets requests as a server reads them from a connection, in bodies that are whole, and without
 /// signatures: nobody is between.
 #[derive(Clone)]
-pub struct InProcess(BoxCloneSyncService<Request<Bytes>, Response<InProcessBody>, BoxError>);
+pub struct InProcess(BoxCloneSyncService<Request<Full<Bytes>>, Response<InProcessBody>, BoxError>);
 
 impl InProcess {
     /// A store that answers as S3 does.
     pub fn new<S, B>(service: S) -> InProcess
     where
-        S: Service<Request<Bytes>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         S::Error: Into<Box<dyn Error + Send + Sync>>,
         B: Body<Data = Bytes> + Send + 'static,
@@ -98,7 +98,7 @@ impl Transport {
                 Ok(answer.map(AnswerBody::Network))
             }
             Transport::InProcess(service) => {
-                let answer = service.0.clone().oneshot(request).await;
+                let answer = service.0.clone().oneshot(request.map(Full::new)).await;
                 let answer = answer.map_err(|error| SendError {
                     is_away: false,
                     detail: in_words(error.as_ref()),

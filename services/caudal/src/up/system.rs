@@ -11,7 +11,7 @@ use caudal_gateway::key::ApiKey;
 use caudal_ledger::{Bootstrap, LedgerSettings};
 use caudal_limiter::SlotLimits;
 use caudal_node::MeshSecret;
-use caudal_objects::ObjectStore;
+use caudal_objects::{InProcess, ObjectStore};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -183,6 +183,7 @@ async fn start_store(
     store.public_endpoint = public_endpoint;
     // It is this process that listens, and nothing leaves the machine on the way to it.
     store.trusts_network = true;
+    store.in_process = Some(InProcess::new(server.door()));
     ObjectStore::connect(store.clone())
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
     parts.stop_first(vec![Part::new("the object store", stop, async move {

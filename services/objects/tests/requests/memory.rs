@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_objects::{InProcess, ObjectStore, Settings};
+use futures::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
@@ -103,7 +104,7 @@ impl Memory {
     }
 }
 
-impl tower::Service<Request<Bytes>> for Memory {
+impl tower::Service<Request<Full<Bytes>>> for Memory {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -112,7 +113,12 @@ impl tower::Service<Request<Bytes>> for Memory {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        // It is whole: nothing is waited for.
+        let request = request.map(|body| {
+            let whole = body.collect().now_or_never().unwrap();
+            whole.unwrap().to_bytes()
+        });
         let asked = (
             request.method().clone(),
             request.uri().to_string(),
