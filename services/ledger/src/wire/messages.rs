@@ -3,12 +3,13 @@
 use caudal_domain::{FileRef, FileState, Language, Refusal, StageSet, Token, names};
 use caudal_proto::convert::{
     batch_state_to_proto, counts_to_proto, file_state_to_proto, outcome_to_proto, reason_to_proto,
-    struct_from_json, timestamp_from_micros, warning_to_proto,
+    timestamp_from_micros, warning_to_proto,
 };
 use caudal_proto::status::status_parts;
 use caudal_proto::v1;
 use serde::{Deserialize, Serialize};
 
+use super::json::{json_struct, struct_of};
 use super::record;
 use crate::store::progress::{BatchRow, ProgressRow};
 use crate::store::reads::FileView;
@@ -261,17 +262,4 @@ pub(crate) fn dispatches(files: &[(FileRef, Token)], now: Micros) -> Vec<u8> {
 /// The names of the stages asked for.
 pub(crate) fn stage_names(stages: StageSet) -> Vec<String> {
     stages.names().into_iter().map(str::to_owned).collect()
-}
-
-/// A JSON object as a Struct; anything else, or one that is nested too deep, as nothing.
-pub(crate) fn json_struct(text: &str) -> Option<prost_types::Struct> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-    struct_of(&object)
-}
-
-/// A JSON object as a Struct; one that is nested too deep as nothing.
-pub(crate) fn struct_of(
-    object: &serde_json::Map<String, serde_json::Value>,
-) -> Option<prost_types::Struct> {
-    struct_from_json(object).ok()
 }

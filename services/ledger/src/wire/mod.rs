@@ -1,5 +1,6 @@
 //! Rows as messages, and messages as rows: what the writer, the API and the checks have in common of the public contract.
 
+mod json;
 mod messages;
 mod operation;
 mod record;

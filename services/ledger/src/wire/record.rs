@@ -4,7 +4,7 @@ use caudal_domain::Stage;
 use caudal_domain::limits::MAX_FACTS_BYTES;
 use serde_json::{Map, Value, json};
 
-use super::struct_of;
+use super::json::struct_of;
 use crate::store::reads::FileView;
 use crate::store::results::{ResultRow, StoredArtifact};
 
