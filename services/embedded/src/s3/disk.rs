@@ -6,7 +6,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::store::Durability;
+/// What an acknowledged write survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The loss of power: all of it is synced before the answer.
+    #[default]
+    PowerLoss,
+    /// The death of the process alone; the kernel writes to the disk when it sees fit. Much faster on a slow disk.
+    ProcessCrash,
+}
 
 /// The disk. Tests put another in its place that forgets or refuses.
 pub(super) trait Disk: Debug + Send + Sync + 'static {

@@ -14,11 +14,11 @@ use s3s::dto::{ETag, ETagCondition};
 use s3s::{S3ErrorCode, S3Result};
 use tokio::sync::mpsc;
 
-use super::disk::{Disk, Kernel};
+use super::disk::{Disk, Durability, Kernel};
 use super::group::{Content, Written};
 use super::listing::{ListQuery, list};
 use super::record::Attributes;
-use super::store::{Body, Durability, Opened, ReadCondition, Store, WriteCondition};
+use super::store::{Body, Opened, ReadCondition, Store, WriteCondition};
 
 /// Keeps what was synced, to say what would be there after the loss of power.
 #[derive(Debug, Default)]

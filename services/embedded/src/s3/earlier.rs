@@ -324,7 +324,8 @@ fn remove_all(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used)]
 mod tests {
-    use super::super::store::{Body, Durability};
+    use super::super::disk::Durability;
+    use super::super::store::Body;
     use super::*;
 
     fn earlier(path: &Path, bytes: &[u8], etag: &str) {

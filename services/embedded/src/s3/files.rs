@@ -14,7 +14,7 @@ use rustix::fs::SeekFrom as Next;
 use s3s::S3Result;
 
 use super::disk::Disk;
-use super::store::{from_io, is_absence};
+use super::failure::{from_io, is_absence};
 
 /// A run of so many zeros is left out of a file, which reads as if it were there.
 const HOLE_BYTES: usize = 4 * 1024;

@@ -5,6 +5,7 @@
 //! it replaces.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -14,10 +15,10 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use s3s::{S3Error, S3Result};
 use tokio::sync::oneshot;
 
+use super::failure::{as_io, closed, from_io, lost, trouble};
 use super::files::{Files, Staged};
-use super::index::{BYTES, FILES, Index, OBJECTS, PARTS, UPLOADS, as_io, closed, lost, trouble};
+use super::index::{BYTES, FILES, Index, OBJECTS, PARTS, UPLOADS};
 use super::record::{Attributes, Place, Record};
-use super::store::from_io;
 
 /// Bytes that a record holds itself; more would make the index's pages large for all that is beside them.
 const RECORD_BYTES: usize = 1024;
@@ -46,6 +47,13 @@ impl Failure {
         Failure {
             kind: error.kind(),
             words: error.to_string(),
+        }
+    }
+
+    fn of_a_panic() -> Failure {
+        Failure {
+            kind: io::ErrorKind::Other,
+            words: "a panic".to_owned(),
         }
     }
 
@@ -139,7 +147,9 @@ fn write_all(queued: &mpsc::Receiver<Queued>, index: &Index, files: &Arc<Files>)
             index.reopen();
         }
         let mut answers = Vec::with_capacity(waiting.len());
-        let written = write_group(waiting, &mut answers, index, files);
+        let group = AssertUnwindSafe(|| write_group(waiting, &mut answers, index, files));
+        // A panic drops the transaction, and must not end the only thread that writes.
+        let written = catch_unwind(group).unwrap_or_else(|_| Err(Failure::of_a_panic()));
         if let Err(failure) = &written {
             tracing::error!(why = failure.words, "writes to the object store failed");
             index.reopen();

@@ -16,11 +16,11 @@ use redb::{
     Database, Range, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
     TableDefinition, WriteTransaction,
 };
-use s3s::{S3Error, S3ErrorCode, S3Result};
+use s3s::S3Result;
 
 use super::disk::Disk;
+use super::failure::{as_io, closed, from_io, lost, trouble};
 use super::record::Record;
-use super::store::from_io;
 
 /// Memory for pages, those that were read and those that are being written.
 const CACHE_BYTES: usize = 24 * 1024 * 1024;
@@ -274,31 +274,5 @@ impl StorageBackend for IndexFile {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.disk.write(&self.file, offset, data)
-    }
-}
-
-/// What a client is told about a failure of the index.
-pub(super) fn trouble(error: impl Into<redb::Error>) -> S3Error {
-    from_io(as_io(error.into()))
-}
-
-/// What a client is told while the index is not open: it may be the disk that is full.
-pub(super) fn closed() -> S3Error {
-    S3Error::with_message(
-        S3ErrorCode::ServiceUnavailable,
-        "the index of the object store is closed after a failure of its disk",
-    )
-}
-
-/// Something that the index refers to is not there.
-pub(super) fn lost(what: &str) -> S3Error {
-    let words = format!("the object store has lost {what}");
-    from_io(io::Error::new(io::ErrorKind::InvalidData, words))
-}
-
-pub(super) fn as_io(error: redb::Error) -> io::Error {
-    match error {
-        redb::Error::Io(error) => error,
-        other => io::Error::other(other),
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use s3s::S3Result;
 
-use super::index::trouble;
+use super::failure::trouble;
 use super::record::Record;
 use super::store::Store;
 
@@ -100,9 +100,10 @@ fn after_all_of(folder: &str) -> String {
 #[cfg(test)]
 #[expect(clippy::unwrap_used)]
 mod tests {
+    use super::super::disk::Durability;
     use super::super::group::Content;
     use super::super::record::Attributes;
-    use super::super::store::{Durability, WriteCondition};
+    use super::super::store::WriteCondition;
     use super::*;
     use bytes::Bytes;
 

@@ -24,10 +24,12 @@ mod door;
 mod durability_tests;
 mod earlier;
 mod etag;
+mod failure;
 mod files;
 mod group;
 mod index;
 mod listing;
+mod pages;
 mod receive;
 mod record;
 mod service;
@@ -60,8 +62,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
 
+pub use disk::Durability;
 pub use door::{DoorBody, DoorError, S3Door};
-pub use store::{Durability, MAX_KEY_BYTES};
+pub use store::MAX_KEY_BYTES;
 
 use service::Service;
 use store::Store;

@@ -12,9 +12,10 @@ use s3s::dto::{Checksum, ChecksumAlgorithm, StreamingBlob};
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders, s3_error};
 
 use super::etag::Tagger;
+use super::failure::from_io;
 use super::files::Staged;
 use super::group::Content;
-use super::store::{FILE_BYTES, Store, from_io};
+use super::store::{FILE_BYTES, Store};
 
 /// A client that sends nothing for so long has gone.
 const BODY_IDLE: Duration = Duration::from_secs(60);

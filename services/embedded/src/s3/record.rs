@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// The form of a record; another one is of a later version of this program.
 const FORM: u8 = 1;
-/// The longest attributes; S3 allows 2 KiB of user metadata.
-const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
+/// The longest attributes, all together; S3 allows 2 KiB of user metadata.
+const MAX_ATTRIBUTES_BYTES: usize = 16 * 1024;
 
 /// What a client said of its object, besides its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,26 @@ pub(super) struct Attributes {
     pub(super) cache_control: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) metadata: Option<s3s::dto::Metadata>,
+}
+
+impl Attributes {
+    /// Refuses attributes that are too long to keep.
+    pub(super) fn check(&self) -> S3Result<()> {
+        let texts = [
+            &self.content_type,
+            &self.content_encoding,
+            &self.content_disposition,
+            &self.content_language,
+            &self.cache_control,
+        ];
+        let texts = texts.into_iter().flatten().map(String::len);
+        let pairs = self.metadata.iter().flatten();
+        let pairs = pairs.map(|(name, value)| name.len() + value.len());
+        match texts.chain(pairs).sum::<usize>() > MAX_ATTRIBUTES_BYTES {
+            true => Err(s3_error!(MetadataTooLarge)),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Where bytes are.
@@ -57,9 +77,6 @@ impl Record {
             true => Vec::new(),
             false => serde_json::to_vec(&self.attributes).map_err(S3Error::internal_error)?,
         };
-        if attributes.len() > MAX_ATTRIBUTES_BYTES {
-            return Err(s3_error!(MetadataTooLarge));
-        }
         let (tag, number, here) = match &self.place {
             Place::Here(bytes) => (0, 0, bytes.as_ref()),
             Place::Apart(number) => (1, *number, &[][..]),

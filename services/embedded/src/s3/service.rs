@@ -7,7 +7,8 @@ use s3s::dto::*;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use tokio_util::io::ReaderStream;
 
-use super::listing::{ListQuery, Listed, list};
+use super::failure::from_io;
+use super::pages::{Asked, Page, length};
 use super::receive::{Declared, Received, blocking, receive};
 use super::record::Attributes;
 use super::store::{Body, Opened, ReadCondition, Store, WriteCondition};
@@ -15,8 +16,7 @@ use super::uploads::NamedPart;
 
 /// How much of an object is read at a time.
 const READ_BYTES: usize = 128 * 1024;
-/// S3's bounds of a page.
-const MAX_KEYS: i32 = 1000;
+/// S3's bound of a page of parts.
 const MAX_PARTS: i32 = 1000;
 /// S3's bound of one DeleteObjects.
 const MAX_DELETES: usize = 1000;
@@ -54,64 +54,7 @@ impl Service {
     }
 
     async fn page(&self, asked: Asked) -> S3Result<Page> {
-        // An empty one is what rclone sends for none.
-        let delimiter = asked.delimiter.filter(|delimiter| !delimiter.is_empty());
-        if delimiter
-            .as_deref()
-            .is_some_and(|delimiter| delimiter != "/")
-        {
-            return Err(s3_error!(NotImplemented, "the delimiter is / or none"));
-        }
-        let max_keys = asked.max_keys.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS);
-        let max = usize::try_from(max_keys).map_err(S3Error::internal_error)?;
-        let is_folded = delimiter.is_some();
-        let (listed, is_truncated) = self
-            .with_store(move |store| {
-                let query = ListQuery {
-                    prefix: &asked.prefix,
-                    after: &asked.after,
-                    is_folded,
-                    max,
-                };
-                list(store, &query)
-            })
-            .await?;
-        let next = listed
-            .last()
-            .filter(|_| is_truncated)
-            .map(|last| last.name().to_owned());
-        let mut page = Page {
-            delimiter,
-            encoding: asked.encoding,
-            max_keys,
-            next,
-            contents: Vec::new(),
-            common_prefixes: Vec::new(),
-        };
-        for one in listed {
-            match one {
-                Listed::Prefix(prefix) => {
-                    let prefix = Some(page.encoded(prefix));
-                    page.common_prefixes.push(CommonPrefix { prefix });
-                }
-                Listed::Object {
-                    key,
-                    size,
-                    modified,
-                    etag,
-                } => {
-                    let key = Some(page.encoded(key));
-                    page.contents.push(Object {
-                        key,
-                        size: Some(length(size)?),
-                        last_modified: Some(modified.into()),
-                        e_tag: Some(ETag::Strong(etag)),
-                        ..Object::default()
-                    });
-                }
-            }
-        }
-        Ok(page)
+        self.with_store(move |store| asked.page_of(store)).await
     }
 
     async fn with_store<T: Send + 'static>(
@@ -120,42 +63,6 @@ impl Service {
     ) -> S3Result<T> {
         let store = Arc::clone(&self.store);
         blocking(move || work(&store)).await
-    }
-}
-
-/// What both kinds of listing ask.
-struct Asked {
-    prefix: String,
-    /// Keys after this one.
-    after: String,
-    delimiter: Option<String>,
-    max_keys: Option<i32>,
-    encoding: Option<EncodingType>,
-}
-
-/// What both kinds of listing answer.
-struct Page {
-    delimiter: Option<String>,
-    encoding: Option<EncodingType>,
-    max_keys: i32,
-    /// The last name, when there is more after it.
-    next: Option<String>,
-    contents: Vec<Object>,
-    common_prefixes: Vec<CommonPrefix>,
-}
-
-impl Page {
-    /// A name as the client wants it: XML cannot hold every letter of a key, and clients that ask for this decode it.
-    fn encoded(&self, name: String) -> String {
-        let is_wanted = self
-            .encoding
-            .as_ref()
-            .is_some_and(|encoding| encoding.as_str() == EncodingType::URL);
-        if !is_wanted {
-            return name;
-        }
-        let encoded: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        encoded.replace("%2F", "/")
     }
 }
 
@@ -707,7 +614,7 @@ async fn body_of(body: Body, range: Range<u64>) -> S3Result<StreamingBlob> {
     if range.start > 0 {
         file.seek(std::io::SeekFrom::Start(range.start))
             .await
-            .map_err(super::store::from_io)?;
+            .map_err(from_io)?;
     }
     let length = range.end - range.start;
     let piece = usize::try_from(length).map_or(READ_BYTES, |length| length.clamp(1, READ_BYTES));
@@ -715,8 +622,4 @@ async fn body_of(body: Body, range: Range<u64>) -> S3Result<StreamingBlob> {
         file.take(length),
         piece,
     )))
-}
-
-fn length(bytes: u64) -> S3Result<i64> {
-    i64::try_from(bytes).map_err(S3Error::internal_error)
 }

@@ -8,12 +8,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use s3s::dto::{ETag, ETagCondition};
-use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use s3s::{S3Result, s3_error};
 
-use super::disk::{Disk, Kernel};
+use super::disk::{Disk, Durability, Kernel};
+use super::failure::{from_io, lost};
 use super::files::{Files, Staged};
 use super::group::{Content, Group, Writer, Written};
-use super::index::{Index, Reader, lost};
+use super::index::{Index, Reader};
 use super::record::{Attributes, Place, Record};
 
 /// The longest object key accepted, in bytes.
@@ -22,16 +23,6 @@ pub const MAX_KEY_BYTES: usize = 1024;
 pub(super) const FILE_BYTES: usize = 60 * 1024;
 /// How often a file that a record names may be gone when it is opened: the object was replaced in between.
 const OPEN_ATTEMPTS: u32 = 100;
-
-/// What an acknowledged write survives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// The loss of power: all of it is synced before the answer.
-    #[default]
-    PowerLoss,
-    /// The death of the process alone; the kernel writes to the disk when it sees fit. Much faster on a slow disk.
-    ProcessCrash,
-}
 
 /// An object as it was at one moment; its bytes are there whatever happens to its key afterwards.
 #[derive(Debug)]
@@ -189,6 +180,7 @@ impl Store {
         let bytes = content.weight();
         self.writer.write(bytes, move |group| {
             check_key(&key)?;
+            attributes.check()?;
             group.check_room()?;
             condition.check(group, &key)?;
             let record = group.keep(content, etag, attributes)?;
@@ -209,6 +201,7 @@ impl Store {
         self.writer.write(0, move |group| {
             check_key(&source)?;
             check_key(&key)?;
+            replaced.as_ref().map_or(Ok(()), Attributes::check)?;
             let source = group.object(&source)?;
             let source = source.ok_or_else(|| s3_error!(NoSuchKey))?;
             condition.check_source(&source.etag)?;
@@ -304,31 +297,6 @@ fn is_met(condition: &ETagCondition, etag: &str) -> bool {
         ETagCondition::Any => true,
         ETagCondition::ETag(wanted) => {
             matches!(wanted, ETag::Strong(value) if value == etag)
-        }
-    }
-}
-
-/// Whether the error says that there is no such file.
-pub(super) fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
-/// What a client is told about a failure of the file system.
-pub(super) fn from_io(error: io::Error) -> S3Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            tracing::error!(%error, "the object store's disk is full");
-            S3Error::with_message(
-                S3ErrorCode::ServiceUnavailable,
-                "the disk of the object store is full",
-            )
-        }
-        _ => {
-            tracing::error!(%error, "the object store's folder failed");
-            S3Error::internal_error(error)
         }
     }
 }

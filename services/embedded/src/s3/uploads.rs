@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::etag::{Tagger, joined};
+use super::failure::{from_io, lost};
 use super::files::Staged;
 use super::group::{Content, Group};
-use super::index::{Reader, lost};
+use super::index::Reader;
 use super::receive::blocking;
 use super::record::{Attributes, Place, Record};
-use super::store::{Body, FILE_BYTES, Opened, Store, WriteCondition, check_key, from_io};
+use super::store::{Body, FILE_BYTES, Opened, Store, WriteCondition, check_key};
 
 const MAX_PART_NUMBER: PartNumber = 10_000;
 /// S3's least size of every part but the last.
@@ -67,6 +68,7 @@ impl Store {
         attributes: Attributes,
     ) -> S3Result<String> {
         check_key(&key)?;
+        attributes.check()?;
         let id = Uuid::new_v4();
         let upload = Upload {
             key,
