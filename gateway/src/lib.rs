@@ -9,6 +9,7 @@ mod feed;
 mod fold;
 mod ledger;
 mod live;
+mod metrics_page;
 mod oversize;
 mod page;
 mod parts;
@@ -98,6 +99,8 @@ pub struct Settings {
     pub watch: WatchSettings,
     /// Whose pages may call; by default those of every origin.
     pub allowed_origins: AllowedOrigins,
+    /// Where its metrics are shown; when left out, to operators at the public door.
+    pub metrics_listen: Option<SocketAddr>,
     /// Folder of the built page, relative to the working directory; by default what `CAUDAL_WEB_DIR` names, or
     /// `gateway/web/dist`.
     pub web_dir: PathBuf,
@@ -121,6 +124,7 @@ impl Settings {
             tls: None,
             watch: WatchSettings::default(),
             allowed_origins: AllowedOrigins::default(),
+            metrics_listen: None,
             web_dir: page::default_folder(),
         }
     }
@@ -260,7 +264,10 @@ impl Gateway {
             let uploads = public_api.uploads.clone();
             tokio::spawn(uploads.learn_whether_the_store_verifies(shutdown.clone()))
         });
-        let http = tus.routes(&settings.allowed_origins).fallback_service(page);
+        let mut http = tus.routes(&settings.allowed_origins).fallback_service(page);
+        if settings.metrics_listen.is_none() {
+            http = http.merge(metrics_page::route(authenticator.clone(), metrics.clone()));
+        }
         let door = Door {
             authenticator,
             rates,
@@ -277,6 +284,8 @@ impl Gateway {
             .listen(listener)
             .limits(settings.limits)
             .tls(settings.tls)
+            .metrics_at(settings.metrics_listen)
+            .metrics_elsewhere()
             .shutdown(shutdown)
             .serve();
         let server = tokio::spawn(async move {

@@ -537,7 +537,7 @@ impl Storm {
             files: Some(file_tokens_to_proto(held.iter().copied())),
         };
         let answer = insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(stage), request.clone());
             async move { mesh.lease(request).await }
         })
         .await
@@ -556,7 +556,7 @@ impl Storm {
             wait: None,
         };
         insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(Stage::Upload), request.clone());
             async move { mesh.renew(request).await }
         })
         .await
@@ -569,7 +569,7 @@ impl Storm {
             files: Some(file_tokens_to_proto(held.iter().copied())),
         };
         insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(Stage::Upload), request.clone());
             async move { mesh.release(request).await }
         })
         .await
@@ -586,7 +586,7 @@ impl Storm {
             reports: vec![report.clone(); held.len()],
         };
         let answer = insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(stage), request.clone());
             async move { mesh.report(request).await }
         })
         .await
