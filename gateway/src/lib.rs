@@ -19,6 +19,7 @@ mod tus;
 mod uploads;
 mod wakeups;
 mod watch;
+mod weight;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ use crate::tus::Tus;
 use crate::uploads::Uploads;
 use crate::wakeups::Wakeups;
 use crate::watch::Watches;
+use crate::weight::Scales;
 
 /// How a gateway behaves.
 #[derive(Debug, Clone)]
@@ -154,6 +156,9 @@ pub enum GatewayError {
     /// The address of Redis is none.
     #[error("hints cannot be received: {0}")]
     Hints(#[from] caudal_node::hints::HintError),
+    /// The descriptors of the API cannot be read.
+    #[error("the descriptors of the API cannot be read: {0}")]
+    Descriptors(#[from] prost::DecodeError),
     /// Reflection cannot be made.
     #[error("reflection cannot be made: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -272,6 +277,7 @@ impl Gateway {
             authenticator,
             rates,
             oversize: Oversize::new(&metrics),
+            scales: Scales::new()?,
         };
         let routes =
             browser::open_to_browsers(routes(public_api, door), &settings.allowed_origins)?;
@@ -346,6 +352,7 @@ struct Door {
     authenticator: Authenticator,
     rates: Rates,
     oversize: Oversize,
+    scales: Scales,
 }
 
 /// The address that a request came from.
@@ -370,9 +377,15 @@ async fn admit(
     if let Some(proof) = request.extensions().get::<Proof>() {
         proof.give();
     }
+    let tenant = caller.scope.tenant;
     request.extensions_mut().insert(caller);
     let uri = request.uri().clone();
+    let (request, weight) = match door.scales.weigh(tenant, request).await {
+        Ok(weighed) => weighed,
+        Err(status) => return status.into_http::<axum::body::Body>().into_response(),
+    };
     let response = next.run(request).await;
+    drop(weight);
     let told = response
         .extensions()
         .get::<Status>()
