@@ -109,11 +109,10 @@ impl Contract {
             .iter()
             .flat_map(|file| file.service.iter().map(move |service| (file, service)));
         let calls = services.flat_map(|(file, service)| {
-            let of_service = service.method.iter().map(move |method| {
+            service.method.iter().map(move |method| {
                 let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
                 (path, method.input_type())
-            });
-            of_service
+            })
         });
         let calls = calls
             .filter_map(|(path, input)| Some((path, *kinds.get(input)?)))
@@ -149,8 +148,7 @@ impl Contract {
                 .get(kind)
                 .and_then(|fields| fields.get(&(key >> 3)));
             let inner = match field {
-                Some(Field::Message(inner)) => Some(*inner),
-                Some(Field::Messages(inner)) => Some(*inner),
+                Some(Field::Message(inner) | Field::Messages(inner)) => Some(*inner),
                 Some(Field::Texts) | None => None,
             };
             if matches!(field, Some(Field::Texts | Field::Messages(_))) {
