@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use caudal_domain::Refusal;
-use caudal_node::scope::{self, MeshSecret, Scope};
+use caudal_node::scope::{MeshSecret, SCOPE_NOT_VALID, SCOPE_TOO_OLD, Scope, ScopeSigner};
 use caudal_node::{LeaderChannel, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, TraceContext};
 use caudal_proto::longrunning::operations_client::OperationsClient;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
@@ -18,6 +18,7 @@ use caudal_proto::v1::tenant_service_client::TenantServiceClient;
 use caudal_proto::v1::upload_service_client::UploadServiceClient;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status};
 
 use crate::oversize;
@@ -30,11 +31,13 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// A channel on which each call is signed as it goes out.
+pub(crate) type Signed = InterceptedService<LeaderChannel, ScopeSigner>;
+
 /// The ledger, as this gateway reaches it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Ledger {
-    channel: LeaderChannel,
-    mesh_secret: MeshSecret,
+    signed: Signed,
     call_timeout: Duration,
     takeover_patience: Duration,
 }
@@ -48,8 +51,7 @@ impl Ledger {
         takeover_patience: Duration,
     ) -> Self {
         Self {
-            channel,
-            mesh_secret,
+            signed: InterceptedService::new(channel, ScopeSigner::new(mesh_secret)),
             call_timeout,
             takeover_patience,
         }
@@ -119,8 +121,7 @@ impl Ledger {
 
     fn request<T>(&self, scope: &Scope, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        let signed = scope::sign(scope, &self.mesh_secret);
-        request.metadata_mut().insert(scope::SCOPE_METADATA, signed);
+        request.extensions_mut().insert(scope.clone());
         TraceContext::inject(request.metadata_mut());
         request
     }
@@ -146,53 +147,54 @@ impl Ledger {
                 Err(status) => status,
             };
             let pause = longest_pause.mul_f64(1.0 - rand::random::<f64>() / 2.0);
-            if !met_no_leader(&status) || Instant::now() + pause > gives_up_at {
-                return Err(status);
+            let again = met_no_leader(&status) || is_refused(&status, SCOPE_TOO_OLD);
+            if !again || Instant::now() + pause > gives_up_at {
+                return Err(not_believed(&status).unwrap_or(status));
             }
-            tracing::debug!(error = %status, "no ledger that leads was met, sending again");
+            tracing::debug!(error = %status, "no ledger took the call, sending it again");
             tokio::time::sleep(pause).await;
             longest_pause = (longest_pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    pub(crate) fn mesh(&self) -> LedgerServiceClient<LeaderChannel> {
-        LedgerServiceClient::new(self.channel.clone())
+    pub(crate) fn mesh(&self) -> LedgerServiceClient<Signed> {
+        LedgerServiceClient::new(self.signed.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn batches(&self) -> BatchServiceClient<LeaderChannel> {
-        BatchServiceClient::new(self.channel.clone())
+    pub(crate) fn batches(&self) -> BatchServiceClient<Signed> {
+        BatchServiceClient::new(self.signed.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn files(&self) -> FileServiceClient<LeaderChannel> {
-        FileServiceClient::new(self.channel.clone())
+    pub(crate) fn files(&self) -> FileServiceClient<Signed> {
+        FileServiceClient::new(self.signed.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn operations(&self) -> OperationsClient<LeaderChannel> {
-        OperationsClient::new(self.channel.clone())
+    pub(crate) fn operations(&self) -> OperationsClient<Signed> {
+        OperationsClient::new(self.signed.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn operator(&self) -> OperatorServiceClient<LeaderChannel> {
-        OperatorServiceClient::new(self.channel.clone())
+    pub(crate) fn operator(&self) -> OperatorServiceClient<Signed> {
+        OperatorServiceClient::new(self.signed.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn tenants(&self) -> TenantServiceClient<LeaderChannel> {
-        TenantServiceClient::new(self.channel.clone())
+    pub(crate) fn tenants(&self) -> TenantServiceClient<Signed> {
+        TenantServiceClient::new(self.signed.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
 
-    pub(crate) fn uploads(&self) -> UploadServiceClient<LeaderChannel> {
-        UploadServiceClient::new(self.channel.clone())
+    pub(crate) fn uploads(&self) -> UploadServiceClient<Signed> {
+        UploadServiceClient::new(self.signed.clone())
             .max_decoding_message_size(MAX_ENCODE_BYTES)
             .max_encoding_message_size(MAX_DECODE_BYTES)
     }
@@ -205,6 +207,27 @@ fn met_no_leader(status: &Status) -> bool {
         return !is_timeout(status);
     }
     status.code() == Code::Unavailable && from_status(status).reason == "STANDBY"
+}
+
+fn is_refused(status: &Status, reason: &str) -> bool {
+    status.source().is_none()
+        && status.code() == Code::Unauthenticated
+        && from_status(status).reason == reason
+}
+
+/// The caller's credential was good, and what the gateway signed was not: nothing that the caller could mend.
+fn not_believed(status: &Status) -> Option<Status> {
+    if !is_refused(status, SCOPE_TOO_OLD) && !is_refused(status, SCOPE_NOT_VALID) {
+        return None;
+    }
+    tracing::error!(
+        error = %status,
+        "the ledger does not believe this gateway: do both have the same mesh secret, and the right time?"
+    );
+    Some(to_status(&Refusal::unavailable(
+        "the services of this system do not believe one another; its operators can mend that",
+        TRY_AGAIN_AFTER,
+    )))
 }
 
 /// What the caller sees of the ledger's answer: its code, words and google.rpc details unchanged; an answer beyond a limit

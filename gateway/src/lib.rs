@@ -9,6 +9,7 @@ mod feed;
 mod fold;
 mod ledger;
 mod live;
+mod metrics_page;
 mod oversize;
 mod page;
 mod parts;
@@ -18,6 +19,7 @@ mod tus;
 mod uploads;
 mod wakeups;
 mod watch;
+mod weight;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -67,6 +69,7 @@ use crate::tus::Tus;
 use crate::uploads::Uploads;
 use crate::wakeups::Wakeups;
 use crate::watch::Watches;
+use crate::weight::Scales;
 
 /// How a gateway behaves.
 #[derive(Debug, Clone)]
@@ -98,6 +101,8 @@ pub struct Settings {
     pub watch: WatchSettings,
     /// Whose pages may call; by default those of every origin.
     pub allowed_origins: AllowedOrigins,
+    /// Where its metrics are shown; when left out, to operators at the public door.
+    pub metrics_listen: Option<SocketAddr>,
     /// Folder of the built page, relative to the working directory; by default what `CAUDAL_WEB_DIR` names, or
     /// `gateway/web/dist`.
     pub web_dir: PathBuf,
@@ -121,6 +126,7 @@ impl Settings {
             tls: None,
             watch: WatchSettings::default(),
             allowed_origins: AllowedOrigins::default(),
+            metrics_listen: None,
             web_dir: page::default_folder(),
         }
     }
@@ -150,6 +156,9 @@ pub enum GatewayError {
     /// The address of Redis is none.
     #[error("hints cannot be received: {0}")]
     Hints(#[from] caudal_node::hints::HintError),
+    /// The descriptors of the API cannot be read.
+    #[error("the descriptors of the API cannot be read: {0}")]
+    Descriptors(#[from] prost::DecodeError),
     /// Reflection cannot be made.
     #[error("reflection cannot be made: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -260,11 +269,15 @@ impl Gateway {
             let uploads = public_api.uploads.clone();
             tokio::spawn(uploads.learn_whether_the_store_verifies(shutdown.clone()))
         });
-        let http = tus.routes(&settings.allowed_origins).fallback_service(page);
+        let mut http = tus.routes(&settings.allowed_origins).fallback_service(page);
+        if settings.metrics_listen.is_none() {
+            http = http.merge(metrics_page::route(authenticator.clone(), metrics.clone()));
+        }
         let door = Door {
             authenticator,
             rates,
             oversize: Oversize::new(&metrics),
+            scales: Scales::new()?,
         };
         let routes =
             browser::open_to_browsers(routes(public_api, door), &settings.allowed_origins)?;
@@ -277,6 +290,8 @@ impl Gateway {
             .listen(listener)
             .limits(settings.limits)
             .tls(settings.tls)
+            .metrics_at(settings.metrics_listen)
+            .metrics_elsewhere()
             .shutdown(shutdown)
             .serve();
         let server = tokio::spawn(async move {
@@ -337,6 +352,7 @@ struct Door {
     authenticator: Authenticator,
     rates: Rates,
     oversize: Oversize,
+    scales: Scales,
 }
 
 /// The address that a request came from.
@@ -361,9 +377,15 @@ async fn admit(
     if let Some(proof) = request.extensions().get::<Proof>() {
         proof.give();
     }
+    let tenant = caller.scope.tenant;
     request.extensions_mut().insert(caller);
     let uri = request.uri().clone();
+    let (request, weight) = match door.scales.weigh(tenant, request).await {
+        Ok(weighed) => weighed,
+        Err(status) => return status.into_http::<axum::body::Body>().into_response(),
+    };
     let response = next.run(request).await;
+    drop(weight);
     let told = response
         .extensions()
         .get::<Status>()

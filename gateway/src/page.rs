@@ -32,7 +32,7 @@ const NOT_BUILT: &str = r#"<!doctype html>
 <h1>Caudal is running</h1>
 <p>The page is not built yet. Run <code>make page</code> in the repository and reload, or start Caudal with
 <code>CAUDAL_WEB_DIR</code> set to a folder that holds the built page.</p>
-<p>The API answers here already, as gRPC and gRPC-web; <code>/metrics</code> has the metrics.</p>
+<p>The API answers here already, as gRPC and gRPC-web; <code>/metrics</code> has the metrics for operators.</p>
 </html>
 "#;
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use caudal_domain::{FileRef, Refusal, Target, final_key, landing_key};
 use caudal_harness::until;
 use caudal_node::Role;
+use caudal_node::scope::{SCOPE_NOT_VALID, SCOPE_TOO_OLD};
 use caudal_proto::longrunning;
 use caudal_proto::longrunning::operations_client::OperationsClient;
 use caudal_proto::mesh::v1 as mesh;
@@ -30,7 +31,10 @@ use fake::{
     BATCH, ORDINAL_DECLARED, ORDINAL_FAILED, ORDINAL_LANDING, ORDINAL_LARGE, ORDINAL_PROCESSED,
     ORDINAL_UNKNOWN, TENANT, World,
 };
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
+
+/// For what takes milliseconds, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn batch_name() -> String {
     caudal_domain::batch_name(BATCH)
@@ -251,8 +255,10 @@ async fn an_answer_that_cannot_be_sent_says_what_may_have_been_done_and_blames_n
         }
     }
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let metrics = http.get(format!("{}/metrics", world.gateway)).send().await;
-    let metrics = metrics.unwrap().text().await.unwrap();
+    let metrics = http
+        .get(format!("{}/metrics", world.gateway))
+        .bearer_auth(world.operator.text());
+    let metrics = metrics.send().await.unwrap().text().await.unwrap();
     let counted = "caudal_oversized_answers_total{service=\"gateway\"} 5\n";
     assert!(metrics.contains(counted), "{metrics}");
     world.stop().await;
@@ -1138,6 +1144,91 @@ async fn a_tenant_over_its_rate_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
+async fn a_tenant_at_its_bound_of_streams_or_reads_is_told_which_and_when_to_come_again() {
+    let world = World::start().await;
+    world.ledger.limit(mesh::DoorLimits {
+        streams: 1,
+        expensive_reads: 1,
+        ..mesh::DoorLimits::default()
+    });
+    let is_told = |refused: &Status, subject: &str| {
+        let refused = from_status(refused);
+        assert_eq!(refused.code, Code::ResourceExhausted);
+        let [quota] = &refused.quota[..] else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(quota.subject, subject);
+        let told = "the limit is 1, 1 are used, 1 more were asked";
+        assert_eq!(quota.description, told);
+        assert!(refused.retry_after.is_some(), "{refused:?}");
+    };
+    let mut batches = BatchServiceClient::new(world.channel());
+    let watch = || {
+        world.request(v1::WatchBatchRequest {
+            name: batch_name(),
+            after_revision: 0,
+        })
+    };
+    let mut open = batches.watch_batch(watch()).await.unwrap().into_inner();
+    open.message().await.unwrap();
+    is_told(&batches.watch_batch(watch()).await.unwrap_err(), "streams");
+
+    world.ledger.stall_counts();
+    let count = || {
+        world.request(v1::CountFilesRequest {
+            selector: Some(v1::FileSelector {
+                batch: batch_name(),
+                path_glob: "**".into(),
+                ..v1::FileSelector::default()
+            }),
+            group_by: v1::CountGrouping::None.into(),
+        })
+    };
+    let mut files = FileServiceClient::new(world.channel());
+    let before = world.ledger.forwarded().len();
+    let first = tokio::spawn({
+        let (mut files, count) = (files.clone(), count());
+        async move { files.count_files(count).await }
+    });
+    until("the first count to be under way", PATIENCE, async || {
+        (world.ledger.forwarded().len() > before).then_some(())
+    })
+    .await
+    .unwrap();
+    is_told(
+        &files.count_files(count()).await.unwrap_err(),
+        "expensive_reads",
+    );
+    first.abort();
+    drop(open);
+    // What is given back is there for the next.
+    until("a place to be free", PATIENCE, async || {
+        let mut batches = batches.clone();
+        batches.watch_batch(watch()).await.ok().map(drop)
+    })
+    .await
+    .unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_not_believed_blames_nobodys_key() {
+    let world = World::start().await;
+    let mut batches = BatchServiceClient::new(world.channel());
+    let ask = || world.request(v1::GetBatchRequest { name: batch_name() });
+    world.ledger.disbelieve(u32::MAX, SCOPE_NOT_VALID);
+    for _ in 0..2 {
+        let refused = batches.get_batch(ask()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("operators"), "{refused}");
+    }
+    // What is too old is signed again: of the credential's check and of the call itself.
+    world.ledger.disbelieve(2, SCOPE_TOO_OLD);
+    batches.get_batch(ask()).await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn an_operators_key_works_inside_no_tenant() {
     let world = World::start().await;
     let mut batches = BatchServiceClient::new(world.channel());
@@ -1257,7 +1348,7 @@ async fn a_ledger_that_is_away_is_unavailable_and_not_a_fault_of_the_caller() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_need_no_key() {
+async fn health_needs_no_key_and_metrics_an_operators() {
     let world = World::start().await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(world.channel());
     let asked = tonic_health::pb::HealthCheckRequest {
@@ -1269,11 +1360,14 @@ async fn health_and_metrics_need_no_key() {
         tonic_health::pb::health_check_response::ServingStatus::Serving
     );
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let metrics = http
-        .get(format!("{}/metrics", world.gateway))
-        .send()
-        .await
-        .unwrap();
-    assert!(metrics.status().is_success());
+    let asked = || http.get(format!("{}/metrics", world.gateway));
+    let anybody = asked().send().await.unwrap();
+    assert_eq!(anybody.status().as_u16(), 401);
+    let member = asked().bearer_auth(world.key.text()).send().await.unwrap();
+    assert_eq!(member.status().as_u16(), 403);
+    assert!(member.text().await.unwrap().contains("operators"));
+    let operator = asked().bearer_auth(world.operator.text());
+    let metrics = operator.send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("caudal_rpc_calls_total"), "{metrics}");
     world.stop().await;
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use caudal_domain::{Stage, parse_batch_name};
-use caudal_node::scope::{SCOPE_METADATA, SignedScope};
+use caudal_node::scope::SignedScope;
 use caudal_proto::mesh::v1::GetSnapshotRequest;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::v1;
@@ -15,6 +15,7 @@ use caudal_proto::v1::watch_batch_response::Message;
 use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::Request;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
@@ -70,33 +71,26 @@ pub(crate) async fn manifest(setup: &Setup, kind: Kind, files: u32) -> anyhow::R
     Ok(figures)
 }
 
+type Signed = InterceptedService<Channel, SignedScope>;
+
 /// The ledger, called with the tenant's scope and with no gateway between.
 struct Direct {
-    channel: Channel,
-    scope: SignedScope,
+    channel: Signed,
 }
 
 impl Direct {
     async fn new(mesh: &Mesh) -> anyhow::Result<Self> {
+        let channel = caudal_node::Channels::default().channel(&mesh.address("ledger"))?;
         Ok(Self {
-            channel: caudal_node::Channels::default().channel(&mesh.address("ledger"))?,
-            scope: mesh.scope().await?,
+            channel: InterceptedService::new(channel, mesh.scope().await?),
         })
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request
-            .metadata_mut()
-            .insert(SCOPE_METADATA, self.scope.value());
-        request
-    }
-
-    fn batches(&self) -> BatchServiceClient<Channel> {
+    fn batches(&self) -> BatchServiceClient<Signed> {
         BatchServiceClient::new(self.channel.clone())
     }
 
-    fn uploads(&self) -> UploadServiceClient<Channel> {
+    fn uploads(&self) -> UploadServiceClient<Signed> {
         UploadServiceClient::new(self.channel.clone())
     }
 
@@ -105,7 +99,7 @@ impl Direct {
             batch: Some(v1::Batch::default()),
             request_id: Uuid::new_v4().to_string(),
         };
-        let answer = self.batches().create_batch(self.request(request)).await?;
+        let answer = self.batches().create_batch(request).await?;
         Ok(answer.into_inner())
     }
 
@@ -115,10 +109,7 @@ impl Direct {
             uploads: way::confirmations(ordinal..ordinal + 1),
             request_id: Uuid::new_v4().to_string(),
         };
-        let answer = self
-            .uploads()
-            .confirm_uploads(self.request(request))
-            .await?;
+        let answer = self.uploads().confirm_uploads(request).await?;
         let first = answer.into_inner().confirmations.pop();
         let taken = first.and_then(|one| one.result);
         ensure!(
@@ -132,7 +123,7 @@ impl Direct {
         let request = v1::GetBatchRequest {
             name: batch.to_owned(),
         };
-        let answer = self.batches().get_batch(self.request(request)).await?;
+        let answer = self.batches().get_batch(request).await?;
         Ok(answer.into_inner().counts.unwrap_or_default().processed)
     }
 }
@@ -324,11 +315,11 @@ pub(crate) async fn retrying(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow
 async fn count_aged(mesh: &Mesh, files: u32, window: u32) -> anyhow::Result<Times> {
     const LOOKS: usize = 10;
     let channel = caudal_node::Channels::default().channel(&mesh.address("ledger"))?;
-    let scope = mesh.operator_scope()?;
+    let channel = InterceptedService::new(channel, mesh.operator_scope()?);
     let mut took = Times(Vec::new());
     for _ in 0..LOOKS {
         for group_by in [v1::AgedGrouping::Tenant, v1::AgedGrouping::Stage] {
-            let mut request = Request::new(v1::CountAgedRequest {
+            let request = Request::new(v1::CountAgedRequest {
                 state: v1::FileState::Uploaded.into(),
                 min_age: Some(prost_types::Duration {
                     seconds: 1,
@@ -337,8 +328,6 @@ async fn count_aged(mesh: &Mesh, files: u32, window: u32) -> anyhow::Result<Time
                 tenant: String::new(),
                 group_by: group_by.into(),
             });
-            let metadata = request.metadata_mut();
-            metadata.insert(SCOPE_METADATA, scope.value());
             let begun = Instant::now();
             let counted = OperatorServiceClient::new(channel.clone())
                 .count_aged(request)

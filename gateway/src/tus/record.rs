@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use caudal_domain::limits::TUS_LOCK;
 use caudal_domain::{BatchId, Refusal, TenantId, keys};
-use caudal_node::LeaderChannel;
 use caudal_node::scope::Scope;
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
@@ -12,7 +11,7 @@ use caudal_proto::status::to_status;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::ledger::{Ledger, passed_on};
+use crate::ledger::{Ledger, Signed, passed_on};
 
 /// How often the right to write is renewed while it holds: two renewals may fail.
 const RENEWALS: u32 = 3;
@@ -141,7 +140,7 @@ impl Records {
         &self,
         scope: &Scope,
         request: T,
-        call: impl Fn(LedgerServiceClient<LeaderChannel>, Request<T>) -> F,
+        call: impl Fn(LedgerServiceClient<Signed>, Request<T>) -> F,
     ) -> Result<A, Status>
     where
         T: Clone,

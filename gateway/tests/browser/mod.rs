@@ -356,7 +356,7 @@ async fn the_page_is_served_with_its_types_and_lifetimes() {
         .await
         .unwrap();
     assert_eq!(reloaded.text().await.unwrap(), "<!doctype html>page");
-    assert_eq!(status("/metrics").await, StatusCode::OK);
+    assert_eq!(status("/metrics").await, StatusCode::UNAUTHORIZED);
     let post = http().post(format!("{}/", world.gateway)).send();
     assert_eq!(post.await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
     world.stop().await;

@@ -86,6 +86,9 @@ pub(crate) struct Progress {
 struct Script {
     keys: Vec<(String, [u8; 32], mesh::Scope)>,
     door_limits: Option<mesh::DoorLimits>,
+    counts_stall: bool,
+    /// How many calls are refused for their scope, and with which reason.
+    disbelieved: (u32, &'static str),
     forwarded: Vec<Forwarded>,
     confirmed: Vec<(u32, String)>,
     refusal: Option<Refusal>,
@@ -160,6 +163,34 @@ impl Ledger {
 
     pub(crate) fn revoke_keys(&self) {
         self.script().keys.clear();
+    }
+
+    /// What the tenant may at once, as it is told with its credential.
+    pub(crate) fn limit(&self, limits: mesh::DoorLimits) {
+        self.script().door_limits = Some(limits);
+    }
+
+    /// The scopes of the next calls are refused.
+    pub(crate) fn disbelieve(&self, calls: u32, reason: &'static str) {
+        self.script().disbelieved = (calls, reason);
+    }
+
+    /// Checks a scope as the real one does.
+    fn believe(&self, metadata: &MetadataMap) -> Result<Scope, Status> {
+        let mut script = self.script();
+        let (left, reason) = &mut script.disbelieved;
+        if *left > 0 {
+            *left -= 1;
+            let refusal = Refusal::unauthenticated("the scope is not valid").with_reason(reason);
+            return Err(to_status(&refusal));
+        }
+        drop(script);
+        verify(metadata, &mesh_secret()).map_err(|refusal| to_status(&refusal))
+    }
+
+    /// Counts of files get no answer.
+    pub(crate) fn stall_counts(&self) {
+        self.script().counts_stall = true;
     }
 
     pub(crate) fn erase_batch(&self) {
@@ -326,7 +357,7 @@ impl Ledger {
 
     /// Checks the scope as the real one does, and notes the call.
     fn admit(&self, metadata: &MetadataMap) -> Result<Scope, Status> {
-        let scope = verify(metadata, &mesh_secret()).map_err(|refusal| to_status(&refusal))?;
+        let scope = self.believe(metadata)?;
         self.leads()?;
         self.script().forwarded.push(Forwarded {
             scope: scope.clone(),
@@ -356,8 +387,7 @@ impl LedgerService for Ledger {
         &self,
         request: Request<mesh::CheckCredentialRequest>,
     ) -> Result<Response<mesh::CheckCredentialResponse>, Status> {
-        let scope =
-            verify(request.metadata(), &mesh_secret()).map_err(|refusal| to_status(&refusal))?;
+        let scope = self.believe(request.metadata())?;
         assert_eq!(scope, Scope::service("gateway"));
         self.leads()?;
         let asked = request.into_inner();
@@ -433,8 +463,7 @@ impl LedgerService for Ledger {
         &self,
         request: Request<mesh::GetIssueFactsRequest>,
     ) -> Result<Response<mesh::GetIssueFactsResponse>, Status> {
-        let scope =
-            verify(request.metadata(), &mesh_secret()).map_err(|refusal| to_status(&refusal))?;
+        let scope = self.believe(request.metadata())?;
         let asked = request.into_inner();
         self.batch_of(&asked.batch)?;
         let files = asked.ordinals.iter().map(|ordinal| {
@@ -768,6 +797,9 @@ impl FileService for Ledger {
         request: Request<v1::CountFilesRequest>,
     ) -> Result<Response<v1::CountFilesResponse>, Status> {
         self.admit(request.metadata())?;
+        if self.script().counts_stall {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(Default::default()))
     }
 
@@ -1165,7 +1197,7 @@ pub(crate) struct World {
     pub(crate) shutdown: CancellationToken,
     /// Where the page would be; the folder is not there.
     pub(crate) web_dir: std::path::PathBuf,
-    key: ApiKey,
+    pub(crate) key: ApiKey,
     running: RunningGateway,
     ledger_server: JoinHandle<()>,
     ledger_shutdown: CancellationToken,

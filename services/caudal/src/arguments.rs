@@ -1,6 +1,7 @@
 //! Arguments that several commands share: how to reach the gateway, how to answer, how batches and tenants are named.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use caudal_sdk::{Client, ClientSettings};
 use clap::{Args, ValueEnum};
@@ -67,7 +68,15 @@ impl GatewayArguments {
             ca_file: self.ca_file.clone(),
             ..ClientSettings::default()
         };
-        Ok(Client::connect_with(&self.gateway, key, settings).await?)
+        let client = Client::connect_with(&self.gateway, key, settings).await?;
+        let is_told = AtomicBool::new(false);
+        Ok(client.telling(move |trouble| {
+            // Once an outage, however often it tries in vain.
+            let told = is_told.swap(trouble.is_some(), Ordering::Relaxed);
+            if let Some(trouble) = trouble.filter(|_| !told) {
+                eprintln!("waiting: {trouble}");
+            }
+        }))
     }
 }
 

@@ -14,8 +14,8 @@ use crate::count::{CountArguments, StuckArguments};
 use crate::selector::MetadataArguments;
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{
-    AlwaysLandArguments, DEFAULT_BUCKET, DEFAULT_REGION, LandingArguments, StoreArguments,
-    TelemetryArguments, TlsArguments, TusArguments,
+    AlwaysLandArguments, DEFAULT_BUCKET, DEFAULT_REGION, DoorArguments, LandingArguments,
+    MetricsArguments, StoreArguments, TelemetryArguments, TlsArguments, TusArguments,
 };
 use crate::tenants::{
     AuditArguments, KeysArguments, TenantsArguments, TokenArguments, UsageArguments,
@@ -137,6 +137,9 @@ pub(crate) struct FilesArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScopeArguments {
+    /// The call that it is for, such as caudal.mesh.v1.StageService/GetStage
+    #[arg(value_name = "SERVICE/METHOD")]
+    pub(crate) call: String,
     /// Data folder of a `caudal up`, whose secret signs
     #[arg(
         long,
@@ -256,6 +259,10 @@ pub(crate) struct UpArguments {
     pub(crate) store: StoreArguments,
     #[command(flatten)]
     pub(crate) tls: TlsArguments,
+    #[command(flatten)]
+    pub(crate) door: DoorArguments,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArguments,
     #[command(flatten)]
     pub(crate) landing: LandingArguments,
     #[command(flatten)]

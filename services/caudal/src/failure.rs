@@ -71,6 +71,16 @@ impl From<ClientError> for Failure {
                     "{words}; check the id, and that the API key is of the tenant that made it"
                 ))
             }
+            ClientError::Refused(refused)
+                if refused
+                    .quota
+                    .iter()
+                    .any(|quota| !quota.subject.starts_with("upload_token")) =>
+            {
+                Self::broken(format!(
+                    "{words}; `caudal usage` shows all limits, and an operator changes them by `caudal tenants update`"
+                ))
+            }
             _ => Self::broken(words),
         }
     }

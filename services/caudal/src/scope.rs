@@ -1,4 +1,4 @@
-//! `caudal scope`: a signed scope for a person with grpcurl, so that the services behind the gateway answer.
+//! `caudal scope`: a signed scope for a person with grpcurl, so that a service behind the gateway answers one call.
 
 use std::process::ExitCode;
 
@@ -18,11 +18,14 @@ pub(crate) fn run(arguments: &ScopeArguments) -> Result<ExitCode, Failure> {
         None => MeshSecret::new(read_secrets(&arguments.data_dir)?.mesh_secret.as_bytes()),
     };
     let secret = secret.map_err(|error| Failure::misconfigured(error.to_string()))?;
-    let signed = sign(&Scope::service("operator"), &secret);
+    let signed = sign(&Scope::service("operator"), &arguments.call, &secret);
     let value = signed
         .to_str()
         .map_err(|error| Failure::broken(error.to_string()))?;
     println!("{SCOPE_METADATA}: {value}");
-    eprintln!("good for {} seconds", SCOPE_VALIDITY.as_secs());
+    eprintln!(
+        "good for one call within {} seconds",
+        SCOPE_VALIDITY.as_secs()
+    );
     Ok(ExitCode::SUCCESS)
 }

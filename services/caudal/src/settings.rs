@@ -1,12 +1,13 @@
 //! Settings that several commands share, and their checks. Nothing is opened or bound by a check.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caudal_domain::limits::MAX_TUS_LIFETIME;
 use caudal_gateway::TusSettings;
-use caudal_node::Certificate;
 use caudal_node::telemetry::{LogFormat, TelemetrySettings};
+use caudal_node::{Certificate, MeshTls, ServerLimits};
 use caudal_objects::ObjectStore;
 use caudal_stage::MAX_LANDING_DELAY;
 use clap::{Args, ValueEnum};
@@ -15,6 +16,8 @@ use crate::failure::Failure;
 use crate::selector::duration;
 
 pub(crate) const DEFAULT_BUCKET: &str = "caudal";
+/// More connections than any process has files.
+const MOST_CONNECTIONS: usize = 1_000_000;
 pub(crate) const DEFAULT_REGION: &str = "us-east-1";
 
 /// An S3 store.
@@ -146,6 +149,104 @@ impl TlsArguments {
         Certificate::read(chain, key)
             .map(Some)
             .map_err(|error| Failure::misconfigured(format!("--tls-cert, --tls-key: {error}")))
+    }
+}
+
+/// What the gateway bears, and where its metrics are.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct DoorArguments {
+    /// Connections that the gateway has open at once
+    #[arg(
+        long,
+        env = "CAUDAL_CONNECTIONS",
+        value_name = "N",
+        default_value_t = ServerLimits::default().connections,
+        value_parser = connections,
+        help_heading = "Gateway"
+    )]
+    pub(crate) connections: usize,
+    /// How many of them of one address, or of one network of IPv6; addresses of this machine have all
+    #[arg(
+        long,
+        env = "CAUDAL_CONNECTIONS_OF_ONE_ADDRESS",
+        value_name = "N",
+        default_value_t = ServerLimits::default().connections_of_one_peer,
+        value_parser = connections,
+        help_heading = "Gateway"
+    )]
+    pub(crate) connections_of_one_address: usize,
+}
+
+impl DoorArguments {
+    /// Over the limits of a server.
+    pub(crate) fn over(self, limits: ServerLimits) -> ServerLimits {
+        ServerLimits {
+            connections: self.connections,
+            connections_of_one_peer: self.connections_of_one_address.min(self.connections),
+            ..limits
+        }
+    }
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=MOST_CONNECTIONS).contains(&number) => Ok(number),
+        _ => Err(format!("a number from 1 to {MOST_CONNECTIONS}")),
+    }
+}
+
+/// Where metrics are shown.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct MetricsArguments {
+    /// Where metrics are shown, to everybody who reaches it: /metrics there, and nothing else. Left out: at the gateway to
+    /// operators, with their key; at other services beside their calls
+    #[arg(long, env = "CAUDAL_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+}
+
+/// The certificates of a mesh over TLS.
+#[derive(Debug, Args)]
+pub(crate) struct MeshTlsArguments {
+    /// The authority whose certificates all services of the mesh show each other, as PEM
+    #[arg(
+        long,
+        env = "CAUDAL_MESH_CA",
+        value_name = "FILE",
+        requires = "mesh_cert"
+    )]
+    pub(crate) mesh_ca: Option<PathBuf>,
+    /// This service's certificate and its chain, as PEM, with the name of the service as a DNS name; read again when it is
+    /// renewed
+    #[arg(
+        long,
+        env = "CAUDAL_MESH_CERT",
+        value_name = "FILE",
+        requires = "mesh_key"
+    )]
+    pub(crate) mesh_cert: Option<PathBuf>,
+    /// Its private key, as PEM
+    #[arg(
+        long,
+        env = "CAUDAL_MESH_KEY",
+        value_name = "FILE",
+        requires = "mesh_ca"
+    )]
+    pub(crate) mesh_key: Option<PathBuf>,
+}
+
+impl MeshTlsArguments {
+    /// The certificates, if there are any.
+    pub(crate) fn certificates(&self) -> Result<Option<MeshTls>, Failure> {
+        let (Some(authority), Some(chain), Some(key)) =
+            (&self.mesh_ca, &self.mesh_cert, &self.mesh_key)
+        else {
+            return Ok(None);
+        };
+        MeshTls::read(authority, chain, key)
+            .map(Some)
+            .map_err(|error| {
+                Failure::misconfigured(format!("--mesh-ca, --mesh-cert, --mesh-key: {error}"))
+            })
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use caudal_proto::convert::duration_to_proto;
-use caudal_sdk::{Client, Whose, v1};
+use caudal_sdk::{Client, ClientError, Whose, v1};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
@@ -159,7 +159,15 @@ pub(crate) async fn tenants(arguments: TenantsArguments) -> Result<ExitCode, Fai
                 ..v1::Tenant::default()
             };
             changes.apply(&mut tenant);
-            client.create_tenant(tenant).await?
+            let tenant = client.create_tenant(tenant).await?;
+            show_tenant(&tenant, output);
+            if let Output::Text = output {
+                eprintln!(
+                    "its first key: caudal keys create NAME --role admin --tenant {}",
+                    tenant.name
+                );
+            }
+            return Ok(ExitCode::SUCCESS);
         }
         TenantsAct::Update {
             tenant,
@@ -352,8 +360,29 @@ pub(crate) async fn keys(arguments: KeysArguments) -> Result<ExitCode, Failure> 
     let client = arguments.gateway.connect().await?;
     let output = arguments.output.output;
     let whose = arguments.whose.whose();
-    match arguments.act {
-        KeysAct::List => show_keys(&client.list_api_keys(&whose).await?, output),
+    act_on_keys(&client, arguments.act, &whose, output)
+        .await
+        .map_err(|error| say_whose(error, &whose, "--operators"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An operator's key has no tenant of its own: whoever comes with one has to say whose keys or acts are meant.
+fn say_whose(error: ClientError, whose: &Whose, of_all: &str) -> Failure {
+    if error.is_denied() && matches!(whose, Whose::Own) {
+        let words = format!("{error}; with an operator's key add --tenant TENANT, or {of_all}");
+        return Failure::broken(words);
+    }
+    error.into()
+}
+
+async fn act_on_keys(
+    client: &Client,
+    act: KeysAct,
+    whose: &Whose,
+    output: Output,
+) -> Result<(), ClientError> {
+    match act {
+        KeysAct::List => show_keys(&client.list_api_keys(whose).await?, output),
         KeysAct::Create {
             name,
             role,
@@ -371,10 +400,10 @@ pub(crate) async fn keys(arguments: KeysArguments) -> Result<ExitCode, Failure> 
                 lifetime: lifetime.map(duration_to_proto),
                 ..v1::CreateApiKeyRequest::default()
             };
-            show_secret(&client.create_api_key(&whose, request).await?, output);
+            show_secret(&client.create_api_key(whose, request).await?, output);
         }
         KeysAct::Revoke { key } => {
-            let key = client.revoke_api_key(&whose, &key).await?;
+            let key = client.revoke_api_key(whose, &key).await?;
             show_keys(&[key], output);
         }
         KeysAct::Rotate { key, overlap } => {
@@ -383,10 +412,10 @@ pub(crate) async fn keys(arguments: KeysArguments) -> Result<ExitCode, Failure> 
                 overlap: Some(duration_to_proto(overlap)),
                 ..v1::RotateApiKeyRequest::default()
             };
-            show_secret(&client.rotate_api_key(&whose, request).await?, output);
+            show_secret(&client.rotate_api_key(whose, request).await?, output);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn role_words(role: v1::KeyRole) -> &'static str {
@@ -532,7 +561,9 @@ pub(crate) async fn audit(arguments: AuditArguments) -> Result<ExitCode, Failure
         tenant: arguments.tenant,
         operators: arguments.everywhere,
     };
-    let acts = client.list_audit(&whose.whose(), arguments.last).await?;
+    let whose = whose.whose();
+    let acts = client.list_audit(&whose, arguments.last).await;
+    let acts = acts.map_err(|error| say_whose(error, &whose, "--everywhere"))?;
     for act in &acts {
         match arguments.output.output {
             Output::Json => {
@@ -573,7 +604,12 @@ pub(crate) struct UsageArguments {
 
 pub(crate) async fn usage(arguments: UsageArguments) -> Result<ExitCode, Failure> {
     let client = arguments.gateway.connect().await?;
-    let usage = client.get_usage().await?;
+    let usage = client.get_usage().await.map_err(|error| match error {
+        denied if denied.is_denied() => Failure::broken(format!(
+            "{denied}; with an operator's key ask `caudal tenants show TENANT`"
+        )),
+        other => other.into(),
+    })?;
     if let (Some(pause), Output::Text) = (&usage.pause, arguments.output.output) {
         println!("paused: {}", pause.note);
     }

@@ -103,6 +103,18 @@ impl Mesh {
     /// # Errors
     /// When a part does not start; with the end of its log.
     pub fn start(binary: &Path, options: MeshOptions) -> anyhow::Result<Self> {
+        Self::start_with(binary, options, |_| String::new())
+    }
+
+    /// The same with settings for all services beside the usual ones, as lines of TOML; their files may stand in the folder.
+    ///
+    /// # Errors
+    /// As [`Mesh::start`].
+    pub fn start_with(
+        binary: &Path,
+        options: MeshOptions,
+        more: impl FnOnce(&Path) -> String,
+    ) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("caudal-mesh-")?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -145,7 +157,8 @@ impl Mesh {
             folder,
             runtime,
         };
-        mesh.write_settings(options.dispatch_windows)?;
+        let more = more(mesh.folder.path());
+        mesh.write_settings(options.dispatch_windows, &more)?;
         // The limiter last: a new one grants what is in use already and no more until it may know of all.
         let (limiter, first) = mesh
             .services
@@ -164,7 +177,7 @@ impl Mesh {
     }
 
     /// One file for all of them, secrets in files of their own: as an installation has it.
-    fn write_settings(&self, dispatch_windows: &str) -> anyhow::Result<()> {
+    fn write_settings(&self, dispatch_windows: &str, more: &str) -> anyhow::Result<()> {
         let folder = self.folder.path();
         for (file, secret) in [
             ("mesh-secret", MESH_SECRET),
@@ -189,7 +202,7 @@ s3-endpoint = "{s3}"
 s3-access-key = "{S3_ACCESS_KEY}"
 s3-secret-key-file = "{folder}/s3-secret-key"
 mesh-secret-file = "{folder}/mesh-secret"
-
+{more}
 [service.ledger]
 database-url = "{database}"
 bootstrap-api-key-file = "{folder}/api-key"
@@ -278,7 +291,11 @@ bootstrap-operator-key-file = "{folder}/operator-key"
         let service = &self.services[at];
         ensure!(line["ready"] == true, "{line}");
         ensure!(line["service"] == service.kind(), "{line}");
-        ensure!(line["address"] == service.address().as_str(), "{line}");
+        let address = line["address"].as_str().unwrap_or_default();
+        ensure!(
+            address.replacen("https://", "http://", 1) == service.address(),
+            "{line}"
+        );
         Ok(())
     }
 

@@ -174,6 +174,13 @@ impl System {
             .to_owned()
     }
 
+    /// The id of its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        // With a disk of its own the process in between is this one's child.
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Runs the caudal command against this system.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The way from the API to the writer: there is one only while this ledger leads.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -75,18 +76,29 @@ fn standing_by(leader: &str) -> Refusal {
 pub(crate) struct LeaderGuard {
     scope: ScopeGuard,
     writer: ActiveWriter,
+    led: Arc<AtomicBool>,
 }
 
 impl LeaderGuard {
     pub(crate) fn new(scope: ScopeGuard, writer: ActiveWriter) -> Self {
-        Self { scope, writer }
+        Self {
+            scope,
+            writer,
+            led: Arc::default(),
+        }
     }
 }
 
 impl Interceptor for LeaderGuard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let role = self.writer.role();
+        let leads = matches!(role, Role::Leads(_));
+        if self.led.swap(leads, Ordering::AcqRel) != leads && leads {
+            // Another took calls before.
+            self.scope.take_over();
+        }
         let request = self.scope.call(request)?;
-        match self.writer.role() {
+        match role {
             Role::Leads(_) => Ok(request),
             Role::StandsBy { leader } => {
                 let mut status = caudal_proto::status::to_status(&standing_by(&leader));

@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use crate::store::faults::{Faults, Kind, Point};
@@ -41,18 +41,7 @@ const FILES: u32 = 3;
 /// More points than one history has: a history that never ends without a fault is a fault.
 const MOST_POINTS: u64 = 2_000;
 
-type Signed = InterceptedService<Channel, Signer>;
-
-#[derive(Clone)]
-struct Signer(SignedScope);
-
-impl tonic::service::Interceptor for Signer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let scope = self.0.value();
-        request.metadata_mut().insert("caudal-scope", scope);
-        Ok(request)
-    }
-}
+type Signed = InterceptedService<Channel, SignedScope>;
 
 /// A ledger whose database fails as planned, its callers, and another connection to the same database.
 struct Stand {
@@ -94,15 +83,19 @@ impl Stand {
         let address = format!("http://{}", ledger.address());
         let channel = caudal_node::Channels::default().channel(&address).unwrap();
         let signed = |scope| {
-            let signer = Signer(SignedScope::new(scope, secret.clone()));
+            let signer = SignedScope::new(scope, secret.clone());
             InterceptedService::new(channel.clone(), signer)
         };
-        let mut mesh = LedgerServiceClient::new(signed(Scope::service("test")));
+        let mut gateway = LedgerServiceClient::new(signed(Scope::service("gateway")));
         let request = CheckCredentialRequest {
             key_id: "member".into(),
             secret_sha256: Bytes::from_static(&[7; 32]),
         };
-        let answer = mesh.check_credential(request).await.unwrap().into_inner();
+        let answer = gateway
+            .check_credential(request)
+            .await
+            .unwrap()
+            .into_inner();
         let tenant = caudal_domain::TenantId::from_slice(&answer.scope.unwrap().tenant).unwrap();
         let member = || {
             signed(Scope {

@@ -19,6 +19,10 @@ pub struct LedgerSettings {
     pub address: String,
     /// Shared by the services of the mesh: signs and checks scopes.
     pub mesh_secret: caudal_node::scope::MeshSecret,
+    /// The certificates of the mesh; without them it speaks without TLS.
+    pub tls: Option<caudal_node::MeshTls>,
+    /// Where its metrics are shown; beside its calls when left out.
+    pub metrics_listen: Option<std::net::SocketAddr>,
     /// The object store, asked for the bytes of files that were given up before they are asked of the client again. Left
     /// out: they are always asked of the client.
     pub objects: Option<caudal_objects::Settings>,
@@ -69,6 +73,8 @@ impl LedgerSettings {
             redis_prefix: caudal_streams::DEFAULT_PREFIX.to_owned(),
             address: String::new(),
             mesh_secret,
+            tls: None,
+            metrics_listen: None,
             objects: None,
             bootstrap: None,
             windows: DispatchWindows::default(),

@@ -145,6 +145,8 @@ impl Ledger {
             .health(health)
             .listen(listener)
             .limits(ServerLimits::default())
+            .mesh_tls(settings.tls.clone())
+            .metrics_at(settings.metrics_listen)
             .shutdown(stop_serving.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let serving = server.serve();

@@ -23,6 +23,7 @@ const TENANT: &str = "0190b5a2-0000-7000-8000-000000000001";
 
 struct Running {
     client: LimiterServiceClient<MeshChannel>,
+    operator: LimiterServiceClient<MeshChannel>,
     address: String,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -65,9 +66,13 @@ async fn start() -> Running {
     let parts = ServerParts::new(node, listener, shutdown.clone());
     let task = tokio::spawn(async move { serve(&settings(), parts).await.unwrap() });
     let channel = Channels::default().channel(&address).unwrap();
-    let client = LimiterServiceClient::new(ServiceIdentity::new("test", &secret).channel(channel));
+    let as_service = |name: &str| {
+        let identity = ServiceIdentity::new(name, &secret);
+        LimiterServiceClient::new(identity.channel(channel.clone()))
+    };
     Running {
-        client,
+        client: as_service("upload"),
+        operator: as_service("operator"),
         address,
         shutdown,
         task,
@@ -94,7 +99,7 @@ async fn two_processes_share_a_stage_and_one_that_leaves_gives_its_slots_to_the_
             .unwrap();
     }
     let status = running
-        .client
+        .operator
         .clone()
         .get_status(GetStatusRequest {})
         .await
@@ -133,7 +138,7 @@ async fn a_tenant_spends_its_rate_and_no_others() {
     let other = TENANT.replace("0001", "0002");
     assert_eq!(permits.try_acquire(&other, 1).await, Permit::Granted);
     let status = running
-        .client
+        .operator
         .clone()
         .get_status(GetStatusRequest {})
         .await

@@ -1,10 +1,15 @@
-//! Channels to other services: one for each address, made once, connected when first used, reconnecting by themselves.
+//! Channels to other services: one for each address, made once, connected when first used, reconnecting by themselves; over
+//! TLS where the mesh has certificates.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::tls::PeerTls;
 
 /// Addresses kept at once. Beyond it all are forgotten: a channel is cheap to make again, and one in use lives on.
 const MAX_CHANNELS: usize = 256;
@@ -28,6 +33,8 @@ pub struct ChannelSettings {
     pub keepalive_interval: Duration,
     /// How long a probe may stay unanswered before the connection is cut and made anew.
     pub keepalive_timeout: Duration,
+    /// Whom the answering end has to be, where the mesh speaks TLS.
+    pub tls: Option<PeerTls>,
 }
 
 impl Default for ChannelSettings {
@@ -36,6 +43,7 @@ impl Default for ChannelSettings {
             connect_timeout: Duration::from_secs(3),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
+            tls: None,
         }
     }
 }
@@ -70,7 +78,16 @@ impl Channels {
         if let Some(channel) = by_address.get(address) {
             return Ok(channel.clone());
         }
-        let channel = self.endpoint(address)?.connect_lazy();
+        let endpoint = self.endpoint(address)?;
+        let channel = match self.settings.tls.clone() {
+            None => endpoint.connect_lazy(),
+            Some(tls) => {
+                endpoint.connect_with_connector_lazy(tower::service_fn(move |address: Uri| {
+                    let tls = tls.clone();
+                    async move { connect(&address, &tls).await.map(TokioIo::new) }
+                }))
+            }
+        };
         if by_address.len() >= MAX_CHANNELS {
             by_address.clear();
         }
@@ -83,17 +100,21 @@ impl Channels {
             address: address.to_owned(),
             reason,
         };
-        let uri = if address.contains("://") {
-            address.to_owned()
-        } else {
-            format!("http://{address}")
+        // Over TLS the channel itself sees bytes only, and knows of no scheme but this.
+        let uri = match address.strip_prefix("https://") {
+            Some(rest) if self.settings.tls.is_some() => format!("http://{rest}"),
+            _ if address.contains("://") => address.to_owned(),
+            _ => format!("http://{address}"),
         };
         let endpoint = Endpoint::from_shared(uri).map_err(|error| invalid(error.to_string()))?;
         if endpoint.uri().host().is_none_or(str::is_empty) {
             return Err(invalid("it names no host".to_owned()));
         }
         if endpoint.uri().scheme_str() != Some("http") {
-            return Err(invalid("only http is known".to_owned()));
+            return Err(invalid(
+                "only http is known, and https where the services of the mesh have certificates"
+                    .to_owned(),
+            ));
         }
         Ok(endpoint
             .connect_timeout(self.settings.connect_timeout)
@@ -105,6 +126,17 @@ impl Channels {
             .initial_stream_window_size(1024 * 1024)
             .initial_connection_window_size(4 * 1024 * 1024))
     }
+}
+
+async fn connect(
+    address: &Uri,
+    tls: &PeerTls,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let host = address.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, address.port_u16().unwrap_or(443))).await?;
+    stream.set_nodelay(true)?;
+    tls.connect(stream).await
 }
 
 /// A request with a deadline: the server learns it (`grpc-timeout`), and the caller stops waiting when it is over.

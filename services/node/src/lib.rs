@@ -2,6 +2,7 @@
 //! others, telemetry with W3C trace context, the signed scope of a caller, hints over Redis, and the limiter's client.
 
 pub mod api_key;
+pub mod callers;
 pub mod channels;
 pub mod health;
 pub mod hints;
@@ -18,6 +19,7 @@ pub mod slots;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
+mod used;
 
 /// Goes with each request of a connection: whoever has found its credential good says so, and the connection stays.
 pub use caudal_connections::Proof;
@@ -29,5 +31,5 @@ pub use metrics::Registry;
 pub use rarely::Rarely;
 pub use scope::{MeshChannel, MeshSecret, Role, Scope, ScopeGuard, ServiceIdentity};
 pub use server::{ServeError, Server, ServerParts, Settings};
-pub use tls::{BadCertificate, Certificate};
+pub use tls::{BadCertificate, Certificate, MeshTls};
 pub use trace::TraceContext;

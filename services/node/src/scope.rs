@@ -1,15 +1,16 @@
 //! Who calls, signed: the gateway signs the scope of the credential it checked, a service signs one for itself. It
-//! travels in the metadata `caudal-scope` as `base64url(Scope).base64url(HMAC-SHA256)` and is void after a minute.
+//! travels in the metadata `caudal-scope` as `base64url(Scope).base64url(HMAC-SHA256)`, is good for one call of one method,
+//! and void after half a minute. Whoever sends a call again signs it again.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use caudal_connections::Proof;
-use caudal_domain::{BatchId, Refusal, Stage, TenantId};
+use caudal_domain::{BatchId, Refusal, RefusalKind, Stage, TenantId};
 use caudal_proto::mesh::v1;
 use caudal_proto::status::to_status;
 use hmac::{Hmac, KeyInit, Mac};
@@ -18,25 +19,34 @@ use sha2::Sha256;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::{Request, Status};
+use tonic::{GrpcMethod, Request, Status};
 
+use crate::callers;
 use crate::leader::LeaderChannel;
+use crate::tls::Certified;
 use crate::trace::TraceContext;
+use crate::used::{Nonce, Use, Used};
 
 /// Name of the metadata.
 pub const SCOPE_METADATA: &str = "caudal-scope";
 
 /// How long a signature is good.
-pub const SCOPE_VALIDITY: Duration = Duration::from_secs(60);
+pub const SCOPE_VALIDITY: Duration = Duration::from_secs(30);
 
 /// How far the clocks of two machines may be apart.
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
-/// A signed scope is some 200 characters; more is not looked at.
-const MAX_SCOPE_CHARACTERS: usize = 1024;
+/// How long a used signature is remembered: as long as anybody may take it for valid.
+const REMEMBERED: Duration =
+    Duration::from_secs(SCOPE_VALIDITY.as_secs() + 2 * CLOCK_SKEW.as_secs() + 1);
 
-/// Services of the mesh that do the work of no stage, and the person who calls one by hand.
-const SERVICES_BUT_STAGES: [&str; 4] = ["gateway", "ledger", "limiter", "operator"];
+/// Reason of a scope that is refused.
+pub const SCOPE_NOT_VALID: &str = "SCOPE_NOT_VALID";
+/// Reason of a scope that was good, and is too old: the same call with a new signature is taken.
+pub const SCOPE_TOO_OLD: &str = "SCOPE_TOO_OLD";
+
+/// A signed scope is some 300 characters; more is not looked at.
+const MAX_SCOPE_CHARACTERS: usize = 1024;
 
 /// Bytes that bind a token of a page to its request: nobody guesses them call by call.
 pub const PAGE_TAG_BYTES: usize = 12;
@@ -110,17 +120,17 @@ impl Scope {
             .ok_or_else(|| Refusal::permission_denied("this needs a credential of a tenant"))
     }
 
-    /// Whether this service does the work of a stage: of its own, where it is the service of one, and of none where it is
-    /// another service of the mesh.
+    /// The name of the service; none for a credential.
+    #[must_use]
+    pub fn service_name(&self) -> Option<&str> {
+        let name = self.principal.strip_prefix("service:")?;
+        (self.role == Role::Service).then_some(name)
+    }
+
+    /// Whether this is the service that does the work of a stage.
     #[must_use]
     pub fn works_for(&self, stage: Stage) -> bool {
-        let Some(name) = self.principal.strip_prefix("service:") else {
-            return false;
-        };
-        match name.parse::<Stage>() {
-            Ok(own) => own == stage,
-            Err(_) => !SERVICES_BUT_STAGES.contains(&name),
-        }
+        self.service_name() == Some(stage.name())
     }
 
     /// Whether the scope covers a batch of its tenant.
@@ -155,6 +165,7 @@ impl Scope {
             batch: batch.into(),
             expires_at,
             key_id: self.key_id.clone(),
+            ..v1::Scope::default()
         }
     }
 
@@ -201,7 +212,15 @@ impl Scope {
 }
 
 fn refused(why: &str) -> Refusal {
-    Refusal::unauthenticated(format!("the scope of this call is not valid: {why}"))
+    let words = format!("the scope of this call is not valid: {why}");
+    Refusal::new(RefusalKind::Unauthenticated, SCOPE_NOT_VALID, words)
+}
+
+fn too_old(why: &str) -> Refusal {
+    Refusal {
+        reason: SCOPE_TOO_OLD,
+        ..refused(why)
+    }
 }
 
 /// A secret that cannot be one.
@@ -328,18 +347,28 @@ fn unix_seconds(time: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The value of the metadata for a scope, good for [`SCOPE_VALIDITY`] from now.
+/// The value of the metadata for a scope, good for one call of this method, `package.Service/Method`, for
+/// [`SCOPE_VALIDITY`] from now.
 #[must_use]
-pub fn sign(scope: &Scope, secret: &MeshSecret) -> MetadataValue<Ascii> {
-    sign_at(scope, secret, SystemTime::now())
+pub fn sign(scope: &Scope, call: &str, secret: &MeshSecret) -> MetadataValue<Ascii> {
+    sign_at(scope, call, secret, SystemTime::now())
 }
 
 /// The same by another clock.
 #[must_use]
-pub fn sign_at(scope: &Scope, secret: &MeshSecret, now: SystemTime) -> MetadataValue<Ascii> {
-    let payload = scope
-        .to_message(unix_seconds(now + SCOPE_VALIDITY))
-        .encode_to_vec();
+pub fn sign_at(
+    scope: &Scope,
+    call: &str,
+    secret: &MeshSecret,
+    now: SystemTime,
+) -> MetadataValue<Ascii> {
+    let nonce: Nonce = rand::random();
+    let payload = v1::Scope {
+        call: call.to_owned(),
+        nonce: nonce.to_vec().into(),
+        ..scope.to_message(unix_seconds(now + SCOPE_VALIDITY))
+    };
+    let payload = payload.encode_to_vec();
     let mac = secret.mac(&payload).finalize().into_bytes();
     let text = format!(
         "{}.{}",
@@ -350,7 +379,7 @@ pub fn sign_at(scope: &Scope, secret: &MeshSecret, now: SystemTime) -> MetadataV
     MetadataValue::try_from(text).unwrap_or_else(|_| MetadataValue::from_static(""))
 }
 
-/// Whose call it is.
+/// Whose scope it is, whichever call it was signed for and however often it came: a [`ScopeGuard`] looks at that.
 ///
 /// # Errors
 /// UNAUTHENTICATED when there is no scope, its signature does not fit, or it is too old.
@@ -367,6 +396,14 @@ pub fn verify_at(
     secret: &MeshSecret,
     now: SystemTime,
 ) -> Result<Scope, Refusal> {
+    Scope::from_proto(&read_at(metadata, secret, now)?)
+}
+
+fn read_at(
+    metadata: &MetadataMap,
+    secret: &MeshSecret,
+    now: SystemTime,
+) -> Result<v1::Scope, Refusal> {
     let value = metadata
         .get(SCOPE_METADATA)
         .ok_or_else(|| refused("there is none"))?;
@@ -394,53 +431,73 @@ pub fn verify_at(
     let skew = CLOCK_SKEW.as_secs().cast_signed();
     let validity = SCOPE_VALIDITY.as_secs().cast_signed();
     if message.expires_at + skew < now_seconds {
-        return Err(refused("it has expired"));
+        return Err(too_old("it has expired"));
     }
     if message.expires_at > now_seconds + validity + skew {
         return Err(refused("it is from the future: are the clocks right?"));
     }
-    Scope::from_proto(&message)
+    Ok(message)
 }
 
-/// When it was made, and the value.
-type Signature = (SystemTime, MetadataValue<Ascii>);
-
-/// A scope with its signature, made anew after half its life.
+/// Signs each call that passes with one scope: an interceptor for clients.
 #[derive(Debug, Clone)]
 pub struct SignedScope {
     scope: Arc<Scope>,
     secret: MeshSecret,
-    cached: Arc<Mutex<Option<Signature>>>,
 }
 
 impl SignedScope {
-    /// Signs when first used.
+    /// Signs this scope.
     #[must_use]
     pub fn new(scope: Scope, secret: MeshSecret) -> Self {
         Self {
             scope: Arc::new(scope),
             secret,
-            cached: Arc::default(),
         }
     }
+}
 
-    /// The value of the metadata.
+impl Interceptor for SignedScope {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let signed = sign(&self.scope, &called_by(&request), &self.secret);
+        request.metadata_mut().insert(SCOPE_METADATA, signed);
+        Ok(request)
+    }
+}
+
+/// The method that a client calls, as its generated code says; empty where it does not, and good for nothing then.
+fn called_by(request: &Request<()>) -> String {
+    request
+        .extensions()
+        .get::<GrpcMethod<'static>>()
+        .map(|call| format!("{}/{}", call.service(), call.method()))
+        .unwrap_or_default()
+}
+
+/// Signs each call with the [`Scope`] in its extensions: an interceptor for the clients of whoever calls in the names of
+/// others.
+#[derive(Debug, Clone)]
+pub struct ScopeSigner {
+    secret: MeshSecret,
+}
+
+impl ScopeSigner {
+    /// Signs with this secret.
     #[must_use]
-    pub fn value(&self) -> MetadataValue<Ascii> {
-        self.value_at(SystemTime::now())
+    pub fn new(secret: MeshSecret) -> Self {
+        Self { secret }
     }
+}
 
-    fn value_at(&self, now: SystemTime) -> MetadataValue<Ascii> {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((signed_at, value)) = cached.as_ref()
-            // A clock that was set back fails here, and the value is made anew.
-            && now.duration_since(*signed_at).is_ok_and(|age| age < SCOPE_VALIDITY / 2)
-        {
-            return value.clone();
-        }
-        let value = sign_at(&self.scope, &self.secret, now);
-        *cached = Some((now, value.clone()));
-        value
+impl Interceptor for ScopeSigner {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(scope) = request.extensions_mut().remove::<Scope>() else {
+            tracing::error!("a call was to be sent in nobody's name");
+            return Err(to_status(&Refusal::internal()));
+        };
+        let signed = sign(&scope, &called_by(&request), &self.secret);
+        request.metadata_mut().insert(SCOPE_METADATA, signed);
+        Ok(request)
     }
 }
 
@@ -448,7 +505,6 @@ impl SignedScope {
 pub type MeshChannel = InterceptedService<LeaderChannel, ServiceIdentity>;
 
 /// The name of a service in the mesh: an interceptor that signs each call, and carries the trace context along.
-/// Metadata that stands there already (a caller's scope that is forwarded) is left alone.
 #[derive(Debug, Clone)]
 pub struct ServiceIdentity {
     signed: SignedScope,
@@ -471,22 +527,25 @@ impl ServiceIdentity {
 }
 
 impl Interceptor for ServiceIdentity {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let metadata = request.metadata_mut();
-        if !metadata.contains_key(SCOPE_METADATA) {
-            metadata.insert(SCOPE_METADATA, self.signed.value());
-        }
-        TraceContext::inject(metadata);
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let mut request = self.signed.call(request)?;
+        TraceContext::inject(request.metadata_mut());
         Ok(request)
     }
 }
 
-/// An interceptor for servers: checks the scope of each call and puts it into the request's extensions, where
-/// [`of`], [`require_service`] and [`require_operator`] find it.
+/// The method that a server is asked for, `package.Service/Method`: what serves requests puts it beside each.
+#[derive(Debug, Clone)]
+pub struct Called(pub String);
+
+/// An interceptor for servers: checks the scope of each call, that it was signed for this call and did not come before, and
+/// puts it into the request's extensions, where [`of`], [`require_service`] and [`require_operator`] find it. Clones remember
+/// together what came.
 #[derive(Debug, Clone)]
 pub struct ScopeGuard {
     secret: MeshSecret,
     services_only: bool,
+    used: Arc<Mutex<Used>>,
 }
 
 impl ScopeGuard {
@@ -496,6 +555,7 @@ impl ScopeGuard {
         Self {
             secret,
             services_only: false,
+            used: Arc::new(Mutex::new(Used::new(REMEMBERED, before_now()))),
         }
     }
 
@@ -503,19 +563,63 @@ impl ScopeGuard {
     #[must_use]
     pub fn services_only(secret: MeshSecret) -> Self {
         Self {
-            secret,
             services_only: true,
+            ..Self::new(secret)
+        }
+    }
+
+    /// Another may have taken calls until now: what was signed before is refused.
+    pub fn take_over(&self) {
+        self.used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget_until(before_now());
+    }
+
+    /// Whose call it is, once.
+    fn check(&self, request: &Request<()>) -> Result<Scope, Refusal> {
+        let signed = read_at(request.metadata(), &self.secret, SystemTime::now())?;
+        let called = request.extensions().get::<Called>();
+        let called = called.map_or("", |called| called.0.as_str());
+        if called.is_empty() || called != signed.call {
+            return Err(refused("it was signed for another call"));
+        }
+        let nonce = Nonce::try_from(signed.nonce.as_ref())
+            .map_err(|_| refused("nothing tells it from others"))?;
+        let scope = Scope::from_proto(&signed)?;
+        let name = match scope.role {
+            Role::Service => scope.service_name().unwrap_or_default(),
+            _ => "gateway",
+        };
+        let certified = request.extensions().get::<Certified>();
+        if certified.is_some_and(|certified| !certified.is(name)) {
+            return Err(refused("the certificate of this connection is another's"));
+        }
+        if scope.role == Role::Service {
+            callers::check_service(called, name)?;
+        } else if self.services_only {
+            return Err(not_a_service());
+        }
+        let made = signed.expires_at - SCOPE_VALIDITY.as_secs().cast_signed();
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        match used.take(nonce, made, Instant::now()) {
+            Use::First => Ok(scope),
+            Use::Again => Err(refused("it was used before")),
+            Use::Unknown => Err(too_old("it may have been used before")),
         }
     }
 }
 
+/// Seconds since 1970 before which nobody honest has signed what comes now.
+fn before_now() -> i64 {
+    unix_seconds(SystemTime::now()) - CLOCK_SKEW.as_secs().cast_signed() - 1
+}
+
 impl Interceptor for ScopeGuard {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let scope =
-            verify(request.metadata(), &self.secret).map_err(|refusal| to_status(&refusal))?;
-        if self.services_only && scope.role != Role::Service {
-            return Err(to_status(&not_a_service()));
-        }
+        let scope = self
+            .check(&request)
+            .map_err(|refusal| to_status(&refusal))?;
         if let Some(proof) = request.extensions().get::<Proof>() {
             proof.give();
         }
@@ -579,9 +683,9 @@ pub fn require_operator<T>(request: &Request<T>) -> Result<&Scope, Refusal> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used)]
-    use caudal_domain::RefusalKind;
-
     use super::*;
+
+    const CALL: &str = "caudal.mesh.v1.LedgerService/Report";
 
     fn secret() -> MeshSecret {
         MeshSecret::new(b"0123456789abcdef0123456789abcdef").unwrap()
@@ -605,7 +709,7 @@ mod tests {
 
     #[test]
     fn a_signed_scope_is_read_by_whoever_has_the_secret_and_nobody_else() {
-        let signed = metadata(sign(&scope(), &secret()));
+        let signed = metadata(sign(&scope(), CALL, &secret()));
         assert_eq!(verify(&signed, &secret()), Ok(scope()));
         let error = verify(&signed, &MeshSecret::generate()).unwrap_err();
         assert_eq!(error.kind, RefusalKind::Unauthenticated);
@@ -614,7 +718,7 @@ mod tests {
 
     #[test]
     fn a_changed_scope_is_refused() {
-        let text = sign(&scope(), &secret()).to_str().unwrap().to_owned();
+        let text = sign(&scope(), CALL, &secret()).to_str().unwrap().to_owned();
         for index in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
@@ -627,9 +731,9 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_is_void_after_its_minute_and_before_its_time() {
+    fn a_scope_is_void_after_its_time_and_before_it() {
         let now = SystemTime::now();
-        let signed = metadata(sign_at(&scope(), &secret(), now));
+        let signed = metadata(sign_at(&scope(), CALL, &secret(), now));
         let at = |seconds: i64| {
             let by = Duration::from_secs(seconds.unsigned_abs());
             verify_at(
@@ -638,43 +742,103 @@ mod tests {
                 if seconds < 0 { now - by } else { now + by },
             )
         };
-        assert!(at(64).is_ok());
-        assert!(at(67).unwrap_err().message.contains("expired"));
+        assert!(at(34).is_ok());
+        assert_eq!(at(37).unwrap_err().reason, SCOPE_TOO_OLD);
         assert!(at(-4).is_ok());
         assert!(at(-7).unwrap_err().message.contains("future"));
     }
 
+    /// As it comes to a server that is asked for `call`.
+    fn arrives(sent: &Request<()>, call: &str) -> Request<()> {
+        let mut request = Request::new(());
+        *request.metadata_mut() = sent.metadata().clone();
+        request.extensions_mut().insert(Called(call.to_owned()));
+        request
+    }
+
+    /// As a generated client sends it.
+    fn sent_by(mut signer: impl Interceptor) -> Request<()> {
+        let mut request = Request::new(());
+        let (service, method) = CALL.split_once('/').unwrap();
+        let called = GrpcMethod::new(service, method);
+        request.extensions_mut().insert(called);
+        request.extensions_mut().insert(scope());
+        signer.call(request).unwrap()
+    }
+
+    fn words(refused: Result<Request<()>, Status>) -> String {
+        let status = refused.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unauthenticated);
+        status.message().to_owned()
+    }
+
+    fn upload() -> ServiceIdentity {
+        ServiceIdentity::new("upload", &secret())
+    }
+
     #[test]
-    fn a_signature_is_made_anew_after_half_its_life() {
-        let signed = SignedScope::new(Scope::service("upload"), secret());
-        let now = SystemTime::now();
-        let first = signed.value_at(now);
-        assert_eq!(signed.value_at(now + Duration::from_secs(29)), first);
-        let second = signed.value_at(now + Duration::from_secs(31));
-        assert_ne!(second, first);
-        assert_ne!(signed.value_at(now - Duration::from_secs(10)), second);
+    fn a_signature_is_good_for_one_call_of_the_method_it_was_made_for() {
+        let mut guard = ScopeGuard::new(secret());
+        let sent = sent_by(upload());
+        let other = arrives(&sent, "caudal.mesh.v1.LedgerService/Renew");
+        assert!(words(guard.call(other)).contains("another call"));
+        assert!(words(guard.call(arrives(&sent, ""))).contains("another call"));
+        assert!(guard.call(arrives(&sent, CALL)).is_ok());
+        let again = guard.clone().call(arrives(&sent, CALL));
+        assert!(words(again).contains("used before"));
+        let next = sent_by(upload());
+        assert!(guard.call(arrives(&next, CALL)).is_ok());
+    }
+
+    #[test]
+    fn what_was_signed_before_a_server_began_or_took_over_is_refused_by_it() {
+        let mut guard = ScopeGuard::new(secret());
+        let signed = |ago: u64| {
+            let at = SystemTime::now() - Duration::from_secs(ago);
+            let mut request = Request::new(());
+            let value = sign_at(&Scope::service("upload"), CALL, &secret(), at);
+            request.metadata_mut().insert(SCOPE_METADATA, value);
+            arrives(&request, CALL)
+        };
+        let refused = guard.call(signed(20)).unwrap_err();
+        let reason = caudal_proto::status::from_status(&refused).reason;
+        assert_eq!(reason, SCOPE_TOO_OLD);
+        assert!(guard.call(signed(3)).is_ok());
+        guard.used = Arc::new(Mutex::new(Used::new(REMEMBERED, 0)));
+        assert!(guard.call(signed(20)).is_ok());
+        guard.take_over();
+        assert!(words(guard.call(signed(20))).contains("may have been used"));
+    }
+
+    #[test]
+    fn a_signer_signs_whom_it_finds_beside_the_call_and_sends_nothing_for_nobody() {
+        let mut signer = ScopeSigner::new(secret());
+        let sent = sent_by(signer.clone());
+        assert_eq!(verify(sent.metadata(), &secret()), Ok(scope()));
+        assert!(signer.call(Request::new(())).is_err());
     }
 
     #[test]
     fn a_guard_for_services_refuses_a_member_and_lets_a_service_in() {
         let mut guard = ScopeGuard::services_only(secret());
-        let mut member = Request::new(());
-        member
-            .metadata_mut()
-            .insert(SCOPE_METADATA, sign(&scope(), &secret()));
-        assert_eq!(
-            guard.call(member).unwrap_err().code(),
-            tonic::Code::Unauthenticated
-        );
-        let service = ServiceIdentity::new("upload", &secret())
-            .call(Request::new(()))
-            .unwrap();
-        let service = guard.call(service).unwrap();
+        let member = sent_by(SignedScope::new(scope(), secret()));
+        assert!(words(guard.call(arrives(&member, CALL))).contains("only services"));
+        let service = guard.call(arrives(&sent_by(upload()), CALL)).unwrap();
         assert_eq!(
             require_service(&service).unwrap().principal,
             "service:upload"
         );
         assert!(require_operator(&service).is_err());
+    }
+
+    #[test]
+    fn a_service_makes_the_calls_of_its_own_work_and_no_others() {
+        let mut guard = ScopeGuard::new(secret());
+        for other in ["gateway", "limiter", "operator", "test"] {
+            let sent = sent_by(ServiceIdentity::new(other, &secret()));
+            let refused = guard.call(arrives(&sent, CALL)).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{other}");
+        }
     }
 
     #[test]
@@ -685,7 +849,7 @@ mod tests {
             require_service_of(&request, stage).map(drop)
         };
         assert_eq!(asked("upload", Stage::Upload), Ok(()));
-        for other in ["metadata", "gateway", "limiter", "ledger", "operator"] {
+        for other in ["metadata", "gateway", "limiter", "operator", "test"] {
             let refusal = asked(other, Stage::Upload).unwrap_err();
             assert_eq!(refusal.kind, RefusalKind::PermissionDenied, "{other}");
         }
@@ -706,6 +870,6 @@ mod tests {
         let path = folder.path().join("secret");
         std::fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
         let from_file = MeshSecret::from_file(&path).unwrap();
-        assert!(verify(&metadata(sign(&scope(), &from_file)), &secret()).is_ok());
+        assert!(verify(&metadata(sign(&scope(), CALL, &from_file)), &secret()).is_ok());
     }
 }

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use caudal_connections::{Bounds, Over, Place, Table};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, header};
@@ -22,7 +22,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
@@ -33,13 +33,16 @@ use crate::health::Health;
 use crate::limits::ServerLimits;
 use crate::metrics::{Counter, Histogram, Labelled, OTHER, Registry, TEXT_FORMAT};
 use crate::reflection;
-use crate::scope::MeshSecret;
-use crate::tls::{Certificate, Stream};
+use crate::scope::{Called, MeshSecret};
+use crate::tls::{Certificate, Certified, MeshTls, Stream};
 use crate::trace::TraceContext;
 
 /// Pause after an error of accept: most often the process has no file descriptor left, and asking again at once is a
 /// busy loop.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections at once of those who read metrics.
+const METRICS_CONNECTIONS: usize = 64;
 
 /// How long cut connections may take to notice.
 const CUT_GRACE: Duration = Duration::from_secs(2);
@@ -68,6 +71,10 @@ pub struct ServerParts {
     pub metrics: Registry,
     /// Its health.
     pub health: Health,
+    /// The certificates of the mesh; without them it speaks without TLS.
+    pub tls: Option<MeshTls>,
+    /// Where its metrics are shown; beside its calls when left out.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl ServerParts {
@@ -81,8 +88,22 @@ impl ServerParts {
             shutdown,
             metrics,
             health: Health::new(),
+            tls: None,
+            metrics_listen: None,
         }
     }
+}
+
+/// Where the metrics of a server are shown.
+#[derive(Debug, Clone, Copy, Default)]
+enum MetricsDoor {
+    /// Beside its calls.
+    #[default]
+    Beside,
+    /// At an address of their own.
+    Own(SocketAddr),
+    /// By whoever serves its other pages.
+    Elsewhere,
 }
 
 /// Why a server does not run.
@@ -97,6 +118,14 @@ pub enum ServeError {
     /// Reflection cannot be made.
     #[error("reflection cannot be made: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The metrics cannot be shown at their address.
+    #[error("metrics cannot be shown at {address}: {source}; choose another with --metrics-listen")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -124,6 +153,8 @@ impl Server {
             shutdown: CancellationToken::new(),
             limits: ServerLimits::default(),
             tls: None,
+            mesh_tls: None,
+            metrics_door: MetricsDoor::default(),
             health: Health::new(),
         }
     }
@@ -143,6 +174,8 @@ pub struct ServerBuilder {
     shutdown: CancellationToken,
     limits: ServerLimits,
     tls: Option<Certificate>,
+    mesh_tls: Option<MeshTls>,
+    metrics_door: MetricsDoor,
     health: Health,
 }
 
@@ -155,7 +188,7 @@ impl ServerBuilder {
         self.health = parts.health;
         self.shutdown = parts.shutdown;
         self.listener = Some(parts.listener);
-        self
+        self.mesh_tls(parts.tls).metrics_at(parts.metrics_listen)
     }
 
     /// The gRPC services. Set message limits on each before ([`crate::MAX_DECODE_BYTES`]).
@@ -214,6 +247,28 @@ impl ServerBuilder {
         self
     }
 
+    /// The certificates of the mesh: it takes connections only of those who show one.
+    pub fn mesh_tls(mut self, tls: Option<MeshTls>) -> Self {
+        self.mesh_tls = tls;
+        self
+    }
+
+    /// Where its metrics are shown, to everybody who reaches it there; beside its calls when left out.
+    pub fn metrics_at(mut self, address: Option<SocketAddr>) -> Self {
+        if let Some(address) = address {
+            self.metrics_door = MetricsDoor::Own(address);
+        }
+        self
+    }
+
+    /// Leaves the showing of its metrics to its other pages, unless they have an address of their own.
+    pub fn metrics_elsewhere(mut self) -> Self {
+        if let MetricsDoor::Beside = self.metrics_door {
+            self.metrics_door = MetricsDoor::Elsewhere;
+        }
+        self
+    }
+
     /// Its health, to be switched by the service.
     pub fn health(mut self, health: Health) -> Self {
         self.health = health;
@@ -231,7 +286,14 @@ impl ServerBuilder {
         let address = listener.local_addr()?;
         let app = self.app().await?;
         tracing::info!(service = self.name, %address, "serving");
-        let tls = self.tls.as_ref().map(Certificate::acceptor).transpose()?;
+        let tls = match &self.mesh_tls {
+            Some(mesh) => Some(mesh.acceptor()?),
+            None => self.tls.as_ref().map(Certificate::acceptor).transpose()?,
+        };
+        let metrics = match self.metrics_door {
+            MetricsDoor::Own(address) => Some(self.metrics_at_their_own(address).await?),
+            MetricsDoor::Beside | MetricsDoor::Elsewhere => None,
+        };
         let connections = Connections::new(&self.limits, app, tls, &self.metrics);
         connections.accept(&listener, &self.shutdown).await;
         drop(listener);
@@ -243,7 +305,31 @@ impl ServerBuilder {
         connections
             .drain(self.limits.drain_deadline, &self.name)
             .await;
+        drop(metrics);
         Ok(())
+    }
+
+    /// Shows the metrics, and nothing else, until what it gives back is dropped.
+    async fn metrics_at_their_own(
+        &self,
+        address: SocketAddr,
+    ) -> Result<AbortOnDropHandle<()>, ServeError> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| ServeError::Metrics { address, source })?;
+        let limits = ServerLimits {
+            connections: METRICS_CONNECTIONS,
+            connections_of_one_peer: METRICS_CONNECTIONS,
+            ..self.limits.clone()
+        };
+        let app = Router::new().route("/metrics", metrics_page(&self.metrics));
+        // What happens to its own connections is told nowhere.
+        let connections = Connections::new(&limits, app, None, &Registry::new(&self.name));
+        Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+            let never = CancellationToken::new();
+            let _ends = connections.draining.clone().drop_guard();
+            connections.accept(&listener, &never).await;
+        })))
     }
 
     async fn app(&mut self) -> Result<Router, ServeError> {
@@ -267,18 +353,28 @@ impl ServerBuilder {
             .routes()
             .into_axum_router()
             .layer(from_fn_with_state(edge, at_the_edge));
-        let metrics = self.metrics.clone();
-        let metrics_page =
-            move || async move { ([(header::CONTENT_TYPE, TEXT_FORMAT)], metrics.render()) };
         let http = std::mem::take(&mut self.http);
         let rest = Router::new()
             .fallback_service(http)
             .layer(axum::middleware::from_fn(unknown_method));
-        Ok(grpc
-            .reset_fallback()
-            .route("/metrics", get(metrics_page))
-            .fallback_service(rest))
+        let mut app = grpc.reset_fallback();
+        if let MetricsDoor::Beside = self.metrics_door {
+            app = app.route("/metrics", metrics_page(&self.metrics));
+        }
+        Ok(app.fallback_service(rest))
     }
+}
+
+/// Shows the metrics to everybody.
+fn metrics_page(registry: &Registry) -> MethodRouter {
+    let registry = registry.clone();
+    get(move || async move { shown(&registry) })
+}
+
+/// The page of a registry's metrics.
+#[must_use]
+pub fn shown(registry: &Registry) -> Response {
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], registry.render()).into_response()
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -366,9 +462,11 @@ impl Edge {
     }
 }
 
-async fn at_the_edge(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+async fn at_the_edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let path = request.uri().path().to_owned();
+    let called = Called(path.trim_start_matches('/').to_owned());
+    request.extensions_mut().insert(called);
     let method = edge.methods.get(&path).unwrap_or(&edge.unknown);
     let timeout = grpc_timeout(request.headers())
         .map_or(edge.call_timeout, |asked| asked.min(edge.call_timeout));
@@ -562,19 +660,7 @@ impl Connections {
                 tracing::debug!(%error, "a connection was gone before it began");
                 return;
             }
-            let proof = place.proof();
-            let service = hyper::service::service_fn(
-                move |mut request: http::Request<hyper::body::Incoming>| {
-                    request.extensions_mut().insert(info.clone());
-                    request.extensions_mut().insert(ConnectInfo(peer));
-                    request.extensions_mut().insert(proof.clone());
-                    proof.asked();
-                    let answer = Service::call(&mut app.clone(), request);
-                    async move {
-                        Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {}))
-                    }
-                },
-            );
+            let mut certified = None;
             let stream = match tls {
                 None => Stream::Plain(stream),
                 Some(tls) => {
@@ -584,7 +670,10 @@ impl Connections {
                         () = draining.cancelled() => return,
                     };
                     match shaken {
-                        Ok(stream) => Stream::Tls(Box::new(stream)),
+                        Ok(stream) => {
+                            certified = Certified::of(&stream);
+                            Stream::Tls(Box::new(stream))
+                        }
                         Err(error) => {
                             tracing::debug!(%error, %peer, "a TLS handshake failed");
                             return;
@@ -592,6 +681,22 @@ impl Connections {
                     }
                 }
             };
+            let proof = place.proof();
+            let service = hyper::service::service_fn(
+                move |mut request: http::Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(info.clone());
+                    request.extensions_mut().insert(ConnectInfo(peer));
+                    request.extensions_mut().insert(proof.clone());
+                    if let Some(certified) = &certified {
+                        request.extensions_mut().insert(certified.clone());
+                    }
+                    proof.asked();
+                    let answer = Service::call(&mut app.clone(), request);
+                    async move {
+                        Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {}))
+                    }
+                },
+            );
             let connection = http.serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {

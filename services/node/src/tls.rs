@@ -1,4 +1,5 @@
-//! The certificate that a server shows, read again when its files change: whoever renews it restarts nothing.
+//! The certificate that a server shows, read again when its files change: whoever renews it restarts nothing. And the mesh
+//! over TLS, in which both ends show one: whom a connection belongs to is what its certificate names, whatever its address.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustls::client::{ResolvesClientCert, verify_server_name};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::callers;
 
 /// How often the files are looked at, when somebody connects.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -66,6 +72,123 @@ impl Certificate {
             .with_cert_resolver(Arc::clone(&self.resolver) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+/// A mesh over TLS, as one of its services is in it: which authority made the certificates of all of them, and its own. A
+/// certificate carries the name of its service (`gateway`, `ledger`, `upload` and so on) as a DNS name; a certificate
+/// may have several.
+#[derive(Debug, Clone)]
+pub struct MeshTls {
+    own: Certificate,
+    authorities: Arc<RootCertStore>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl MeshTls {
+    /// Reads the certificates of the authority, and this service's chain and private key, all PEM.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is not what it should be.
+    pub fn read(authority: &Path, chain: &Path, key: &Path) -> Result<Self, BadCertificate> {
+        let bad = |why: String| BadCertificate {
+            file: authority.to_owned(),
+            why,
+        };
+        let mut authorities = RootCertStore::empty();
+        let read = CertificateDer::pem_file_iter(authority)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| bad(error.to_string()))?;
+        for certificate in read {
+            authorities
+                .add(certificate)
+                .map_err(|error| bad(error.to_string()))?;
+        }
+        let authorities = Arc::new(authorities);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities), provider)
+                .build()
+                .map_err(|error| bad(error.to_string()))?;
+        Ok(Self {
+            own: Certificate::read(chain, key)?,
+            authorities,
+            verifier,
+        })
+    }
+
+    /// Takes connections of those who show a certificate of the authority.
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(Arc::clone(&self.verifier))
+            .with_cert_resolver(Arc::clone(&self.own.resolver) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    /// How a service is called: whoever answers has to show its certificate.
+    ///
+    /// # Errors
+    /// What cannot be the name of a service.
+    pub fn to(&self, service: &str) -> Result<PeerTls, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(Arc::clone(&self.authorities))
+            .with_client_cert_resolver(
+                Arc::clone(&self.own.resolver) as Arc<dyn ResolvesClientCert>
+            );
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = ServerName::try_from(service.to_owned())
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(PeerTls {
+            config: Arc::new(config),
+            name,
+        })
+    }
+}
+
+/// How one service of a mesh is called over TLS.
+#[derive(Debug, Clone)]
+pub struct PeerTls {
+    config: Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl PeerTls {
+    pub(crate) async fn connect(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        TlsConnector::from(Arc::clone(&self.config))
+            .connect(self.name.clone(), stream)
+            .await
+    }
+}
+
+/// The names of services that the certificate of a connection carries: nobody calls as another over it.
+#[derive(Debug, Clone)]
+pub struct Certified(Arc<[&'static str]>);
+
+impl Certified {
+    /// Of a connection whose peer has shown a certificate.
+    pub(crate) fn of(stream: &TlsStream<TcpStream>) -> Option<Self> {
+        let (_, connection) = stream.get_ref();
+        let shown = connection.peer_certificates()?.first()?;
+        let certificate = ParsedCertificate::try_from(shown).ok()?;
+        let is_named = |name: &&str| {
+            ServerName::try_from(*name)
+                .is_ok_and(|name| verify_server_name(&certificate, &name).is_ok())
+        };
+        Some(Self(callers::callers().filter(is_named).collect()))
+    }
+
+    /// Whether the certificate is that of a service.
+    #[must_use]
+    pub fn is(&self, service: &str) -> bool {
+        self.0.contains(&service)
     }
 }
 
@@ -149,6 +272,20 @@ impl Reread {
 impl ResolvesServerCert for Reread {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current())
+    }
+}
+
+impl ResolvesClientCert for Reread {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

@@ -136,10 +136,17 @@ impl Client {
     /// to be repeated, and of `None` when one was answered after that.
     #[must_use]
     pub fn tireless(&self, told: impl Fn(Option<&str>) + Send + Sync + 'static) -> Self {
-        let mut tireless = self.clone();
+        let mut tireless = self.telling(told);
         tireless.settings.patience = Duration::MAX;
-        tireless.outage = Some(Outage(Arc::new(told)));
         tireless
+    }
+
+    /// The same client with the same patience, which tells what it waits for, as [`Client::tireless`] does.
+    #[must_use]
+    pub fn telling(&self, told: impl Fn(Option<&str>) + Send + Sync + 'static) -> Self {
+        let mut telling = self.clone();
+        telling.outage = Some(Outage(Arc::new(told)));
+        telling
     }
 
     fn connector(&self) -> Result<Option<tls::Connector>, ClientError> {

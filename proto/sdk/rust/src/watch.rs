@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use caudal_domain::limits::WATCH_SIGN_OF_LIFE;
+use caudal_proto::status::from_status;
 use caudal_proto::v1;
 use caudal_proto::v1::watch_batch_response::Message;
 use futures::future::BoxFuture;
@@ -340,7 +341,8 @@ impl Watch {
         }
         self.last_trouble =
             Some(ClientError::from_status(status, self.client.gateway()).to_string());
-        self.line = Line::Waiting(Instant::now() + self.backoff.next_wait());
+        let asked = from_status(status).retry_after.unwrap_or_default();
+        self.line = Line::Waiting(Instant::now() + self.backoff.next_wait().max(asked));
         tracing::debug!(code = ?status.code(), message = status.message(), "watch broke and connects again");
         Ok(Update::Reconnecting)
     }

@@ -12,7 +12,7 @@ import {
   type FolderColumns,
   type Snapshot,
 } from "./gen/caudal/v1/batch_pb.js";
-import { waitBefore } from "./retry.js";
+import { pauseAsked, waitBefore } from "./retry.js";
 
 /** A file moved: its row before and after. A state of 0 means that there is none. */
 export type FileMoved = (ordinal: number, state: number, detail: number, oldState: number, oldDetail: number) => void;
@@ -223,6 +223,7 @@ export async function* followBatch(
       trouble = line.isSilent
         ? `nothing came for ${silentForMs / 1_000} s, so the stream is cut somewhere`
         : error.rawMessage;
+      asked = pauseAsked(error);
     } finally {
       line.close();
     }

@@ -9,8 +9,8 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::settings::{
-    AlwaysLandArguments, LandingArguments, StoreArguments, TelemetryArguments, TlsArguments,
-    TusArguments,
+    AlwaysLandArguments, DoorArguments, LandingArguments, MeshTlsArguments, MetricsArguments,
+    StoreArguments, TelemetryArguments, TlsArguments, TusArguments,
 };
 
 const GATEWAY: &str = "Gateway";
@@ -211,6 +211,12 @@ pub(crate) struct ServeArguments {
     pub(crate) tus: TusArguments,
     #[command(flatten)]
     pub(crate) tls: TlsArguments,
+    #[command(flatten)]
+    pub(crate) door: DoorArguments,
+    #[command(flatten)]
+    pub(crate) mesh_tls: MeshTlsArguments,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArguments,
     /// Files that it handles at once; the limiter may grant fewer
     #[arg(
         long,

@@ -5,6 +5,7 @@ mod plan;
 
 use std::process::ExitCode;
 
+use caudal_node::ServerLimits;
 use caudal_objects::ObjectError;
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::serve::arguments::ServeArguments;
 use crate::serve::plan::{Plan, Work};
 use crate::service::parts::Parts;
 use crate::service::serving::{self, Serving, until_answering, until_serving};
-use crate::service::{self, Mesh, Started, listen};
+use crate::service::{self, Mesh, Started, channels_to, listen, open_files};
 
 /// The line for scripts.
 #[derive(Serialize)]
@@ -28,6 +29,11 @@ pub(crate) async fn run(arguments: &ServeArguments) -> Result<ExitCode, Failure>
     let plan = Plan::of(arguments, |name| std::env::var(name).ok())?;
     let _telemetry = caudal_node::telemetry::init(&plan.telemetry)
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
+    if let Work::Gateway { .. } = plan.work {
+        open_files::allow(arguments.door.connections);
+    } else {
+        open_files::allow(ServerLimits::default().connections);
+    }
     serving::run(start(plan)).await
 }
 
@@ -36,6 +42,9 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
         tracing::warn!("{warning}");
     }
     let is_ledger = matches!(plan.work, Work::Ledger(_));
+    let name = plan.service.name();
+    // The gateway's own address is for those outside of the mesh.
+    let tls = plan.tls.clone().filter(|_| name != "gateway");
     let Started { address, part } = match plan.work {
         Work::Gateway { mesh, options } => {
             let listener = listen(plan.listen).await?;
@@ -44,7 +53,8 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
         }
         Work::Ledger(settings) => service::ledger::start(*settings, plan.listen).await?,
         Work::Limiter { slots, secret } => {
-            service::limiter::start(slots, &secret, plan.listen).await?
+            let shown = (plan.tls, plan.metrics_listen);
+            service::limiter::start(slots, &secret, shown, plan.listen).await?
         }
         Work::Stage {
             stage,
@@ -55,24 +65,26 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
             service::stages::start(stage, options, &mesh, plan.listen).await?
         }
     };
+    let channels = channels_to(name, tls.as_ref())?;
     if is_ledger {
-        until_answering(&address).await?;
+        until_answering(&address, &channels).await?;
     } else {
-        until_serving(&address).await?;
+        until_serving(&address, &channels).await?;
     }
+    let address = match tls {
+        Some(_) => address.replacen("http://", "https://", 1),
+        None => address,
+    };
     let mut parts = Parts::default();
     parts.stop_first(vec![part]);
     let ready = Ready {
         ready: true,
-        service: plan.service.name(),
+        service: name,
         address: address.clone(),
     };
     Ok(Serving {
         parts,
-        words: format!(
-            "{} serves at {address}; Ctrl-C ends it",
-            plan.service.name()
-        ),
+        words: format!("{name} serves at {address}; Ctrl-C ends it"),
         // Texts can always be written.
         ready_line: serde_json::to_string(&ready).unwrap_or_default(),
         folder: None,

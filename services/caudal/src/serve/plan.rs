@@ -6,8 +6,8 @@ use caudal_domain::Stage;
 use caudal_gateway::key::ApiKey;
 use caudal_ledger::{Bootstrap, KeyRecord, LedgerSettings};
 use caudal_limiter::SlotLimits;
-use caudal_node::MeshSecret;
 use caudal_node::telemetry::TelemetrySettings;
+use caudal_node::{LeaderChannel, MeshSecret, MeshTls};
 use caudal_providers::EmbeddingSettings;
 
 use crate::failure::Failure;
@@ -15,7 +15,7 @@ use crate::serve::arguments::{ServeArguments, Service};
 use crate::service::gateway::GatewayOptions;
 use crate::service::ledger::key_record;
 use crate::service::stages::StageOptions;
-use crate::service::{Mesh, following};
+use crate::service::{Mesh, channels_to};
 use crate::settings::{check_database_url, check_redis_url, secret, set};
 
 /// The whole plan.
@@ -23,6 +23,10 @@ pub(crate) struct Plan {
     pub(crate) service: Service,
     pub(crate) listen: SocketAddr,
     pub(crate) telemetry: TelemetrySettings,
+    /// The certificates of the mesh.
+    pub(crate) tls: Option<MeshTls>,
+    /// Where metrics are shown.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) work: Work,
 }
 
@@ -57,9 +61,10 @@ impl Plan {
                 "the gateway listens on {address} without TLS: API keys are read by whoever is in between. \
                  Give it --tls-cert and --tls-key, or put a proxy with a certificate before it"
             )),
+            _ if self.tls.is_some() => None,
             _ => Some(format!(
                 "{} listens on {address}, and services speak with each other without TLS: whoever is in between reads what they say. \
-                 Keep this network to the services",
+                 Give all of them certificates (--mesh-ca, --mesh-cert, --mesh-key), or keep this network to the services",
                 self.service.name()
             )),
         }
@@ -91,6 +96,8 @@ impl Plan {
         Ok(Self {
             service,
             listen,
+            tls: arguments.mesh_tls.certificates()?,
+            metrics_listen: arguments.metrics.metrics_listen,
             telemetry: arguments
                 .telemetry
                 .of(&format!("caudal-{}", service.name())),
@@ -101,10 +108,11 @@ impl Plan {
 
 fn mesh(arguments: &ServeArguments) -> Result<Mesh, Failure> {
     let secret = mesh_secret(arguments)?;
+    let tls = arguments.mesh_tls.certificates()?;
     let ledger = set(arguments.ledger.as_deref()).ok_or_else(|| missing(arguments, "ledger"))?;
-    check_address("ledger", ledger)?;
+    check_address("ledger", ledger, tls.as_ref())?;
     let limiter = set(arguments.limiter.as_deref()).ok_or_else(|| missing(arguments, "limiter"))?;
-    check_address("limiter", limiter)?;
+    check_address("limiter", limiter, tls.as_ref())?;
     let redis_url = redis_url(arguments)?;
     let store = arguments
         .store
@@ -116,6 +124,8 @@ fn mesh(arguments: &ServeArguments) -> Result<Mesh, Failure> {
         limiter: limiter.to_owned(),
         redis_url,
         store,
+        tls,
+        metrics_listen: arguments.metrics.metrics_listen,
     })
 }
 
@@ -135,6 +145,7 @@ fn gateway(arguments: &ServeArguments) -> Result<GatewayOptions, Failure> {
         always_land: arguments.always_land.always_land,
         tus: arguments.tus.settings(),
         tls: arguments.tls.certificate()?,
+        door: Some(arguments.door),
     })
 }
 
@@ -144,12 +155,14 @@ fn ledger(arguments: &ServeArguments, listen: SocketAddr) -> Result<LedgerSettin
     let mut settings = LedgerSettings::new(&url, redis_url(arguments)?, secret);
     settings.bootstrap = bootstrap(arguments)?;
     settings.objects = arguments.store.store()?;
+    settings.tls = arguments.mesh_tls.certificates()?;
+    settings.metrics_listen = arguments.metrics.metrics_listen;
     settings
         .windows
         .set(arguments.dispatch_windows.iter().copied());
     match set(arguments.advertise.as_deref()) {
         Some(address) => {
-            check_address("advertise", address)?;
+            check_address("advertise", address, settings.tls.as_ref())?;
             address.clone_into(&mut settings.address);
         }
         // The callers of a ledger that stands by are sent to the address of the active one.
@@ -263,9 +276,10 @@ fn database_url(arguments: &ServeArguments) -> Result<String, Failure> {
     Ok(url)
 }
 
-fn check_address(name: &str, addresses: &str) -> Result<(), Failure> {
+fn check_address(name: &str, addresses: &str, tls: Option<&MeshTls>) -> Result<(), Failure> {
     // Connects with its first call, and there is none.
-    following(addresses)
+    let channels = channels_to("ledger", tls)?;
+    LeaderChannel::new(&channels, addresses)
         .map(drop)
         .map_err(|error| Failure::misconfigured(format!("--{name}: {error}")))
 }

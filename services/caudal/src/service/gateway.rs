@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::Failure;
 use crate::service::parts::Part;
 use crate::service::{Mesh, Started, cannot_start, reached_at, short_drain};
+use crate::settings::DoorArguments;
 
 /// How it works.
 #[derive(Default)]
@@ -26,6 +27,8 @@ pub(crate) struct GatewayOptions {
     pub(crate) tus: TusSettings,
     /// What it shows to speak https.
     pub(crate) tls: Option<Certificate>,
+    /// What it bears, where that is not the usual.
+    pub(crate) door: Option<DoorArguments>,
 }
 
 /// Starts it.
@@ -43,7 +46,11 @@ pub(crate) async fn start(
         redis_url: Some(mesh.redis_url.clone()),
     };
     let mut settings = caudal_gateway::Settings::new(mesh.secret.clone());
-    settings.limits = short_drain();
+    settings.limits = match options.door {
+        Some(door) => door.over(short_drain()),
+        None => short_drain(),
+    };
+    settings.metrics_listen = mesh.metrics_listen;
     if let Some(folder) = options.web_dir {
         settings.web_dir = folder;
     }

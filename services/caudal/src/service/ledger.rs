@@ -2,7 +2,8 @@
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use caudal_gateway::key::ApiKey;
 use caudal_ledger::{KeyRecord, Ledger, LedgerSettings};
@@ -11,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::Failure;
 use crate::service::parts::Part;
 use crate::service::{Started, cannot_start, listen, reached_at};
+
+/// Its owner reads and writes it, and nobody else.
+const PRIVATE_FILE: u32 = 0o600;
 
 /// Starts it; it leads, or stands by while another does.
 pub(crate) async fn start(
@@ -61,12 +65,30 @@ fn hold_database(url: &str) -> Result<Option<File>, Failure> {
         .open(&path)
         .map_err(|error| cannot(&error))?;
     match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
+        Ok(()) => {
+            make_private(&database).map_err(|error| {
+                Failure::misconfigured(format!("cannot use {}: {error}", database.display()))
+            })?;
+            Ok(Some(lock))
+        }
         Err(TryLockError::WouldBlock) => Err(Failure::misconfigured(format!(
             "another ledger works on {}: stop it, or give this one a database of its own; several ledgers need Postgres",
             database.display()
         ))),
         Err(TryLockError::Error(error)) => Err(cannot(&error)),
+    }
+}
+
+/// Makes a database that is not there yet, for its owner alone: what stands beside it later is as private as itself.
+fn make_private(database: &Path) -> std::io::Result<()> {
+    let made = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE_FILE)
+        .open(database);
+    match made {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop),
     }
 }
 
@@ -84,6 +106,22 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
+
+    #[test]
+    fn a_new_sqlite_file_is_for_its_owner_alone_and_an_old_one_is_left_as_it_is() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ledger.sqlite");
+        let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        let url = format!("sqlite:{}", file.display());
+        drop(hold_database(&url).unwrap());
+        assert_eq!(mode(), PRIVATE_FILE);
+        std::fs::write(&file, "rows").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        drop(hold_database(&url).unwrap());
+        assert_eq!((mode(), std::fs::read(&file).unwrap().len()), (0o640, 4));
+    }
 
     // Protocol 9: two that write to one database would hand the same rows out twice.
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use caudal_limiter::SlotLimits;
-use caudal_node::{MeshSecret, ServerParts, Settings};
+use caudal_node::{MeshSecret, MeshTls, ServerParts, Settings};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
@@ -13,6 +13,7 @@ use crate::service::{Started, cannot_start, listen, reached_at, short_drain};
 pub(crate) async fn start(
     slots: SlotLimits,
     secret: &MeshSecret,
+    (tls, metrics_listen): (Option<MeshTls>, Option<SocketAddr>),
     address: SocketAddr,
 ) -> Result<Started, Failure> {
     let broken = |error: &dyn std::fmt::Display| cannot_start("the limiter", error);
@@ -25,7 +26,9 @@ pub(crate) async fn start(
         mesh_secret: secret.clone(),
         limits: short_drain(),
     };
-    let server = ServerParts::new(server, listener, stop.clone());
+    let mut server = ServerParts::new(server, listener, stop.clone());
+    server.tls = tls;
+    server.metrics_listen = metrics_listen;
     let part = Part::new("the limiter", stop, async move {
         caudal_limiter::serve(&settings, server).await
     });

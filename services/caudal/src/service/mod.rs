@@ -3,6 +3,7 @@
 pub(crate) mod gateway;
 pub(crate) mod ledger;
 pub(crate) mod limiter;
+pub(crate) mod open_files;
 pub(crate) mod parts;
 mod permits;
 pub(crate) mod serving;
@@ -11,9 +12,9 @@ pub(crate) mod stages;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use caudal_node::channels::InvalidAddress;
+use caudal_node::channels::ChannelSettings;
 use caudal_node::{
-    Channels, LeaderChannel, MeshChannel, MeshSecret, ServerLimits, ServiceIdentity,
+    Channels, LeaderChannel, MeshChannel, MeshSecret, MeshTls, ServerLimits, ServiceIdentity,
 };
 use caudal_objects::ObjectStore;
 use tokio::net::TcpListener;
@@ -34,6 +35,10 @@ pub(crate) struct Mesh {
     pub(crate) limiter: String,
     pub(crate) redis_url: String,
     pub(crate) store: caudal_objects::Settings,
+    /// The certificates of the mesh.
+    pub(crate) tls: Option<MeshTls>,
+    /// Where the one service of this process shows its metrics.
+    pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
 impl Mesh {
@@ -44,7 +49,8 @@ impl Mesh {
 
     /// The active ledger, on connections of this one caller.
     fn ledger(&self) -> Result<LeaderChannel, Failure> {
-        following(&self.ledger)
+        let channels = channels_to("ledger", self.tls.as_ref())?;
+        LeaderChannel::new(&channels, &self.ledger)
             .map_err(|error| Failure::misconfigured(format!("--ledger: {error}")))
     }
 
@@ -55,16 +61,23 @@ impl Mesh {
 
     /// The limiter as `service` calls it.
     fn limiter_for(&self, service: &str) -> Result<MeshChannel, Failure> {
-        let channel = Channels::default()
+        let channel = channels_to("limiter", self.tls.as_ref())?
             .channel(&self.limiter)
             .map_err(|error| Failure::misconfigured(format!("--limiter: {error}")))?;
         Ok(ServiceIdentity::new(service, &self.secret).channel(channel))
     }
 }
 
-/// Connections of one service's own, so that in one process it meets the limits that it would meet alone.
-pub(crate) fn following(addresses: &str) -> Result<LeaderChannel, InvalidAddress> {
-    LeaderChannel::new(&Channels::default(), addresses)
+/// Connections to a service, of the caller's own, so that in one process it meets the limits that it would meet alone.
+pub(crate) fn channels_to(service: &str, tls: Option<&MeshTls>) -> Result<Channels, Failure> {
+    let tls = tls
+        .map(|tls| tls.to(service))
+        .transpose()
+        .map_err(|error| Failure::broken(format!("no TLS to {service}: {error}")))?;
+    Ok(Channels::new(ChannelSettings {
+        tls,
+        ..ChannelSettings::default()
+    }))
 }
 
 /// A service that was started.

@@ -93,24 +93,25 @@ impl Signals {
 }
 
 /// Asks a service's health until it says that calls are welcome.
-pub(crate) async fn until_serving(address: &str) -> Result<(), Failure> {
-    until_health(address, |status| status == ServingStatus::Serving).await
+pub(crate) async fn until_serving(address: &str, channels: &Channels) -> Result<(), Failure> {
+    until_health(address, channels, |status| status == ServingStatus::Serving).await
 }
 
 /// Asks a service's health until it says anything: a ledger that stands by does its part without serving.
-pub(crate) async fn until_answering(address: &str) -> Result<(), Failure> {
-    until_health(address, |_| true).await
+pub(crate) async fn until_answering(address: &str, channels: &Channels) -> Result<(), Failure> {
+    until_health(address, channels, |_| true).await
 }
 
 async fn until_health(
     address: &str,
+    channels: &Channels,
     is_enough: impl Fn(ServingStatus) -> bool,
 ) -> Result<(), Failure> {
     // One that shows a certificate serves when it was started: who is to be trusted is the clients' to say.
     if address.starts_with("https://") {
         return Ok(());
     }
-    let channel = Channels::default()
+    let channel = channels
         .channel(address)
         .map_err(|error| Failure::broken(error.to_string()))?;
     let mut health = HealthClient::new(channel);

@@ -281,7 +281,9 @@ pub(crate) async fn start(
             ..ServerLimits::default()
         },
     };
-    let server = ServerParts::new(server, listener, stop.clone());
+    let mut server = ServerParts::new(server, listener, stop.clone());
+    server.tls = mesh.tls.clone();
+    server.metrics_listen = mesh.metrics_listen;
     if !registered.parsers.is_empty() {
         look_at_the_walls(name, &server.metrics).await?;
     }

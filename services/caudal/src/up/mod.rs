@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use crate::cli::UpArguments;
 use crate::failure::Failure;
-use crate::service::serving;
+use crate::service::{open_files, serving};
 use crate::up::plan::Plan;
 
 /// Runs until a signal, or until a part of it fails.
@@ -16,5 +16,6 @@ pub(crate) async fn run(arguments: UpArguments) -> Result<ExitCode, Failure> {
     let plan = Plan::of(&arguments)?;
     let _telemetry = caudal_node::telemetry::init(&plan.telemetry)
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
+    open_files::allow(plan.door.connections);
     serving::run(system::start(plan)).await
 }

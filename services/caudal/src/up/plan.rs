@@ -11,7 +11,7 @@ use caudal_providers::EmbeddingSettings;
 
 use crate::cli::UpArguments;
 use crate::failure::Failure;
-use crate::settings::{check_database_url, check_redis_url};
+use crate::settings::{DoorArguments, check_database_url, check_redis_url};
 
 /// Where the embedded store listens: on this machine alone, on the port of its data folder.
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) always_land: bool,
     pub(crate) tus: TusSettings,
     pub(crate) tls: Option<Certificate>,
+    pub(crate) door: DoorArguments,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) telemetry: TelemetrySettings,
 }
 
@@ -87,6 +89,8 @@ impl Plan {
             always_land: arguments.always_land.always_land,
             tus: arguments.tus.settings(),
             tls: arguments.tls.certificate()?,
+            door: arguments.door,
+            metrics_listen: arguments.metrics.metrics_listen,
             telemetry: arguments.telemetry.of("caudal"),
         })
     }

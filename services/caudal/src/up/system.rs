@@ -10,7 +10,7 @@ use caudal_embedded::{DataFolder, RedisChild, RedisSettings, S3Server, S3Setting
 use caudal_gateway::key::ApiKey;
 use caudal_ledger::{Bootstrap, LedgerSettings};
 use caudal_limiter::SlotLimits;
-use caudal_node::MeshSecret;
+use caudal_node::{Channels, MeshSecret};
 use caudal_objects::{InProcess, ObjectStore};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     parts.stop_first(vec![ledger.part]);
     // It lives and dies with all stages.
     let slots = SlotLimits::default().for_one_process();
-    let limiter = service::limiter::start(slots, &secret, LOOPBACK).await?;
+    let limiter = service::limiter::start(slots, &secret, (None, None), LOOPBACK).await?;
     parts.stop_first(vec![limiter.part]);
 
     let mesh = Mesh {
@@ -81,6 +81,8 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
         limiter: limiter.address.clone(),
         redis_url: redis_url.clone(),
         store: store.clone(),
+        tls: None,
+        metrics_listen: None,
     };
     let mut services = BTreeMap::from([("ledger", ledger.address), ("limiter", limiter.address)]);
     let mut stage_parts = Vec::new();
@@ -100,13 +102,19 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     let options = GatewayOptions {
         tus: plan.tus,
         tls: plan.tls,
+        door: Some(plan.door),
         always_land: plan.always_land,
         ..GatewayOptions::default()
     };
+    let mesh = Mesh {
+        metrics_listen: plan.metrics_listen,
+        ..mesh
+    };
     let gateway = service::gateway::start(&mesh, options, listener).await?;
     parts.stop_first(vec![gateway.part]);
+    let channels = Channels::default();
     for address in services.values().chain([&gateway.address]) {
-        until_serving(address).await?;
+        until_serving(address, &channels).await?;
     }
     let words = words_of(&gateway.address, &secrets);
     let ready = Ready {

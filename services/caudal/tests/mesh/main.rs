@@ -7,6 +7,7 @@ mod ledgers;
 mod replicas;
 mod settings;
 mod store;
+mod tls;
 mod tus;
 #[path = "../tus_wire/mod.rs"]
 mod tus_wire;

@@ -39,6 +39,21 @@ fn a_wrong_setting_is_named_and_its_remedy_with_it() {
     );
     let words = refused(&["limiter", "--mesh-secret", SECRET, "--log", "=="]);
     assert!(words.contains("log filter"), "{words}");
+    let no_such_files = [
+        "--mesh-ca",
+        "/no/ca",
+        "--mesh-cert",
+        "/no/cert",
+        "--mesh-key",
+        "/no/key",
+    ];
+    let words = refused(&[&["limiter", "--mesh-secret", SECRET][..], &no_such_files].concat());
+    assert!(
+        words.contains("--mesh-ca") && words.contains("/no/ca"),
+        "{words}"
+    );
+    let words = refused(&["limiter", "--mesh-ca", "/no/ca"]);
+    assert!(words.contains("--mesh-cert"), "{words}");
     let words = refused(&["limiter", "--listen", "nowhere"]);
     assert!(words.contains("--listen"), "{words}");
     let words = refused(&["limiter", "--config", "/nowhere/caudal.toml"]);

@@ -263,13 +263,13 @@ fn text(value: &Value) -> String {
 }
 
 /// A tenant without a bound on its calls, and its id.
-fn tenant(ground: &Ground, name: &str) -> String {
+pub(crate) fn tenant(ground: &Ground, name: &str) -> String {
     let limit = ["--limit", "calls_per_second=100000"];
     let made = operator(ground, &[&["tenants", "create", name][..], &limit].concat());
     text(&made["tenant"])
 }
 
-fn key(ground: &Ground, tenant: &str, role: &str) -> (String, String) {
+pub(crate) fn key(ground: &Ground, tenant: &str, role: &str) -> (String, String) {
     let made = operator(
         ground,
         &["keys", "create", role, "--role", role, "--tenant", tenant],
@@ -455,6 +455,19 @@ fn a_tenant_is_made_limited_used_and_its_keys_revoked_by_the_command_alone() {
     assert!(String::from_utf8_lossy(&looked.stderr).contains("not found"));
 
     operator(&ground, &["tenants", "update", &acme, "--limit", "files=5"]);
+    // Whoever forgets to say whose is told how.
+    let operators = ground.system.ready("operator_key");
+    for (asked, said) in [
+        (["keys", "list"], "--operators"),
+        (["audit", "--last=1"], "--everywhere"),
+        (["usage", "--output=text"], "caudal tenants show TENANT"),
+    ] {
+        let asked = ground
+            .system
+            .caudal(&[&asked[..], &["--api-key", &operators]].concat());
+        let words = String::from_utf8_lossy(&asked.unwrap().stderr).into_owned();
+        assert!(words.contains(said), "{words}");
+    }
     let usage = typed(&ground, &admin, &["usage"]);
     assert_eq!(
         usage["limits"]["files"],
@@ -652,4 +665,62 @@ fn a_tenant_of_few_calls_waits_for_its_turn_says_so_and_loses_nothing() {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{words}");
     assert!(words.contains("too many calls at once"), "{words}");
+}
+
+/// Starts a watch, and reads what it says until `words` are among it.
+fn watch_until(ground: &Ground, key: &str, batch: &str, words: &str) -> std::process::Child {
+    use std::io::{BufRead as _, BufReader};
+
+    let mut watch = ground.system.command(&["watch", batch, "--key", key]);
+    let piped = std::process::Stdio::piped();
+    let mut watch = watch.stderr(piped).spawn().unwrap();
+    let mut said = BufReader::new(watch.stderr.take().unwrap());
+    let mut all = String::new();
+    while !all.contains(words) {
+        assert_ne!(said.read_line(&mut all).unwrap(), 0, "{all}");
+    }
+    // Whatever it says from now on nobody reads, and it goes on all the same.
+    std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+    watch
+}
+
+#[test]
+fn a_tenant_at_its_bounds_waits_says_so_and_goes_on_when_there_is_room() {
+    let ground = Ground::new(Database::Sqlite);
+    let acme = tenant(&ground, "Acme");
+    let (member, _) = key(&ground, &acme, "member");
+    // Before the key is used: no gateway remembers that there was more.
+    for limit in ["streams=1", "operations=0"] {
+        operator(&ground, &["tenants", "update", &acme, "--limit", limit]);
+    }
+    let batch = open_batch(&ground, &member);
+    let mut first = watch_until(&ground, &member, &batch, "files");
+    let mut second = watch_until(
+        &ground,
+        &member,
+        &batch,
+        "the quota streams would be exceeded",
+    );
+    let arguments = ["cancel", &batch, "--state", "PENDING", "--key", &member];
+    let mut cancel = ground.system.command(&arguments);
+    let mut cancel = cancel.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(cancel.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert!(
+        line.contains("waiting") && line.contains("operations"),
+        "{line}"
+    );
+    first.kill().unwrap();
+    first.wait().unwrap();
+    operator(
+        &ground,
+        &["tenants", "update", &acme, "--limit", "operations=default"],
+    );
+    assert!(cancel.wait().unwrap().success());
+    typed(&ground, &member, &["cancel", &batch]);
+    // It follows to the end that it could not see before.
+    assert!(second.wait().unwrap().code().is_some());
+    let usage = typed(&ground, &member, &["usage"]);
+    assert_eq!(usage["limits"]["streams"]["limit"], 1, "{usage}");
 }

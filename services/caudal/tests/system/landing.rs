@@ -101,8 +101,10 @@ fn what_was_declared_goes_straight_to_where_it_stays() {
     let ground = Ground::with(Database::Sqlite, &[("CAUDAL_LANDING_DELAY", "1h")]);
     let runtime = Runtime::new().unwrap();
     let metrics = format!("{}/metrics", ground.system.ready("gateway"));
+    let (key, http) = (ground.system.ready("operator_key"), reqwest::Client::new());
     let known = until("the store to be asked", PATIENCE, async || {
-        let page = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+        let asked = http.get(&metrics).bearer_auth(&key).send().await.unwrap();
+        let page = asked.text().await.unwrap();
         let verifies = "caudal_store_verifies_checksums{service=\"gateway\"} 1\n";
         page.contains(verifies).then_some(())
     });

@@ -1,6 +1,7 @@
 //! The whole system, as a person or a script runs it.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod attacks;
 mod bad_store;
 mod bad_verb;
 mod clients;

@@ -21,6 +21,12 @@ pub(crate) type Keyed = InterceptedService<Channel, Key>;
 #[derive(Clone)]
 pub(crate) struct Key(String);
 
+impl Key {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl tonic::service::Interceptor for Key {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if !self.0.is_empty() {
@@ -259,12 +265,20 @@ fn an_operator_calls_a_stage_with_a_signed_scope_and_nobody_without() {
 
     let ground = Ground::new(Database::Sqlite);
     let data = ground.folder.path().join("data");
+    let call = "caudal.mesh.v1.StageService/GetStage";
     let signed = ground
         .system
-        .caudal(&["scope", "--data-dir", data.to_str().unwrap()])
+        .caudal(&["scope", call, "--data-dir", data.to_str().unwrap()])
         .unwrap();
     let header = String::from_utf8(signed.stdout).unwrap();
     let (name, value) = header.trim().split_once(": ").unwrap();
+    let with_scope = || {
+        let mut request = Request::new(GetStageRequest {});
+        let name: tonic::metadata::AsciiMetadataKey = name.parse().unwrap();
+        let value = MetadataValue::try_from(value).unwrap();
+        request.metadata_mut().insert(name, value);
+        request
+    };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let channel = Channel::from_shared(ground.system.service("metadata"))
@@ -275,14 +289,9 @@ fn an_operator_calls_a_stage_with_a_signed_scope_and_nobody_without() {
         let mut stage = StageServiceClient::new(channel);
         let refused = stage.get_stage(GetStageRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
-        let mut request = Request::new(GetStageRequest {});
-        let name: tonic::metadata::AsciiMetadataKey = name.parse().unwrap();
-        request
-            .metadata_mut()
-            .insert(name, MetadataValue::try_from(value).unwrap());
-        assert_eq!(
-            stage.get_stage(request).await.unwrap().into_inner().stage,
-            "metadata"
-        );
+        let answer = stage.get_stage(with_scope()).await.unwrap();
+        assert_eq!(answer.into_inner().stage, "metadata");
+        let again = stage.get_stage(with_scope()).await.unwrap_err();
+        assert_eq!(again.code(), Code::Unauthenticated);
     });
 }

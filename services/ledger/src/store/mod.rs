@@ -57,6 +57,10 @@ const READ_CONNECTIONS: u32 = 4;
 const READS_OF_TENANTS: usize = 3;
 /// The same of one tenant.
 const READS_OF_A_TENANT: usize = 2;
+/// Pages that SQLite keeps for a connection, as it is told: in KiB, below zero. The writer goes to the same pages again and
+/// again; whoever reads a lot reads most of it once, and the system keeps it for all.
+const WRITERS_PAGES: &str = "-65536";
+const READERS_PAGES: &str = "-8192";
 /// How long a connection may take to be made or to come free.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long Postgres lets a transaction sit idle, in milliseconds; shorter than a term.
@@ -95,15 +99,18 @@ pub(crate) struct Store {
 impl Store {
     /// Opens `url` (`sqlite:FILE` or `postgres://…`) and brings its schema up to date.
     pub(crate) async fn open(url: &str) -> Result<Self, DbErr> {
-        let migrations = Database::connect(options(url, 1, &[])).await?;
+        let migrations = Database::connect(options(url, 1, &[], READERS_PAGES)).await?;
         migrate(&migrations).await?;
         let dialect = Dialect::of(migrations.get_database_backend());
         migrations.close().await?;
         let writers = if dialect.has_two_writers() { 2 } else { 1 };
-        let writes =
-            WriteConnections::open(options(url, writers, &[PLANNED_ONCE]), dialect).await?;
-        let reads = Database::connect(options(url, READ_CONNECTIONS, &[])).await?;
-        let credentials = Database::connect(options(url, 1, &[])).await?;
+        let writes = WriteConnections::open(
+            options(url, writers, &[PLANNED_ONCE], WRITERS_PAGES),
+            dialect,
+        )
+        .await?;
+        let reads = Database::connect(options(url, READ_CONNECTIONS, &[], READERS_PAGES)).await?;
+        let credentials = Database::connect(options(url, 1, &[], READERS_PAGES)).await?;
         Ok(Self {
             reads,
             credentials,
@@ -171,6 +178,7 @@ fn options(
     url: &str,
     connections: u32,
     postgres_settings: &'static [(&str, &str)],
+    sqlite_pages: &'static str,
 ) -> ConnectOptions {
     let mut options = ConnectOptions::new(url.to_owned());
     options
@@ -187,7 +195,7 @@ fn options(
                 .options(BY_INDEX.map(|setting| (setting, "off")))
                 .options(postgres_settings.iter().copied())
         })
-        .map_sqlx_sqlite_opts(|sqlite| {
+        .map_sqlx_sqlite_opts(move |sqlite| {
             use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
             // FULL: an answered call is on disk, whatever happens to the machine next.
             sqlite
@@ -195,7 +203,7 @@ fn options(
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(SQLITE_BUSY_TIMEOUT)
-                .pragma("cache_size", "-65536")
+                .pragma("cache_size", sqlite_pages)
                 .pragma("temp_store", "memory")
                 .statement_cache_capacity(256)
         });

@@ -21,8 +21,8 @@ use super::{Session, u32_of, uuid_of};
 const BATCHES_A_STATEMENT: usize = 256;
 /// What visiting a batch costs of the rows a walk may read: many small batches are bounded too.
 const ROWS_A_BATCH: u32 = 10;
-/// Rows that one step of a count by path reads.
-const ROWS_A_STEP: u32 = 10_000;
+/// Rows that are read at once where paths are looked at: many of a tenant's reads may hold so many.
+const ROWS_A_STEP: u32 = 1_000;
 
 /// Which files are chosen: all that is set must hold.
 #[derive(Clone, Debug)]
@@ -321,16 +321,29 @@ pub(crate) async fn next<C: ConnectionTrait>(
     let Some(glob) = &selection.glob else {
         return next_by_row(session, selection, from, rows, files).await;
     };
-    // Few may match, so all that may be read is read.
-    let mut step = next_by_row(session, selection, from, rows, rows).await?;
-    let views = reads::views(session, step.rows).await?;
-    let chosen = views.into_iter().filter(|view| glob.is_match(&view.path));
-    step.rows = chosen.map(|view| view.work).collect();
-    if let Some(beyond) = step.rows.get(files as usize) {
-        step.next = Some(position_of(beyond.file));
-        step.rows.truncate(files as usize);
+    // Few may match, so all that may be read is read, some at a time.
+    let (mut chosen, mut from, mut left) = (Vec::new(), from, rows);
+    loop {
+        let some = left.min(ROWS_A_STEP);
+        left -= some;
+        let step = next_by_row(session, selection, from, some, some).await?;
+        let views = reads::views(session, step.rows).await?;
+        let matching = views.into_iter().filter(|view| glob.is_match(&view.path));
+        chosen.extend(matching.map(|view| view.work));
+        let is_enough = chosen.len() > files as usize;
+        if is_enough || left == 0 || step.next.is_none() {
+            let mut step = Step {
+                rows: chosen,
+                next: step.next,
+            };
+            if let Some(beyond) = step.rows.get(files as usize) {
+                step.next = Some(position_of(beyond.file));
+                step.rows.truncate(files as usize);
+            }
+            return Ok(step);
+        }
+        from = step.next;
     }
-    Ok(step)
 }
 
 /// The same without a look at paths.

@@ -1,11 +1,16 @@
 //! What a tenant may keep, held against what a page of a manifest asks for.
 
+use std::time::Duration;
+
 use caudal_domain::{Refusal, TenantId, limits};
 
 use crate::settings::TenantLimits;
 use crate::store::tenancy::Open;
 use crate::store::tenants::TenantRow;
 use crate::writer::group::Group;
+
+/// When somebody who has as much under way as it may can ask again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a batch holds.
 #[derive(Clone, Copy, Default)]
@@ -58,7 +63,9 @@ impl Group<'_> {
         let started = self.effects.new_operations.iter();
         let started = started.filter(|row| row.tenant == tenant).count();
         let running = self.opened(tenant, Open::Operations, started);
+        // They end by themselves, unlike all that is stored.
         one_more("operations", self.limits_of(tenant)?.operations, running)
+            .map_err(|refusal| refusal.with_retry_after(TRY_AGAIN_AFTER))
     }
 
     fn opened(&self, tenant: TenantId, open: Open, in_group: usize) -> u64 {

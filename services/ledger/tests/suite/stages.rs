@@ -166,9 +166,15 @@ async fn only_services_ask_what_is_recorded_and_in_columns_of_one_length(databas
         files: Some(file_tokens_to_proto([(file, Token::new(1))])),
         generation,
     };
-    let answer = ledger.mesh().check_recorded(request(vec![1])).await;
+    let answer = ledger
+        .mesh_of(Stage::Upload)
+        .check_recorded(request(vec![1]))
+        .await;
     assert_eq!(answer.unwrap().into_inner().recorded, [false]);
-    let refused = ledger.mesh().check_recorded(request(vec![1, 1])).await;
+    let refused = ledger
+        .mesh_of(Stage::Upload)
+        .check_recorded(request(vec![1, 1]))
+        .await;
     assert_eq!(wrong_fields(&refused.unwrap_err()), ["generation"]);
     let refused = ledger
         .mesh_as_member()
@@ -189,7 +195,7 @@ async fn seen(
         files: Some(file_tokens_to_proto(held.iter().copied())),
         generation: vec![generation; held.len()],
     };
-    let answer = ledger.mesh().check_recorded(request).await.unwrap();
+    let answer = ledger.mesh_of(stage).check_recorded(request).await.unwrap();
     answer.into_inner().recorded
 }
 
@@ -327,7 +333,11 @@ async fn a_released_file_goes_out_again_uncharged(database: Database) {
             held.iter().copied(),
         )),
     };
-    ledger.mesh().release(request).await.unwrap();
+    ledger
+        .mesh_of(Stage::Upload)
+        .release(request)
+        .await
+        .unwrap();
     let again = ledger.take(&mut reader, Stage::Upload, 1).await;
     assert!(again[0].1 > held[0].1);
     assert_eq!(

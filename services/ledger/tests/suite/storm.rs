@@ -537,7 +537,7 @@ impl Storm {
             files: Some(file_tokens_to_proto(held.iter().copied())),
         };
         let answer = insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(stage), request.clone());
             async move { mesh.lease(request).await }
         })
         .await
@@ -557,7 +557,7 @@ impl Storm {
             begun: None,
         };
         insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(Stage::Upload), request.clone());
             async move { mesh.renew(request).await }
         })
         .await
@@ -570,7 +570,7 @@ impl Storm {
             files: Some(file_tokens_to_proto(held.iter().copied())),
         };
         insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(Stage::Upload), request.clone());
             async move { mesh.release(request).await }
         })
         .await
@@ -588,7 +588,7 @@ impl Storm {
             reports: vec![report.clone(); held.len()],
         };
         let answer = insist(|| {
-            let (mut mesh, request) = (self.ledger.mesh(), request.clone());
+            let (mut mesh, request) = (self.ledger.mesh_of(stage), request.clone());
             async move { mesh.report(request).await }
         })
         .await

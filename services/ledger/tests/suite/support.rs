@@ -30,25 +30,12 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 use uuid::Uuid;
 
-type Signed = InterceptedService<Channel, Signer>;
-
-/// Puts one scope on every call.
-#[derive(Clone)]
-pub(crate) struct Signer(SignedScope);
-
-impl tonic::service::Interceptor for Signer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request
-            .metadata_mut()
-            .insert("caudal-scope", self.0.value());
-        Ok(request)
-    }
-}
+type Signed = InterceptedService<Channel, SignedScope>;
 
 pub(crate) struct TestLedger {
     pub(crate) on: Database,
@@ -142,8 +129,8 @@ impl TestLedger {
         LedgerServiceClient<Signed>,
     ) {
         let ((running, shutdown), channel) = launch(&self.settings).await;
-        let scope = SignedScope::new(Scope::service("test"), self.secret.clone());
-        let mesh = LedgerServiceClient::new(InterceptedService::new(channel, Signer(scope)));
+        let scope = SignedScope::new(Scope::service("upload"), self.secret.clone());
+        let mesh = LedgerServiceClient::new(InterceptedService::new(channel, scope));
         (running, shutdown, mesh)
     }
 
@@ -197,7 +184,7 @@ impl TestLedger {
     fn signed(&self, scope: Scope) -> Signed {
         InterceptedService::new(
             self.channel.clone(),
-            Signer(SignedScope::new(scope, self.secret.clone())),
+            SignedScope::new(scope, self.secret.clone()),
         )
     }
 
@@ -211,8 +198,14 @@ impl TestLedger {
         })
     }
 
+    /// As the gateway calls it.
     pub(crate) fn mesh(&self) -> LedgerServiceClient<Signed> {
-        LedgerServiceClient::new(self.signed(Scope::service("test")))
+        LedgerServiceClient::new(self.signed(Scope::service("gateway")))
+    }
+
+    /// As a stage calls it.
+    pub(crate) fn mesh_of(&self, stage: Stage) -> LedgerServiceClient<Signed> {
+        LedgerServiceClient::new(self.signed(Scope::service(stage.name())))
     }
 
     pub(crate) fn mesh_as_member(&self) -> LedgerServiceClient<Signed> {
@@ -487,7 +480,11 @@ impl TestLedger {
             stage_version: Some(version()),
             files: Some(file_tokens_to_proto(held.iter().copied())),
         };
-        self.mesh().lease(request).await.unwrap().into_inner()
+        self.mesh_of(stage)
+            .lease(request)
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Renews; for each file whether it is to be kept.
@@ -507,7 +504,8 @@ impl TestLedger {
             wait: None,
             begun: Some(file_tokens_to_proto(begun.iter().copied())),
         };
-        let answer = self.mesh().renew(request).await.unwrap().into_inner();
+        let mut mesh = self.mesh_of(Stage::Upload);
+        let answer = mesh.renew(request).await.unwrap().into_inner();
         answer
             .verdicts
             .into_iter()
@@ -538,7 +536,7 @@ impl TestLedger {
             files: Some(file_tokens_to_proto(held.iter().copied())),
             reports: vec![report.clone(); held.len()],
         };
-        let answer = self.mesh().report(request).await?.into_inner();
+        let answer = self.mesh_of(stage).report(request).await?.into_inner();
         Ok(answer.verdicts().collect())
     }
 

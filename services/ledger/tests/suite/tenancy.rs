@@ -580,6 +580,7 @@ async fn operations_that_run_at_once_are_bounded(database: Database) {
         .unwrap_err();
     let full = from_status(&full);
     assert_eq!(full.quota[0].subject, "operations");
+    assert!(full.is_retryable() && full.retry_after.is_some());
     // Operators are not held up by what a tenant has under way.
     let request = v1::OperatorServiceDismissFailuresRequest {
         tenant: names::tenant_name(ledger.tenant),

@@ -790,7 +790,11 @@ async fn results_of_an_older_stage_version_are_not_taken_over(database: Database
             Token::FIRST,
         )])),
     };
-    ledger.mesh().lease(lease).await.unwrap();
+    ledger
+        .mesh_of(Stage::ExtractText)
+        .lease(lease)
+        .await
+        .unwrap();
     let batch = ledger.create(Batch::default()).await;
     ledger.add(batch, &["copy.txt"]).await;
     ledger.confirm(batch, 0..1).await;

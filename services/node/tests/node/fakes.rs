@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use caudal_harness::PATIENCE;
 use caudal_node::{
-    Channels, MAX_DECODE_BYTES, MeshChannel, MeshSecret, ScopeGuard, Server, ServerLimits,
+    Channels, MAX_DECODE_BYTES, MeshChannel, MeshSecret, MeshTls, ScopeGuard, Server, ServerLimits,
     ServerParts,
 };
 use caudal_node::{ServiceIdentity, Settings, TraceContext, scope};
@@ -185,6 +185,27 @@ impl Running {
         secret: MeshSecret,
         address: &str,
     ) -> Self {
+        Self::start_parts(limits, limiter, secret, address, |_| {}).await
+    }
+
+    pub(crate) async fn start_with_tls(tls: MeshTls) -> Self {
+        Self::start_where(|parts| parts.tls = Some(tls)).await
+    }
+
+    /// With parts that a test has a word in.
+    pub(crate) async fn start_where(change: impl FnOnce(&mut ServerParts)) -> Self {
+        let (limiter, secret) = (FakeLimiter::default(), MeshSecret::generate());
+        let limits = ServerLimits::default();
+        Self::start_parts(limits, limiter, secret, "127.0.0.1:0", change).await
+    }
+
+    async fn start_parts(
+        limits: ServerLimits,
+        limiter: FakeLimiter,
+        secret: MeshSecret,
+        address: &str,
+        change: impl FnOnce(&mut ServerParts),
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
@@ -193,7 +214,8 @@ impl Running {
             mesh_secret: secret.clone(),
             limits,
         };
-        let parts = ServerParts::new(settings, listener, shutdown.clone());
+        let mut parts = ServerParts::new(settings, listener, shutdown.clone());
+        change(&mut parts);
         let health = parts.health.clone();
         let (calls, begun) = watch::channel(0);
         let stage = InterceptedService::new(
@@ -233,7 +255,7 @@ impl Running {
 
     pub(crate) fn channel(&self) -> MeshChannel {
         let channel = Channels::default().channel(&self.address).unwrap();
-        ServiceIdentity::new("test", &self.secret).channel(channel)
+        ServiceIdentity::new("operator", &self.secret).channel(channel)
     }
 
     pub(crate) fn stage(&self) -> StageServiceClient<MeshChannel> {

@@ -6,4 +6,5 @@ mod fakes;
 mod hints;
 mod limiter_clients;
 mod server;
+mod tls;
 mod traces;

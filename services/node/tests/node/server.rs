@@ -294,7 +294,7 @@ async fn only_services_of_the_mesh_get_past_the_guard() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(answer.process, "service:test");
+    assert_eq!(answer.process, "service:operator");
     let channel = Channels::default().channel(&running.address).unwrap();
     let status = StageServiceClient::new(channel)
         .get_stage(GetStageRequest {})
@@ -303,7 +303,7 @@ async fn only_services_of_the_mesh_get_past_the_guard() {
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(
         caudal_proto::status::from_status(&status).reason,
-        "UNAUTHENTICATED"
+        "SCOPE_NOT_VALID"
     );
 }
 
@@ -528,4 +528,18 @@ async fn ten_thousand_connections_that_say_nothing_keep_nobody_out() {
         silent.len(),
         asked.elapsed()
     );
+}
+
+#[tokio::test]
+async fn metrics_may_have_an_address_of_their_own_where_nothing_else_is() {
+    let port = caudal_harness::Port::reserve().unwrap();
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port.number()));
+    let running = Running::start_where(|parts| parts.metrics_listen = Some(at)).await;
+    running.stage().get_stage(GetStageRequest {}).await.unwrap();
+    let page = http_get(&at.to_string(), "/metrics").await;
+    assert!(page.contains("caudal_rpc_calls_total"), "{page}");
+    let nothing = http_get(&at.to_string(), "/hello").await;
+    assert!(nothing.starts_with("HTTP/1.1 404"), "{nothing}");
+    let beside = http_get(&running.address, "/metrics").await;
+    assert!(!beside.contains("caudal_rpc_calls_total"), "{beside}");
 }

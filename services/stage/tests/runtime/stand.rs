@@ -280,7 +280,9 @@ impl Stand {
         };
         let server = ServerParts::new(server, listener, shutdown.clone());
         let process = StageProcess::start(handler, settings, dependencies, server).unwrap();
-        let service = StageServiceClient::new(channel(&address));
+        let operator = ServiceIdentity::new("operator", &self.secret);
+        let own = channels.channel(&address).unwrap();
+        let service = StageServiceClient::new(operator.channel(own));
         Running {
             process,
             shutdown,
