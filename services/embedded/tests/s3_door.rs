@@ -87,6 +87,29 @@ async fn the_door_needs_no_signature_and_the_network_still_does() {
     assert!(answer.starts_with(b"HTTP/1.1 403"));
 }
 
+#[tokio::test]
+async fn a_server_that_has_stopped_has_closed_its_folder_though_a_door_is_still_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let shutdown = CancellationToken::new();
+    let settings = S3Settings::new(folder.path(), "ACCESS", "secret-of-nobody", BUCKET);
+    let server = S3Server::start(settings, listen, shutdown.clone())
+        .await
+        .unwrap();
+    let door = server.door();
+    let put = ask(&door, Method::PUT, "key", b"bytes".to_vec()).await;
+    assert_eq!(put.status(), StatusCode::OK);
+    shutdown.cancel();
+    server.stopped().await;
+    for method in [Method::GET, Method::PUT, Method::DELETE] {
+        let refused = ask(&door, method, "key", Vec::new()).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let again = server_in(folder.path()).await;
+    let got = ask(&again.door(), Method::GET, "key", Vec::new()).await;
+    assert_eq!(body_of(got).await, b"bytes"[..]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_is_there_after_a_kill_in_the_middle_of_many_writes() {
     let folder = tempfile::tempdir().unwrap();

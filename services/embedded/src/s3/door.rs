@@ -24,7 +24,7 @@ pub type DoorBody = UnsyncBoxBody<Bytes, DoorError>;
 /// Answers S3 requests of the same process, as the server answers signed ones: path-style (`/BUCKET/KEY`), and without a
 /// host. What is signed is answered too; the signature is not looked at.
 ///
-/// It keeps the store open: drop it when the server has stopped.
+/// When the server has stopped, it answers that the store is closed.
 #[derive(Clone)]
 pub struct S3Door {
     pub(super) service: S3Service,

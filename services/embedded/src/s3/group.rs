@@ -6,7 +6,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -67,8 +67,8 @@ impl Failure {
 
 /// The thread that writes. Dropping this ends it after what is queued.
 pub(super) struct Writer {
-    queue: Option<mpsc::Sender<Queued>>,
-    thread: Option<JoinHandle<()>>,
+    queue: RwLock<Option<mpsc::Sender<Queued>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
@@ -78,8 +78,8 @@ impl Writer {
             .name("objects-writer".to_owned())
             .spawn(move || write_all(&queued, &index, &files))?;
         Ok(Writer {
-            queue: Some(queue),
-            thread: Some(thread),
+            queue: RwLock::new(Some(queue)),
+            thread: Mutex::new(Some(thread)),
         })
     }
 
@@ -102,20 +102,27 @@ impl Writer {
                 told.send(outcome).ok();
             })
         });
-        if let Some(queue) = &self.queue {
+        let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queue.as_ref() {
             // Where the thread has ended, the write is dropped, which is told as a failure.
             queue.send(Queued { work, bytes }).ok();
         }
         Written(written)
     }
+
+    /// Takes nothing more, and returns when what is queued is written. Blocks.
+    pub(super) fn end(&self) {
+        *self.queue.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            thread.join().ok();
+        }
+    }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
+        self.end();
     }
 }
 

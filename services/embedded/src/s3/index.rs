@@ -113,6 +113,15 @@ impl Index {
         }
     }
 
+    /// Closes the index in order, so that it need not be looked through when it is opened again.
+    pub(super) fn close(&self) {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+    }
+
     /// Whether it has failed and is not open.
     pub(super) fn is_closed(&self) -> bool {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);

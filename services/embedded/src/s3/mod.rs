@@ -38,6 +38,7 @@ mod store;
 mod strict;
 mod uploads;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -128,11 +129,20 @@ impl S3Settings {
 }
 
 /// A running S3 server. Dropping it breaks its connections off; cancel the token for an orderly end.
-#[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
     door: S3Door,
+    store: Arc<Store>,
     serving: JoinSet<()>,
+}
+
+impl fmt::Debug for S3Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("S3Server")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 impl S3Server {
@@ -157,8 +167,9 @@ impl S3Server {
             Ok(store)
         });
         let store = opened.await.map_err(io::Error::other)??;
+        let store = Arc::new(store);
         let service = Service {
-            store: Arc::new(store),
+            store: Arc::clone(&store),
             bucket: settings.bucket,
         };
         let door = S3Door {
@@ -171,6 +182,7 @@ impl S3Server {
         Ok(S3Server {
             address,
             door,
+            store,
             serving,
         })
     }
@@ -189,9 +201,14 @@ impl S3Server {
         self.door.clone()
     }
 
-    /// Returns when the server has ended after its token was cancelled, at most some ten seconds later.
+    /// Returns when the server has ended after its token was cancelled, at most some ten seconds later. The folder is closed
+    /// then, and whoever still holds a [`S3Door`] is told so.
     pub async fn stopped(mut self) {
         while self.serving.join_next().await.is_some() {}
+        let closed = tokio::task::spawn_blocking(move || self.store.close());
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "the object store was not closed in order");
+        }
     }
 }
 

@@ -99,6 +99,12 @@ impl Store {
         Ok(store)
     }
 
+    /// Writes what is queued and closes the folder, whoever still holds this: all that is asked afterwards fails. Blocks.
+    pub(super) fn close(&self) {
+        self.writer.end();
+        self.index.close();
+    }
+
     /// The object under the key, if there is one.
     pub(super) fn find(&self, key: &str) -> S3Result<Option<Opened>> {
         check_key(key)?;
