@@ -49,7 +49,8 @@ struct Stand {
     ledger: crate::RunningLedger,
     url: String,
     redis: Redis,
-    mesh: LedgerServiceClient<Signed>,
+    channel: Channel,
+    secret: MeshSecret,
     batches: BatchServiceClient<Signed>,
     uploads: UploadServiceClient<Signed>,
     other: DatabaseConnection,
@@ -106,19 +107,28 @@ impl Stand {
                 key_id: String::new(),
             })
         };
+        let batches = BatchServiceClient::new(member());
+        let uploads = UploadServiceClient::new(member());
         Self {
             faults,
-            batches: BatchServiceClient::new(member()),
-            uploads: UploadServiceClient::new(member()),
+            batches,
+            uploads,
             streams: Streams::connect(&redis.url(), Names::new(caudal_streams::DEFAULT_PREFIX))
                 .unwrap(),
             other: Database::connect(&url).await.unwrap(),
             ledger,
             url,
             redis,
-            mesh,
+            channel,
+            secret,
             _folder: folder,
         }
+    }
+
+    /// The ledger, as a process of this stage calls it.
+    fn mesh(&self, stage: Stage) -> LedgerServiceClient<Signed> {
+        let signer = SignedScope::new(Scope::service(stage.name()), self.secret.clone());
+        LedgerServiceClient::new(InterceptedService::new(self.channel.clone(), signer))
     }
 
     /// What another connection counts.
@@ -279,7 +289,7 @@ impl Stand {
             files: files(),
         };
         answered(|| {
-            let (mut client, request) = (self.mesh.clone(), request.clone());
+            let (mut client, request) = (self.mesh(stage), request.clone());
             async move { client.lease(request).await }
         })
         .await;
@@ -296,7 +306,7 @@ impl Stand {
             reports: vec![good; held.len()],
         };
         let answer = answered(|| {
-            let (mut client, request) = (self.mesh.clone(), request.clone());
+            let (mut client, request) = (self.mesh(stage), request.clone());
             async move { client.report(request).await }
         })
         .await;
