@@ -380,7 +380,7 @@ pub(crate) async fn snapshot(setup: &Setup, kind: Kind, files: u32) -> anyhow::R
         };
         let mut stream = LedgerServiceClient::new(direct.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .get_snapshot(direct.request(request))
+            .get_snapshot(request)
             .await?
             .into_inner();
         let (mut rows, mut bytes, mut count) = (0, 0, 0);
