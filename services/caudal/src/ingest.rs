@@ -38,8 +38,10 @@ pub(crate) async fn run(arguments: IngestArguments) -> Result<ExitCode, Failure>
     let id = batch_id(&batch.name).to_owned();
 
     let display = RefCell::new(Display::new());
+    // What is waited for meanwhile is told by the display, once for all calls that wait.
+    let told_by_display = client.telling(|_| {});
     let worked = tokio::select! {
-        worked = ingest(&client, &arguments, rules, &batch.name, &display) => worked,
+        worked = ingest(&told_by_display, &arguments, rules, &batch.name, &display) => worked,
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted(format!(
             "stopped. What was uploaded is kept and processed; the same command sends the rest. Follow it with: caudal watch {id}"
         ))),

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::recovery::{FILES, begin};
+use crate::recovery::{FILES, begin_held, let_go};
 use crate::{Database, Ground};
 
 pub(crate) fn repository() -> PathBuf {
@@ -118,7 +118,7 @@ fn a_grpc_web_client_in_node_watches_across_a_restart_and_ends_as_the_database_s
         return;
     }
     let mut ground = Ground::new(Database::Sqlite);
-    let batch = begin(&ground);
+    let batch = begin_held(&ground);
     let mut watch = Command::new("node")
         .arg(client.join("examples/watch.mjs"))
         .arg(format!("batches/{batch}"))
@@ -133,6 +133,7 @@ fn a_grpc_web_client_in_node_watches_across_a_restart_and_ends_as_the_database_s
     steps.read_line(&mut first).unwrap();
     assert!(ground.system.stop().unwrap().success());
     ground.system.restart().unwrap();
+    let_go(&ground);
     let mut rest = String::new();
     steps.read_to_string(&mut rest).unwrap();
     assert!(watch.wait().unwrap().success(), "{first}{rest}");

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use caudal_harness::until_now;
@@ -15,6 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Uploads a folder and comes back while it is processed.
 pub(crate) fn begin(ground: &Ground) -> String {
+    let batch = begin_held(ground);
+    let_go(ground);
+    batch
+}
+
+/// Uploads a folder of which nothing is processed before [`let_go`], however fast the system is.
+pub(crate) fn begin_held(ground: &Ground) -> String {
+    tenants(ground, &["pause", &tenant(ground)]);
     let texts = ground.texts(FILES);
     let arguments = [
         "ingest",
@@ -32,6 +40,33 @@ pub(crate) fn begin(ground: &Ground) -> String {
         String::from_utf8_lossy(&begun.stderr)
     );
     json(&begun)["batch_id"].as_str().unwrap().to_owned()
+}
+
+pub(crate) fn let_go(ground: &Ground) {
+    tenants(ground, &["resume", &tenant(ground)]);
+}
+
+/// The one tenant of a new system.
+fn tenant(ground: &Ground) -> String {
+    let listed = json(&tenants(ground, &["list"]));
+    let tenant = &listed["tenants"][0]["tenant"];
+    tenant.as_str().unwrap().to_owned()
+}
+
+fn tenants(ground: &Ground, arguments: &[&str]) -> Output {
+    let arguments = [&["tenants"], arguments, &["--output", "json"]].concat();
+    let ran = ground
+        .system
+        .command(&arguments)
+        .env("CAUDAL_API_KEY", ground.system.ready("operator_key"))
+        .output()
+        .unwrap();
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    ran
 }
 
 pub(crate) fn end(ground: &Ground, batch: &str) {
