@@ -179,11 +179,11 @@ pub(crate) struct DoorArguments {
 
 impl DoorArguments {
     /// Over the limits of a server.
-    pub(crate) fn over(self, limits: ServerLimits) -> ServerLimits {
+    pub(crate) fn over(self, limits: &ServerLimits) -> ServerLimits {
         ServerLimits {
             connections: self.connections,
             connections_of_one_peer: self.connections_of_one_address.min(self.connections),
-            ..limits
+            ..limits.clone()
         }
     }
 }

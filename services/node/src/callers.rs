@@ -103,7 +103,9 @@ mod tests {
             .map(|(service, method, _)| format!("{service}/{method}"))
             .collect();
         assert_eq!(calls_of_the_mesh(), rows);
-        let stages: BTreeSet<&str> = caudal_domain::Stage::ALL.map(|stage| stage.name()).into();
+        let stages: BTreeSet<&str> = caudal_domain::Stage::ALL
+            .map(caudal_domain::Stage::name)
+            .into();
         assert_eq!(stages, STAGES.iter().copied().collect());
         let lease = "caudal.mesh.v1.LedgerService/Lease";
         assert_eq!(check_service(lease, "upload"), Ok(()));

@@ -47,7 +47,7 @@ pub(crate) async fn start(
     };
     let mut settings = caudal_gateway::Settings::new(mesh.secret.clone());
     settings.limits = match options.door {
-        Some(door) => door.over(short_drain()),
+        Some(door) => door.over(&short_drain()),
         None => short_drain(),
     };
     settings.metrics_listen = mesh.metrics_listen;

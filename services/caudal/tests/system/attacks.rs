@@ -133,7 +133,10 @@ impl Attacker {
 
 /// What one attack was answered.
 #[derive(Clone, Default)]
-struct Answers(Arc<Mutex<Vec<(&'static str, Code, String)>>>);
+struct Answers(Arc<Mutex<Vec<Answer>>>);
+
+/// Which attack, and what it was answered.
+type Answer = (&'static str, Code, String);
 
 impl Answers {
     fn note(&self, attack: &'static str, answer: Result<(), Status>) {
