@@ -328,9 +328,11 @@ fn start_on(plan: &Plan, shared: &Shared, port: u16) -> Result<Child, RedisError
     let written = child.stdin.take().map_or(Ok(()), |mut stdin| {
         stdin.write_all(configuration(plan, port).as_bytes())
     });
-    let ready = written
-        .map_err(RedisError::Io)
-        .and_then(|()| wait_until_ready(&child, port, &plan.password));
+    let ready = match written {
+        // A program that ended before it read: how it ended, and its log, say more than the pipe does.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RedisError::Io(error)),
+        _ => wait_until_ready(&child, port, &plan.password),
+    };
     let Err(error) = ready else {
         return Ok(child);
     };
