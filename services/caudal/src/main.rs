@@ -29,6 +29,10 @@ use std::process::ExitCode;
 use crate::cli::Command;
 use crate::failure::Failure;
 
+// A file on its way is many small allocations, here and in SQLite, which takes its memory from the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // This program also runs as a child of itself; then nothing below is reached.
     service::stages::run_as_child_if_asked();

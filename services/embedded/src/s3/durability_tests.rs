@@ -18,7 +18,7 @@ use super::disk::{Disk, Durability, Kernel};
 use super::group::{Content, Written};
 use super::listing::{ListQuery, list};
 use super::record::Attributes;
-use super::store::{Body, Opened, ReadCondition, Store, WriteCondition};
+use super::store::{Opened, ReadCondition, Store, WriteCondition};
 
 /// Keeps what was synced, to say what would be there after the loss of power.
 #[derive(Debug, Default)]
@@ -133,14 +133,13 @@ fn put_to(store: &Store, key: &str, bytes: Vec<u8>, condition: WriteCondition) -
 }
 
 fn bytes_of(opened: &Opened) -> Vec<u8> {
-    match &opened.body {
-        Body::Memory(bytes) => bytes.to_vec(),
-        Body::File(file) => {
-            let mut bytes = vec![0; usize::try_from(opened.size).unwrap()];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            bytes
-        }
-    }
+    let mut read = Vec::new();
+    let taken = |bytes: &[u8]| {
+        read.extend_from_slice(bytes);
+        Ok(())
+    };
+    opened.body.read(0..opened.size, taken).unwrap();
+    read
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

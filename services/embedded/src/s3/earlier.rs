@@ -325,7 +325,6 @@ fn remove_all(folder: &Path) -> io::Result<()> {
 #[expect(clippy::unwrap_used)]
 mod tests {
     use super::super::disk::Durability;
-    use super::super::store::Body;
     use super::*;
 
     fn earlier(path: &Path, bytes: &[u8], etag: &str) {
@@ -338,14 +337,12 @@ mod tests {
 
     fn check(store: &Store, key: &str, bytes: &[u8], etag: &str) {
         let opened = store.get(key).unwrap();
-        let read = match opened.body {
-            Body::Memory(bytes) => bytes.to_vec(),
-            Body::File(file) => {
-                let mut read = vec![0; usize::try_from(opened.size).unwrap()];
-                file.read_exact_at(&mut read, 0).unwrap();
-                read
-            }
+        let mut read = Vec::new();
+        let taken = |bytes: &[u8]| {
+            read.extend_from_slice(bytes);
+            Ok(())
         };
+        opened.body.read(0..opened.size, taken).unwrap();
         assert!(read == bytes, "{key}");
         assert_eq!(opened.etag, etag);
         assert_eq!(

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::failure::{as_io, closed, from_io, lost, trouble};
 use super::files::{Files, Staged};
 use super::index::{BYTES, FILES, Index, OBJECTS, PARTS, UPLOADS};
+use super::joined::{self, Part};
 use super::record::{Attributes, Place, Record};
 
 /// Bytes that a record holds itself; more would make the index's pages large for all that is beside them.
@@ -366,19 +367,68 @@ impl<'transaction> Group<'transaction> {
         match place {
             Place::Here(bytes) => Ok(Place::Here(bytes.clone())),
             Place::Apart(number) => {
-                let found = self.bytes.get(*number).map_err(trouble)?;
-                let bytes = found.map(|bytes| Bytes::copy_from_slice(bytes.value()));
-                self.keep_bytes(bytes.ok_or_else(|| lost("the bytes of an object"))?)
+                let bytes = self.bytes_at(*number)?;
+                self.keep_bytes(bytes)
             }
             Place::File(number) => {
-                let count = self.references_to(*number)?;
-                self.is_changed = true;
-                self.references
-                    .insert(*number, count.saturating_add(1))
-                    .map_err(trouble)?;
+                self.share_file(*number)?;
                 Ok(Place::File(*number))
             }
+            Place::Parts(number) => {
+                let parts = joined::decoded(&self.bytes_at(*number)?)?;
+                self.keep_parts(&parts)
+            }
         }
+    }
+
+    /// One place of all that these records hold, in their order: files are shared, and nothing is copied but small ends.
+    pub(super) fn joined<'record>(
+        &mut self,
+        records: impl Iterator<Item = &'record Record>,
+    ) -> S3Result<Place> {
+        let mut parts = Vec::new();
+        for Record { place, size, .. } in records {
+            match place {
+                Place::Here(bytes) => parts.push(Part::Here(bytes.clone())),
+                Place::Apart(number) => parts.push(Part::Here(self.bytes_at(*number)?)),
+                Place::File(number) => parts.push(Part::File {
+                    number: *number,
+                    size: *size,
+                }),
+                Place::Parts(number) => parts.extend(joined::decoded(&self.bytes_at(*number)?)?),
+            }
+        }
+        self.keep_parts(&parts)
+    }
+
+    fn keep_parts(&mut self, parts: &[Part]) -> S3Result<Place> {
+        for part in parts {
+            if let Part::File { number, .. } = part {
+                self.share_file(*number)?;
+            }
+        }
+        let number = self.files.next_number();
+        let list = joined::encoded(parts);
+        self.is_changed = true;
+        self.bytes
+            .insert(number, list.as_slice())
+            .map_err(trouble)?;
+        Ok(Place::Parts(number))
+    }
+
+    fn bytes_at(&self, number: u64) -> S3Result<Bytes> {
+        let found = self.bytes.get(number).map_err(trouble)?;
+        let bytes = found.map(|bytes| Bytes::copy_from_slice(bytes.value()));
+        bytes.ok_or_else(|| lost("the bytes of an object"))
+    }
+
+    fn share_file(&mut self, number: u64) -> S3Result<()> {
+        let count = self.references_to(number)?;
+        self.is_changed = true;
+        self.references
+            .insert(number, count.saturating_add(1))
+            .map_err(trouble)?;
+        Ok(())
     }
 
     /// Frees what a record that is no more was the last to name.
@@ -388,15 +438,29 @@ impl<'transaction> Group<'transaction> {
             Some(Place::Apart(number)) => {
                 self.bytes.remove(number).map_err(trouble)?;
             }
-            Some(Place::File(number)) => match self.references_to(number)? {
-                0 | 1 => {
-                    self.references.remove(number).map_err(trouble)?;
-                    self.unnamed.push(number);
+            Some(Place::File(number)) => self.release_file(number)?,
+            Some(Place::Parts(number)) => {
+                let list = self.bytes.remove(number).map_err(trouble)?;
+                let list = list.map(|list| Bytes::copy_from_slice(list.value()));
+                for part in joined::decoded(&list.unwrap_or_default())? {
+                    if let Part::File { number, .. } = part {
+                        self.release_file(number)?;
+                    }
                 }
-                count => {
-                    self.references.insert(number, count - 1).map_err(trouble)?;
-                }
-            },
+            }
+        }
+        Ok(())
+    }
+
+    fn release_file(&mut self, number: u64) -> S3Result<()> {
+        match self.references_to(number)? {
+            0 | 1 => {
+                self.references.remove(number).map_err(trouble)?;
+                self.unnamed.push(number);
+            }
+            count => {
+                self.references.insert(number, count - 1).map_err(trouble)?;
+            }
         }
         Ok(())
     }

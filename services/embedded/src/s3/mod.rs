@@ -17,6 +17,7 @@
 //! larger ones have theirs ([`files`]). A copy is a second record of the same file. All that changes goes through one
 //! thread, in groups ([`group`]).
 
+mod body;
 mod disk;
 mod door;
 #[cfg(test)]
@@ -28,7 +29,11 @@ mod failure;
 mod files;
 mod group;
 mod index;
+mod joined;
 mod listing;
+#[cfg(test)]
+#[expect(clippy::unwrap_used)]
+mod long_tests;
 mod pages;
 mod receive;
 mod record;

@@ -1,7 +1,6 @@
 //! Receiving a body: hashed as it arrives, compared with every checksum that came with it; a small one is collected in
 //! memory, a large one written to a file in bounded pieces.
 
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +8,19 @@ use bytes::Bytes;
 use futures::StreamExt;
 use s3s::checksum::ChecksumHasher;
 use s3s::dto::{Checksum, ChecksumAlgorithm, StreamingBlob};
+use s3s::stream::ByteStream as _;
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders, s3_error};
 
 use super::etag::Tagger;
 use super::failure::from_io;
-use super::files::Staged;
+use super::files::{Piece, Staged};
 use super::group::Content;
 use super::store::{FILE_BYTES, Store};
 
 /// A client that sends nothing for so long has gone.
 const BODY_IDLE: Duration = Duration::from_secs(60);
-/// How much of a body is held in memory before it is written.
-const PIECE_BYTES: usize = 256 * 1024;
+/// A body of so many bytes, as its head tells, goes to the disk past the page cache.
+const LONG_BYTES: usize = 1024 * 1024;
 
 /// The checksums a client declared for its body, each in base64.
 #[derive(Debug, Default)]
@@ -60,8 +60,19 @@ pub(super) async fn receive(
         declared.md5.is_some(),
         hasher.sha256.is_some(),
     );
-    let mut piece = Vec::new();
-    let mut staged = None;
+    let is_long = body
+        .remaining_length()
+        .exact()
+        .is_some_and(|length| length >= LONG_BYTES);
+    let (mut staged, mut piece) = match is_long {
+        true => {
+            let store = Arc::clone(store);
+            let staged = blocking(move || store.stage_long()).await?;
+            let piece = staged.piece();
+            (Some(staged), piece)
+        }
+        false => (None, Piece::new()),
+    };
     loop {
         let next = tokio::time::timeout(BODY_IDLE, body.next())
             .await
@@ -73,41 +84,46 @@ pub(super) async fn receive(
         })?;
         tagger.update(&bytes);
         hasher.update(&bytes);
-        piece.extend_from_slice(&bytes);
-        if piece.len() >= PIECE_BYTES {
-            staged = Some(write(store, staged, mem::take(&mut piece)).await?);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            rest = piece.fill(rest);
+            if piece.is_full() {
+                let (file, emptied) = write(store, staged, piece).await?;
+                (staged, piece) = (Some(file), emptied);
+            }
         }
     }
     let computed = hasher.finalize();
     let (etag, md5) = tagger.finished(computed.checksum_sha256.as_deref());
     verify(&declared, md5.as_ref(), &computed)?;
     let content = match staged {
-        None if piece.len() <= FILE_BYTES => Content::Memory(Bytes::from(piece)),
-        staged => {
-            let staged = write(store, staged, piece).await?;
-            Content::Staged(sealed(store, staged).await?)
-        }
+        None if piece.filled().len() <= FILE_BYTES => Content::Memory(Bytes::from(piece.taken())),
+        staged => Content::Staged(sealed(store, staged, piece).await?),
     };
     Ok(Received { content, etag })
 }
 
-async fn write(store: &Arc<Store>, staged: Option<Staged>, piece: Vec<u8>) -> S3Result<Staged> {
+/// Writes a piece, and gives it back emptied.
+async fn write(
+    store: &Arc<Store>,
+    staged: Option<Staged>,
+    mut piece: Piece,
+) -> S3Result<(Staged, Piece)> {
     let store = Arc::clone(store);
     blocking(move || {
-        let mut staged = match staged {
-            Some(staged) => staged,
-            None => store.stage()?,
-        };
-        staged.append(&piece)?;
-        Ok(staged)
+        let mut staged = staged.map_or_else(|| store.stage(), Ok)?;
+        staged.append_piece(&mut piece)?;
+        Ok((staged, piece))
     })
     .await
 }
 
-/// Syncs what is written, each file for itself.
-async fn sealed(store: &Arc<Store>, staged: Staged) -> S3Result<Staged> {
+/// Writes the last piece and syncs all, each file for itself.
+async fn sealed(store: &Arc<Store>, staged: Option<Staged>, mut piece: Piece) -> S3Result<Staged> {
     let store = Arc::clone(store);
     blocking(move || {
+        let mut staged = staged.map_or_else(|| store.stage(), Ok)?;
+        staged.append_piece(&mut piece)?;
         store.files.seal(&staged).map_err(from_io)?;
         Ok(staged)
     })

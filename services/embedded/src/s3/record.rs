@@ -57,6 +57,8 @@ pub(super) enum Place {
     Apart(u64),
     /// In the file of that number, which several records may share.
     File(u64),
+    /// In parts, of which the list is in the index under that number.
+    Parts(u64),
 }
 
 /// One object or part.
@@ -81,6 +83,7 @@ impl Record {
             Place::Here(bytes) => (0, 0, bytes.as_ref()),
             Place::Apart(number) => (1, *number, &[][..]),
             Place::File(number) => (2, *number, &[][..]),
+            Place::Parts(number) => (3, *number, &[][..]),
         };
         let since = self.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
@@ -126,6 +129,7 @@ fn read(text: &[u8]) -> Option<Record> {
             0 => Place::Here(Bytes::copy_from_slice(here)),
             1 => Place::Apart(number),
             2 => Place::File(number),
+            3 => Place::Parts(number),
             _ => return None,
         },
         size,
@@ -160,6 +164,7 @@ mod tests {
             Place::Here(Bytes::from_static(b"bytes")),
             Place::Apart(7),
             Place::File(u64::MAX),
+            Place::Parts(8),
         ];
         for place in places {
             for attributes in [Attributes::default(), attributes.clone()] {

@@ -1,21 +1,16 @@
 //! The S3 operations Caudal and its clients use, on the store. One bucket; whatever is not here is answered NotImplemented.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
-use tokio_util::io::ReaderStream;
 
-use super::failure::from_io;
 use super::pages::{Asked, Page, length};
 use super::receive::{Declared, Received, blocking, receive};
 use super::record::Attributes;
-use super::store::{Body, Opened, ReadCondition, Store, WriteCondition};
+use super::store::{Opened, ReadCondition, Store, WriteCondition};
 use super::uploads::NamedPart;
 
-/// How much of an object is read at a time.
-const READ_BYTES: usize = 128 * 1024;
 /// S3's bound of a page of parts.
 const MAX_PARTS: i32 = 1000;
 /// S3's bound of one DeleteObjects.
@@ -188,7 +183,7 @@ impl S3 for Service {
         Ok(S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(length(range.end - range.start)?),
-            body: Some(body_of(body, range).await?),
+            body: Some(body.stream(range).await?),
             content_range,
             last_modified: Some(modified.into()),
             e_tag: Some(ETag::Strong(etag)),
@@ -576,8 +571,8 @@ impl S3 for Service {
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let location = format!("http://{host}{}", req.uri.path());
         let (id, key) = (input.upload_id, input.key.clone());
-        let store = Arc::clone(&self.store);
-        let etag = store.complete_upload(&id, key, named, condition).await?;
+        let completed = self.store.complete_upload(&id, key, named, condition);
+        let etag = completed.await?;
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -596,30 +591,4 @@ impl S3 for Service {
         self.store.abort_upload(&id, key).await?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
-}
-
-async fn body_of(body: Body, range: Range<u64>) -> S3Result<StreamingBlob> {
-    use tokio::io::{AsyncReadExt, AsyncSeekExt};
-    let file = match body {
-        Body::Memory(bytes) => {
-            let start = usize::try_from(range.start).map_err(S3Error::internal_error)?;
-            let end = usize::try_from(range.end).map_err(S3Error::internal_error)?;
-            return Ok(s3s::Body::from(bytes.slice(start..end)).into());
-        }
-        Body::File(file) => file,
-    };
-    let mut file = tokio::fs::File::from_std(file);
-    // One read of the file fills one piece.
-    file.set_max_buf_size(READ_BYTES);
-    if range.start > 0 {
-        file.seek(std::io::SeekFrom::Start(range.start))
-            .await
-            .map_err(from_io)?;
-    }
-    let length = range.end - range.start;
-    let piece = usize::try_from(length).map_or(READ_BYTES, |length| length.clamp(1, READ_BYTES));
-    Ok(StreamingBlob::wrap(ReaderStream::with_capacity(
-        file.take(length),
-        piece,
-    )))
 }

@@ -1,6 +1,6 @@
 //! Objects as S3 promises them, on the index, the files and the one that writes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use bytes::Bytes;
 use s3s::dto::{ETag, ETagCondition};
 use s3s::{S3Result, s3_error};
 
+use super::body::Body;
 use super::disk::{Disk, Durability, Kernel};
 use super::failure::{from_io, lost};
 use super::files::{Files, Staged};
 use super::group::{Content, Group, Writer, Written};
 use super::index::{Index, Reader};
+use super::joined;
 use super::record::{Attributes, Place, Record};
 
 /// The longest object key accepted, in bytes.
@@ -32,14 +34,6 @@ pub(super) struct Opened {
     pub(super) modified: SystemTime,
     pub(super) etag: String,
     pub(super) attributes: Attributes,
-}
-
-/// The bytes of an opened object.
-#[derive(Debug)]
-pub(super) enum Body {
-    Memory(Bytes),
-    /// The first of a file's bytes, as many as the object is long.
-    File(File),
 }
 
 /// A condition on what a write replaces.
@@ -114,7 +108,7 @@ impl Store {
                     return Ok(None);
                 };
                 let apart = match record.place {
-                    Place::Apart(number) => Some(reader.bytes(number)?),
+                    Place::Apart(number) | Place::Parts(number) => Some(reader.bytes(number)?),
                     _ => None,
                 };
                 Ok(Some((record, apart)))
@@ -145,7 +139,19 @@ impl Store {
             };
             let body = match (record.place, apart) {
                 (Place::Here(bytes), _) | (Place::Apart(_), Some(bytes)) => Body::Memory(bytes),
-                (Place::Apart(_), None) => return Err(lost("the bytes of an object")),
+                (Place::Apart(_) | Place::Parts(_), None) => {
+                    return Err(lost("the bytes of an object"));
+                }
+                (Place::Parts(number), Some(list)) => {
+                    let parts = joined::decoded(&list)?;
+                    let pinned = Files::pin(&self.files, &parts);
+                    // Whoever replaced it before the files were pinned may have removed them.
+                    let again = read(&self.index)?.map(|(record, _)| record.place);
+                    if again != Some(Place::Parts(number)) {
+                        continue;
+                    }
+                    Body::Parts { parts, pinned }
+                }
                 (Place::File(number), _) => {
                     let Some(file) = self.files.find(number).map_err(from_io)? else {
                         continue;
@@ -172,6 +178,11 @@ impl Store {
     /// A new file, to become an object.
     pub(super) fn stage(&self) -> S3Result<Staged> {
         self.files.stage().map_err(from_io)
+    }
+
+    /// A new file, to become a long object.
+    pub(super) fn stage_long(&self) -> S3Result<Staged> {
+        self.files.stage_long().map_err(from_io)
     }
 
     /// Makes content the object under the key, replacing what was there in one step.

@@ -1,7 +1,5 @@
 //! Multipart uploads: what they will become and their parts are in the index, joined at the end.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,21 +9,20 @@ use s3s::{S3Error, S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::body::Body;
 use super::etag::{Tagger, joined};
-use super::failure::{from_io, lost};
-use super::files::Staged;
+use super::failure::from_io;
 use super::group::{Content, Group};
 use super::index::Reader;
 use super::receive::blocking;
-use super::record::{Attributes, Place, Record};
-use super::store::{Body, FILE_BYTES, Opened, Store, WriteCondition, check_key};
+use super::record::{Attributes, Record};
+use super::store::{FILE_BYTES, Opened, Store, WriteCondition, check_key};
 
 const MAX_PART_NUMBER: PartNumber = 10_000;
 /// S3's least size of every part but the last.
 const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
 /// Uploads nobody completed are cleared away at a start when they are older; whoever resumes does so within a day.
 const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-const COPY_BUFFER_BYTES: usize = 256 * 1024;
 
 /// What an upload will become.
 #[derive(Debug, Serialize, Deserialize)]
@@ -148,7 +145,7 @@ impl Store {
 
     /// Joins the named parts into the object; returns its ETag. A repetition after the answer was lost is answered again.
     pub(super) async fn complete_upload(
-        self: Arc<Store>,
+        &self,
         id: &str,
         key: String,
         named: Vec<NamedPart>,
@@ -174,14 +171,6 @@ impl Store {
             }
         };
         let parts = self.chosen(stored, &named)?;
-        // One part becomes the object as it is; of several a new file is made.
-        let content = match parts.len() {
-            1 => None,
-            _ => {
-                let (store, parts) = (Arc::clone(&self), parts.clone());
-                Some(blocking(move || store.joined_of(&parts)).await?)
-            }
-        };
         let joined_etag = etag.clone();
         let written = self.writer.write(0, move |group| {
             let upload = Upload::of(group.upload(at)?, &key)?;
@@ -192,18 +181,17 @@ impl Store {
             }
             group.check_room()?;
             condition.check(group, &key)?;
-            let record = match (content, parts.first()) {
-                (Some(staged), _) => {
-                    group.keep(Content::Staged(staged), joined_etag, upload.attributes)?
-                }
-                (None, Some((_, part))) => Record {
-                    place: group.shared(&part.place)?,
-                    size: part.size,
-                    modified: SystemTime::now(),
-                    etag: joined_etag,
-                    attributes: upload.attributes,
-                },
-                (None, None) => return Err(s3_error!(InvalidPart)),
+            // One part becomes the object as it is.
+            let place = match &parts[..] {
+                [(_, only)] => group.shared(&only.place)?,
+                parts => group.joined(parts.iter().map(|(_, part)| part))?,
+            };
+            let record = Record {
+                place,
+                size: parts.iter().map(|(_, part)| part.size).sum(),
+                modified: SystemTime::now(),
+                etag: joined_etag,
+                attributes: upload.attributes,
             };
             group.put_object(&key, &record)?;
             group.remove_upload(at)
@@ -276,83 +264,27 @@ impl Store {
         Ok(chosen)
     }
 
-    /// A new file of the parts' bytes, synced.
-    fn joined_of(&self, parts: &[(u16, Record)]) -> S3Result<Staged> {
-        let mut staged = self.stage()?;
-        for (_, part) in parts {
-            match &part.place {
-                Place::Here(bytes) => staged.append(bytes)?,
-                Place::Apart(number) => {
-                    let bytes = self.index.read(|reader| reader.bytes(*number))?;
-                    staged.append(&bytes)?;
-                }
-                Place::File(number) => {
-                    // Gone where the upload was ended or the part replaced meanwhile.
-                    let file = self.files.find(*number).map_err(from_io)?;
-                    let file = file.ok_or_else(|| s3_error!(InvalidPart))?;
-                    staged.append_copy(&file, 0..part.size).map_err(from_io)?;
-                }
-            }
-        }
-        self.files.seal(&staged).map_err(from_io)?;
-        Ok(staged)
-    }
-
     /// A range of an opened object as new content, with its ETag.
     fn content_of(&self, body: &Body, range: Range<u64>) -> S3Result<(Content, String)> {
         let mut tagger = Tagger::new(self.secret, false, false);
-        let content = match body {
-            Body::Memory(bytes) => {
-                let ends = usize::try_from(range.start)
-                    .ok()
-                    .zip(usize::try_from(range.end).ok());
-                let (start, end) = ends.ok_or_else(|| lost("a range of an object"))?;
-                let bytes = bytes.slice(start..end);
-                tagger.update(&bytes);
-                Content::Memory(bytes)
-            }
-            Body::File(file) => self.content_of_file(file, range, &mut tagger)?,
+        let content = if range.end - range.start <= FILE_BYTES as u64 {
+            let mut copied = Vec::new();
+            body.read(range, |bytes| {
+                copied.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            tagger.update(&copied);
+            Content::Memory(copied.into())
+        } else {
+            let mut staged = self.stage()?;
+            body.read(range, |bytes| {
+                tagger.update(bytes);
+                staged.append(bytes)
+            })?;
+            self.files.seal(&staged).map_err(from_io)?;
+            Content::Staged(staged)
         };
         Ok((content, tagger.finished(None).0))
-    }
-
-    fn content_of_file(
-        &self,
-        file: &File,
-        range: Range<u64>,
-        tagger: &mut Tagger,
-    ) -> S3Result<Content> {
-        let wanted = range.end - range.start;
-        let mut reader = file.try_clone().map_err(from_io)?;
-        reader.seek(SeekFrom::Start(range.start)).map_err(from_io)?;
-        let mut reader = reader.take(wanted);
-        if wanted <= FILE_BYTES as u64 {
-            let mut bytes = Vec::new();
-            reader.read_to_end(&mut bytes).map_err(from_io)?;
-            check_length(bytes.len() as u64, wanted)?;
-            tagger.update(&bytes);
-            return Ok(Content::Memory(bytes.into()));
-        }
-        let mut staged = self.stage()?;
-        let mut buffer = vec![0_u8; COPY_BUFFER_BYTES];
-        loop {
-            let read = reader.read(&mut buffer).map_err(from_io)?;
-            if read == 0 {
-                break;
-            }
-            tagger.update(&buffer[..read]);
-            staged.append(&buffer[..read])?;
-        }
-        check_length(staged.size(), wanted)?;
-        self.files.seal(&staged).map_err(from_io)?;
-        Ok(Content::Staged(staged))
-    }
-}
-
-fn check_length(read: u64, wanted: u64) -> S3Result<()> {
-    match read == wanted {
-        true => Ok(()),
-        false => Err(from_io(io::ErrorKind::UnexpectedEof.into())),
     }
 }
 
