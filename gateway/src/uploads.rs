@@ -626,6 +626,9 @@ fn declared(facts: &mesh::IssueFacts) -> Option<[u8; 32]> {
     facts.declared_sha256.as_ref().try_into().ok()
 }
 
+/// Why a file takes no bytes that has its own.
+pub(crate) const HAS_ARRIVED: &str = "FILE_HAS_ARRIVED";
+
 /// What is answered for a file that needs no bytes.
 pub(crate) fn not_waited_for(batch: BatchId, facts: &mesh::IssueFacts) -> Option<Refusal> {
     use v1::FileState as S;
@@ -641,7 +644,7 @@ pub(crate) fn not_waited_for(batch: BatchId, facts: &mesh::IssueFacts) -> Option
             format!("{name} was cancelled"),
         )),
         _ => Some(Refusal::failed_precondition(
-            "FILE_HAS_ARRIVED",
+            HAS_ARRIVED,
             format!("the bytes of {name} are there already: nothing is to be sent"),
         )),
     }

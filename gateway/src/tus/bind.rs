@@ -14,7 +14,7 @@ use super::headers::{Metadata, UPLOAD_METADATA};
 use super::record::signed;
 use super::request_id;
 use crate::ledger::passed_on;
-use crate::uploads::not_waited_for;
+use crate::uploads::{HAS_ARRIVED, not_waited_for};
 
 /// What a file is called where its client has no name for it.
 const UNNAMED: &str = "upload";
@@ -58,6 +58,14 @@ pub(super) fn named_batch(scope: &Scope, metadata: &Metadata) -> Result<Option<B
         return Err(Refusal::not_found(&batch_name(batch)));
     }
     Ok(Some(batch))
+}
+
+/// A file in its manifest, by its number.
+pub(super) enum Entered {
+    /// Its bytes are to come.
+    Waits(u32),
+    /// The tenant holds what has the checksum that was told, and the file has it.
+    Held(u32),
 }
 
 impl Tus {
@@ -104,7 +112,8 @@ impl Tus {
         Err(to_status(&refusal))
     }
 
-    /// The file in the manifest of its batch: the one that is there under its path, or a new one.
+    /// The file in the manifest of its batch: the one that is there under its path, or a new one. Of a new one the tenant
+    /// may hold the bytes already: then none are to come.
     pub(super) async fn enter(
         &self,
         scope: &Scope,
@@ -112,7 +121,7 @@ impl Tus {
         batch: BatchId,
         length: u64,
         facts: &mesh::TusFacts,
-    ) -> Result<u32, Status> {
+    ) -> Result<Entered, Status> {
         if let Some(tenant) = scope.tenant {
             self.rates.entries(tenant, 1).await?;
         }
@@ -137,7 +146,10 @@ impl Tus {
         let ordinal = ordinal.unwrap_or(added.first_ordinal);
         let found = self.uploads.facts_of_one(scope, batch, ordinal).await?;
         match not_waited_for(batch, &found) {
-            None => Ok(ordinal),
+            None => Ok(Entered::Waits(ordinal)),
+            Some(refusal) if added.new_count > 0 && refusal.reason == HAS_ARRIVED => {
+                Ok(Entered::Held(ordinal))
+            }
             Some(refusal) => Err(to_status(&refusal)),
         }
     }

@@ -39,6 +39,7 @@ use tonic::Status;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
+use self::bind::Entered;
 use self::budget::Budget;
 use self::headers::{
     ALGORITHMS, Checksum, Concat, EXTENSIONS, METHOD_OVERRIDE, Metadata, TUS_CHECKSUM_ALGORITHM,
@@ -343,7 +344,7 @@ impl Tus {
         let is_partial = asked.concat == Some(Concat::Partial);
         let batch =
             bind::named_batch(&scope, &asked.metadata).map_err(|refusal| to_status(&refusal))?;
-        let (batch, ordinal) = if is_partial {
+        let (batch, entered) = if is_partial {
             (batch.filter(|_| scope.batch.is_some()), None)
         } else {
             let batch = match batch {
@@ -360,11 +361,20 @@ impl Tus {
             }
             (Some(batch), entered?)
         };
+        // What the tenant holds is not sent: the upload is over as it begins.
+        let (ordinal, is_held) = match entered {
+            None => (None, false),
+            Some(Entered::Waits(ordinal)) => (Some(ordinal), false),
+            Some(Entered::Held(ordinal)) => (Some(ordinal), true),
+        };
         let now = Progress {
             ordinal,
             length,
-            received: 0,
-            state: mesh::TusState::Open,
+            received: length.filter(|_| is_held).unwrap_or_default(),
+            state: match is_held {
+                true => mesh::TusState::Done,
+                false => mesh::TusState::Open,
+            },
             facts,
         };
         let own_batch = batch.filter(|_| now.facts.own_batch);
@@ -375,8 +385,13 @@ impl Tus {
                 return Err(status);
             }
         };
+        if let Some(batch) = own_batch.filter(|_| is_held) {
+            let missing = v1::MissingFiles::Wait;
+            self.complete(&record, &scope, batch, missing).await?;
+        }
         let carries = carries_bytes(headers) && sources.is_none();
-        if carries || length == Some(0) || sources.is_some() {
+        // Whatever comes with the creation of what is held is not looked at.
+        if !is_held && (carries || length == Some(0) || sources.is_some()) {
             let mut held = self.records.lock(&scope, id).await?;
             record = match sources {
                 Some(sources) => {
@@ -415,11 +430,28 @@ impl Tus {
         batch: BatchId,
         length: Option<u64>,
         facts: &mesh::TusFacts,
-    ) -> Result<Option<u32>, Status> {
+    ) -> Result<Option<Entered>, Status> {
         match length {
             Some(length) => self.enter(scope, id, batch, length, facts).await.map(Some),
             None => self.check_open(scope, batch).await.map(|()| None),
         }
+    }
+
+    /// Ends an upload of which the tenant turns out to hold the bytes, when its length is told.
+    async fn end_held(
+        &self,
+        mut held: Held,
+        scope: &Scope,
+        now: Progress,
+    ) -> Result<Record, Status> {
+        if let Some(batch) = held.record.batch.filter(|_| now.facts.own_batch) {
+            let record = held.record.clone();
+            let missing = v1::MissingFiles::Wait;
+            let completed = self.complete(&record, scope, batch, missing);
+            held.keep(completed).await??;
+        }
+        held.release(now).await?;
+        Ok(held.record)
     }
 
     /// Takes the bytes of a request, and makes the file when they are all there.
@@ -489,6 +521,9 @@ impl Tus {
             }
         };
         let record = match now.state {
+            mesh::TusState::Done if held.record.now.state != now.state => {
+                self.end_held(held, &scope, now).await?
+            }
             mesh::TusState::Done => held.record,
             mesh::TusState::Whole => self.finish(held, true).await?,
             _ => self.receive(held, now, body, asked.checksum).await?,
@@ -536,7 +571,15 @@ impl Tus {
             now.length = Some(length);
             if let (None, Some(batch), false) = (now.ordinal, record.batch, now.is_partial()) {
                 let entered = self.enter(scope, record.id, batch, length, &now.facts);
-                now.ordinal = Some(entered.await?);
+                match entered.await? {
+                    Entered::Waits(ordinal) => now.ordinal = Some(ordinal),
+                    Entered::Held(ordinal) => {
+                        now.ordinal = Some(ordinal);
+                        now.received = length;
+                        now.state = mesh::TusState::Done;
+                        return Ok(now);
+                    }
+                }
             }
         }
         let end = asked.bytes.map(|bytes| now.received.saturating_add(bytes));

@@ -7,6 +7,7 @@ use caudal_domain::StageSet;
 use clap::{Args, Parser, Subcommand};
 
 use crate::arguments::{GatewayArguments, OutputArguments, batch_name};
+use crate::batches::BatchesArguments;
 use crate::bulk::{
     BulkArguments, PauseArguments, ReprocessArguments, ResumeArguments, RetryArguments,
 };
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Ingest(IngestArguments),
     /// Follow a batch to its end
     Watch(WatchArguments),
+    /// List the tenant's batches, newest first
+    Batches(BatchesArguments),
     /// List the files of a batch, how each ended and why
     Files(FilesArguments),
     /// Count files, of a batch or of the whole tenant

@@ -167,7 +167,7 @@ fn oldest(row: &v1::AgedFiles, now: SystemTime) -> Duration {
 }
 
 /// A time in its largest whole unit.
-fn words_of(time: Duration) -> String {
+pub(crate) fn words_of(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..120 => format!("{seconds}s"),

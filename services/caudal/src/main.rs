@@ -1,7 +1,8 @@
-//! The caudal command: up, serve, ingest, watch, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
+//! The caudal command: up, serve, ingest, watch, batches, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
 //! tenants, keys, token, audit, usage, verify.
 
 mod arguments;
+mod batches;
 mod bulk;
 mod cli;
 mod config_file;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
             Command::Serve(arguments) => serve::run(&arguments).await,
             Command::Ingest(arguments) => ingest::run(arguments).await,
             Command::Watch(arguments) => watch::run(arguments).await,
+            Command::Batches(arguments) => batches::run(arguments).await,
             Command::Files(arguments) => files::run(arguments).await,
             Command::Count(arguments) => count::count(arguments).await,
             Command::Stuck(arguments) => count::stuck(arguments).await,

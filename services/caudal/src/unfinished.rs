@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use caudal_domain::StageSet;
 use caudal_proto::convert::struct_from_json;
 use caudal_sdk::{Client, ClientError, v1};
 use prost_types::Struct;
@@ -68,11 +69,13 @@ pub(crate) async fn unfinished(
 fn is_unfinished(batch: &v1::Batch, source: &str, stages: &[String]) -> bool {
     let counts = batch.counts.unwrap_or_default();
     let waits = batch.state() == v1::BatchState::Open || counts.pending + counts.uploading > 0;
-    let mut asked = stages.to_vec();
-    let mut of_batch = batch.options.clone().unwrap_or_default().stages;
-    asked.sort();
-    of_batch.sort();
-    waits && !batch.cancelling && of_batch == asked && mark_of(batch) == Some(source)
+    // The batch names all that it runs, also what was not asked for by name.
+    let of_batch = batch.options.as_ref().map_or(&[][..], |it| &it.stages);
+    let is_asked = matches!(
+        (StageSet::parse(stages), StageSet::parse(of_batch)),
+        (Ok(asked), Ok(of_batch)) if asked == of_batch
+    );
+    waits && !batch.cancelling && is_asked && mark_of(batch) == Some(source)
 }
 
 fn mark_of(batch: &v1::Batch) -> Option<&str> {
@@ -115,6 +118,37 @@ mod tests {
             "a",
             &["upload".to_owned()]
         ));
+        // As the server answers: it names the stages that always run, and all where none were asked for.
+        for (asked, named) in [
+            (
+                &[][..],
+                &[
+                    "upload",
+                    "extract-text",
+                    "embeddings",
+                    "image-processing",
+                    "metadata",
+                ][..],
+            ),
+            (&["upload"], &["upload", "metadata"]),
+            (
+                &["metadata", "extract-text"],
+                &["upload", "extract-text", "metadata"],
+            ),
+        ] {
+            let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+            let mut of_server = batch(open, 1, "a");
+            of_server.options = Some(v1::BatchOptions {
+                stages: named.iter().map(|name| (*name).to_owned()).collect(),
+                ..v1::BatchOptions::default()
+            });
+            assert!(is_unfinished(&of_server, "a", &asked), "{asked:?}");
+            assert!(!is_unfinished(
+                &of_server,
+                "a",
+                &["upload".to_owned(), "embeddings".to_owned()]
+            ));
+        }
         let cancelling = v1::Batch {
             cancelling: true,
             ..batch(open, 1, "a")

@@ -67,6 +67,9 @@ pub enum NotTaken {
     /// Between the walk and its upload it went away.
     #[error("vanished before it was uploaded")]
     Vanished,
+    /// It is not what was announced any more.
+    #[error("is not what was announced any more: a new batch takes what it is now")]
+    ChangedBefore,
     /// Between the walk and the end of its upload it changed.
     #[error("changed while it was uploaded")]
     Changed,
@@ -75,6 +78,11 @@ pub enum NotTaken {
         "is in the batch already with other content: give it another path, or begin a new batch"
     )]
     OtherInBatch,
+    /// The batch has what the file was when it was sent.
+    #[error(
+        "has changed since it was sent: the batch keeps what it was, and a new batch takes what it is now"
+    )]
+    ChangedSince,
     /// The batch is complete and holds no file of this path.
     #[error("is not in the batch, which takes no new files: begin a new batch for it")]
     NotInBatch,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use caudal_harness::until;
 use caudal_sdk::{Client, v1};
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::{Database, Ground, QUICK, json};
@@ -45,7 +46,8 @@ fn an_ingest_that_was_killed_is_gone_on_with_and_only_the_rest_is_sent() {
     let folder = folder.to_str().unwrap();
     let runtime = Runtime::new().unwrap();
     let client = runtime.block_on(client(&ground));
-    let ingest = ["ingest", folder, "--stages", QUICK, "--parallel", "1"];
+    // The batch names more than was asked for: what always runs.
+    let ingest = ["ingest", folder, "--stages", "upload", "--parallel", "1"];
     let mut first = ground
         .system
         .command(&ingest)
@@ -153,6 +155,75 @@ fn files_that_never_arrived_are_sent_into_their_batch_and_what_is_not_there_is_n
     assert!(sent.status.success(), "{said}");
     assert_eq!(json(&sent)["files"]["PROCESSED"], 3, "{said}");
     assert!(said.contains("1 file sent, 2 had arrived before"), "{said}");
+
+    // What changed since is not said to be there, of the same size or of another.
+    std::fs::write(std::path::Path::new(folder).join("a.txt"), "eno").unwrap();
+    std::fs::write(std::path::Path::new(folder).join("upper/b.txt"), "longer").unwrap();
+    let sent = ground.system.caudal(&ingest).unwrap();
+    let said = words(&sent);
+    assert_eq!(sent.status.code(), Some(1), "{said}");
+    for path in ["a.txt", "upper/b.txt"] {
+        let told = format!("{path} has changed since it was sent");
+        assert!(said.contains(&told), "{said}");
+    }
+    assert!(said.contains("1 had arrived before"), "{said}");
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn what_is_not_what_was_announced_ends_its_batch_and_nothing_waits_for_it() {
+    let ground = Ground::new(Database::Sqlite);
+    let runtime = Runtime::new().unwrap();
+    let client = runtime.block_on(client(&ground));
+    let folder = ground.folder.path().join("gauges");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (path, text) in [
+        ("a.txt", "one"),
+        ("grown.txt", "three more"),
+        ("other.txt", "two"),
+    ] {
+        std::fs::write(folder.join(path), text).unwrap();
+    }
+    let announced = ["a.txt", "grown.txt", "other.txt"].map(|path| {
+        // What the command announces of each, of which two have changed since.
+        let content = if path == "a.txt" { "one" } else { "six" };
+        v1::Entry {
+            path: path.to_owned(),
+            kind: Some(v1::entry::Kind::File(v1::FileEntry {
+                size: 3,
+                sha256: Sha256::digest(content).to_vec(),
+                ..v1::FileEntry::default()
+            })),
+        }
+    });
+    let name = runtime.block_on(async {
+        let batch = client.create_batch(v1::Batch::default()).await.unwrap();
+        let name = batch.name;
+        client.add_entries(&name, announced.to_vec()).await.unwrap();
+        name
+    });
+    let id = name.strip_prefix("batches/").unwrap();
+    let folder = folder.to_str().unwrap();
+    let sent = ground
+        .system
+        .caudal(&["ingest", folder, "--batch", id, "--output", "json"])
+        .unwrap();
+    let said = words(&sent);
+    let ended = json(&sent);
+    assert_eq!(sent.status.code(), Some(1), "{said}");
+    assert_eq!(
+        (&ended["files"]["PROCESSED"], &ended["files"]["FAILED"]),
+        (&1.into(), &2.into()),
+        "{said}"
+    );
+    assert!(
+        said.contains("grown.txt is in the batch already with other content"),
+        "{said}"
+    );
+    assert!(
+        said.contains("other.txt is not what was announced any more"),
+        "{said}"
+    );
     ground.system.verify().unwrap();
 }
 

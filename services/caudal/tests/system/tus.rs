@@ -289,6 +289,52 @@ fn a_creation_may_carry_bytes_and_bytes_with_another_checksum_than_told_are_not_
     ground.system.verify().unwrap();
 }
 
+// "Creation": the offset of what needs no bytes is its length.
+#[test]
+fn what_the_tenant_holds_already_is_a_file_without_a_byte_sent() {
+    let ground = Ground::new(Database::Sqlite);
+    let sender = sender(&ground);
+    let batch = sender.batch();
+    let bytes = noise(MIB, 4);
+    let sum = hex::encode(Sha256::digest(&bytes));
+    let length = bytes.len().to_string();
+    let pairs = metadata(&[("batch", &batch), ("path", "first.bin"), ("sha256", &sum)]);
+    let made = sender.post(&[("upload-length", &length), ("upload-metadata", &pairs)]);
+    let path = made.header("location").unwrap().to_owned();
+    assert_eq!(sender.patch(&path, 0, &bytes).status, 204);
+    sender.complete(&batch, 1);
+    sender.arrived(&batch, "first.bin", &bytes);
+
+    let again = metadata(&[("filename", "again.bin"), ("sha256", &sum)]);
+    let made = sender.post(&[("upload-length", &length), ("upload-metadata", &again)]);
+    assert_eq!((made.status, made.offset()), (201, MIB), "{}", made.words);
+    let path = made.header("location").unwrap().to_owned();
+    assert_eq!(sender.head(&path).offset(), MIB);
+    // A client that sends its bytes nevertheless is told the offset, and that it is done.
+    assert_eq!(sender.patch(&path, 0, &bytes).status, 409);
+
+    // And one that tells its length later.
+    let made = sender.post(&[("upload-defer-length", "1"), ("upload-metadata", &again)]);
+    assert_eq!(made.status, 201, "{}", made.words);
+    let path = made.header("location").unwrap().to_owned();
+    let told = sender.patch_with(&path, 0, &[("upload-length", &length)], &bytes);
+    assert_eq!((told.status, told.offset()), (204, MIB), "{}", told.words);
+
+    let batches = Runtime::new().unwrap().block_on(async {
+        let gateway = ground.system.ready("gateway");
+        let key = ground.system.ready("api_key");
+        let client = caudal_sdk::Client::connect(&gateway, &key).await.unwrap();
+        let all = caudal_sdk::v1::ListBatchesRequest::default();
+        client.list_batches(all).await.unwrap().batches
+    });
+    assert_eq!(batches.len(), 3);
+    for batch in batches {
+        assert_eq!(batch.state(), BatchState::Succeeded, "{batch:?}");
+        assert_eq!(batch.counts.unwrap().processed, 1, "{batch:?}");
+    }
+    ground.system.verify().unwrap();
+}
+
 // "Checksum": checksum-trailer.
 #[test]
 fn a_checksum_may_follow_its_bytes_and_without_it_or_with_another_nothing_is_kept() {

@@ -19,7 +19,17 @@ const FILES_A_PAGE: i32 = 1_000;
 pub(super) struct Held {
     ordinal: u32,
     size: u64,
+    /// Of its content, once that has arrived.
+    sha256: Option<[u8; 32]>,
     lacks_bytes: bool,
+}
+
+impl Held {
+    /// Whether this is the file that has arrived.
+    fn is(&self, file: &FoundFile) -> bool {
+        let is_other = |(held, found)| held != found;
+        self.size == file.size && !self.sha256.zip(file.sha256).is_some_and(is_other)
+    }
 }
 
 /// Every file of the batch, by its path. This is held in memory: some hundred bytes a file.
@@ -32,6 +42,7 @@ pub(super) async fn holds(
         let held = Held {
             ordinal: file.ordinal,
             size: u64::try_from(file.size).unwrap_or_default(),
+            sha256: file.sha256.as_slice().try_into().ok(),
             lacks_bytes: lacks_bytes(&file),
         };
         holds.insert(file.path, held);
@@ -92,10 +103,11 @@ pub(super) async fn choose(
         let path = file.path.as_str().to_owned();
         let why = match holds.remove(&path) {
             None => NotTaken::NotInBatch,
-            Some(held) if !held.lacks_bytes => {
+            Some(held) if !held.lacks_bytes && held.is(&file) => {
                 arrived(board, &file);
                 continue;
             }
+            Some(held) if !held.lacks_bytes => NotTaken::ChangedSince,
             Some(held) if held.size != file.size => {
                 not_sent(board, &file);
                 board.give_up(Problem {
@@ -162,6 +174,7 @@ mod tests {
         let held = |ordinal, lacks_bytes| Held {
             ordinal,
             size: 5,
+            sha256: Some([1; 32]),
             lacks_bytes,
         };
         let holds = HashMap::from([
@@ -170,16 +183,32 @@ mod tests {
             ("grown".to_owned(), held(2, true)),
             ("gone".to_owned(), held(3, true)),
             ("gone and arrived".to_owned(), held(4, false)),
+            ("longer since".to_owned(), held(5, false)),
+            ("other since".to_owned(), held(6, false)),
         ]);
         let (out, input) = mpsc::channel(10);
         let (waiting, mut chosen) = mpsc::channel(10);
         let board = Board::new();
-        for (path, size) in [("arrived", 5), ("lacks", 5), ("grown", 6), ("new", 5)] {
+        let walked = [
+            ("arrived", 5, 1),
+            ("lacks", 5, 1),
+            ("grown", 6, 1),
+            ("new", 5, 1),
+            ("longer since", 7, 1),
+            ("other since", 5, 2),
+        ];
+        for (path, size, content) in walked {
             board.update(|progress| {
                 progress.found_files += 1;
                 progress.found_bytes += size;
             });
-            out.send(found(path, size)).await.unwrap();
+            let Found::File(file) = found(path, size) else {
+                panic!("a file is a file");
+            };
+            let sha256 = Some([content; 32]);
+            out.send(Found::File(FoundFile { sha256, ..file }))
+                .await
+                .unwrap();
         }
         drop(out);
         choose(holds, input, waiting, &board).await.unwrap();
@@ -196,6 +225,8 @@ mod tests {
             [
                 ("grown".to_owned(), NotTaken::OtherInBatch),
                 ("new".to_owned(), NotTaken::NotInBatch),
+                ("longer since".to_owned(), NotTaken::ChangedSince),
+                ("other since".to_owned(), NotTaken::ChangedSince),
                 ("gone".to_owned(), NotTaken::NotHere),
             ]
         );

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use caudal_domain::limits::MAX_FILE_BYTES;
 use futures::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -52,6 +53,10 @@ async fn read(found: Found) -> Read {
     let Found::File(mut file) = found else {
         return Read::Good(found);
     };
+    if file.size > MAX_FILE_BYTES {
+        // The gateway refuses it by name, and reading it first would take hours.
+        return Read::Good(Found::File(file));
+    }
     let local = file.local.clone();
     let size = file.size;
     let read = tokio::task::spawn_blocking(move || sha256_of(&local, size)).await;
@@ -145,5 +150,25 @@ mod tests {
         assert_eq!(files[2].1, None);
         assert_eq!(board.progress().found_files, 3);
         assert_eq!(board.problems().first[0].why, NotTaken::Vanished);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_no_store_takes_is_not_read_before_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = folder.path().join("huge");
+        let huge = fs::File::create(&local).unwrap();
+        // Not a byte of it is on the disk.
+        huge.set_len(MAX_FILE_BYTES + 1).unwrap_or_default();
+        let file = FoundFile {
+            path: RelativePath::parse("huge").unwrap(),
+            local,
+            size: MAX_FILE_BYTES + 1,
+            modified: None,
+            sha256: None,
+        };
+        let Read::Good(Found::File(file)) = read(Found::File(file)).await else {
+            panic!("it is for the gateway to refuse");
+        };
+        assert_eq!(file.sha256, None);
     }
 }

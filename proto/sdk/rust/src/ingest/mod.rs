@@ -231,6 +231,7 @@ impl Ingest {
     /// Sends what a complete batch lacks.
     async fn fill(&self) -> Result<u32, IngestError> {
         let (found_out, found_in) = mpsc::channel(FOUND_WAITING);
+        let (hashed_out, hashed_in) = mpsc::channel(FOUND_WAITING);
         let (waiting_out, waiting_in) = mpsc::channel(FILES_WAITING);
         let holds = match fill::holds(&self.client, &self.batch).await {
             Err(IngestError::Client(error)) if error.is_denied() => {
@@ -239,8 +240,13 @@ impl Ingest {
             holds => holds?,
         };
         let walker = self.walker(found_out);
+        let board = &self.board;
         tokio::try_join!(
-            fill::choose(holds, found_in, waiting_out, &self.board),
+            async {
+                hash::hash(found_in, hashed_out, board).await;
+                Ok(())
+            },
+            fill::choose(holds, hashed_in, waiting_out, board),
             self.send_waiting(waiting_in),
         )?;
         walker.await?;
@@ -279,10 +285,14 @@ impl Ingest {
             .collect();
         let lacking = [v1::FileState::Pending, v1::FileState::Uploading];
         let reported = fill::each(&self.client, &self.batch, &lacking, |file| {
-            if !told.contains(&file.path) {
-                let why = NotTaken::NotHere;
-                let path = file.path;
-                self.board.give_up(Problem { path, why });
+            let path = file.path;
+            match told.contains(&path) {
+                // Whoever waits for it would wait for ever: it is not what was announced.
+                true => self.board.update(|progress| progress.given_up += 1),
+                false => self.board.give_up(Problem {
+                    path,
+                    why: NotTaken::NotHere,
+                }),
             }
         })
         .await;

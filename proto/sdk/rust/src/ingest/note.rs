@@ -87,6 +87,8 @@ fn kind_of(why: &NotTaken) -> Option<&'static str> {
         | NotTaken::Refused(_) => Some("refused"),
         NotTaken::NotInBatch => Some("not-in-batch"),
         NotTaken::OtherInBatch
+        | NotTaken::ChangedSince
+        | NotTaken::ChangedBefore
         | NotTaken::NotHere
         | NotTaken::Vanished
         | NotTaken::Changed

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ::http::{Request, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use caudal_domain::Reason;
 use caudal_proto::status::from_parts;
@@ -465,6 +467,9 @@ impl Shared {
         if target.expires_soon(put.valid_for) {
             return Err(Attempt::NeedsTarget("the target expired".to_owned()));
         }
+        if is_other_than_announced(file, &put.headers) {
+            return Err(Attempt::Never(NotTaken::ChangedBefore));
+        }
         let sent = SentBytes {
             board: self.board.clone(),
             bytes: Arc::new(AtomicU64::new(0)),
@@ -592,6 +597,14 @@ fn counted(source: impl AsyncRead + Send + 'static, sent: &SentBytes) -> Body {
     streamed(chunks)
 }
 
+/// Whether the target is for other content: the file changed after it was announced, and no attempt can bring what it was.
+fn is_other_than_announced(file: &FoundFile, headers: &[v1::Header]) -> bool {
+    let announced = headers.iter().find(|header| header.name == SHA256_HEADER);
+    file.sha256
+        .zip(announced)
+        .is_some_and(|(sha256, announced)| BASE64.encode(sha256) != announced.value)
+}
+
 async fn check_unchanged(file: &FoundFile) -> Result<(), Attempt> {
     let metadata = tokio::fs::metadata(&file.local)
         .await
@@ -623,6 +636,9 @@ fn give_up(board: &Board, waiting: &Waiting, why: NotTaken) -> Sent {
     });
     left_out
 }
+
+/// What a store checks content against.
+const SHA256_HEADER: &str = "x-amz-checksum-sha256";
 
 /// Codes of stores for bytes that do not have the checksum that came with them: S3's, and that of MinIO.
 const OTHER_CONTENT: [&str; 2] = ["(BadDigest)", "(XAmzContentChecksumMismatch)"];
