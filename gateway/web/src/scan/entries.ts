@@ -2,7 +2,7 @@ import { type Emit, joined, wordsOf } from "./found";
 import { Limit } from "./limit";
 
 const FILES_AT_ONCE = 32;
-/** Stands for a name that the browser cannot say, because it is not Unicode: it gives an empty one. */
+/** Stands for a name that the browser cannot say, because it is not UTF-8: it gives an empty one. */
 const UNSPEAKABLE = "\u{fffd}";
 
 /** An entry and the path under which its content is kept; an empty path keeps the content without its folder. */
@@ -43,7 +43,9 @@ export async function walkEntries(
     try {
       for await (const child of childrenOf(entry)) {
         isEmpty = false;
-        await take(child, joined(path, child.name || UNSPEAKABLE), below);
+        if (child.name !== "") await take(child, joined(path, child.name), below);
+        // Never entered: a folder without a name leads back to the folder that it is in, and so on without an end.
+        else await emit({ kind: "not-utf8", path: joined(path, UNSPEAKABLE), isFolder: child.isDirectory });
       }
       if (isEmpty && path !== "") await emit({ kind: "empty-folder", path });
     } catch (trouble) {

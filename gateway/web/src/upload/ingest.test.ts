@@ -479,6 +479,24 @@ describe("an ingest", () => {
     expect(notTakenIn(gateway.metadata)).toEqual(run.notTaken);
   });
 
+  test("counts what is in a folder whose name is refused, and a folder that a rule leaves out as one", async () => {
+    const gateway = new FakeGateway();
+    gateway.refuse = (path) => (path.startsWith("no\\pe") ? "has a backslash" : undefined);
+    const found: Found[] = [
+      file("no\\pe/a.txt"),
+      file("no\\pe/in/b.txt"),
+      { kind: "empty-folder", path: "no\\pe/empty" },
+      { kind: "by-rule", path: "build", isFolder: true },
+      { kind: "by-rule", path: "x.tmp", isFolder: false },
+      { kind: "not-utf8", path: "\u{fffd}", isFolder: true },
+      { kind: "not-utf8", path: "\u{fffd}", isFolder: false },
+      file("c.txt"),
+    ];
+    const run = await ingest(gateway, found);
+    expect([gateway.paths, run.notTaken.files, run.notTaken.folders]).toEqual([["c.txt"], 4, 3]);
+    expect(notTakenIn(gateway.metadata)).toEqual(run.notTaken);
+  });
+
   test("completes although the note is refused", async () => {
     const gateway = new FakeGateway();
     gateway.refusesNotes = true;

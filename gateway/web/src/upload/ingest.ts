@@ -289,7 +289,9 @@ export class Ingest {
       this.stopping.signal.throwIfAborted();
       const { path } = found;
       if (found.kind === "unreadable") this.leaveOut(path, "unreadable", found.why, found.isFolder);
-      else if (found.kind === "left-out" || found.kind === "by-rule") this.leaveOut(path, found.kind, "", false);
+      else if (found.kind === "left-out") this.leaveOut(path, "left-out", "", false);
+      else if (found.kind === "by-rule" || found.kind === "not-utf8")
+        this.leaveOut(path, found.kind, "", found.isFolder);
       else if (found.kind === "file" && paths.has(path)) this.leaveOut(path, "same-name", "", false);
       else if (found.kind === "file") {
         paths.add(path);

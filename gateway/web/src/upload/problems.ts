@@ -4,6 +4,7 @@ export type ProblemKind =
   | "by-rule"
   | "same-name"
   | "unreadable"
+  | "not-utf8"
   | "refused"
   | "changed"
   | "other-size"
@@ -52,8 +53,10 @@ const NAMES_IN_NOTE = 100;
 const LETTERS_IN_NOTE = 2_500;
 const KINDS: ReadonlySet<string> = new Set<ProblemKind>([
   "left-out",
+  "by-rule",
   "same-name",
   "unreadable",
+  "not-utf8",
   "refused",
   "not-in-batch",
 ]);

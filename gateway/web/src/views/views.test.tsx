@@ -23,6 +23,7 @@ import { es } from "../words/es";
 import { Bring } from "./bring";
 import { batchStateOf } from "./counts";
 import { endingOf, titleOf } from "./ending";
+import { LeftOut } from "./left-out";
 import { Row } from "./row";
 import { Shape, TONE } from "./shape";
 import { fileStateOf, folderStateOf } from "./state-words";
@@ -232,6 +233,22 @@ describe("a folder whose names are still coming", () => {
     const flags = { isChosen: false, isActive: false, showsPath: false, onOpen: () => undefined };
     return renderToStaticMarkup(<Row id="r" live={live} row={-(folder + 1)} {...place} {...flags} />);
   }
+});
+
+test("says of a folder that nobody could look into that what is in it is not counted", () => {
+  const problem = (kind: Problem["kind"], isFolder: boolean): Problem => ({
+    path: "x",
+    kind,
+    why: "",
+    isFolder,
+    isListed: false,
+  });
+  const card = (one: Problem) =>
+    renderToStaticMarkup(<LeftOut id="left-out" title="1 folder left out" named={[one]} count={1} />);
+  expect(card(problem("unreadable", true))).toContain(en.batch.notCounted);
+  expect(card(problem("not-utf8", true))).toContain(en.batch.notCounted);
+  expect(card(problem("refused", true))).not.toContain(en.batch.notCounted);
+  expect(card(problem("not-utf8", false))).not.toContain(en.batch.notCounted);
 });
 
 test("a file whose bytes are all sent waits to be confirmed, and says so instead of 100 %", () => {

@@ -41,7 +41,7 @@ export const en = {
     folder: "Choose a folder",
     files: "Choose files",
     pickerRemark:
-      "A folder that you choose comes without its empty sub-folders: drop it to keep them. Links are not followed.",
+      "A folder that you choose comes without its empty sub-folders: drop it to keep them. No browser shows links, or tells pipes and sockets from empty files.",
     picking: "The browser is listing the folder…",
     leaveOut: "Leave out what systems and programs leave behind",
     nothing: "There was no file or folder in what was dropped.",
@@ -101,12 +101,14 @@ export const en = {
       "by-rule": "left out by the folder's own rules",
       "same-name": "another one has the same name",
       unreadable: "could not be read",
+      "not-utf8": "name is not UTF-8, so no browser can open it: rename it",
       refused: "not accepted",
       changed: "changed while it was sent",
       "other-size": "has another size than announced",
       "not-in-batch": "not in this batch, which takes no new files",
       "upload-failed": "could not be sent",
     },
+    notCounted: "What is in it is not counted.",
     andMore: (shown: string) => `and ${shown} more`,
   },
   bring: {

@@ -43,7 +43,7 @@ export const es: Words = {
     folder: "Elegir una carpeta",
     files: "Elegir archivos",
     pickerRemark:
-      "Una carpeta elegida llega sin sus subcarpetas vacías: suéltela para conservarlas. Los enlaces no se siguen.",
+      "Una carpeta elegida llega sin sus subcarpetas vacías: suéltela para conservarlas. Ningún navegador muestra los enlaces ni distingue de archivos vacíos las tuberías y los sockets.",
     picking: "El navegador está recorriendo la carpeta…",
     leaveOut: "Dejar fuera lo que dejan los sistemas y programas",
     nothing: "No había ningún archivo ni carpeta en lo que soltó.",
@@ -103,12 +103,14 @@ export const es: Words = {
       "by-rule": "fuera por las reglas de la propia carpeta",
       "same-name": "otro tiene el mismo nombre",
       unreadable: "no se pudo leer",
+      "not-utf8": "el nombre no es UTF-8 y ningún navegador puede abrirlo: cámbielo",
       refused: "no se aceptó",
       changed: "cambió mientras se enviaba",
       "other-size": "tiene otro tamaño que el anunciado",
       "not-in-batch": "no está en este lote, que ya no admite archivos nuevos",
       "upload-failed": "no se pudo enviar",
     },
+    notCounted: "Lo que contiene no se cuenta.",
     andMore: (shown) => `y ${shown} más`,
   },
   bring: {
