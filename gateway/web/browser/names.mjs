@@ -90,7 +90,7 @@ try {
     await untilEnded(page);
     const words = await page.locator(".headline p").textContent();
     assert.match(words, /1 of 4 files processed · 3 left out, 1 folder left out/);
-    const notUtf8 = await page.locator("[data-left-out-kind=not-utf8]").innerText();
+    const notUtf8 = await page.locator("[data-left-out-kind=not-utf8]").textContent();
     assert.match(notUtf8, /2 · name is not UTF-8/);
     assert.match(notUtf8, /What is in it is not counted/);
     assert.deepEqual([...(await collectRows(page)).files.keys()], ["said.txt"]);

@@ -146,6 +146,7 @@ export class LiveBatch {
 
   /** Ends the upload without what is missing. */
   async endWithout(): Promise<void> {
+    await this.ingest?.leaveOutUnsent();
     const request = { name: this.name, missing: MissingFiles.FAIL, expectedEntries: 0, requestId: newRequestId() };
     await this.ask(() => this.callers.batches.completeBatch(request));
     await forget(this.name);

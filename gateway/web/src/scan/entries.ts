@@ -51,7 +51,7 @@ export async function walkEntries(
     } catch (trouble) {
       signal.throwIfAborted();
       if (!(trouble instanceof NotListed)) throw trouble;
-      await emit({ kind: "unreadable", path, isFolder: true, why: wordsOf(trouble.cause) });
+      await emit({ kind: "unreadable", path, isFolder: true, why: whyNotListed(trouble.cause) });
     }
     for (const one of below.reverse()) pending.push(one);
   }
@@ -69,6 +69,11 @@ async function takeFile(entry: FileSystemFileEntry, path: string, emit: Emit): P
     return;
   }
   await emit({ kind: "file", path, size: file.size, modified: file.lastModified, open });
+}
+
+/** Of a folder that may not be read Chromium says that somebody tried to write to it. */
+function whyNotListed(trouble: unknown): string {
+  return trouble instanceof Error && trouble.name === "NoModificationAllowedError" ? "" : wordsOf(trouble);
 }
 
 /** The folder itself failed, and not whoever takes what is in it. */

@@ -145,6 +145,16 @@ test("a folder that cannot be read to its end keeps what was found and is named"
   expect(found.find(({ kind }) => kind === "unreadable")).toMatchObject({ isFolder: true, why: "the drive is away" });
 });
 
+test("of a folder that may not be read it is not said that somebody tried to write to it", async () => {
+  const refusal = new DOMException("An attempt was made to write", "NoModificationAllowedError");
+  const readEntries = (_good: unknown, bad: (trouble: Error) => void) => bad(refusal);
+  const closed = { name: "closed", isDirectory: true, createReader: () => ({ readEntries }) };
+  const found: Found[] = [];
+  const roots = [{ entry: closed as unknown as FileSystemEntry, path: "closed" }];
+  await walkEntries(roots, (one) => void found.push(one), new AbortController().signal);
+  expect(found).toEqual([{ kind: "unreadable", path: "closed", isFolder: true, why: "" }]);
+});
+
 test("what has a name that is not UTF-8 is named, and such a folder is not entered: it leads back to where it is", async () => {
   // As Chromium shows them: without a name, and the folder as the one that it is in.
   const again = { entry: undefined as unknown as FileSystemEntry };

@@ -8,6 +8,8 @@ export type ProblemKind =
   | "refused"
   | "changed"
   | "other-size"
+  | "other-content"
+  | "changed-since"
   | "not-in-batch"
   | "upload-failed";
 
@@ -40,6 +42,7 @@ export function causeOf(kind: ProblemKind, why: string): string {
   const words: Partial<Record<ProblemKind, string>> = {
     unreadable: "cannot be read",
     changed: "changed while it was uploaded",
+    "other-content": "differs from what was announced",
     refused: "was refused",
     "upload-failed": "could not be uploaded",
   };

@@ -80,9 +80,9 @@ function Known({ live, beginning, onRefused }: KnownProps) {
 
   const failed = live.failures.size > 0 && live.mayRead;
   const { notTaken } = live;
-  const notSent = live.ingest?.notSent ?? [];
+  const { notSent = [], changedSince = [] } = live.ingest ?? {};
   const hasLeftOut = notTaken.files + notTaken.folders > 0;
-  const hasSide = failed || hasLeftOut || notSent.length > 0 || chosen !== null;
+  const hasSide = failed || hasLeftOut || notSent.length + changedSince.length > 0 || chosen !== null;
   const state = stateShown(live, words, say);
   return (
     <main id="content" className="batch">
@@ -124,9 +124,18 @@ function Known({ live, beginning, onRefused }: KnownProps) {
               <LeftOut
                 id="not-sent"
                 title={words.batch.notSent(notSent.length, say.count(notSent.length))}
-                lead={words.batch.notSentLead}
+                lead={words.batch.notSentLead(notSent.length)}
                 named={notSent}
                 count={notSent.length}
+              />
+            )}
+            {changedSince.length > 0 && (
+              <LeftOut
+                id="changed-since"
+                title={words.batch.changedSince(changedSince.length, say.count(changedSince.length))}
+                lead={words.batch.changedSinceLead(changedSince.length)}
+                named={changedSince}
+                count={changedSince.length}
               />
             )}
             {hasLeftOut && (

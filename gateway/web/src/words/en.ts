@@ -93,7 +93,11 @@ export const en = {
     leftOut: (shown: string) => `${shown} left out`,
     foldersLeftOut: (count: number, shown: string) => `${count === 1 ? "1 folder" : `${shown} folders`} left out`,
     notSent: (count: number, shown: string) => `${files(count, shown)} could not be sent`,
-    notSentLead: "They are in the batch, and their bytes are not.",
+    notSentLead: (count: number): string =>
+      count === 1 ? "It is in the batch, and its bytes are not." : "They are in the batch, and their bytes are not.",
+    changedSince: (count: number, shown: string) => `${files(count, shown)} changed since`,
+    changedSinceLead: (count: number) =>
+      `The batch keeps what it has of ${count === 1 ? "it" : "them"}. Begin a new batch for ${count === 1 ? "it as it is" : "them as they are"} now.`,
     saveList: "Save the list",
     listName: "left-out.csv",
     notTakenWhy: {
@@ -105,6 +109,8 @@ export const en = {
       refused: "not accepted",
       changed: "changed while it was sent",
       "other-size": "has another size than announced",
+      "other-content": "differs from what was announced",
+      "changed-since": "changed since the batch was begun",
       "not-in-batch": "not in this batch, which takes no new files",
       "upload-failed": "could not be sent",
     },
@@ -127,7 +133,9 @@ export const en = {
     notAllowed: "The browser may not read the folder. Choose it again, or drop it here.",
     compared: (matched: string, arrived: string) => `${matched} found again, ${arrived} had arrived.`,
     changed: (count: number, shown: string) =>
-      count === 1 ? "1 has another size than announced." : `${shown} have another size than announced.`,
+      count === 1 ? "1 differs from what was announced." : `${shown} differ from what was announced.`,
+    changedSince: (count: number, shown: string) =>
+      count === 1 ? "1 had arrived and has changed since." : `${shown} had arrived and have changed since.`,
     missing: (count: number, shown: string) => (count === 1 ? "1 is not in it." : `${shown} are not in it.`),
   },
   batchState: {

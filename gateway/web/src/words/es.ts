@@ -95,7 +95,11 @@ export const es: Words = {
     leftOut: (shown) => `${shown} fuera`,
     foldersLeftOut: (count, shown) => `${count === 1 ? "1 carpeta" : `${shown} carpetas`} fuera`,
     notSent: (count, shown) => `${files(count, shown)} sin enviar`,
-    notSentLead: "Están en el lote, pero no sus datos.",
+    notSentLead: (count) =>
+      count === 1 ? "Está en el lote, pero no sus datos." : "Están en el lote, pero no sus datos.",
+    changedSince: (count, shown) => `${files(count, shown)} con cambios posteriores`,
+    changedSinceLead: (count) =>
+      `El lote conserva lo que tiene de ${count === 1 ? "él" : "ellos"}. Para ${count === 1 ? "enviarlo como está" : "enviarlos como están"} ahora, empiece un lote nuevo.`,
     saveList: "Guardar la lista",
     listName: "quedaron-fuera.csv",
     notTakenWhy: {
@@ -107,6 +111,8 @@ export const es: Words = {
       refused: "no se aceptó",
       changed: "cambió mientras se enviaba",
       "other-size": "tiene otro tamaño que el anunciado",
+      "other-content": "no es lo que se anunció",
+      "changed-since": "cambió después de empezar el lote",
       "not-in-batch": "no está en este lote, que ya no admite archivos nuevos",
       "upload-failed": "no se pudo enviar",
     },
@@ -128,8 +134,11 @@ export const es: Words = {
     end: "Terminar la subida",
     notAllowed: "El navegador no puede leer la carpeta. Elíjala de nuevo o suéltela aquí.",
     compared: (matched, arrived) => `${matched} encontrados de nuevo, ${arrived} habían llegado.`,
-    changed: (count, shown) =>
-      count === 1 ? "1 tiene otro tamaño que el anunciado." : `${shown} tienen otro tamaño que el anunciado.`,
+    changed: (count, shown) => (count === 1 ? "1 no es lo que se anunció." : `${shown} no son lo que se anunció.`),
+    changedSince: (count, shown) =>
+      count === 1
+        ? "1 había llegado y ha cambiado desde entonces."
+        : `${shown} habían llegado y han cambiado desde entonces.`,
     missing: (count, shown) => (count === 1 ? "1 no está en ella." : `${shown} no están en ella.`),
   },
   batchState: {
