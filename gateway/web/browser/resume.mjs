@@ -125,7 +125,7 @@ function sha256(bytes) {
 async function pathsThatWait(page, card) {
   for (;;) {
     const states = [...(await collectRows(page)).files];
-    const waiting = states.filter(([, state]) => state === "Waiting").map(([path]) => path);
+    const waiting = states.filter(([, state]) => state === "ToBeSent").map(([path]) => path);
     if (waiting.length === (await countWaiting(card))) return waiting;
   }
 }

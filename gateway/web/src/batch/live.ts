@@ -67,6 +67,8 @@ export class LiveBatch {
   readonly warnings = new Map<number, string>();
   readonly uploadRate = new Rate();
   readonly fileRate = new Rate();
+  /** The name that it was made with here, before the watch tells it. */
+  givenName = "";
   line: Line = "connecting";
   /** What its stages wait for now. */
   waits: Wait[] = [];
@@ -255,6 +257,10 @@ export class LiveBatch {
     return this.wasWhole || this.watched.isWhole;
   }
 
+  get displayName(): string {
+    return this.watched.batch.displayName || this.givenName;
+  }
+
   get hasEnded(): boolean {
     return this.isKnown && hasEnded(this.watched.batch);
   }
@@ -306,10 +312,10 @@ export class LiveBatch {
     return this.mayRead && this.watched.fileCount > this.tree.fileCount;
   }
 
-  /** Files in this state; those that were found and are not listed yet wait. */
+  /** Files in this state; those that were found and are not listed yet are to be sent. */
   countOf(bucket: Bucket): number {
     const count = this.tally.totals[bucket] ?? 0;
-    if (bucket !== Bucket.Waiting) return count;
+    if (bucket !== Bucket.ToBeSent) return count;
     let known = 0;
     for (const one of this.tally.totals) known += one;
     return count + Math.max(0, this.total - known);

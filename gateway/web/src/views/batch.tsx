@@ -9,7 +9,7 @@ import { Bring } from "./bring";
 import { batchStateOf, leftOutWords } from "./counts";
 import { Drawer } from "./drawer";
 import type { Beginning } from "./drop-anywhere";
-import { endingOf, mayAskToNotify, titleOf, useTab } from "./ending";
+import { endingOf, mayAskToNotify, nameOf, titleOf, useTab } from "./ending";
 import { Grid, type Narrowing } from "./grid";
 import { Interrupted } from "./interrupted";
 import { LeftOut } from "./left-out";
@@ -58,7 +58,6 @@ function Known({ live, beginning, onRefused }: KnownProps) {
 
   const { batch } = live.watched;
   const total = live.total;
-  const title = batch.displayName || words.batch.untitled;
   useTab(titleOf(live, words, say), endingOf(live));
   const announced = useAnnouncement(
     words.live(say.count(live.finished), say.count(total), say.count(live.tally.totals[Bucket.Failed] ?? 0)),
@@ -92,7 +91,7 @@ function Known({ live, beginning, onRefused }: KnownProps) {
         </p>
       )}
       <div className="title">
-        <h1>{live.isKnown ? title : words.batch.loading}</h1>
+        <h1>{nameOf(live, words)}</h1>
         {live.isKnown && (
           <span className={`state ${TONE[state.bucket]}`} data-batch-state={BatchState[batch.state]}>
             <Shape bucket={state.bucket} />

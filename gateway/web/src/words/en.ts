@@ -159,6 +159,7 @@ export const en = {
     retrying: "retrying",
     waiting: (count: number): string => (count === 1 ? "waiting its turn" : "waiting their turn"),
     uploading: "uploading",
+    toBeSent: "to be sent",
     cancelled: "cancelled",
   },
   fileState: {
@@ -183,6 +184,7 @@ export const en = {
     failed: (shown: string) => `Done · ${shown} failed`,
     processing: "Processing",
     uploading: "Uploading",
+    toBeSent: "Waiting to be sent",
     waiting: "Waiting its turn",
     empty: "Empty folder",
     onlyFolders: "Only empty folders",

@@ -162,6 +162,7 @@ export const es: Words = {
     retrying: "reintentando",
     waiting: () => "en espera",
     uploading: "subiendo",
+    toBeSent: "por enviar",
     cancelled: "cancelados",
   },
   fileState: {
@@ -186,6 +187,7 @@ export const es: Words = {
     failed: (shown) => `Terminada · ${shown} con error`,
     processing: "En proceso",
     uploading: "Subiendo",
+    toBeSent: "Pendiente de envío",
     waiting: "Espera su turno",
     empty: "Carpeta vacía",
     onlyFolders: "Solo carpetas vacías",
