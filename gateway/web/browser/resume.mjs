@@ -130,9 +130,12 @@ async function pathsThatWait(page, card) {
   }
 }
 
+/** Some whose bytes have arrived and were read. */
 async function pathsThatArrived(page) {
-  const ended = [...(await collectRows(page)).files].filter(([, state]) => /^(Kept|Complete)$/.test(state));
-  return ended.map(([path]) => path);
+  for (;;) {
+    const ended = [...(await collectRows(page)).files].filter(([, state]) => /^(Kept|Complete)$/.test(state));
+    if (ended.length > 0) return ended.map(([path]) => path);
+  }
 }
 
 async function countWaiting(card) {
