@@ -1,11 +1,23 @@
 // An upload that broke off is gone on with: after the page was loaded anew, from the same folder, and with what never came.
 //   node browser/resume.mjs, with the environment of chromium.mjs; pictures into CAUDAL_SCREENSHOTS.
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { binary, collectRows, drop, dropCard, inChromium, openStart, slowUploads, untilEnded } from "./chromium.mjs";
+import { BatchState, caudal } from "@caudal/client";
+import {
+  apiKey,
+  binary,
+  collectRows,
+  drop,
+  dropCard,
+  gateway,
+  inChromium,
+  openStart,
+  slowUploads,
+  untilEnded,
+} from "./chromium.mjs";
 
 const FILES = 240;
 const pictures = process.env.CAUDAL_SCREENSHOTS;
@@ -111,10 +123,53 @@ try {
     const rows = await collectRows(page);
     assert.equal(rows.files.size, FILES + 1);
     for (const [path, state] of rows.files) assert.match(state, /^(Kept|Complete)$/, path);
+    await changedBeforeAnybodyReadIt(page);
   }, /status of 400/);
   console.log(`${FILES} files arrived by three ways, each sent once`);
 } finally {
   await rm(own, { recursive: true });
+}
+
+/** A held batch has bytes that nobody has read: what was announced of them tells what has changed since, and nothing is given up. */
+async function changedBeforeAnybodyReadIt(page) {
+  const { batches, uploads } = caudal({ gateway, apiKey });
+  const batch = (await batches.createBatch({ batch: { displayName: "Held" }, requestId: randomUUID() })).name;
+  await batches.pauseBatch({ name: batch, note: "held", requestId: randomUUID() });
+  const names = ["same.bin", "other.bin", "longer.bin", "waits.bin"];
+  const contents = names.map((_, number) => binary(FILES + 10 + number, 3_000));
+  const entries = names.map((path, number) => {
+    const value = { size: 3_000n, sha256: createHash("sha256").update(contents[number]).digest() };
+    return { path, kind: { case: "file", value } };
+  });
+  await batches.addEntries({ batch, entries, requestId: randomUUID() });
+  const arriving = { case: "ordinals", value: { ordinals: [0, 1, 2] } };
+  const { targets } = await uploads.issueUploads({ batch, files: arriving });
+  for (const { ordinal, how } of targets) {
+    const headers = how.value.headers.filter(({ name }) => !/^(host|content-length)$/.test(name));
+    const sending = {
+      method: "PUT",
+      body: contents[ordinal],
+      headers: headers.map(({ name, value }) => [name, value]),
+    };
+    assert.ok((await fetch(how.value.url, sending)).ok);
+  }
+  const landed = targets.map(({ ordinal, target }) => ({ ordinal, target, etag: "" }));
+  await uploads.confirmUploads({ batch, uploads: landed, requestId: randomUUID() });
+
+  const held = join(own, "Held");
+  await mkdir(held);
+  await writeFile(join(held, "same.bin"), contents[0]);
+  await writeFile(join(held, "longer.bin"), binary(FILES + 20, 3_001));
+  for (const name of ["other.bin", "waits.bin"]) await writeFile(join(held, name), binary(FILES + 20, 3_000));
+  await page.goto(`${gateway}/#/${batch}`);
+  await page.locator('[role=rowheader] [title="waits.bin"]').waitFor();
+  await drop(page, [held], { x: 600, y: 400 });
+  await page.locator("[data-compared]", { hasText: "1 had arrived. 1 differs" }).waitFor();
+  const since = await page.locator("[data-card=changed-since]").textContent();
+  assert.match(since, /^2 files changed since.*longer\.bin.*other\.bin/);
+  assert.match(await page.locator("[data-left-out-kind=other-content]").textContent(), /^1 · .*waits\.bin$/);
+  const { state, counts } = await batches.getBatch({ name: batch });
+  assert.deepEqual([state, counts.pending, counts.failed], [BatchState.OPEN, 1, 0], "it waits on");
 }
 
 function sha256(bytes) {
