@@ -1,8 +1,11 @@
 import { type ConnectError, timestampFromMs, violationsOf } from "@caudal/client";
 import type { EmptyFolder, FoundFile } from "../scan/found";
 
-/** What becomes an entry of the manifest, with the checksum of a file where it was read. */
-export type Entered = (FoundFile & { sha256?: Uint8Array<ArrayBuffer> | undefined }) | EmptyFolder;
+/** A file with its checksum, where it was read. */
+export type EnteredFile = FoundFile & { sha256?: Uint8Array<ArrayBuffer> | undefined };
+
+/** What becomes an entry of the manifest. */
+export type Entered = EnteredFile | EmptyFolder;
 
 /** As it is announced. */
 export function entryOf(found: Entered) {

@@ -2,7 +2,7 @@ import { type Caudal, Code, ConnectError, FileView, type File as Held, timestamp
 import { newRequestId } from "../identity";
 import type { FoundFile } from "../scan/found";
 import { Limit } from "../scan/limit";
-import { entriesNamedIn, entryOf } from "./announce";
+import { type EnteredFile, entriesNamedIn, entryOf } from "./announce";
 import { HASHED_AT_ONCE, HASHED_UP_TO, type Hash } from "./hash";
 
 /** Times of change come with different precision. */
@@ -13,8 +13,6 @@ export interface Arrived {
   ordinal: number;
   file: FoundFile;
 }
-
-type Hashed = FoundFile & { sha256?: Uint8Array<ArrayBuffer> | undefined };
 
 /** By what a batch may be asked, each call tried again while it may pass. */
 export interface Asking {
@@ -38,7 +36,7 @@ export async function changedSince(asking: Asking, arrived: Arrived[], hash: Has
   const held = new Map(files.map((file) => [file.ordinal, file]));
 
   const changed: Arrived[] = [];
-  const unread: { one: Arrived; hashed: Hashed }[] = [];
+  const unread: { one: Arrived; hashed: EnteredFile }[] = [];
   const limit = new Limit(HASHED_AT_ONCE);
   for (const one of arrived) {
     const known = held.get(one.ordinal);
@@ -71,7 +69,7 @@ function isToBeRead(file: FoundFile, { sha256, modifiedTime }: Held, isOpen: boo
 }
 
 /** Those that an open batch refuses with their checksum and without one: they were announced with another. */
-async function announcedOtherwise(asking: Asking, files: Hashed[]): Promise<ReadonlySet<Hashed>> {
+async function announcedOtherwise(asking: Asking, files: EnteredFile[]): Promise<ReadonlySet<EnteredFile>> {
   const refused = await refusedOf(asking, files);
   if (refused.length === 0) return new Set();
   // Whoever announced it first may have given no checksum.
@@ -84,8 +82,8 @@ async function announcedOtherwise(asking: Asking, files: Hashed[]): Promise<Read
 }
 
 /** Announces again what the manifest has, which adds nothing, until no more of it is refused as another. */
-async function refusedOf({ callers, batch, call }: Asking, files: Hashed[]): Promise<Hashed[]> {
-  const refused: Hashed[] = [];
+async function refusedOf({ callers, batch, call }: Asking, files: EnteredFile[]): Promise<EnteredFile[]> {
+  const refused: EnteredFile[] = [];
   for (let page = files; page.length > 0; ) {
     const request = { batch, entries: page.map(entryOf), requestId: newRequestId() };
     try {
@@ -104,6 +102,6 @@ async function refusedOf({ callers, batch, call }: Asking, files: Hashed[]): Pro
   return refused;
 }
 
-function isSame(one: Uint8Array, other: Uint8Array): boolean {
+export function isSame(one: Uint8Array, other: Uint8Array): boolean {
   return one.length === other.length && one.every((byte, index) => byte === other[index]);
 }

@@ -454,12 +454,27 @@ describe("an ingest", () => {
   test("sends what is dropped while it sends, into the same batch, and completes it once", async () => {
     const gateway = new FakeGateway();
     const run = new Ingest(gateway.callers, BATCH, dropped([file("a.txt")]), {}, { put: stored });
-    expect(run.add(dropped([file("a.txt"), file("b.txt")]))).toBe(true);
+    expect(run.add(dropped([file("a.txt", "another text"), file("b.txt")]))).toBe(true);
     await run.ended;
     expect([gateway.paths, run.phase, run.foundFiles]).toEqual([["a.txt", "b.txt"], "completed", 2]);
     expect(run.notTaken.named).toEqual([problem("a.txt", "same-name")]);
     expect(gateway.completed).toMatchObject({ expectedEntries: 2 });
     expect(run.add(dropped([]))).toBe(false);
+  });
+
+  test("does not call the same files left out that are dropped once more while they are sent", async () => {
+    for (const reading of [{ hash }, {}]) {
+      const gateway = new FakeGateway();
+      const setting = { put: stored, ...reading };
+      const run = new Ingest(gateway.callers, BATCH, dropped([file("a.txt"), file("b.txt")]), {}, setting);
+      // Of the same size and time: another only where it is read.
+      run.add(dropped([file("a.txt"), file("b.txt", "SOME text"), file("c.txt")]));
+      run.add(dropped([{ ...file("a.txt"), modified: 5 } as Found]));
+      await run.ended;
+      const left = "hash" in reading ? ["b.txt"] : ["a.txt"];
+      expect(run.notTaken.named).toEqual(left.map((path) => problem(path, "same-name")));
+      expect([gateway.paths, run.foundFiles, run.phase]).toEqual([["a.txt", "b.txt", "c.txt"], 3, "completed"]);
+    }
   });
 
   test("leaves the batch open where only a person knows whether that was all", async () => {

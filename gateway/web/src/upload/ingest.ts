@@ -14,8 +14,8 @@ import {
 import { newRequestId } from "../identity";
 import { type Dropped, type EmptyFolder, type FoundFile, wordsOf } from "../scan/found";
 import { type Trouble, troubleOf } from "../trouble";
-import { type Entered, entriesNamedIn, entryOf } from "./announce";
-import { changedSince } from "./arrived";
+import { type Entered, type EnteredFile, entriesNamedIn, entryOf } from "./announce";
+import { changedSince, isSame } from "./arrived";
 import { HASHED_AT_ONCE, HASHED_UP_TO, type Hash, Hasher } from "./hash";
 import type { Compared, Known, KnownFile } from "./known";
 import { Lanes } from "./lanes";
@@ -85,6 +85,14 @@ export interface IngestSetting extends RetryOptions {
 
 /** What becomes an entry of the manifest. */
 type Taken = FoundFile | EmptyFolder;
+
+/** What was found at a path, and in which of what was dropped. */
+interface Met {
+  turn: number;
+  size: number;
+  modified: number;
+  sha256?: Uint8Array;
+}
 
 interface Waiting {
   ordinal: number;
@@ -158,7 +166,9 @@ export class Ingest {
   /** What is to be sent after what is being sent. */
   private readonly dropped: Dropped[];
   /** Names that differ on the disk may be one once they are composed alike, and so may two folders from different places. */
-  private readonly paths = new Set<string>();
+  private readonly paths = new Map<string, Met>();
+  /** Which of what was dropped is walked. */
+  private turn = 0;
   private known: Known | undefined;
   private readonly askKnown: (() => Promise<Known | undefined>) | undefined;
   private readonly completes: () => boolean;
@@ -256,6 +266,7 @@ export class Ingest {
     this.landed = new Queue();
     this.arrived = new Queue();
     this.isWalked = false;
+    this.turn += 1;
     this.phase = "scanning";
     const steps = [this.walk(dropped), this.beginReading(), this.endReading(), this.list()];
     steps.push(this.issue(), this.upload(), this.confirm(), this.compare());
@@ -312,9 +323,13 @@ export class Ingest {
       else if (found.kind === "left-out") this.leaveOut(path, "left-out", "", false);
       else if (found.kind === "by-rule" || found.kind === "not-utf8")
         this.leaveOut(path, found.kind, "", found.isFolder);
-      else if (found.kind === "file" && paths.has(path)) this.leaveOut(path, "same-name", "", false);
       else if (found.kind === "file") {
-        paths.add(path);
+        const met = paths.get(path);
+        if (met !== undefined) {
+          if (!(await this.isMetAgain(found, met))) this.leaveOut(path, "same-name", "", false);
+          return this.told();
+        }
+        paths.set(path, { turn: this.turn, size: found.size, modified: found.modified });
         const before = this.known?.find(path);
         if (before !== undefined) await this.goOnWith(found, before, reviving);
         else if (this.known?.isOpen === false) this.leaveOut(path, "not-in-batch", "", false);
@@ -329,6 +344,14 @@ export class Ingest {
     if (this.phase === "scanning") this.phase = "uploading";
     this.found.close();
     this.told();
+  }
+
+  /** The same file in what was dropped later is in the batch as it is, and not left out. Its content says whether it is. */
+  private async isMetAgain(found: FoundFile, met: Met): Promise<boolean> {
+    if (met.turn === this.turn || met.size !== found.size) return false;
+    if (met.sha256 === undefined) return met.modified === found.modified;
+    const { sha256 } = await this.readFor(found);
+    return sha256 !== undefined && isSame(sha256, met.sha256);
   }
 
   private async take(found: Taken): Promise<void> {
@@ -414,7 +437,15 @@ export class Ingest {
 
   /** A file that cannot be read, or is another than was found, is told of when it is sent. */
   private async withChecksum(found: Taken): Promise<Entered> {
-    if (found.kind !== "file" || found.size > HASHED_UP_TO || this.hash === undefined) return found;
+    if (found.kind !== "file") return found;
+    const read = await this.readFor(found);
+    const met = this.paths.get(found.path);
+    if (met !== undefined && read.sha256 !== undefined) met.sha256 = read.sha256;
+    return read;
+  }
+
+  private async readFor(found: FoundFile): Promise<EnteredFile> {
+    if (found.size > HASHED_UP_TO || this.hash === undefined) return found;
     try {
       const bytes = await found.open();
       if (bytes.size !== found.size) return found;

@@ -107,7 +107,7 @@ export const en = {
       unreadable: "could not be read",
       "not-utf8": "name is not UTF-8, so no browser can open it: rename it",
       refused: "not accepted",
-      changed: "changed while it was sent",
+      changed: "changed after it was announced",
       "other-size": "has another size than announced",
       "other-content": "differs from what was announced",
       "changed-since": "changed since the batch was begun",

@@ -109,7 +109,7 @@ export const es: Words = {
       unreadable: "no se pudo leer",
       "not-utf8": "el nombre no es UTF-8 y ningún navegador puede abrirlo: cámbielo",
       refused: "no se aceptó",
-      changed: "cambió mientras se enviaba",
+      changed: "cambió después de anunciarse",
       "other-size": "tiene otro tamaño que el anunciado",
       "other-content": "no es lo que se anunció",
       "changed-since": "cambió después de empezar el lote",
