@@ -45,6 +45,15 @@ for (const folder of FOLDERS) {
 await mkdir(join(root, "twins"));
 for (const form of ["NFC", "NFD"]) await writeFile(join(root, "twins", "señal.txt".normalize(form)), "same size\n");
 const disk = await contentsOf(root);
+// Names that no browser can say, and a folder whose name the system takes not: what is in it is counted all the same.
+const unsaid = join(own, "Unsaid");
+await mkdir(join(unsaid, "no\\pe", "deeper"), { recursive: true });
+await writeFile(join(unsaid, "said.txt"), "said\n");
+for (const path of ["one.txt", "deeper/two.txt"]) await writeFile(join(unsaid, "no\\pe", path), `${path}\n`);
+const latin = (name) => Buffer.concat([Buffer.from(`${unsaid}/`), Buffer.from(name, "latin1")]);
+await mkdir(latin("se\u00f1as"));
+await writeFile(latin("se\u00f1as/inside.txt"), "inside\n");
+await writeFile(latin("ni\u00f1o.txt"), "a file\n");
 assert.ok(NAMES.length >= 50 && disk.files.length === NAMES.length + REFUSED.length + FOLDERS.length + 2);
 
 try {
@@ -75,6 +84,16 @@ try {
       listed.every((words) => /\d left out/.test(words)),
       `the list says it too: ${listed}`,
     );
+
+    await openStart(page);
+    await drop(page, [unsaid], await dropCard(page));
+    await untilEnded(page);
+    const words = await page.locator(".headline p").textContent();
+    assert.match(words, /1 of 4 files processed · 3 left out, 1 folder left out/);
+    const notUtf8 = await page.locator("[data-left-out-kind=not-utf8]").textContent();
+    assert.match(notUtf8, /2 · name is not UTF-8/);
+    assert.match(notUtf8, /What is in it is not counted/);
+    assert.deepEqual([...(await collectRows(page)).files.keys()], ["said.txt"]);
   });
   console.log(`${disk.files.length} files of every name dropped and picked: each is in the batch or named as left out`);
 } finally {

@@ -1,11 +1,23 @@
 // An upload that broke off is gone on with: after the page was loaded anew, from the same folder, and with what never came.
 //   node browser/resume.mjs, with the environment of chromium.mjs; pictures into CAUDAL_SCREENSHOTS.
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { binary, collectRows, drop, dropCard, inChromium, openStart, slowUploads, untilEnded } from "./chromium.mjs";
+import { BatchState, caudal } from "@caudal/client";
+import {
+  apiKey,
+  binary,
+  collectRows,
+  drop,
+  dropCard,
+  gateway,
+  inChromium,
+  openStart,
+  slowUploads,
+  untilEnded,
+} from "./chromium.mjs";
 
 const FILES = 240;
 const pictures = process.env.CAUDAL_SCREENSHOTS;
@@ -17,15 +29,19 @@ for (let number = 0; number < FILES; number += 1) {
   await writeFile(join(inside, `gauge ${number}.bin`), binary(number, 20_000));
 }
 const NOT_THERE = 40;
-/** The same folder of another disk: some files that have not arrived are not in it, one has grown, and one is new. */
+/**
+ * The same folder of another disk: of those that have not arrived some are not in it, one has grown and one has other bytes;
+ * one that has arrived has other bytes as well, and one is new.
+ */
 const other = join(own, "elsewhere", "Gauges");
-async function makeOther(waiting) {
+async function makeOther(waiting, arrived) {
   await cp(folder, other, { recursive: true });
-  const [grown, ...others] = waiting;
+  const [grown, altered, ...others] = waiting;
+  for (const path of [altered, arrived]) await writeFile(join(other, path), binary(FILES + 1, 20_000));
   for (const path of others.slice(0, NOT_THERE)) await rm(join(other, path));
   await writeFile(join(other, grown), Buffer.alloc(20_001, 1));
   await writeFile(join(other, "river 4", "gauge 999.bin"), Buffer.alloc(5, 1));
-  return grown;
+  return { grown, altered };
 }
 
 try {
@@ -63,29 +79,40 @@ try {
     const begun = puts.join(" ");
     const waits = await pathsThatWait(page, interrupted);
     const sums = await Promise.all(waits.map(async (path) => sha256(await readFile(join(folder, path)))));
-    const grown = await makeOther(waits.filter((_, index) => !begun.includes(sums[index])));
+    const arrivedNow = await pathsThatArrived(page);
+    const unbegun = waits.filter((_, index) => !begun.includes(sums[index]));
+    const { grown, altered } = await makeOther(unbegun, arrivedNow[0]);
     puts.length = 0;
     await slowUploads(page, false);
     await page.locator("input[data-pick=again]").first().setInputFiles(other);
     const compared = page.locator("[data-compared]");
     await compared.filter({ hasText: /not in it/ }).waitFor({ timeout: 60_000 });
     const words = await compared.textContent();
-    assert.match(words, new RegExp(`1 has another size than announced. ${NOT_THERE} are not in it`), words);
-    assert.ok((await page.locator("[data-card=not-sent]").textContent()).includes(grown), grown);
+    const told = `2 differ from what was announced. 1 had arrived and has changed since. ${NOT_THERE} are not in it`;
+    assert.match(words, new RegExp(told), words);
+    for (const [kind, path] of [
+      ["other-size", grown],
+      ["other-content", altered],
+    ]) {
+      const card = page.locator(`[data-card=not-sent] [data-left-out-kind=${kind}]`);
+      assert.ok((await card.textContent()).includes(path), path);
+    }
+    assert.ok((await page.locator("[data-card=changed-since]").textContent()).includes(arrivedNow[0]), arrivedNow[0]);
     // The counts come by the stream, a moment after the last confirmation was answered.
-    const missing = NOT_THERE + 1;
+    const missing = NOT_THERE + 2;
     await interrupted.filter({ hasText: new RegExp(`· ${missing} of [0-9,]+ wait`) }).waitFor({ timeout: 15_000 });
     // One is new, and none is sent that had arrived.
     const [, again, arrived] = /(\d+) found again, (\d+) had arrived/.exec(words);
-    assert.ok(Number(arrived) > 0 && Number(again) + Number(arrived) + missing === FILES, words);
-    assert.equal(puts.length, Number(again) + 1);
+    assert.ok(Number(arrived) > 0 && Number(again) + Number(arrived) + 1 + missing === FILES, words);
+    assert.equal(puts.length, Number(again) + 2, "the one with other bytes was refused by the store");
     if (pictures !== undefined) await page.screenshot({ path: join(pictures, "compared.png"), fullPage: true });
 
     // The rest never arrives, until the folder itself is dropped on what says so.
     await interrupted.locator("[data-end-without]").click();
     await untilEnded(page);
     const needs = page.locator("[data-reason=NEVER_ARRIVED]");
-    await needs.filter({ hasText: String(missing) }).waitFor();
+    await needs.filter({ hasText: String(missing - 1) }).waitFor();
+    await page.locator("[data-reason=LEFT_OUT_BY_CLIENT]").waitFor();
     puts.length = 0;
     const middle = await page.locator("[data-needs]").boundingBox();
     await drop(page, [folder], { x: middle.x + 20, y: middle.y + 10 });
@@ -96,10 +123,53 @@ try {
     const rows = await collectRows(page);
     assert.equal(rows.files.size, FILES + 1);
     for (const [path, state] of rows.files) assert.match(state, /^(Kept|Complete)$/, path);
-  });
+    await changedBeforeAnybodyReadIt(page);
+  }, /status of 400/);
   console.log(`${FILES} files arrived by three ways, each sent once`);
 } finally {
   await rm(own, { recursive: true });
+}
+
+/** A held batch has bytes that nobody has read: what was announced of them tells what has changed since, and nothing is given up. */
+async function changedBeforeAnybodyReadIt(page) {
+  const { batches, uploads } = caudal({ gateway, apiKey });
+  const batch = (await batches.createBatch({ batch: { displayName: "Held" }, requestId: randomUUID() })).name;
+  await batches.pauseBatch({ name: batch, note: "held", requestId: randomUUID() });
+  const names = ["same.bin", "other.bin", "longer.bin", "waits.bin"];
+  const contents = names.map((_, number) => binary(FILES + 10 + number, 3_000));
+  const entries = names.map((path, number) => {
+    const value = { size: 3_000n, sha256: createHash("sha256").update(contents[number]).digest() };
+    return { path, kind: { case: "file", value } };
+  });
+  await batches.addEntries({ batch, entries, requestId: randomUUID() });
+  const arriving = { case: "ordinals", value: { ordinals: [0, 1, 2] } };
+  const { targets } = await uploads.issueUploads({ batch, files: arriving });
+  for (const { ordinal, how } of targets) {
+    const headers = how.value.headers.filter(({ name }) => !/^(host|content-length)$/.test(name));
+    const sending = {
+      method: "PUT",
+      body: contents[ordinal],
+      headers: headers.map(({ name, value }) => [name, value]),
+    };
+    assert.ok((await fetch(how.value.url, sending)).ok);
+  }
+  const landed = targets.map(({ ordinal, target }) => ({ ordinal, target, etag: "" }));
+  await uploads.confirmUploads({ batch, uploads: landed, requestId: randomUUID() });
+
+  const held = join(own, "Held");
+  await mkdir(held);
+  await writeFile(join(held, "same.bin"), contents[0]);
+  await writeFile(join(held, "longer.bin"), binary(FILES + 20, 3_001));
+  for (const name of ["other.bin", "waits.bin"]) await writeFile(join(held, name), binary(FILES + 20, 3_000));
+  await page.goto(`${gateway}/#/${batch}`);
+  await page.locator('[role=rowheader] [title="waits.bin"]').waitFor();
+  await drop(page, [held], { x: 600, y: 400 });
+  await page.locator("[data-compared]", { hasText: "1 had arrived. 1 differs" }).waitFor();
+  const since = await page.locator("[data-card=changed-since]").textContent();
+  assert.match(since, /^2 files changed since.*longer\.bin.*other\.bin/);
+  assert.match(await page.locator("[data-left-out-kind=other-content]").textContent(), /^1 · .*waits\.bin$/);
+  const { state, counts } = await batches.getBatch({ name: batch });
+  assert.deepEqual([state, counts.pending, counts.failed], [BatchState.OPEN, 1, 0], "it waits on");
 }
 
 function sha256(bytes) {
@@ -110,8 +180,16 @@ function sha256(bytes) {
 async function pathsThatWait(page, card) {
   for (;;) {
     const states = [...(await collectRows(page)).files];
-    const waiting = states.filter(([, state]) => state === "Waiting").map(([path]) => path);
+    const waiting = states.filter(([, state]) => state === "ToBeSent").map(([path]) => path);
     if (waiting.length === (await countWaiting(card))) return waiting;
+  }
+}
+
+/** Some whose bytes have arrived and were read. */
+async function pathsThatArrived(page) {
+  for (;;) {
+    const ended = [...(await collectRows(page)).files].filter(([, state]) => /^(Kept|Complete)$/.test(state));
+    if (ended.length > 0) return ended.map(([path]) => path);
   }
 }
 

@@ -60,6 +60,7 @@ export class Batches {
     const { name } = await retrying(() => this.callers.batches.createBatch(request), { attempts: 5 });
     // Kept once more than any view holds it, until all is sent.
     const live = this.take(name);
+    live.givenName = displayName;
     void live.send(dropped).ended.then(() => this.release(name));
     return name;
   }

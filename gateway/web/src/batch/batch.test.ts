@@ -198,7 +198,8 @@ test("a path filter knows parts, stars and double stars", () => {
 });
 
 test("every state has its bucket, and a pending file that is being sent counts as uploading", () => {
-  expect(bucketOf(PENDING, 0, false)).toBe(Bucket.Waiting);
+  expect(bucketOf(PENDING, 0, false)).toBe(Bucket.ToBeSent);
+  expect(bucketOf(FileState.QUEUED, 1, false)).toBe(Bucket.Waiting);
   expect(bucketOf(PENDING, 0, true)).toBe(Bucket.Uploading);
   expect(bucketOf(PROCESSING, 2, true)).toBe(Bucket.Processing);
   expect(bucketOf(PROCESSED, Outcome.COMPLETE, false)).toBe(Bucket.Complete);

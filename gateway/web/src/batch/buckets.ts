@@ -12,9 +12,11 @@ export enum Bucket {
   Uploading = 7,
   Cancelled = 8,
   Kept = 9,
+  /** Waits for bytes that nobody sends at the moment. */
+  ToBeSent = 10,
 }
 
-export const BUCKETS = 10;
+export const BUCKETS = 11;
 
 /** In the order in which bars are drawn. */
 export const BAR_ORDER = [
@@ -27,6 +29,7 @@ export const BAR_ORDER = [
   Bucket.Cancelled,
   Bucket.Waiting,
   Bucket.Uploading,
+  Bucket.ToBeSent,
 ] as const;
 
 /** In the order in which a person asks. */
@@ -37,6 +40,7 @@ export const LEGEND = [
   Bucket.Processing,
   Bucket.Waiting,
   Bucket.Uploading,
+  Bucket.ToBeSent,
   Bucket.Failed,
   Bucket.Retrying,
   Bucket.Cancelled,
@@ -45,7 +49,7 @@ export const LEGEND = [
 export function bucketOf(state: number, detail: number, isBeingSent: boolean): Bucket {
   switch (state) {
     case FileState.PENDING:
-      return isBeingSent ? Bucket.Uploading : Bucket.Waiting;
+      return isBeingSent ? Bucket.Uploading : Bucket.ToBeSent;
     case FileState.UPLOADING:
       return Bucket.Uploading;
     case FileState.UPLOADED:

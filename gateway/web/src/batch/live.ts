@@ -67,6 +67,8 @@ export class LiveBatch {
   readonly warnings = new Map<number, string>();
   readonly uploadRate = new Rate();
   readonly fileRate = new Rate();
+  /** The name that it was made with here, before the watch tells it. */
+  givenName = "";
   line: Line = "connecting";
   /** What its stages wait for now. */
   waits: Wait[] = [];
@@ -146,6 +148,7 @@ export class LiveBatch {
 
   /** Ends the upload without what is missing. */
   async endWithout(): Promise<void> {
+    await this.ingest?.leaveOutUnsent();
     const request = { name: this.name, missing: MissingFiles.FAIL, expectedEntries: 0, requestId: newRequestId() };
     await this.ask(() => this.callers.batches.completeBatch(request));
     await forget(this.name);
@@ -254,6 +257,10 @@ export class LiveBatch {
     return this.wasWhole || this.watched.isWhole;
   }
 
+  get displayName(): string {
+    return this.watched.batch.displayName || this.givenName;
+  }
+
   get hasEnded(): boolean {
     return this.isKnown && hasEnded(this.watched.batch);
   }
@@ -305,10 +312,10 @@ export class LiveBatch {
     return this.mayRead && this.watched.fileCount > this.tree.fileCount;
   }
 
-  /** Files in this state; those that were found and are not listed yet wait. */
+  /** Files in this state; those that were found and are not listed yet are to be sent. */
   countOf(bucket: Bucket): number {
     const count = this.tally.totals[bucket] ?? 0;
-    if (bucket !== Bucket.Waiting) return count;
+    if (bucket !== Bucket.ToBeSent) return count;
     let known = 0;
     for (const one of this.tally.totals) known += one;
     return count + Math.max(0, this.total - known);

@@ -2,7 +2,7 @@ import { type Emit, joined, wordsOf } from "./found";
 import { Limit } from "./limit";
 
 const FILES_AT_ONCE = 32;
-/** Stands for a name that the browser cannot say, because it is not Unicode: it gives an empty one. */
+/** Stands for a name that the browser cannot say, because it is not UTF-8: it gives an empty one. */
 const UNSPEAKABLE = "\u{fffd}";
 
 /** An entry and the path under which its content is kept; an empty path keeps the content without its folder. */
@@ -43,13 +43,15 @@ export async function walkEntries(
     try {
       for await (const child of childrenOf(entry)) {
         isEmpty = false;
-        await take(child, joined(path, child.name || UNSPEAKABLE), below);
+        if (child.name !== "") await take(child, joined(path, child.name), below);
+        // Never entered: a folder without a name leads back to the folder that it is in, and so on without an end.
+        else await emit({ kind: "not-utf8", path: joined(path, UNSPEAKABLE), isFolder: child.isDirectory });
       }
       if (isEmpty && path !== "") await emit({ kind: "empty-folder", path });
     } catch (trouble) {
       signal.throwIfAborted();
       if (!(trouble instanceof NotListed)) throw trouble;
-      await emit({ kind: "unreadable", path, isFolder: true, why: wordsOf(trouble.cause) });
+      await emit({ kind: "unreadable", path, isFolder: true, why: whyNotListed(trouble.cause) });
     }
     for (const one of below.reverse()) pending.push(one);
   }
@@ -67,6 +69,11 @@ async function takeFile(entry: FileSystemFileEntry, path: string, emit: Emit): P
     return;
   }
   await emit({ kind: "file", path, size: file.size, modified: file.lastModified, open });
+}
+
+/** Of a folder that may not be read Chromium says that somebody tried to write to it. */
+function whyNotListed(trouble: unknown): string {
+  return trouble instanceof Error && trouble.name === "NoModificationAllowedError" ? "" : wordsOf(trouble);
 }
 
 /** The folder itself failed, and not whoever takes what is in it. */

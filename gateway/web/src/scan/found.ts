@@ -24,19 +24,28 @@ export interface Unreadable {
   why: string;
 }
 
+/** Something whose name is not UTF-8: no browser can say it, nor reach what has it. */
+export interface NotUtf8 {
+  kind: "not-utf8";
+  /** With a sign in the place of the name. */
+  path: string;
+  isFolder: boolean;
+}
+
 /** A file that systems and programs leave behind, and that the person wants left out. */
 export interface LeftOut {
   kind: "left-out";
   path: string;
 }
 
-/** A file that the rules of its folder leave out. */
+/** A file, or an empty folder, that the rules of its folder leave out. */
 export interface LeftOutByRule {
   kind: "by-rule";
   path: string;
+  isFolder: boolean;
 }
 
-export type Found = FoundFile | EmptyFolder | Unreadable | LeftOut | LeftOutByRule;
+export type Found = FoundFile | EmptyFolder | Unreadable | NotUtf8 | LeftOut | LeftOutByRule;
 
 /** Takes what a walk found; the walk waits for it, so that a slow network does not fill the memory. */
 export type Emit = (found: Found) => Promise<void> | void;

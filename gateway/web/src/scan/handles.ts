@@ -39,6 +39,8 @@ export async function walkHandles(roots: Root[], emit: (found: FoundHandle) => v
   for (let folder = pending.pop(); folder !== undefined; folder = pending.pop()) {
     try {
       for await (const child of folder.handle.values()) {
+        // Not UTF-8: the entries name it.
+        if (child.name === "") continue;
         const path = joined(folder.path, child.name);
         if (child.kind === "directory") pending.push({ handle: child as FileSystemDirectoryHandle, path });
         else await takeFile(child as FileSystemFileHandle, path);

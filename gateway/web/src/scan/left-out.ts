@@ -34,7 +34,7 @@ export function withRules(dropped: Dropped, leavesOutLeftBehind: boolean): Dropp
         const isFolder = kind === "empty-folder";
         if (kind !== "file" && !isFolder) return emit(found);
         const ruled = own?.test(isFolder ? `${path}/` : path);
-        if (ruled?.ignored) return emit({ kind: "by-rule", path });
+        if (ruled?.ignored) return emit({ kind: "by-rule", path, isFolder });
         const isWanted =
           isFolder || !leavesOutLeftBehind || ruled?.unignored || !isLeftBehind(path.slice(path.lastIndexOf("/") + 1));
         return emit(isWanted ? found : { kind: "left-out", path });

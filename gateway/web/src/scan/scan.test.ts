@@ -2,6 +2,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import { takeDropped, takeFiles } from "./dropped";
 import { walkEntries } from "./entries";
 import type { Found } from "./found";
+import { walkHandles } from "./handles";
 import { isLeftBehind, withRules } from "./left-out";
 import { Limit } from "./limit";
 
@@ -144,11 +145,53 @@ test("a folder that cannot be read to its end keeps what was found and is named"
   expect(found.find(({ kind }) => kind === "unreadable")).toMatchObject({ isFolder: true, why: "the drive is away" });
 });
 
-test("a name that the browser cannot say is named all the same", async () => {
-  const root = { entry: entryOf("A", { "": new Error("not an entry") }), path: "" };
+test("of a folder that may not be read it is not said that somebody tried to write to it", async () => {
+  const refusal = new DOMException("An attempt was made to write", "NoModificationAllowedError");
+  const readEntries = (_good: unknown, bad: (trouble: Error) => void) => bad(refusal);
+  const closed = { name: "closed", isDirectory: true, createReader: () => ({ readEntries }) };
+  const found: Found[] = [];
+  const roots = [{ entry: closed as unknown as FileSystemEntry, path: "closed" }];
+  await walkEntries(roots, (one) => void found.push(one), new AbortController().signal);
+  expect(found).toEqual([{ kind: "unreadable", path: "closed", isFolder: true, why: "" }]);
+});
+
+test("what has a name that is not UTF-8 is named, and such a folder is not entered: it leads back to where it is", async () => {
+  // As Chromium shows them: without a name, and the folder as the one that it is in.
+  const again = { entry: undefined as unknown as FileSystemEntry };
+  const inner = {
+    name: "in",
+    isDirectory: true,
+    createReader: () => {
+      const rest = [entryOf("a.txt", "1"), entryOf("", new Error("not an entry")), again.entry];
+      return { readEntries: (good: (page: FileSystemEntry[]) => void) => good(rest.splice(0, 2)) };
+    },
+  };
+  again.entry = { ...inner, name: "" } as unknown as FileSystemEntry;
   const found: string[] = [];
-  await walkEntries([root], (one) => void found.push(shortly(one)), new AbortController().signal);
-  expect(found).toEqual(["unreadable \u{fffd}"]);
+  const stopping = new AbortController();
+  const take = (one: Found) => {
+    found.push(`${shortly(one)}${"isFolder" in one && one.isFolder ? "/" : ""}`);
+    // Endless, if it is entered.
+    if (found.length > 20) stopping.abort(new Error("in circles"));
+  };
+  await walkEntries([{ entry: inner as unknown as FileSystemEntry, path: "in" }], take, stopping.signal);
+  expect(found.sort()).toEqual(["in/a.txt 1", "not-utf8 in/\u{fffd}", "not-utf8 in/\u{fffd}/"]);
+});
+
+test("handles pass over what has no name, which the entries name", async () => {
+  const again = { handle: undefined as unknown as FileSystemHandle };
+  const values = async function* () {
+    yield handleOf("a.txt", "1");
+    yield again.handle;
+  };
+  again.handle = { name: "", kind: "directory", values } as unknown as FileSystemHandle;
+  const found: string[] = [];
+  const take = ({ path }: { path: string }) => {
+    found.push(path);
+    if (found.length > 20) throw new Error("in circles");
+  };
+  await walkHandles([{ handle: { ...again.handle, name: "in" } as FileSystemHandle, path: "in" }], take);
+  expect(found).toEqual(["in/a.txt"]);
 });
 
 test("a walk waits for whoever takes what it finds, and ends with their trouble", async () => {

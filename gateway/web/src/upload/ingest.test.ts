@@ -9,6 +9,7 @@ import {
   create,
   durationFromMs,
   IssueUploadsResponseSchema,
+  ListFilesResponseSchema,
   MissingFiles,
   timestampFromMs,
   type UploadTargetSchema,
@@ -37,6 +38,8 @@ class FakeGateway {
   metadata: unknown;
   refusesNotes = false;
   firstOrdinal = 0;
+  /** What it has read of files, by ordinal, and when they were changed last. */
+  readonly contents = new Map<number, { text?: string; modified?: number }>();
   revived: number[] = [];
   refusedConfirmations = 0;
   readonly leftOut: { ordinal: number; cause: string }[] = [];
@@ -90,6 +93,17 @@ class FakeGateway {
       },
     },
     files: {
+      listFiles: async ({ selector }: { selector: { ordinals: number[] } }) => {
+        const files = selector.ordinals.map((ordinal) => {
+          const { text, modified } = this.contents.get(ordinal) ?? {};
+          return {
+            ordinal,
+            ...(text === undefined ? {} : { sha256: createHash("sha256").update(text).digest() }),
+            ...(modified === undefined ? {} : { modifiedTime: timestampFromMs(modified) }),
+          };
+        });
+        return create(ListFilesResponseSchema, { files });
+      },
       retryFiles: async ({ selector }: { selector: { ordinals: number[] } }) => {
         this.revived.push(...selector.ordinals);
       },
@@ -440,12 +454,27 @@ describe("an ingest", () => {
   test("sends what is dropped while it sends, into the same batch, and completes it once", async () => {
     const gateway = new FakeGateway();
     const run = new Ingest(gateway.callers, BATCH, dropped([file("a.txt")]), {}, { put: stored });
-    expect(run.add(dropped([file("a.txt"), file("b.txt")]))).toBe(true);
+    expect(run.add(dropped([file("a.txt", "another text"), file("b.txt")]))).toBe(true);
     await run.ended;
     expect([gateway.paths, run.phase, run.foundFiles]).toEqual([["a.txt", "b.txt"], "completed", 2]);
     expect(run.notTaken.named).toEqual([problem("a.txt", "same-name")]);
     expect(gateway.completed).toMatchObject({ expectedEntries: 2 });
     expect(run.add(dropped([]))).toBe(false);
+  });
+
+  test("does not call the same files left out that are dropped once more while they are sent", async () => {
+    for (const reading of [{ hash }, {}]) {
+      const gateway = new FakeGateway();
+      const setting = { put: stored, ...reading };
+      const run = new Ingest(gateway.callers, BATCH, dropped([file("a.txt"), file("b.txt")]), {}, setting);
+      // Of the same size and time: another only where it is read.
+      run.add(dropped([file("a.txt"), file("b.txt", "SOME text"), file("c.txt")]));
+      run.add(dropped([{ ...file("a.txt"), modified: 5 } as Found]));
+      await run.ended;
+      const left = "hash" in reading ? ["b.txt"] : ["a.txt"];
+      expect(run.notTaken.named).toEqual(left.map((path) => problem(path, "same-name")));
+      expect([gateway.paths, run.foundFiles, run.phase]).toEqual([["a.txt", "b.txt", "c.txt"], 3, "completed"]);
+    }
   });
 
   test("leaves the batch open where only a person knows whether that was all", async () => {
@@ -466,6 +495,16 @@ describe("an ingest", () => {
     expect(gateway.completed).toBeUndefined();
   });
 
+  test("names what is in the batch otherwise than it is here, where it knows nothing else of the batch", async () => {
+    const gateway = new FakeGateway();
+    gateway.refuseAnnounced = ({ path }) => (path === "a.txt" ? "is in the batch otherwise" : undefined);
+    const setting = { put: stored, hash, sleep: async () => undefined, completes: () => false };
+    const run = new Ingest(gateway.callers, BATCH, dropped([file("a.txt"), file("b.txt")]), {}, setting);
+    await run.ended;
+    expect(run.changedSince).toEqual([{ ...problem("a.txt", "changed-since"), isListed: true }]);
+    expect([run.foundFiles, run.foundBytes, run.notTaken.files]).toEqual([1, 9, 0]);
+  });
+
   test("names what could not be read and goes on, and notes it on the batch", async () => {
     const gateway = new FakeGateway();
     const locked: Found = { kind: "unreadable", path: "locked", isFolder: true, why: "no permission" };
@@ -476,6 +515,24 @@ describe("an ingest", () => {
     ];
     expect(run.notTaken).toEqual({ files: 1, folders: 1, named });
     expect(gateway.completed).toMatchObject({ missing: MissingFiles.WAIT, expectedEntries: 1 });
+    expect(notTakenIn(gateway.metadata)).toEqual(run.notTaken);
+  });
+
+  test("counts what is in a folder whose name is refused, and a folder that a rule leaves out as one", async () => {
+    const gateway = new FakeGateway();
+    gateway.refuse = (path) => (path.startsWith("no\\pe") ? "has a backslash" : undefined);
+    const found: Found[] = [
+      file("no\\pe/a.txt"),
+      file("no\\pe/in/b.txt"),
+      { kind: "empty-folder", path: "no\\pe/empty" },
+      { kind: "by-rule", path: "build", isFolder: true },
+      { kind: "by-rule", path: "x.tmp", isFolder: false },
+      { kind: "not-utf8", path: "\u{fffd}", isFolder: true },
+      { kind: "not-utf8", path: "\u{fffd}", isFolder: false },
+      file("c.txt"),
+    ];
+    const run = await ingest(gateway, found);
+    expect([gateway.paths, run.notTaken.files, run.notTaken.folders]).toEqual([["c.txt"], 4, 3]);
     expect(notTakenIn(gateway.metadata)).toEqual(run.notTaken);
   });
 
@@ -542,16 +599,23 @@ describe("an ingest that goes on with a batch", () => {
   };
   const DROPPED = ["here.txt", "waits.txt", "grown.txt", "never.txt", "new.txt"].map((path) => file(path));
 
-  async function goOn(gateway: FakeGateway, isOpen: boolean, found: Found[], without: string[] = []) {
-    const known = Object.entries(KNOWN).filter(([path]) => !without.includes(path));
+  async function goOn(
+    gateway: FakeGateway,
+    isOpen: boolean,
+    found: Found[],
+    without: string[] = [],
+    setting: { put?: Put; hash?: Hash; files?: Record<string, KnownFile> } = {},
+  ) {
+    const known = Object.entries(setting.files ?? KNOWN).filter(([path]) => !without.includes(path));
     const waiting = known.flatMap(([, { ordinal, standing }]) => (standing === "waits" ? [ordinal] : []));
     const map = new Map(known);
-    const setting = {
-      put: stored,
+    const all = {
+      put: setting.put ?? stored,
+      ...(setting.hash === undefined ? {} : { hash: setting.hash }),
       sleep: async () => undefined,
       known: async () => ({ isOpen, waiting: new Set(waiting), find: (path: string) => map.get(path) }),
     };
-    const run = new Ingest(gateway.callers, BATCH, dropped(found), {}, setting);
+    const run = new Ingest(gateway.callers, BATCH, dropped(found), {}, all);
     await run.ended;
     return run;
   }
@@ -581,6 +645,90 @@ describe("an ingest that goes on with a batch", () => {
     expect([gateway.paths, sent(gateway)]).toEqual([[], [1, 4]]);
     expect(run.notTaken.named).toEqual([problem("new.txt", "not-in-batch")]);
     expect([run.phase, gateway.completed]).toEqual(["short", undefined]);
+  });
+
+  const arrivedAs = (names: string[]) =>
+    Object.fromEntries(
+      names.map((path, ordinal): [string, KnownFile] => [path, { ordinal, size: 9, standing: "arrived" }]),
+    );
+  const since = (path: string): Problem => ({ ...problem(path, "changed-since"), isListed: true });
+
+  test("names what had arrived and has changed since, of another size and of the same, and leaves it as it is", async () => {
+    for (const isOpen of [true, false]) {
+      const gateway = new FakeGateway();
+      gateway.contents.set(0, { text: "some text" });
+      gateway.contents.set(1, { text: "some xext" });
+      gateway.contents.set(3, { text: "some xext" });
+      const gone: Found = { ...file("gone"), open: async () => Promise.reject(new Error("no")) } as Found;
+      const found = [file("same"), file("other"), file("longer", "some longer text"), gone];
+      const files = arrivedAs(["same", "other", "longer", "gone"]);
+      const run = await goOn(gateway, isOpen, found, [], { hash, files });
+      expect(run.changedSince).toEqual([since("longer"), since("other")]);
+      // One that cannot be read now is not told from the one that arrived.
+      expect(run.compared).toEqual({ matched: 0, changed: 0, arrived: 2, missing: 0 });
+      expect([sent(gateway), gateway.paths, run.notSent, run.notTaken.files]).toEqual([[], [], [], 0]);
+      expect(run.phase).toBe(isOpen ? "completed" : "short");
+    }
+  });
+
+  test("asks an open batch for the checksum that was announced while nobody has read the content", async () => {
+    const gateway = new FakeGateway();
+    const right = createHash("sha256").update("some text").digest("hex");
+    gateway.refuseAnnounced = ({ path, sha256 }) => {
+      // One was announced with this checksum, one with another, and one without any.
+      const announced = { same: right, other: "00", without: undefined }[path];
+      return sha256 === announced ? undefined : "is in the batch otherwise";
+    };
+    const names = ["same", "other", "without"];
+    const files = arrivedAs(names);
+    const run = await goOn(
+      gateway,
+      true,
+      names.map((path) => file(path)),
+      [],
+      { hash, files },
+    );
+    expect(run.trouble).toBeUndefined();
+    expect([run.changedSince, run.compared?.arrived]).toEqual([[since("other")], 2]);
+    const complete = new FakeGateway();
+    await goOn(complete, false, [file("same")], [], { hash, files: arrivedAs(["same"]) });
+    expect(complete.pages).toEqual([]);
+  });
+
+  test("reads a file that is long to read only where its time of change is another", async () => {
+    const gateway = new FakeGateway();
+    const read: string[] = [];
+    const found = ["same", "touched"].map((path, ordinal) => {
+      gateway.contents.set(ordinal, { text: "some xext", modified: 1_700_000_000_000 + ordinal * 1_000 });
+      const size = HASHED_UP_TO + 1;
+      const open = async () => {
+        read.push(path);
+        return { size } as File;
+      };
+      return { kind: "file" as const, path, size, modified: 1_700_000_000_000, open };
+    });
+    const files = arrivedAs(["same", "touched"]);
+    for (const one of Object.values(files)) one.size = HASHED_UP_TO + 1;
+    const other: Hash = async () => sha256Of(new Blob(["some text"]));
+    const run = await goOn(gateway, true, found, [], { hash: other, files });
+    expect([read, run.changedSince]).toEqual([["touched"], [since("touched")]]);
+  });
+
+  test("gives nothing up: what is not as it was announced is told of, the rest is sent, and the batch waits on", async () => {
+    const gateway = new FakeGateway();
+    const refusing: Put = async (target, blob, onProgress, signal) =>
+      target.url.endsWith("/1")
+        ? { status: 400, etag: "", code: "BadDigest" }
+        : stored(target, blob, onProgress, signal);
+    const found = [file("waits.txt"), file("gone.txt"), file("never.txt")];
+    const run = await goOn(gateway, true, found, ["here.txt", "grown.txt"], { put: refusing });
+    expect(run.notSent).toEqual([{ ...problem("waits.txt", "other-content"), isListed: true }]);
+    expect(run.compared).toEqual({ matched: 2, changed: 1, arrived: 0, missing: 0 });
+    expect(sent(gateway)).toEqual([3, 4]);
+    expect([run.phase, gateway.completed, gateway.leftOut]).toEqual(["short", undefined, []]);
+    // Until a person ends it without them.
+    await run.leaveOutUnsent();
+    expect(gateway.leftOut).toEqual([{ ordinal: 1, cause: "differs from what was announced" }]);
   });
 
   test("waits for the gateway to make a failed file ready for its bytes", async () => {

@@ -8,14 +8,14 @@ import {
   type MultipartTarget,
   type RetryOptions,
   retrying,
-  timestampFromMs,
   type UploadTarget,
-  violationsOf,
   waitBefore,
 } from "@caudal/client";
 import { newRequestId } from "../identity";
 import { type Dropped, type EmptyFolder, type FoundFile, wordsOf } from "../scan/found";
 import { type Trouble, troubleOf } from "../trouble";
+import { type Entered, type EnteredFile, entriesNamedIn, entryOf } from "./announce";
+import { changedSince, isSame } from "./arrived";
 import { HASHED_AT_ONCE, HASHED_UP_TO, type Hash, Hasher } from "./hash";
 import type { Compared, Known, KnownFile } from "./known";
 import { Lanes } from "./lanes";
@@ -32,6 +32,9 @@ const TARGETS_A_PAGE = 100;
 const TARGETS_WAITING = 24;
 const CONFIRMATIONS_A_PAGE = 1_000;
 const CONFIRM_GATHER_MS = 80;
+const COMPARED_A_PAGE = 1_000;
+/** Somebody waits for it. */
+const CAUSES_TOLD_WITHIN = 4;
 /** So many are found ahead of those that are read for their checksums: how many there are is to be known soon. */
 const FOUND_WAITING = 20_000;
 /** How often one file may fail while the store takes others. A store that takes nothing costs no file an attempt. */
@@ -83,8 +86,13 @@ export interface IngestSetting extends RetryOptions {
 /** What becomes an entry of the manifest. */
 type Taken = FoundFile | EmptyFolder;
 
-/** The same, with the checksum of a file where it was read. */
-type Entered = (FoundFile & { sha256?: Uint8Array<ArrayBuffer> | undefined }) | EmptyFolder;
+/** What was found at a path, and in which of what was dropped. */
+interface Met {
+  turn: number;
+  size: number;
+  modified: number;
+  sha256?: Uint8Array;
+}
 
 interface Waiting {
   ordinal: number;
@@ -107,7 +115,8 @@ interface Landed {
 
 /**
  * Sends what is dropped into one batch: walks, lists, uploads, confirms and completes, all at the same time. Into a batch
- * that was begun before it sends what is not there yet, by path and size.
+ * that was begun before it sends what is not there yet, by path and size, and names what has changed since. Of such a batch
+ * it gives no file up: the batch waits on for what could not be sent, until a person ends it without.
  */
 export class Ingest {
   phase: Phase = "scanning";
@@ -132,6 +141,8 @@ export class Ingest {
   readonly notTaken: NotTaken = { files: 0, folders: 0, named: [] };
   /** What is in the batch and could not be sent. */
   readonly notSent: Problem[] = [];
+  /** What is in the batch as it was announced or arrived, which is not as it was dropped now. */
+  readonly changedSince: Problem[] = [];
   /** While a call is tried again, or after this was stopped by an error. */
   trouble: Trouble | undefined;
   /** While the store takes nothing. */
@@ -147,6 +158,7 @@ export class Ingest {
   private waiting = new Queue<Waiting>();
   private targets = new Queue<Assigned>(TARGETS_WAITING);
   private landed = new Queue<Landed>();
+  private arrived = new Queue<Waiting>();
   private readonly lanes = new Lanes();
   private readonly put: Put;
   private readonly hasher = new Hasher();
@@ -154,12 +166,18 @@ export class Ingest {
   /** What is to be sent after what is being sent. */
   private readonly dropped: Dropped[];
   /** Names that differ on the disk may be one once they are composed alike, and so may two folders from different places. */
-  private readonly paths = new Set<string>();
+  private readonly paths = new Map<string, Met>();
+  /** Which of what was dropped is walked. */
+  private turn = 0;
   private known: Known | undefined;
   private readonly askKnown: (() => Promise<Known | undefined>) | undefined;
   private readonly completes: () => boolean;
   /** Files of the batch that wait for bytes which nobody has sent yet. */
   private lacking: Set<number> | undefined;
+  /** Of a batch that was begun before: what could not be sent, by ordinal with its cause. It is waited for on. */
+  private readonly unsent = new Map<number, string>();
+  /** Of those that are lacking: those that were dropped with another size. */
+  private otherSize = 0;
   private readonly revived = new Set<number>();
   /** What was given up and is yet to be told to the batch. */
   private leftOut: { ordinal: number; cause: string }[] = [];
@@ -208,6 +226,14 @@ export class Ingest {
     this.stopping.abort(new Error("stopped"));
   }
 
+  /** Tells the batch why files that it waits for have no bytes, before a person ends it without them. */
+  async leaveOutUnsent(): Promise<void> {
+    for (const [ordinal, cause] of this.unsent) this.leftOut.push({ ordinal, cause });
+    this.unsent.clear();
+    // This may have been stopped; and the batch can be ended without their causes.
+    await this.tellLeftOut((call) => retrying(call, { attempts: CAUSES_TOLD_WITHIN })).catch(() => undefined);
+  }
+
   private async run(): Promise<void> {
     try {
       this.known = await this.askKnown?.();
@@ -238,10 +264,13 @@ export class Ingest {
     this.waiting = new Queue();
     this.targets = new Queue(TARGETS_WAITING);
     this.landed = new Queue();
+    this.arrived = new Queue();
     this.isWalked = false;
+    this.turn += 1;
     this.phase = "scanning";
     const steps = [this.walk(dropped), this.beginReading(), this.endReading(), this.list()];
-    await Promise.all([...steps, this.issue(), this.upload(), this.confirm()].map(this.orStop));
+    steps.push(this.issue(), this.upload(), this.confirm(), this.compare());
+    await Promise.all(steps.map(this.orStop));
     await this.tellLeftOut();
   }
 
@@ -251,7 +280,8 @@ export class Ingest {
       this.phase = "short";
       return;
     }
-    if (this.known !== undefined && (!this.known.isOpen || this.lacking?.size !== 0)) {
+    const isLacking = this.lacking?.size !== 0 || this.unsent.size > 0;
+    if (this.known !== undefined && (!this.known.isOpen || isLacking)) {
       this.phase = "short";
       return;
     }
@@ -271,7 +301,8 @@ export class Ingest {
       await loop;
     } catch (trouble) {
       this.stopping.abort(trouble);
-      for (const queue of [this.found, this.reading, this.read, this.waiting, this.targets, this.landed]) queue.close();
+      const { found, reading, read, waiting, targets, landed, arrived } = this;
+      for (const queue of [found, reading, read, waiting, targets, landed, arrived]) queue.close();
       throw trouble;
     }
   };
@@ -289,10 +320,16 @@ export class Ingest {
       this.stopping.signal.throwIfAborted();
       const { path } = found;
       if (found.kind === "unreadable") this.leaveOut(path, "unreadable", found.why, found.isFolder);
-      else if (found.kind === "left-out" || found.kind === "by-rule") this.leaveOut(path, found.kind, "", false);
-      else if (found.kind === "file" && paths.has(path)) this.leaveOut(path, "same-name", "", false);
+      else if (found.kind === "left-out") this.leaveOut(path, "left-out", "", false);
+      else if (found.kind === "by-rule" || found.kind === "not-utf8")
+        this.leaveOut(path, found.kind, "", found.isFolder);
       else if (found.kind === "file") {
-        paths.add(path);
+        const met = paths.get(path);
+        if (met !== undefined) {
+          if (!(await this.isMetAgain(found, met))) this.leaveOut(path, "same-name", "", false);
+          return this.told();
+        }
+        paths.set(path, { turn: this.turn, size: found.size, modified: found.modified });
         const before = this.known?.find(path);
         if (before !== undefined) await this.goOnWith(found, before, reviving);
         else if (this.known?.isOpen === false) this.leaveOut(path, "not-in-batch", "", false);
@@ -302,10 +339,19 @@ export class Ingest {
     }, this.stopping.signal);
     await this.revive(reviving);
     this.isWalked = true;
-    if (this.compared !== undefined) this.compared.missing = (this.lacking?.size ?? 0) - this.compared.changed;
+    this.arrived.close();
+    if (this.compared !== undefined) this.compared.missing = (this.lacking?.size ?? 0) - this.otherSize;
     if (this.phase === "scanning") this.phase = "uploading";
     this.found.close();
     this.told();
+  }
+
+  /** The same file in what was dropped later is in the batch as it is, and not left out. Its content says whether it is. */
+  private async isMetAgain(found: FoundFile, met: Met): Promise<boolean> {
+    if (met.turn === this.turn || met.size !== found.size) return false;
+    if (met.sha256 === undefined) return met.modified === found.modified;
+    const { sha256 } = await this.readFor(found);
+    return sha256 !== undefined && isSame(sha256, met.sha256);
   }
 
   private async take(found: Taken): Promise<void> {
@@ -321,11 +367,13 @@ export class Ingest {
     const compared = this.compared;
     if (compared === undefined) return;
     if (standing === "arrived") {
-      compared.arrived += 1;
+      if (file.size === size) await this.arrived.push({ ordinal, file });
+      else this.isChangedSince(file.path);
       return;
     }
     if (file.size !== size) {
       compared.changed += 1;
+      this.otherSize += 1;
       this.notSent.push({ path: file.path, kind: "other-size", why: "", isFolder: false, isListed: true });
       return;
     }
@@ -337,6 +385,26 @@ export class Ingest {
     if (standing === "waits") return this.waiting.push({ ordinal, file });
     reviving.push({ ordinal, file });
     if (reviving.length >= REVIVED_A_CALL) await this.revive(reviving);
+  }
+
+  /** What the batch has is compared while the rest is sent. */
+  private async compare(): Promise<void> {
+    const { compared, hash, known } = this;
+    for (;;) {
+      const page = await this.arrived.take(COMPARED_A_PAGE, ENTRIES_GATHER_MS);
+      if (page.length === 0 || compared === undefined || known === undefined) return;
+      const call = <T>(call: () => Promise<T>) => this.call(call);
+      const asking = { callers: this.callers, batch: this.batch, isOpen: known.isOpen, call };
+      const changed = hash === undefined ? [] : await changedSince(asking, page, hash);
+      compared.arrived += page.length - changed.length;
+      for (const { file } of changed) this.isChangedSince(file.path);
+      this.told();
+    }
+  }
+
+  private isChangedSince(path: string): void {
+    this.changedSince.push({ path, kind: "changed-since", why: "", isFolder: false, isListed: true });
+    this.told();
   }
 
   /** Files that failed for want of their bytes wait for them again. */
@@ -369,7 +437,15 @@ export class Ingest {
 
   /** A file that cannot be read, or is another than was found, is told of when it is sent. */
   private async withChecksum(found: Taken): Promise<Entered> {
-    if (found.kind !== "file" || found.size > HASHED_UP_TO || this.hash === undefined) return found;
+    if (found.kind !== "file") return found;
+    const read = await this.readFor(found);
+    const met = this.paths.get(found.path);
+    if (met !== undefined && read.sha256 !== undefined) met.sha256 = read.sha256;
+    return read;
+  }
+
+  private async readFor(found: FoundFile): Promise<EnteredFile> {
+    if (found.size > HASHED_UP_TO || this.hash === undefined) return found;
     try {
       const bytes = await found.open();
       if (bytes.size !== found.size) return found;
@@ -408,6 +484,9 @@ export class Ingest {
             // Whoever announced it first may have given no checksum.
             one.sha256 = undefined;
             bad.delete(index);
+          } else if (refusal.code === Code.AlreadyExists && one?.kind === "file") {
+            this.takeOff(one);
+            this.isChangedSince(one.path);
           } else this.refuse(one, why);
         }
         page = page.filter((_, index) => !bad.has(index));
@@ -544,7 +623,7 @@ export class Ingest {
         moveTo(0);
         if (answer.status === 0 && !(await isReadable(bytes))) return leave(await whyUnreadable(file, bytes), "");
         // Whatever was read for the checksum, this is not it.
-        if (OTHER_CONTENT.has(answer.code)) return leave("changed", "");
+        if (OTHER_CONTENT.has(answer.code)) return leave(this.otherContentOf(file.path), "");
         this.lanes.hadTrouble();
         const isSilent = SILENT.has(answer.status);
         const why =
@@ -669,14 +748,14 @@ export class Ingest {
   }
 
   /** Whoever looks at the batch later learns why these files have no bytes. */
-  private async tellLeftOut(): Promise<void> {
+  private async tellLeftOut(tell = (call: () => Promise<unknown>) => this.call(call)): Promise<void> {
     while (this.leftOut.length > 0) {
       const request = {
         batch: this.batch,
         files: this.leftOut.splice(0, CONFIRMATIONS_A_PAGE),
         requestId: newRequestId(),
       };
-      await this.call(() => this.callers.uploads.leaveOutFiles(request));
+      await tell(() => this.callers.uploads.leaveOutFiles(request));
     }
   }
 
@@ -712,12 +791,24 @@ export class Ingest {
     this.confirmedFiles += 1;
   }
 
-  private refuse(found: Taken | undefined, why: string): void {
-    if (found === undefined) return;
+  /** What has another checksum than was announced: since this read it, or since the batch was begun. */
+  private otherContentOf(path: string): ProblemKind {
+    if (this.compared === undefined || this.known?.find(path) === undefined) return "changed";
+    this.compared.matched -= 1;
+    this.compared.changed += 1;
+    return "other-content";
+  }
+
+  private takeOff(found: Taken): void {
     if (found.kind === "file") {
       this.foundFiles -= 1;
       this.foundBytes -= found.size;
     } else this.emptyFolders -= 1;
+  }
+
+  private refuse(found: Taken | undefined, why: string): void {
+    if (found === undefined) return;
+    this.takeOff(found);
     this.leaveOut(found.path, "refused", why, found.kind === "empty-folder");
   }
 
@@ -729,8 +820,10 @@ export class Ingest {
   }
 
   private giveUp({ ordinal, file }: { ordinal: number; file: { path: string } }, kind: ProblemKind, why: string): void {
-    this.givenUp += 1;
-    this.leftOut.push({ ordinal, cause: causeOf(kind, why) });
+    if (this.known === undefined) {
+      this.givenUp += 1;
+      this.leftOut.push({ ordinal, cause: causeOf(kind, why) });
+    } else this.unsent.set(ordinal, causeOf(kind, why));
     this.notSent.push({ path: file.path, kind, why, isFolder: false, isListed: true });
     this.told();
   }
@@ -752,26 +845,6 @@ export class Ingest {
   private told(): void {
     this.events.onProgress?.();
   }
-}
-
-function entryOf(found: Entered) {
-  if (found.kind === "empty-folder") return { path: found.path, kind: { case: "directory" as const, value: {} } };
-  const value = {
-    size: BigInt(found.size),
-    ...(found.sha256 === undefined ? {} : { sha256: found.sha256 }),
-    ...(found.modified > 0 ? { modifiedTime: timestampFromMs(found.modified) } : {}),
-  };
-  return { path: found.path, kind: { case: "file" as const, value } };
-}
-
-/** Entries that a refusal names as `entries[i]…`, with what is wrong. */
-function entriesNamedIn(refusal: ConnectError, count: number): Map<number, string> {
-  const named = new Map<number, string>();
-  for (const { field, description } of violationsOf(refusal)) {
-    const index = Number(/^entries\[(\d+)\]/.exec(field)?.[1] ?? Number.NaN);
-    if (index < count && !named.has(index)) named.set(index, description);
-  }
-  return named;
 }
 
 /** One without a time is tried: the store says when it takes it no more. */

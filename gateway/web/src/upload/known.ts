@@ -20,9 +20,9 @@ export interface Known {
 export interface Compared {
   /** Their bytes were not there, and are sent. */
   matched: number;
-  /** Of the same path and another size than announced. */
+  /** Waited for, of the same path, and of another size or content than announced. */
   changed: number;
-  /** Their bytes were there. */
+  /** Their bytes were there, and are the same as far as is known. */
   arrived: number;
   /** Waited for and not among what was dropped; known when the walk is over. */
   missing: number;

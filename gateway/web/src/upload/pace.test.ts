@@ -35,6 +35,24 @@ test("a full queue makes its filler wait until something is taken", async () => 
   expect(await queue.next()).toBe(2);
 });
 
+test("no time is reckoned from what has only begun", () => {
+  const rate = new Rate();
+  rate.note(0, 0);
+  for (let at = 100; at <= 2_900; at += 100) rate.note(at * 1_000, at);
+  // Not from the first seconds, and then not from less than a hundredth.
+  expect([rate.perSecond(2_900), rate.secondsFor(1_000, 2_900)]).toEqual([undefined, undefined]);
+  const slow = new Rate();
+  for (let at = 0; at <= 4_000; at += 100) slow.note(at * 4, at);
+  expect(slow.perSecond(4_000)).toBeCloseTo(4_000, -2);
+  expect(slow.secondsFor(60_000_000, 4_000)).toBeUndefined();
+  for (let at = 4_100; at <= 160_000; at += 100) slow.note(at * 4, at);
+  expect(slow.secondsFor(60_000_000, 160_000)).toBeCloseTo(15_000, -3);
+  // A batch that was begun before had its share already.
+  const resumed = new Rate();
+  for (let at = 0; at <= 4_000; at += 100) resumed.note(30_000_000 + at, at);
+  expect(resumed.secondsFor(30_000_000, 4_000)).toBeUndefined();
+});
+
 test("a rate is known after a moment, follows the last seconds and begins anew when the total falls", () => {
   const rate = new Rate();
   rate.note(0, 0);

@@ -4,9 +4,12 @@ export type ProblemKind =
   | "by-rule"
   | "same-name"
   | "unreadable"
+  | "not-utf8"
   | "refused"
   | "changed"
   | "other-size"
+  | "other-content"
+  | "changed-since"
   | "not-in-batch"
   | "upload-failed";
 
@@ -39,6 +42,7 @@ export function causeOf(kind: ProblemKind, why: string): string {
   const words: Partial<Record<ProblemKind, string>> = {
     unreadable: "cannot be read",
     changed: "changed while it was uploaded",
+    "other-content": "differs from what was announced",
     refused: "was refused",
     "upload-failed": "could not be uploaded",
   };
@@ -52,8 +56,10 @@ const NAMES_IN_NOTE = 100;
 const LETTERS_IN_NOTE = 2_500;
 const KINDS: ReadonlySet<string> = new Set<ProblemKind>([
   "left-out",
+  "by-rule",
   "same-name",
   "unreadable",
+  "not-utf8",
   "refused",
   "not-in-batch",
 ]);

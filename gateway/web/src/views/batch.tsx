@@ -9,7 +9,7 @@ import { Bring } from "./bring";
 import { batchStateOf, leftOutWords } from "./counts";
 import { Drawer } from "./drawer";
 import type { Beginning } from "./drop-anywhere";
-import { endingOf, mayAskToNotify, titleOf, useTab } from "./ending";
+import { endingOf, mayAskToNotify, nameOf, titleOf, useTab } from "./ending";
 import { Grid, type Narrowing } from "./grid";
 import { Interrupted } from "./interrupted";
 import { LeftOut } from "./left-out";
@@ -58,7 +58,6 @@ function Known({ live, beginning, onRefused }: KnownProps) {
 
   const { batch } = live.watched;
   const total = live.total;
-  const title = batch.displayName || words.batch.untitled;
   useTab(titleOf(live, words, say), endingOf(live));
   const announced = useAnnouncement(
     words.live(say.count(live.finished), say.count(total), say.count(live.tally.totals[Bucket.Failed] ?? 0)),
@@ -80,9 +79,9 @@ function Known({ live, beginning, onRefused }: KnownProps) {
 
   const failed = live.failures.size > 0 && live.mayRead;
   const { notTaken } = live;
-  const notSent = live.ingest?.notSent ?? [];
+  const { notSent = [], changedSince = [] } = live.ingest ?? {};
   const hasLeftOut = notTaken.files + notTaken.folders > 0;
-  const hasSide = failed || hasLeftOut || notSent.length > 0 || chosen !== null;
+  const hasSide = failed || hasLeftOut || notSent.length + changedSince.length > 0 || chosen !== null;
   const state = stateShown(live, words, say);
   return (
     <main id="content" className="batch">
@@ -92,7 +91,7 @@ function Known({ live, beginning, onRefused }: KnownProps) {
         </p>
       )}
       <div className="title">
-        <h1>{live.isKnown ? title : words.batch.loading}</h1>
+        <h1>{nameOf(live, words)}</h1>
         {live.isKnown && (
           <span className={`state ${TONE[state.bucket]}`} data-batch-state={BatchState[batch.state]}>
             <Shape bucket={state.bucket} />
@@ -124,9 +123,18 @@ function Known({ live, beginning, onRefused }: KnownProps) {
               <LeftOut
                 id="not-sent"
                 title={words.batch.notSent(notSent.length, say.count(notSent.length))}
-                lead={words.batch.notSentLead}
+                lead={words.batch.notSentLead(notSent.length)}
                 named={notSent}
                 count={notSent.length}
+              />
+            )}
+            {changedSince.length > 0 && (
+              <LeftOut
+                id="changed-since"
+                title={words.batch.changedSince(changedSince.length, say.count(changedSince.length))}
+                lead={words.batch.changedSinceLead(changedSince.length)}
+                named={changedSince}
+                count={changedSince.length}
               />
             )}
             {hasLeftOut && (

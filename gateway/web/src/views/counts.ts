@@ -20,7 +20,9 @@ export function countOf(counts: FileCounts | undefined, bucket: Bucket): number 
     case Bucket.Retrying:
       return counts.retrying;
     case Bucket.Waiting:
-      return counts.pending + counts.uploaded + counts.queued;
+      return counts.uploaded + counts.queued;
+    case Bucket.ToBeSent:
+      return counts.pending;
     case Bucket.Uploading:
       return counts.uploading;
     case Bucket.Cancelled:

@@ -17,12 +17,17 @@ export function endingOf(live: LiveBatch): Ending {
   return isWell ? "well" : "needs-you";
 }
 
+/** What it is called; that it has no name is known only when it is known. */
+export function nameOf(live: LiveBatch, words: Words): string {
+  return live.displayName || (live.isKnown ? words.batch.untitled : words.batch.loading);
+}
+
 const SIGN = { well: "\u2713", "needs-you": "!", cancelled: "\u2715" };
 const ICON = { well: "/caudal-done.svg", "needs-you": "/caudal-needs-you.svg", cancelled: "/caudal.svg" };
 
 /** The title of the tab: how far, while that is known, and in the end how it ended. */
 export function titleOf(live: LiveBatch, words: Words, say: Say): string {
-  const name = live.watched.batch.displayName || words.batch.untitled;
+  const name = nameOf(live, words);
   const ending = endingOf(live);
   if (ending !== undefined) return `${SIGN[ending]} ${name}`;
   if (live.isPaused) return `${words.batchState.paused} · ${name}`;
@@ -53,7 +58,7 @@ export function mayAskToNotify(): boolean {
 export function notifyOfEnd(live: LiveBatch, words: Words, say: Say): void {
   if (!document.hidden || typeof Notification !== "function" || Notification.permission !== "granted") return;
   const { batch } = live.watched;
-  const title = batch.displayName || words.batch.untitled;
+  const title = nameOf(live, words);
   try {
     const notification = new Notification(title, {
       body: batchStateOf(batch, words, say, live.notTaken).text,

@@ -262,6 +262,7 @@ function bucketName(bucket: Bucket, words: Words): string {
     [Bucket.Failed]: words.bucket.failed,
     [Bucket.Retrying]: words.bucket.retrying,
     [Bucket.Waiting]: words.bucket.waiting(1),
+    [Bucket.ToBeSent]: words.bucket.toBeSent,
     [Bucket.Uploading]: words.bucket.uploading,
     [Bucket.Cancelled]: words.bucket.cancelled,
   };

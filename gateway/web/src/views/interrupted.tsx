@@ -18,6 +18,7 @@ export function Interrupted({ live, beginning }: { live: LiveBatch; beginning: B
     return () => clearInterval(looking);
   }, [live]);
   const { compared } = live.ingest ?? {};
+  const changedSince = live.ingest?.changedSince.length ?? 0;
   if (!live.isInterrupted) {
     if (compared === undefined || live.ingest?.isOver !== false) return null;
     return (
@@ -26,6 +27,7 @@ export function Interrupted({ live, beginning }: { live: LiveBatch; beginning: B
         {compared.changed > 0 && (
           <span>{words.interrupted.changed(compared.changed, say.count(compared.changed))}</span>
         )}
+        {changedSince > 0 && <span>{words.interrupted.changedSince(changedSince, say.count(changedSince))}</span>}
       </p>
     );
   }
@@ -45,6 +47,7 @@ export function Interrupted({ live, beginning }: { live: LiveBatch; beginning: B
         <span data-compared>
           {words.interrupted.compared(say.count(compared.matched), say.count(compared.arrived))}{" "}
           {compared.changed > 0 && words.interrupted.changed(compared.changed, say.count(compared.changed))}{" "}
+          {changedSince > 0 && words.interrupted.changedSince(changedSince, say.count(changedSince))}{" "}
           {compared.missing > 0 && words.interrupted.missing(compared.missing, say.count(compared.missing))}
         </span>
       )}

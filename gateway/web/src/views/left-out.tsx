@@ -2,6 +2,8 @@ import type { Problem, ProblemKind } from "../upload/problems";
 import { useSaid, type Words } from "../words";
 
 const NAMED_A_GROUP = 5;
+/** Reasons for which nobody has seen what is in a folder. Of others, each file is named and counted for itself. */
+const UNSEEN: ReadonlySet<ProblemKind> = new Set<ProblemKind>(["unreadable", "not-utf8"]);
 
 interface LeftOutProps {
   id: string;
@@ -38,6 +40,7 @@ export function LeftOut({ id, title, lead, named, count }: LeftOutProps) {
               <li key={index}>
                 <bdi className="path">{isFolder ? `${path}/` : path}</bdi>
                 {why !== "" && <span className="mute small">{why}</span>}
+                {isFolder && UNSEEN.has(kind) && <span className="mute small">{words.batch.notCounted}</span>}
               </li>
             ))}
           </ul>

@@ -10,6 +10,7 @@ export const TONE: Record<Bucket, string> = {
   [Bucket.Failed]: "fail",
   [Bucket.Retrying]: "retry",
   [Bucket.Waiting]: "wait",
+  [Bucket.ToBeSent]: "wait",
   [Bucket.Uploading]: "upload",
   [Bucket.Cancelled]: "wait",
 };
@@ -64,6 +65,13 @@ function drawing(bucket: Bucket) {
       return <path d="M11.6 4.4A5.2 5.2 0 1 0 12.2 7.8M12 1.6v3.1H8.9" className="line" />;
     case Bucket.Uploading:
       return <path d="M7 12.2V2M3.1 5.8 7 1.9l3.9 3.9" className="line" />;
+    case Bucket.ToBeSent:
+      return (
+        <>
+          <circle cx="7" cy="7" r="5.3" className="line dashed" />
+          <path d="M7 9.6V4.5M4.9 6.6 7 4.4l2.1 2.2" className="line" />
+        </>
+      );
     case Bucket.Cancelled:
       return (
         <>

@@ -67,13 +67,17 @@ export function folderStateOf(live: LiveBatch, folder: number, words: Words, say
   // While names are still coming the gateway's own counters say more than what was counted here, but not how well the
   // processed ones ended: only where all of the batch are complete they are.
   const isPartlyKnown = counters === undefined ? live.areNamesComing : counters.total > known;
+  const { totals } = tally;
+  const hasAnyQueued =
+    (totals[Bucket.Processing] ?? 0) + (totals[Bucket.Retrying] ?? 0) + (totals[Bucket.Waiting] ?? 0) > 0;
+  const rest = hasAnyQueued ? Bucket.Waiting : Bucket.ToBeSent;
   const areComplete = tally.totals[Bucket.Partly] === 0 && tally.totals[Bucket.Kept] === 0;
   const of = (bucket: Bucket): number => {
     if (!isPartlyKnown || counters === undefined) return tally.of(folder, bucket);
     if (bucket === Bucket.Complete) return areComplete ? counters.processed : 0;
     if (bucket === Bucket.Failed) return counters.failed;
     if (bucket === Bucket.Cancelled) return counters.cancelled;
-    if (bucket !== Bucket.Waiting) return 0;
+    if (bucket !== rest) return 0;
     return counters.total - counters.processed - counters.failed - counters.cancelled;
   };
   const total = isPartlyKnown && counters !== undefined ? counters.total : known;
@@ -83,7 +87,9 @@ export function folderStateOf(live: LiveBatch, folder: number, words: Words, say
     const hasFolders = (live.tree.folderFolders[folder] ?? []).length > 0;
     return says(Bucket.None, hasFolders ? folderState.onlyFolders : folderState.empty);
   }
-  const open = of(Bucket.Waiting) + of(Bucket.Uploading) + of(Bucket.Processing) + of(Bucket.Retrying);
+  const isWorkedOn = of(Bucket.Processing) + of(Bucket.Retrying) > 0;
+  const queued = of(Bucket.Waiting);
+  const open = queued + of(Bucket.ToBeSent) + of(Bucket.Uploading) + of(Bucket.Processing) + of(Bucket.Retrying);
   if (open === 0) {
     if (of(Bucket.Failed) > 0) return says(Bucket.Failed, folderState.failed(say.count(of(Bucket.Failed))));
     if (of(Bucket.Cancelled) === total) return says(Bucket.Cancelled, folderState.cancelled);
@@ -92,8 +98,9 @@ export function folderStateOf(live: LiveBatch, folder: number, words: Words, say
     if (of(Bucket.Kept) > 0) return says(Bucket.Kept, folderState.kept(say.count(of(Bucket.Kept))));
     return says(Bucket.Complete, folderState.complete);
   }
-  const hasBegun = open < total || of(Bucket.Processing) > 0 || of(Bucket.Retrying) > 0;
-  if (hasBegun) return says(Bucket.Processing, folderState.processing);
+  if (isWorkedOn || (queued > 0 && open < total)) return says(Bucket.Processing, folderState.processing);
   if (of(Bucket.Uploading) > 0) return says(Bucket.Uploading, folderState.uploading);
-  return says(Bucket.Waiting, folderState.waiting);
+  if (queued > 0) return says(Bucket.Waiting, folderState.waiting);
+  // Whatever else is in it has ended: what is left waits for its bytes, and nothing is being done.
+  return says(Bucket.ToBeSent, folderState.toBeSent);
 }

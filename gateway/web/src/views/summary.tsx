@@ -149,6 +149,8 @@ function legendWord(bucket: (typeof LEGEND)[number], count: number, words: Words
       return words.bucket.retrying;
     case Bucket.Waiting:
       return words.bucket.waiting(count);
+    case Bucket.ToBeSent:
+      return words.bucket.toBeSent;
     case Bucket.Uploading:
       return words.bucket.uploading;
     case Bucket.Cancelled:

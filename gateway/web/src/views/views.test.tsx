@@ -22,7 +22,8 @@ import { en } from "../words/en";
 import { es } from "../words/es";
 import { Bring } from "./bring";
 import { batchStateOf } from "./counts";
-import { endingOf, titleOf } from "./ending";
+import { endingOf, nameOf, titleOf } from "./ending";
+import { LeftOut } from "./left-out";
 import { Row } from "./row";
 import { Shape, TONE } from "./shape";
 import { fileStateOf, folderStateOf } from "./state-words";
@@ -72,6 +73,7 @@ const ONE_OF_EACH: FileRow[] = [
   [PROCESSED, Outcome.STORED_ONLY],
   [PROCESSING, 2],
   [PENDING, 0],
+  [FileState.QUEUED, 2],
   [FileState.UPLOADING, 0],
   [FAILED, 201],
   [FileState.RETRYING, 2],
@@ -122,18 +124,18 @@ describe("a summary", () => {
   test("reckons nothing while the manifest grows, and says what was found so far", () => {
     const live = withRates(batchOf({ bytes, state: BatchState.OPEN }, ONE_OF_EACH));
     expect(textOf(live)).not.toMatch(RECKONED);
-    expect(textOf(live)).toContain("3 processed · 9 found so far");
-    expect(titleOf(live, en, say)).toBe("9 found so far · photos");
+    expect(textOf(live)).toContain("3 processed · 10 found so far");
+    expect(titleOf(live, en, say)).toBe("10 found so far · photos");
     expect(renderToStaticMarkup(<Summary live={live} />)).not.toMatch(/width:[1-9]/);
   });
 
   test("knows the total of an open batch when this page has walked the whole folder", () => {
     const live = batchOf({ state: BatchState.OPEN }, ONE_OF_EACH);
     const notTaken = { files: 0, folders: 0, named: [] };
-    live.ingest = { isWalked: false, foundFiles: 9, phase: "scanning", notTaken } as unknown as Ingest;
-    expect(textOf(live)).toContain("9 found so far");
-    live.ingest = { isWalked: true, foundFiles: 9, phase: "uploading", notTaken } as unknown as Ingest;
-    expect(textOf(live)).toContain("3 of 9 files processed");
+    live.ingest = { isWalked: false, foundFiles: 10, phase: "scanning", notTaken } as unknown as Ingest;
+    expect(textOf(live)).toContain("10 found so far");
+    live.ingest = { isWalked: true, foundFiles: 10, phase: "uploading", notTaken } as unknown as Ingest;
+    expect(textOf(live)).toContain("3 of 10 files processed");
   });
 
   test("shows no nought before anything is known", () => {
@@ -181,6 +183,50 @@ describe("a summary", () => {
     );
     expect(titleOf(byRule, en, say)).toBe("\u2713 photos");
   });
+});
+
+describe("a folder whose files wait for their bytes", () => {
+  const folderOf = (files: FileRow[], named = files.length) => {
+    const folders = { ordinalDelta: [0, 1], total: [files.length, files.length], processed: [0, 0] };
+    const live = batchOf({}, files, folders);
+    const folder = live.tree.addFolder("a", 1);
+    for (let ordinal = 0; ordinal < named; ordinal += 1) {
+      live.tree.addFile(ordinal, `a/${ordinal}`, 5);
+      live.tally.named(ordinal);
+    }
+    return folderStateOf(live, folder, en, say);
+  };
+  const DONE: FileRow = [PROCESSED, Outcome.COMPLETE];
+  const WAITS: FileRow = [PENDING, 0];
+  const QUEUED: FileRow = [FileState.QUEUED, 2];
+
+  test("does not say that it is processed, whatever has ended in it", () => {
+    expect(folderOf([DONE, WAITS]).text).toBe("Waiting to be sent");
+    expect(folderOf([WAITS, WAITS]).text).toBe("Waiting to be sent");
+    expect(folderOf([DONE, WAITS, [FileState.UPLOADING, 0]]).text).toBe("Uploading");
+    // Nor while its names are coming.
+    expect(folderOf([WAITS, WAITS], 1).text).toBe("Waiting to be sent");
+  });
+
+  test("says so as soon as one of them is under way", () => {
+    expect(folderOf([DONE, WAITS, QUEUED]).text).toBe("Processing");
+    expect(folderOf([WAITS, [PROCESSING, 2]]).text).toBe("Processing");
+    expect(folderOf([QUEUED, QUEUED]).text).toBe("Waiting its turn");
+  });
+});
+
+test("has the name that it was made with at once, and is called untitled only when it is known to be", () => {
+  const live = new LiveBatch({} as Caudal, "batches/x");
+  expect(nameOf(live, en)).toBe(en.batch.loading);
+  expect(titleOf(live, en, say)).toBe(en.batch.loading);
+  live.givenName = "photos";
+  expect(titleOf(live, en, say)).toBe("photos");
+  expect(nameOf(batchOf({ displayName: "" }, []), en)).toBe(en.batch.untitled);
+});
+
+test("the card of one file speaks of one file", () => {
+  for (const words of [en, es]) expect(words.batch.notSentLead(1)).not.toBe(words.batch.notSentLead(2));
+  expect(en.batch.notSentLead(1)).toMatch(/^It is .* its bytes/);
 });
 
 describe("a folder whose names are still coming", () => {
@@ -232,6 +278,22 @@ describe("a folder whose names are still coming", () => {
     const flags = { isChosen: false, isActive: false, showsPath: false, onOpen: () => undefined };
     return renderToStaticMarkup(<Row id="r" live={live} row={-(folder + 1)} {...place} {...flags} />);
   }
+});
+
+test("says of a folder that nobody could look into that what is in it is not counted", () => {
+  const problem = (kind: Problem["kind"], isFolder: boolean): Problem => ({
+    path: "x",
+    kind,
+    why: "",
+    isFolder,
+    isListed: false,
+  });
+  const card = (one: Problem) =>
+    renderToStaticMarkup(<LeftOut id="left-out" title="1 folder left out" named={[one]} count={1} />);
+  expect(card(problem("unreadable", true))).toContain(en.batch.notCounted);
+  expect(card(problem("not-utf8", true))).toContain(en.batch.notCounted);
+  expect(card(problem("refused", true))).not.toContain(en.batch.notCounted);
+  expect(card(problem("not-utf8", false))).not.toContain(en.batch.notCounted);
 });
 
 test("a file whose bytes are all sent waits to be confirmed, and says so instead of 100 %", () => {

@@ -41,7 +41,7 @@ export const en = {
     folder: "Choose a folder",
     files: "Choose files",
     pickerRemark:
-      "A folder that you choose comes without its empty sub-folders: drop it to keep them. Links are not followed.",
+      "A folder that you choose comes without its empty sub-folders: drop it to keep them. No browser shows links, or tells pipes and sockets from empty files.",
     picking: "The browser is listing the folder…",
     leaveOut: "Leave out what systems and programs leave behind",
     nothing: "There was no file or folder in what was dropped.",
@@ -93,7 +93,11 @@ export const en = {
     leftOut: (shown: string) => `${shown} left out`,
     foldersLeftOut: (count: number, shown: string) => `${count === 1 ? "1 folder" : `${shown} folders`} left out`,
     notSent: (count: number, shown: string) => `${files(count, shown)} could not be sent`,
-    notSentLead: "They are in the batch, and their bytes are not.",
+    notSentLead: (count: number): string =>
+      count === 1 ? "It is in the batch, and its bytes are not." : "They are in the batch, and their bytes are not.",
+    changedSince: (count: number, shown: string) => `${files(count, shown)} changed since`,
+    changedSinceLead: (count: number) =>
+      `The batch keeps what it has of ${count === 1 ? "it" : "them"}. Begin a new batch for ${count === 1 ? "it as it is" : "them as they are"} now.`,
     saveList: "Save the list",
     listName: "left-out.csv",
     notTakenWhy: {
@@ -101,12 +105,16 @@ export const en = {
       "by-rule": "left out by the folder's own rules",
       "same-name": "another one has the same name",
       unreadable: "could not be read",
+      "not-utf8": "name is not UTF-8, so no browser can open it: rename it",
       refused: "not accepted",
-      changed: "changed while it was sent",
+      changed: "changed after it was announced",
       "other-size": "has another size than announced",
+      "other-content": "differs from what was announced",
+      "changed-since": "changed since the batch was begun",
       "not-in-batch": "not in this batch, which takes no new files",
       "upload-failed": "could not be sent",
     },
+    notCounted: "What is in it is not counted.",
     andMore: (shown: string) => `and ${shown} more`,
   },
   bring: {
@@ -125,7 +133,9 @@ export const en = {
     notAllowed: "The browser may not read the folder. Choose it again, or drop it here.",
     compared: (matched: string, arrived: string) => `${matched} found again, ${arrived} had arrived.`,
     changed: (count: number, shown: string) =>
-      count === 1 ? "1 has another size than announced." : `${shown} have another size than announced.`,
+      count === 1 ? "1 differs from what was announced." : `${shown} differ from what was announced.`,
+    changedSince: (count: number, shown: string) =>
+      count === 1 ? "1 had arrived and has changed since." : `${shown} had arrived and have changed since.`,
     missing: (count: number, shown: string) => (count === 1 ? "1 is not in it." : `${shown} are not in it.`),
   },
   batchState: {
@@ -149,6 +159,7 @@ export const en = {
     retrying: "retrying",
     waiting: (count: number): string => (count === 1 ? "waiting its turn" : "waiting their turn"),
     uploading: "uploading",
+    toBeSent: "to be sent",
     cancelled: "cancelled",
   },
   fileState: {
@@ -173,6 +184,7 @@ export const en = {
     failed: (shown: string) => `Done · ${shown} failed`,
     processing: "Processing",
     uploading: "Uploading",
+    toBeSent: "Waiting to be sent",
     waiting: "Waiting its turn",
     empty: "Empty folder",
     onlyFolders: "Only empty folders",

@@ -43,7 +43,7 @@ export const es: Words = {
     folder: "Elegir una carpeta",
     files: "Elegir archivos",
     pickerRemark:
-      "Una carpeta elegida llega sin sus subcarpetas vacías: suéltela para conservarlas. Los enlaces no se siguen.",
+      "Una carpeta elegida llega sin sus subcarpetas vacías: suéltela para conservarlas. Ningún navegador muestra los enlaces ni distingue de archivos vacíos las tuberías y los sockets.",
     picking: "El navegador está recorriendo la carpeta…",
     leaveOut: "Dejar fuera lo que dejan los sistemas y programas",
     nothing: "No había ningún archivo ni carpeta en lo que soltó.",
@@ -95,7 +95,11 @@ export const es: Words = {
     leftOut: (shown) => `${shown} fuera`,
     foldersLeftOut: (count, shown) => `${count === 1 ? "1 carpeta" : `${shown} carpetas`} fuera`,
     notSent: (count, shown) => `${files(count, shown)} sin enviar`,
-    notSentLead: "Están en el lote, pero no sus datos.",
+    notSentLead: (count) =>
+      count === 1 ? "Está en el lote, pero no sus datos." : "Están en el lote, pero no sus datos.",
+    changedSince: (count, shown) => `${files(count, shown)} con cambios posteriores`,
+    changedSinceLead: (count) =>
+      `El lote conserva lo que tiene de ${count === 1 ? "él" : "ellos"}. Para ${count === 1 ? "enviarlo como está" : "enviarlos como están"} ahora, empiece un lote nuevo.`,
     saveList: "Guardar la lista",
     listName: "quedaron-fuera.csv",
     notTakenWhy: {
@@ -103,12 +107,16 @@ export const es: Words = {
       "by-rule": "fuera por las reglas de la propia carpeta",
       "same-name": "otro tiene el mismo nombre",
       unreadable: "no se pudo leer",
+      "not-utf8": "el nombre no es UTF-8 y ningún navegador puede abrirlo: cámbielo",
       refused: "no se aceptó",
-      changed: "cambió mientras se enviaba",
+      changed: "cambió después de anunciarse",
       "other-size": "tiene otro tamaño que el anunciado",
+      "other-content": "no es lo que se anunció",
+      "changed-since": "cambió después de empezar el lote",
       "not-in-batch": "no está en este lote, que ya no admite archivos nuevos",
       "upload-failed": "no se pudo enviar",
     },
+    notCounted: "Lo que contiene no se cuenta.",
     andMore: (shown) => `y ${shown} más`,
   },
   bring: {
@@ -126,8 +134,11 @@ export const es: Words = {
     end: "Terminar la subida",
     notAllowed: "El navegador no puede leer la carpeta. Elíjala de nuevo o suéltela aquí.",
     compared: (matched, arrived) => `${matched} encontrados de nuevo, ${arrived} habían llegado.`,
-    changed: (count, shown) =>
-      count === 1 ? "1 tiene otro tamaño que el anunciado." : `${shown} tienen otro tamaño que el anunciado.`,
+    changed: (count, shown) => (count === 1 ? "1 no es lo que se anunció." : `${shown} no son lo que se anunció.`),
+    changedSince: (count, shown) =>
+      count === 1
+        ? "1 había llegado y ha cambiado desde entonces."
+        : `${shown} habían llegado y han cambiado desde entonces.`,
     missing: (count, shown) => (count === 1 ? "1 no está en ella." : `${shown} no están en ella.`),
   },
   batchState: {
@@ -151,6 +162,7 @@ export const es: Words = {
     retrying: "reintentando",
     waiting: () => "en espera",
     uploading: "subiendo",
+    toBeSent: "por enviar",
     cancelled: "cancelados",
   },
   fileState: {
@@ -175,6 +187,7 @@ export const es: Words = {
     failed: (shown) => `Terminada · ${shown} con error`,
     processing: "En proceso",
     uploading: "Subiendo",
+    toBeSent: "Pendiente de envío",
     waiting: "Espera su turno",
     empty: "Carpeta vacía",
     onlyFolders: "Solo carpetas vacías",
