@@ -2,7 +2,7 @@
 
 Real work: small texts are uploaded, read, and recorded. Null work: four stages that do nothing. The peer is what is written
 with BullMQ, Postgres and the AWS SDK (benches/peers/bullmq); it is tuned first, by trying out how many jobs it has in hand, and
-the best stays. Every run has new servers, is warmed up with 200 files, and ends with a check that every file is done. Prints a
+the best stays. Every run has new servers, is warmed up with 1,000 files, and ends with a check that every file is done. Prints a
 table as Markdown, and writes all figures as JSON and as a plot.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -18,13 +19,14 @@ import time
 import plot
 import report
 from ours import Mesh, NullStages, OneProcess
-from peer import BullMq, Tuning
-from texts import small_texts
+from peer import ONE_JOB, PEER, BullMq, Tuning
+from texts import WARM_UP, small_texts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-WARM_UP = 200
 # A batch of more files than these is measured once.
 OFTEN_UP_TO = 20_000
+# The peer would take hours for more.
+PEER_UP_TO = 100_000
 REAL, NULL = "real work", "null work"
 
 
@@ -40,9 +42,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=numbers, default=[1_000, 10_000], help="files of a batch; several sizes show growth (1000,10000)")
     parser.add_argument("--large", action="store_true", help="100,000 files too: half an hour, most of it the peer's")
+    parser.add_argument("--million", action="store_true", help="1,000,000 files of null work too, of Caudal alone")
     parser.add_argument("--runs", type=int, default=3, help="turns of each size; medians are told (3)")
     parser.add_argument("--work", default="real,null", help="real, null or both")
-    parser.add_argument("--sides", default="one,processes,peer", help="which of them are measured with real work")
+    parser.add_argument("--sides", default="one,processes,peer,peer-job", help="which of them are measured (one,processes,peer,peer-job)")
     parser.add_argument("--uploads", type=int, default=10, help="uploads at once, of all clients (10)")
     parser.add_argument("--sweep", type=numbers, default=[8, 16, 32, 64], help="jobs of each queue at once that the peer is tried with")
     parser.add_argument("--sweep-files", type=int, default=1_000, help="files of each such trial (1000)")
@@ -102,12 +105,13 @@ class Turns:
         return told
 
 
-def tuned(turns: Turns, options: argparse.Namespace, null: bool) -> tuple[BullMq, list[dict]]:
+def tuned(turns: Turns, options: argparse.Namespace, *, null: bool = False, one_job: bool = False) -> tuple[BullMq, list[dict]]:
     """The peer as it is fastest, and what was tried."""
     tried = []
 
     def side(tuning: Tuning) -> BullMq:
-        return BullMq(options.caudal, tuning, options.uploads, null=null, durable_redis=not options.peer_redis_without_log)
+        return BullMq(options.caudal, tuning, options.uploads, null=null, one_job=one_job,
+                      durable_redis=not options.peer_redis_without_log)
 
     def attempt(tuning: Tuning) -> float:
         say(f"the peer is tried with {tuning}")
@@ -134,13 +138,16 @@ def in_turns(turns: Turns, sides: list, sizes: list[int], runs: int) -> dict:
         for turn in range(runs if files <= OFTEN_UP_TO else 1):
             say(f"{files:,} files, turn {turn + 1}")
             for side in sides:
-                of_side[side.name].append(turns.run(side, files))
-        works[files] = {name: report.summary(runs_of_it, of_side.get(BullMq.name)) for name, runs_of_it in of_side.items()}
+                if side.name not in (PEER, ONE_JOB) or files <= PEER_UP_TO:
+                    of_side[side.name].append(turns.run(side, files))
+        works[files] = {name: report.summary(ran, of_side.get(PEER)) for name, ran in of_side.items() if ran}
     return works
 
 
 def main() -> int:
     options = arguments()
+    # Who is told to end stops what was started, and leaves no folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.strftime("%Y-%m-%d %H:%M")
     load = os.getloadavg()[0]
     works, sweeps = {}, {}
@@ -148,17 +155,19 @@ def main() -> int:
     with Turns(options) as turns:
         if "real" in options.work:
             known = {"one": OneProcess(options.caudal, options.uploads), "processes": Mesh(options.caudal, options.uploads)}
-            sides = [known[name] for name in wanted if name != "peer"]
-            if "peer" in wanted:
-                peer, sweeps[REAL] = tuned(turns, options, null=False)
-                sides.append(peer)
+            sides = [known[name] for name in wanted if name in known]
+            for name, one_job in (("peer", False), ("peer-job", True)):
+                if name in wanted:
+                    peer, sweeps[f"{REAL}, {name}"] = tuned(turns, options, one_job=one_job)
+                    sides.append(peer)
             works[REAL] = in_turns(turns, sides, options.files, options.runs)
         if "null" in options.work:
-            sides = [NullStages(options.bench_ledger, options.caudal)]
+            sides = [NullStages(options.bench_ledger, options.caudal)] if "processes" in wanted else []
             if "peer" in wanted:
-                peer, sweeps[NULL] = tuned(turns, options, null=True)
+                peer, sweeps[f"{NULL}, peer"] = tuned(turns, options, null=True)
                 sides.append(peer)
-            works[NULL] = in_turns(turns, sides, options.files, options.runs)
+            sizes = [*options.files, 1_000_000] if options.million else options.files
+            works[NULL] = in_turns(turns, sides, sizes, options.runs)
     # Above zero others were at work, and all figures are worse for it.
     conditions = f"{os.cpu_count()} cores, load before {load:.1f}, {began}"
     print(f"{conditions}\n\n{report.table(works)}")

@@ -10,6 +10,8 @@ import texts as small
 from processes import Processes, measured_run
 from servers import BUCKET, Postgres, Redis, Store
 
+# Whom ratios are told to; and the same with less to do.
+PEER, ONE_JOB = "BullMQ", "BullMQ, one job a file"
 PROGRAM = pathlib.Path(__file__).resolve().parents[1] / "peers/bullmq"
 
 
@@ -25,11 +27,11 @@ class Tuning:
 
 
 class BullMq:
-    """The peer, tuned in one way. With `null` its four stages do nothing, and no byte is sent."""
+    """The peer, tuned in one way. With `null` its four stages do nothing, and no byte is sent. With `one_job` a file is one job,
+    which goes through all stages, instead of a flow."""
 
-    name = "BullMQ"
-
-    def __init__(self, caudal: pathlib.Path, tuning: Tuning, uploads: int, *, null: bool, durable_redis: bool):
+    def __init__(self, caudal: pathlib.Path, tuning: Tuning, uploads: int, *, null: bool, one_job: bool, durable_redis: bool):
+        self.name = ONE_JOB if one_job else PEER
         self.tuning = tuning
         self._caudal, self._uploads, self._null, self._durable_redis = caudal, uploads, null, durable_redis
         node = shutil.which("node")
@@ -48,7 +50,7 @@ class BullMq:
                 "PATH": os.environ["PATH"], "NODE_ENV": "production", "NODE_NO_WARNINGS": "1",
                 "PEER_WORK": "null" if self._null else "real",
                 "PEER_DATABASE_URL": postgres.url, "PEER_REDIS_PORT": str(redis.port),
-                "PEER_CONCURRENCY": str(self.tuning.concurrency),
+                "PEER_ONE_JOB": "1" if self.name == ONE_JOB else "0", "PEER_CONCURRENCY": str(self.tuning.concurrency),
             }
             if not self._null:
                 store = Store(processes, self._caudal)
@@ -60,7 +62,7 @@ class BullMq:
             client = [*self._program("client"), f"http://127.0.0.1:{port}"]
             def ingest(folder: pathlib.Path | None, files: int) -> list:
                 return [*client, "--null", files] if self._null else [*client, folder, self._uploads]
-            measured_run(processes, ingest(warm_up, 200), env)
+            measured_run(processes, ingest(warm_up, small.WARM_UP), env)
             empty = postgres.bytes()
             answer, used = measured_run(processes, ingest(texts, files), env)
             size = postgres.bytes() - empty

@@ -3,9 +3,16 @@
 import html
 import math
 
-WIDTH, HEIGHT = 860, 330
+WIDTH, HEIGHT = 860, 350
 PANEL, TOP, BOTTOM, LEFT, GAP = 340, 50, 280, 62, 70
-COLOURS = {"ours, one process": "#0b6e4f", "ours, processes": "#2f6fb0", "BullMQ": "#c2571a"}
+COLOURS = {"ours, one process": "#0b6e4f", "ours, processes": "#2f6fb0", "BullMQ": "#c2571a",
+           "BullMQ, one job a file": "#8a6d3b"}
+
+
+# Room left and right of the points, in decades.
+MARGIN = 0.15
+# Figures of points that are closer stand above and below.
+CLOSE = 20
 
 
 def _decades(values: list[float]) -> tuple[int, int]:
@@ -23,7 +30,7 @@ def _panel(left: float, title: str, sizes: dict) -> list[str]:
     (x_low, x_high), (y_low, y_high) = _decades(list(sizes)), _decades(rates)
 
     def x(files: float) -> float:
-        return left + (math.log10(files) - x_low) / (x_high - x_low) * PANEL
+        return left + (math.log10(files) - x_low + MARGIN) / (x_high - x_low + 2 * MARGIN) * PANEL
 
     def y(rate: float) -> float:
         return BOTTOM - (math.log10(rate) - y_low) / (y_high - y_low) * (BOTTOM - TOP)
@@ -46,7 +53,10 @@ def _panel(left: float, title: str, sizes: dict) -> list[str]:
             at = x(files)
             drawn.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y(slow):.1f}" y2="{y(fast):.1f}" stroke="{colour}" stroke-width="5" opacity="0.35"/>')
             drawn.append(f'<circle cx="{at:.1f}" cy="{y(told["files_per_second"]):.1f}" r="4" fill="{colour}"/>')
-            drawn.append(_text(at, y(told["files_per_second"]) - 10, f"{told['files_per_second']:,.0f}", more=f' fill="{colour}"'))
+            rate = told["files_per_second"]
+            above = [y(rate) - y(other["files_per_second"]) for other in sizes[files].values() if other["files_per_second"] > rate]
+            offset = 18 if above and min(above) < CLOSE else -10
+            drawn.append(_text(at, y(rate) + offset, f"{rate:,.0f}", more=f' fill="{colour}"'))
     return drawn
 
 
@@ -63,6 +73,6 @@ def plot(works: dict, conditions: str) -> str:
         if side in shown:
             drawn.append(f'<circle cx="{at}" cy="14" r="5" fill="{colour}"/>')
             drawn.append(_text(at + 10, 18, side, "start"))
-            at += 150
-    drawn += [_text(WIDTH - 20, 18, conditions, "end", ' fill="#666"'), "</svg>"]
+            at += 40 + 7 * len(side)
+    drawn += [_text(WIDTH - 20, HEIGHT - 10, conditions, "end", ' fill="#666"'), "</svg>"]
     return "\n".join(drawn) + "\n"

@@ -157,14 +157,18 @@ class Client:
         self._processes = processes
         self._log = processes.log("client")
         with open(self._log, "ab") as log:
-            self._process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL,
+            self._process = subprocess.Popen(["setpriv", "--pdeathsig=KILL", "--", *map(str, command)], stdin=subprocess.DEVNULL,
                                              stdout=subprocess.PIPE, stderr=log, env=env)
         self.pid = self._process.pid
         self.cpu_seconds = 0.0
 
     def answer(self) -> dict:
         """What it printed when it had ended well."""
-        printed = self._process.stdout.read()
+        try:
+            printed = self._process.stdout.read()
+        except BaseException:
+            self._process.kill()
+            raise
         _, status, used = os.wait4(self.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self.cpu_seconds = used.ru_utime + used.ru_stime

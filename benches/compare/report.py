@@ -21,7 +21,7 @@ def figures(run: dict) -> dict:
         "peak_memory_mib": round(run["peak_memory_bytes"] / MIB),
         "p50_seconds": latencies and round(_percentile(latencies, 0.5), 3),
         "p99_seconds": latencies and round(_percentile(latencies, 0.99), 3),
-        "database_bytes_a_file": round(run["database_bytes"] / files),
+        "database_bytes_a_file": run["database_bytes"] and round(run["database_bytes"] / files),
     }
 
 

@@ -3,6 +3,9 @@
 import pathlib
 import random
 
+# Files that go the way before a side is measured: programs are compiled while they run, and connections made.
+WARM_UP = 1_000
+
 
 def small_texts(folder: pathlib.Path, files: int, what: str = "gauge") -> None:
     """A hundred folders of short texts, the same every time, no two of them alike. Another `what` makes other texts."""

@@ -22,7 +22,7 @@ function flow(row) {
     sha256: row.sha256,
   };
   let node;
-  for (const name of settings.stages) {
+  for (const name of settings.oneJob ? ["file"] : settings.stages) {
     node = {
       name,
       queueName: name,

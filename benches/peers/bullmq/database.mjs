@@ -27,17 +27,30 @@ export const confirmFiles = statement(
    RETURNING id, size, sha256, object_key`,
 );
 
-// The result of a stage, and where the file is now: a job that runs again writes the same.
-export const recordResult = statement(
-  "record-result",
+// Results of stages, and where the file is now: a job that runs again writes the same.
+const record = statement(
+  "record-results",
   `WITH result AS (
-     INSERT INTO results (file_id, stage, facts, artifact_key) VALUES ($1, $2, $3, $4)
+     INSERT INTO results (file_id, stage, facts, artifact_key)
+     SELECT $1, result.stage, result.facts, result.artifact_key
+     FROM unnest($2::text[], $3::jsonb[], $4::text[]) AS result (stage, facts, artifact_key)
      ON CONFLICT (file_id, stage) DO UPDATE SET facts = excluded.facts, artifact_key = excluded.artifact_key
    )
    UPDATE files SET state = $5::text,
      processed_at = CASE WHEN $5::text = 'PROCESSED' THEN clock_timestamp() END
    WHERE id = $1`,
 );
+
+// `results` are of { stage, facts, artifact }.
+export async function recordResults(file, results, state) {
+  await record(
+    file,
+    results.map((result) => result.stage),
+    results.map((result) => JSON.stringify(result.facts)),
+    results.map((result) => result.artifact ?? null),
+    state,
+  );
+}
 
 export const failFile = statement("fail-file", "UPDATE files SET state = 'FAILED' WHERE id = $1");
 

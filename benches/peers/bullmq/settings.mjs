@@ -22,6 +22,8 @@ export const settings = {
     secretAccessKey: process.env.PEER_S3_SECRET_KEY,
   },
   stages: STAGES[told("PEER_WORK")],
+  // Whether one job takes a file through all stages, where otherwise each stage has a queue and a file is a flow.
+  oneJob: process.env.PEER_ONE_JOB === "1",
   // Jobs of one queue that one worker process has in hand.
   concurrency: Number(process.env.PEER_CONCURRENCY ?? 16),
   // Connections to Postgres of one process.

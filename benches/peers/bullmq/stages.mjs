@@ -1,4 +1,4 @@
-// What each stage does with a file. A stage gives its facts, and the key of what it wrote where it wrote something.
+// What each stage does with a file, of which it is given what the job says, and a way to ask what the stage before told. A stage gives its facts, and the key of what it wrote where it wrote something.
 import { UnrecoverableError } from "bullmq";
 
 import * as store from "./store.mjs";
@@ -6,7 +6,7 @@ import * as store from "./store.mjs";
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 // The store has taken no other bytes than those of the checksum in the URL: whether they are there is left to ask.
-async function verifyUpload({ data }) {
+async function verifyUpload(data) {
   const found = await store.head(data.key);
   if (found.size !== data.size) {
     throw new UnrecoverableError(`${data.key} is not what was declared`);
@@ -14,7 +14,7 @@ async function verifyUpload({ data }) {
   return { facts: { size: found.size, sha256: data.sha256, etag: found.etag } };
 }
 
-async function extractText({ data }) {
+async function extractText(data) {
   const text = utf8.decode(await store.getBytes(data.key));
   if (text.includes("\0")) throw new UnrecoverableError(`${data.key} is no text`);
   const artifact = `${data.key}/text.txt`;
@@ -26,9 +26,9 @@ async function extractText({ data }) {
   };
 }
 
-// Judges by what the stage before told, as flows hand it on.
-async function metadata(job) {
-  const [text] = Object.values(await job.getChildrenValues());
+// Judges by what the stage before told.
+async function metadata(_, factsBefore) {
+  const text = await factsBefore();
   return { facts: { outcome: text?.words > 0 ? "COMPLETE" : "STORED_ONLY" } };
 }
 
