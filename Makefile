@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ledger bench-uploads test-clients test-large clean
+.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ingest bench-ledger bench-uploads test-clients test-large clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -131,7 +131,12 @@ check:
 lint: check ## Formatting, clippy, protos, dependencies, who may know whom
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-bench: ## Measure the whole system (release build)
+# In turns with the peer: machines are noisy. Postgres and Node are needed beside what `make setup` brings.
+bench: benches/peers/node_modules/.package-lock.json ## Measure the whole system beside a BullMQ pipeline on the same store (release build; BENCH=options)
+	cargo build --release --locked --bin caudal --bin bench-ledger
+	python3 benches/compare $(BENCH)
+
+bench-ingest: ## Measure the whole system alone (release build)
 	cargo build --release --locked --bin caudal
 	benches/ingest
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+use clap::{Arg, ArgMatches, CommandFactory as _, FromArgMatches as _};
 use toml::{Table, Value};
 
 use crate::cli::Cli;
@@ -107,10 +107,12 @@ fn flags(path: &Path, service: Service, given: &ArgMatches) -> Result<Vec<OsStri
                     "`{name}` is no setting; `caudal serve --help` lists them"
                 ))
             })?;
-        let text = text(value).ok_or_else(|| {
-            wrong(format!(
-                "`{name}` must be a text, a number, or a list of texts"
-            ))
+        let text = text(value, is_switch(setting)).ok_or_else(|| {
+            wrong(if is_switch(setting) {
+                format!("`{name}` must be true or false")
+            } else {
+                format!("`{name}` must be a text, a number, or a list of texts")
+            })
         })?;
         let is_given = matches!(
             given.value_source(setting.get_id().as_str()),
@@ -145,8 +147,17 @@ fn read(path: &Path) -> Result<Table, Failure> {
     })
 }
 
-fn text(value: &Value) -> Option<String> {
+/// Whether a setting is true or false, and nothing else.
+fn is_switch(setting: &Arg) -> bool {
+    setting
+        .get_possible_values()
+        .iter()
+        .any(|value| value.get_name() == "true")
+}
+
+fn text(value: &Value, of_a_switch: bool) -> Option<String> {
     match value {
+        Value::Boolean(is_on) if of_a_switch => Some(is_on.to_string()),
         Value::String(text) => Some(text.clone()),
         Value::Integer(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),
@@ -222,11 +233,24 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_is_true_or_false_in_quotes_and_without_them() {
+        for (file, is_on) in [
+            ("always-land = true", true),
+            ("always-land = 'true'", true),
+            ("always-land = false", false),
+        ] {
+            let arguments = serve(file, &[]).unwrap();
+            assert_eq!(arguments.always_land.always_land, is_on, "{file}");
+        }
+    }
+
+    #[test]
     fn a_wrong_file_is_refused_by_the_setting_and_shows_no_secret() {
         for (file, named) in [
             ("ledgr = 'http://a:1'", "`ledgr`"),
             ("config = 'other.toml'", "`config`"),
             ("ledger = true", "`ledger`"),
+            ("always-land = [true]", "true or false"),
             ("listen = 'nowhere'", "--listen"),
             ("slots = 0", "--slots"),
             ("[service.ocr]\nslots = 1", "service.ocr"),
