@@ -370,11 +370,8 @@ impl Tus {
         let now = Progress {
             ordinal,
             length,
-            received: length.filter(|_| is_held).unwrap_or_default(),
-            state: match is_held {
-                true => mesh::TusState::Done,
-                false => mesh::TusState::Open,
-            },
+            received: 0,
+            state: mesh::TusState::Open,
             facts,
         };
         let own_batch = batch.filter(|_| now.facts.own_batch);
@@ -385,9 +382,9 @@ impl Tus {
                 return Err(status);
             }
         };
-        if let Some(batch) = own_batch.filter(|_| is_held) {
-            let missing = v1::MissingFiles::Wait;
-            self.complete(&record, &scope, batch, missing).await?;
+        if is_held {
+            let held = self.records.lock(&scope, id).await?;
+            record = self.end_held(held, &scope, now.clone()).await?;
         }
         let carries = carries_bytes(headers) && sources.is_none();
         // Whatever comes with the creation of what is held is not looked at.
@@ -442,8 +439,10 @@ impl Tus {
         &self,
         mut held: Held,
         scope: &Scope,
-        now: Progress,
+        mut now: Progress,
     ) -> Result<Record, Status> {
+        now.received = now.length.unwrap_or_default();
+        now.state = mesh::TusState::Done;
         if let Some(batch) = held.record.batch.filter(|_| now.facts.own_batch) {
             let record = held.record.clone();
             let missing = v1::MissingFiles::Wait;
@@ -575,7 +574,6 @@ impl Tus {
                     Entered::Waits(ordinal) => now.ordinal = Some(ordinal),
                     Entered::Held(ordinal) => {
                         now.ordinal = Some(ordinal);
-                        now.received = length;
                         now.state = mesh::TusState::Done;
                         return Ok(now);
                     }

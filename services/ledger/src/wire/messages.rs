@@ -1,6 +1,6 @@
 //! Rows as messages.
 
-use caudal_domain::{FileRef, FileState, Language, Refusal, StageSet, Token, names};
+use caudal_domain::{FileRef, FileState, Language, Refusal, Stage, StageSet, Token, names};
 use caudal_proto::convert::{
     batch_state_to_proto, counts_to_proto, file_state_to_proto, outcome_to_proto, reason_to_proto,
     timestamp_from_micros, warning_to_proto,
@@ -111,6 +111,7 @@ pub(crate) fn file(
         sha256: upload
             .and_then(|upload| upload.content)
             .map(|content| content.to_vec())
+            .or_else(|| verified(view))
             .unwrap_or_default(),
         state: file_state_to_proto(work.state).into(),
         stage: work.stage.name().to_owned(),
@@ -145,6 +146,13 @@ pub(crate) fn file(
     }
     message.record = results.and_then(|results| record::record(view, results, versions));
     message
+}
+
+/// The declared checksum of content that the upload stage has found to have it.
+fn verified(view: &FileView) -> Option<Vec<u8>> {
+    let work = &view.work;
+    let is_verified = work.stage != Stage::Upload || work.state == FileState::Processed;
+    view.declared_sha256.clone().filter(|_| is_verified)
 }
 
 /// The recorded result of a stage; what the metadata stage found is the outcome, which the file shows.

@@ -298,7 +298,7 @@ export type File = Message<"caudal.v1.File"> & {
   mediaType: string;
 
   /**
-   * Of the content, 32 bytes; empty before the upload stage.
+   * Of the content, 32 bytes; empty before the upload stage, and in the basic view where none was declared.
    *
    * @generated from field: bytes sha256 = 7;
    */
