@@ -14,8 +14,8 @@
 //! - Keys are 1 to 1024 bytes long, whatever they are; one may be the folder of another. Listings are in their byte order.
 //!
 //! The folder has `index.redb`, where each key has its record, and small objects their bytes ([`index`]), and `files`, where
-//! larger ones have theirs ([`files`]). A copy is a second record of the same file. All that changes goes through one
-//! thread, in groups ([`group`]).
+//! larger ones have theirs ([`files`]). A copy is a second record of the same file, and what was sent in parts is a list of
+//! the parts' files ([`joined`]). All that changes goes through one thread, in groups ([`group`]).
 
 mod body;
 mod disk;
