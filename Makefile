@@ -102,7 +102,7 @@ infra/clients/python-stores/.installed: infra/clients/requirements-stores.txt
 	  --target infra/clients/python-stores --requirement infra/clients/requirements-stores.txt
 	touch $@
 
-# Clients of others, at pinned versions, which the tests send files with.
+# Clients of others, at pinned versions, which the tests send files and read results with.
 clients: infra/clients/node_modules/.package-lock.json infra/clients/python/.installed
 
 infra/clients/node_modules/.package-lock.json: infra/clients/package-lock.json

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
 use caudal_domain::MediaKind;
 use caudal_domain::Outcome;
 use caudal_providers::{EmbeddingSettings, LocalSettings, Unlimited};
 
 use super::*;
+use crate::places::Parts;
 
 fn stage(settings: EmbeddingSettings) -> EmbeddingsStage {
     let provider = EmbeddingProvider::new(settings, Arc::new(Unlimited)).unwrap();
@@ -87,6 +90,33 @@ fn each_failure_of_a_provider_has_its_reason_and_keeps_its_pause() {
     }
 }
 
+/// A text that was read whole, of no pages.
+fn plain(text: impl Into<String>) -> ReadText {
+    ReadText {
+        text: text.into(),
+        truncated: false,
+        name: "text.txt",
+        parts: Parts::default(),
+    }
+}
+
+/// The vectors of what became of a text.
+fn vectors_of(embedded: &Embedded) -> Vec<Vec<f32>> {
+    let table = std::io::Cursor::new(embedded.table.clone().unwrap());
+    let batches = arrow_ipc::reader::FileReader::try_new(table, None).unwrap();
+    batches
+        .flat_map(|batch| {
+            let batch = batch.unwrap();
+            let vectors = batch["vector"].as_fixed_size_list();
+            let of_row = |row| {
+                let vector = vectors.value(row);
+                vector.as_primitive::<Float32Type>().values().to_vec()
+            };
+            (0..batch.num_rows()).map(of_row).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 #[tokio::test]
 async fn a_text_becomes_one_unit_vector_a_chunk() {
     let Some(stage) = installed() else {
@@ -94,9 +124,9 @@ async fn a_text_becomes_one_unit_vector_a_chunk() {
     };
     let text =
         "The river rises in spring. Its gauge is read every morning at seven.\n\n".repeat(20);
-    let embedded = stage.embed_text(text.clone()).await.unwrap();
+    let embedded = stage.embed_text(plain(text.clone())).await.unwrap();
     assert!(embedded.chunks.len() > 1 && !embedded.truncated);
-    assert_eq!(embedded.vectors.dimensions(), 384);
+    assert_eq!(embedded.dimensions, 384);
     assert_eq!(stage.version().model, "all-minilm-l6-v2");
     assert_eq!(stage.facts(Some(&embedded))["dimensions"], 384);
     let counted: usize = embedded.chunks.iter().map(|chunk| chunk.tokens).sum();
@@ -107,8 +137,12 @@ async fn a_text_becomes_one_unit_vector_a_chunk() {
         "nothing of a chunk is left unread, and pieces count as the whole does"
     );
     assert!(stage.not_understood(&embedded).is_none());
-    let rows = embedded.chunks.len();
-    assert_eq!(embedded.vectors.into_bytes().len(), rows * 384 * 4);
+    let vectors = vectors_of(&embedded);
+    assert_eq!(vectors.len(), embedded.chunks.len());
+    for vector in vectors {
+        let square: f32 = vector.iter().map(|number| number * number).sum();
+        assert!(vector.len() == 384 && (square - 1.0).abs() < 1e-4);
+    }
 }
 
 #[tokio::test]
@@ -118,7 +152,7 @@ async fn a_text_that_the_model_cannot_read_says_so_and_long_words_are_not_all_on
     };
     // Two texts of emoji, of which the model knows none.
     for text in ["🜁🜂🜃🜄 ".repeat(200), "🝊🝋🝌 ".repeat(300)] {
-        let embedded = stage.embed_text(text).await.unwrap();
+        let embedded = stage.embed_text(plain(text)).await.unwrap();
         let warning = stage.not_understood(&embedded).unwrap();
         assert_eq!(warning.code, WarningCode::TextNotUnderstood);
         assert!(warning.words.contains("English"), "{}", warning.words);
@@ -127,9 +161,9 @@ async fn a_text_that_the_model_cannot_read_says_so_and_long_words_are_not_all_on
     let vectors = |text: &str| {
         let (stage, text) = (&stage, text.repeat(30));
         async move {
-            let embedded = stage.embed_text(text).await.unwrap();
+            let embedded = stage.embed_text(plain(text)).await.unwrap();
             assert_eq!(embedded.unknown, 0);
-            embedded.vectors.into_bytes()
+            vectors_of(&embedded)
         }
     };
     let (one, other) = (vectors("abcdefghij").await, vectors("qrstuvwxyz").await);
@@ -144,8 +178,8 @@ async fn a_text_of_white_space_has_no_chunks_and_is_complete() {
     let Some(stage) = installed() else {
         return;
     };
-    let embedded = stage.embed_text(" \n\n ".to_owned()).await.unwrap();
-    assert!(embedded.chunks.is_empty() && !embedded.truncated);
+    let embedded = stage.embed_text(plain(" \n\n ")).await.unwrap();
+    assert!(embedded.chunks.is_empty() && !embedded.truncated && embedded.table.is_none());
     assert_eq!((embedded.tokens, embedded.calls), (0, 0));
 }
 
@@ -157,7 +191,7 @@ async fn a_text_beyond_the_limit_is_embedded_as_far_as_it_goes_and_says_so() {
     let settings = EmbeddingsSettings::try_new(20, 0, 3, 1_000_000).unwrap();
     let stage = EmbeddingsStage::new(stage.provider, settings);
     let embedded = stage
-        .embed_text("A sentence of seven words stands here. ".repeat(50))
+        .embed_text(plain("A sentence of seven words stands here. ".repeat(50)))
         .await
         .unwrap();
     assert_eq!(embedded.chunks.len(), 3);
