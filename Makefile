@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ledger bench-uploads test-clients test-large clean
+.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ledger bench-uploads bench-embeddings test-clients test-large clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -142,6 +142,9 @@ bench-ledger: ## Measure the ledger through the real mesh, beside a raw-SQL loop
 bench-uploads: benches/peers/node_modules/.package-lock.json ## Measure ways to send files beside @tus/server and the raw disk (release build; BENCH_UPLOADS=options)
 	cargo build --release --locked -p caudal -p caudal-bench-uploads --bins
 	target/release/bench-uploads $(BENCH_UPLOADS)
+
+bench-embeddings: setup ## Measure the local embedding model beside candle (release build; BENCH_EMBEDDINGS=options)
+	cargo run --release --locked --manifest-path benches/embeddings/Cargo.toml -- $(BENCH_EMBEDDINGS)
 
 benches/peers/node_modules/.package-lock.json: benches/peers/package-lock.json
 	npm ci --prefix benches/peers --no-audit --no-fund --loglevel error

@@ -28,7 +28,7 @@ pub const EMBEDDINGS_ARTIFACT: &str = "embeddings.arrow";
 const ARROW_MEDIA_TYPE: &str = "application/vnd.apache.arrow.file";
 
 /// Raised whenever the same text would give other results.
-const CODE_VERSION: &str = "3";
+const CODE_VERSION: &str = "4";
 
 /// The handler of the embeddings stage.
 #[derive(Debug, Clone)]
@@ -50,15 +50,37 @@ struct Embedded {
     tokens: u64,
     /// Tokens that the provider read, with those that frame each chunk.
     read: u64,
-    /// Of these, how many stand for words that the model does not know.
-    unknown: u64,
+    /// What of the text the model could not read.
+    unread: Unread,
     calls: u64,
     truncated: bool,
 }
 
-/// Of a hundred tokens, so many may be unknown before a file is said not to be understood: a few names and signs are in any
-/// text.
-const UNKNOWN_PERCENT: u64 = 10;
+/// What of a text the model could not read, blanks not counted; what stands in two chunks counts twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Unread {
+    characters: u64,
+    /// Of so many.
+    of: u64,
+    /// Chunks of which that is more than half.
+    chunks: usize,
+}
+
+impl Unread {
+    fn add(&mut self, chunk: &str, characters: u64) {
+        let of = chunk
+            .chars()
+            .filter(|character| !character.is_whitespace())
+            .count() as u64;
+        self.characters += characters;
+        self.of += of;
+        self.chunks += usize::from(characters * 2 > of);
+    }
+}
+
+/// Of a hundred characters, so many may be unread before a file is said not to be understood: a few names and signs are in
+/// any text. A chunk of which most is unread is told of whatever the others are, for its vector says nothing.
+const UNREAD_PERCENT: u64 = 10;
 
 impl EmbeddingsStage {
     /// A stage that embeds through `provider`.
@@ -142,7 +164,7 @@ impl EmbeddingsStage {
             tokens: chunked.chunks.iter().map(|chunk| chunk.tokens as u64).sum(),
             chunks: chunked.chunks,
             read: 0,
-            unknown: 0,
+            unread: Unread::default(),
             calls: 0,
             truncated: chunked.truncated,
         };
@@ -155,14 +177,16 @@ impl EmbeddingsStage {
             let Embeddings {
                 vectors,
                 tokens,
-                unknown,
+                unread,
                 calls,
             } = self.provider.embed(&texts).await?;
             table
                 .push(page, &vectors)
                 .map_err(|error| unusable(&error))?;
             embedded.read += tokens;
-            embedded.unknown += unknown;
+            for (text, characters) in texts.iter().zip(unread) {
+                embedded.unread.add(text, characters);
+            }
             embedded.calls += u64::from(calls);
         }
         embedded.dimensions = table.dimensions();
@@ -170,14 +194,21 @@ impl EmbeddingsStage {
         Ok(embedded)
     }
 
-    /// Texts that the model cannot tell apart are never embedded in silence.
+    /// Texts that the model cannot read are never embedded in silence.
     fn not_understood(&self, embedded: &Embedded) -> Option<Warning> {
-        let too_many = embedded.unknown * 100 > embedded.tokens * UNKNOWN_PERCENT;
+        let Unread {
+            characters,
+            of,
+            chunks,
+        } = embedded.unread;
+        let too_many = characters * 100 > of * UNREAD_PERCENT || chunks > 0;
         let words = || {
+            let parts = match embedded.chunks.len() {
+                0 | 1 => String::new(),
+                all => format!(", most of {chunks} of {all} chunks,"),
+            };
             format!(
-                "{} of {} tokens are unknown to {}, which was made for English: texts like this one cannot be told apart by it",
-                embedded.unknown,
-                embedded.tokens,
+                "{characters} of {of} characters{parts} cannot be read by {}, which was made for English: its vectors say little of such a text",
                 self.model()
             )
         };
@@ -202,7 +233,7 @@ impl EmbeddingsStage {
             "dimensions": embedded.map_or(0, |embedded| embedded.dimensions),
             "chunks": embedded.map_or(0, |embedded| embedded.chunks.len()),
             "tokens": embedded.map_or(0, |embedded| embedded.tokens),
-            "unknown_tokens": embedded.map_or(0, |embedded| embedded.unknown),
+            "unread_characters": embedded.map_or(0, |embedded| embedded.unread.characters),
         })
     }
 

@@ -21,6 +21,7 @@ fn local(folder: PathBuf) -> EmbeddingsStage {
     stage(EmbeddingSettings::Local(LocalSettings {
         folder,
         threads: 2,
+        exact: false,
     }))
 }
 
@@ -146,29 +147,70 @@ async fn a_text_becomes_one_unit_vector_a_chunk() {
 }
 
 #[tokio::test]
-async fn a_text_that_the_model_cannot_read_says_so_and_long_words_are_not_all_one() {
+async fn a_text_that_the_model_cannot_read_says_so_and_has_a_vector_of_its_own() {
     let Some(stage) = installed() else {
         return;
     };
-    // Two texts of emoji, of which the model knows none.
-    for text in ["🜁🜂🜃🜄 ".repeat(200), "🝊🝋🝌 ".repeat(300)] {
+    let base64 = "TG9yZW0gaXBzdW0gZG9sb3Igc2l0IGFtZXQsIGNvbnNlY3RldHVyIGFkaXBpc2NpbmcgZWxpdA\n";
+    let mut seen: Vec<Vec<f32>> = Vec::new();
+    for text in [
+        "🜁🜂🜃🜄 ".repeat(200),
+        "🝊🝋🝌 ".repeat(300),
+        "น้ำท่วมเมื่อเช้านี้ ".repeat(20),
+        "ฝนตกหนักที่ต้นน้ำ ".repeat(20),
+        base64.repeat(20),
+    ] {
         let embedded = stage.embed_text(plain(text)).await.unwrap();
         let warning = stage.not_understood(&embedded).unwrap();
         assert_eq!(warning.code, WarningCode::TextNotUnderstood);
         assert!(warning.words.contains("English"), "{}", warning.words);
-        assert!(stage.facts(Some(&embedded))["unknown_tokens"].as_u64() > Some(0));
-    }
-    let vectors = |text: &str| {
-        let (stage, text) = (&stage, text.repeat(30));
-        async move {
-            let embedded = stage.embed_text(plain(text)).await.unwrap();
-            assert_eq!(embedded.unknown, 0);
-            vectors_of(&embedded)
+        let facts = stage.facts(Some(&embedded));
+        assert!(facts["unread_characters"].as_u64() > Some(100), "{facts}");
+        assert_eq!(
+            Outcome::judge(MediaKind::Document, &[warning]),
+            Outcome::Partial
+        );
+        for vector in vectors_of(&embedded) {
+            assert!(!seen.contains(&vector));
+            seen.push(vector);
         }
+    }
+}
+
+#[tokio::test]
+async fn one_part_that_the_model_cannot_read_is_told_of_a_long_text_and_a_sign_is_not() {
+    let Some(stage) = installed() else {
+        return;
     };
-    let (one, other) = (vectors("abcdefghij").await, vectors("qrstuvwxyz").await);
+    let readable = "The river rises in spring. Its gauge is read every morning at seven.\n\n";
+    let with_a_sign = format!(
+        "{}Thank you 🜁.\n\n{}",
+        readable.repeat(10),
+        readable.repeat(10)
+    );
+    let embedded = stage.embed_text(plain(with_a_sign)).await.unwrap();
+    assert!(embedded.unread.characters > 0);
+    assert!(stage.not_understood(&embedded).is_none());
+
+    let with_a_part = readable.repeat(300) + &"🜁🜂🜃🜄 ".repeat(100);
+    let embedded = stage.embed_text(plain(with_a_part)).await.unwrap();
+    assert!(embedded.unread.characters * 10 < embedded.unread.of);
+    let warning = stage.not_understood(&embedded).unwrap();
+    assert!(warning.words.contains("chunks"), "{}", warning.words);
+}
+
+#[tokio::test]
+async fn two_long_words_have_vectors_of_their_own() {
+    let Some(stage) = installed() else {
+        return;
+    };
+    let mut vectors = Vec::new();
+    for text in ["abcdefghij", "qrstuvwxyz"] {
+        let embedded = stage.embed_text(plain(text.repeat(30))).await.unwrap();
+        vectors.push(vectors_of(&embedded));
+    }
     assert_ne!(
-        one, other,
+        vectors[0], vectors[1],
         "two words of 300 letters have vectors of their own"
     );
 }
