@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ingest bench-ledger bench-uploads test-clients test-large clean
+.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ingest bench-ledger bench-uploads bench-embeddings test-clients test-large clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -102,7 +102,7 @@ infra/clients/python-stores/.installed: infra/clients/requirements-stores.txt
 	  --target infra/clients/python-stores --requirement infra/clients/requirements-stores.txt
 	touch $@
 
-# Clients of others, at pinned versions, which the tests send files with.
+# Clients of others, at pinned versions, which the tests send files and read results with.
 clients: infra/clients/node_modules/.package-lock.json infra/clients/python/.installed
 
 infra/clients/node_modules/.package-lock.json: infra/clients/package-lock.json
@@ -147,6 +147,9 @@ bench-ledger: ## Measure the ledger through the real mesh, beside a raw-SQL loop
 bench-uploads: benches/peers/node_modules/.package-lock.json ## Measure ways to send files beside @tus/server and the raw disk (release build; BENCH_UPLOADS=options)
 	cargo build --release --locked -p caudal -p caudal-bench-uploads --bins
 	target/release/bench-uploads $(BENCH_UPLOADS)
+
+bench-embeddings: setup ## Measure the local embedding model beside candle (release build; BENCH_EMBEDDINGS=options)
+	cargo run --release --locked --manifest-path benches/embeddings/Cargo.toml -- $(BENCH_EMBEDDINGS)
 
 benches/peers/node_modules/.package-lock.json: benches/peers/package-lock.json
 	npm ci --prefix benches/peers --no-audit --no-fund --loglevel error

@@ -357,7 +357,7 @@ mod tests {
         for name in [
             "text.txt",
             "thumbnail.webp",
-            "vectors.f32",
+            "embeddings.arrow",
             "0",
             "page-1_a.json",
         ] {

@@ -261,8 +261,8 @@ impl WarningCode {
                 "El texto era muy largo: solo el principio se puede buscar por significado.",
             ),
             Self::TextNotUnderstood => (
-                "Much of the text is in no language that the model knows: it cannot be found by its meaning.",
-                "Gran parte del texto está en un idioma que el modelo no conoce: no se puede encontrar por su significado.",
+                "Much of the text, or of a part of it, is in no language that the model knows: it cannot be found by its meaning.",
+                "Gran parte del texto, o de una parte de él, está en un idioma que el modelo no conoce: no se puede encontrar por su significado.",
             ),
             Self::FirstFrameOnly => (
                 "The image has several frames or pages: only the first was looked at.",

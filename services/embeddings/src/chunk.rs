@@ -71,7 +71,7 @@ impl Default for ChunkLimits {
 }
 
 /// One chunk: a range of the text's bytes, on character boundaries, without white space at its ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     /// The first byte.
     pub start: usize,

@@ -1,14 +1,14 @@
 //! The embeddings stage: cuts a file's text into chunks and turns each into a vector.
 //!
-//! The text is what extract-text found, or an image's caption. Two artifacts come out: [`VECTORS_ARTIFACT`], one row of
-//! little-endian 32-bit floats a chunk, and [`CHUNKS_ARTIFACT`], which part of the text each row stands for. Without a
-//! provider the file goes on without them and says so; a provider that is away, throttles or refuses the key is waited for.
-//! Chunks of many files travel in one request.
+//! The text is what extract-text found, or an image's caption. One artifact comes out, [`EMBEDDINGS_ARTIFACT`]: a row a chunk,
+//! with its place in the text and its vector. Without a provider the file goes on without it and says so; a provider that is
+//! away, throttles or refuses the key is waited for. Chunks of many files travel in one request.
 
 mod chunk;
+mod places;
 mod settings;
+mod table;
 mod text;
-mod vectors;
 
 use bytes::Bytes;
 use caudal_domain::{Reason, Stage, StageVersion, Warning, WarningCode};
@@ -18,18 +18,17 @@ use serde_json::json;
 
 pub use crate::chunk::{Chunk, ChunkLimits, Chunked, InvalidChunkLimits, chunk};
 pub use crate::settings::{EmbeddingsSettings, InvalidEmbeddingsSettings};
-use crate::text::SourceText;
-use crate::vectors::VectorMatrix;
+use crate::table::{About, ChunkTable, TableError};
+use crate::text::{ReadText, SourceText};
 
-/// The artifact with the vectors: as many rows as there are chunks, each `dimensions` little-endian 32-bit floats.
-pub const VECTORS_ARTIFACT: &str = "vectors.f32";
+/// The artifact with the chunks and their vectors: a row a chunk, as docs/results.md describes it.
+pub const EMBEDDINGS_ARTIFACT: &str = "embeddings.arrow";
 
-/// The artifact with the chunks: a JSON array of `{"start", "end", "tokens"}`, where start and end are byte offsets into
-/// the UTF-8 text artifact that was embedded.
-pub const CHUNKS_ARTIFACT: &str = "chunks.json";
+/// What an Arrow IPC file is registered as.
+const ARROW_MEDIA_TYPE: &str = "application/vnd.apache.arrow.file";
 
 /// Raised whenever the same text would give other results.
-const CODE_VERSION: &str = "2";
+const CODE_VERSION: &str = "4";
 
 /// The handler of the embeddings stage.
 #[derive(Debug, Clone)]
@@ -43,20 +42,45 @@ pub struct EmbeddingsStage {
 #[derive(Debug)]
 struct Embedded {
     chunks: Vec<Chunk>,
-    vectors: VectorMatrix,
+    /// The artifact; none without chunks.
+    table: Option<Bytes>,
+    /// Length of a vector; 0 without chunks.
+    dimensions: usize,
     /// Tokens of all chunks, as the list of chunks has them.
     tokens: u64,
     /// Tokens that the provider read, with those that frame each chunk.
     read: u64,
-    /// Of these, how many stand for words that the model does not know.
-    unknown: u64,
+    /// What of the text the model could not read.
+    unread: Unread,
     calls: u64,
     truncated: bool,
 }
 
-/// Of a hundred tokens, so many may be unknown before a file is said not to be understood: a few names and signs are in any
-/// text.
-const UNKNOWN_PERCENT: u64 = 10;
+/// What of a text the model could not read, blanks not counted; what stands in two chunks counts twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Unread {
+    characters: u64,
+    /// Of so many.
+    of: u64,
+    /// Chunks of which that is more than half.
+    chunks: usize,
+}
+
+impl Unread {
+    fn add(&mut self, chunk: &str, characters: u64) {
+        let of = chunk
+            .chars()
+            .filter(|character| !character.is_whitespace())
+            .count() as u64;
+        self.characters += characters;
+        self.of += of;
+        self.chunks += usize::from(characters * 2 > of);
+    }
+}
+
+/// Of a hundred characters, so many may be unread before a file is said not to be understood: a few names and signs are in
+/// any text. A chunk of which most is unread is told of whatever the others are, for its vector says nothing.
+const UNREAD_PERCENT: u64 = 10;
 
 impl EmbeddingsStage {
     /// A stage that embeds through `provider`.
@@ -96,7 +120,24 @@ impl EmbeddingsStage {
         }
     }
 
-    async fn embed_text(&self, text: String) -> Result<Embedded, ProviderError> {
+    /// What all rows of a file's artifact have in common; `text` is the name of the artifact that they are of.
+    fn about(&self, text: &str) -> About {
+        About {
+            text: text.to_owned(),
+            model: self.model().to_owned(),
+            pooling: self.provider.pooling(),
+            norm: self.provider.norm(),
+            version: self.version().key_string(),
+        }
+    }
+
+    async fn embed_text(&self, read: ReadText) -> Result<Embedded, ProviderError> {
+        let ReadText {
+            text,
+            truncated: _,
+            name,
+            parts,
+        } = read;
         let counter = self.provider.token_counter().await?;
         let limits = self.settings.chunk_limits(self.provider.max_tokens());
         // A tokenizer takes its time with megabytes of text.
@@ -115,48 +156,59 @@ impl EmbeddingsStage {
             }
         })?;
 
+        let places = parts.places(&text, &chunked.chunks);
+        let mut table = ChunkTable::new(self.about(name));
         let mut embedded = Embedded {
-            vectors: VectorMatrix::with_rows(chunked.chunks.len()),
+            table: None,
+            dimensions: 0,
             tokens: chunked.chunks.iter().map(|chunk| chunk.tokens as u64).sum(),
             chunks: chunked.chunks,
             read: 0,
-            unknown: 0,
+            unread: Unread::default(),
             calls: 0,
             truncated: chunked.truncated,
         };
         // No more at once than what travels in a request: files that are shorter travel between the pages of this one.
-        for page in embedded.chunks.chunks(self.provider.texts_a_request()) {
+        for page in places.chunks(self.provider.texts_a_request()) {
             let texts: Vec<String> = page
                 .iter()
-                .map(|chunk| text[chunk.start..chunk.end].to_owned())
+                .map(|place| text[place.chunk.start..place.chunk.end].to_owned())
                 .collect();
             let Embeddings {
                 vectors,
                 tokens,
-                unknown,
+                unread,
                 calls,
             } = self.provider.embed(&texts).await?;
-            embedded
-                .vectors
-                .push(&vectors)
-                .map_err(|error| ProviderError::InvalidAnswer {
-                    detail: error.to_string(),
-                })?;
+            table
+                .push(page, &vectors)
+                .map_err(|error| unusable(&error))?;
             embedded.read += tokens;
-            embedded.unknown += unknown;
+            for (text, characters) in texts.iter().zip(unread) {
+                embedded.unread.add(text, characters);
+            }
             embedded.calls += u64::from(calls);
         }
+        embedded.dimensions = table.dimensions();
+        embedded.table = table.finish().map_err(|error| unusable(&error))?;
         Ok(embedded)
     }
 
-    /// Texts that the model cannot tell apart are never embedded in silence.
+    /// Texts that the model cannot read are never embedded in silence.
     fn not_understood(&self, embedded: &Embedded) -> Option<Warning> {
-        let too_many = embedded.unknown * 100 > embedded.tokens * UNKNOWN_PERCENT;
+        let Unread {
+            characters,
+            of,
+            chunks,
+        } = embedded.unread;
+        let too_many = characters * 100 > of * UNREAD_PERCENT || chunks > 0;
         let words = || {
+            let parts = match embedded.chunks.len() {
+                0 | 1 => String::new(),
+                all => format!(", most of {chunks} of {all} chunks,"),
+            };
             format!(
-                "{} of {} tokens are unknown to {}, which was made for English: texts like this one cannot be told apart by it",
-                embedded.unknown,
-                embedded.tokens,
+                "{characters} of {of} characters{parts} cannot be read by {}, which was made for English: its vectors say little of such a text",
                 self.model()
             )
         };
@@ -178,10 +230,10 @@ impl EmbeddingsStage {
     fn facts(&self, embedded: Option<&Embedded>) -> serde_json::Value {
         json!({
             "model": self.model(),
-            "dimensions": embedded.map_or(0, |embedded| embedded.vectors.dimensions()),
+            "dimensions": embedded.map_or(0, |embedded| embedded.dimensions),
             "chunks": embedded.map_or(0, |embedded| embedded.chunks.len()),
             "tokens": embedded.map_or(0, |embedded| embedded.tokens),
-            "unknown_tokens": embedded.map_or(0, |embedded| embedded.unknown),
+            "unread_characters": embedded.map_or(0, |embedded| embedded.unread.characters),
         })
     }
 
@@ -199,9 +251,10 @@ impl EmbeddingsStage {
             .read(&job.objects, self.settings.max_text_bytes)
             .await?;
         let bytes = read.text.len() as u64;
+        let is_cut = read.truncated;
 
         let embedded = self
-            .embed_text(read.text)
+            .embed_text(read)
             .await
             .map_err(|error| failure(&error))?;
         let facts = self.facts(Some(&embedded));
@@ -212,23 +265,13 @@ impl EmbeddingsStage {
             ..Usage::default()
         };
         let mut warnings = Vec::new();
-        if embedded.truncated || read.truncated {
+        if embedded.truncated || is_cut {
             warnings.push(truncation_warning(&embedded));
         }
         warnings.extend(self.not_understood(&embedded));
-        if !embedded.chunks.is_empty() {
-            let chunks = serde_json::to_vec(&embedded.chunks).map_err(|error| {
-                Failure::new(Reason::Internal, format!("chunks not encoded: {error}"))
-            })?;
+        if let Some(table) = embedded.table {
             job.artifacts
-                .put(CHUNKS_ARTIFACT, "application/json", Bytes::from(chunks))
-                .await?;
-            job.artifacts
-                .put(
-                    VECTORS_ARTIFACT,
-                    "application/octet-stream",
-                    embedded.vectors.into_bytes(),
-                )
+                .put(EMBEDDINGS_ARTIFACT, ARROW_MEDIA_TYPE, table)
                 .await?;
         }
         Ok(Done {
@@ -259,6 +302,13 @@ impl Handler for EmbeddingsStage {
 
     async fn probe(&self) -> Result<(), Failure> {
         self.provider.probe().await.map_err(|error| failure(&error))
+    }
+}
+
+/// Vectors that make no table.
+fn unusable(error: &TableError) -> ProviderError {
+    ProviderError::InvalidAnswer {
+        detail: error.to_string(),
     }
 }
 

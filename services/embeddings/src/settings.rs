@@ -65,7 +65,7 @@ impl EmbeddingsSettings {
 
 impl Default for EmbeddingsSettings {
     /// 200 tokens with 40 of overlap: well inside what the local model reads (254). 2,000 chunks are some 1.5 MB of
-    /// English and three minutes of the local model on two cores; 16 MiB of text are more than they can hold.
+    /// English and a minute of the local model on two cores; 16 MiB of text are more than they can hold.
     fn default() -> Self {
         Self {
             target_tokens: 200,

@@ -5,6 +5,8 @@ use caudal_objects::{ObjectError, ObjectStore};
 use caudal_stage::{Failure, InputArtifact, Job};
 use futures::StreamExt;
 
+use crate::places::Parts;
+
 /// The text artifact of each stage that makes one, in the order they are looked for.
 const SOURCES: [(Stage, &str); 2] = [
     (Stage::ExtractText, "text.txt"),
@@ -15,6 +17,8 @@ const SOURCES: [(Stage, &str); 2] = [
 #[derive(Debug, Clone)]
 pub(crate) struct SourceText {
     artifact: InputArtifact,
+    name: &'static str,
+    parts: Parts,
 }
 
 /// The text that was read.
@@ -23,26 +27,32 @@ pub(crate) struct ReadText {
     pub(crate) text: String,
     /// There is more of it in the store.
     pub(crate) truncated: bool,
+    /// The name of its artifact.
+    pub(crate) name: &'static str,
+    /// What is known of its pages.
+    pub(crate) parts: Parts,
 }
 
 impl SourceText {
     /// The text that an earlier stage made of this file; `None` where there is none, or nothing in it.
     pub(crate) fn of(job: &Job) -> Option<Self> {
         SOURCES.into_iter().find_map(|(stage, name)| {
-            let artifact = job
-                .input(stage)?
+            let input = job.input(stage)?;
+            let artifact = input
                 .artifacts
                 .iter()
                 .find(|artifact| artifact.name == name && artifact.size > 0)?;
             Some(Self {
                 artifact: artifact.clone(),
+                name,
+                parts: Parts::of(&input.facts),
             })
         })
     }
 
     /// Reads at most the first `max_bytes`, without the character that the limit cuts through.
     pub(crate) async fn read(
-        &self,
+        self,
         objects: &ObjectStore,
         max_bytes: usize,
     ) -> Result<ReadText, Failure> {
@@ -66,7 +76,12 @@ impl SourceText {
             let words = format!("the artifact {name} is not UTF-8 at byte {position}");
             Failure::new(Reason::Internal, words)
         })?;
-        Ok(ReadText { text, truncated })
+        Ok(ReadText {
+            text,
+            truncated,
+            name: self.name,
+            parts: self.parts,
+        })
     }
 }
 

@@ -1,25 +1,19 @@
-//! Which texts travel together: sorted by length, so that padding a batch to its longest text wastes little work.
+//! Which texts are computed together. Texts of any lengths do: none is padded to another's.
 
-/// Groups the indexes of `lengths` into batches of at most `max_items` texts whose padded size (texts times the longest of
-/// them) is at most `max_padded`; a text longer than that goes alone. Every index appears exactly once. Longest first: the
-/// batch that needs the most memory is the first to find out whether there is enough.
-pub(crate) fn plan(lengths: &[usize], max_items: usize, max_padded: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
-
+/// Groups texts of `lengths` tokens, in their order, into batches of at most `max_tokens`; a longer text goes alone. Every index
+/// appears exactly once.
+pub(crate) fn plan(lengths: &[usize], max_tokens: usize) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut longest = 0;
-    for index in order {
-        let fits = batches.last().is_some_and(|batch| {
-            batch.len() < max_items && (batch.len() + 1).saturating_mul(longest) <= max_padded
-        });
+    let mut tokens = 0;
+    for (index, &length) in lengths.iter().enumerate() {
         match batches.last_mut() {
-            Some(batch) if fits => batch.push(index),
+            Some(batch) if tokens + length <= max_tokens => batch.push(index),
             _ => {
-                longest = lengths[index];
                 batches.push(vec![index]);
+                tokens = 0;
             }
         }
+        tokens += length;
     }
     batches
 }
@@ -34,17 +28,15 @@ mod tests {
         #[test]
         fn every_text_travels_once_and_no_batch_is_too_large(
             lengths in prop::collection::vec(0usize..600, 0..120),
-            max_items in 1usize..40,
-            max_padded in 1usize..5_000,
+            max_tokens in 1usize..5_000,
         ) {
-            let batches = plan(&lengths, max_items, max_padded);
-            let mut seen: Vec<usize> = batches.iter().flatten().copied().collect();
-            seen.sort_unstable();
+            let batches = plan(&lengths, max_tokens);
+            let seen: Vec<usize> = batches.iter().flatten().copied().collect();
             prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
             for batch in &batches {
-                let longest = batch.iter().map(|&index| lengths[index]).max().unwrap_or(0);
-                prop_assert!(!batch.is_empty() && batch.len() <= max_items);
-                prop_assert!(batch.len() == 1 || batch.len() * longest <= max_padded);
+                let tokens: usize = batch.iter().map(|&index| lengths[index]).sum();
+                prop_assert!(!batch.is_empty());
+                prop_assert!(batch.len() == 1 || tokens <= max_tokens);
             }
         }
     }

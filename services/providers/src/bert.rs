@@ -1,20 +1,17 @@
-//! A sentence-transformers BERT on the CPU: tokenizer, encoder, mean pooling, unit length. Plain computation; the threads
-//! are [`crate::local`]'s business.
+//! A sentence-transformers BERT on the CPU: its tokenizer, what of a text it cannot read, and its encoder. Plain computation; the
+//! threads are [`crate::local`]'s business.
 
 use std::borrow::Cow;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use crate::encoder::{Config, Encoder};
+use crate::unread::{count_unread, turn_aside};
+
 /// What a model folder must hold.
 pub(crate) const MODEL_FILES: [&str; 3] = ["model.safetensors", "tokenizer.json", "config.json"];
-
-/// Weights above this are surely not a small sentence model.
-const MAX_WEIGHT_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 /// The longest word that is handed to the tokenizer, in characters: one of over a hundred would be one unknown token, and
 /// every other such word the same. Longer ones are cut; those of scripts without blanks are sentences anyway.
@@ -28,12 +25,19 @@ const SPECIAL_TOKENS: usize = 2;
 
 /// A loaded model. Shared behind an `Arc`; all its methods only read.
 pub(crate) struct Bert {
-    model: BertModel,
+    encoder: Encoder,
     tokenizer: Tokenizer,
-    dimensions: usize,
     max_tokens: usize,
-    pad: u32,
     unknown: Option<u32>,
+}
+
+/// A text as the model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Input {
+    /// Its tokens, framed.
+    pub(crate) tokens: Vec<u32>,
+    /// Characters of the text that the model cannot read.
+    pub(crate) unread: u64,
 }
 
 #[derive(Deserialize)]
@@ -42,46 +46,33 @@ struct SentenceConfig {
 }
 
 impl Bert {
-    /// Reads the model from `folder`. The error says which file is wrong, and how.
-    pub(crate) fn load(folder: &Path) -> Result<Self, String> {
+    /// Reads the model from `folder`. The error says which file is wrong, and how. Where `exact` is asked for, all is computed in
+    /// 32-bit floats.
+    pub(crate) fn load(folder: &Path, exact: bool) -> Result<Self, String> {
         let config: Config = parse_json(folder, "config.json")?;
         let max_tokens = max_tokens(folder, config.max_position_embeddings)?;
 
         let mut tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))
             .map_err(|error| format!("tokenizer.json: {error}"))?;
-        // Counting wants all of a text and padding depends on the batch: both are done here, whatever the file says.
+        // Counting wants all of a text, and there is no padding: whatever the file says.
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)
             .map_err(|error| format!("tokenizer.json: {error}"))?;
 
-        let weights = folder.join("model.safetensors");
-        let size = std::fs::metadata(&weights)
-            .map_err(|error| format!("model.safetensors: {error}"))?
-            .len();
-        if size > MAX_WEIGHT_BYTES {
-            return Err(format!(
-                "model.safetensors: {size} bytes are more than {MAX_WEIGHT_BYTES}"
-            ));
-        }
-        let weights =
-            std::fs::read(weights).map_err(|error| format!("model.safetensors: {error}"))?;
-        let model = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)
-            .and_then(|builder| BertModel::load(builder, &config))
+        let encoder = Encoder::load(folder, &config, exact)
             .map_err(|error| format!("model.safetensors: {error}"))?;
         Ok(Self {
-            model,
+            encoder,
             unknown: tokenizer.token_to_id(UNKNOWN_TOKEN),
             tokenizer,
-            dimensions: config.hidden_size,
             max_tokens,
-            pad: u32::try_from(config.pad_token_id).unwrap_or(0),
         })
     }
 
     /// Length of a vector.
     pub(crate) fn dimensions(&self) -> usize {
-        self.dimensions
+        self.encoder.width()
     }
 
     /// The most tokens of one text that are read, the framing tokens not counted.
@@ -97,62 +88,39 @@ impl Bert {
         }
     }
 
-    /// The token ids of `text`, framed and cut to what the model reads.
-    pub(crate) fn tokenise(&self, text: &str) -> Result<Vec<u32>, String> {
+    /// `text` framed and cut to what the model reads.
+    pub(crate) fn tokenise(&self, text: &str) -> Result<Input, String> {
+        let text = with_short_words(text);
         let encoding = self
             .tokenizer
-            .encode_fast(with_short_words(text), true)
+            .encode(&*text, true)
             .map_err(|error| format!("text not tokenised: {error}"))?;
-        let mut ids = encoding.get_ids().to_vec();
-        if ids.len() > self.max_tokens
-            && let Some(closing) = ids.pop()
+        let mut tokens = encoding.get_ids().to_vec();
+        if tokens.len() > self.max_tokens
+            && let Some(closing) = tokens.pop()
         {
-            ids.truncate(self.max_tokens - 1);
-            ids.push(closing);
+            tokens.truncate(self.max_tokens - 1);
+            tokens.push(closing);
         }
-        Ok(ids)
+        Ok(Input {
+            tokens,
+            unread: count_unread(&text, &encoding, self.unknown),
+        })
     }
 
-    /// How many of these tokens stand for words that the model does not know.
-    pub(crate) fn unknown(&self, tokens: &[u32]) -> usize {
-        let is_unknown = |token: &&u32| Some(**token) == self.unknown;
-        tokens.iter().filter(is_unknown).count()
-    }
-
-    /// One vector of unit length for each of `inputs`, in order. Memory grows with the number of inputs times the square of
-    /// the longest: the caller bounds both.
-    pub(crate) fn embed(&self, inputs: &[&[u32]]) -> Result<Vec<Vec<f32>>, String> {
-        self.forward(inputs)
-            .map_err(|error| format!("local model: {error}"))
-    }
-
-    fn forward(&self, inputs: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let rows = inputs.len();
-        let width = inputs.iter().map(|input| input.len()).max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(rows * width);
-        let mut mask = Vec::with_capacity(rows * width);
-        let mut weights = Vec::with_capacity(rows * width);
-        for input in inputs {
-            let padding = width - input.len();
-            ids.extend_from_slice(input);
-            ids.extend(std::iter::repeat_n(self.pad, padding));
-            mask.extend(std::iter::repeat_n(1u32, input.len()));
-            mask.extend(std::iter::repeat_n(0u32, padding));
-            #[expect(clippy::cast_precision_loss)]
-            let weight = 1.0 / input.len().max(1) as f32;
-            weights.extend(std::iter::repeat_n(weight, input.len()));
-            weights.extend(std::iter::repeat_n(0.0, padding));
+    /// One vector of unit length for each of `inputs`, in order. Memory grows with all their tokens: the caller bounds them.
+    pub(crate) fn embed(&self, inputs: &[(&str, &Input)]) -> Result<Vec<Vec<f32>>, String> {
+        let tokens: Vec<&[u32]> = inputs.iter().map(|(_, input)| &input.tokens[..]).collect();
+        let mut vectors = self
+            .encoder
+            .embed(&tokens)
+            .map_err(|error| format!("local model: {error}"))?;
+        for (vector, (text, input)) in vectors.iter_mut().zip(inputs) {
+            if input.unread > 0 {
+                turn_aside(vector, text);
+            }
         }
-        let device = &Device::Cpu;
-        let ids = Tensor::from_vec(ids, (rows, width), device)?;
-        let mask = Tensor::from_vec(mask, (rows, width), device)?;
-        let hidden = self.model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-
-        // The mean over a text's own tokens, as one matrix product: padding has the weight zero.
-        let weights = Tensor::from_vec(weights, (rows, 1, width), device)?;
-        let means = weights.matmul(&hidden)?.squeeze(1)?;
-        let lengths = means.sqr()?.sum_keepdim(1)?.sqrt()?;
-        means.broadcast_div(&lengths)?.to_vec2()
+        Ok(vectors)
     }
 }
 

@@ -11,8 +11,8 @@ pub struct Embeddings {
     pub vectors: Vec<Vec<f32>>,
     /// Tokens that the provider read (counted, or as it says).
     pub tokens: u64,
-    /// Of these, tokens that stand for words that the model does not know; none where the provider does not tell.
-    pub unknown: u64,
+    /// For each text, how many of its characters the model cannot read, blanks not counted; 0 where the provider does not tell.
+    pub unread: Vec<u64>,
     /// Requests that were sent, or batches that were computed.
     pub calls: u32,
 }
@@ -43,7 +43,7 @@ impl Embeddings {
         Ok(Self {
             vectors,
             tokens,
-            unknown: 0,
+            unread: vec![0; texts],
             calls,
         })
     }

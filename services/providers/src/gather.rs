@@ -1,6 +1,6 @@
 //! Texts of many callers travel in one request. They gather while a request is under way, and no longer: nothing waits for a
-//! timer. Each caller gets the answers to its own texts, and an input that a provider refuses is found by halving, so that
-//! it fails alone.
+//! timer. Callers take turns, text by text, so that who has few texts does not wait for who has many. Each caller gets the
+//! answers to its own texts, and an input that a provider refuses is found by halving, so that it fails alone.
 //!
 //! There is no task of its own: of the callers that wait, one takes what has gathered and asks for all of it. Should it be
 //! dropped half-way, the others notice and their texts travel again.
@@ -51,8 +51,8 @@ pub(crate) struct Answer {
     pub(crate) vector: Vec<f32>,
     /// Its part of the tokens that were read.
     pub(crate) tokens: u64,
-    /// Of these, unknown ones.
-    pub(crate) unknown: u64,
+    /// Its characters that could not be read.
+    pub(crate) unread: u64,
 }
 
 struct Answered {
@@ -71,16 +71,47 @@ type Answers = oneshot::Receiver<Result<Answered, ProviderError>>;
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Piece>,
+    /// The callers that wait, in the order of their turns, each with what it asks for; none without texts.
+    queue: VecDeque<(u64, VecDeque<Piece>)>,
+    queued: usize,
     queued_tokens: usize,
     under_way: usize,
 }
 
 impl State {
+    fn push(&mut self, caller: u64, piece: Piece) {
+        self.queued += 1;
+        self.queued_tokens += piece.tokens;
+        match self.queue.iter_mut().find(|(whose, _)| *whose == caller) {
+            Some((_, pieces)) => pieces.push_back(piece),
+            None => self.queue.push_back((caller, VecDeque::from([piece]))),
+        }
+    }
+
+    /// Whose turn it is.
+    fn front(&self) -> Option<&Piece> {
+        self.queue.front()?.1.front()
+    }
+
+    /// Takes the piece whose turn it is; the turn is its caller's again when all others have had theirs.
     fn pop(&mut self) -> Option<Piece> {
-        let piece = self.queue.pop_front()?;
+        let (caller, mut pieces) = self.queue.pop_front()?;
+        let piece = pieces.pop_front()?;
+        if !pieces.is_empty() {
+            self.queue.push_back((caller, pieces));
+        }
+        self.queued -= 1;
         self.queued_tokens -= piece.tokens;
         Some(piece)
+    }
+
+    fn drain(&mut self) -> Vec<Piece> {
+        self.queued = 0;
+        self.queued_tokens = 0;
+        self.queue
+            .drain(..)
+            .flat_map(|(_, pieces)| pieces)
+            .collect()
     }
 }
 
@@ -88,6 +119,7 @@ impl State {
 pub(crate) struct Gatherer<S> {
     source: S,
     state: Mutex<State>,
+    callers: AtomicU64,
     requests: AtomicU64,
     /// The source did its work at least once, so what it refuses is refused for its content.
     did_its_work: AtomicBool,
@@ -100,6 +132,7 @@ impl<S: Source> Gatherer<S> {
         Self {
             source,
             state: Mutex::default(),
+            callers: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             did_its_work: AtomicBool::new(false),
             ended: Notify::new(),
@@ -112,9 +145,13 @@ impl<S: Source> Gatherer<S> {
 
     /// The vectors of `texts`, in order. The first failure of any of them is the failure of all.
     pub(crate) async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
+        let caller = self.callers.fetch_add(1, Ordering::Relaxed);
         let mut waiting: Vec<Answers> = {
             let mut state = self.state();
-            texts.iter().map(|text| enqueue(&mut state, text)).collect()
+            texts
+                .iter()
+                .map(|text| enqueue(&mut state, caller, text))
+                .collect()
         };
         let mut found = Vec::with_capacity(texts.len());
         loop {
@@ -127,7 +164,7 @@ impl<S: Source> Gatherer<S> {
                     Err(TryRecvError::Empty) => break,
                     // Whoever asked for it was dropped.
                     Err(TryRecvError::Closed) => {
-                        *next = enqueue(&mut self.state(), &texts[found.len()]);
+                        *next = enqueue(&mut self.state(), caller, &texts[found.len()]);
                         break;
                     }
                 }
@@ -164,7 +201,7 @@ impl<S: Source> Gatherer<S> {
     fn take(&self) -> Option<Gathered<'_, S>> {
         let bounds = self.source.bounds();
         let mut state = self.state();
-        let is_full = state.queue.len() >= bounds.inputs || state.queued_tokens >= bounds.tokens;
+        let is_full = state.queued >= bounds.inputs || state.queued_tokens >= bounds.tokens;
         let at_once = if is_full {
             bounds.at_most
         } else {
@@ -176,7 +213,7 @@ impl<S: Source> Gatherer<S> {
         let mut pieces = Vec::new();
         let mut tokens = 0;
         while pieces.len() < bounds.inputs
-            && let Some(next) = state.queue.front()
+            && let Some(next) = state.front()
         {
             if !pieces.is_empty() && tokens + next.tokens > bounds.tokens {
                 break;
@@ -245,11 +282,7 @@ impl<S: Source> Gatherer<S> {
                     for group in groups.drain(..) {
                         answer_all(group, &error);
                     }
-                    let waiting: Vec<Piece> = {
-                        let mut state = self.state();
-                        state.queued_tokens = 0;
-                        state.queue.drain(..).collect()
-                    };
+                    let waiting = self.state().drain();
                     answer_all(waiting, &error);
                 }
             }
@@ -257,15 +290,14 @@ impl<S: Source> Gatherer<S> {
     }
 }
 
-fn enqueue(state: &mut State, text: &str) -> Answers {
+fn enqueue(state: &mut State, caller: u64, text: &str) -> Answers {
     let (answer, receiver) = oneshot::channel();
-    let tokens = estimate(text).max(1);
-    state.queued_tokens += tokens;
-    state.queue.push_back(Piece {
+    let piece = Piece {
         text: text.to_owned(),
-        tokens,
+        tokens: estimate(text).max(1),
         answer,
-    });
+    };
+    state.push(caller, piece);
     receiver
 }
 
@@ -278,7 +310,10 @@ fn answer_all(pieces: Vec<Piece>, error: &ProviderError) {
 fn together(found: Vec<Answered>) -> Result<Embeddings, ProviderError> {
     let requests: HashSet<u64> = found.iter().map(|answered| answered.request).collect();
     let tokens = found.iter().map(|answered| answered.answer.tokens).sum();
-    let unknown = found.iter().map(|answered| answered.answer.unknown).sum();
+    let unread = found
+        .iter()
+        .map(|answered| answered.answer.unread)
+        .collect();
     let texts = found.len();
     let vectors = found
         .into_iter()
@@ -287,7 +322,7 @@ fn together(found: Vec<Answered>) -> Result<Embeddings, ProviderError> {
     let calls = u32::try_from(requests.len()).unwrap_or(u32::MAX);
     let embeddings = Embeddings::checked(vectors, texts, tokens, calls)?;
     Ok(Embeddings {
-        unknown,
+        unread,
         ..embeddings
     })
 }
@@ -372,7 +407,7 @@ mod tests {
             let answer = |text: &&str| Answer {
                 vector: vec![text.len() as f32, 1.0],
                 tokens: 3,
-                unknown: 1,
+                unread: 1,
             };
             Ok(texts.iter().map(answer).collect())
         }
@@ -409,11 +444,33 @@ mod tests {
             #[expect(clippy::cast_precision_loss)]
             let length = (number + 1) as f32;
             assert_eq!(found.vectors, [[length, 1.0], [length + 1.0, 1.0]]);
-            assert_eq!((found.tokens, found.unknown), (6, 2));
+            assert_eq!(found.tokens, 6);
+            assert_eq!(found.unread, [1, 1]);
         }
         let requests = source.requests.lock().unwrap();
         assert_eq!(requests.iter().sum::<usize>(), 200);
         assert!(requests.len() <= 22, "{requests:?}");
+    }
+
+    #[tokio::test]
+    async fn who_has_few_texts_goes_between_the_requests_of_who_has_thousands() {
+        let source = Arc::new(Counting::default());
+        let gatherer = Arc::new(Gatherer::new(source.clone()));
+        let large = {
+            let (gatherer, texts) = (gatherer.clone(), vec!["x".to_owned(); 5_000]);
+            tokio::spawn(async move { gatherer.embed(&texts).await })
+        };
+        while source.requests.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        for number in 0..5 {
+            let before = source.requests.lock().unwrap().len();
+            gatherer.embed(&texts(number)).await.unwrap();
+            let waited_for = source.requests.lock().unwrap().len() - before;
+            assert!(waited_for <= 4, "{waited_for} requests");
+        }
+        assert!(!large.is_finished());
+        large.abort();
     }
 
     #[tokio::test]

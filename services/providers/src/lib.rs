@@ -10,10 +10,14 @@ mod batch;
 mod bert;
 pub mod breaker;
 mod embeddings;
+mod encoder;
 mod error;
 mod estimate;
 mod gather;
 mod http;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
+mod linear;
 mod local;
 mod openai;
 mod pace;
@@ -21,6 +25,7 @@ mod permits;
 mod provider;
 mod settings;
 mod tokens;
+mod unread;
 
 pub use api_key::{ApiKey, SettingsError};
 pub use embeddings::{Embeddings, ProviderState};

@@ -1,33 +1,31 @@
 //! The local model: [`Bert`] behind a bounded queue, on threads of its own.
 //!
-//! It is loaded at the first use and shared from then on. Work goes to a private rayon pool one batch at a time, so that a
-//! short text does not wait for a whole long one, a caller that goes away stops costing anything after its current batch,
-//! and the runtime's own threads never compute.
+//! It is loaded at the first use and shared from then on. Work goes to private threads one batch at a time, so that a short
+//! text does not wait for a whole long one, a caller that goes away stops costing anything after its current batch, and the
+//! runtime's own threads never compute. A batch is one thread's work from end to end: the threads never wait for each other.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::batch;
-use crate::bert::{Bert, missing_files};
+use crate::bert::{Bert, Input, missing_files};
 use crate::embeddings::{Embeddings, ProviderState};
 use crate::error::ProviderError;
 use crate::gather::{Answer, Bounds, Gatherer, Source};
 use crate::tokens::TokenCounter;
 
-/// The most texts in one batch.
-const MAX_BATCH: usize = 32;
+/// The most tokens in one batch: two long texts or many short ones. Fewer cost more time a token, more cost memory (some 12 MB
+/// beside the model) and patience for nothing.
+const MAX_BATCH_TOKENS: usize = 512;
 
-/// The most tokens in one batch, padding counted. Measured on two cores: 200 costs 40 % more time a chunk, 4,096 twice the
-/// memory (some 250 MB beyond the model) for nothing.
-const MAX_BATCH_TOKENS: usize = 2_048;
-
-/// The most texts that are taken together, to be sorted into batches.
-pub(crate) const TEXTS_A_REQUEST: usize = 64;
+/// The most texts that are taken together, to be made into batches.
+pub(crate) const TEXTS_A_REQUEST: usize = 32;
 
 /// The most batches that may wait for the model's threads; whoever comes later is asked to come again.
 const MAX_WAITING: usize = 256;
@@ -45,6 +43,8 @@ pub struct LocalSettings {
     pub folder: PathBuf,
     /// Threads that compute, at least 1.
     pub threads: usize,
+    /// Computes in 32-bit floats whatever the processor has: what the usual way is measured against.
+    pub exact: bool,
 }
 
 /// The local embedding model. Cheap to clone; clones share the model, its queue and its threads.
@@ -63,7 +63,33 @@ struct Shared {
 
 struct Loaded {
     bert: Arc<Bert>,
-    pool: ThreadPool,
+    /// Each of one thread: what is multiplied in it is not shared out once more.
+    threads: Vec<ThreadPool>,
+    /// Those that compute nothing; as many as there are turns left.
+    idle: Arc<Mutex<Vec<usize>>>,
+}
+
+/// One of the threads, idle again when this is dropped.
+struct Thread {
+    number: usize,
+    idle: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Thread {
+    fn take(idle: &Arc<Mutex<Vec<usize>>>) -> Self {
+        let number = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self {
+            number: number.unwrap_or_default(),
+            idle: Arc::clone(idle),
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(self.number);
+    }
 }
 
 impl LocalModel {
@@ -177,8 +203,11 @@ impl Shared {
         let turn = self.turn().await?;
         let bert = Arc::clone(&loaded.bert);
         let (sender, receiver) = oneshot::channel();
-        loaded.pool.spawn(move || {
+        // There are as many turns as threads, so one is idle. It is given back before the turn is.
+        let thread = Thread::take(&loaded.idle);
+        loaded.threads[thread.number].spawn(move || {
             let _turn = turn;
+            let _thread = thread;
             if sender.is_closed() {
                 return;
             }
@@ -216,47 +245,34 @@ impl Source for Shared {
     }
 
     async fn ask(&self, texts: &[&str]) -> Result<Vec<Answer>, ProviderError> {
-        let owned: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        let inputs = self
-            .compute(move |bert| {
-                let inputs: Result<Vec<(Vec<u32>, u64)>, String> = owned
-                    .iter()
-                    .map(|text| {
-                        let tokens = bert.tokenise(text)?;
-                        let unknown = bert.unknown(&tokens) as u64;
-                        Ok((tokens, unknown))
-                    })
-                    .collect();
-                inputs
-            })
-            .await?;
-        let lengths: Vec<usize> = inputs.iter().map(|(tokens, _)| tokens.len()).collect();
+        let texts: Arc<[String]> = texts.iter().map(|text| (*text).to_owned()).collect();
+        let inputs: Vec<Input> = {
+            let texts = Arc::clone(&texts);
+            self.compute(move |bert| texts.iter().map(|text| bert.tokenise(text)).collect())
+                .await?
+        };
         let inputs = Arc::new(inputs);
-        let mut answers: Vec<Answer> = inputs
-            .iter()
-            .map(|(tokens, unknown)| Answer {
-                vector: Vec::new(),
-                tokens: tokens.len() as u64,
-                unknown: *unknown,
-            })
-            .collect();
-        for members in batch::plan(&lengths, MAX_BATCH, MAX_BATCH_TOKENS) {
-            let shared_inputs = Arc::clone(&inputs);
-            let batch = members.clone();
-            let computed = self
-                .compute(move |bert| {
-                    let rows: Vec<&[u32]> = batch
+        let lengths: Vec<usize> = inputs.iter().map(|input| input.tokens.len()).collect();
+        // All threads work for one caller where there is no other.
+        let batches = batch::plan(&lengths, MAX_BATCH_TOKENS)
+            .into_iter()
+            .map(|members| {
+                let (texts, inputs) = (Arc::clone(&texts), Arc::clone(&inputs));
+                self.compute(move |bert| {
+                    let batch: Vec<(&str, &Input)> = members
                         .iter()
-                        .map(|&index| shared_inputs[index].0.as_slice())
+                        .map(|&index| (texts[index].as_str(), &inputs[index]))
                         .collect();
-                    bert.embed(&rows)
+                    bert.embed(&batch)
                 })
-                .await?;
-            for (index, vector) in members.into_iter().zip(computed) {
-                answers[index].vector = vector;
-            }
-        }
-        Ok(answers)
+            });
+        let vectors = try_join_all(batches).await?.into_iter().flatten();
+        let answers = inputs.iter().zip(vectors).map(|(input, vector)| Answer {
+            vector,
+            tokens: input.tokens.len() as u64,
+            unread: input.unread,
+        });
+        Ok(answers.collect())
     }
 }
 
@@ -288,13 +304,16 @@ impl Drop for Waiting<'_> {
 
 fn load(settings: &LocalSettings) -> Result<Loaded, String> {
     let started = std::time::Instant::now();
-    let bert = Bert::load(&settings.folder)?;
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(settings.threads)
-        .thread_name(|number| format!("embed-{number}"))
-        .panic_handler(|_| tracing::error!("the local model panicked"))
-        .build()
-        .map_err(|error| format!("no threads: {error}"))?;
+    let bert = Bert::load(&settings.folder, settings.exact)?;
+    let thread = |number: usize| {
+        ThreadPoolBuilder::new()
+            .num_threads(1)
+            .thread_name(move |_| format!("embed-{number}"))
+            .panic_handler(|_| tracing::error!("the local model panicked"))
+            .build()
+            .map_err(|error| format!("no threads: {error}"))
+    };
+    let threads: Result<Vec<ThreadPool>, String> = (0..settings.threads).map(thread).collect();
     tracing::info!(
         folder = %settings.folder.display(),
         threads = settings.threads,
@@ -303,7 +322,8 @@ fn load(settings: &LocalSettings) -> Result<Loaded, String> {
     );
     Ok(Loaded {
         bert: Arc::new(bert),
-        pool,
+        threads: threads?,
+        idle: Arc::new(Mutex::new((0..settings.threads).collect())),
     })
 }
 

@@ -508,7 +508,7 @@ impl Source for Shared {
             .map(|(vector, tokens)| Answer {
                 vector,
                 tokens,
-                unknown: 0,
+                unread: 0,
             })
             .collect())
     }

@@ -86,6 +86,24 @@ impl EmbeddingProvider {
         }
     }
 
+    /// How the vectors of a text's tokens become one.
+    pub fn pooling(&self) -> &'static str {
+        match self {
+            Self::Local(_) => "mean",
+            Self::OpenAi(_) => "unknown",
+            Self::Unavailable { .. } => "none",
+        }
+    }
+
+    /// Which norm of each vector is 1.
+    pub fn norm(&self) -> &'static str {
+        match self {
+            Self::Local(_) => "l2",
+            Self::OpenAi(_) => "unknown",
+            Self::Unavailable { .. } => "none",
+        }
+    }
+
     /// The length of a vector, where it is known beforehand.
     pub fn dimensions(&self) -> Option<usize> {
         match self {

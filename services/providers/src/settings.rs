@@ -54,6 +54,7 @@ impl EmbeddingSettings {
                 folder: set("CAUDAL_MODEL_DIR")
                     .map_or_else(|| PathBuf::from(DEFAULT_MODEL_FOLDER), PathBuf::from),
                 threads: number(&set, "CAUDAL_EMBEDDING_THREADS")?.unwrap_or_else(usual_threads),
+                exact: false,
             })),
             "openai" => Ok(Self::OpenAi(OpenAiSettings {
                 base_url: set("CAUDAL_EMBEDDING_URL")

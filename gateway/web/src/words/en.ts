@@ -236,8 +236,7 @@ export const en = {
     since: "Since",
     names: {
       "text.txt": "Text",
-      "chunks.json": "Text in pieces",
-      "vectors.f32": "Vectors",
+      "embeddings.arrow": "Text in pieces, with vectors",
       "thumbnail.png": "Small picture",
       "thumbnail.jpg": "Small picture",
       "caption.txt": "Description",

@@ -246,8 +246,7 @@ export const es: Words = {
     since: "Desde",
     names: {
       "text.txt": "Texto",
-      "chunks.json": "Texto en trozos",
-      "vectors.f32": "Vectores",
+      "embeddings.arrow": "Texto en trozos, con vectores",
       "thumbnail.png": "Miniatura",
       "thumbnail.jpg": "Miniatura",
       "caption.txt": "Descripción",

@@ -11,7 +11,11 @@ use caudal_providers::{
 
 fn provider(folder: PathBuf, threads: usize) -> EmbeddingProvider {
     EmbeddingProvider::new(
-        EmbeddingSettings::Local(LocalSettings { folder, threads }),
+        EmbeddingSettings::Local(LocalSettings {
+            folder,
+            threads,
+            exact: false,
+        }),
         Arc::new(Unlimited),
     )
     .unwrap()
@@ -161,9 +165,9 @@ async fn the_runtime_goes_on_while_the_model_computes() {
         return;
     };
     let chunk =
-        "Twelve chunks of some two hundred tokens a second is all that two small cores can do. "
+        "A few dozen chunks of some two hundred tokens a second is what two small cores can do. "
             .repeat(10);
-    let chunks = vec![chunk; 16];
+    let chunks = vec![chunk; 48];
     // Loaded before the clock starts.
     provider.embed(&chunks[..1]).await.unwrap();
 
@@ -188,7 +192,7 @@ async fn the_runtime_goes_on_while_the_model_computes() {
     eprintln!(
         "{} chunks of {tokens} tokens in {seconds:.2} s: {:.1} a second",
         chunks.len(),
-        16.0 / seconds
+        48.0 / seconds
     );
 }
 
@@ -209,5 +213,101 @@ async fn callers_at_once_share_one_model_and_each_gets_its_own_vectors() {
             cosine(&at_once.vectors[0], &alone.vectors[0]) > 0.9999,
             "{word}"
         );
+    }
+}
+
+/// Texts of several kinds and lengths, and the vectors that candle's BERT gave for them in 32-bit floats, one after the other.
+const REFERENCE_TEXTS: &str = include_str!("reference.txt");
+const REFERENCE_VECTORS: &[u8] = include_bytes!("reference.f32");
+
+#[tokio::test]
+async fn the_vectors_are_those_of_32_bit_floats_and_so_is_what_is_near_to_what() {
+    let Some(provider) = installed(2) else {
+        return;
+    };
+    let texts: Vec<String> = REFERENCE_TEXTS.lines().map(str::to_owned).collect();
+    let numbers: Vec<f32> = REFERENCE_VECTORS
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    let reference: Vec<&[f32]> = numbers.chunks_exact(384).collect();
+    assert_eq!(reference.len(), texts.len());
+    let found = provider.embed(&texts).await.unwrap();
+    assert!(found.unread.iter().all(|unread| *unread == 0));
+    let found = found.vectors;
+    let mut least = 1.0_f32;
+    for ((text, found), reference) in texts.iter().zip(&found).zip(&reference) {
+        let cosine = cosine(found, reference);
+        assert!(cosine > 0.999, "{cosine}: {text}");
+        least = least.min(cosine);
+    }
+    // Whatever is nearer by more than half a hundredth stays nearer.
+    for query in 0..texts.len() {
+        for near in 0..texts.len() {
+            for far in 0..texts.len() {
+                let [by, was] = [(near, far)].map(|(near, far)| {
+                    let here =
+                        cosine(&found[query], &found[near]) - cosine(&found[query], &found[far]);
+                    let there = cosine(reference[query], reference[near])
+                        - cosine(reference[query], reference[far]);
+                    [here, there]
+                })[0];
+                assert!(was <= 0.005 || by > 0.0, "{query} {near} {far}: {was} {by}");
+            }
+        }
+    }
+    eprintln!("the least cosine of {} texts is {least:.5}", texts.len());
+}
+
+#[tokio::test]
+async fn what_the_model_cannot_read_of_a_text_is_counted_in_characters() {
+    let Some(provider) = installed(1) else {
+        return;
+    };
+    let base64 = "TG9yZW0gaXBzdW0gZG9sb3Igc2l0IGFtZXQsIGNvbnNlY3RldHVyIGFkaXBpc2NpbmcgZWxpdA";
+    for (text, least, most) in [
+        (
+            "The gauge is read at seven, the señal at eight; naïve café.",
+            0,
+            0,
+        ),
+        (
+            "Überschwemmungsgebietsverordnungen und Hochwasserschutzanlagen",
+            0,
+            0,
+        ),
+        ("cafe\u{301} with its accent apart", 0, 0),
+        ("🜁🜂🜃", 3, 3),
+        ("two of these 🜁 🜂 are signs", 2, 2),
+        ("น้ำท่วมเมื่อเช้านี้", 15, 19),
+        (base64, 60, 76),
+        ("\u{e001}\u{e002}", 2, 2),
+        ("", 0, 0),
+    ] {
+        let unread = provider.embed(&texts(&[text])).await.unwrap().unread[0];
+        assert!((least..=most).contains(&unread), "{unread}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn two_texts_that_differ_in_what_the_model_cannot_read_have_two_vectors() {
+    let Some(provider) = installed(1) else {
+        return;
+    };
+    for [one, other] in [
+        [
+            "The file of the bridge 🜁 is here.",
+            "The file of the bridge 🜂 is here.",
+        ],
+        ["🜁🜁🜁🜁", "🜂🜂"],
+        ["ฝนตกหนักที่ต้นน้ำ", "ท้องฟ้าแจ่มใสวันนี้"],
+        ["\u{e001}", "\u{e002}"],
+    ] {
+        let found = provider.embed(&texts(&[one, other])).await.unwrap();
+        let alike = cosine(&found.vectors[0], &found.vectors[1]);
+        assert!(alike < 0.9995, "{alike}: {one} {other}");
+        assert!(found.unread.iter().all(|unread| *unread > 0));
     }
 }
