@@ -313,6 +313,11 @@ CREATE INDEX operations_ended ON operations (ended_at) WHERE ended_at IS NOT NUL
 
 CREATE TABLE stages (
     name {exact} NOT NULL PRIMARY KEY,
-    version_id {int} NOT NULL -- the newest that a process of it was seen to run
+    version_id {int}, -- the newest that a process of it was seen to run
+    pause_who {text}, -- null: not paused
+    pause_note {text},
+    pause_at {time},
+    max_slots {int}, -- handlers at once in all its processes; null: as they were started
+    max_files {int} -- files out at once; null: as the ledger was started
 ) {strict};
 "#;

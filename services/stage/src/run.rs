@@ -58,6 +58,7 @@ pub(crate) async fn run<H: Handler>(
     let mut wanted = core.wanted_slots.subscribe();
     let mut granted = core.granted_slots.subscribe();
     let mut is_shut = core.gate.is_shut.subscribe();
+    let mut stage_paused = core.stage_paused.subscribe();
     let shutdown = core.shutdown.clone();
     let drain = core.settings.drain;
     let mut runner = Runner {
@@ -72,7 +73,7 @@ pub(crate) async fn run<H: Handler>(
     };
     let mut leased_is_open = true;
     while leased_is_open && !shutdown.is_cancelled() {
-        if runner.core.gate.is_shut() {
+        if runner.core.is_held_up() {
             runner.give_back_what_waits().await;
         }
         runner.begin_what_fits();
@@ -85,6 +86,7 @@ pub(crate) async fn run<H: Handler>(
             _ = wanted.changed() => {}
             _ = granted.changed() => {}
             _ = is_shut.changed() => {}
+            _ = stage_paused.changed() => {}
             () = shutdown.cancelled() => {}
         }
     }

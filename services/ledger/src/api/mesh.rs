@@ -153,6 +153,13 @@ impl LedgerService for Ledger {
         .await
     }
 
+    async fn attend(
+        &self,
+        request: Request<mesh::AttendRequest>,
+    ) -> Result<Response<mesh::AttendResponse>, Status> {
+        answer(async { Ok(Response::new(self.attended(&request)?)) }).await
+    }
+
     async fn release(
         &self,
         request: Request<ReleaseRequest>,
@@ -904,7 +911,7 @@ fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Refusal> {
 }
 
 /// The same, and that it is the service of the stage that it names.
-fn require_service_of<T: Bounded>(
+pub(super) fn require_service_of<T: Bounded>(
     request: &Request<T>,
     named: fn(&T) -> &String,
 ) -> Result<Stage, Refusal> {
@@ -929,7 +936,7 @@ impl Ledger {
     }
 }
 
-fn process_of(process: &str) -> Result<Uuid, Refusal> {
+pub(super) fn process_of(process: &str) -> Result<Uuid, Refusal> {
     Uuid::try_parse(process)
         .map_err(|_| Refusal::invalid("process", "must be the UUID of the process"))
 }

@@ -48,6 +48,11 @@ impl Costs {
         of_all.map_or(supposed, |known| bounded(*known).max(supposed))
     }
 
+    /// Whether anything was learned of a stage.
+    pub(crate) fn knows(&self, stage: Stage) -> bool {
+        self.of_all.keys().any(|(known, _)| *known == stage)
+    }
+
     /// What a file took.
     pub(crate) fn learn(&mut self, stage: Stage, batch: BatchRef, size: u64, took: Cost) {
         let (class, took) = (class(size), bounded_as_float(took));

@@ -13,6 +13,7 @@
 //! has its share of that and one file more; alone it may fill the stage.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use caudal_domain::{BatchRef, FileRef, Stage, TenantId, Token};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -22,7 +23,9 @@ use super::Waiting;
 use super::costs::{CEILING, Cost, Costs};
 use super::crew::Crew;
 use super::later::Later;
+use super::queues::{MOST_BATCHES, Place, Queues, StageQueues};
 use super::tenant_queue::TenantQueue;
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
@@ -107,6 +110,16 @@ pub(crate) struct Dispatcher {
     shares: FxHashMap<TenantId, u32>,
     costs: Costs,
     crew: Crew,
+    /// What operators set for stages.
+    set: FxHashMap<Stage, Set>,
+}
+
+/// What operators set for a stage.
+#[derive(Clone, Copy, Default)]
+struct Set {
+    paused: bool,
+    max_slots: Option<u32>,
+    max_files: Option<u32>,
 }
 
 impl Dispatcher {
@@ -125,7 +138,43 @@ impl Dispatcher {
             shares: FxHashMap::default(),
             costs: Costs::default(),
             crew: Crew::default(),
+            set: FxHashMap::default(),
         }
+    }
+
+    /// What operators set for a stage is in force.
+    pub(crate) fn set_stage(&mut self, row: &StageRow) {
+        let set = Set {
+            paused: row.pause.is_some(),
+            max_slots: row.max_slots,
+            max_files: row.max_files,
+        };
+        self.set.insert(row.stage, set);
+    }
+
+    fn set_for(&self, stage: Stage) -> Set {
+        self.set.get(&stage).copied().unwrap_or_default()
+    }
+
+    /// Files that may be out at a stage at once.
+    pub(crate) fn window(&self, stage: Stage) -> u32 {
+        let set = self.set_for(stage).max_files;
+        set.unwrap_or_else(|| self.windows.of_stage.get(&stage).copied().unwrap_or(0))
+    }
+
+    /// Files that a tenant may have out at once: where operators widened a stage, so many more.
+    fn window_of_tenant(&self) -> u32 {
+        let wider = self.set.keys().map(|stage| {
+            let usual = self.windows.of_stage.get(stage).copied().unwrap_or(0);
+            self.window(*stage).saturating_sub(usual)
+        });
+        wider.fold(self.windows.of_tenant, u32::saturating_add)
+    }
+
+    /// The slots of a stage, as far as its processes told of them.
+    pub(crate) fn slots(&self, stage: Stage) -> Option<u32> {
+        let most = self.set_for(stage).max_slots.unwrap_or(u32::MAX);
+        self.crew.slots(stage).map(|slots| slots.min(most))
     }
 
     /// What a tenant's turn is worth beside those of others.
@@ -183,10 +232,12 @@ impl Dispatcher {
         let Some(queue) = self.stages.get(&stage) else {
             return Room::NONE;
         };
-        let of_stage = self.windows.of_stage.get(&stage).copied().unwrap_or(0);
-        let of_stage = of_stage.saturating_sub(queue.out.files);
+        if self.set_for(stage).paused {
+            return Room::NONE;
+        }
+        let of_stage = self.window(stage).saturating_sub(queue.out.files);
         let out = self.tenants.get(&tenant).copied().unwrap_or(0);
-        let of_tenant = self.windows.of_tenant.saturating_sub(out);
+        let of_tenant = self.window_of_tenant().saturating_sub(out);
         let files = if planted!(TenantWindowIgnored) {
             of_stage
         } else {
@@ -206,7 +257,7 @@ impl Dispatcher {
 
     /// What the window leaves the tenant: all that is free of it, or its share while others wait.
     fn cost_left(&self, stage: Stage, queue: &StageQueue, tenant: TenantId) -> Cost {
-        let Some(slots) = self.crew.slots(stage) else {
+        let Some(slots) = self.slots(stage) else {
             return Cost::MAX;
         };
         let window = SLOT_WINDOW.saturating_mul(slots.into());
@@ -490,10 +541,90 @@ impl Dispatcher {
         }
     }
 
+    /// Whose turn comes when, at every stage.
+    pub(crate) fn queues(&self) -> Queues {
+        let mut queues = Queues::default();
+        for ((file, _), out) in &self.outstanding {
+            let of_stage: &mut StageQueues = queues.stages.entry(out.stage).or_default();
+            of_stage.out.insert(file.batch_ref());
+        }
+        for (stage, queue) in &self.stages {
+            self.place_batches(*stage, queue, queues.stages.entry(*stage).or_default());
+        }
+        queues
+    }
+
+    /// Before a batch that has nothing out come what is out, and in each round one turn of every tenant that is before its
+    /// own in the ring; of its own tenant's batches each before it takes a round.
+    fn place_batches(&self, stage: Stage, queue: &StageQueue, told: &mut StageQueues) {
+        let mut out_of: FxHashMap<TenantId, u32> = FxHashMap::default();
+        for batch in &told.out {
+            *out_of.entry(batch.tenant).or_default() += 1;
+        }
+        let all_out = count(told.out.len());
+        let round: Cost = queue
+            .ring
+            .iter()
+            .map(|tenant| self.quantum_of(*tenant))
+            .sum();
+        // One batch a tenant has its turn in a round; those that have files out count already.
+        let is_fresh = |tenant: &TenantId| {
+            let waiting = queue.tenants.get(tenant);
+            let mut waiting = waiting.into_iter().flat_map(TenantQueue::batches);
+            let fresh = waiting.any(|batch| {
+                let tenant = *tenant;
+                !told.out.contains(&BatchRef { tenant, batch })
+            });
+            u32::from(fresh)
+        };
+        let fresh: Vec<u32> = queue.ring.iter().map(is_fresh).collect();
+        let all_fresh: u32 = fresh.iter().sum();
+        let slots = self.slots(stage).filter(|_| self.costs.knows(stage));
+        let (mut fresh_ahead, mut cost_ahead) = (0, 0);
+        for (tenant, fresh) in queue.ring.iter().zip(fresh) {
+            let own_out = out_of.get(tenant).copied().unwrap_or(0);
+            let batches = queue.tenants.get(tenant).into_iter();
+            for (before, batch) in batches.flat_map(TenantQueue::batches).enumerate() {
+                if told.waiting.len() >= MOST_BATCHES {
+                    told.untold = true;
+                    return;
+                }
+                let turns = if before == 0 {
+                    fresh_ahead
+                } else {
+                    all_fresh - fresh
+                };
+                let rounds = round.saturating_mul(Cost::from(count(before)));
+                let cost = queue
+                    .out
+                    .cost
+                    .saturating_add(cost_ahead)
+                    .saturating_add(rounds);
+                let about = slots.map(|slots| {
+                    let micros = (cost / Cost::from(slots)).unsigned_abs();
+                    Duration::from_micros(micros)
+                });
+                let place = Place {
+                    others: (all_out - own_out).saturating_add(turns),
+                    own: own_out.saturating_add(count(before)),
+                    about,
+                };
+                let tenant = *tenant;
+                told.waiting.insert(BatchRef { tenant, batch }, place);
+            }
+            fresh_ahead += fresh;
+            cost_ahead = cost_ahead.saturating_add(self.quantum_of(*tenant));
+        }
+    }
+
     /// Files out at a stage.
     pub(crate) fn used(&self, stage: Stage) -> u32 {
         self.stages.get(&stage).map_or(0, |queue| queue.out.files)
     }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 impl Out {
@@ -718,6 +849,78 @@ mod tests {
         let out = fill(&mut dispatcher, &mut 1_000, 1);
         assert!(out.iter().all(|(file, _)| file.tenant == short.tenant));
         assert!(out.len() >= 100, "{}", out.len());
+    }
+
+    #[test]
+    fn a_stage_that_is_paused_has_no_room_and_one_that_was_widened_has_more_for_one_tenant_too() {
+        let mut dispatcher = dispatcher(5, 5);
+        let key = batch(1, 1);
+        dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        let pause = crate::store::stages::StagePaused {
+            who: String::new(),
+            note: String::new(),
+            at: NOW,
+        };
+        let mut row = StageRow {
+            pause: Some(pause),
+            ..StageRow::unset(Stage::Upload)
+        };
+        dispatcher.set_stage(&row);
+        assert!(!dispatcher.can_admit());
+        assert_eq!(dispatcher.next_turn(Stage::Upload, 10), None);
+        row.pause = None;
+        row.max_files = Some(9);
+        dispatcher.set_stage(&row);
+        assert!(dispatcher.can_admit());
+        assert_eq!(dispatcher.room(Stage::Upload, key.tenant).files, 9);
+        row.max_files = Some(2);
+        dispatcher.set_stage(&row);
+        assert_eq!(dispatcher.room(Stage::Upload, key.tenant).files, 2);
+    }
+
+    // What comes before a batch: what is out, a turn of each tenant before its own, and a round for each of its own batches.
+    #[test]
+    fn a_batch_that_has_nothing_out_has_a_place_behind_those_that_have_and_those_whose_turn_is_first()
+     {
+        let mut dispatcher = with_slots(2);
+        let (out, ahead, own, behind) = (batch(1, 1), batch(2, 1), batch(3, 1), batch(4, 1));
+        let enter = |dispatcher: &mut Dispatcher, key: BatchRef, ordinal| {
+            dispatcher.enter(Stage::Upload, file(key, ordinal), Token::FIRST, 1, NOW);
+        };
+        enter(&mut dispatcher, out, 0);
+        for key in [ahead, own, behind, batch(3, 2), out] {
+            dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        }
+        let place = |dispatcher: &Dispatcher, key| dispatcher.queues().place(key);
+        let (stage, first) = place(&dispatcher, own).unwrap();
+        assert_eq!((stage, first.others, first.own), (Stage::Upload, 2, 0));
+        // Nothing was learned of this stage yet.
+        assert_eq!(first.about, None);
+        dispatcher.took(file(out, 0), Token::FIRST, 1, 60_000_000);
+        dispatcher.leave(file(out, 0), Token::FIRST);
+        enter(&mut dispatcher, out, 1);
+        // What is out takes a minute on two slots.
+        let about = place(&dispatcher, ahead).unwrap().1.about.unwrap();
+        assert!((29..32).contains(&about.as_secs()), "{about:?}");
+        let second = place(&dispatcher, batch(3, 2)).unwrap().1;
+        assert_eq!((second.others, second.own), (3, 1));
+        assert!(second.about > Some(about));
+        assert_eq!(place(&dispatcher, out), None);
+        assert_eq!(place(&dispatcher, batch(9, 1)), None);
+    }
+
+    #[test]
+    fn no_more_places_are_told_than_the_bound_and_of_the_others_it_is_not_known_whether_they_wait()
+    {
+        let mut dispatcher = dispatcher(10, 10);
+        for number in 0..=MOST_BATCHES as u128 {
+            let key = batch(number % 7, number);
+            dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        }
+        let queues = dispatcher.queues();
+        let told = &queues.stages[&Stage::Upload];
+        assert_eq!((told.waiting.len(), told.untold), (MOST_BATCHES, true));
+        assert!(queues.has_files(Stage::Upload, batch(9, 9)));
     }
 
     /// Tenants with endless work, each of whose files take so long, on some slots: what each got of them.

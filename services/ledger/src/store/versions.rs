@@ -51,7 +51,7 @@ pub(crate) async fn insert<C: ConnectionTrait>(
 pub(crate) async fn newest<C: ConnectionTrait>(
     session: &Session<'_, C>,
 ) -> Result<HashMap<Stage, u32>, DbErr> {
-    let sql = "SELECT s.name, s.version_id FROM stages AS s";
+    let sql = "SELECT s.name, s.version_id FROM stages AS s WHERE s.version_id IS NOT NULL";
     let mut found = HashMap::new();
     for row in session.rows(sql, Vec::new()).await? {
         let name: String = row.try_get("", "name")?;

@@ -9,6 +9,7 @@ use super::effects::{Effects, Outgoing};
 use super::rows::{LoadedBatch, Rows};
 use crate::memory::known::Pending;
 use crate::memory::{Memory, Waiting};
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
@@ -25,6 +26,7 @@ pub(crate) struct MemoryDelta {
     new_versions: Vec<(u32, StageVersion)>,
     seen_versions: Vec<(u32, StageVersion)>,
     newest_versions: BTreeMap<Stage, u32>,
+    stages: Vec<StageRow>,
     priorities: Vec<(BatchRef, u32)>,
     now: Micros,
 }
@@ -51,6 +53,7 @@ impl MemoryDelta {
             new_versions: effects.new_versions,
             seen_versions: effects.seen_versions,
             newest_versions: effects.newest_versions,
+            stages: effects.stages,
             now,
         }
     }
@@ -91,6 +94,9 @@ impl MemoryDelta {
         if let Some(newest) = &mut memory.newest_versions {
             newest.extend(self.newest_versions);
         }
+        for row in self.stages {
+            memory.learn_stage(row);
+        }
         for (batch, weight) in self.priorities {
             memory.dispatcher.reweigh(batch, weight);
         }
@@ -113,6 +119,7 @@ impl MemoryDelta {
         if !self.newest_versions.is_empty() {
             memory.newest_versions = None;
         }
+        memory.stages_unread |= !self.stages.is_empty();
         if !planted!(LeasesKeptAtUnknownCommit) {
             memory.leases.forget(self.rows.iter().map(|row| row.file));
         }

@@ -55,7 +55,7 @@ impl HeldRows {
     pub(crate) fn hold_up(&self, needs: &Needs, memory: &Memory) -> bool {
         // Places are compared with rows while no dispatch is in flight (protocol 2.3), and this group may still have rows to
         // write that others look for.
-        if needs.looks_for_rows() || self.moves_newest {
+        if needs.looks_for_rows() || needs.stage.is_some() || self.moves_newest {
             return true;
         }
         let version = needs.version.as_ref();

@@ -259,6 +259,7 @@ impl Writer {
             .dispatcher
             .out_since_before(before, RECONCILE_PAGE);
         self.outstanding.send_replace(old);
+        self.memory.stages.show(self.memory.dispatcher.queues());
         for stage in Stage::ALL {
             self.memory
                 .metrics

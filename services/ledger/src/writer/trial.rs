@@ -39,9 +39,8 @@ use super::verbs::report::{BadResult, GoodResult, Report, Reported, StageOutcome
 use super::verbs::set_pause::{NewPause, SetPause};
 use super::verbs::settle_missing::{AskedUpload, SettleMissing};
 use super::verbs::start_operation::StartOperation;
-use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
-use crate::memory::{Memory, Recovered};
+use crate::memory::{Memory, Recovered, Told};
 use crate::metrics::LedgerMetrics;
 use crate::phases::Phases;
 use crate::settings::LedgerSettings;
@@ -144,10 +143,11 @@ impl Trial {
             priorities: Default::default(),
             versions: Vec::new(),
             newest_versions: Default::default(),
+            stages: Vec::new(),
         };
         let metrics = LedgerMetrics::new(&Registry::new("ledger"));
         Self {
-            memory: Memory::recover(settings, 1, read, LeaseCache::default(), metrics, 1),
+            memory: Memory::recover(settings, 1, read, Told::default(), metrics, 1),
             shared: Rc::new(RefCell::new(database)),
             relay: RelayQueue::default(),
             tenant,

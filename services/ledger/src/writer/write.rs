@@ -145,6 +145,9 @@ impl Decided {
         for (stage, version) in &effects.newest_versions {
             transaction.set_newest_version(*stage, *version).await?;
         }
+        for row in &effects.stages {
+            transaction.set_stage(row).await?;
+        }
         for row in &effects.new_operations {
             transaction.insert_operation(row).await?;
         }

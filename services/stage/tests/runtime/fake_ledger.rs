@@ -45,6 +45,9 @@ pub(crate) struct State {
     /// Results that a reader of the database sees.
     pub(crate) seen: HashSet<Key>,
     pub(crate) lease_ms: u32,
+    /// What processes are told that operators set, and what the last of them said.
+    pub(crate) set: AttendResponse,
+    pub(crate) attended: Option<AttendRequest>,
     pub(crate) calls: Vec<Call>,
     pub(crate) lease_pages: Vec<usize>,
     pub(crate) report_pages: Vec<usize>,
@@ -152,6 +155,12 @@ impl LedgerService for FakeLedger {
             }
         }
         Ok(Response::new(RenewResponse { verdicts }))
+    }
+
+    async fn attend(&self, request: Request<AttendRequest>) -> Answer<AttendResponse> {
+        let mut state = self.check("attend")?;
+        state.attended = Some(request.into_inner());
+        Ok(Response::new(state.set))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Answer<ReleaseResponse> {
