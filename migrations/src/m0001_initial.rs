@@ -188,6 +188,7 @@ CREATE TABLE stage_versions (
     code {text} NOT NULL,
     model {text} NOT NULL,
     options {text} NOT NULL,
+    dimensions {int}, -- length of the vectors that it was first recorded with
     first_seen {time} NOT NULL
 ) {strict};
 CREATE UNIQUE INDEX stage_versions_content ON stage_versions (stage, code, model, options); -- found by what it is

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use caudal_domain::Stage;
+use caudal_proto::convert::duration_from_proto;
 use caudal_sdk::v1;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -128,6 +129,9 @@ fn show(stages: &[v1::Stage], output: Output) {
         Output::Text => {
             for stage in stages {
                 println!("{}", line(stage));
+                if let Some(costs) = costs(stage) {
+                    println!("  a file takes {costs}");
+                }
                 for told in &stage.waits {
                     let wait = told.wait.clone().unwrap_or_default();
                     println!("  waits: {} ({})", wait.words, wait.reason);
@@ -140,15 +144,36 @@ fn show(stages: &[v1::Stage], output: Output) {
     }
 }
 
+fn seconds(time: Option<&prost_types::Duration>) -> f64 {
+    time.map_or(0.0, |time| {
+        duration_from_proto(time).unwrap_or_default().as_secs_f64()
+    })
+}
+
+/// What files lately took: the smallest and the largest of which something is known.
+fn costs(stage: &v1::Stage) -> Option<String> {
+    let cost = |cost: &v1::StageCost| {
+        let usual = seconds(cost.usual.as_ref());
+        format!("{usual:.3} s up to {} bytes", cost.max_size)
+    };
+    let (smallest, largest) = (stage.costs.first()?, stage.costs.last()?);
+    Some(match stage.costs.len() {
+        1 => cost(smallest),
+        _ => format!("{}, {}", cost(smallest), cost(largest)),
+    })
+}
+
 fn line(stage: &v1::Stage) -> String {
     let set = |number: u32| if number > 0 { " (set)" } else { "" };
     format!(
-        "{:<16} {} wait, {} of {} out{}, {} slots{} in {} processes",
+        "{:<16} {} wait, {} of {} out{} ({:.1} of {:.1} s), {} slots{} in {} processes",
         stage.name,
         stage.waiting,
         stage.dispatched,
         stage.window,
         set(stage.max_files),
+        seconds(stage.dispatched_time.as_ref()),
+        seconds(stage.window_time.as_ref()),
         stage.slots,
         set(stage.max_slots),
         stage.processes,
@@ -166,11 +191,19 @@ fn stage_json(stage: &v1::Stage) -> Value {
             "detail": told.detail,
         })
     });
+    let costs = stage.costs.iter();
+    let costs = costs.map(|cost| {
+        let usual = seconds(cost.usual.as_ref());
+        json!({"max_size": cost.max_size, "seconds": usual})
+    });
     json!({
         "stage": stage.name,
         "waiting": stage.waiting,
         "out": stage.dispatched,
         "window": stage.window,
+        "out_seconds": seconds(stage.dispatched_time.as_ref()),
+        "window_seconds": stage.window_time.as_ref().map(|time| seconds(Some(time))),
+        "costs": costs.collect::<Vec<_>>(),
         "max_slots": stage.max_slots,
         "max_files": stage.max_files,
         "processes": stage.processes,

@@ -8,9 +8,9 @@ import {
   followBatch,
   hasEnded,
   MissingFiles,
+  type QueuePlace,
   type Reason,
   retrying,
-  type QueuePlace,
   type Wait,
   WatchedBatch,
 } from "@caudal/client";

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use caudal_harness::{PATIENCE, until_now};
 use caudal_proto::v1::{AddEntriesRequest, Batch, CreateBatchRequest};
 use serde_json::{Value, json};
 
@@ -155,6 +156,7 @@ fn a_stage_is_paused_says_so_to_whose_files_wait_and_stays_so_over_a_restart(dat
     let done = |ground: &Ground| run(ground, &["count", &batch, "--state", "processed"]).1;
     assert_eq!(done(&ground)["total"], 0);
 
+    assert!(ground.system.stop().unwrap().success());
     ground.system.restart().unwrap();
     let told = of_stage(&ground, &[]);
     assert_eq!(told["paused"]["note"], "the fonts are changed");
@@ -169,6 +171,15 @@ fn a_stage_is_paused_says_so_to_whose_files_wait_and_stays_so_over_a_restart(dat
     let (_, ended) = run(&ground, &["watch", &batch]);
     assert_eq!(ended["files"]["PROCESSED"], 20, "{ended}");
     assert_eq!(of_stage(&ground, &["list"])["slots"], 2);
+    // What such files took is learned from them, and shown as of the last second.
+    until_now("what was learned", PATIENCE, || {
+        let told = of_stage(&ground, &["list"]);
+        let window = told["window_seconds"]
+            .as_f64()
+            .filter(|window| *window > 0.0);
+        window.and(told["costs"][0]["seconds"].as_f64())
+    })
+    .unwrap();
     let size = ["size", "extract-text", "--slots", "default"];
     assert_eq!(of_stage(&ground, &size)["max_slots"], 0);
     ground.system.verify().unwrap();

@@ -174,7 +174,8 @@ bounds! {
     v1::ListStagesRequest {}
     v1::UpdateStageRequest { stage: one, update_mask: one, request_id: text(REQUEST_ID) }
     // What waits is given by the system alone.
-    v1::Stage { name: text(WORD), waits: each(0), pause: one }
+    v1::Stage { name: text(WORD), waits: each(0), pause: one, costs: each(0) }
+    v1::StageCost {}
     v1::StagePause { note: text(TEXT), who: text(TEXT) }
     v1::StageWait { wait: one, detail: text(TEXT) }
     v1::CreateTenantRequest { tenant: one, request_id: text(REQUEST_ID) }

@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::mesh::{process_of, require_service_of};
 use super::tenancy::operators_act;
 use super::{request_key, words};
-use crate::memory::queues::Place;
+use crate::memory::queues::{Place, Queues};
 use crate::store::stages::StageRow;
 use crate::store::work;
 use crate::wire::{self, saturated};
@@ -33,6 +33,7 @@ impl Ledger {
         let waiting = work::waiting_by_stage(&self.store.reader()).await?;
         let now = Instant::now();
         let waits = self.waits.now(now);
+        let queues = self.stages.queues();
         let stages = Stage::ALL.into_iter().map(|stage| {
             let (count, oldest) = waiting.get(&stage).copied().unwrap_or_default();
             let of_stage = waits.iter().filter(|wait| wait.stage == stage);
@@ -68,6 +69,9 @@ impl Ledger {
                 waits: paused.into_iter().chain(deserted).chain(told).collect(),
                 processes: crew.processes,
                 slots: crew.slots,
+                window_time: queues.window(stage).map(duration_to_proto),
+                dispatched_time: Some(duration_to_proto(queues.out_time(stage))),
+                costs: costs_of(&queues, stage),
                 ..wire::stage(&row)
             }
         });
@@ -102,6 +106,7 @@ impl Ledger {
         let set = self.writer.ask(update).await?;
         let now = self.stages_now().await?.into_iter();
         let now = now.into_iter().find(|now| now.name == set.name);
+        // A repeat is answered as the first time.
         Ok(v1::Stage {
             pause: set.pause,
             max_slots: set.max_slots,
@@ -203,6 +208,19 @@ fn paused(row: &StageRow) -> Option<v1::Wait> {
         words,
         since_time: Some(timestamp_from_micros(pause.at.0)),
     })
+}
+
+fn costs_of(queues: &Queues, stage: Stage) -> Vec<v1::StageCost> {
+    let known = queues.stages.get(&stage).into_iter();
+    let costs = known.flat_map(|queue| queue.costs.iter());
+    costs
+        .map(|(max_size, usual)| v1::StageCost {
+            max_size: wire::signed(*max_size),
+            usual: Some(duration_to_proto(Duration::from_micros(
+                usual.unsigned_abs(),
+            ))),
+        })
+        .collect()
 }
 
 fn words_of(place: Place, about: Option<Duration>) -> String {

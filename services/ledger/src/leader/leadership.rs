@@ -183,6 +183,7 @@ impl Leadership {
             versions: versions::all(session).await?,
             newest_versions: versions::newest(session).await?.into_iter().collect(),
             stages: stages::all(session).await?,
+            dimensions: versions::dimensions(session).await?,
         };
         Ok(Memory::recover(
             self.settings.clone(),

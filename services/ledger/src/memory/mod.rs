@@ -44,7 +44,9 @@ pub(crate) struct Memory {
     /// The newest version that processes of each stage were seen to run. `None`: to be read, for a group that moved one got no
     /// answer to its COMMIT.
     pub(crate) newest_versions: Option<FxHashMap<Stage, u32>>,
-    /// Whether what operators set for stages is to be read, for a group that changed it got no answer to its COMMIT.
+    /// The length of the vectors that stage versions were first recorded with, by their numbers.
+    pub(crate) dimensions: FxHashMap<u32, u32>,
+    /// Whether that, and what operators set for stages, is to be read, for a group that changed it got no answer to its COMMIT.
     pub(crate) stages_unread: bool,
     /// What others are told of stages.
     pub(crate) stages: Stages,
@@ -68,6 +70,8 @@ pub(crate) struct Recovered {
     pub(crate) newest_versions: FxHashMap<Stage, u32>,
     /// What operators set for stages.
     pub(crate) stages: Vec<StageRow>,
+    /// The length of the vectors of stage versions, by their numbers.
+    pub(crate) dimensions: Vec<(u32, u32)>,
 }
 
 /// What a ledger that leads tells those who ask it beside its writer.
@@ -119,6 +123,12 @@ impl Memory {
             dispatcher.set_stage(&row);
             stages.set(row);
         }
+        let dimensions: FxHashMap<u32, u32> = read.dimensions.into_iter().collect();
+        for (number, version) in &read.versions {
+            if let Some(dimensions) = dimensions.get(number) {
+                stages.set_dimensions(version.clone(), *dimensions);
+            }
+        }
         let versions = read.versions.into_iter();
         Self {
             settings,
@@ -129,6 +139,7 @@ impl Memory {
                 .map(|(number, version)| (version, number))
                 .collect(),
             newest_versions: Some(read.newest_versions),
+            dimensions,
             stages_unread: false,
             stages,
             clock: DatabaseClock::default(),
@@ -148,6 +159,15 @@ impl Memory {
     /// A number from 0 to 1, that spreads retries.
     pub(crate) fn jitter(&mut self) -> f64 {
         self.dice.random_range(0.0..1.0)
+    }
+
+    /// Results of a stage version have vectors of this length.
+    pub(crate) fn learn_dimensions(&mut self, number: u32, dimensions: u32) {
+        self.dimensions.insert(number, dimensions);
+        let mut versions = self.versions.iter();
+        if let Some((version, _)) = versions.find(|(_, known)| **known == number) {
+            self.stages.set_dimensions(version.clone(), dimensions);
+        }
     }
 
     /// What operators set for a stage is in force.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use caudal_domain::{BatchRef, Stage};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::costs::Cost;
+
 /// Batches at a stage whose places are told; of those beyond nothing is known.
 pub(crate) const MOST_BATCHES: usize = 10_000;
 
@@ -28,7 +30,19 @@ pub(crate) struct StageQueues {
     pub(crate) waiting: FxHashMap<BatchRef, Place>,
     /// Batches of which some wait and nothing is known.
     pub(crate) untold: bool,
+    /// What is out, and may be, by what it is expected to take; `None` while no process has told its slots.
+    pub(crate) out_cost: Cost,
+    pub(crate) window: Option<Cost>,
+    /// Bytes of the largest files of a class, and what such files lately took.
+    pub(crate) costs: Vec<(u64, Cost)>,
+    /// Batches that wait, by the weight of their tenants.
+    pub(crate) waiting_by_weight: [u32; WEIGHTS.len()],
 }
+
+/// Classes of tenants: those of the usual weight, those of some more, and the heaviest; the lightest of each.
+pub(crate) const WEIGHTS: [u64; 3] = [1, 2, 10];
+/// The same as metrics name them.
+pub(crate) const WEIGHT_NAMES: [&str; 3] = ["1", "2-9", "10-100"];
 
 /// All stages.
 #[derive(Debug, Default)]
@@ -42,6 +56,18 @@ impl Queues {
         self.stages.get(&stage).is_some_and(|queues| {
             queues.untold || queues.out.contains(&batch) || queues.waiting.contains_key(&batch)
         })
+    }
+
+    /// What may be out at a stage, by the time that it takes of slots.
+    pub(crate) fn window(&self, stage: Stage) -> Option<Duration> {
+        let window = self.stages.get(&stage)?.window?;
+        Some(Duration::from_micros(window.unsigned_abs()))
+    }
+
+    /// What is out there.
+    pub(crate) fn out_time(&self, stage: Stage) -> Duration {
+        let out = self.stages.get(&stage).map_or(0, |queue| queue.out_cost);
+        Duration::from_micros(out.max(0).unsigned_abs())
     }
 
     /// Where a batch waits for its turn, and its place there; `None` while a file of it is out anywhere, or none waits.

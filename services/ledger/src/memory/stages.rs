@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use caudal_domain::Stage;
+use caudal_domain::{Stage, StageVersion};
 use uuid::Uuid;
 
 use super::queues::Queues;
@@ -30,6 +30,8 @@ struct Inner {
     listens: Option<(Instant, SystemTime)>,
     heard: BTreeMap<Stage, SystemTime>,
     queues: Arc<Queues>,
+    /// The length of the vectors that stage versions were first recorded with.
+    dimensions: BTreeMap<StageVersion, u32>,
 }
 
 struct Process {
@@ -67,6 +69,16 @@ impl Stages {
     pub(crate) fn row(&self, stage: Stage) -> StageRow {
         let known = self.lock().rows.get(&stage).cloned();
         known.unwrap_or_else(|| StageRow::unset(stage))
+    }
+
+    /// Results of a stage version have vectors of this length.
+    pub(crate) fn set_dimensions(&self, version: StageVersion, dimensions: u32) {
+        self.lock().dimensions.insert(version, dimensions);
+    }
+
+    /// The length of the vectors that a stage version was first recorded with.
+    pub(crate) fn dimensions(&self, version: &StageVersion) -> Option<u32> {
+        self.lock().dimensions.get(version).copied()
     }
 
     /// A process lives; what is set for its stage.

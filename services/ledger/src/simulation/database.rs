@@ -93,6 +93,7 @@ pub(crate) struct Tables {
     pub(crate) versions: Table<Vec<(u32, StageVersion)>>,
     pub(crate) newest: Table<BTreeMap<Stage, u32>>,
     pub(crate) stages: Table<BTreeMap<Stage, StageRow>>,
+    pub(crate) dimensions: Table<BTreeMap<u32, u32>>,
     pub(crate) operations: Table<BTreeMap<(TenantId, Uuid), Arc<OperationRow>>>,
     pub(crate) tus: Table<BTreeMap<(TenantId, Uuid), Arc<TusRow>>>,
     pub(crate) accounts: Table<BTreeMap<TenantId, Arc<Account>>>,
@@ -580,6 +581,17 @@ impl WriteTransaction for ModelTransaction {
         .await
     }
 
+    async fn dimensions(&self) -> Result<Vec<(u32, u32)>, DbErr> {
+        self.read(|tables| {
+            tables
+                .dimensions
+                .iter()
+                .map(|(at, of)| (*at, *of))
+                .collect()
+        })
+        .await
+    }
+
     async fn stages(&self) -> Result<Vec<StageRow>, DbErr> {
         self.read(|tables| tables.stages.values().cloned().collect())
             .await
@@ -974,6 +986,13 @@ impl WriteTransaction for ModelTransaction {
     async fn set_newest_version(&self, stage: Stage, version: u32) -> Result<(), DbErr> {
         self.write(move |tables| {
             tables.newest.insert(stage, version);
+        })
+        .await
+    }
+
+    async fn set_dimensions(&self, number: u32, dimensions: u32) -> Result<(), DbErr> {
+        self.write(move |tables| {
+            tables.dimensions.insert(number, dimensions);
         })
         .await
     }

@@ -105,6 +105,11 @@ impl SimLedger {
                 .map(|(stage, number)| (*stage, *number))
                 .collect(),
             stages: tables.stages.values().cloned().collect(),
+            dimensions: tables
+                .dimensions
+                .iter()
+                .map(|(at, of)| (*at, *of))
+                .collect(),
         };
         let leases = LeaseCache::default();
         leases.leads_until(leads_until);
@@ -277,6 +282,7 @@ impl SimLedger {
             relay: self.relay.clone(),
             hints: self.hints.clone(),
             leases: self.leases.clone(),
+            stages: self.memory.stages.clone(),
             metrics: self.memory.metrics.clone(),
             begun: Instant::now(),
             ahead,

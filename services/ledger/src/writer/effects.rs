@@ -48,6 +48,8 @@ pub(super) struct Effects {
     pub(super) seen_versions: Vec<(u32, StageVersion)>,
     /// Stages of which this group saw a newer version than any before.
     pub(super) newest_versions: BTreeMap<Stage, u32>,
+    /// The length of the vectors of stage versions that had none before, by their numbers.
+    pub(super) dimensions: Vec<(u32, u32)>,
     /// What operators set for stages, the last of each last.
     pub(super) stages: Vec<StageRow>,
     pub(super) new_operations: Vec<OperationRow>,
@@ -84,6 +86,7 @@ impl Effects {
         self.new_versions.clone_from(&written.new_versions);
         self.newest_versions.clone_from(&written.newest_versions);
         self.stages.clone_from(&written.stages);
+        self.dimensions.clone_from(&written.dimensions);
         written
     }
 

@@ -39,6 +39,9 @@ impl Group<'_> {
             for row in transaction.stages().await? {
                 self.memory.learn_stage(row);
             }
+            for (number, dimensions) in transaction.dimensions().await? {
+                self.memory.learn_dimensions(number, dimensions);
+            }
             self.memory.stages_unread = false;
         }
         let versions = needs.iter().filter_map(|needs| needs.version.as_ref());

@@ -111,6 +111,7 @@ pub(super) fn good(stage: Stage, content: [u8; 32]) -> GoodResult {
         warnings: Vec::new(),
         used: Used::default(),
         outcome: (stage == Stage::Metadata).then_some(Outcome::Complete),
+        dimensions: None,
     }
 }
 
@@ -144,6 +145,7 @@ impl Trial {
             versions: Vec::new(),
             newest_versions: Default::default(),
             stages: Vec::new(),
+            dimensions: Vec::new(),
         };
         let metrics = LedgerMetrics::new(&Registry::new("ledger"));
         Self {
@@ -211,6 +213,7 @@ impl Trial {
             relay: self.relay.clone(),
             hints: mpsc::channel(1).0,
             leases: self.memory.leases.clone(),
+            stages: self.memory.stages.clone(),
             metrics: self.memory.metrics.clone(),
             begun: Instant::now(),
             ahead: None,

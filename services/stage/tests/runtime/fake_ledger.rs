@@ -34,6 +34,8 @@ pub(crate) struct State {
     /// What earlier stages recorded of a file.
     pub(crate) inputs: HashMap<Key, Vec<Input>>,
     pub(crate) suspects: HashSet<Key>,
+    /// What files are expected to take.
+    pub(crate) expected_us: HashMap<Key, u64>,
     /// Renewals of these are answered with STOP.
     pub(crate) stops: HashSet<Key>,
     /// Calls of these names get no answer.
@@ -135,6 +137,7 @@ impl LedgerService for FakeLedger {
                 path,
                 source_key: landing_key(key.0, Target(1)),
                 suspect: state.suspects.contains(&key),
+                expected_us: state.expected_us.get(&key).copied().unwrap_or(0),
                 inputs: state.inputs.get(&key).cloned().unwrap_or_default(),
                 ..Work::default()
             });

@@ -68,6 +68,7 @@ fn main() {
         at_a_stage_that_operators_paused_nothing_is_begun_and_what_was_read_is_given_back,
         all_processes_of_a_stage_run_as_many_handlers_as_operators_set,
         a_process_says_that_it_lives_and_that_it_leaves,
+        ten_long_files_leave_a_slot_for_a_short_one,
         what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself,
         a_provider_that_names_a_time_is_neither_asked_nor_probed_before_it,
         a_file_that_meets_a_failure_alone_is_charged_in_the_end_and_holds_up_nobody,
@@ -718,6 +719,43 @@ async fn all_processes_of_a_stage_run_as_many_handlers_as_operators_set() {
     eventually("it is as it was started", async || {
         let told = service.get_stage(GetStageRequest {}).await.unwrap();
         told.into_inner().slots == 2
+    })
+    .await;
+    running.stop().await;
+}
+
+// Protocol 5.5.
+async fn ten_long_files_leave_a_slot_for_a_short_one() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 32)).await;
+    let files: Vec<(u32, &str)> = (0..10).map(|ordinal| (ordinal, "hold")).collect();
+    for (ordinal, _) in &files {
+        let minute = 60_000_000;
+        stand
+            .ledger
+            .state()
+            .expected_us
+            .insert(key(*ordinal), minute);
+    }
+    stand.dispatch(&files).await;
+    eventually("all are leased", async || {
+        stand.ledger.count(|call| matches!(call, Call::Leased(_))) == 10
+    })
+    .await;
+    eventually("three run", async || {
+        stand.handler.seen.lock().unwrap().running == 3
+    })
+    .await;
+    stand.dispatch(&[(10, "quick")]).await;
+    eventually("the short one is done", async || {
+        stand.ledger.count(is_done) == 1
+    })
+    .await;
+    let begun = stand.handler.seen.lock().unwrap().begun.clone();
+    assert_eq!(begun.len(), 4, "{begun:?}");
+    eventually("all are done", async || {
+        stand.handler.told.notify_one();
+        stand.ledger.count(is_done) == 11
     })
     .await;
     running.stop().await;

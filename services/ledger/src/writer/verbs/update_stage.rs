@@ -60,8 +60,8 @@ impl Verb for UpdateStage {
         if let Some(first) = group.first_answer(TenantId::OPERATORS, &self.request)? {
             return Ok(Reply::Now(first));
         }
-        let in_group = group.effects.stages.iter().rev();
-        let in_group = in_group.cloned().find(|row| row.stage == self.stage);
+        let mut in_group = group.effects.stages.iter().rev();
+        let in_group = in_group.find(|row| row.stage == self.stage).cloned();
         let before = in_group.unwrap_or_else(|| group.memory.stages.row(self.stage));
         let mut row = before.clone();
         if let Some(pause) = &self.changes.pause {
