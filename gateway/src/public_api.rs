@@ -404,6 +404,13 @@ impl OperatorService for PublicApi {
         forward!(self, operator.list_stages, request)
     }
 
+    async fn update_stage(
+        &self,
+        request: Request<v1::UpdateStageRequest>,
+    ) -> Result<Response<v1::Stage>, Status> {
+        forward!(self, operator.update_stage, request)
+    }
+
     async fn list_failures(
         &self,
         request: Request<v1::OperatorServiceListFailuresRequest>,

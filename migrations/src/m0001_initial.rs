@@ -188,6 +188,7 @@ CREATE TABLE stage_versions (
     code {text} NOT NULL,
     model {text} NOT NULL,
     options {text} NOT NULL,
+    dimensions {int}, -- length of the vectors that it was first recorded with
     first_seen {time} NOT NULL
 ) {strict};
 CREATE UNIQUE INDEX stage_versions_content ON stage_versions (stage, code, model, options); -- found by what it is
@@ -313,6 +314,11 @@ CREATE INDEX operations_ended ON operations (ended_at) WHERE ended_at IS NOT NUL
 
 CREATE TABLE stages (
     name {exact} NOT NULL PRIMARY KEY,
-    version_id {int} NOT NULL -- the newest that a process of it was seen to run
+    version_id {int}, -- the newest that a process of it was seen to run
+    pause_who {text}, -- null: not paused
+    pause_note {text},
+    pause_at {time},
+    max_slots {int}, -- handlers at once in all its processes; null: as they were started
+    max_files {int} -- files out at once; null: as the ledger was started
 ) {strict};
 "#;

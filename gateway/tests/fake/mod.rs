@@ -609,6 +609,13 @@ impl LedgerService for Ledger {
         Err(Status::unimplemented(""))
     }
 
+    async fn attend(
+        &self,
+        _: Request<mesh::AttendRequest>,
+    ) -> Result<Response<mesh::AttendResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn renew(
         &self,
         _: Request<mesh::RenewRequest>,
@@ -931,6 +938,14 @@ impl OperatorService for Ledger {
         &self,
         request: Request<v1::ListStagesRequest>,
     ) -> Result<Response<v1::ListStagesResponse>, Status> {
+        self.admit(request.metadata())?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn update_stage(
+        &self,
+        request: Request<v1::UpdateStageRequest>,
+    ) -> Result<Response<v1::Stage>, Status> {
         self.admit(request.metadata())?;
         Ok(Response::new(Default::default()))
     }

@@ -18,6 +18,7 @@ use crate::settings::{
     AlwaysLandArguments, DEFAULT_BUCKET, DEFAULT_REGION, DoorArguments, LandingArguments,
     MetricsArguments, StoreArguments, TelemetryArguments, TlsArguments, TusArguments,
 };
+use crate::stages::StagesArguments;
 use crate::tenants::{
     AuditArguments, KeysArguments, TenantsArguments, TokenArguments, UsageArguments,
 };
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Pause(PauseArguments),
     /// Let a paused batch go on
     Resume(ResumeArguments),
+    /// List the stages, pause them and change their size (needs an operator's key)
+    Stages(Box<StagesArguments>),
     /// Make, list, change, pause and close tenants (needs an operator's key)
     Tenants(Box<TenantsArguments>),
     /// Make, list, rotate and revoke API keys

@@ -257,12 +257,19 @@ pub(crate) async fn follow(
 /// Says what stages of a batch wait for, each thing once; one that cannot be asked for says nothing.
 async fn tell_waits(client: &Client, batch: &str, display: &RefCell<Display>) -> Infallible {
     let mut told: Vec<String> = Vec::new();
+    let mut waited_for_turn = false;
     loop {
         tokio::time::sleep(WAITS_EVERY).await;
         let Ok(batch) = client.get_batch(batch).await else {
             continue;
         };
-        let waits: Vec<String> = batch.waits.iter().map(words_of_wait).collect();
+        let mut waits: Vec<String> = batch.waits.iter().map(words_of_wait).collect();
+        // Whoever waits for a part of the system has no turn that comes; and a turn that comes at once is not worth a word.
+        let place = batch.queue.filter(|_| waits.is_empty());
+        match place {
+            Some(place) if waited_for_turn => waits.push(words_of_place(&place)),
+            place => waited_for_turn = place.is_some(),
+        }
         let mut display = display.borrow_mut();
         for new in waits.iter().filter(|wait| !told.contains(wait)) {
             display.say(new);
@@ -272,6 +279,10 @@ async fn tell_waits(client: &Client, batch: &str, display: &RefCell<Display>) ->
         }
         told = waits;
     }
+}
+
+fn words_of_place(place: &v1::QueuePlace) -> String {
+    format!("{} waits for its turn, {}", place.stage, place.words)
 }
 
 fn words_of_wait(wait: &v1::Wait) -> String {

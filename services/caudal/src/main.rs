@@ -1,5 +1,5 @@
 //! The caudal command: up, serve, ingest, watch, batches, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
-//! tenants, keys, token, audit, usage, verify.
+//! stages, tenants, keys, token, audit, usage, verify.
 
 mod arguments;
 mod batches;
@@ -19,6 +19,7 @@ mod selector;
 mod serve;
 mod service;
 mod settings;
+mod stages;
 mod tenants;
 mod unfinished;
 mod up;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
             Command::Dismiss(arguments) => bulk::dismiss(arguments).await,
             Command::Pause(arguments) => bulk::pause(arguments).await,
             Command::Resume(arguments) => bulk::resume(arguments).await,
+            Command::Stages(arguments) => stages::run(*arguments).await,
             Command::Tenants(arguments) => tenants::tenants(*arguments).await,
             Command::Keys(arguments) => tenants::keys(*arguments).await,
             Command::Token(arguments) => tenants::token(arguments).await,

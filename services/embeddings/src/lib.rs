@@ -253,10 +253,23 @@ impl EmbeddingsStage {
         let bytes = read.text.len() as u64;
         let is_cut = read.truncated;
 
+        let expected = job
+            .dimensions
+            .and_then(|length| usize::try_from(length).ok());
+        if let Some(expected) = expected {
+            self.provider.expect_dimensions(expected);
+        }
         let embedded = self
             .embed_text(read)
             .await
             .map_err(|error| failure(&error))?;
+        let dimensions = embedded.vectors.dimensions();
+        if let Some(expected) = expected.filter(|length| dimensions > 0 && *length != dimensions) {
+            let words = format!(
+                "vectors have {dimensions} dimensions, and the first of this stage version had {expected}"
+            );
+            return Err(failure(&ProviderError::Misbehaves { detail: words }));
+        }
         let facts = self.facts(Some(&embedded));
         let usage = Usage {
             bytes,
@@ -279,6 +292,7 @@ impl EmbeddingsStage {
             facts,
             warnings,
             usage,
+            dimensions: u32::try_from(dimensions).ok().filter(|length| *length > 0),
             ..Done::default()
         })
     }

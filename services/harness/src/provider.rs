@@ -17,6 +17,8 @@ const MAX_HEAD: usize = 64 * 1024;
 pub enum Mood {
     /// Embeds.
     Fine,
+    /// Embeds, in vectors of another length.
+    Longer,
     /// Embeds one request each `every`, and answers the others 429.
     Limited {
         /// Time between two requests.
@@ -175,7 +177,7 @@ fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, S
         state.asked.too_early += usize::from(is_early);
     };
     match state.mood {
-        Mood::Fine => {}
+        Mood::Fine | Mood::Longer => {}
         Mood::Limited { every, retry_after } => {
             if state.free_at.is_some_and(|at| now < at) {
                 refused(&mut state);
@@ -200,7 +202,11 @@ fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, S
         .enumerate()
         .map(|(index, text)| {
             let length = text.as_str().map_or(0, str::len);
-            json!({ "object": "embedding", "index": index, "embedding": [length, 1, 0, 0] })
+            let mut vector = vec![length, 1, 0, 0];
+            if state.mood == Mood::Longer {
+                vector.push(0);
+            }
+            json!({ "object": "embedding", "index": index, "embedding": vector })
         })
         .collect();
     let body = json!({

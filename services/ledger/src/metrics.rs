@@ -23,7 +23,18 @@ pub(crate) struct LedgerMetrics {
     pub(crate) relayed: Counter,
     pub(crate) reconcile_failures: Counter,
     pub(crate) collected: Counter,
+    pub(crate) other_dimensions: Counter,
     pub(crate) outstanding: Labelled<Gauge, 1>,
+    pub(crate) window_files: Labelled<Gauge, 1>,
+    /// Microseconds of slots: what is out, and what may be.
+    pub(crate) outstanding_time: Labelled<Gauge, 1>,
+    pub(crate) window_time: Labelled<Gauge, 1>,
+    pub(crate) waiting_batches: Labelled<Gauge, 2>,
+    pub(crate) admissions: Labelled<Counter, 1>,
+    /// Microseconds of slots: what files were expected to take, what they took, and by how much each was missed.
+    pub(crate) expected_time: Labelled<Counter, 1>,
+    pub(crate) taken_time: Labelled<Counter, 1>,
+    pub(crate) missed_time: Labelled<Counter, 1>,
 }
 
 impl LedgerMetrics {
@@ -70,7 +81,43 @@ impl LedgerMetrics {
                 "collected_objects",
                 "Objects deleted that nothing could reach any more",
             ),
+            other_dimensions: registry.counter(
+                "other_dimensions",
+                "Results that were not recorded, for their vectors have another length than those before",
+            ),
             outstanding: registry.gauges("outstanding_files", "Files that are out", ["stage"]),
+            window_files: registry.gauges("window_files", "Files that may be out", ["stage"]),
+            outstanding_time: registry.gauges(
+                "outstanding_microseconds",
+                "What is out, by what it is expected to take of slots",
+                ["stage"],
+            ),
+            window_time: registry.gauges(
+                "window_microseconds",
+                "What may be out by that; 0 while no process has told its slots",
+                ["stage"],
+            ),
+            waiting_batches: registry.gauges(
+                "waiting_batches",
+                "Batches that wait for their turn, by the weight of their tenants",
+                ["stage", "weight"],
+            ),
+            admissions: registry.counters("admissions", "Files that went out", ["stage"]),
+            expected_time: registry.counters(
+                "expected_microseconds",
+                "What reported files had been expected to take of slots",
+                ["stage"],
+            ),
+            taken_time: registry.counters(
+                "taken_microseconds",
+                "What reported files took of slots",
+                ["stage"],
+            ),
+            missed_time: registry.counters(
+                "missed_microseconds",
+                "By how much they took more or less than was expected of each",
+                ["stage"],
+            ),
         }
     }
 }

@@ -61,6 +61,7 @@ mod faults {
         PlaceNotTaken: "2.1", "a dispatch takes no place in the windows";
         TenantWindowIgnored: "2.1", "a tenant's window is not looked at";
         PlacesNeverCompared: "2.3", "pairs that moved on keep their places";
+        CostNotSettled: "2.5", "what files took is neither settled nor learned";
         DeletedBeforePublished: "3.1", "an outbox row is deleted although Redis did not accept it";
         DeadLedgersOutboxLeft: "3.2", "the outbox of a dead ledger is not swept";
         ReadFromTheEnd: "4.1", "a group that is made anew delivers only what comes later";

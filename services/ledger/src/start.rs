@@ -27,7 +27,7 @@ use tonic::service::interceptor::InterceptedService;
 use crate::active_writer::{ActiveWriter, LeaderGuard};
 use crate::api;
 use crate::leader::Leadership;
-use crate::memory::lease_cache::LeaseCache;
+use crate::memory::Told;
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
 use crate::signals::Signals;
@@ -82,7 +82,7 @@ impl Ledger {
         let registry = Registry::new("ledger");
         let health = Health::new();
         let active_writer = ActiveWriter::new();
-        let leases = LeaseCache::default();
+        let told = Told::default();
         let reconcile = Arc::new(Notify::new());
         let streams = Streams::connect(
             &settings.redis_url,
@@ -103,7 +103,7 @@ impl Ledger {
             metrics: metrics.clone(),
             health: health.clone(),
             active_writer: active_writer.clone(),
-            leases: leases.clone(),
+            told: told.clone(),
             objects: settings
                 .objects
                 .clone()
@@ -122,7 +122,8 @@ impl Ledger {
         let ledger = api::Ledger {
             store: store.clone(),
             writer: active_writer.clone(),
-            leases,
+            leases: told.leases,
+            stages: told.stages,
             waits: Waits::new(settings.lease),
             versions: api::versions::Versions::default(),
             reconcile,

@@ -82,6 +82,9 @@ impl Service {
         check_name("process", &request.process)?;
         let now = Instant::now();
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limit) = request.stage_limit {
+            slots.limit(stage, limit);
+        }
         let held = slots.hold(stage, &request.process, request.want, request.have, now)?;
         self.metrics.slots(&slots.sums(now));
         Ok(HoldSlotsResponse {

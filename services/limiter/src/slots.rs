@@ -17,6 +17,8 @@ pub(crate) struct Slots {
     limits: SlotLimits,
     /// Until then processes of before our start may hold slots we do not know of.
     recovered_at: Instant,
+    /// Limits of stages that operators set, as holders tell them.
+    told: BTreeMap<Stage, u32>,
     stages: BTreeMap<Stage, BTreeMap<String, Holder>>,
 }
 
@@ -53,8 +55,23 @@ impl Slots {
         Self {
             limits,
             recovered_at,
+            told: BTreeMap::new(),
             stages,
         }
+    }
+
+    /// A holder says how many slots a stage has in all, as operators set it; 0: as it was started.
+    pub(crate) fn limit(&mut self, stage: Stage, slots: u32) {
+        if slots == 0 {
+            self.told.remove(&stage);
+        } else {
+            self.told.insert(stage, slots);
+        }
+    }
+
+    fn limit_of(&self, stage: Stage) -> u32 {
+        let told = self.told.get(&stage).copied();
+        told.unwrap_or_else(|| self.limits.of(stage))
     }
 
     /// One heartbeat of a process: what it could use, and what it uses now.
@@ -121,7 +138,7 @@ impl Slots {
             .iter()
             .map(|(stage, holders)| StageSum {
                 stage: *stage,
-                limit: self.limits.of(*stage),
+                limit: self.limit_of(*stage),
                 held: sum(holders.values().map(|holder| holder.held)),
                 processes: u32::try_from(holders.len()).unwrap_or(u32::MAX),
             })
@@ -161,7 +178,7 @@ impl Slots {
                 }
             }
         }
-        let free_in_stage = self.limits.of(stage).saturating_sub(held_in_stage);
+        let free_in_stage = self.limit_of(stage).saturating_sub(held_in_stage);
         free_in_stage.min(self.limits.total().saturating_sub(held_in_all))
     }
 
@@ -171,7 +188,7 @@ impl Slots {
             .stages
             .iter()
             .map(|(stage, holders)| {
-                sum(holders.values().map(|holder| holder.want)).min(self.limits.of(*stage))
+                sum(holders.values().map(|holder| holder.want)).min(self.limit_of(*stage))
             })
             .collect();
         let parts = deal(self.limits.total(), &demands);
@@ -255,6 +272,22 @@ mod tests {
         // One that wants little leaves the rest to the others.
         assert_eq!(slots(&mut all, "b", 1, 5, now), 1);
         assert_eq!(slots(&mut all, "a", 12, 5, now), 9);
+    }
+
+    #[test]
+    fn a_limit_that_operators_set_holds_as_soon_as_it_is_told_and_until_it_is_taken_back() {
+        let now = Instant::now();
+        let mut all = Slots::new(limits(10, 5, 50, Duration::ZERO), now);
+        assert_eq!(slots(&mut all, "a", 8, 0, now), 8);
+        all.limit(Stage::Upload, 4);
+        assert_eq!(slots(&mut all, "b", 8, 0, now), 0);
+        assert_eq!(slots(&mut all, "a", 8, 8, now), 2);
+        assert_eq!(slots(&mut all, "b", 8, 0, now), 2);
+        all.limit(Stage::Upload, 20);
+        assert_eq!(slots(&mut all, "a", 16, 2, now), 12);
+        all.limit(Stage::Upload, 0);
+        assert_eq!(slots(&mut all, "a", 16, 12, now), 5);
+        assert_eq!(slots(&mut all, "b", 8, 2, now), 5);
     }
 
     #[test]

@@ -208,6 +208,7 @@ async fn a_bad_request_names_its_field_and_a_stranger_is_turned_away() {
         assert_eq!(from_status(&status).violations[0].field, field);
     }
     let request = HoldSlotsRequest {
+        stage_limit: None,
         stage: "nonsense".to_owned(),
         process: "p".to_owned(),
         want: 1,

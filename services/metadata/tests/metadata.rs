@@ -34,6 +34,7 @@ fn job(media_type: &str, inputs: Vec<Input>) -> Job {
         "00000000",
     );
     Job {
+        dimensions: None,
         file,
         token: Token(9),
         generation: Generation(1),

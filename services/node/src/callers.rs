@@ -19,6 +19,7 @@ const MESH: &[(&str, &str, &[&[&str]])] = &[
     ("LedgerService", "Renew", &[STAGES]),
     ("LedgerService", "Release", &[STAGES]),
     ("LedgerService", "Report", &[STAGES]),
+    ("LedgerService", "Attend", &[STAGES]),
     ("LedgerService", "CheckRecorded", &[STAGES]),
     ("LedgerService", "RequestReconcile", &[STAGES]),
     ("LedgerService", "CheckCredential", &[GATEWAY]),

@@ -113,6 +113,7 @@ const TABLE: &[(&str, Rows)] = &[
         &[
             ("CountAged", RUN),
             ("ListStages", RUN),
+            ("UpdateStage", RUN),
             ("ListFailures", RUN),
             ("RetryFiles", RUN),
             ("CancelFiles", RUN),

@@ -45,10 +45,17 @@ pub struct SlotSettings {
 /// Holds slots until it is stopped or dropped. What may be used now is in [`SlotHolder::granted`].
 #[derive(Debug)]
 pub struct SlotHolder {
-    want: watch::Sender<u32>,
+    asked: watch::Sender<Asked>,
     granted: watch::Receiver<u32>,
     stop: CancellationToken,
     task: JoinHandle<()>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    want: u32,
+    stage_limit: Option<u32>,
 }
 
 impl Drop for SlotHolder {
@@ -65,20 +72,23 @@ impl SlotHolder {
         settings: SlotSettings,
         shutdown: &CancellationToken,
     ) -> Self {
-        let (want, wanted) = watch::channel(settings.want);
+        let (asked, asks) = watch::channel(Asked {
+            want: settings.want,
+            stage_limit: None,
+        });
         let (grant, granted) = watch::channel(0);
         let stop = shutdown.child_token();
         let span = tracing::debug_span!("slots", stage = settings.stage.name());
         let heartbeat = Heartbeat {
             limiter,
             settings,
-            wanted,
+            asks,
             grant,
             valid_until: None,
         };
         let task = tokio::spawn(heartbeat.run(stop.clone()).instrument(span));
         Self {
-            want,
+            asked,
             granted,
             stop,
             task,
@@ -93,7 +103,13 @@ impl SlotHolder {
 
     /// Asks for another number of slots from now on.
     pub fn set_want(&self, want: u32) {
-        self.want.send_replace(want);
+        self.asked.send_modify(|asked| asked.want = want);
+    }
+
+    /// How many the stage has in all, as operators set it; 0: as the limiter was started, none: not known.
+    pub fn set_stage_limit(&self, stage_limit: Option<u32>) {
+        self.asked
+            .send_modify(|asked| asked.stage_limit = stage_limit);
     }
 
     /// Gives the slots back. Call it when nothing runs in them any more.
@@ -108,7 +124,7 @@ impl SlotHolder {
 struct Heartbeat {
     limiter: LimiterServiceClient<MeshChannel>,
     settings: SlotSettings,
-    wanted: watch::Receiver<u32>,
+    asks: watch::Receiver<Asked>,
     grant: watch::Sender<u32>,
     /// Until when the last grant of the limiter is good; none in the local share.
     valid_until: Option<Instant>,
@@ -120,7 +136,7 @@ impl Heartbeat {
             let pause = self.beat().await;
             let changed = async {
                 // The sender lives as long as this task's owner.
-                if self.wanted.changed().await.is_err() {
+                if self.asks.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
@@ -135,9 +151,10 @@ impl Heartbeat {
 
     /// One heartbeat; answers when the next is due.
     async fn beat(&mut self) -> Duration {
-        let want = *self.wanted.borrow_and_update();
+        let asked = *self.asks.borrow_and_update();
+        let want = asked.want;
         let asked_at = Instant::now();
-        match self.ask(want).await {
+        match self.ask(asked).await {
             Ok((slots, valid_for)) => {
                 if self.valid_until.is_none() {
                     tracing::debug!(slots, "the limiter grants slots");
@@ -153,12 +170,13 @@ impl Heartbeat {
         }
     }
 
-    async fn ask(&mut self, want: u32) -> Result<(u32, Duration), String> {
+    async fn ask(&mut self, asked: Asked) -> Result<(u32, Duration), String> {
         let request = HoldSlotsRequest {
             stage: self.settings.stage.name().to_owned(),
             process: self.settings.process.clone(),
-            want,
+            want: asked.want,
             have: *self.grant.borrow(),
+            stage_limit: asked.stage_limit,
         };
         // Two limits: the deadline that the server learns, and our own for a server that hangs.
         let call = self
@@ -206,7 +224,11 @@ impl Heartbeat {
 
     async fn release(&mut self) {
         self.set(0);
+        let nothing = Asked {
+            want: 0,
+            stage_limit: None,
+        };
         // Without it the limiter forgets us a little later.
-        let _ = tokio::time::timeout(RELEASE_DEADLINE, self.ask(0)).await;
+        let _ = tokio::time::timeout(RELEASE_DEADLINE, self.ask(nothing)).await;
     }
 }

@@ -1,6 +1,7 @@
 //! A provider that speaks OpenAI's embeddings API: `POST {base}/embeddings`.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -77,8 +78,8 @@ struct Shared {
     permits: Arc<dyn ProviderPermits>,
     breaker: Mutex<Breaker>,
     pace: Mutex<Pace>,
-    /// The length of the vectors of the first answer.
-    dimensions: OnceLock<usize>,
+    /// The length of the vectors of the first answer, or of those before; 0 while there was none.
+    dimensions: AtomicUsize,
 }
 
 #[derive(Serialize)]
@@ -173,7 +174,7 @@ impl OpenAi {
                 permits,
                 breaker,
                 pace: Mutex::default(),
-                dimensions: OnceLock::new(),
+                dimensions: AtomicUsize::new(0),
             })),
         })
     }
@@ -201,6 +202,11 @@ impl OpenAi {
     /// The vector length that was asked for, if any was.
     pub fn dimensions(&self) -> Option<usize> {
         self.shared().settings.dimensions
+    }
+
+    /// The length that vectors of this model had before.
+    pub fn expect_dimensions(&self, length: usize) {
+        self.shared().dimensions.store(length, Ordering::Relaxed);
     }
 
     /// The most tokens of one text that the model reads.
@@ -435,7 +441,13 @@ impl Shared {
             ));
         }
         let asked_for = self.settings.dimensions;
-        let expected = asked_for.unwrap_or_else(|| *self.dimensions.get_or_init(|| found));
+        let first = || {
+            let known =
+                self.dimensions
+                    .compare_exchange(0, found, Ordering::Relaxed, Ordering::Relaxed);
+            known.err().unwrap_or(found)
+        };
+        let expected = asked_for.unwrap_or_else(first);
         if found == expected {
             return Ok(());
         }

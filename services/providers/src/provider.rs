@@ -113,6 +113,13 @@ impl EmbeddingProvider {
         }
     }
 
+    /// The length that vectors of this model had elsewhere or before: from now on another is the provider's fault.
+    pub fn expect_dimensions(&self, length: usize) {
+        if let Self::OpenAi(openai) = self {
+            openai.expect_dimensions(length);
+        }
+    }
+
     /// The most tokens of one text that the model reads; 0 where there is none.
     pub fn max_tokens(&self) -> usize {
         match self {

@@ -1,6 +1,7 @@
 //! What the process holds: each dispatch from its reading to its final answer, and the entries that wait for it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -73,7 +74,9 @@ pub(crate) struct Seen {
 
 /// The book. Its lock is never held across an await.
 pub(crate) struct Book {
+    /// As it was started, and at least so many where more handlers are to have work.
     prefetch: usize,
+    at_least: AtomicUsize,
     inner: Mutex<Inner>,
     /// Room may have become free.
     pub(crate) room_made: Notify,
@@ -85,6 +88,7 @@ impl Book {
     pub(crate) fn new(prefetch: usize) -> Self {
         Self {
             prefetch,
+            at_least: AtomicUsize::new(0),
             inner: Mutex::default(),
             room_made: Notify::new(),
             entries_closed: Notify::new(),
@@ -95,11 +99,18 @@ impl Book {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// So many dispatches may be held, whatever the process was started for.
+    pub(crate) fn hold_at_least(&self, dispatches: usize) {
+        self.at_least.store(dispatches, Ordering::Relaxed);
+        self.room_made.notify_one();
+    }
+
     /// Dispatches that may still be read. Entries that only wait for their acknowledgement take room too: without Redis
     /// nothing is acknowledged, and nothing piles up either.
     pub(crate) fn room(&self) -> usize {
         let inner = self.lock();
         self.prefetch
+            .max(self.at_least.load(Ordering::Relaxed))
             .saturating_sub(inner.files.len() + inner.closed.len() + inner.acknowledging)
     }
 

@@ -1,6 +1,6 @@
 //! What the tasks of one stage process share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::gate::Gate;
 use crate::landing::Landings;
 use crate::ledger::LedgerLink;
 use crate::metrics::StageMetrics;
-use crate::settings::StageSettings;
+use crate::settings::{MAX_SLOTS, SLOW_READ_AHEAD, StageSettings};
 
 pub(crate) struct Core {
     pub(crate) stage: Stage,
@@ -32,6 +32,13 @@ pub(crate) struct Core {
     pub(crate) metrics: StageMetrics,
     /// Nothing is read while true.
     pub(crate) paused: watch::Sender<bool>,
+    /// Operators paused the stage, in all its processes, or the ledger has not said yet that they did not: nothing is read
+    /// nor begun while true.
+    pub(crate) stage_paused: watch::Sender<bool>,
+    /// Handlers of all processes of the stage, as operators set it; none: not known yet, 0: as they were started.
+    pub(crate) stage_slots: watch::Sender<Option<u32>>,
+    /// The number of handlers was set for this process alone.
+    pub(crate) set_alone: AtomicBool,
     /// Nothing is read nor begun while it is shut.
     pub(crate) gate: Gate,
     /// Handlers that this process is set to run at once.
@@ -80,6 +87,9 @@ impl Core {
             objects: parts.objects,
             metrics: parts.metrics,
             paused: watch::Sender::new(false),
+            stage_paused: watch::Sender::new(true),
+            stage_slots: watch::Sender::new(None),
+            set_alone: AtomicBool::new(false),
             wanted_slots: watch::Sender::new(slots),
             granted_slots: watch::Sender::new(slots),
             reconcile_wanted: Notify::new(),
@@ -110,6 +120,49 @@ impl Core {
     /// Handlers that may run at once now.
     pub(crate) fn allowed_slots(&self) -> usize {
         (*self.wanted_slots.borrow()).min(*self.granted_slots.borrow())
+    }
+
+    /// Whether nothing more may be read or begun for now.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.gate.is_shut() || *self.stage_paused.borrow()
+    }
+
+    /// What operators set for all processes of the stage. Each runs as many handlers as they allow in all, as far as the
+    /// limiter grants them, unless the number was set for this process alone.
+    pub(crate) fn follow(&self, paused: bool, max_slots: u32) {
+        let changed = self.stage_paused.send_if_modified(|known| {
+            let changed = *known != paused;
+            *known = paused;
+            changed
+        });
+        if changed {
+            tracing::info!(stage = %self.stage, paused, "what operators set for the stage");
+        }
+        self.stage_slots.send_if_modified(|known| {
+            let changed = *known != Some(max_slots);
+            *known = Some(max_slots);
+            changed
+        });
+        if self.set_alone.load(Ordering::Relaxed) {
+            return;
+        }
+        let wanted = match usize::try_from(max_slots).unwrap_or(MAX_SLOTS) {
+            0 => self.settings.slots,
+            in_all => in_all.min(MAX_SLOTS),
+        };
+        self.want_slots(wanted);
+    }
+
+    /// How many handlers this process runs at once, as far as they are granted.
+    pub(crate) fn want_slots(&self, slots: usize) {
+        if slots > self.settings.slots {
+            self.book.hold_at_least(slots + SLOW_READ_AHEAD);
+        }
+        self.wanted_slots.send_if_modified(|known| {
+            let changed = *known != slots;
+            *known = slots;
+            changed
+        });
     }
 
     pub(crate) fn last_error(&self) -> String {

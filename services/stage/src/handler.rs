@@ -65,6 +65,8 @@ pub struct Job {
     pub suspect: bool,
     /// For providers: the same work asked for twice has the same key. Empty in the upload stage, which calls nobody.
     pub idempotency_key: String,
+    /// Length of the vectors that this stage version was first recorded with: others are not recorded.
+    pub dimensions: Option<u32>,
     /// The object store.
     pub objects: ObjectStore,
     /// Writes this execution's objects.
@@ -136,6 +138,10 @@ pub struct Done {
     pub usage: Usage,
     /// Metadata stage: the judgement of the file.
     pub outcome: Option<Outcome>,
+    /// Embeddings stage: length of the vectors, where there are some. Only such as this stage version was first recorded with are
+    /// recorded.
+    #[serde(default)]
+    pub dimensions: Option<u32>,
 }
 
 /// An object that a handler wrote.

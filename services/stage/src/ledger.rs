@@ -7,9 +7,9 @@ use caudal_node::{MAX_ENCODE_BYTES, MeshChannel, with_deadline};
 use caudal_proto::convert::{file_tokens_to_proto, stage_version_to_proto};
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::mesh::v1::{
-    CheckRecordedRequest, FileTokens, LeaseRequest, LeaseResponse, LeaseVerdict, ProcessWait,
-    ReleaseRequest, RenewRequest, RenewVerdict, Report, ReportRequest, ReportVerdict,
-    RequestReconcileRequest,
+    AttendRequest, AttendResponse, CheckRecordedRequest, FileTokens, LeaseRequest, LeaseResponse,
+    LeaseVerdict, ProcessWait, ReleaseRequest, RenewRequest, RenewVerdict, Report, ReportRequest,
+    ReportVerdict, RequestReconcileRequest,
 };
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -18,6 +18,9 @@ use crate::book::Key;
 
 /// Longest wait for an answer; the ledger's commit groups take far less, and a dead connection is noticed by it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same for what is said again half a second later.
+const ATTEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The ledger as a stage sees it. Answers that do not fit their question count as none.
 #[derive(Debug, Clone)]
@@ -105,6 +108,41 @@ impl LedgerLink {
             .into_inner();
         check_length("verdicts of a renewal", 1, answer.verdicts.len())?;
         Ok(answer.verdicts[0] == RenewVerdict::Keep as i32)
+    }
+
+    /// Says that this process lives; what is set for its stage.
+    pub(crate) async fn attend(
+        &self,
+        stage: Stage,
+        process: Uuid,
+        slots: usize,
+    ) -> Result<AttendResponse, Status> {
+        let request = AttendRequest {
+            stage: stage.name().to_owned(),
+            process: process.to_string(),
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
+            leaves: false,
+        };
+        let mut client = self.client.clone();
+        let answer = client
+            .attend(with_deadline(request, ATTEND_TIMEOUT))
+            .await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Says that this process ends.
+    pub(crate) async fn leave(&self, stage: Stage, process: Uuid) -> Result<(), Status> {
+        let request = AttendRequest {
+            stage: stage.name().to_owned(),
+            process: process.to_string(),
+            slots: 0,
+            leaves: true,
+        };
+        let mut client = self.client.clone();
+        client
+            .attend(with_deadline(request, ATTEND_TIMEOUT))
+            .await?;
+        Ok(())
     }
 
     pub(crate) async fn release(&self, process: Uuid, keys: &[Key]) -> Result<(), Status> {

@@ -7,6 +7,7 @@
 //! it and the `book` below. The `gate` before `read` is shut while store or provider cannot do their part. What landed waits in `landing` until `free` may delete it.
 
 mod any_handler;
+mod attend;
 mod backoff;
 mod book;
 mod core;

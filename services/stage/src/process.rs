@@ -23,7 +23,7 @@ use crate::ledger::LedgerLink;
 use crate::metrics::StageMetrics;
 use crate::service::Service;
 use crate::settings::{InvalidSettings, StageSettings};
-use crate::{free, lease, probe, read, release, renew, report, run};
+use crate::{attend, free, lease, probe, read, release, renew, report, run};
 
 /// What a stage process works with.
 #[derive(Debug, Clone)]
@@ -199,6 +199,7 @@ async fn consume<H: Handler>(
     let answered = CancellationToken::new();
     let mut sides = JoinSet::new();
     sides.spawn(renew::renew(core.clone(), answered.clone()));
+    sides.spawn(attend::attend(core.clone(), answered.clone()));
     sides.spawn(free::free(core.clone(), answered.clone()));
     sides.spawn(probe::tend(core.clone(), handler, answered.clone()));
     sides.spawn(hold_slots(core.clone(), limiter, answered.clone()));
@@ -272,6 +273,7 @@ async fn hold_slots(core: Arc<Core>, limiter: Option<SlotSource>, ended: Cancell
         return;
     };
     let mut wanted = core.wanted_slots.subscribe();
+    let mut limit = core.stage_slots.subscribe();
     let want = |slots: usize| u32::try_from(slots).unwrap_or(u32::MAX);
     let settings = SlotSettings {
         stage: core.stage,
@@ -289,6 +291,7 @@ async fn hold_slots(core: Arc<Core>, limiter: Option<SlotSource>, ended: Cancell
                 break;
             },
             _ = wanted.changed() => holder.set_want(want(*wanted.borrow_and_update())),
+            _ = limit.changed() => holder.set_stage_limit(*limit.borrow_and_update()),
             () = ended.cancelled() => break,
         }
     }

@@ -68,23 +68,26 @@ pub(crate) async fn read(core: Arc<Core>, to_lease: mpsc::Sender<Key>) {
     }
 }
 
-/// Waits until something may be read; false at shutdown. A read that is under way when the gate shuts is not broken off, and
+/// Waits until something may be read; false at shutdown. A read that is under way when the gate shuts, or the stage is paused, is not broken off, and
 /// what an answer that was lost delivered is looked for all the same: what lies here unseen for longer than a lease would
 /// count as a kill, and the gate may be shut for hours. The runner gives it back.
 async fn wait_for_room(core: &Core, answer_lost: bool) -> bool {
     let mut paused = core.paused.subscribe();
     let mut is_shut = core.gate.is_shut.subscribe();
+    let mut stage_paused = core.stage_paused.subscribe();
     loop {
         if core.shutdown.is_cancelled() {
             return false;
         }
         let room_made = core.book.room_made.notified();
         let is_paused = *paused.borrow_and_update();
-        let waits = *is_shut.borrow_and_update() && !answer_lost;
+        let held_up = *is_shut.borrow_and_update() | *stage_paused.borrow_and_update();
+        let waits = held_up && !answer_lost;
         if is_paused || waits {
             tokio::select! {
                 _ = paused.changed() => {}
                 _ = is_shut.changed() => {}
+                _ = stage_paused.changed() => {}
                 () = core.shutdown.cancelled() => {}
             }
             continue;
@@ -96,6 +99,7 @@ async fn wait_for_room(core: &Core, answer_lost: bool) -> bool {
             () = room_made => {}
             _ = paused.changed() => {}
             _ = is_shut.changed() => {}
+            _ = stage_paused.changed() => {}
             () = core.shutdown.cancelled() => {}
         }
     }

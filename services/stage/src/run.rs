@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caudal_domain::{Generation, Reason};
 use caudal_node::TraceContext;
@@ -25,11 +25,87 @@ use crate::solo;
 use crate::timeout::end_in_time;
 use crate::wire::{JobParts, done_to_proto, failure_to_proto, job_from_work};
 
+/// What is expected to hold a slot for longer is long work.
+const LONG: Duration = Duration::from_secs(2);
+/// So many slots of a process, and one at least of several, are kept for short work,
+const SLOTS_A_KEPT_ONE: usize = 4;
+/// while some came within this.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// What waits for a slot, in the order of its coming. Long work never has all slots while short work comes: else a minute's
+/// documents keep every thumbnail waiting (protocol 5.5).
+struct Queue {
+    short: VecDeque<(u64, Leased)>,
+    long: VecDeque<(u64, Leased)>,
+    came: u64,
+    /// When short work came last; also the beginning, when nothing is known of what will come.
+    short_came: Instant,
+}
+
+impl Queue {
+    fn new(now: Instant) -> Self {
+        Self {
+            short: VecDeque::new(),
+            long: VecDeque::new(),
+            came: 0,
+            short_came: now,
+        }
+    }
+
+    fn push(&mut self, leased: Leased, now: Instant) {
+        self.came += 1;
+        if leased.is_long() {
+            self.long.push_back((self.came, leased));
+        } else {
+            self.short_came = now;
+            self.short.push_back((self.came, leased));
+        }
+    }
+
+    /// What is begun next, with `running` handlers at work, `long` of them on long work, in `slots`.
+    fn next(&mut self, slots: usize, running: usize, long: usize, now: Instant) -> Option<Leased> {
+        if running >= slots {
+            return None;
+        }
+        let keeps = slots > 1 && now.saturating_duration_since(self.short_came) < KEPT_FOR;
+        let kept = if keeps {
+            (slots / SLOTS_A_KEPT_ONE).max(1)
+        } else {
+            0
+        };
+        let long_fits = long < slots - kept;
+        let first = |queue: &VecDeque<(u64, Leased)>| queue.front().map(|(came, _)| *came);
+        let long_is_next = match (first(&self.short), first(&self.long)) {
+            (Some(short), Some(long)) => long_fits && long < short,
+            (None, Some(_)) => long_fits,
+            (_, None) => false,
+        };
+        let queue = if long_is_next {
+            &mut self.long
+        } else {
+            &mut self.short
+        };
+        queue.pop_front().map(|(_, leased)| leased)
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = Leased> + '_ {
+        let all = self.short.drain(..).chain(self.long.drain(..));
+        all.map(|(_, leased)| leased)
+    }
+}
+
+impl Leased {
+    fn is_long(&self) -> bool {
+        Duration::from_micros(self.work.expected_us) > LONG
+    }
+}
+
 /// What the runner keeps of a file while a handler has the rest.
 struct Running {
     key: Key,
     nonce: String,
     generation: Generation,
+    is_long: bool,
 }
 
 /// What came of a handler, and how long it worked.
@@ -38,7 +114,7 @@ type Execution = (Result<Done, Failure>, Duration);
 struct Runner<H> {
     core: Arc<Core>,
     handler: Arc<H>,
-    waiting: VecDeque<Leased>,
+    waiting: Queue,
     tasks: JoinSet<Execution>,
     running: HashMap<Id, Running>,
     to_report: mpsc::Sender<Ended>,
@@ -58,12 +134,13 @@ pub(crate) async fn run<H: Handler>(
     let mut wanted = core.wanted_slots.subscribe();
     let mut granted = core.granted_slots.subscribe();
     let mut is_shut = core.gate.is_shut.subscribe();
+    let mut stage_paused = core.stage_paused.subscribe();
     let shutdown = core.shutdown.clone();
     let drain = core.settings.drain;
     let mut runner = Runner {
         core,
         handler,
-        waiting: VecDeque::new(),
+        waiting: Queue::new(Instant::now()),
         tasks: JoinSet::new(),
         running: HashMap::new(),
         to_report,
@@ -72,19 +149,20 @@ pub(crate) async fn run<H: Handler>(
     };
     let mut leased_is_open = true;
     while leased_is_open && !shutdown.is_cancelled() {
-        if runner.core.gate.is_shut() {
+        if runner.core.is_held_up() {
             runner.give_back_what_waits().await;
         }
         runner.begin_what_fits();
         tokio::select! {
             next = leased.recv() => match next {
-                Some(next) => runner.waiting.push_back(next),
+                Some(next) => runner.waiting.push(next, Instant::now()),
                 None => leased_is_open = false,
             },
             Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
             _ = wanted.changed() => {}
             _ = granted.changed() => {}
             _ = is_shut.changed() => {}
+            _ = stage_paused.changed() => {}
             () = shutdown.cancelled() => {}
         }
     }
@@ -95,7 +173,7 @@ pub(crate) async fn run<H: Handler>(
         runner.give_back_what_waits().await;
         tokio::select! {
             late = leased.recv(), if leased_is_open => match late {
-                Some(late) => runner.waiting.push_back(late),
+                Some(late) => runner.waiting.push(late, Instant::now()),
                 None => leased_is_open = false,
             },
             Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
@@ -112,9 +190,12 @@ impl<H: Handler> Runner<H> {
             .metrics
             .slots
             .set(i64::try_from(allowed).unwrap_or(i64::MAX));
-        while self.tasks.len() < allowed
-            && let Some(leased) = self.waiting.pop_front()
-        {
+        loop {
+            let long = self.running.values().filter(|running| running.is_long);
+            let (running, long) = (self.tasks.len(), long.count());
+            let Some(leased) = self.waiting.next(allowed, running, long, Instant::now()) else {
+                break;
+            };
             self.begin(leased);
         }
         self.core
@@ -124,6 +205,7 @@ impl<H: Handler> Runner<H> {
     }
 
     fn begin(&mut self, leased: Leased) {
+        let is_long = leased.is_long();
         let Leased { key, work } = leased;
         // A renewal may have found, while it waited, that nobody wants it any more.
         let Some(cancelled) = self.core.book.advance(&key, Phase::Running) else {
@@ -147,6 +229,7 @@ impl<H: Handler> Runner<H> {
                 key,
                 nonce,
                 generation,
+                is_long,
             },
         );
     }
@@ -166,6 +249,7 @@ impl<H: Handler> Runner<H> {
             key,
             nonce,
             generation,
+            ..
         }) = self.running.remove(&id)
         else {
             return;
@@ -230,7 +314,7 @@ impl<H: Handler> Runner<H> {
     }
 
     async fn give_back_what_waits(&mut self) {
-        for waiting in self.waiting.drain(..) {
+        for waiting in self.waiting.drain() {
             let _ = self.to_release.send(waiting.key).await;
         }
     }
@@ -325,4 +409,71 @@ fn words_of_panic(error: JoinError) -> String {
         (None, None) => "without words".to_owned(),
     };
     format!("the handler panicked: {words}")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use caudal_domain::{BatchId, FileRef, TenantId, Token};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SLOTS: usize = 4;
+
+    fn leased(ordinal: u32, expected: Duration) -> Leased {
+        let tenant = TenantId::from_uuid(Uuid::from_u128(1));
+        let batch = BatchId::from_uuid(Uuid::from_u128(2));
+        let work = Work {
+            expected_us: u64::try_from(expected.as_micros()).unwrap(),
+            ..Work::default()
+        };
+        Leased {
+            key: (FileRef::new(tenant, batch, ordinal), Token::FIRST),
+            work: Box::new(work),
+        }
+    }
+
+    /// What begins in free slots, of those in which nothing runs yet.
+    fn begun(queue: &mut Queue, now: Instant) -> Vec<u32> {
+        let (mut begun, mut long) = (Vec::new(), 0);
+        while let Some(next) = queue.next(SLOTS, begun.len(), long, now) {
+            long += usize::from(next.is_long());
+            begun.push(next.key.0.ordinal);
+        }
+        begun
+    }
+
+    // Protocol 5.5.
+    #[test]
+    fn long_work_leaves_a_slot_for_short_work_and_has_all_where_none_came_for_long() {
+        let minute = Duration::from_secs(60);
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        for ordinal in 0..10 {
+            queue.push(leased(ordinal, minute), now);
+        }
+        assert_eq!(begun(&mut queue, now), [0, 1, 2]);
+        // What comes short begins at once, before what waits.
+        queue.push(leased(10, Duration::from_millis(20)), now);
+        let next = queue.next(SLOTS, 3, 3, now).unwrap();
+        assert_eq!(next.key.0.ordinal, 10);
+        assert!(queue.next(SLOTS, 3, 3, now).is_none());
+        let later = now + KEPT_FOR;
+        let next = queue.next(SLOTS, 3, 3, later).unwrap();
+        assert_eq!(next.key.0.ordinal, 3);
+        // A single slot keeps nothing.
+        assert!(queue.next(1, 0, 0, now).is_some());
+    }
+
+    #[test]
+    fn what_came_first_begins_first_where_a_slot_may_take_either() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        queue.push(leased(0, Duration::from_secs(9)), now);
+        for ordinal in 1..9 {
+            queue.push(leased(ordinal, Duration::from_millis(1)), now);
+        }
+        assert_eq!(begun(&mut queue, now), [0, 1, 2, 3]);
+    }
 }

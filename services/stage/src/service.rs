@@ -1,6 +1,7 @@
 //! What one stage process tells of itself, and the switches for it alone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use caudal_domain::file_name;
 use caudal_node::scope::{require_operator, require_service};
@@ -74,6 +75,7 @@ impl StageService for Service {
             failed: core.metrics.failed.since_start(),
             superseded: core.metrics.superseded.since_start(),
             waiting: core.gate.waiting().as_ref().map(Waiting::to_proto),
+            stage_paused: *core.stage_paused.borrow(),
         }))
     }
 
@@ -109,7 +111,8 @@ impl StageService for Service {
                 caudal_domain::Refusal::invalid("slots", format!("must be from 1 to {MAX_SLOTS}"));
             return Err(to_status(&refusal));
         }
-        self.core.wanted_slots.send_replace(wanted);
+        self.core.set_alone.store(true, Ordering::Relaxed);
+        self.core.want_slots(wanted);
         tracing::info!(stage = %self.core.stage, slots, "concurrency set");
         Ok(Response::new(SetConcurrencyResponse { slots }))
     }

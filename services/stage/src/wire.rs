@@ -77,6 +77,7 @@ pub(crate) fn job_from_work(
         stages,
         suspect: work.suspect,
         idempotency_key,
+        dimensions: Some(work.dimensions).filter(|length| *length > 0),
         objects: parts.objects,
         artifacts,
         cancelled: parts.cancelled,
@@ -171,6 +172,7 @@ pub(crate) fn done_to_proto(done: Done, nonce: String) -> Result<mesh::v1::Done,
             .collect(),
         usage: Some(usage_to_proto(done.usage)),
         outcome: outcome.into(),
+        dimensions: done.dimensions.unwrap_or(0),
     })
 }
 

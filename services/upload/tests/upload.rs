@@ -62,6 +62,7 @@ impl Stand {
             "00000000",
         );
         Job {
+            dimensions: None,
             file: file(),
             token: Token(2),
             generation: Generation(1),

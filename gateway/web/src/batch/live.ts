@@ -8,6 +8,7 @@ import {
   followBatch,
   hasEnded,
   MissingFiles,
+  type QueuePlace,
   type Reason,
   retrying,
   type Wait,
@@ -72,6 +73,8 @@ export class LiveBatch {
   line: Line = "connecting";
   /** What its stages wait for now. */
   waits: Wait[] = [];
+  /** Whose turn comes before this batch's, while nothing of it is worked on. */
+  queue: QueuePlace | undefined = undefined;
   trouble: Trouble | undefined;
   ingest: Ingest | undefined;
   /** Rises with each painting. */
@@ -474,9 +477,12 @@ export class LiveBatch {
     const { finished, total } = this;
     const asks = this.line === "live" && this.isKnown && !this.hasEnded && finished < total;
     try {
-      const waits = asks ? (await this.callers.batches.getBatch({ name: this.name })).waits : [];
-      if (waits.length === 0 && this.waits.length === 0) return;
+      const batch = asks ? await this.callers.batches.getBatch({ name: this.name }) : undefined;
+      const waits = batch?.waits ?? [];
+      const queue = waits.length === 0 ? batch?.queue : undefined;
+      if (waits.length === 0 && this.waits.length === 0 && queue === undefined && this.queue === undefined) return;
       this.waits = waits;
+      this.queue = queue;
       this.changed();
     } catch {
       // What was told stands until the next answer.

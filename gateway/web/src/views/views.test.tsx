@@ -319,6 +319,21 @@ test("says what part of the system is waited for while a batch runs, and no more
   expect(text()).toBe("");
 });
 
+test("says whose turn comes first while nothing of a batch is worked on, and how long that takes where it is known", async () => {
+  const queue = { stage: "embeddings", batchesOfOthers: 3, ownBatches: 1 };
+  const answers = [{ waits: [], queue: { ...queue, about: { seconds: 40n } } }, { waits: [], queue }, { waits: [] }];
+  const getBatch = async () => answers.shift();
+  const live = batchOf({}, [[PROCESSING, 3]], undefined, { batches: { getBatch } } as unknown as Caudal);
+  live.line = "live";
+  const text = () => renderToStaticMarkup(<Waits live={live} />);
+  await live.learnWaits();
+  expect(text()).toContain("embeddings: behind 3 batches of others and 1 batch of your own, about 40 s");
+  await live.learnWaits();
+  expect(text()).toContain("of your own</p>");
+  await live.learnWaits();
+  expect(text()).toBe("");
+});
+
 test("what waits because a tenant may have no more at once reads as waiting, and a quota that is full does not", () => {
   const error = new ConnectError("4 expensive reads go on", Code.ResourceExhausted);
   expect(troubleOf(error).kind).toBe("said");

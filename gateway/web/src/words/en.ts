@@ -1,4 +1,5 @@
 const files = (count: number, shown: string) => (count === 1 ? "1 file" : `${shown} files`);
+const batches = (count: number, whose: string) => (count === 1 ? `1 batch ${whose}` : `${count} batches ${whose}`);
 
 /** Everything the page says, in English. Other languages have the same shape. */
 export const en = {
@@ -86,6 +87,9 @@ export const en = {
     isPaused: "This batch is paused",
     waits: "Waiting for a part of the system. Nothing is lost, and it goes on by itself.",
     waitsFor: (stage: string, what: string) => `${stage}: ${what}`,
+    behind: (stage: string, others: number, own: number) =>
+      `${stage}: behind ${[others > 0 && batches(others, "of others"), own > 0 && batches(own, "of your own")].filter(Boolean).join(" and ")}`,
+    aboutSeconds: (seconds: number) => `, about ${seconds} s`,
     pausedSince: (time: string) => `since ${time}`,
     pausedNote: (note: string) => `“${note}”`,
     tellMe: "Tell me when it ends",

@@ -1,6 +1,7 @@
 import type { Words } from "./en";
 
 const files = (count: number, shown: string) => (count === 1 ? "1 archivo" : `${shown} archivos`);
+const lotes = (count: number, whose: string) => (count === 1 ? `1 lote ${whose}` : `${count} lotes ${whose}`);
 
 export const es: Words = {
   nav: { batches: "Lotes", skip: "Ir al contenido" },
@@ -88,6 +89,9 @@ export const es: Words = {
     isPaused: "Este lote está en pausa",
     waits: "Se espera a una parte del sistema. No se pierde nada y seguirá por sí solo.",
     waitsFor: (stage, what) => `${stage}: ${what}`,
+    behind: (stage, others, own) =>
+      `${stage}: detrás de ${[others > 0 && lotes(others, "de otros"), own > 0 && lotes(own, own === 1 ? "suyo" : "suyos")].filter(Boolean).join(" y ")}`,
+    aboutSeconds: (seconds) => `, unos ${seconds} s`,
     pausedSince: (time) => `desde ${time}`,
     pausedNote: (note) => `«${note}»`,
     tellMe: "Avisarme cuando termine",

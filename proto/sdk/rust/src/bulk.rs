@@ -230,6 +230,23 @@ impl Client {
         unary!(self, operator.list_stages, v1::ListStagesRequest {})
     }
 
+    /// Changes what is set for a stage: the paths of `update_mask`, with the values in `stage`.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or no answer.
+    pub async fn update_stage(
+        &self,
+        stage: v1::Stage,
+        update_mask: Vec<String>,
+    ) -> Result<v1::Stage, ClientError> {
+        let request = v1::UpdateStageRequest {
+            stage: Some(stage),
+            update_mask: Some(prost_types::FieldMask { paths: update_mask }),
+            request_id: new_request_id(),
+        };
+        unary!(self, operator.update_stage, request)
+    }
+
     /// Changes a batch: of `batch` only what `paths` names is read.
     ///
     /// # Errors

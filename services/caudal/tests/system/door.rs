@@ -668,7 +668,12 @@ fn a_tenant_of_few_calls_waits_for_its_turn_says_so_and_loses_nothing() {
 }
 
 /// Starts a watch, and reads what it says until `words` are among it.
-fn watch_until(ground: &Ground, key: &str, batch: &str, words: &str) -> std::process::Child {
+pub(crate) fn watch_until(
+    ground: &Ground,
+    key: &str,
+    batch: &str,
+    words: &str,
+) -> std::process::Child {
     use std::io::{BufRead as _, BufReader};
 
     let mut watch = ground.system.command(&["watch", batch, "--key", key]);

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use caudal_harness::{PATIENCE, until_now};
 use caudal_proto::v1::{AddEntriesRequest, Batch, CreateBatchRequest};
 use serde_json::{Value, json};
 
+use crate::door::watch_until;
 use crate::refusals::{batches, channel, file, request_id};
 use crate::{Database, Ground, QUICK, json as answer};
 
@@ -126,6 +128,71 @@ fn failures_are_counted_retried_and_dismissed_from_the_command_line() {
 #[test]
 fn failures_are_counted_retried_and_dismissed_on_postgres() {
     failures_are_counted_retried_and_dismissed(Database::Postgres);
+}
+
+fn a_stage_is_paused_says_so_to_whose_files_wait_and_stays_so_over_a_restart(database: Database) {
+    let mut ground = Ground::new(database);
+    let operator = ground.system.ready("operator_key");
+    let of_stage = |ground: &Ground, arguments: &[&str]| {
+        let more = ["--api-key", &operator];
+        let (code, told) = run(ground, &[&["stages"], arguments, &more].concat());
+        assert_eq!(code, Some(0), "{told}");
+        let stages = told["stages"].as_array().unwrap().iter();
+        let mut stages = stages.filter(|one| one["stage"] == "extract-text");
+        stages.next().unwrap().clone()
+    };
+    let note = ["pause", "extract-text", "--note", "the fonts are changed"];
+    let paused = of_stage(&ground, &note);
+    assert_eq!(paused["paused"]["note"], "the fonts are changed");
+    let size = of_stage(&ground, &["size", "extract-text", "--slots", "2"]);
+    assert_eq!(size["max_slots"], 2);
+    let folder = ground.texts(20);
+    let batch = ingest(&ground, &folder, &["--no-wait"]);
+    let words = "extract-text waits: the stage is paused: the fonts are changed (STAGE_PAUSED)";
+    let member = ground.system.ready("api_key");
+    let mut watch = watch_until(&ground, &member, &batch, words);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let done = |ground: &Ground| run(ground, &["count", &batch, "--state", "processed"]).1;
+    assert_eq!(done(&ground)["total"], 0);
+
+    assert!(ground.system.stop().unwrap().success());
+    ground.system.restart().unwrap();
+    let told = of_stage(&ground, &[]);
+    assert_eq!(told["paused"]["note"], "the fonts are changed");
+    assert_eq!(told["waits"][0]["reason"], "STAGE_PAUSED");
+    assert_eq!(done(&ground)["total"], 0);
+    let (code, refused) = self::words(&ground, &["stages"]);
+    assert_eq!(code, Some(1));
+    assert!(refused.contains("operator"), "{refused}");
+
+    let resumed = of_stage(&ground, &["resume", "extract-text"]);
+    assert_eq!(resumed["paused"], Value::Null);
+    let (_, ended) = run(&ground, &["watch", &batch]);
+    assert_eq!(ended["files"]["PROCESSED"], 20, "{ended}");
+    assert_eq!(of_stage(&ground, &["list"])["slots"], 2);
+    // What such files took is learned from them, and shown as of the last second.
+    until_now("what was learned", PATIENCE, || {
+        let told = of_stage(&ground, &["list"]);
+        let window = told["window_seconds"]
+            .as_f64()
+            .filter(|window| *window > 0.0);
+        window.and(told["costs"][0]["seconds"].as_f64())
+    })
+    .unwrap();
+    let size = ["size", "extract-text", "--slots", "default"];
+    assert_eq!(of_stage(&ground, &size)["max_slots"], 0);
+    ground.system.verify().unwrap();
+}
+
+#[test]
+fn a_stage_is_paused_says_so_to_whose_files_wait_and_stays_so_over_a_restart_on_sqlite() {
+    a_stage_is_paused_says_so_to_whose_files_wait_and_stays_so_over_a_restart(Database::Sqlite);
+}
+
+#[test]
+fn a_stage_is_paused_says_so_to_whose_files_wait_and_stays_so_over_a_restart_on_postgres() {
+    a_stage_is_paused_says_so_to_whose_files_wait_and_stays_so_over_a_restart(Database::Postgres);
 }
 
 #[test]

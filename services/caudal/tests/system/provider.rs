@@ -171,6 +171,41 @@ fn whoever_follows_a_batch_is_told_what_it_waits_for_and_when_it_goes_on() {
     assert_eq!(said().matches(waits).count(), 1, "{}", said());
 }
 
+// Protocol 13.6.
+#[test]
+fn vectors_of_another_length_than_before_a_restart_are_waited_out_and_make_no_file_complete() {
+    const FILES: usize = 6;
+    let provider = Provider::start(Mood::Fine).unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut system = system(&folder, &provider, "10");
+    end(begin(&system, &texts(&folder, FILES, 12)), FILES);
+    assert!(system.stop().unwrap().success());
+    system.restart().unwrap();
+    provider.set_mood(Mood::Longer);
+    let others = TempDir::new().unwrap();
+    let said = folder.path().join("said");
+    let root = texts(&others, FILES, 15);
+    let mut ingest = system.command(&["ingest", root.to_str().unwrap(), "--stages", STAGES]);
+    let mut ingest = ingest
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(&said).unwrap();
+    let waits = "(PROVIDER_ANSWER_INVALID)";
+    until("it is told what is waited for", || said().contains(waits));
+    let counted = json(
+        &system
+            .caudal(&["count", "--by", "outcome", "--output", "json"])
+            .unwrap(),
+    );
+    assert_eq!(counted["counts"]["COMPLETE"], FILES, "{counted}");
+    assert_eq!(charged(&metrics(&system)), 0);
+    provider.set_mood(Mood::Fine);
+    assert!(ingest.wait().unwrap().success(), "{}", said());
+    system.verify().unwrap();
+}
+
 #[test]
 fn texts_of_many_files_share_few_requests() {
     const FILES: usize = 200;

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use caudal_domain::{BatchId, BatchState, Refusal, StageSet, limits, names};
 use caudal_node::scope::Role;
 use caudal_proto::convert::{batch_state_from_proto, json_from_struct, micros_from_timestamp};
 use caudal_proto::v1::batch_service_server::BatchService;
 use caudal_proto::v1::{
-    self, AddEntriesRequest, AddEntriesResponse, Batch, CancelBatchRequest, CompleteBatchRequest,
+    AddEntriesRequest, AddEntriesResponse, Batch, CancelBatchRequest, CompleteBatchRequest,
     CreateApiKeyResponse, CreateBatchRequest, CreateUploadTokenRequest, Folder, GetBatchRequest,
     ListBatchesRequest, ListBatchesResponse, ListFoldersRequest, ListFoldersResponse, MissingFiles,
     PauseBatchRequest, Priority, ResumeBatchRequest, Start, UpdateBatchRequest, WatchBatchRequest,
@@ -77,7 +76,8 @@ impl BatchService for Ledger {
                 found.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
             let mut batch = wire::batch(&progress, &cold);
             if !progress.state.is_ended() {
-                batch.waits = self.waits_of(progress.stages);
+                batch.waits = self.waits_of(progress.key(), progress.stages);
+                batch.queue = self.queue_of(progress.key());
             }
             Ok(Response::new(batch))
         })
@@ -325,13 +325,6 @@ impl BatchService for Ledger {
 }
 
 impl Ledger {
-    /// What the stages that a batch asked for wait for.
-    fn waits_of(&self, asked_for: StageSet) -> Vec<v1::Wait> {
-        let waits = self.waits.now(Instant::now()).into_iter();
-        let of_batch = waits.filter(|wait| asked_for.contains(wait.stage));
-        of_batch.map(|wait| wire::wait(&wait)).collect()
-    }
-
     /// Asks a verb that answers with the batch it changed.
     async fn change<V: Verb<Answer = Batch>>(&self, verb: V) -> Result<Response<Batch>, Failure> {
         Ok(Response::new(self.writer.ask(verb).await?))

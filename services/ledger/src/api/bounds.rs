@@ -121,7 +121,9 @@ bounds! {
         metadata: json(limits::MAX_BATCH_METADATA_BYTES),
         // Given by the system alone.
         waits: each(0),
+        queue: one,
     }
+    v1::QueuePlace { stage: text(WORD), words: text(TEXT) }
     v1::Wait { stage: text(WORD), r#for: text(WORD), reason: text(WORD), words: text(TEXT) }
     v1::Pause { who: text(TEXT), note: text(TEXT) }
     v1::BatchOptions { stages: words(Stage::ALL.len()) }
@@ -170,6 +172,12 @@ bounds! {
 
     v1::CountAgedRequest { tenant: text(NAME) }
     v1::ListStagesRequest {}
+    v1::UpdateStageRequest { stage: one, update_mask: one, request_id: text(REQUEST_ID) }
+    // What waits is given by the system alone.
+    v1::Stage { name: text(WORD), waits: each(0), pause: one, costs: each(0) }
+    v1::StageCost {}
+    v1::StagePause { note: text(TEXT), who: text(TEXT) }
+    v1::StageWait { wait: one, detail: text(TEXT) }
     v1::CreateTenantRequest { tenant: one, request_id: text(REQUEST_ID) }
     v1::Tenant { name: text(NAME), display_name: text(TEXT), pause: one, usage: one }
     v1::TenantPause { note: text(TEXT), who: text(TEXT) }
@@ -205,6 +213,7 @@ bounds! {
 
     mesh::LeaseRequest { stage: text(WORD), process: text(TEXT), stage_version: one, files: one }
     mesh::RenewRequest { process: text(TEXT), files: one, wait: one, begun: one }
+    mesh::AttendRequest { stage: text(WORD), process: text(TEXT) }
     mesh::ProcessWait { stage: text(WORD), waiting: one }
     mesh::Waiting { r#for: text(WORD), reason: text(WORD), words: text(TEXT), detail: text(DETAIL) }
     mesh::ReleaseRequest { process: text(TEXT), files: one }

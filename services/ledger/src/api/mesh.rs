@@ -76,6 +76,7 @@ impl LedgerService for Ledger {
             let held = held_of(message.files.as_ref())?;
             let version = message.stage_version.clone().unwrap_or_default();
             let version = stage_version_from_proto(stage, &version);
+            let dimensions = self.stages.dimensions(&version).unwrap_or_default();
             let mut kept = self.leases.grant(&version, &held, Instant::now());
             let unknown: Vec<(FileRef, Token)> = held
                 .into_iter()
@@ -97,7 +98,10 @@ impl LedgerService for Ledger {
                 })
                 .collect();
             let inputs = kept.iter_mut().map(|kept| Some(kept.take()?.1));
-            let works = self.works(&granted, inputs.collect()).await?;
+            let mut works = self.works(&granted, inputs.collect()).await?;
+            for work in &mut works {
+                work.dimensions = dimensions;
+            }
             let verdicts = granted
                 .iter()
                 .map(|granted| match granted {
@@ -151,6 +155,13 @@ impl LedgerService for Ledger {
             }))
         })
         .await
+    }
+
+    async fn attend(
+        &self,
+        request: Request<mesh::AttendRequest>,
+    ) -> Result<Response<mesh::AttendResponse>, Status> {
+        answer(async { Ok(Response::new(self.attended(&request)?)) }).await
     }
 
     async fn release(
@@ -904,7 +915,7 @@ fn require_service<T: Bounded>(request: &Request<T>) -> Result<(), Refusal> {
 }
 
 /// The same, and that it is the service of the stage that it names.
-fn require_service_of<T: Bounded>(
+pub(super) fn require_service_of<T: Bounded>(
     request: &Request<T>,
     named: fn(&T) -> &String,
 ) -> Result<Stage, Refusal> {
@@ -929,7 +940,7 @@ impl Ledger {
     }
 }
 
-fn process_of(process: &str) -> Result<Uuid, Refusal> {
+pub(super) fn process_of(process: &str) -> Result<Uuid, Refusal> {
     Uuid::try_parse(process)
         .map_err(|_| Refusal::invalid("process", "must be the UUID of the process"))
 }
@@ -1045,6 +1056,8 @@ fn work_message(
             .and_then(|upload| upload.media_type.clone())
             .unwrap_or_default(),
         suspect: row.kills > 0,
+        expected_us: granted.expected.unsigned_abs(),
+        dimensions: 0,
         inputs: results
             .iter()
             .map(|result| input(result, version_words))
@@ -1192,6 +1205,7 @@ fn outcome_of(stage: Stage, message: ReportMessage) -> Result<StageOutcome, Stri
                     calls: unsigned(usage.provider_calls),
                 },
                 outcome,
+                dimensions: (done.dimensions > 0).then_some(done.dimensions),
             }))
         }
         Some(report::Outcome::Failed(failed)) => Ok(Err(BadResult {

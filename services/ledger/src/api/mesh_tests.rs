@@ -28,6 +28,7 @@ async fn ledger(url: &str) -> Ledger {
         upload_deadline: caudal_domain::limits::UPLOAD_DEADLINE,
         leases: LeaseCache::default(),
         waits: crate::waits::Waits::new(limits::LEASE),
+        stages: crate::memory::stages::Stages::default(),
         versions: super::super::versions::Versions::default(),
         operations: Signals::default(),
         windows: HashMap::new(),

@@ -14,6 +14,7 @@ pub(crate) mod mesh;
 pub(crate) mod operations;
 mod operator;
 pub(crate) mod page_token;
+mod stages;
 mod tenancy;
 mod tus;
 pub(crate) mod uploads;
@@ -38,6 +39,7 @@ use self::page_token::{Paged, Pages};
 use self::versions::Versions;
 use crate::active_writer::ActiveWriter;
 use crate::memory::lease_cache::LeaseCache;
+use crate::memory::stages::Stages;
 use crate::metrics::LedgerMetrics;
 use crate::settings::TenantLimits;
 use crate::signals::Signals;
@@ -56,6 +58,7 @@ pub(crate) struct Ledger {
     pub(crate) upload_deadline: Duration,
     pub(crate) leases: LeaseCache,
     pub(crate) waits: Waits,
+    pub(crate) stages: Stages,
     pub(crate) versions: Versions,
     pub(crate) operations: Signals,
     pub(crate) windows: HashMap<Stage, u32>,

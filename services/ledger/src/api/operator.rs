@@ -1,7 +1,6 @@
 //! `caudal.v1.OperatorService`: questions and operations over all tenants, for operators alone.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use caudal_domain::{FileState, Refusal, Stage, TenantId, names};
 use caudal_proto::convert::{duration_from_proto, file_state_from_proto, timestamp_from_micros};
@@ -26,9 +25,9 @@ use super::request_key;
 use super::tenancy::{Keeper, operators_act, tenant_changes};
 use crate::select::{Purpose, resolve, resolve_letters};
 use crate::store::selection::{self, Aged};
+use crate::store::tenants;
 use crate::store::time::Micros;
-use crate::store::{tenants, work};
-use crate::wire::{self, saturated};
+use crate::wire::saturated;
 use crate::writer::verbs::update_tenant::TenantChanges;
 
 /// Rows that one answer holds; its total counts them all.
@@ -73,34 +72,18 @@ impl OperatorService for Ledger {
     ) -> Result<Response<ListStagesResponse>, Status> {
         answer(async {
             operators_act(&request)?;
-            let waiting = work::waiting_by_stage(&self.store.reader()).await?;
-            let waits = self.waits.now(Instant::now());
-            let waits_of = |stage: Stage| {
-                let of_stage = waits.iter().filter(move |wait| wait.stage == stage);
-                let told = of_stage.map(|wait| v1::StageWait {
-                    wait: Some(wire::wait(wait)),
-                    processes: wait.processes,
-                    detail: wait.waiting.detail.clone(),
-                });
-                told.collect()
-            };
-            let stages = Stage::ALL.into_iter().map(|stage| {
-                let (count, oldest) = waiting.get(&stage).copied().unwrap_or_default();
-                v1::Stage {
-                    name: stage.name().to_owned(),
-                    waiting: saturated(count),
-                    oldest_ready_time: (count > 0).then(|| timestamp_from_micros(oldest.0)),
-                    dispatched: u32::try_from(self.metrics.outstanding.with([stage.name()]).get())
-                        .unwrap_or_default(),
-                    window: self.windows.get(&stage).copied().unwrap_or_default(),
-                    waits: waits_of(stage),
-                }
-            });
             Ok(Response::new(ListStagesResponse {
-                stages: stages.collect(),
+                stages: self.stages_now().await?,
             }))
         })
         .await
+    }
+
+    async fn update_stage(
+        &self,
+        request: Request<v1::UpdateStageRequest>,
+    ) -> Result<Response<v1::Stage>, Status> {
+        answer(async { Ok(Response::new(self.change_stage(&request).await?)) }).await
     }
 
     async fn list_failures(

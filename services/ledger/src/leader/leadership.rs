@@ -20,16 +20,15 @@ use super::reconciler::Reconciler;
 use super::relay;
 use super::slices::SliceRunner;
 use crate::active_writer::{ActiveWriter, Role};
-use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
-use crate::memory::{Memory, Recovered};
+use crate::memory::{Memory, Recovered, Told};
 use crate::metrics::LedgerMetrics;
 use crate::settings::{Bootstrap, LedgerSettings};
 use crate::signals::Signals;
 use crate::store::dialect::Dialect;
 use crate::store::time::Micros;
 use crate::store::{
-    Session, Store, Transaction, credentials, leadership, progress, versions, work,
+    Session, Store, Transaction, credentials, leadership, progress, stages, versions, work,
 };
 use crate::writer::{HINT_QUEUE, Writer, WriterFailed};
 
@@ -51,7 +50,7 @@ pub(crate) struct Leadership {
     pub(crate) metrics: LedgerMetrics,
     pub(crate) health: Health,
     pub(crate) active_writer: ActiveWriter,
-    pub(crate) leases: LeaseCache,
+    pub(crate) told: Told,
     pub(crate) objects: Option<ObjectStore>,
     pub(crate) address: String,
     pub(crate) reconcile: Arc<Notify>,
@@ -132,8 +131,8 @@ impl Leadership {
             }
             Ok(Some((state, leads_until))) => {
                 transaction.commit().await?;
-                self.leases.forget_all();
-                self.leases.leads_until(leads_until);
+                self.told.leases.forget_all();
+                self.told.leases.leads_until(leads_until);
                 tracing::info!(epoch = state.epoch, "leading");
                 Ok(Some(state))
             }
@@ -183,12 +182,14 @@ impl Leadership {
             priorities: progress::live_priorities(session).await?,
             versions: versions::all(session).await?,
             newest_versions: versions::newest(session).await?.into_iter().collect(),
+            stages: stages::all(session).await?,
+            dimensions: versions::dimensions(session).await?,
         };
         Ok(Memory::recover(
             self.settings.clone(),
             epoch,
             read,
-            self.leases.clone(),
+            self.told.clone(),
             self.metrics.clone(),
             rand::random(),
         ))
@@ -314,7 +315,7 @@ impl Leadership {
     async fn serve_nobody(&self) {
         let leader = String::new();
         self.active_writer.set(Role::StandsBy { leader });
-        self.leases.forget_all();
+        self.told.leases.forget_all();
         self.health.set_serving(false).await;
     }
 

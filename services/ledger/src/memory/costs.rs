@@ -48,6 +48,22 @@ impl Costs {
         of_all.map_or(supposed, |known| bounded(*known).max(supposed))
     }
 
+    /// Whether anything was learned of a stage.
+    pub(crate) fn knows(&self, stage: Stage) -> bool {
+        self.of_all.keys().any(|(known, _)| *known == stage)
+    }
+
+    /// What files lately took at a stage: bytes of the largest of a class, and their usual cost, by size.
+    pub(crate) fn learned(&self, stage: Stage) -> Vec<(u64, Cost)> {
+        let of_all = self.of_all.iter();
+        let of_stage = of_all.filter(|((known, _), _)| *known == stage);
+        let mut learned: Vec<(u64, Cost)> = of_stage
+            .map(|((_, class), cost)| (largest_of(*class), bounded(*cost)))
+            .collect();
+        learned.sort_unstable();
+        learned
+    }
+
     /// What a file took.
     pub(crate) fn learn(&mut self, stage: Stage, batch: BatchRef, size: u64, took: Cost) {
         let (class, took) = (class(size), bounded_as_float(took));
@@ -73,6 +89,10 @@ fn average(known: &mut f64, newest: f64) {
 
 fn class(size: u64) -> Class {
     u64::BITS - size.leading_zeros()
+}
+
+fn largest_of(class: Class) -> u64 {
+    u64::MAX.checked_shr(u64::BITS - class).unwrap_or(0)
 }
 
 #[expect(
@@ -147,6 +167,18 @@ mod tests {
             is_near(quick, 10_000) && is_near(slow, 400_000),
             "{quick} and {slow}"
         );
+    }
+
+    #[test]
+    fn what_was_learned_is_told_by_the_largest_size_of_each_class() {
+        let mut costs = Costs::default();
+        for size in [0, 1, 700, 1_000, 1_024, u64::MAX] {
+            costs.learn(STAGE, batch(1), size, 5_000);
+        }
+        costs.learn(Stage::Upload, batch(1), 9, 5_000);
+        let sizes: Vec<u64> = costs.learned(STAGE).iter().map(|known| known.0).collect();
+        assert_eq!(sizes, [0, 1, 1_023, 2_047, u64::MAX]);
+        assert!(costs.learned(STAGE).iter().all(|known| known.1 == 5_000));
     }
 
     #[test]

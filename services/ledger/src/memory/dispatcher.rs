@@ -13,6 +13,7 @@
 //! has its share of that and one file more; alone it may fill the stage.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use caudal_domain::{BatchRef, FileRef, Stage, TenantId, Token};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -22,7 +23,9 @@ use super::Waiting;
 use super::costs::{CEILING, Cost, Costs};
 use super::crew::Crew;
 use super::later::Later;
+use super::queues::{MOST_BATCHES, Place, Queues, StageQueues, WEIGHTS};
 use super::tenant_queue::TenantQueue;
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
@@ -32,6 +35,9 @@ const QUANTUM: Cost = 64_000;
 const MAX_OWED: Cost = CEILING;
 /// How much work waits for each slot of a stage, or is in it, so that none is idle while the next comes.
 const SLOT_WINDOW: Cost = 2_000_000;
+/// What is expected to take longer than a slot's window is long work: of it no more is out at a stage than one file for each
+/// slot, so that it fills neither streams nor what processes hold.
+const LONG: Cost = SLOT_WINDOW;
 
 /// How many files may be out at once, at each stage and for each tenant.
 #[derive(Clone, Debug)]
@@ -53,6 +59,8 @@ struct Outstanding {
 struct Out {
     files: u32,
     cost: Cost,
+    /// Files of long work.
+    long: u32,
 }
 
 #[derive(Default)]
@@ -65,6 +73,18 @@ struct StageQueue {
     ring_shares: u64,
     tenants: FxHashMap<TenantId, TenantQueue>,
     queued: FxHashSet<BatchRef>,
+    /// Batches that had long work alone when they were looked at and the stage had no slot for it, in turns.
+    parked: VecDeque<Parked>,
+    is_parked: FxHashSet<BatchRef>,
+    /// What tenants have saved up, or owe, all of whose batches are parked.
+    parked_deficits: FxHashMap<TenantId, Cost>,
+}
+
+/// A batch that waits until long work has left its stage.
+#[derive(Clone, Copy)]
+struct Parked {
+    batch: BatchRef,
+    priority: u32,
 }
 
 /// What of a tenant's may go out to a stage now: so many files, or so many that they cost as much.
@@ -92,6 +112,9 @@ pub(crate) struct Turn {
     pub(crate) files: u32,
     /// Cost after which no further file is taken.
     pub(crate) cost: Cost,
+    /// Rounds that passed at once for it, and what its tenant had saved up, or owed, before.
+    rounds: Cost,
+    before: Cost,
 }
 
 /// Places and queues.
@@ -107,6 +130,16 @@ pub(crate) struct Dispatcher {
     shares: FxHashMap<TenantId, u32>,
     costs: Costs,
     crew: Crew,
+    /// What operators set for stages.
+    set: FxHashMap<Stage, Set>,
+}
+
+/// What operators set for a stage.
+#[derive(Clone, Copy, Default)]
+struct Set {
+    paused: bool,
+    max_slots: Option<u32>,
+    max_files: Option<u32>,
 }
 
 impl Dispatcher {
@@ -125,7 +158,43 @@ impl Dispatcher {
             shares: FxHashMap::default(),
             costs: Costs::default(),
             crew: Crew::default(),
+            set: FxHashMap::default(),
         }
+    }
+
+    /// What operators set for a stage is in force.
+    pub(crate) fn set_stage(&mut self, row: &StageRow) {
+        let set = Set {
+            paused: row.pause.is_some(),
+            max_slots: row.max_slots,
+            max_files: row.max_files,
+        };
+        self.set.insert(row.stage, set);
+    }
+
+    fn set_for(&self, stage: Stage) -> Set {
+        self.set.get(&stage).copied().unwrap_or_default()
+    }
+
+    /// Files that may be out at a stage at once.
+    pub(crate) fn window(&self, stage: Stage) -> u32 {
+        let set = self.set_for(stage).max_files;
+        set.unwrap_or_else(|| self.windows.of_stage.get(&stage).copied().unwrap_or(0))
+    }
+
+    /// Files that a tenant may have out at once: where operators widened a stage, so many more.
+    fn window_of_tenant(&self) -> u32 {
+        let wider = self.set.keys().map(|stage| {
+            let usual = self.windows.of_stage.get(stage).copied().unwrap_or(0);
+            self.window(*stage).saturating_sub(usual)
+        });
+        wider.fold(self.windows.of_tenant, u32::saturating_add)
+    }
+
+    /// The slots of a stage, as far as its processes told of them.
+    pub(crate) fn slots(&self, stage: Stage) -> Option<u32> {
+        let most = self.set_for(stage).max_slots.unwrap_or(u32::MAX);
+        self.crew.slots(stage).map(|slots| slots.min(most))
     }
 
     /// What a tenant's turn is worth beside those of others.
@@ -160,17 +229,26 @@ impl Dispatcher {
         self.crew.hear(stage, process, slots, now);
     }
 
-    /// A file that is out took so much of a slot's time, which is settled with its tenant, and learned.
-    pub(crate) fn took(&mut self, file: FileRef, token: Token, size: u64, took: Cost) {
-        let Some(out) = self.outstanding.get(&(file, token)) else {
-            return;
-        };
+    /// A file that is out took so much of a slot's time, which is settled with its tenant, and learned. What it had been
+    /// expected to take.
+    pub(crate) fn took(
+        &mut self,
+        file: FileRef,
+        token: Token,
+        size: u64,
+        took: Cost,
+    ) -> Option<Cost> {
+        let out = self.outstanding.get(&(file, token))?;
+        if planted!(CostNotSettled) {
+            return Some(out.cost);
+        }
         let (stage, expected) = (out.stage, out.cost);
         self.costs.learn(stage, file.batch_ref(), size, took);
         if let Some(queue) = self.stage(stage).tenants.get_mut(&file.tenant) {
             let more = took.clamp(0, CEILING).saturating_sub(expected);
             queue.deficit = queue.deficit.saturating_sub(more).max(-MAX_OWED);
         }
+        Some(expected)
     }
 
     /// What a file is expected to take at a stage.
@@ -183,10 +261,12 @@ impl Dispatcher {
         let Some(queue) = self.stages.get(&stage) else {
             return Room::NONE;
         };
-        let of_stage = self.windows.of_stage.get(&stage).copied().unwrap_or(0);
-        let of_stage = of_stage.saturating_sub(queue.out.files);
+        if self.set_for(stage).paused {
+            return Room::NONE;
+        }
+        let of_stage = self.window(stage).saturating_sub(queue.out.files);
         let out = self.tenants.get(&tenant).copied().unwrap_or(0);
-        let of_tenant = self.windows.of_tenant.saturating_sub(out);
+        let of_tenant = self.window_of_tenant().saturating_sub(out);
         let files = if planted!(TenantWindowIgnored) {
             of_stage
         } else {
@@ -196,25 +276,61 @@ impl Dispatcher {
         if files == 0 || cost > 0 {
             return Room { files, cost };
         }
-        // Whatever its files cost, each tenant has one out.
-        if queue.out_of.contains_key(&tenant) {
-            Room::NONE
-        } else {
+        // Whatever its files cost, each tenant has one out, and as many as its share of the slots.
+        let out = queue.out_of.get(&tenant).map_or(0, |out| out.files);
+        let slots = self.share_of_slots(stage, queue, tenant);
+        if out < slots.max(1) {
             Room { files: 1, cost: 1 }
+        } else {
+            Room::NONE
         }
     }
 
-    /// What the window leaves the tenant: all that is free of it, or its share while others wait.
-    fn cost_left(&self, stage: Stage, queue: &StageQueue, tenant: TenantId) -> Cost {
-        let Some(slots) = self.crew.slots(stage) else {
-            return Cost::MAX;
-        };
-        let window = SLOT_WINDOW.saturating_mul(slots.into());
+    /// The slots that a tenant may fill with long work: all, or its share while others wait.
+    fn share_of_slots(&self, stage: Stage, queue: &StageQueue, tenant: TenantId) -> u32 {
+        let slots = u64::from(self.slots(stage).unwrap_or(0));
+        let (share, others) = self.shares(queue, tenant);
+        count_of(slots.saturating_mul(share) / (share + others).max(1))
+    }
+
+    /// Whether a stage takes this file now: short work always, long work while a slot has none.
+    pub(crate) fn takes(&self, stage: Stage, file: FileRef, size: u64) -> bool {
+        if self.cost_of(stage, file, size) <= LONG {
+            return true;
+        }
+        self.has_slot_for_long_work(stage)
+    }
+
+    /// The same of a file that has not waited: long work that waits for a slot is before it.
+    pub(crate) fn takes_before_others(&self, stage: Stage, file: FileRef, size: u64) -> bool {
+        let queue = self.stages.get(&stage);
+        self.takes(stage, file, size)
+            && (queue.is_none_or(|queue| queue.parked.is_empty())
+                || self.cost_of(stage, file, size) <= LONG)
+    }
+
+    fn has_slot_for_long_work(&self, stage: Stage) -> bool {
+        let out = self.stages.get(&stage).map_or(0, |queue| queue.out.long);
+        self.slots(stage).is_none_or(|slots| out < slots)
+    }
+
+    /// The share of a tenant, and those of the others that wait.
+    fn shares(&self, queue: &StageQueue, tenant: TenantId) -> (u64, u64) {
         let share = self.share_of(tenant);
         let waits = queue.tenants.contains_key(&tenant);
         let others = queue
             .ring_shares
             .saturating_sub(if waits { share } else { 0 });
+        (share, others)
+    }
+
+    /// What the window leaves the tenant: all that is free of it, or its share while others wait.
+    fn cost_left(&self, stage: Stage, queue: &StageQueue, tenant: TenantId) -> Cost {
+        let Some(slots) = self.slots(stage) else {
+            return Cost::MAX;
+        };
+        let window = window_of(slots);
+        let (share, others) = self.shares(queue, tenant);
         if others == 0 {
             return window.saturating_sub(queue.out.cost);
         }
@@ -277,6 +393,62 @@ impl Dispatcher {
                 self.tenants.remove(&file.tenant);
             }
         }
+    }
+
+    /// A turn brought nothing but long work, for which the stage has no slot: its batch waits until some has left, and its
+    /// tenant owes what it owed before.
+    pub(crate) fn park(&mut self, turn: Turn) {
+        let queue = self.stage(turn.stage);
+        let tenant = turn.batch.tenant;
+        if queue.is_parked.insert(turn.batch) {
+            queue.parked.push_back(Parked {
+                batch: turn.batch,
+                priority: turn.priority,
+            });
+        }
+        if let Some(tenant_queue) = queue.tenants.get_mut(&tenant) {
+            tenant_queue.deficit = turn.before;
+        }
+        let nothing = Turn { rounds: 0, ..turn };
+        self.turn_taken(nothing, 0, true);
+        let queue = self.stage(turn.stage);
+        if !queue.tenants.contains_key(&tenant) {
+            queue.parked_deficits.insert(tenant, turn.before);
+        }
+    }
+
+    /// Where a slot has no long work any more, a batch that waits for that joins the queue: that of the tenant which owes
+    /// the fewest rounds.
+    fn unpark(&mut self, stage: Stage) {
+        if !self.has_slot_for_long_work(stage) {
+            return;
+        }
+        let Some(queue) = self.stages.get(&stage) else {
+            return;
+        };
+        let rounds_owed = |parked: &Parked| {
+            let tenant = parked.batch.tenant;
+            let waiting = queue.tenants.get(&tenant).map(|queue| queue.deficit);
+            let deficit = waiting.or_else(|| queue.parked_deficits.get(&tenant).copied());
+            (-deficit.unwrap_or(0)).max(0) / self.quantum_of(tenant)
+        };
+        let owed = queue.parked.iter().map(rounds_owed).enumerate();
+        let Some((next, _)) = owed.min_by_key(|(_, owed)| *owed) else {
+            return;
+        };
+        let queue = self.stage(stage);
+        let Some(Parked { batch, priority }) = queue.parked.remove(next) else {
+            return;
+        };
+        queue.is_parked.remove(&batch);
+        let now = Micros(0);
+        let waiting = Waiting {
+            stage,
+            batch,
+            weight: priority,
+            at: now,
+        };
+        self.enqueue(waiting, now);
     }
 
     /// The handler of a suspect file begins. Only this ledger knows it: the next one charges one kill less.
@@ -347,6 +519,9 @@ impl Dispatcher {
         if tenant_queue.is_empty() {
             queue.ring.push_back(tenant);
             queue.ring_shares += share;
+            if let Some(deficit) = queue.parked_deficits.remove(&tenant) {
+                tenant_queue.deficit = deficit;
+            }
         }
         tenant_queue.push(weight, batch);
     }
@@ -355,6 +530,10 @@ impl Dispatcher {
     pub(crate) fn reweigh(&mut self, key: BatchRef, weight: u32) {
         let BatchRef { tenant, batch } = key;
         for queue in self.stages.values_mut() {
+            let parked = queue.parked.iter_mut();
+            for parked in parked.filter(|parked| parked.batch == key) {
+                parked.priority = weight;
+            }
             if !queue.queued.contains(&key) {
                 continue;
             }
@@ -389,22 +568,31 @@ impl Dispatcher {
     pub(crate) fn can_admit(&self) -> bool {
         Stage::ALL.into_iter().any(|stage| {
             self.stages.get(&stage).is_some_and(|queue| {
-                queue
-                    .ring
-                    .iter()
-                    .any(|tenant| !self.room(stage, *tenant).is_none())
+                let mut ring = queue.ring.iter();
+                ring.any(|tenant| !self.room(stage, *tenant).is_none())
+                    || (!queue.parked.is_empty()
+                        && !self.set_for(stage).paused
+                        && self.has_slot_for_long_work(stage))
             })
         })
     }
 
     /// The next turn at a stage: the tenant at the head of the ring that has room and owes nothing, and its next batch.
     pub(crate) fn next_turn(&mut self, stage: Stage, largest_page: u32) -> Option<Turn> {
+        self.unpark(stage);
         match self.look_for_turn(stage, largest_page) {
             Ok(turn) => Some(turn),
             // All that have room owe something: the rounds until the first has paid pass at once, so that no slot is idle.
             Err(rounds) => {
-                self.pass_rounds(stage, rounds?);
-                self.look_for_turn(stage, largest_page).ok()
+                let rounds = rounds?;
+                self.pass_rounds(stage, rounds);
+                let turn = self.look_for_turn(stage, largest_page).ok()?;
+                let passed = self.quantum_of(turn.batch.tenant).saturating_mul(rounds);
+                Some(Turn {
+                    rounds,
+                    before: turn.before.saturating_sub(passed),
+                    ..turn
+                })
             }
         }
     }
@@ -422,10 +610,11 @@ impl Dispatcher {
                 continue;
             }
             // Alone in the ring a tenant owes nobody anything: it may fill the stage.
-            let is_alone = queue.ring.len() == 1;
+            let is_alone = queue.ring.len() == 1 && queue.parked.is_empty();
             let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
                 continue;
             };
+            let before = tenant_queue.deficit;
             tenant_queue.save(quantum);
             let deficit = tenant_queue.deficit;
             if !is_alone && deficit <= 0 {
@@ -442,6 +631,8 @@ impl Dispatcher {
                 priority,
                 files: room.files.min(largest_page),
                 cost: room.cost.min(if is_alone { Cost::MAX } else { deficit }),
+                rounds: 0,
+                before,
             });
         }
         Err(rounds)
@@ -460,6 +651,20 @@ impl Dispatcher {
         }
     }
 
+    /// Rounds that passed for a turn which was taken pass for those who wait for a slot too.
+    fn pass_rounds_of_parked(&mut self, stage: Stage, rounds: Cost) {
+        if rounds == 0 {
+            return;
+        }
+        let shares = std::mem::take(&mut self.shares);
+        for (tenant, deficit) in &mut self.stage(stage).parked_deficits {
+            let share = shares.get(tenant).copied().unwrap_or(1);
+            let saved = QUANTUM.saturating_mul(share.into()).saturating_mul(rounds);
+            *deficit = deficit.saturating_add(saved).min(QUANTUM);
+        }
+        self.shares = shares;
+    }
+
     fn quantum_of(&self, tenant: TenantId) -> Cost {
         QUANTUM.saturating_mul(Cost::try_from(self.share_of(tenant)).unwrap_or(Cost::MAX))
     }
@@ -468,8 +673,9 @@ impl Dispatcher {
     pub(crate) fn turn_taken(&mut self, turn: Turn, cost: Cost, ran_dry: bool) {
         let BatchRef { tenant, batch } = turn.batch;
         let share = self.share_of(tenant);
+        self.pass_rounds_of_parked(turn.stage, turn.rounds);
         let queue = self.stage(turn.stage);
-        let is_alone = queue.ring.len() == 1;
+        let is_alone = queue.ring.len() == 1 && queue.parked.is_empty();
         let Some(tenant_queue) = queue.tenants.get_mut(&tenant) else {
             return;
         };
@@ -490,21 +696,141 @@ impl Dispatcher {
         }
     }
 
+    /// Whose turn comes when, at every stage.
+    pub(crate) fn queues(&self) -> Queues {
+        let mut queues = Queues::default();
+        for ((file, _), out) in &self.outstanding {
+            let of_stage: &mut StageQueues = queues.stages.entry(out.stage).or_default();
+            of_stage.out.insert(file.batch_ref());
+        }
+        for (stage, queue) in &self.stages {
+            let told = queues.stages.entry(*stage).or_default();
+            told.out_cost = queue.out.cost;
+            told.window = self.slots(*stage).map(window_of);
+            told.costs = self.costs.learned(*stage);
+            for (tenant, waiting) in &queue.tenants {
+                let share = self.share_of(*tenant);
+                let class = WEIGHTS.iter().rposition(|lightest| *lightest <= share);
+                let waiting = count(waiting.batches().count());
+                if let Some(sum) = told.waiting_by_weight.get_mut(class.unwrap_or_default()) {
+                    *sum = sum.saturating_add(waiting);
+                }
+            }
+            self.place_batches(*stage, queue, queues.stages.entry(*stage).or_default());
+        }
+        queues
+    }
+
+    /// Before a batch that has nothing out come what is out, and in each round one turn of every tenant that is before its
+    /// own in the ring; of its own tenant's batches each before it takes a round.
+    fn place_batches(&self, stage: Stage, queue: &StageQueue, told: &mut StageQueues) {
+        let mut out_of: FxHashMap<TenantId, u32> = FxHashMap::default();
+        for batch in &told.out {
+            *out_of.entry(batch.tenant).or_default() += 1;
+        }
+        let all_out = count(told.out.len());
+        let round: Cost = queue
+            .ring
+            .iter()
+            .map(|tenant| self.quantum_of(*tenant))
+            .sum();
+        // One batch a tenant has its turn in a round; those that have files out count already.
+        let is_fresh = |tenant: &TenantId| {
+            let waiting = queue.tenants.get(tenant);
+            let mut waiting = waiting.into_iter().flat_map(TenantQueue::batches);
+            let fresh = waiting.any(|batch| {
+                let tenant = *tenant;
+                !told.out.contains(&BatchRef { tenant, batch })
+            });
+            u32::from(fresh)
+        };
+        let fresh: Vec<u32> = queue.ring.iter().map(is_fresh).collect();
+        let all_fresh: u32 = fresh.iter().sum();
+        let slots = self.slots(stage).filter(|_| self.costs.knows(stage));
+        let (mut fresh_ahead, mut cost_ahead) = (0, 0);
+        for (tenant, fresh) in queue.ring.iter().zip(fresh) {
+            let own_out = out_of.get(tenant).copied().unwrap_or(0);
+            let batches = queue.tenants.get(tenant).into_iter();
+            for (before, batch) in batches.flat_map(TenantQueue::batches).enumerate() {
+                if told.waiting.len() >= MOST_BATCHES {
+                    told.untold = true;
+                    return;
+                }
+                let turns = if before == 0 {
+                    fresh_ahead
+                } else {
+                    all_fresh - fresh
+                };
+                let rounds = round.saturating_mul(Cost::from(count(before)));
+                let cost = queue
+                    .out
+                    .cost
+                    .saturating_add(cost_ahead)
+                    .saturating_add(rounds);
+                let about = slots.map(|slots| time_of(cost / Cost::from(slots)));
+                let place = Place {
+                    others: (all_out - own_out).saturating_add(turns),
+                    own: own_out.saturating_add(count(before)),
+                    about,
+                };
+                let tenant = *tenant;
+                told.waiting.insert(BatchRef { tenant, batch }, place);
+            }
+            fresh_ahead += fresh;
+            cost_ahead = cost_ahead.saturating_add(self.quantum_of(*tenant));
+        }
+        for (before, parked) in queue.parked.iter().enumerate() {
+            if told.waiting.len() >= MOST_BATCHES {
+                told.untold = true;
+                return;
+            }
+            let own_out = out_of.get(&parked.batch.tenant).copied().unwrap_or(0);
+            let earlier = queue.parked.iter().take(before);
+            let others = earlier.filter(|one| {
+                one.batch.tenant != parked.batch.tenant && !told.out.contains(&one.batch)
+            });
+            let place = Place {
+                others: (all_out - own_out).saturating_add(count(others.count())),
+                own: own_out,
+                about: slots.map(|slots| time_of(queue.out.cost / Cost::from(slots))),
+            };
+            told.waiting.entry(parked.batch).or_insert(place);
+        }
+    }
+
     /// Files out at a stage.
     pub(crate) fn used(&self, stage: Stage) -> u32 {
         self.stages.get(&stage).map_or(0, |queue| queue.out.files)
     }
 }
 
+fn window_of(slots: u32) -> Cost {
+    SLOT_WINDOW.saturating_mul(slots.into())
+}
+
+fn time_of(cost: Cost) -> Duration {
+    Duration::from_micros(cost.unsigned_abs())
+}
+
+fn count_of(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 impl Out {
     fn enter(&mut self, cost: Cost) {
         self.files += 1;
         self.cost = self.cost.saturating_add(cost);
+        self.long += u32::from(cost > LONG);
     }
 
     fn leave(&mut self, cost: Cost) {
         self.files = self.files.saturating_sub(1);
         self.cost = self.cost.saturating_sub(cost);
+        self.long = self.long.saturating_sub(u32::from(cost > LONG));
     }
 }
 
@@ -665,9 +991,17 @@ mod tests {
         let mut out = Vec::new();
         while let Some(turn) = dispatcher.next_turn(Stage::Upload, 1_000) {
             let (mut cost, mut files) = (0, 0);
+            if !dispatcher.takes(Stage::Upload, file(turn.batch, 0), size) {
+                dispatcher.park(turn);
+                continue;
+            }
             while files < turn.files && cost < turn.cost {
+                let next = file(turn.batch, *last + 1);
+                if !dispatcher.takes(Stage::Upload, next, size) {
+                    break;
+                }
                 *last += 1;
-                let pair = (file(turn.batch, *last), Token::FIRST);
+                let pair = (next, Token::FIRST);
                 cost += dispatcher.cost_of(Stage::Upload, pair.0, size);
                 dispatcher.enter(Stage::Upload, pair.0, pair.1, size, NOW);
                 files += 1;
@@ -710,7 +1044,8 @@ mod tests {
             dispatcher.leave(pair.0, pair.1);
         }
         dispatcher.enqueue(waiting(long, NORMAL, NOW), NOW);
-        assert_eq!(fill(&mut dispatcher, &mut 1, 1 << 20).len(), 1);
+        // Alone it has all slots.
+        assert_eq!(fill(&mut dispatcher, &mut 1, 1 << 20).len(), 2);
         assert!(dispatcher.room(Stage::Upload, long.tenant).is_none());
         let room = dispatcher.room(Stage::Upload, short.tenant);
         assert!(!room.is_none(), "{room:?}");
@@ -718,6 +1053,117 @@ mod tests {
         let out = fill(&mut dispatcher, &mut 1_000, 1);
         assert!(out.iter().all(|(file, _)| file.tenant == short.tenant));
         assert!(out.len() >= 100, "{}", out.len());
+    }
+
+    // Protocol 2.5: of long work one file for each slot, whoever's it is; tenants in turn, and short work passes by.
+    #[test]
+    fn of_long_work_no_more_is_out_than_there_are_slots_and_short_work_does_not_wait_for_it() {
+        const MINUTE: Cost = 60_000_000;
+        let mut dispatcher = with_slots(4);
+        let long = |tenant: u128| batch(tenant, 1);
+        for tenant in 1..=10 {
+            let pair = (file(long(tenant), 0), Token::FIRST);
+            dispatcher.enter(Stage::Upload, pair.0, pair.1, 1 << 20, NOW);
+            dispatcher.took(pair.0, pair.1, 1 << 20, MINUTE);
+            dispatcher.leave(pair.0, pair.1);
+            dispatcher.enqueue(waiting(long(tenant), NORMAL, NOW), NOW);
+        }
+        let mut last = 1;
+        let mut out = fill(&mut dispatcher, &mut last, 1 << 20);
+        assert_eq!(out.len(), 4);
+        assert!(!dispatcher.can_admit(), "it would look again and again");
+        let short = batch(11, 1);
+        dispatcher.enqueue(waiting(short, NORMAL, NOW), NOW);
+        let turn = dispatcher.next_turn(Stage::Upload, 10).unwrap();
+        assert_eq!(turn.batch, short);
+        assert!(dispatcher.takes(Stage::Upload, file(short, 1), 1));
+        dispatcher.turn_taken(turn, 1, true);
+        let mut turns: HashMap<TenantId, u32> = HashMap::new();
+        for _ in 0..100 {
+            let (done, token) = out.remove(0);
+            *turns.entry(done.tenant).or_default() += 1;
+            dispatcher.took(done, token, 1 << 20, MINUTE);
+            dispatcher.leave(done, token);
+            out.extend(fill(&mut dispatcher, &mut last, 1 << 20));
+            assert_eq!(out.len(), 4);
+        }
+        let all = turns.values();
+        assert!(
+            turns.len() == 10 && all.clone().all(|turns| (6..=15).contains(turns)),
+            "{turns:?}"
+        );
+    }
+
+    #[test]
+    fn a_stage_that_is_paused_has_no_room_and_one_that_was_widened_has_more_for_one_tenant_too() {
+        let mut dispatcher = dispatcher(5, 5);
+        let key = batch(1, 1);
+        dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        let pause = crate::store::stages::StagePaused {
+            who: String::new(),
+            note: String::new(),
+            at: NOW,
+        };
+        let mut row = StageRow {
+            pause: Some(pause),
+            ..StageRow::unset(Stage::Upload)
+        };
+        dispatcher.set_stage(&row);
+        assert!(!dispatcher.can_admit());
+        assert_eq!(dispatcher.next_turn(Stage::Upload, 10), None);
+        row.pause = None;
+        row.max_files = Some(9);
+        dispatcher.set_stage(&row);
+        assert!(dispatcher.can_admit());
+        assert_eq!(dispatcher.room(Stage::Upload, key.tenant).files, 9);
+        row.max_files = Some(2);
+        dispatcher.set_stage(&row);
+        assert_eq!(dispatcher.room(Stage::Upload, key.tenant).files, 2);
+    }
+
+    // What comes before a batch: what is out, a turn of each tenant before its own, and a round for each of its own batches.
+    #[test]
+    fn a_batch_that_has_nothing_out_has_a_place_behind_those_that_have_and_those_whose_turn_is_first()
+     {
+        let mut dispatcher = with_slots(2);
+        let (out, ahead, own, behind) = (batch(1, 1), batch(2, 1), batch(3, 1), batch(4, 1));
+        let enter = |dispatcher: &mut Dispatcher, key: BatchRef, ordinal| {
+            dispatcher.enter(Stage::Upload, file(key, ordinal), Token::FIRST, 1, NOW);
+        };
+        enter(&mut dispatcher, out, 0);
+        for key in [ahead, own, behind, batch(3, 2), out] {
+            dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        }
+        let place = |dispatcher: &Dispatcher, key| dispatcher.queues().place(key);
+        let (stage, first) = place(&dispatcher, own).unwrap();
+        assert_eq!((stage, first.others, first.own), (Stage::Upload, 2, 0));
+        // Nothing was learned of this stage yet.
+        assert_eq!(first.about, None);
+        dispatcher.took(file(out, 0), Token::FIRST, 1, 60_000_000);
+        dispatcher.leave(file(out, 0), Token::FIRST);
+        enter(&mut dispatcher, out, 1);
+        // What is out takes a minute on two slots.
+        let about = place(&dispatcher, ahead).unwrap().1.about.unwrap();
+        assert!((29..32).contains(&about.as_secs()), "{about:?}");
+        let second = place(&dispatcher, batch(3, 2)).unwrap().1;
+        assert_eq!((second.others, second.own), (3, 1));
+        assert!(second.about > Some(about));
+        assert_eq!(place(&dispatcher, out), None);
+        assert_eq!(place(&dispatcher, batch(9, 1)), None);
+    }
+
+    #[test]
+    fn no_more_places_are_told_than_the_bound_and_of_the_others_it_is_not_known_whether_they_wait()
+    {
+        let mut dispatcher = dispatcher(10, 10);
+        for number in 0..=MOST_BATCHES as u128 {
+            let key = batch(number % 7, number);
+            dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
+        }
+        let queues = dispatcher.queues();
+        let told = &queues.stages[&Stage::Upload];
+        assert_eq!((told.waiting.len(), told.untold), (MOST_BATCHES, true));
+        assert!(queues.has_files(Stage::Upload, batch(9, 9)));
     }
 
     /// Tenants with endless work, each of whose files take so long, on some slots: what each got of them.

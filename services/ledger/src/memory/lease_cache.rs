@@ -9,6 +9,7 @@ use std::time::Instant;
 use caudal_domain::{FileRef, FileState, Stage, StageSet, StageVersion, Token};
 use rustc_hash::FxHashMap;
 
+use super::costs::Cost;
 use crate::store::results::ResultRow;
 use crate::store::work::WorkRow;
 
@@ -21,6 +22,8 @@ const MOST_FILES: usize = 65_536;
 pub(crate) struct Granted {
     pub(crate) row: WorkRow,
     pub(crate) stages: StageSet,
+    /// What it is expected to take of a slot's time.
+    pub(crate) expected: Cost,
 }
 
 impl Granted {
@@ -290,7 +293,11 @@ mod tests {
             ..WorkRow::pending(file(), 0, 1, Micros(1))
         };
         let stages = StageSet::default();
-        Arc::new(Granted { row, stages })
+        Arc::new(Granted {
+            row,
+            stages,
+            expected: 0,
+        })
     }
 
     fn moved(from: u64, out: Option<Arc<Granted>>) -> FileMoved {

@@ -8,10 +8,13 @@ pub(crate) mod dispatcher;
 pub(crate) mod known;
 mod later;
 pub(crate) mod lease_cache;
+pub(crate) mod queues;
 pub(crate) mod relay_queue;
+pub(crate) mod stages;
 mod tenant_queue;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use caudal_domain::{BatchRef, Stage, StageVersion};
 use rand::rngs::SmallRng;
@@ -23,9 +26,11 @@ use self::clock::DatabaseClock;
 use self::dispatcher::{Dispatcher, Windows};
 use self::known::Known;
 use self::lease_cache::LeaseCache;
+use self::stages::Stages;
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
 use crate::store::outbox;
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::work::{WaitingBatch, WorkRow};
 
@@ -39,6 +44,12 @@ pub(crate) struct Memory {
     /// The newest version that processes of each stage were seen to run. `None`: to be read, for a group that moved one got no
     /// answer to its COMMIT.
     pub(crate) newest_versions: Option<FxHashMap<Stage, u32>>,
+    /// The length of the vectors that stage versions were first recorded with, by their numbers.
+    pub(crate) dimensions: FxHashMap<u32, u32>,
+    /// Whether that, and what operators set for stages, is to be read, for a group that changed it got no answer to its COMMIT.
+    pub(crate) stages_unread: bool,
+    /// What others are told of stages.
+    pub(crate) stages: Stages,
     pub(crate) clock: DatabaseClock,
     pub(crate) leases: LeaseCache,
     pub(crate) known: Known,
@@ -57,6 +68,17 @@ pub(crate) struct Recovered {
     pub(crate) priorities: FxHashMap<BatchRef, u32>,
     pub(crate) versions: Vec<(u32, StageVersion)>,
     pub(crate) newest_versions: FxHashMap<Stage, u32>,
+    /// What operators set for stages.
+    pub(crate) stages: Vec<StageRow>,
+    /// The length of the vectors of stage versions, by their numbers.
+    pub(crate) dimensions: Vec<(u32, u32)>,
+}
+
+/// What a ledger that leads tells those who ask it beside its writer.
+#[derive(Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) leases: LeaseCache,
+    pub(crate) stages: Stages,
 }
 
 impl Memory {
@@ -65,10 +87,11 @@ impl Memory {
         settings: Arc<LedgerSettings>,
         epoch: u64,
         read: Recovered,
-        leases: LeaseCache,
+        Told { leases, stages }: Told,
         metrics: LedgerMetrics,
         seed: u64,
     ) -> Self {
+        stages.begin(Instant::now());
         let windows = &settings.windows;
         let mut dispatcher = Dispatcher::new(Windows {
             of_stage: windows.of_stage.clone(),
@@ -96,6 +119,16 @@ impl Memory {
                 read.now,
             );
         }
+        for row in read.stages {
+            dispatcher.set_stage(&row);
+            stages.set(row);
+        }
+        let dimensions: FxHashMap<u32, u32> = read.dimensions.into_iter().collect();
+        for (number, version) in &read.versions {
+            if let Some(dimensions) = dimensions.get(number) {
+                stages.set_dimensions(version.clone(), *dimensions);
+            }
+        }
         let versions = read.versions.into_iter();
         Self {
             settings,
@@ -106,6 +139,9 @@ impl Memory {
                 .map(|(number, version)| (version, number))
                 .collect(),
             newest_versions: Some(read.newest_versions),
+            dimensions,
+            stages_unread: false,
+            stages,
             clock: DatabaseClock::default(),
             leases,
             known: Known::default(),
@@ -123,6 +159,21 @@ impl Memory {
     /// A number from 0 to 1, that spreads retries.
     pub(crate) fn jitter(&mut self) -> f64 {
         self.dice.random_range(0.0..1.0)
+    }
+
+    /// Results of a stage version have vectors of this length.
+    pub(crate) fn learn_dimensions(&mut self, number: u32, dimensions: u32) {
+        self.dimensions.insert(number, dimensions);
+        let mut versions = self.versions.iter();
+        if let Some((version, _)) = versions.find(|(_, known)| **known == number) {
+            self.stages.set_dimensions(version.clone(), dimensions);
+        }
+    }
+
+    /// What operators set for a stage is in force.
+    pub(crate) fn learn_stage(&mut self, row: StageRow) {
+        self.dispatcher.set_stage(&row);
+        self.stages.set(row);
     }
 
     /// What is remembered of rows may not be what the database holds.

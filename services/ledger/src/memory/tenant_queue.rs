@@ -55,6 +55,12 @@ impl TenantQueue {
         self.classes.retain(|_, class| !class.batches.is_empty());
     }
 
+    /// Its batches, about in the order of their turns.
+    pub(super) fn batches(&self) -> impl Iterator<Item = BatchId> {
+        let classes = self.classes.values().rev();
+        classes.flat_map(|class| class.batches.iter().copied())
+    }
+
     /// Whose turn it is, and with which priority.
     pub(super) fn next(&mut self) -> Option<(u32, BatchId)> {
         let classes = self.classes.iter_mut().rev();

@@ -27,6 +27,7 @@ use crate::store::outbox::OutboxRow;
 use crate::store::progress::{BatchRow, ProgressRow, Renamed, Times};
 use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::{ResultRow, TenantContent, Trace};
+use crate::store::stages::StageRow;
 use crate::store::tenancy::{Open, Tenancy, TenancyNeeds, TenancyWrites};
 use crate::store::tenants::{Account, TenantRow};
 use crate::store::time::Micros;
@@ -91,6 +92,8 @@ pub(crate) struct Tables {
     pub(crate) requests: Table<BTreeMap<RequestName, Arc<AnsweredRequest>>>,
     pub(crate) versions: Table<Vec<(u32, StageVersion)>>,
     pub(crate) newest: Table<BTreeMap<Stage, u32>>,
+    pub(crate) stages: Table<BTreeMap<Stage, StageRow>>,
+    pub(crate) dimensions: Table<BTreeMap<u32, u32>>,
     pub(crate) operations: Table<BTreeMap<(TenantId, Uuid), Arc<OperationRow>>>,
     pub(crate) tus: Table<BTreeMap<(TenantId, Uuid), Arc<TusRow>>>,
     pub(crate) accounts: Table<BTreeMap<TenantId, Arc<Account>>>,
@@ -578,6 +581,22 @@ impl WriteTransaction for ModelTransaction {
         .await
     }
 
+    async fn dimensions(&self) -> Result<Vec<(u32, u32)>, DbErr> {
+        self.read(|tables| {
+            tables
+                .dimensions
+                .iter()
+                .map(|(at, of)| (*at, *of))
+                .collect()
+        })
+        .await
+    }
+
+    async fn stages(&self) -> Result<Vec<StageRow>, DbErr> {
+        self.read(|tables| tables.stages.values().cloned().collect())
+            .await
+    }
+
     async fn oldest_outbox(&self) -> Result<HashMap<Stage, Micros>, DbErr> {
         self.read(|tables| {
             let mut oldest = HashMap::new();
@@ -967,6 +986,21 @@ impl WriteTransaction for ModelTransaction {
     async fn set_newest_version(&self, stage: Stage, version: u32) -> Result<(), DbErr> {
         self.write(move |tables| {
             tables.newest.insert(stage, version);
+        })
+        .await
+    }
+
+    async fn set_dimensions(&self, number: u32, dimensions: u32) -> Result<(), DbErr> {
+        self.write(move |tables| {
+            tables.dimensions.insert(number, dimensions);
+        })
+        .await
+    }
+
+    async fn set_stage(&self, row: &StageRow) -> Result<(), DbErr> {
+        let row = row.clone();
+        self.write(move |tables| {
+            tables.stages.insert(row.stage, row.clone());
         })
         .await
     }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::database::{CommitFate, Database, ModelTransaction, Shared};
 use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
-use crate::memory::{Memory, Recovered};
+use crate::memory::{Memory, Recovered, Told};
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
 use crate::store::progress::ProgressRow;
@@ -104,6 +104,12 @@ impl SimLedger {
                 .iter()
                 .map(|(stage, number)| (*stage, *number))
                 .collect(),
+            stages: tables.stages.values().cloned().collect(),
+            dimensions: tables
+                .dimensions
+                .iter()
+                .map(|(at, of)| (*at, *of))
+                .collect(),
         };
         let leases = LeaseCache::default();
         leases.leads_until(leads_until);
@@ -112,7 +118,10 @@ impl SimLedger {
             settings.clone(),
             tables.epoch,
             read,
-            leases.clone(),
+            Told {
+                leases: leases.clone(),
+                ..Told::default()
+            },
             metrics.clone(),
             seed,
         );
@@ -273,6 +282,7 @@ impl SimLedger {
             relay: self.relay.clone(),
             hints: self.hints.clone(),
             leases: self.leases.clone(),
+            stages: self.memory.stages.clone(),
             metrics: self.memory.metrics.clone(),
             begun: Instant::now(),
             ahead,

@@ -6,6 +6,7 @@
 //! `CAUDAL_SIMULATE_SEED` begins with another seed, `CAUDAL_SIMULATE_HISTORIES` runs so many, and for one of them the whole
 //! history is told (`make simulate`); without it they run for `CAUDAL_SIMULATE_SECONDS`.
 
+mod contention;
 pub(crate) mod database;
 pub(crate) mod invariants;
 mod ledger;
@@ -37,9 +38,15 @@ fn number(name: &str) -> Option<u64> {
     })
 }
 
+/// One history in so many is one of contention.
+const CONTENDED: u64 = 256;
+
 /// One history; what it broke.
 fn history(seed: u64) -> Vec<String> {
-    let run = || World::new(seed, false).run(EVENTS).violations;
+    let run = || match seed % CONTENDED {
+        0 => contention::run(seed),
+        _ => World::new(seed, false).run(EVENTS).violations,
+    };
     // A core that is stuck or fails is one that broke its rules.
     std::panic::catch_unwind(run).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned();
@@ -50,8 +57,14 @@ fn history(seed: u64) -> Vec<String> {
 
 /// The same history, told.
 fn told(seed: u64) -> String {
-    let world = World::new(seed, true).run(EVENTS);
     let mut words = String::new();
+    if seed.is_multiple_of(CONTENDED) {
+        for violation in contention::run(seed) {
+            let _ = writeln!(words, "  BROKEN: {violation}");
+        }
+        return words;
+    }
+    let world = World::new(seed, true).run(EVENTS);
     for line in world.trace.unwrap_or_default() {
         let _ = writeln!(words, "  {line}");
     }

@@ -24,6 +24,7 @@ pub(crate) mod reads;
 pub(crate) mod requests;
 pub(crate) mod results;
 pub(crate) mod selection;
+pub(crate) mod stages;
 pub(crate) mod tenancy;
 pub(crate) mod tenants;
 pub(crate) mod time;

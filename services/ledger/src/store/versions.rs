@@ -26,6 +26,35 @@ pub(crate) async fn all<C: ConnectionTrait>(
     Ok(found)
 }
 
+/// The length of the vectors that each stage version was first recorded with, by its number.
+pub(crate) async fn dimensions<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+) -> Result<Vec<(u32, u32)>, DbErr> {
+    let sql =
+        "SELECT v.version_id, v.dimensions FROM stage_versions AS v WHERE v.dimensions IS NOT NULL";
+    let rows = session.rows(sql, Vec::new()).await?;
+    let known = rows.iter().map(|row| {
+        let number = u32_of(row, "version_id")?;
+        Ok((number, u32_of(row, "dimensions")?))
+    });
+    known.collect()
+}
+
+/// Notes the length of the vectors of a stage version.
+pub(crate) async fn set_dimensions<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    number: u32,
+    dimensions: u32,
+) -> Result<(), DbErr> {
+    let sql = "UPDATE stage_versions SET dimensions = $2 WHERE version_id = $1";
+    let values = vec![
+        i32::try_from(number).unwrap_or(i32::MAX).into(),
+        i32::try_from(dimensions).unwrap_or(i32::MAX).into(),
+    ];
+    session.execute(sql, values).await?;
+    Ok(())
+}
+
 /// Inserts a stage version under a number that no other has.
 pub(crate) async fn insert<C: ConnectionTrait>(
     session: &Session<'_, C>,
@@ -51,7 +80,7 @@ pub(crate) async fn insert<C: ConnectionTrait>(
 pub(crate) async fn newest<C: ConnectionTrait>(
     session: &Session<'_, C>,
 ) -> Result<HashMap<Stage, u32>, DbErr> {
-    let sql = "SELECT s.name, s.version_id FROM stages AS s";
+    let sql = "SELECT s.name, s.version_id FROM stages AS s WHERE s.version_id IS NOT NULL";
     let mut found = HashMap::new();
     for row in session.rows(sql, Vec::new()).await? {
         let name: String = row.try_get("", "name")?;

@@ -19,6 +19,7 @@ use super::outbox::{self, OutboxRow};
 use super::progress::{self, BatchRow, ProgressRow, Renamed, Times};
 use super::requests::{self, AnsweredRequest, RequestName};
 use super::results::{self, ResultRow, TenantContent, Trace};
+use super::stages::{self, StageRow};
 use super::tenancy::{self, Open, Tenancy, TenancyNeeds, TenancyWrites};
 use super::tenants::{self, TenantRow};
 use super::time::Micros;
@@ -99,6 +100,10 @@ pub(crate) trait WriteTransaction {
     async fn versions(&self) -> Result<Vec<(u32, StageVersion)>, DbErr>;
     /// The newest version of each stage that has one.
     async fn newest_versions(&self) -> Result<HashMap<Stage, u32>, DbErr>;
+    /// The length of the vectors of each stage version that was recorded with some, by its number.
+    async fn dimensions(&self) -> Result<Vec<(u32, u32)>, DbErr>;
+    /// What operators set for stages.
+    async fn stages(&self) -> Result<Vec<StageRow>, DbErr>;
     /// When the oldest unpublished dispatch of each stage was written (protocol 8.1).
     async fn oldest_outbox(&self) -> Result<HashMap<Stage, Micros>, DbErr>;
     /// One operation, locked until the end.
@@ -169,6 +174,10 @@ pub(crate) trait WriteTransaction {
     ) -> Result<(), DbErr>;
     /// Notes the newest version of a stage.
     async fn set_newest_version(&self, stage: Stage, version: u32) -> Result<(), DbErr>;
+    /// Notes the length of the vectors of a stage version.
+    async fn set_dimensions(&self, number: u32, dimensions: u32) -> Result<(), DbErr>;
+    /// Writes what operators set for a stage.
+    async fn set_stage(&self, row: &StageRow) -> Result<(), DbErr>;
     /// Inserts an operation.
     async fn insert_operation(&self, row: &OperationRow) -> Result<(), DbErr>;
     /// Writes how far a locked operation is.
@@ -301,6 +310,14 @@ impl WriteTransaction for Transaction {
         versions::newest(&self.session()).await
     }
 
+    async fn dimensions(&self) -> Result<Vec<(u32, u32)>, DbErr> {
+        versions::dimensions(&self.session()).await
+    }
+
+    async fn stages(&self) -> Result<Vec<StageRow>, DbErr> {
+        stages::all(&self.session()).await
+    }
+
     async fn oldest_outbox(&self) -> Result<HashMap<Stage, Micros>, DbErr> {
         outbox::oldest(&self.session()).await
     }
@@ -427,6 +444,14 @@ impl WriteTransaction for Transaction {
 
     async fn set_newest_version(&self, stage: Stage, version: u32) -> Result<(), DbErr> {
         versions::set_newest(&self.session(), stage, version).await
+    }
+
+    async fn set_dimensions(&self, number: u32, dimensions: u32) -> Result<(), DbErr> {
+        versions::set_dimensions(&self.session(), number, dimensions).await
+    }
+
+    async fn set_stage(&self, row: &StageRow) -> Result<(), DbErr> {
+        stages::set(&self.session(), row).await
     }
 
     async fn insert_operation(&self, row: &OperationRow) -> Result<(), DbErr> {

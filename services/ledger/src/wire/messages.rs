@@ -15,6 +15,7 @@ use crate::store::progress::{BatchRow, ProgressRow};
 use crate::store::reads::FileView;
 use crate::store::results::ResultRow;
 pub(crate) use crate::store::signed;
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::waits::StageWait;
 
@@ -61,6 +62,21 @@ pub(crate) fn wait(wait: &StageWait) -> v1::Wait {
         reason: wait.waiting.reason.clone(),
         words: wait.waiting.words.clone(),
         since_time: wait.waiting.since,
+    }
+}
+
+/// What operators set for a stage.
+pub(crate) fn stage(row: &StageRow) -> v1::Stage {
+    v1::Stage {
+        name: row.stage.name().to_owned(),
+        pause: row.pause.as_ref().map(|pause| v1::StagePause {
+            note: pause.note.clone(),
+            who: pause.who.clone(),
+            since_time: Some(timestamp_from_micros(pause.at.0)),
+        }),
+        max_slots: row.max_slots.unwrap_or_default(),
+        max_files: row.max_files.unwrap_or_default(),
+        ..v1::Stage::default()
     }
 }
 

@@ -21,6 +21,8 @@ struct Taken {
     cost: Cost,
     /// Nothing of the batch is ready any more.
     ran_dry: bool,
+    /// All that was read is long work, for which the stage has no slot free.
+    waits_for_slot: bool,
 }
 
 impl Group<'_> {
@@ -67,6 +69,10 @@ impl Group<'_> {
             .waiting(stage, batch, self.now, turn.files)
             .await?;
         let taken = self.admit_rows(turn, rows)?;
+        if taken.waits_for_slot {
+            self.memory.dispatcher.park(turn);
+            return Ok(0);
+        }
         self.memory
             .dispatcher
             .turn_taken(turn, taken.cost, taken.ran_dry);
@@ -94,13 +100,19 @@ impl Group<'_> {
             files: 0,
             cost: 0,
             ran_dry: false,
+            waits_for_slot: false,
         };
+        let mut passed_over = 0;
         for row in rows {
             if taken.cost >= turn.cost {
                 break;
             }
             let file = row.file;
             let dispatcher = &self.memory.dispatcher;
+            if !dispatcher.takes(turn.stage, file, row.size) {
+                passed_over += 1;
+                continue;
+            }
             let cost = dispatcher.cost_of(turn.stage, file, row.size);
             taken.cost = taken.cost.saturating_add(cost);
             taken.files += 1;
@@ -109,6 +121,7 @@ impl Group<'_> {
             self.dispatch(file)?;
         }
         taken.ran_dry = taken.files as usize == read && read < turn.files as usize;
+        taken.waits_for_slot = passed_over > 0 && taken.files == 0;
         Ok(taken)
     }
 }

@@ -9,6 +9,7 @@ use super::effects::{Effects, Outgoing};
 use super::rows::{LoadedBatch, Rows};
 use crate::memory::known::Pending;
 use crate::memory::{Memory, Waiting};
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
@@ -25,6 +26,8 @@ pub(crate) struct MemoryDelta {
     new_versions: Vec<(u32, StageVersion)>,
     seen_versions: Vec<(u32, StageVersion)>,
     newest_versions: BTreeMap<Stage, u32>,
+    stages: Vec<StageRow>,
+    dimensions: Vec<(u32, u32)>,
     priorities: Vec<(BatchRef, u32)>,
     now: Micros,
 }
@@ -51,6 +54,8 @@ impl MemoryDelta {
             new_versions: effects.new_versions,
             seen_versions: effects.seen_versions,
             newest_versions: effects.newest_versions,
+            stages: effects.stages,
+            dimensions: effects.dimensions,
             now,
         }
     }
@@ -68,6 +73,11 @@ impl MemoryDelta {
     /// Whether the group gave numbers to stage versions.
     pub(super) fn numbers_versions(&self) -> bool {
         !self.new_versions.is_empty()
+    }
+
+    /// Whether the group said how long the vectors of a stage version are.
+    pub(super) fn sets_dimensions(&self) -> bool {
+        !self.dimensions.is_empty()
     }
 
     /// Whether the group saw a newer version of a stage than any before it.
@@ -91,6 +101,12 @@ impl MemoryDelta {
         if let Some(newest) = &mut memory.newest_versions {
             newest.extend(self.newest_versions);
         }
+        for row in self.stages {
+            memory.learn_stage(row);
+        }
+        for (number, dimensions) in self.dimensions {
+            memory.learn_dimensions(number, dimensions);
+        }
         for (batch, weight) in self.priorities {
             memory.dispatcher.reweigh(batch, weight);
         }
@@ -113,6 +129,7 @@ impl MemoryDelta {
         if !self.newest_versions.is_empty() {
             memory.newest_versions = None;
         }
+        memory.stages_unread |= !self.stages.is_empty() || !self.dimensions.is_empty();
         if !planted!(LeasesKeptAtUnknownCommit) {
             memory.leases.forget(self.rows.iter().map(|row| row.file));
         }

@@ -14,6 +14,7 @@ use crate::store::manifest::{FileRow, FolderRow};
 use crate::store::operations::OperationRow;
 use crate::store::requests::{AnsweredRequest, RequestName};
 use crate::store::results::ResultRow;
+use crate::store::stages::StageRow;
 use crate::store::tenancy::TenancyWrites;
 use crate::store::time::Micros;
 use crate::store::tus::TusRow;
@@ -47,6 +48,10 @@ pub(super) struct Effects {
     pub(super) seen_versions: Vec<(u32, StageVersion)>,
     /// Stages of which this group saw a newer version than any before.
     pub(super) newest_versions: BTreeMap<Stage, u32>,
+    /// The length of the vectors of stage versions that had none before, by their numbers.
+    pub(super) dimensions: Vec<(u32, u32)>,
+    /// What operators set for stages, the last of each last.
+    pub(super) stages: Vec<StageRow>,
     pub(super) new_operations: Vec<OperationRow>,
     pub(super) operations: Vec<OperationRow>,
     /// Uploads through gateways as this group leaves them; those that are gone are none.
@@ -80,6 +85,8 @@ impl Effects {
         self.seen_versions = std::mem::take(&mut written.seen_versions);
         self.new_versions.clone_from(&written.new_versions);
         self.newest_versions.clone_from(&written.newest_versions);
+        self.stages.clone_from(&written.stages);
+        self.dimensions.clone_from(&written.dimensions);
         written
     }
 

@@ -212,11 +212,16 @@ impl Group<'_> {
     /// it (protocol 1.3); otherwise it waits in the database. Its token was raised by the caller, or is raised by the
     /// admission.
     pub(super) fn make_ready(&mut self, file: FileRef, ready_at: Micros) -> Result<(), GroupError> {
-        let stage = self.rows.file(file).ok_or(GroupError::Stale)?.stage;
+        let row = self.rows.file(file).ok_or(GroupError::Stale)?;
+        let (stage, size) = (row.stage, row.size);
         let goes_out = ready_at <= self.now
             && self.rows.may_go_out(file.batch_ref())
             && !self.memory.dispatcher.anyone_waits(stage)
-            && !self.memory.dispatcher.room(stage, file.tenant).is_none();
+            && !self.memory.dispatcher.room(stage, file.tenant).is_none()
+            && self
+                .memory
+                .dispatcher
+                .takes_before_others(stage, file, size);
         if goes_out {
             return self.dispatch(file);
         }
@@ -263,6 +268,7 @@ impl Group<'_> {
             dispatcher.enter(stage, file, token, size, self.now);
         }
         self.outgoing.entered.push((file, token));
+        self.memory.metrics.admissions.with([stage.name()]).inc();
         let out = self.outgoing.dispatches.entry(stage).or_default();
         out.push((file, token));
         Ok(())
@@ -274,6 +280,10 @@ impl Group<'_> {
         Arc::new(Granted {
             row: row.clone(),
             stages: batch.map(|batch| batch.stages).unwrap_or_default(),
+            expected: self
+                .memory
+                .dispatcher
+                .cost_of(row.stage, row.file, row.size),
         })
     }
 

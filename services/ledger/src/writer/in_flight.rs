@@ -17,6 +17,7 @@ use super::write::{Committed, write};
 use crate::memory::Memory;
 use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
+use crate::memory::stages::Stages;
 use crate::metrics::LedgerMetrics;
 use crate::store::requests::RequestName;
 use crate::store::write_transaction::WriteTransaction;
@@ -33,7 +34,8 @@ pub(crate) struct HeldRows {
     uploads: FxHashSet<(TenantId, Uuid)>,
     /// It numbers stage versions: the next number is known when it is committed.
     numbers_versions: bool,
-    /// It saw a stage's newest version: what may be taken over is known when it is committed.
+    /// It saw a stage's newest version, or the first vectors of one: what may be taken over, and what is recorded, is known
+    /// when it is committed.
     moves_newest: bool,
 }
 
@@ -47,7 +49,7 @@ impl HeldRows {
             files: delta.files(),
             manifests: delta.manifests().to_vec(),
             numbers_versions: delta.numbers_versions(),
-            moves_newest: delta.moves_newest(),
+            moves_newest: delta.moves_newest() || delta.sets_dimensions(),
         }
     }
 
@@ -55,7 +57,7 @@ impl HeldRows {
     pub(crate) fn hold_up(&self, needs: &Needs, memory: &Memory) -> bool {
         // Places are compared with rows while no dispatch is in flight (protocol 2.3), and this group may still have rows to
         // write that others look for.
-        if needs.looks_for_rows() || self.moves_newest {
+        if needs.looks_for_rows() || needs.stage.is_some() || self.moves_newest {
             return true;
         }
         let version = needs.version.as_ref();
@@ -224,6 +226,7 @@ pub(crate) struct Writing {
     pub(crate) relay: RelayQueue,
     pub(crate) hints: mpsc::Sender<Vec<(BatchRef, u64)>>,
     pub(crate) leases: LeaseCache,
+    pub(crate) stages: Stages,
     pub(crate) metrics: LedgerMetrics,
     pub(crate) begun: Instant,
     /// Tells when the group ahead is committed.
@@ -240,6 +243,7 @@ impl Writing {
         mut requests: Vec<Request>,
     ) -> Written {
         let relayed = decided.relayed.clone();
+        let stages = decided.effects.stages.clone();
         match write(transaction, decided, &mut requests, self.ahead).await {
             Ok(Committed {
                 published,
@@ -251,6 +255,10 @@ impl Writing {
                 // The next group goes on; none may be there.
                 let _ = self.committed.send(());
                 self.leases.advance(moved, results);
+                // Processes are told so from now on, before whoever asked for it is.
+                for row in stages {
+                    self.stages.set(row);
+                }
                 self.metrics.groups.inc();
                 self.metrics.group_verbs.inc_by(requests.len() as u64);
                 self.metrics

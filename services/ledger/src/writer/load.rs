@@ -35,6 +35,15 @@ impl Group<'_> {
             let newest = transaction.newest_versions().await?;
             self.memory.newest_versions = Some(newest.into_iter().collect());
         }
+        if self.memory.stages_unread {
+            for row in transaction.stages().await? {
+                self.memory.learn_stage(row);
+            }
+            for (number, dimensions) in transaction.dimensions().await? {
+                self.memory.learn_dimensions(number, dimensions);
+            }
+            self.memory.stages_unread = false;
+        }
         let versions = needs.iter().filter_map(|needs| needs.version.as_ref());
         let mut unknown = versions.filter(|version| !self.memory.versions.contains_key(version));
         if unknown.next().is_some() {

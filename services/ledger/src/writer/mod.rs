@@ -50,6 +50,8 @@ use self::in_flight::{Failure, HeldRows, InFlight, Settled, Undecided, Writing, 
 use self::outage::Outage;
 use self::verb::Request;
 use crate::memory::Memory;
+use crate::memory::costs::Cost;
+use crate::memory::queues::{Queues, WEIGHT_NAMES};
 use crate::memory::relay_queue::RelayQueue;
 use crate::phases::Phases;
 use crate::store::requests::RequestName;
@@ -259,12 +261,36 @@ impl Writer {
             .dispatcher
             .out_since_before(before, RECONCILE_PAGE);
         self.outstanding.send_replace(old);
+        let queues = self.memory.dispatcher.queues();
+        self.measure(&queues);
+        self.memory.stages.show(queues);
         for stage in Stage::ALL {
             self.memory
                 .metrics
                 .outstanding
                 .with([stage.name()])
                 .set(i64::from(self.memory.dispatcher.used(stage)));
+        }
+    }
+
+    /// Shows what is out, what may be and who waits.
+    fn measure(&self, queues: &Queues) {
+        let metrics = &self.memory.metrics;
+        let shown = |cost: Cost| cost.max(0);
+        for (stage, queue) in &queues.stages {
+            let name = [stage.name()];
+            let window = self.memory.dispatcher.window(*stage);
+            metrics.window_files.with(name).set(window.into());
+            metrics
+                .outstanding_time
+                .with(name)
+                .set(shown(queue.out_cost));
+            let window = queue.window.unwrap_or_default();
+            metrics.window_time.with(name).set(shown(window));
+            for (weight, waiting) in WEIGHT_NAMES.iter().zip(queue.waiting_by_weight) {
+                let labels = [stage.name(), *weight];
+                metrics.waiting_batches.with(labels).set(waiting.into());
+            }
         }
     }
 
@@ -340,6 +366,7 @@ impl Writer {
             relay: self.relay.clone(),
             hints: self.hints.clone(),
             leases: self.memory.leases.clone(),
+            stages: self.memory.stages.clone(),
             metrics: self.memory.metrics.clone(),
             begun,
             ahead,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use caudal_domain::{BatchRef, FileRef, StageVersion, TenantId, Token};
+use caudal_domain::{BatchRef, FileRef, Stage, StageVersion, TenantId, Token};
 use uuid::Uuid;
 
 use super::manifest_page::ManifestPage;
@@ -35,6 +35,8 @@ pub(crate) struct Needs {
     pub(crate) range: Option<Range>,
     /// The number of a stage version.
     pub(crate) version: Option<StageVersion>,
+    /// What operators set for a stage, as it is while no group is in flight.
+    pub(crate) stage: Option<Stage>,
     /// An operation, locked.
     pub(crate) operation: Option<(TenantId, Uuid)>,
     /// An upload through gateways, locked.

@@ -39,9 +39,8 @@ use super::verbs::report::{BadResult, GoodResult, Report, Reported, StageOutcome
 use super::verbs::set_pause::{NewPause, SetPause};
 use super::verbs::settle_missing::{AskedUpload, SettleMissing};
 use super::verbs::start_operation::StartOperation;
-use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
-use crate::memory::{Memory, Recovered};
+use crate::memory::{Memory, Recovered, Told};
 use crate::metrics::LedgerMetrics;
 use crate::phases::Phases;
 use crate::settings::LedgerSettings;
@@ -112,6 +111,7 @@ pub(super) fn good(stage: Stage, content: [u8; 32]) -> GoodResult {
         warnings: Vec::new(),
         used: Used::default(),
         outcome: (stage == Stage::Metadata).then_some(Outcome::Complete),
+        dimensions: None,
     }
 }
 
@@ -144,10 +144,12 @@ impl Trial {
             priorities: Default::default(),
             versions: Vec::new(),
             newest_versions: Default::default(),
+            stages: Vec::new(),
+            dimensions: Vec::new(),
         };
         let metrics = LedgerMetrics::new(&Registry::new("ledger"));
         Self {
-            memory: Memory::recover(settings, 1, read, LeaseCache::default(), metrics, 1),
+            memory: Memory::recover(settings, 1, read, Told::default(), metrics, 1),
             shared: Rc::new(RefCell::new(database)),
             relay: RelayQueue::default(),
             tenant,
@@ -211,6 +213,7 @@ impl Trial {
             relay: self.relay.clone(),
             hints: mpsc::channel(1).0,
             leases: self.memory.leases.clone(),
+            stages: self.memory.stages.clone(),
             metrics: self.memory.metrics.clone(),
             begun: Instant::now(),
             ahead: None,

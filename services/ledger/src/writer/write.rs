@@ -145,6 +145,12 @@ impl Decided {
         for (stage, version) in &effects.newest_versions {
             transaction.set_newest_version(*stage, *version).await?;
         }
+        for (number, dimensions) in &effects.dimensions {
+            transaction.set_dimensions(*number, *dimensions).await?;
+        }
+        for row in &effects.stages {
+            transaction.set_stage(row).await?;
+        }
         for row in &effects.new_operations {
             transaction.insert_operation(row).await?;
         }

@@ -38,6 +38,7 @@ mod full_disk;
 mod leadership;
 mod manifest;
 mod metadata;
+mod operated;
 mod operations;
 mod recovery;
 mod selector;

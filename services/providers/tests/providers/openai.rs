@@ -229,6 +229,25 @@ async fn another_length_than_before_is_the_providers_fault_and_no_files() {
 }
 
 #[tokio::test]
+async fn the_length_that_vectors_had_before_a_restart_is_expected_of_the_first_answer_and_of_probes()
+ {
+    let server = Server::start(vec![Scripted::Fine, Scripted::Fine, Scripted::Fine]).await;
+    let expecting = |length| {
+        let provider = provider_with(settings(&server.url));
+        provider.expect_dimensions(length);
+        provider
+    };
+    for error in [
+        expecting(3).embed(&texts(1)).await.unwrap_err(),
+        expecting(3).probe().await.unwrap_err(),
+    ] {
+        let words = error.to_string();
+        assert!(words.contains("2 dimensions instead of the 3"), "{words}");
+    }
+    expecting(2).embed(&texts(1)).await.unwrap();
+}
+
+#[tokio::test]
 async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
     let server = Server::start(vec![status(500, "oops"), status(503, "oops")]).await;
     let provider = provider_with(settings(&server.url));

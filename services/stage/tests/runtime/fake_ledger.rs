@@ -34,6 +34,8 @@ pub(crate) struct State {
     /// What earlier stages recorded of a file.
     pub(crate) inputs: HashMap<Key, Vec<Input>>,
     pub(crate) suspects: HashSet<Key>,
+    /// What files are expected to take.
+    pub(crate) expected_us: HashMap<Key, u64>,
     /// Renewals of these are answered with STOP.
     pub(crate) stops: HashSet<Key>,
     /// Calls of these names get no answer.
@@ -45,6 +47,9 @@ pub(crate) struct State {
     /// Results that a reader of the database sees.
     pub(crate) seen: HashSet<Key>,
     pub(crate) lease_ms: u32,
+    /// What processes are told that operators set, and what the last of them said.
+    pub(crate) set: AttendResponse,
+    pub(crate) attended: Option<AttendRequest>,
     pub(crate) calls: Vec<Call>,
     pub(crate) lease_pages: Vec<usize>,
     pub(crate) report_pages: Vec<usize>,
@@ -132,6 +137,7 @@ impl LedgerService for FakeLedger {
                 path,
                 source_key: landing_key(key.0, Target(1)),
                 suspect: state.suspects.contains(&key),
+                expected_us: state.expected_us.get(&key).copied().unwrap_or(0),
                 inputs: state.inputs.get(&key).cloned().unwrap_or_default(),
                 ..Work::default()
             });
@@ -152,6 +158,12 @@ impl LedgerService for FakeLedger {
             }
         }
         Ok(Response::new(RenewResponse { verdicts }))
+    }
+
+    async fn attend(&self, request: Request<AttendRequest>) -> Answer<AttendResponse> {
+        let mut state = self.check("attend")?;
+        state.attended = Some(request.into_inner());
+        Ok(Response::new(state.set))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Answer<ReleaseResponse> {

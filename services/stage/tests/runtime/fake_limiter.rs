@@ -1,7 +1,7 @@
 //! A limiter that grants as many slots as a test says.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use caudal_proto::mesh::v1::limiter_service_server::{LimiterService, LimiterServiceServer};
 use caudal_proto::mesh::v1::*;
@@ -13,6 +13,8 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Clone, Default)]
 pub(crate) struct FakeLimiter {
     pub(crate) slots: Arc<AtomicU32>,
+    /// The last that was told of the stage's slots in all.
+    pub(crate) stage_limit: Arc<Mutex<Option<u32>>>,
 }
 
 impl FakeLimiter {
@@ -37,6 +39,9 @@ impl LimiterService for FakeLimiter {
     async fn hold_slots(&self, request: Request<HoldSlotsRequest>) -> Answer<HoldSlotsResponse> {
         let request = request.into_inner();
         assert_eq!(request.stage, "extract-text");
+        if request.stage_limit.is_some() {
+            *self.stage_limit.lock().unwrap() = request.stage_limit;
+        }
         Ok(Response::new(HoldSlotsResponse {
             slots: self.slots.load(Ordering::Relaxed).min(request.want),
             valid_for: Some(prost_types::Duration {

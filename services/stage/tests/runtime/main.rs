@@ -65,6 +65,10 @@ fn main() {
         no_more_handlers_run_than_there_are_slots_and_slots_change_at_run_time,
         no_more_handlers_run_than_the_limiter_grants,
         a_paused_process_reads_nothing_until_it_is_resumed,
+        at_a_stage_that_operators_paused_nothing_is_begun_and_what_was_read_is_given_back,
+        all_processes_of_a_stage_run_as_many_handlers_as_operators_set,
+        a_process_says_that_it_lives_and_that_it_leaves,
+        ten_long_files_leave_a_slot_for_a_short_one,
         what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself,
         a_provider_that_names_a_time_is_neither_asked_nor_probed_before_it,
         a_file_that_meets_a_failure_alone_is_charged_in_the_end_and_holds_up_nobody,
@@ -630,6 +634,146 @@ async fn a_paused_process_reads_nothing_until_it_is_resumed() {
     assert_eq!(stand.ledger.count(is_done), 8);
     other.stop().await;
     running.stop().await;
+}
+
+// Protocol 10.3.
+async fn at_a_stage_that_operators_paused_nothing_is_begun_and_what_was_read_is_given_back() {
+    let stand = Stand::new().await;
+    stand.ledger.state().set.paused = true;
+    let settings = StageSettings {
+        block: Duration::from_millis(20),
+        ..Stand::settings(1, 16)
+    };
+    let running = stand.run(settings).await;
+    stand.dispatch(&[(1, "hold"), (2, "quick")]).await;
+    eventually("it has asked", async || {
+        stand.ledger.state().attended.is_some()
+    })
+    .await;
+    let mut service = running.service.clone();
+    let told = service.get_stage(GetStageRequest {}).await.unwrap();
+    assert!(told.into_inner().stage_paused);
+    assert_eq!(
+        stand.ledger.count(|call| matches!(call, Call::Leased(_))),
+        0
+    );
+
+    stand.ledger.state().set.paused = false;
+    eventually("the first runs", async || {
+        stand.handler.seen.lock().unwrap().running == 1
+    })
+    .await;
+    // What waits for a slot when the stage is paused goes back; what runs ends.
+    stand.ledger.state().set.paused = true;
+    eventually("the other is given back", async || {
+        stand.ledger.count(is_released) == 1
+    })
+    .await;
+    stand.handler.told.notify_one();
+    stand.all_acknowledged().await;
+    assert_eq!(stand.ledger.count(is_done), 1);
+    // The read that was under way may still bring one; it is not begun.
+    stand.dispatch(&[(3, "quick")]).await;
+    stand.ledger.state().attended = None;
+    eventually("it has asked again", async || {
+        stand.ledger.state().attended.is_some()
+    })
+    .await;
+    assert_eq!(stand.handler.seen.lock().unwrap().begun, [1]);
+    stand.ledger.state().set.paused = false;
+    until_all_are_done(&stand, &[(2, "quick"), (3, "quick")]).await;
+    running.stop().await;
+}
+
+async fn all_processes_of_a_stage_run_as_many_handlers_as_operators_set() {
+    let stand = Stand::new().await;
+    let limiter = fake_limiter::FakeLimiter::default();
+    limiter
+        .slots
+        .store(100, std::sync::atomic::Ordering::Relaxed);
+    let address = limiter.start().await;
+    let running = stand
+        .run_with_limiter(Stand::settings(2, 4), Some(&address))
+        .await;
+    stand.ledger.state().set.max_slots = 6;
+    let files: Vec<(u32, &str)> = (0..8).map(|ordinal| (ordinal, "hold")).collect();
+    for file in &files {
+        stand.dispatch(std::slice::from_ref(file)).await;
+    }
+    eventually("six run", async || {
+        stand.handler.seen.lock().unwrap().running == 6
+    })
+    .await;
+    // The limiter is told, so that it holds for all processes together.
+    eventually("the limiter knows", async || {
+        *limiter.stage_limit.lock().unwrap() == Some(6)
+    })
+    .await;
+    eventually("all are reported", async || {
+        stand.handler.told.notify_one();
+        stand.ledger.count(is_done) == 8
+    })
+    .await;
+    stand.ledger.state().set.max_slots = 0;
+    let mut service = running.service.clone();
+    eventually("it is as it was started", async || {
+        let told = service.get_stage(GetStageRequest {}).await.unwrap();
+        told.into_inner().slots == 2
+    })
+    .await;
+    running.stop().await;
+}
+
+// Protocol 5.5.
+async fn ten_long_files_leave_a_slot_for_a_short_one() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(4, 32)).await;
+    let files: Vec<(u32, &str)> = (0..10).map(|ordinal| (ordinal, "hold")).collect();
+    for (ordinal, _) in &files {
+        let minute = 60_000_000;
+        stand
+            .ledger
+            .state()
+            .expected_us
+            .insert(key(*ordinal), minute);
+    }
+    stand.dispatch(&files).await;
+    eventually("all are leased", async || {
+        stand.ledger.count(|call| matches!(call, Call::Leased(_))) == 10
+    })
+    .await;
+    eventually("three run", async || {
+        stand.handler.seen.lock().unwrap().running == 3
+    })
+    .await;
+    stand.dispatch(&[(10, "quick")]).await;
+    eventually("the short one is done", async || {
+        stand.ledger.count(is_done) == 1
+    })
+    .await;
+    let begun = stand.handler.seen.lock().unwrap().begun.clone();
+    assert_eq!(begun.len(), 4, "{begun:?}");
+    eventually("all are done", async || {
+        stand.handler.told.notify_one();
+        stand.ledger.count(is_done) == 11
+    })
+    .await;
+    running.stop().await;
+}
+
+async fn a_process_says_that_it_lives_and_that_it_leaves() {
+    let stand = Stand::new().await;
+    let running = stand.run(Stand::settings(3, 16)).await;
+    eventually("it says so", async || {
+        let state = stand.ledger.state();
+        state.attended.as_ref().is_some_and(|said| {
+            (said.stage.as_str(), said.slots, said.leaves) == (STAGE.name(), 3, false)
+        })
+    })
+    .await;
+    running.stop().await;
+    let state = stand.ledger.state();
+    assert!(state.attended.as_ref().is_some_and(|said| said.leaves));
 }
 
 fn is_failed(call: &Call) -> bool {

@@ -334,6 +334,7 @@ impl World {
         self.artifacts.insert(key, execution);
         let last = stage == Stage::Metadata;
         Ok(GoodResult {
+            dimensions: None,
             artifacts: vec![StoredArtifact {
                 name: "original".into(),
                 size: row.size,

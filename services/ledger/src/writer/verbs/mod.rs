@@ -11,12 +11,13 @@ pub(crate) mod leave_out;
 pub(crate) mod set_pause;
 pub(crate) mod update_batch;
 
-// What is done to tenants and keys.
+// What is done to tenants, keys and stages.
 pub(crate) mod create_key;
 pub(crate) mod create_tenant;
 pub(crate) mod note_key_use;
 pub(crate) mod revoke_key;
 pub(crate) mod rotate_key;
+pub(crate) mod update_stage;
 pub(crate) mod update_tenant;
 pub(crate) mod wake_batch;
 

@@ -30,6 +30,8 @@ pub(crate) struct GoodResult {
     pub(crate) warnings: Vec<Warning>,
     pub(crate) used: Used,
     pub(crate) outcome: Option<Outcome>,
+    /// Length of the vectors, where there are some.
+    pub(crate) dimensions: Option<u32>,
 }
 
 /// A failure, as it is to be recorded.
@@ -126,6 +128,13 @@ impl Verb for Report {
             if let Some(took) = took {
                 group.settle_cost(*file, *token, *took)?;
             }
+            let dimensions = outcome.as_ref().ok().and_then(|good| good.dimensions);
+            if dimensions.is_some_and(|found| !group.are_of_version(version, found)) {
+                group.memory.metrics.other_dimensions.inc();
+                group.give_back(*file)?;
+                verdicts.push(false);
+                continue;
+            }
             match outcome {
                 Ok(good) => group.record(*file, version, self.stage, good, &loaded)?,
                 Err(bad) => group.fail(*file, bad)?,
@@ -137,10 +146,34 @@ impl Verb for Report {
 }
 
 impl Group<'_> {
+    /// Whether vectors of this length are such as the stage version makes: the first that are recorded of it say how long all
+    /// are. Vectors of another length cannot be compared with them.
+    fn are_of_version(&mut self, version: u32, found: u32) -> bool {
+        let mut in_group = self.effects.dimensions.iter();
+        let in_group = in_group.find(|(number, _)| *number == version);
+        let first = in_group.map(|(_, first)| *first);
+        let first = first.or_else(|| self.memory.dimensions.get(&version).copied());
+        if first.is_none() {
+            self.effects.dimensions.push((version, found));
+        }
+        first.is_none_or(|first| first == found)
+    }
+
     /// What the file was expected to take is settled with what it took.
     fn settle_cost(&mut self, file: FileRef, token: Token, took: Cost) -> Result<(), GroupError> {
-        let size = self.rows.file(file).ok_or(GroupError::Stale)?.size;
-        self.memory.dispatcher.took(file, token, size, took);
+        let row = self.rows.file(file).ok_or(GroupError::Stale)?;
+        let (stage, size) = (row.stage, row.size);
+        let Some(expected) = self.memory.dispatcher.took(file, token, size, took) else {
+            return Ok(());
+        };
+        let metrics = &self.memory.metrics;
+        for (counter, time) in [
+            (&metrics.expected_time, expected),
+            (&metrics.taken_time, took),
+            (&metrics.missed_time, took.saturating_sub(expected)),
+        ] {
+            counter.with([stage.name()]).inc_by(time.unsigned_abs());
+        }
         Ok(())
     }
 
@@ -285,7 +318,7 @@ mod tests {
     use caudal_domain::{BatchState, FileState};
 
     use super::*;
-    use crate::writer::trial::{SIZE, Trial, bad, content_of, good};
+    use crate::writer::trial::{SIZE, Trial, bad, content_of, good, version};
     use crate::writer::verbs::release::Release;
     use crate::writer::verbs::repair::{KillCause, Repair};
 
@@ -433,5 +466,36 @@ mod tests {
             .filter_map(|result| result.taken_from);
         let makers: Vec<FileRef> = taken.map(|maker| maker.file).collect();
         assert_eq!(makers, [held, held]);
+    }
+
+    // Protocol 13.6: the first vectors of a stage version say how long all of them are, also when a COMMIT got no answer.
+    #[test]
+    fn vectors_of_another_length_than_the_first_of_their_version_are_not_recorded_and_charge_nothing()
+     {
+        let mut trial = Trial::new();
+        let files = trial.processing(3);
+        let with = |trial: &Trial, file: FileRef, dimensions: u32| {
+            let good = GoodResult {
+                dimensions: Some(dimensions),
+                ..good(Stage::Upload, content_of(file))
+            };
+            trial.reporting(file, Ok(good))
+        };
+        let first = with(&trial, files[0], 384);
+        trial.lose_answer(first);
+        trial.tick();
+        assert_eq!(
+            trial.memory.stages.dimensions(&version(Stage::Upload)),
+            Some(384)
+        );
+        let other = with(&trial, files[1], 768);
+        assert_eq!(trial.ask(other).unwrap(), [false]);
+        let row = trial.row(files[1]);
+        assert_eq!((row.fails, row.kills), (0, 0));
+        assert!(trial.results(files[1]).is_empty());
+        let same = with(&trial, files[2], 384);
+        assert_eq!(trial.ask(same).unwrap(), [true]);
+        let kept = trial.read(|tables| tables.dimensions.values().copied().collect::<Vec<_>>());
+        assert_eq!(kept, [384]);
     }
 }

@@ -28,7 +28,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/batch.proto.
  */
 export const file_caudal_v1_batch: GenFile = /*@__PURE__*/
-  fileDesc("ChVjYXVkYWwvdjEvYmF0Y2gucHJvdG8SCWNhdWRhbC52MSJxCgVQYXVzZRIiCgJieRgBIAEoDjIWLmNhdWRhbC52MS5QYXVzZVNvdXJjZRILCgN3aG8YAiABKAkSDAoEbm90ZRgDIAEoCRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAicQoEV2FpdBINCgVzdGFnZRgBIAEoCRILCgNmb3IYAiABKAkSDgoGcmVhc29uGAMgASgJEg0KBXdvcmRzGAQgASgJEi4KCnNpbmNlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIj8KDEJhdGNoT3B0aW9ucxIOCgZzdGFnZXMYASADKAkSHwoFc3RhcnQYAiABKA4yEC5jYXVkYWwudjEuU3RhcnQi9QEKCkZpbGVDb3VudHMSDQoFdG90YWwYASABKA0SDwoHcGVuZGluZxgCIAEoDRIRCgl1cGxvYWRpbmcYAyABKA0SEAoIdXBsb2FkZWQYBCABKA0SDgoGcXVldWVkGAUgASgNEhIKCnByb2Nlc3NpbmcYBiABKA0SEAoIcmV0cnlpbmcYByABKA0SEQoJcHJvY2Vzc2VkGAggASgNEg4KBmZhaWxlZBgJIAEoDRIRCgljYW5jZWxsZWQYCiABKA0SEAoIY29tcGxldGUYCyABKA0SDwoHcGFydGlhbBgMIAEoDRITCgtzdG9yZWRfb25seRgNIAEoDSJDCgpCeXRlQ291bnRzEhAKCGRlY2xhcmVkGAEgASgDEhAKCHVwbG9hZGVkGAIgASgDEhEKCXByb2Nlc3NlZBgDIAEoAyKmBQoFQmF0Y2gSDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSJAoFc3RhdGUYAyABKA4yFS5jYXVkYWwudjEuQmF0Y2hTdGF0ZRILCgNydW4YBCABKA0SEAoIcmV2aXNpb24YBSABKAMSJQoIcHJpb3JpdHkYBiABKA4yEy5jYXVkYWwudjEuUHJpb3JpdHkSHwoFcGF1c2UYByABKAsyEC5jYXVkYWwudjEuUGF1c2USKAoHb3B0aW9ucxgIIAEoCzIXLmNhdWRhbC52MS5CYXRjaE9wdGlvbnMSKQoIbWV0YWRhdGEYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EiUKBmNvdW50cxgKIAEoCzIVLmNhdWRhbC52MS5GaWxlQ291bnRzEiQKBWJ5dGVzGAsgASgLMhUuY2F1ZGFsLnYxLkJ5dGVDb3VudHMSGwoTY29tcGxldGVkX2J5X3N5c3RlbRgMIAEoCBISCgpjYW5jZWxsaW5nGA0gASgIEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNY29tcGxldGVfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKEnVwbG9hZF9leHBpcmVfdGltZRgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHgoFd2FpdHMYEyADKAsyDy5jYXVkYWwudjEuV2FpdCJzCgVFbnRyeRIMCgRwYXRoGAEgASgJEiQKBGZpbGUYAiABKAsyFC5jYXVkYWwudjEuRmlsZUVudHJ5SAASLgoJZGlyZWN0b3J5GAMgASgLMhkuY2F1ZGFsLnYxLkRpcmVjdG9yeUVudHJ5SABCBgoEa2luZCKeAQoJRmlsZUVudHJ5EgwKBHNpemUYASABKAMSDgoGc2hhMjU2GAIgASgMEjEKDW1vZGlmaWVkX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEoECAMQBFIPbWVkaWFfdHlwZV9oaW50IhAKDkRpcmVjdG9yeUVudHJ5IkkKEkNyZWF0ZUJhdGNoUmVxdWVzdBIfCgViYXRjaBgBIAEoCzIQLmNhdWRhbC52MS5CYXRjaBISCgpyZXF1ZXN0X2lkGAIgASgJIh8KD0dldEJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJIpUBChJMaXN0QmF0Y2hlc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkSJQoGc3RhdGVzGAMgAygOMhUuY2F1ZGFsLnYxLkJhdGNoU3RhdGUSMQoNY3JlYXRlZF9hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUQoTTGlzdEJhdGNoZXNSZXNwb25zZRIhCgdiYXRjaGVzGAEgAygLMhAuY2F1ZGFsLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJZChFBZGRFbnRyaWVzUmVxdWVzdBINCgViYXRjaBgBIAEoCRIhCgdlbnRyaWVzGAIgAygLMhAuY2F1ZGFsLnYxLkVudHJ5EhIKCnJlcXVlc3RfaWQYAyABKAkiMwoLQWRkZWRGb2xkZXISDAoEcGF0aBgBIAEoCRIWCg5mb2xkZXJfb3JkaW5hbBgCIAEoDSKPAQoSQWRkRW50cmllc1Jlc3BvbnNlEhUKDWZpcnN0X29yZGluYWwYASABKA0SEQoJbmV3X2NvdW50GAIgASgNEhAKCG9yZGluYWxzGAMgAygNEicKB2ZvbGRlcnMYBCADKAsyFi5jYXVkYWwudjEuQWRkZWRGb2xkZXISFAoMYWxyZWFkeV9oZWxkGAUgAygNInwKFENvbXBsZXRlQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSKAoHbWlzc2luZxgCIAEoDjIXLmNhdWRhbC52MS5NaXNzaW5nRmlsZXMSGAoQZXhwZWN0ZWRfZW50cmllcxgDIAEoDRISCgpyZXF1ZXN0X2lkGAQgASgJInoKElVwZGF0ZUJhdGNoUmVxdWVzdBIfCgViYXRjaBgBIAEoCzIQLmNhdWRhbC52MS5CYXRjaBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKcmVxdWVzdF9pZBgDIAEoCSI2ChJDYW5jZWxCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCRISCgpyZXF1ZXN0X2lkGAIgASgJIkMKEVBhdXNlQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEbm90ZRgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIjYKElJlc3VtZUJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkisQEKBkZvbGRlchIMCgRuYW1lGAEgASgJEg8KB29yZGluYWwYAiABKA0SDgoGcGFyZW50GAMgASgJEgwKBHBhdGgYBCABKAkSJQoFc3RhdGUYBSABKA4yFi5jYXVkYWwudjEuRm9sZGVyU3RhdGUSDQoFdG90YWwYBiABKA0SEQoJcHJvY2Vzc2VkGAcgASgNEg4KBmZhaWxlZBgIIAEoDRIRCgljYW5jZWxsZWQYCSABKA0iSwoSTGlzdEZvbGRlcnNSZXF1ZXN0Eg4KBnBhcmVudBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJSChNMaXN0Rm9sZGVyc1Jlc3BvbnNlEiIKB2ZvbGRlcnMYASADKAsyES5jYXVkYWwudjEuRm9sZGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI5ChFXYXRjaEJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEhYKDmFmdGVyX3JldmlzaW9uGAIgASgDInAKC0ZpbGVDb2x1bW5zEhUKDWZpcnN0X29yZGluYWwYASABKA0SFQoNb3JkaW5hbF9kZWx0YRgCIAMoDRIjCgVzdGF0ZRgDIAMoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSDgoGZGV0YWlsGAQgAygNImsKDUZvbGRlckNvbHVtbnMSFQoNb3JkaW5hbF9kZWx0YRgBIAMoDRINCgV0b3RhbBgCIAMoDRIRCglwcm9jZXNzZWQYAyADKA0SDgoGZmFpbGVkGAQgAygNEhEKCWNhbmNlbGxlZBgFIAMoDSKdAQoIU25hcHNob3QSEAoIcmV2aXNpb24YASABKAMSHwoFYmF0Y2gYAiABKAsyEC5jYXVkYWwudjEuQmF0Y2gSJQoFZmlsZXMYAyABKAsyFi5jYXVkYWwudjEuRmlsZUNvbHVtbnMSKQoHZm9sZGVycxgEIAEoCzIYLmNhdWRhbC52MS5Gb2xkZXJDb2x1bW5zEgwKBGxhc3QYBSABKAgijgEKB0NoYW5nZXMSEAoIcmV2aXNpb24YASABKAMSHwoFYmF0Y2gYAiABKAsyEC5jYXVkYWwudjEuQmF0Y2gSJQoFZmlsZXMYAyABKAsyFi5jYXVkYWwudjEuRmlsZUNvbHVtbnMSKQoHZm9sZGVycxgEIAEoCzIYLmNhdWRhbC52MS5Gb2xkZXJDb2x1bW5zInsKB0Nsb3NpbmcSKAoGcmVhc29uGAEgASgOMhguY2F1ZGFsLnYxLkNsb3NpbmdSZWFzb24SFgoOYWZ0ZXJfcmV2aXNpb24YAiABKAMSLgoLcmV0cnlfYWZ0ZXIYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iDAoKU2lnbk9mTGlmZSK+AQoSV2F0Y2hCYXRjaFJlc3BvbnNlEicKCHNuYXBzaG90GAEgASgLMhMuY2F1ZGFsLnYxLlNuYXBzaG90SAASJQoHY2hhbmdlcxgCIAEoCzISLmNhdWRhbC52MS5DaGFuZ2VzSAASJQoHY2xvc2luZxgDIAEoCzISLmNhdWRhbC52MS5DbG9zaW5nSAASJgoFYWxpdmUYBCABKAsyFS5jYXVkYWwudjEuU2lnbk9mTGlmZUgAQgkKB21lc3NhZ2UitgEKGENyZWF0ZVVwbG9hZFRva2VuUmVxdWVzdBINCgViYXRjaBgBIAEoCRIrCghsaWZldGltZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCgltYXhfYnl0ZXMYAyABKARIAIgBARIWCgltYXhfZmlsZXMYBCABKARIAYgBARISCgpyZXF1ZXN0X2lkGAUgASgJQgwKCl9tYXhfYnl0ZXNCDAoKX21heF9maWxlcyqmAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhQKEEJBVENIX1NUQVRFX09QRU4QARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGQoVQkFUQ0hfU1RBVEVfU1VDQ0VFREVEEAMSFgoSQkFUQ0hfU1RBVEVfRkFJTEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUqXgoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIQCgxQUklPUklUWV9MT1cQARITCg9QUklPUklUWV9OT1JNQUwQAhIRCg1QUklPUklUWV9ISUdIEAMqUQoFU3RhcnQSFQoRU1RBUlRfVU5TUEVDSUZJRUQQABIXChNTVEFSVF9XSEVOX1VQTE9BREVEEAESGAoUU1RBUlRfV0hFTl9DT01QTEVURUQQAipDCgtQYXVzZVNvdXJjZRIcChhQQVVTRV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIWChJQQVVTRV9TT1VSQ0VfQkFUQ0gQASpdCgxNaXNzaW5nRmlsZXMSHQoZTUlTU0lOR19GSUxFU19VTlNQRUNJRklFRBAAEhYKEk1JU1NJTkdfRklMRVNfV0FJVBABEhYKEk1JU1NJTkdfRklMRVNfRkFJTBACKpYBCgtGb2xkZXJTdGF0ZRIcChhGT0xERVJfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRGT0xERVJfU1RBVEVfUlVOTklORxABEhoKFkZPTERFUl9TVEFURV9TVUNDRUVERUQQAhIXChNGT0xERVJfU1RBVEVfRkFJTEVEEAMSGgoWRk9MREVSX1NUQVRFX0NBTkNFTExFRBAEKqABCg1DbG9zaW5nUmVhc29uEh4KGkNMT1NJTkdfUkVBU09OX1VOU1BFQ0lGSUVEEAASGwoXQ0xPU0lOR19SRUFTT05fRFJBSU5JTkcQARIaChZDTE9TSU5HX1JFQVNPTl9NQVhfQUdFEAISGgoWQ0xPU0lOR19SRUFTT05fUkVWT0tFRBADEhoKFkNMT1NJTkdfUkVBU09OX0RFTEVURUQQBDLZBgoMQmF0Y2hTZXJ2aWNlEj4KC0NyZWF0ZUJhdGNoEh0uY2F1ZGFsLnYxLkNyZWF0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI4CghHZXRCYXRjaBIaLmNhdWRhbC52MS5HZXRCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSTAoLTGlzdEJhdGNoZXMSHS5jYXVkYWwudjEuTGlzdEJhdGNoZXNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RCYXRjaGVzUmVzcG9uc2USSQoKQWRkRW50cmllcxIcLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVxdWVzdBodLmNhdWRhbC52MS5BZGRFbnRyaWVzUmVzcG9uc2USQgoNQ29tcGxldGVCYXRjaBIfLmNhdWRhbC52MS5Db21wbGV0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI+CgtVcGRhdGVCYXRjaBIdLmNhdWRhbC52MS5VcGRhdGVCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLQ2FuY2VsQmF0Y2gSHS5jYXVkYWwudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEjwKClBhdXNlQmF0Y2gSHC5jYXVkYWwudjEuUGF1c2VCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPgoLUmVzdW1lQmF0Y2gSHS5jYXVkYWwudjEuUmVzdW1lQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEkwKC0xpc3RGb2xkZXJzEh0uY2F1ZGFsLnYxLkxpc3RGb2xkZXJzUmVxdWVzdBoeLmNhdWRhbC52MS5MaXN0Rm9sZGVyc1Jlc3BvbnNlElkKEUNyZWF0ZVVwbG9hZFRva2VuEiMuY2F1ZGFsLnYxLkNyZWF0ZVVwbG9hZFRva2VuUmVxdWVzdBofLmNhdWRhbC52MS5DcmVhdGVBcGlLZXlSZXNwb25zZRJLCgpXYXRjaEJhdGNoEhwuY2F1ZGFsLnYxLldhdGNoQmF0Y2hSZXF1ZXN0Gh0uY2F1ZGFsLnYxLldhdGNoQmF0Y2hSZXNwb25zZTABYgZwcm90bzM", [file_caudal_v1_tenant, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_caudal_v1_file]);
+  fileDesc("ChVjYXVkYWwvdjEvYmF0Y2gucHJvdG8SCWNhdWRhbC52MSJxCgVQYXVzZRIiCgJieRgBIAEoDjIWLmNhdWRhbC52MS5QYXVzZVNvdXJjZRILCgN3aG8YAiABKAkSDAoEbm90ZRgDIAEoCRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAicQoEV2FpdBINCgVzdGFnZRgBIAEoCRILCgNmb3IYAiABKAkSDgoGcmVhc29uGAMgASgJEg0KBXdvcmRzGAQgASgJEi4KCnNpbmNlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoQBCgpRdWV1ZVBsYWNlEg0KBXN0YWdlGAEgASgJEhkKEWJhdGNoZXNfb2Zfb3RoZXJzGAIgASgNEhMKC293bl9iYXRjaGVzGAMgASgNEigKBWFib3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBXdvcmRzGAUgASgJIj8KDEJhdGNoT3B0aW9ucxIOCgZzdGFnZXMYASADKAkSHwoFc3RhcnQYAiABKA4yEC5jYXVkYWwudjEuU3RhcnQi9QEKCkZpbGVDb3VudHMSDQoFdG90YWwYASABKA0SDwoHcGVuZGluZxgCIAEoDRIRCgl1cGxvYWRpbmcYAyABKA0SEAoIdXBsb2FkZWQYBCABKA0SDgoGcXVldWVkGAUgASgNEhIKCnByb2Nlc3NpbmcYBiABKA0SEAoIcmV0cnlpbmcYByABKA0SEQoJcHJvY2Vzc2VkGAggASgNEg4KBmZhaWxlZBgJIAEoDRIRCgljYW5jZWxsZWQYCiABKA0SEAoIY29tcGxldGUYCyABKA0SDwoHcGFydGlhbBgMIAEoDRITCgtzdG9yZWRfb25seRgNIAEoDSJDCgpCeXRlQ291bnRzEhAKCGRlY2xhcmVkGAEgASgDEhAKCHVwbG9hZGVkGAIgASgDEhEKCXByb2Nlc3NlZBgDIAEoAyLMBQoFQmF0Y2gSDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSJAoFc3RhdGUYAyABKA4yFS5jYXVkYWwudjEuQmF0Y2hTdGF0ZRILCgNydW4YBCABKA0SEAoIcmV2aXNpb24YBSABKAMSJQoIcHJpb3JpdHkYBiABKA4yEy5jYXVkYWwudjEuUHJpb3JpdHkSHwoFcGF1c2UYByABKAsyEC5jYXVkYWwudjEuUGF1c2USKAoHb3B0aW9ucxgIIAEoCzIXLmNhdWRhbC52MS5CYXRjaE9wdGlvbnMSKQoIbWV0YWRhdGEYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EiUKBmNvdW50cxgKIAEoCzIVLmNhdWRhbC52MS5GaWxlQ291bnRzEiQKBWJ5dGVzGAsgASgLMhUuY2F1ZGFsLnYxLkJ5dGVDb3VudHMSGwoTY29tcGxldGVkX2J5X3N5c3RlbRgMIAEoCBISCgpjYW5jZWxsaW5nGA0gASgIEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNY29tcGxldGVfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKEnVwbG9hZF9leHBpcmVfdGltZRgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHgoFd2FpdHMYEyADKAsyDy5jYXVkYWwudjEuV2FpdBIkCgVxdWV1ZRgUIAEoCzIVLmNhdWRhbC52MS5RdWV1ZVBsYWNlInMKBUVudHJ5EgwKBHBhdGgYASABKAkSJAoEZmlsZRgCIAEoCzIULmNhdWRhbC52MS5GaWxlRW50cnlIABIuCglkaXJlY3RvcnkYAyABKAsyGS5jYXVkYWwudjEuRGlyZWN0b3J5RW50cnlIAEIGCgRraW5kIp4BCglGaWxlRW50cnkSDAoEc2l6ZRgBIAEoAxIOCgZzaGEyNTYYAiABKAwSMQoNbW9kaWZpZWRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoIbWV0YWRhdGEYBSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0SgQIAxAEUg9tZWRpYV90eXBlX2hpbnQiEAoORGlyZWN0b3J5RW50cnkiSQoSQ3JlYXRlQmF0Y2hSZXF1ZXN0Eh8KBWJhdGNoGAEgASgLMhAuY2F1ZGFsLnYxLkJhdGNoEhIKCnJlcXVlc3RfaWQYAiABKAkiHwoPR2V0QmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkilQEKEkxpc3RCYXRjaGVzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIlCgZzdGF0ZXMYAyADKA4yFS5jYXVkYWwudjEuQmF0Y2hTdGF0ZRIxCg1jcmVhdGVkX2FmdGVyGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJRChNMaXN0QmF0Y2hlc1Jlc3BvbnNlEiEKB2JhdGNoZXMYASADKAsyEC5jYXVkYWwudjEuQmF0Y2gSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIlkKEUFkZEVudHJpZXNSZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEiEKB2VudHJpZXMYAiADKAsyEC5jYXVkYWwudjEuRW50cnkSEgoKcmVxdWVzdF9pZBgDIAEoCSIzCgtBZGRlZEZvbGRlchIMCgRwYXRoGAEgASgJEhYKDmZvbGRlcl9vcmRpbmFsGAIgASgNIo8BChJBZGRFbnRyaWVzUmVzcG9uc2USFQoNZmlyc3Rfb3JkaW5hbBgBIAEoDRIRCgluZXdfY291bnQYAiABKA0SEAoIb3JkaW5hbHMYAyADKA0SJwoHZm9sZGVycxgEIAMoCzIWLmNhdWRhbC52MS5BZGRlZEZvbGRlchIUCgxhbHJlYWR5X2hlbGQYBSADKA0ifAoUQ29tcGxldGVCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIoCgdtaXNzaW5nGAIgASgOMhcuY2F1ZGFsLnYxLk1pc3NpbmdGaWxlcxIYChBleHBlY3RlZF9lbnRyaWVzGAMgASgNEhIKCnJlcXVlc3RfaWQYBCABKAkiegoSVXBkYXRlQmF0Y2hSZXF1ZXN0Eh8KBWJhdGNoGAEgASgLMhAuY2F1ZGFsLnYxLkJhdGNoEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAMgASgJIjYKEkNhbmNlbEJhdGNoUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkiQwoRUGF1c2VCYXRjaFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRub3RlGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiNgoSUmVzdW1lQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSKxAQoGRm9sZGVyEgwKBG5hbWUYASABKAkSDwoHb3JkaW5hbBgCIAEoDRIOCgZwYXJlbnQYAyABKAkSDAoEcGF0aBgEIAEoCRIlCgVzdGF0ZRgFIAEoDjIWLmNhdWRhbC52MS5Gb2xkZXJTdGF0ZRINCgV0b3RhbBgGIAEoDRIRCglwcm9jZXNzZWQYByABKA0SDgoGZmFpbGVkGAggASgNEhEKCWNhbmNlbGxlZBgJIAEoDSJLChJMaXN0Rm9sZGVyc1JlcXVlc3QSDgoGcGFyZW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlIKE0xpc3RGb2xkZXJzUmVzcG9uc2USIgoHZm9sZGVycxgBIAMoCzIRLmNhdWRhbC52MS5Gb2xkZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjkKEVdhdGNoQmF0Y2hSZXF1ZXN0EgwKBG5hbWUYASABKAkSFgoOYWZ0ZXJfcmV2aXNpb24YAiABKAMicAoLRmlsZUNvbHVtbnMSFQoNZmlyc3Rfb3JkaW5hbBgBIAEoDRIVCg1vcmRpbmFsX2RlbHRhGAIgAygNEiMKBXN0YXRlGAMgAygOMhQuY2F1ZGFsLnYxLkZpbGVTdGF0ZRIOCgZkZXRhaWwYBCADKA0iawoNRm9sZGVyQ29sdW1ucxIVCg1vcmRpbmFsX2RlbHRhGAEgAygNEg0KBXRvdGFsGAIgAygNEhEKCXByb2Nlc3NlZBgDIAMoDRIOCgZmYWlsZWQYBCADKA0SEQoJY2FuY2VsbGVkGAUgAygNIp0BCghTbmFwc2hvdBIQCghyZXZpc2lvbhgBIAEoAxIfCgViYXRjaBgCIAEoCzIQLmNhdWRhbC52MS5CYXRjaBIlCgVmaWxlcxgDIAEoCzIWLmNhdWRhbC52MS5GaWxlQ29sdW1ucxIpCgdmb2xkZXJzGAQgASgLMhguY2F1ZGFsLnYxLkZvbGRlckNvbHVtbnMSDAoEbGFzdBgFIAEoCCKOAQoHQ2hhbmdlcxIQCghyZXZpc2lvbhgBIAEoAxIfCgViYXRjaBgCIAEoCzIQLmNhdWRhbC52MS5CYXRjaBIlCgVmaWxlcxgDIAEoCzIWLmNhdWRhbC52MS5GaWxlQ29sdW1ucxIpCgdmb2xkZXJzGAQgASgLMhguY2F1ZGFsLnYxLkZvbGRlckNvbHVtbnMiewoHQ2xvc2luZxIoCgZyZWFzb24YASABKA4yGC5jYXVkYWwudjEuQ2xvc2luZ1JlYXNvbhIWCg5hZnRlcl9yZXZpc2lvbhgCIAEoAxIuCgtyZXRyeV9hZnRlchgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiIMCgpTaWduT2ZMaWZlIr4BChJXYXRjaEJhdGNoUmVzcG9uc2USJwoIc25hcHNob3QYASABKAsyEy5jYXVkYWwudjEuU25hcHNob3RIABIlCgdjaGFuZ2VzGAIgASgLMhIuY2F1ZGFsLnYxLkNoYW5nZXNIABIlCgdjbG9zaW5nGAMgASgLMhIuY2F1ZGFsLnYxLkNsb3NpbmdIABImCgVhbGl2ZRgEIAEoCzIVLmNhdWRhbC52MS5TaWduT2ZMaWZlSABCCQoHbWVzc2FnZSK2AQoYQ3JlYXRlVXBsb2FkVG9rZW5SZXF1ZXN0Eg0KBWJhdGNoGAEgASgJEisKCGxpZmV0aW1lGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKCW1heF9ieXRlcxgDIAEoBEgAiAEBEhYKCW1heF9maWxlcxgEIAEoBEgBiAEBEhIKCnJlcXVlc3RfaWQYBSABKAlCDAoKX21heF9ieXRlc0IMCgpfbWF4X2ZpbGVzKqYBCgpCYXRjaFN0YXRlEhsKF0JBVENIX1NUQVRFX1VOU1BFQ0lGSUVEEAASFAoQQkFUQ0hfU1RBVEVfT1BFThABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIZChVCQVRDSF9TVEFURV9TVUNDRUVERUQQAxIWChJCQVRDSF9TVEFURV9GQUlMRUQQBBIZChVCQVRDSF9TVEFURV9DQU5DRUxMRUQQBSpeCghQcmlvcml0eRIYChRQUklPUklUWV9VTlNQRUNJRklFRBAAEhAKDFBSSU9SSVRZX0xPVxABEhMKD1BSSU9SSVRZX05PUk1BTBACEhEKDVBSSU9SSVRZX0hJR0gQAypRCgVTdGFydBIVChFTVEFSVF9VTlNQRUNJRklFRBAAEhcKE1NUQVJUX1dIRU5fVVBMT0FERUQQARIYChRTVEFSVF9XSEVOX0NPTVBMRVRFRBACKkMKC1BhdXNlU291cmNlEhwKGFBBVVNFX1NPVVJDRV9VTlNQRUNJRklFRBAAEhYKElBBVVNFX1NPVVJDRV9CQVRDSBABKl0KDE1pc3NpbmdGaWxlcxIdChlNSVNTSU5HX0ZJTEVTX1VOU1BFQ0lGSUVEEAASFgoSTUlTU0lOR19GSUxFU19XQUlUEAESFgoSTUlTU0lOR19GSUxFU19GQUlMEAIqlgEKC0ZvbGRlclN0YXRlEhwKGEZPTERFUl9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEZPTERFUl9TVEFURV9SVU5OSU5HEAESGgoWRk9MREVSX1NUQVRFX1NVQ0NFRURFRBACEhcKE0ZPTERFUl9TVEFURV9GQUlMRUQQAxIaChZGT0xERVJfU1RBVEVfQ0FOQ0VMTEVEEAQqoAEKDUNsb3NpbmdSZWFzb24SHgoaQ0xPU0lOR19SRUFTT05fVU5TUEVDSUZJRUQQABIbChdDTE9TSU5HX1JFQVNPTl9EUkFJTklORxABEhoKFkNMT1NJTkdfUkVBU09OX01BWF9BR0UQAhIaChZDTE9TSU5HX1JFQVNPTl9SRVZPS0VEEAMSGgoWQ0xPU0lOR19SRUFTT05fREVMRVRFRBAEMtkGCgxCYXRjaFNlcnZpY2USPgoLQ3JlYXRlQmF0Y2gSHS5jYXVkYWwudjEuQ3JlYXRlQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEjgKCEdldEJhdGNoEhouY2F1ZGFsLnYxLkdldEJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBJMCgtMaXN0QmF0Y2hlcxIdLmNhdWRhbC52MS5MaXN0QmF0Y2hlc1JlcXVlc3QaHi5jYXVkYWwudjEuTGlzdEJhdGNoZXNSZXNwb25zZRJJCgpBZGRFbnRyaWVzEhwuY2F1ZGFsLnYxLkFkZEVudHJpZXNSZXF1ZXN0Gh0uY2F1ZGFsLnYxLkFkZEVudHJpZXNSZXNwb25zZRJCCg1Db21wbGV0ZUJhdGNoEh8uY2F1ZGFsLnYxLkNvbXBsZXRlQmF0Y2hSZXF1ZXN0GhAuY2F1ZGFsLnYxLkJhdGNoEj4KC1VwZGF0ZUJhdGNoEh0uY2F1ZGFsLnYxLlVwZGF0ZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI+CgtDYW5jZWxCYXRjaBIdLmNhdWRhbC52MS5DYW5jZWxCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSPAoKUGF1c2VCYXRjaBIcLmNhdWRhbC52MS5QYXVzZUJhdGNoUmVxdWVzdBoQLmNhdWRhbC52MS5CYXRjaBI+CgtSZXN1bWVCYXRjaBIdLmNhdWRhbC52MS5SZXN1bWVCYXRjaFJlcXVlc3QaEC5jYXVkYWwudjEuQmF0Y2gSTAoLTGlzdEZvbGRlcnMSHS5jYXVkYWwudjEuTGlzdEZvbGRlcnNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RGb2xkZXJzUmVzcG9uc2USWQoRQ3JlYXRlVXBsb2FkVG9rZW4SIy5jYXVkYWwudjEuQ3JlYXRlVXBsb2FkVG9rZW5SZXF1ZXN0Gh8uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlEksKCldhdGNoQmF0Y2gSHC5jYXVkYWwudjEuV2F0Y2hCYXRjaFJlcXVlc3QaHS5jYXVkYWwudjEuV2F0Y2hCYXRjaFJlc3BvbnNlMAFiBnByb3RvMw", [file_caudal_v1_tenant, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_caudal_v1_file]);
 
 /**
  * A pause in force.
@@ -73,7 +73,7 @@ export const PauseSchema: GenMessage<Pause> = /*@__PURE__*/
   messageDesc(file_caudal_v1_batch, 0);
 
 /**
- * A part of the installation that cannot do its own now. Files wait for it uncharged, and go on by themselves.
+ * A part of the installation that cannot do its own now, or may not. Files wait for it uncharged, and go on by themselves.
  *
  * @generated from message caudal.v1.Wait
  */
@@ -86,14 +86,14 @@ export type Wait = Message<"caudal.v1.Wait"> & {
   stage: string;
 
   /**
-   * For what: `object-store`, `provider` or `temp-folder`.
+   * For what: `object-store`, `provider` or `temp-folder`; `operator` while the stage is paused, `process` while none of it lives.
    *
    * @generated from field: string for = 2;
    */
   for: string;
 
   /**
-   * The catalogue's reason, such as PROVIDER_THROTTLED.
+   * The catalogue's reason, such as PROVIDER_THROTTLED; STAGE_PAUSED, NO_WORKER.
    *
    * @generated from field: string reason = 3;
    */
@@ -122,6 +122,55 @@ export const WaitSchema: GenMessage<Wait> = /*@__PURE__*/
   messageDesc(file_caudal_v1_batch, 1);
 
 /**
+ * Whose turn comes before that of a batch none of whose files is out at a stage. As of the last second.
+ *
+ * @generated from message caudal.v1.QueuePlace
+ */
+export type QueuePlace = Message<"caudal.v1.QueuePlace"> & {
+  /**
+   * Name of the stage that its files wait for.
+   *
+   * @generated from field: string stage = 1;
+   */
+  stage: string;
+
+  /**
+   * Batches of other tenants that are worked on there, or whose turn comes first.
+   *
+   * @generated from field: uint32 batches_of_others = 2;
+   */
+  batchesOfOthers: number;
+
+  /**
+   * Batches of its own tenant for which that is so.
+   *
+   * @generated from field: uint32 own_batches = 3;
+   */
+  ownBatches: number;
+
+  /**
+   * How long that is about, by what such files lately took there; not set where that is not known.
+   *
+   * @generated from field: google.protobuf.Duration about = 4;
+   */
+  about?: Duration | undefined;
+
+  /**
+   * All of it in words.
+   *
+   * @generated from field: string words = 5;
+   */
+  words: string;
+};
+
+/**
+ * Describes the message caudal.v1.QueuePlace.
+ * Use `create(QueuePlaceSchema)` to create a new message.
+ */
+export const QueuePlaceSchema: GenMessage<QueuePlace> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_batch, 2);
+
+/**
  * Choices fixed when the batch is made.
  *
  * @generated from message caudal.v1.BatchOptions
@@ -148,7 +197,7 @@ export type BatchOptions = Message<"caudal.v1.BatchOptions"> & {
  * Use `create(BatchOptionsSchema)` to create a new message.
  */
 export const BatchOptionsSchema: GenMessage<BatchOptions> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 2);
+  messageDesc(file_caudal_v1_batch, 3);
 
 /**
  * How many files are in each state, and how the PROCESSED ones ended.
@@ -253,7 +302,7 @@ export type FileCounts = Message<"caudal.v1.FileCounts"> & {
  * Use `create(FileCountsSchema)` to create a new message.
  */
 export const FileCountsSchema: GenMessage<FileCounts> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 3);
+  messageDesc(file_caudal_v1_batch, 4);
 
 /**
  * Bytes of a batch, by how far they are.
@@ -288,7 +337,7 @@ export type ByteCounts = Message<"caudal.v1.ByteCounts"> & {
  * Use `create(ByteCountsSchema)` to create a new message.
  */
 export const ByteCountsSchema: GenMessage<ByteCounts> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 4);
+  messageDesc(file_caudal_v1_batch, 5);
 
 /**
  * A batch: a folder tree taken in together.
@@ -429,6 +478,13 @@ export type Batch = Message<"caudal.v1.Batch"> & {
    * @generated from field: repeated caudal.v1.Wait waits = 19;
    */
   waits: Wait[];
+
+  /**
+   * Set while all its files that could go on wait for their turn; given by GetBatch alone.
+   *
+   * @generated from field: caudal.v1.QueuePlace queue = 20;
+   */
+  queue?: QueuePlace | undefined;
 };
 
 /**
@@ -436,7 +492,7 @@ export type Batch = Message<"caudal.v1.Batch"> & {
  * Use `create(BatchSchema)` to create a new message.
  */
 export const BatchSchema: GenMessage<Batch> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 5);
+  messageDesc(file_caudal_v1_batch, 6);
 
 /**
  * One line of the manifest.
@@ -481,7 +537,7 @@ export type Entry = Message<"caudal.v1.Entry"> & {
  * Use `create(EntrySchema)` to create a new message.
  */
 export const EntrySchema: GenMessage<Entry> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 6);
+  messageDesc(file_caudal_v1_batch, 7);
 
 /**
  * What the client knows of a file before its bytes.
@@ -523,7 +579,7 @@ export type FileEntry = Message<"caudal.v1.FileEntry"> & {
  * Use `create(FileEntrySchema)` to create a new message.
  */
 export const FileEntrySchema: GenMessage<FileEntry> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 7);
+  messageDesc(file_caudal_v1_batch, 8);
 
 /**
  * An empty folder.
@@ -538,7 +594,7 @@ export type DirectoryEntry = Message<"caudal.v1.DirectoryEntry"> & {
  * Use `create(DirectoryEntrySchema)` to create a new message.
  */
 export const DirectoryEntrySchema: GenMessage<DirectoryEntry> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 8);
+  messageDesc(file_caudal_v1_batch, 9);
 
 /**
  * Asks for a new batch.
@@ -566,7 +622,7 @@ export type CreateBatchRequest = Message<"caudal.v1.CreateBatchRequest"> & {
  * Use `create(CreateBatchRequestSchema)` to create a new message.
  */
 export const CreateBatchRequestSchema: GenMessage<CreateBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 9);
+  messageDesc(file_caudal_v1_batch, 10);
 
 /**
  * Asks for one batch.
@@ -587,7 +643,7 @@ export type GetBatchRequest = Message<"caudal.v1.GetBatchRequest"> & {
  * Use `create(GetBatchRequestSchema)` to create a new message.
  */
 export const GetBatchRequestSchema: GenMessage<GetBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 10);
+  messageDesc(file_caudal_v1_batch, 11);
 
 /**
  * Asks for a page of batches.
@@ -629,7 +685,7 @@ export type ListBatchesRequest = Message<"caudal.v1.ListBatchesRequest"> & {
  * Use `create(ListBatchesRequestSchema)` to create a new message.
  */
 export const ListBatchesRequestSchema: GenMessage<ListBatchesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 11);
+  messageDesc(file_caudal_v1_batch, 12);
 
 /**
  * A page of batches.
@@ -657,7 +713,7 @@ export type ListBatchesResponse = Message<"caudal.v1.ListBatchesResponse"> & {
  * Use `create(ListBatchesResponseSchema)` to create a new message.
  */
 export const ListBatchesResponseSchema: GenMessage<ListBatchesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 12);
+  messageDesc(file_caudal_v1_batch, 13);
 
 /**
  * One page of the manifest.
@@ -692,7 +748,7 @@ export type AddEntriesRequest = Message<"caudal.v1.AddEntriesRequest"> & {
  * Use `create(AddEntriesRequestSchema)` to create a new message.
  */
 export const AddEntriesRequestSchema: GenMessage<AddEntriesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 13);
+  messageDesc(file_caudal_v1_batch, 14);
 
 /**
  * A folder of the page and its number.
@@ -720,7 +776,7 @@ export type AddedFolder = Message<"caudal.v1.AddedFolder"> & {
  * Use `create(AddedFolderSchema)` to create a new message.
  */
 export const AddedFolderSchema: GenMessage<AddedFolder> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 14);
+  messageDesc(file_caudal_v1_batch, 15);
 
 /**
  * What became of the page.
@@ -770,7 +826,7 @@ export type AddEntriesResponse = Message<"caudal.v1.AddEntriesResponse"> & {
  * Use `create(AddEntriesResponseSchema)` to create a new message.
  */
 export const AddEntriesResponseSchema: GenMessage<AddEntriesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 15);
+  messageDesc(file_caudal_v1_batch, 16);
 
 /**
  * Completes a manifest.
@@ -812,7 +868,7 @@ export type CompleteBatchRequest = Message<"caudal.v1.CompleteBatchRequest"> & {
  * Use `create(CompleteBatchRequestSchema)` to create a new message.
  */
 export const CompleteBatchRequestSchema: GenMessage<CompleteBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 16);
+  messageDesc(file_caudal_v1_batch, 17);
 
 /**
  * Changes a batch.
@@ -847,7 +903,7 @@ export type UpdateBatchRequest = Message<"caudal.v1.UpdateBatchRequest"> & {
  * Use `create(UpdateBatchRequestSchema)` to create a new message.
  */
 export const UpdateBatchRequestSchema: GenMessage<UpdateBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 17);
+  messageDesc(file_caudal_v1_batch, 18);
 
 /**
  * Cancels a batch.
@@ -875,7 +931,7 @@ export type CancelBatchRequest = Message<"caudal.v1.CancelBatchRequest"> & {
  * Use `create(CancelBatchRequestSchema)` to create a new message.
  */
 export const CancelBatchRequestSchema: GenMessage<CancelBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 18);
+  messageDesc(file_caudal_v1_batch, 19);
 
 /**
  * Pauses a batch.
@@ -910,7 +966,7 @@ export type PauseBatchRequest = Message<"caudal.v1.PauseBatchRequest"> & {
  * Use `create(PauseBatchRequestSchema)` to create a new message.
  */
 export const PauseBatchRequestSchema: GenMessage<PauseBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 19);
+  messageDesc(file_caudal_v1_batch, 20);
 
 /**
  * Resumes a batch.
@@ -938,7 +994,7 @@ export type ResumeBatchRequest = Message<"caudal.v1.ResumeBatchRequest"> & {
  * Use `create(ResumeBatchRequestSchema)` to create a new message.
  */
 export const ResumeBatchRequestSchema: GenMessage<ResumeBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 20);
+  messageDesc(file_caudal_v1_batch, 21);
 
 /**
  * A folder of a batch. Its counters are those of its whole subtree.
@@ -1015,7 +1071,7 @@ export type Folder = Message<"caudal.v1.Folder"> & {
  * Use `create(FolderSchema)` to create a new message.
  */
 export const FolderSchema: GenMessage<Folder> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 21);
+  messageDesc(file_caudal_v1_batch, 22);
 
 /**
  * Asks for a page of folders.
@@ -1050,7 +1106,7 @@ export type ListFoldersRequest = Message<"caudal.v1.ListFoldersRequest"> & {
  * Use `create(ListFoldersRequestSchema)` to create a new message.
  */
 export const ListFoldersRequestSchema: GenMessage<ListFoldersRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 22);
+  messageDesc(file_caudal_v1_batch, 23);
 
 /**
  * A page of folders.
@@ -1078,7 +1134,7 @@ export type ListFoldersResponse = Message<"caudal.v1.ListFoldersResponse"> & {
  * Use `create(ListFoldersResponseSchema)` to create a new message.
  */
 export const ListFoldersResponseSchema: GenMessage<ListFoldersResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 23);
+  messageDesc(file_caudal_v1_batch, 24);
 
 /**
  * Watches a batch.
@@ -1107,7 +1163,7 @@ export type WatchBatchRequest = Message<"caudal.v1.WatchBatchRequest"> & {
  * Use `create(WatchBatchRequestSchema)` to create a new message.
  */
 export const WatchBatchRequestSchema: GenMessage<WatchBatchRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 24);
+  messageDesc(file_caudal_v1_batch, 25);
 
 /**
  * Columns of files, so that 100,000 rows are some 200 KB.
@@ -1149,7 +1205,7 @@ export type FileColumns = Message<"caudal.v1.FileColumns"> & {
  * Use `create(FileColumnsSchema)` to create a new message.
  */
 export const FileColumnsSchema: GenMessage<FileColumns> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 25);
+  messageDesc(file_caudal_v1_batch, 26);
 
 /**
  * Columns of folders: counters of the whole subtree.
@@ -1198,7 +1254,7 @@ export type FolderColumns = Message<"caudal.v1.FolderColumns"> & {
  * Use `create(FolderColumnsSchema)` to create a new message.
  */
 export const FolderColumnsSchema: GenMessage<FolderColumns> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 26);
+  messageDesc(file_caudal_v1_batch, 27);
 
 /**
  * The whole batch as of a revision, in parts of at most 1 MiB.
@@ -1247,7 +1303,7 @@ export type Snapshot = Message<"caudal.v1.Snapshot"> & {
  * Use `create(SnapshotSchema)` to create a new message.
  */
 export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 27);
+  messageDesc(file_caudal_v1_batch, 28);
 
 /**
  * What moved since the last message: the latest value of each touched row.
@@ -1289,7 +1345,7 @@ export type Changes = Message<"caudal.v1.Changes"> & {
  * Use `create(ChangesSchema)` to create a new message.
  */
 export const ChangesSchema: GenMessage<Changes> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 28);
+  messageDesc(file_caudal_v1_batch, 29);
 
 /**
  * Last message of a stream.
@@ -1324,7 +1380,7 @@ export type Closing = Message<"caudal.v1.Closing"> & {
  * Use `create(ClosingSchema)` to create a new message.
  */
 export const ClosingSchema: GenMessage<Closing> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 29);
+  messageDesc(file_caudal_v1_batch, 30);
 
 /**
  * The stream is alive, and there is nothing to tell.
@@ -1339,7 +1395,7 @@ export type SignOfLife = Message<"caudal.v1.SignOfLife"> & {
  * Use `create(SignOfLifeSchema)` to create a new message.
  */
 export const SignOfLifeSchema: GenMessage<SignOfLife> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 30);
+  messageDesc(file_caudal_v1_batch, 31);
 
 /**
  * One message of a watch.
@@ -1392,7 +1448,7 @@ export type WatchBatchResponse = Message<"caudal.v1.WatchBatchResponse"> & {
  * Use `create(WatchBatchResponseSchema)` to create a new message.
  */
 export const WatchBatchResponseSchema: GenMessage<WatchBatchResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 31);
+  messageDesc(file_caudal_v1_batch, 32);
 
 /**
  * Makes an upload token.
@@ -1441,7 +1497,7 @@ export type CreateUploadTokenRequest = Message<"caudal.v1.CreateUploadTokenReque
  * Use `create(CreateUploadTokenRequestSchema)` to create a new message.
  */
 export const CreateUploadTokenRequestSchema: GenMessage<CreateUploadTokenRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_batch, 32);
+  messageDesc(file_caudal_v1_batch, 33);
 
 /**
  * The state of a batch: a function of its manifest, its cancel flag and its counters.

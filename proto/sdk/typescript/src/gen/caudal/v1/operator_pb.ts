@@ -23,7 +23,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file caudal/v1/operator.proto.
  */
 export const file_caudal_v1_operator: GenFile = /*@__PURE__*/
-  fileDesc("ChhjYXVkYWwvdjEvb3BlcmF0b3IucHJvdG8SCWNhdWRhbC52MSKeAQoQQ291bnRBZ2VkUmVxdWVzdBIjCgVzdGF0ZRgBIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSKgoHbWluX2FnZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZ0ZW5hbnQYAyABKAkSKQoIZ3JvdXBfYnkYBCABKA4yFy5jYXVkYWwudjEuQWdlZEdyb3VwaW5nIocBCglBZ2VkRmlsZXMSDgoGdGVuYW50GAEgASgJEhsKE3RlbmFudF9kaXNwbGF5X25hbWUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDQoFY291bnQYBCABKA0SLwoLb2xkZXN0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKEUNvdW50QWdlZFJlc3BvbnNlEiIKBHJvd3MYASADKAsyFC5jYXVkYWwudjEuQWdlZEZpbGVzEg0KBXRvdGFsGAIgASgNIhMKEUxpc3RTdGFnZXNSZXF1ZXN0IqYBCgVTdGFnZRIMCgRuYW1lGAEgASgJEg8KB3dhaXRpbmcYAiABKA0SNQoRb2xkZXN0X3JlYWR5X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmRpc3BhdGNoZWQYBCABKA0SDgoGd2luZG93GAUgASgNEiMKBXdhaXRzGAYgAygLMhQuY2F1ZGFsLnYxLlN0YWdlV2FpdCJNCglTdGFnZVdhaXQSHQoEd2FpdBgBIAEoCzIPLmNhdWRhbC52MS5XYWl0EhEKCXByb2Nlc3NlcxgCIAEoDRIOCgZkZXRhaWwYAyABKAkiNgoSTGlzdFN0YWdlc1Jlc3BvbnNlEiAKBnN0YWdlcxgBIAMoCzIQLmNhdWRhbC52MS5TdGFnZSJmCiJPcGVyYXRvclNlcnZpY2VMaXN0RmFpbHVyZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIwCghmYWlsdXJlcxgCIAEoCzIeLmNhdWRhbC52MS5MaXN0RmFpbHVyZXNSZXF1ZXN0Il8KIE9wZXJhdG9yU2VydmljZVJldHJ5RmlsZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgVmaWxlcxgCIAEoCzIcLmNhdWRhbC52MS5SZXRyeUZpbGVzUmVxdWVzdCJhCiFPcGVyYXRvclNlcnZpY2VDYW5jZWxGaWxlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEiwKBWZpbGVzGAIgASgLMh0uY2F1ZGFsLnYxLkNhbmNlbEZpbGVzUmVxdWVzdCJnCiRPcGVyYXRvclNlcnZpY2VSZXByb2Nlc3NGaWxlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEi8KBWZpbGVzGAIgASgLMiAuY2F1ZGFsLnYxLlJlcHJvY2Vzc0ZpbGVzUmVxdWVzdCJpCiVPcGVyYXRvclNlcnZpY2VEaXNtaXNzRmFpbHVyZXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIwCgVmaWxlcxgCIAEoCzIhLmNhdWRhbC52MS5EaXNtaXNzRmFpbHVyZXNSZXF1ZXN0IpQCCgZUZW5hbnQSDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSJwoGbGltaXRzGAMgASgLMhcuY2F1ZGFsLnYxLlRlbmFudExpbWl0cxIOCgZ3ZWlnaHQYBCABKA0SJQoFcGF1c2UYBSABKAsyFi5jYXVkYWwudjEuVGVuYW50UGF1c2USLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiUKBXVzYWdlGAggASgLMhYuY2F1ZGFsLnYxLlRlbmFudFVzYWdlIkwKE0NyZWF0ZVRlbmFudFJlcXVlc3QSIQoGdGVuYW50GAEgASgLMhEuY2F1ZGFsLnYxLlRlbmFudBISCgpyZXF1ZXN0X2lkGAIgASgJIiAKEEdldFRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCSI7ChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUgoTTGlzdFRlbmFudHNSZXNwb25zZRIiCgd0ZW5hbnRzGAEgAygLMhEuY2F1ZGFsLnYxLlRlbmFudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkifQoTVXBkYXRlVGVuYW50UmVxdWVzdBIhCgZ0ZW5hbnQYASABKAsyES5jYXVkYWwudjEuVGVuYW50Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAMgASgJIjYKEkNsb3NlVGVuYW50UmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkiYQoiT3BlcmF0b3JTZXJ2aWNlQ3JlYXRlQXBpS2V5UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSKwoDa2V5GAIgASgLMh4uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlcXVlc3QiYAohT3BlcmF0b3JTZXJ2aWNlTGlzdEFwaUtleXNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgRrZXlzGAIgASgLMh0uY2F1ZGFsLnYxLkxpc3RBcGlLZXlzUmVxdWVzdCJhCiJPcGVyYXRvclNlcnZpY2VSZXZva2VBcGlLZXlSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgNrZXkYAiABKAsyHi5jYXVkYWwudjEuUmV2b2tlQXBpS2V5UmVxdWVzdCJhCiJPcGVyYXRvclNlcnZpY2VSb3RhdGVBcGlLZXlSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgNrZXkYAiABKAsyHi5jYXVkYWwudjEuUm90YXRlQXBpS2V5UmVxdWVzdCJdCh9PcGVyYXRvclNlcnZpY2VMaXN0QXVkaXRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIqCgVhdWRpdBgCIAEoCzIbLmNhdWRhbC52MS5MaXN0QXVkaXRSZXF1ZXN0KmAKDEFnZWRHcm91cGluZxIdChlBR0VEX0dST1VQSU5HX1VOU1BFQ0lGSUVEEAASGAoUQUdFRF9HUk9VUElOR19URU5BTlQQARIXChNBR0VEX0dST1VQSU5HX1NUQUdFEAIymAsKD09wZXJhdG9yU2VydmljZRJGCglDb3VudEFnZWQSGy5jYXVkYWwudjEuQ291bnRBZ2VkUmVxdWVzdBocLmNhdWRhbC52MS5Db3VudEFnZWRSZXNwb25zZRJJCgpMaXN0U3RhZ2VzEhwuY2F1ZGFsLnYxLkxpc3RTdGFnZXNSZXF1ZXN0Gh0uY2F1ZGFsLnYxLkxpc3RTdGFnZXNSZXNwb25zZRJeCgxMaXN0RmFpbHVyZXMSLS5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEZhaWx1cmVzUmVxdWVzdBofLmNhdWRhbC52MS5MaXN0RmFpbHVyZXNSZXNwb25zZRJYCgpSZXRyeUZpbGVzEisuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJldHJ5RmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJaCgtDYW5jZWxGaWxlcxIsLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VDYW5jZWxGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEmAKDlJlcHJvY2Vzc0ZpbGVzEi8uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJlcHJvY2Vzc0ZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SYgoPRGlzbWlzc0ZhaWx1cmVzEjAuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZURpc21pc3NGYWlsdXJlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEkEKDENyZWF0ZVRlbmFudBIeLmNhdWRhbC52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0GhEuY2F1ZGFsLnYxLlRlbmFudBI7CglHZXRUZW5hbnQSGy5jYXVkYWwudjEuR2V0VGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSTAoLTGlzdFRlbmFudHMSHS5jYXVkYWwudjEuTGlzdFRlbmFudHNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USQQoMVXBkYXRlVGVuYW50Eh4uY2F1ZGFsLnYxLlVwZGF0ZVRlbmFudFJlcXVlc3QaES5jYXVkYWwudjEuVGVuYW50Ej8KC0Nsb3NlVGVuYW50Eh0uY2F1ZGFsLnYxLkNsb3NlVGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSXgoMQ3JlYXRlQXBpS2V5Ei0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUNyZWF0ZUFwaUtleVJlcXVlc3QaHy5jYXVkYWwudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2USWwoLTGlzdEFwaUtleXMSLC5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEFwaUtleXNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2USUAoMUmV2b2tlQXBpS2V5Ei0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJldm9rZUFwaUtleVJlcXVlc3QaES5jYXVkYWwudjEuQXBpS2V5El4KDFJvdGF0ZUFwaUtleRItLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSb3RhdGVBcGlLZXlSZXF1ZXN0Gh8uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlElUKCUxpc3RBdWRpdBIqLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VMaXN0QXVkaXRSZXF1ZXN0GhwuY2F1ZGFsLnYxLkxpc3RBdWRpdFJlc3BvbnNlYgZwcm90bzM", [file_caudal_v1_batch, file_caudal_v1_file, file_caudal_v1_tenant, file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("ChhjYXVkYWwvdjEvb3BlcmF0b3IucHJvdG8SCWNhdWRhbC52MSKeAQoQQ291bnRBZ2VkUmVxdWVzdBIjCgVzdGF0ZRgBIAEoDjIULmNhdWRhbC52MS5GaWxlU3RhdGUSKgoHbWluX2FnZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZ0ZW5hbnQYAyABKAkSKQoIZ3JvdXBfYnkYBCABKA4yFy5jYXVkYWwudjEuQWdlZEdyb3VwaW5nIocBCglBZ2VkRmlsZXMSDgoGdGVuYW50GAEgASgJEhsKE3RlbmFudF9kaXNwbGF5X25hbWUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDQoFY291bnQYBCABKA0SLwoLb2xkZXN0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKEUNvdW50QWdlZFJlc3BvbnNlEiIKBHJvd3MYASADKAsyFC5jYXVkYWwudjEuQWdlZEZpbGVzEg0KBXRvdGFsGAIgASgNIhMKEUxpc3RTdGFnZXNSZXF1ZXN0Ip0DCgVTdGFnZRIMCgRuYW1lGAEgASgJEg8KB3dhaXRpbmcYAiABKA0SNQoRb2xkZXN0X3JlYWR5X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmRpc3BhdGNoZWQYBCABKA0SDgoGd2luZG93GAUgASgNEiMKBXdhaXRzGAYgAygLMhQuY2F1ZGFsLnYxLlN0YWdlV2FpdBIkCgVwYXVzZRgHIAEoCzIVLmNhdWRhbC52MS5TdGFnZVBhdXNlEhEKCW1heF9zbG90cxgIIAEoDRIRCgltYXhfZmlsZXMYCSABKA0SEQoJcHJvY2Vzc2VzGAogASgNEg0KBXNsb3RzGAsgASgNEi4KC3dpbmRvd190aW1lGAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjIKD2Rpc3BhdGNoZWRfdGltZRgNIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIjCgVjb3N0cxgOIAMoCzIULmNhdWRhbC52MS5TdGFnZUNvc3QiRwoJU3RhZ2VDb3N0EhAKCG1heF9zaXplGAEgASgDEigKBXVzdWFsGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIlcKClN0YWdlUGF1c2USDAoEbm90ZRgBIAEoCRILCgN3aG8YAiABKAkSLgoKc2luY2VfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiegoSVXBkYXRlU3RhZ2VSZXF1ZXN0Eh8KBXN0YWdlGAEgASgLMhAuY2F1ZGFsLnYxLlN0YWdlEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAMgASgJIk0KCVN0YWdlV2FpdBIdCgR3YWl0GAEgASgLMg8uY2F1ZGFsLnYxLldhaXQSEQoJcHJvY2Vzc2VzGAIgASgNEg4KBmRldGFpbBgDIAEoCSI2ChJMaXN0U3RhZ2VzUmVzcG9uc2USIAoGc3RhZ2VzGAEgAygLMhAuY2F1ZGFsLnYxLlN0YWdlImYKIk9wZXJhdG9yU2VydmljZUxpc3RGYWlsdXJlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEjAKCGZhaWx1cmVzGAIgASgLMh4uY2F1ZGFsLnYxLkxpc3RGYWlsdXJlc1JlcXVlc3QiXwogT3BlcmF0b3JTZXJ2aWNlUmV0cnlGaWxlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEisKBWZpbGVzGAIgASgLMhwuY2F1ZGFsLnYxLlJldHJ5RmlsZXNSZXF1ZXN0ImEKIU9wZXJhdG9yU2VydmljZUNhbmNlbEZpbGVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSLAoFZmlsZXMYAiABKAsyHS5jYXVkYWwudjEuQ2FuY2VsRmlsZXNSZXF1ZXN0ImcKJE9wZXJhdG9yU2VydmljZVJlcHJvY2Vzc0ZpbGVzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSLwoFZmlsZXMYAiABKAsyIC5jYXVkYWwudjEuUmVwcm9jZXNzRmlsZXNSZXF1ZXN0ImkKJU9wZXJhdG9yU2VydmljZURpc21pc3NGYWlsdXJlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEjAKBWZpbGVzGAIgASgLMiEuY2F1ZGFsLnYxLkRpc21pc3NGYWlsdXJlc1JlcXVlc3QilAIKBlRlbmFudBIMCgRuYW1lGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRInCgZsaW1pdHMYAyABKAsyFy5jYXVkYWwudjEuVGVuYW50TGltaXRzEg4KBndlaWdodBgEIAEoDRIlCgVwYXVzZRgFIAEoCzIWLmNhdWRhbC52MS5UZW5hbnRQYXVzZRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY2xvc2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJQoFdXNhZ2UYCCABKAsyFi5jYXVkYWwudjEuVGVuYW50VXNhZ2UiTAoTQ3JlYXRlVGVuYW50UmVxdWVzdBIhCgZ0ZW5hbnQYASABKAsyES5jYXVkYWwudjEuVGVuYW50EhIKCnJlcXVlc3RfaWQYAiABKAkiIAoQR2V0VGVuYW50UmVxdWVzdBIMCgRuYW1lGAEgASgJIjsKEkxpc3RUZW5hbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJSChNMaXN0VGVuYW50c1Jlc3BvbnNlEiIKB3RlbmFudHMYASADKAsyES5jYXVkYWwudjEuVGVuYW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJ9ChNVcGRhdGVUZW5hbnRSZXF1ZXN0EiEKBnRlbmFudBgBIAEoCzIRLmNhdWRhbC52MS5UZW5hbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhIKCnJlcXVlc3RfaWQYAyABKAkiNgoSQ2xvc2VUZW5hbnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSJhCiJPcGVyYXRvclNlcnZpY2VDcmVhdGVBcGlLZXlSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCgNrZXkYAiABKAsyHi5jYXVkYWwudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdCJgCiFPcGVyYXRvclNlcnZpY2VMaXN0QXBpS2V5c1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEisKBGtleXMYAiABKAsyHS5jYXVkYWwudjEuTGlzdEFwaUtleXNSZXF1ZXN0ImEKIk9wZXJhdG9yU2VydmljZVJldm9rZUFwaUtleVJlcXVlc3QSDgoGdGVuYW50GAEgASgJEisKA2tleRgCIAEoCzIeLmNhdWRhbC52MS5SZXZva2VBcGlLZXlSZXF1ZXN0ImEKIk9wZXJhdG9yU2VydmljZVJvdGF0ZUFwaUtleVJlcXVlc3QSDgoGdGVuYW50GAEgASgJEisKA2tleRgCIAEoCzIeLmNhdWRhbC52MS5Sb3RhdGVBcGlLZXlSZXF1ZXN0Il0KH09wZXJhdG9yU2VydmljZUxpc3RBdWRpdFJlcXVlc3QSDgoGdGVuYW50GAEgASgJEioKBWF1ZGl0GAIgASgLMhsuY2F1ZGFsLnYxLkxpc3RBdWRpdFJlcXVlc3QqYAoMQWdlZEdyb3VwaW5nEh0KGUFHRURfR1JPVVBJTkdfVU5TUEVDSUZJRUQQABIYChRBR0VEX0dST1VQSU5HX1RFTkFOVBABEhcKE0FHRURfR1JPVVBJTkdfU1RBR0UQAjLYCwoPT3BlcmF0b3JTZXJ2aWNlEkYKCUNvdW50QWdlZBIbLmNhdWRhbC52MS5Db3VudEFnZWRSZXF1ZXN0GhwuY2F1ZGFsLnYxLkNvdW50QWdlZFJlc3BvbnNlEkkKCkxpc3RTdGFnZXMSHC5jYXVkYWwudjEuTGlzdFN0YWdlc1JlcXVlc3QaHS5jYXVkYWwudjEuTGlzdFN0YWdlc1Jlc3BvbnNlEj4KC1VwZGF0ZVN0YWdlEh0uY2F1ZGFsLnYxLlVwZGF0ZVN0YWdlUmVxdWVzdBoQLmNhdWRhbC52MS5TdGFnZRJeCgxMaXN0RmFpbHVyZXMSLS5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEZhaWx1cmVzUmVxdWVzdBofLmNhdWRhbC52MS5MaXN0RmFpbHVyZXNSZXNwb25zZRJYCgpSZXRyeUZpbGVzEisuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJldHJ5RmlsZXNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbhJaCgtDYW5jZWxGaWxlcxIsLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VDYW5jZWxGaWxlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEmAKDlJlcHJvY2Vzc0ZpbGVzEi8uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJlcHJvY2Vzc0ZpbGVzUmVxdWVzdBodLmdvb2dsZS5sb25ncnVubmluZy5PcGVyYXRpb24SYgoPRGlzbWlzc0ZhaWx1cmVzEjAuY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZURpc21pc3NGYWlsdXJlc1JlcXVlc3QaHS5nb29nbGUubG9uZ3J1bm5pbmcuT3BlcmF0aW9uEkEKDENyZWF0ZVRlbmFudBIeLmNhdWRhbC52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0GhEuY2F1ZGFsLnYxLlRlbmFudBI7CglHZXRUZW5hbnQSGy5jYXVkYWwudjEuR2V0VGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSTAoLTGlzdFRlbmFudHMSHS5jYXVkYWwudjEuTGlzdFRlbmFudHNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USQQoMVXBkYXRlVGVuYW50Eh4uY2F1ZGFsLnYxLlVwZGF0ZVRlbmFudFJlcXVlc3QaES5jYXVkYWwudjEuVGVuYW50Ej8KC0Nsb3NlVGVuYW50Eh0uY2F1ZGFsLnYxLkNsb3NlVGVuYW50UmVxdWVzdBoRLmNhdWRhbC52MS5UZW5hbnQSXgoMQ3JlYXRlQXBpS2V5Ei0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZUNyZWF0ZUFwaUtleVJlcXVlc3QaHy5jYXVkYWwudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2USWwoLTGlzdEFwaUtleXMSLC5jYXVkYWwudjEuT3BlcmF0b3JTZXJ2aWNlTGlzdEFwaUtleXNSZXF1ZXN0Gh4uY2F1ZGFsLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2USUAoMUmV2b2tlQXBpS2V5Ei0uY2F1ZGFsLnYxLk9wZXJhdG9yU2VydmljZVJldm9rZUFwaUtleVJlcXVlc3QaES5jYXVkYWwudjEuQXBpS2V5El4KDFJvdGF0ZUFwaUtleRItLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VSb3RhdGVBcGlLZXlSZXF1ZXN0Gh8uY2F1ZGFsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlElUKCUxpc3RBdWRpdBIqLmNhdWRhbC52MS5PcGVyYXRvclNlcnZpY2VMaXN0QXVkaXRSZXF1ZXN0GhwuY2F1ZGFsLnYxLkxpc3RBdWRpdFJlc3BvbnNlYgZwcm90bzM", [file_caudal_v1_batch, file_caudal_v1_file, file_caudal_v1_tenant, file_google_longrunning_operations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * Asks how many files are stuck.
@@ -201,11 +201,68 @@ export type Stage = Message<"caudal.v1.Stage"> & {
   window: number;
 
   /**
-   * What processes of it wait for, one for each cause; their files wait meanwhile.
+   * What processes of it wait for, one for each cause, that operators paused it, and that no process of it lives while files
+   * wait for one; files wait meanwhile.
    *
    * @generated from field: repeated caudal.v1.StageWait waits = 6;
    */
   waits: StageWait[];
+
+  /**
+   * Set while it is paused. In an update only the note is read.
+   *
+   * @generated from field: caudal.v1.StagePause pause = 7;
+   */
+  pause?: StagePause | undefined;
+
+  /**
+   * Handlers that all its processes together may run at once; 0: as many as they and the limiter were started for.
+   *
+   * @generated from field: uint32 max_slots = 8;
+   */
+  maxSlots: number;
+
+  /**
+   * Files that may be out at once; 0: as many as the ledger was started for.
+   *
+   * @generated from field: uint32 max_files = 9;
+   */
+  maxFiles: number;
+
+  /**
+   * Processes of it that live.
+   *
+   * @generated from field: uint32 processes = 10;
+   */
+  processes: number;
+
+  /**
+   * Handlers that they may run at once now.
+   *
+   * @generated from field: uint32 slots = 11;
+   */
+  slots: number;
+
+  /**
+   * What may be out by the time that it is expected to take of slots; not set while no process has told its slots.
+   *
+   * @generated from field: google.protobuf.Duration window_time = 12;
+   */
+  windowTime?: Duration | undefined;
+
+  /**
+   * What is out, by that time. As of the last second.
+   *
+   * @generated from field: google.protobuf.Duration dispatched_time = 13;
+   */
+  dispatchedTime?: Duration | undefined;
+
+  /**
+   * What files lately took there, by their size; nothing of sizes that none had.
+   *
+   * @generated from field: repeated caudal.v1.StageCost costs = 14;
+   */
+  costs: StageCost[];
 };
 
 /**
@@ -214,6 +271,104 @@ export type Stage = Message<"caudal.v1.Stage"> & {
  */
 export const StageSchema: GenMessage<Stage> = /*@__PURE__*/
   messageDesc(file_caudal_v1_operator, 4);
+
+/**
+ * What files of a size lately took at a stage.
+ *
+ * @generated from message caudal.v1.StageCost
+ */
+export type StageCost = Message<"caudal.v1.StageCost"> & {
+  /**
+   * Bytes of the largest of them; the smallest have more than half as many.
+   *
+   * @generated from field: int64 max_size = 1;
+   */
+  maxSize: bigint;
+
+  /**
+   * A slot's time, a moving average over all tenants.
+   *
+   * @generated from field: google.protobuf.Duration usual = 2;
+   */
+  usual?: Duration | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.StageCost.
+ * Use `create(StageCostSchema)` to create a new message.
+ */
+export const StageCostSchema: GenMessage<StageCost> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 5);
+
+/**
+ * A stage that is paused.
+ *
+ * @generated from message caudal.v1.StagePause
+ */
+export type StagePause = Message<"caudal.v1.StagePause"> & {
+  /**
+   * Free words. Tenants whose files wait read them too.
+   *
+   * @generated from field: string note = 1;
+   */
+  note: string;
+
+  /**
+   * The key that paused it.
+   *
+   * @generated from field: string who = 2;
+   */
+  who: string;
+
+  /**
+   * Since when.
+   *
+   * @generated from field: google.protobuf.Timestamp since_time = 3;
+   */
+  sinceTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message caudal.v1.StagePause.
+ * Use `create(StagePauseSchema)` to create a new message.
+ */
+export const StagePauseSchema: GenMessage<StagePause> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 6);
+
+/**
+ * Changes a stage.
+ *
+ * @generated from message caudal.v1.UpdateStageRequest
+ */
+export type UpdateStageRequest = Message<"caudal.v1.UpdateStageRequest"> & {
+  /**
+   * Its name, and the new values.
+   *
+   * @generated from field: caudal.v1.Stage stage = 1;
+   */
+  stage?: Stage | undefined;
+
+  /**
+   * What is changed: `pause`, `max_slots`, `max_files`. What is named and not set is taken back.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   */
+  updateMask?: FieldMask | undefined;
+
+  /**
+   * UUID made by the client before the first send.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message caudal.v1.UpdateStageRequest.
+ * Use `create(UpdateStageRequestSchema)` to create a new message.
+ */
+export const UpdateStageRequestSchema: GenMessage<UpdateStageRequest> = /*@__PURE__*/
+  messageDesc(file_caudal_v1_operator, 7);
 
 /**
  * Processes of a stage that wait for the same.
@@ -248,7 +403,7 @@ export type StageWait = Message<"caudal.v1.StageWait"> & {
  * Use `create(StageWaitSchema)` to create a new message.
  */
 export const StageWaitSchema: GenMessage<StageWait> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 5);
+  messageDesc(file_caudal_v1_operator, 8);
 
 /**
  * All stages.
@@ -269,7 +424,7 @@ export type ListStagesResponse = Message<"caudal.v1.ListStagesResponse"> & {
  * Use `create(ListStagesResponseSchema)` to create a new message.
  */
 export const ListStagesResponseSchema: GenMessage<ListStagesResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 6);
+  messageDesc(file_caudal_v1_operator, 9);
 
 /**
  * Asks for failures.
@@ -297,7 +452,7 @@ export type OperatorServiceListFailuresRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceListFailuresRequestSchema)` to create a new message.
  */
 export const OperatorServiceListFailuresRequestSchema: GenMessage<OperatorServiceListFailuresRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 7);
+  messageDesc(file_caudal_v1_operator, 10);
 
 /**
  * Retries files of a tenant.
@@ -325,7 +480,7 @@ export type OperatorServiceRetryFilesRequest = Message<"caudal.v1.OperatorServic
  * Use `create(OperatorServiceRetryFilesRequestSchema)` to create a new message.
  */
 export const OperatorServiceRetryFilesRequestSchema: GenMessage<OperatorServiceRetryFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 8);
+  messageDesc(file_caudal_v1_operator, 11);
 
 /**
  * Cancels files of a tenant.
@@ -353,7 +508,7 @@ export type OperatorServiceCancelFilesRequest = Message<"caudal.v1.OperatorServi
  * Use `create(OperatorServiceCancelFilesRequestSchema)` to create a new message.
  */
 export const OperatorServiceCancelFilesRequestSchema: GenMessage<OperatorServiceCancelFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 9);
+  messageDesc(file_caudal_v1_operator, 12);
 
 /**
  * Reprocesses files of a tenant.
@@ -381,7 +536,7 @@ export type OperatorServiceReprocessFilesRequest = Message<"caudal.v1.OperatorSe
  * Use `create(OperatorServiceReprocessFilesRequestSchema)` to create a new message.
  */
 export const OperatorServiceReprocessFilesRequestSchema: GenMessage<OperatorServiceReprocessFilesRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 10);
+  messageDesc(file_caudal_v1_operator, 13);
 
 /**
  * Dismisses failures of a tenant.
@@ -409,7 +564,7 @@ export type OperatorServiceDismissFailuresRequest = Message<"caudal.v1.OperatorS
  * Use `create(OperatorServiceDismissFailuresRequestSchema)` to create a new message.
  */
 export const OperatorServiceDismissFailuresRequestSchema: GenMessage<OperatorServiceDismissFailuresRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 11);
+  messageDesc(file_caudal_v1_operator, 14);
 
 /**
  * Somebody's own part of an installation: sees and touches nothing of another.
@@ -479,7 +634,7 @@ export type Tenant = Message<"caudal.v1.Tenant"> & {
  * Use `create(TenantSchema)` to create a new message.
  */
 export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 12);
+  messageDesc(file_caudal_v1_operator, 15);
 
 /**
  * Makes a tenant.
@@ -507,7 +662,7 @@ export type CreateTenantRequest = Message<"caudal.v1.CreateTenantRequest"> & {
  * Use `create(CreateTenantRequestSchema)` to create a new message.
  */
 export const CreateTenantRequestSchema: GenMessage<CreateTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 13);
+  messageDesc(file_caudal_v1_operator, 16);
 
 /**
  * Asks for a tenant.
@@ -528,7 +683,7 @@ export type GetTenantRequest = Message<"caudal.v1.GetTenantRequest"> & {
  * Use `create(GetTenantRequestSchema)` to create a new message.
  */
 export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 14);
+  messageDesc(file_caudal_v1_operator, 17);
 
 /**
  * Asks for tenants.
@@ -556,7 +711,7 @@ export type ListTenantsRequest = Message<"caudal.v1.ListTenantsRequest"> & {
  * Use `create(ListTenantsRequestSchema)` to create a new message.
  */
 export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 15);
+  messageDesc(file_caudal_v1_operator, 18);
 
 /**
  * Tenants.
@@ -584,7 +739,7 @@ export type ListTenantsResponse = Message<"caudal.v1.ListTenantsResponse"> & {
  * Use `create(ListTenantsResponseSchema)` to create a new message.
  */
 export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 16);
+  messageDesc(file_caudal_v1_operator, 19);
 
 /**
  * Changes a tenant.
@@ -620,7 +775,7 @@ export type UpdateTenantRequest = Message<"caudal.v1.UpdateTenantRequest"> & {
  * Use `create(UpdateTenantRequestSchema)` to create a new message.
  */
 export const UpdateTenantRequestSchema: GenMessage<UpdateTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 17);
+  messageDesc(file_caudal_v1_operator, 20);
 
 /**
  * Ends a tenant.
@@ -648,7 +803,7 @@ export type CloseTenantRequest = Message<"caudal.v1.CloseTenantRequest"> & {
  * Use `create(CloseTenantRequestSchema)` to create a new message.
  */
 export const CloseTenantRequestSchema: GenMessage<CloseTenantRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 18);
+  messageDesc(file_caudal_v1_operator, 21);
 
 /**
  * Makes a key.
@@ -676,7 +831,7 @@ export type OperatorServiceCreateApiKeyRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceCreateApiKeyRequestSchema)` to create a new message.
  */
 export const OperatorServiceCreateApiKeyRequestSchema: GenMessage<OperatorServiceCreateApiKeyRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 19);
+  messageDesc(file_caudal_v1_operator, 22);
 
 /**
  * Asks for keys.
@@ -704,7 +859,7 @@ export type OperatorServiceListApiKeysRequest = Message<"caudal.v1.OperatorServi
  * Use `create(OperatorServiceListApiKeysRequestSchema)` to create a new message.
  */
 export const OperatorServiceListApiKeysRequestSchema: GenMessage<OperatorServiceListApiKeysRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 20);
+  messageDesc(file_caudal_v1_operator, 23);
 
 /**
  * Ends a key.
@@ -732,7 +887,7 @@ export type OperatorServiceRevokeApiKeyRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceRevokeApiKeyRequestSchema)` to create a new message.
  */
 export const OperatorServiceRevokeApiKeyRequestSchema: GenMessage<OperatorServiceRevokeApiKeyRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 21);
+  messageDesc(file_caudal_v1_operator, 24);
 
 /**
  * Makes a key like another.
@@ -760,7 +915,7 @@ export type OperatorServiceRotateApiKeyRequest = Message<"caudal.v1.OperatorServ
  * Use `create(OperatorServiceRotateApiKeyRequestSchema)` to create a new message.
  */
 export const OperatorServiceRotateApiKeyRequestSchema: GenMessage<OperatorServiceRotateApiKeyRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 22);
+  messageDesc(file_caudal_v1_operator, 25);
 
 /**
  * Asks for what was done.
@@ -788,7 +943,7 @@ export type OperatorServiceListAuditRequest = Message<"caudal.v1.OperatorService
  * Use `create(OperatorServiceListAuditRequestSchema)` to create a new message.
  */
 export const OperatorServiceListAuditRequestSchema: GenMessage<OperatorServiceListAuditRequest> = /*@__PURE__*/
-  messageDesc(file_caudal_v1_operator, 23);
+  messageDesc(file_caudal_v1_operator, 26);
 
 /**
  * By what aged files are counted apart.
@@ -850,6 +1005,18 @@ export const OperatorService: GenService<{
     methodKind: "unary";
     input: typeof ListStagesRequestSchema;
     output: typeof ListStagesResponseSchema;
+  },
+  /**
+   * Pauses a stage, lets it go on or changes its size, in all its processes, and keeps it so over restarts. Within a second
+   * nothing more is begun at a stage that is paused; what runs ends, and what waits is charged nothing.
+   * Errors: INVALID_ARGUMENT for an unknown stage, or a path in `update_mask` that cannot be changed.
+   *
+   * @generated from rpc caudal.v1.OperatorService.UpdateStage
+   */
+  updateStage: {
+    methodKind: "unary";
+    input: typeof UpdateStageRequestSchema;
+    output: typeof StageSchema;
   },
   /**
    * Groups FAILED files of one tenant or of all by stage and reason, without those that were dismissed.
