@@ -120,6 +120,7 @@ impl Authenticator {
         let request = mesh::CheckCredentialRequest {
             key_id: credential.key_id.clone(),
             secret_sha256: credential.secret_sha256.to_vec().into(),
+            only_asked: false,
         };
         let answer = self
             .ledger

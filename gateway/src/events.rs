@@ -61,7 +61,7 @@ impl Events {
             }
         };
         let cursor = cursor(request.from.as_ref())?;
-        let place = self.live.place(tenant)?;
+        let place = self.live.place(tenant, &caller.scope)?;
         let (outlet, stream) = Outlet::new(&self.live.settings);
         let teller = Teller {
             wakeup: self.wakeups.listen(tenant, batch),

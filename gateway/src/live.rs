@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use caudal_domain::limits::{MAX_WATCH_AGE, MIN_WATCH_INTERVAL, WATCH_SIGN_OF_LIFE};
 use caudal_domain::{Refusal, TenantId};
+use caudal_node::scope::Scope;
 use caudal_proto::status::to_status;
 use caudal_proto::v1::ClosingReason;
 use futures::Stream;
@@ -17,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::auth::{Authenticator, Credential};
-use crate::door_limits::{DoorBook, Place, Taken};
+use crate::door_limits::{DoorBook, TakenStream};
 
 /// Pause after an error that may pass.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -78,7 +79,7 @@ pub(crate) struct Live {
 /// A stream's place in this gateway, and among those of its tenant.
 pub(crate) struct StreamPlace {
     _of_gateway: OwnedSemaphorePermit,
-    _of_tenant: Taken,
+    _of_caller: TakenStream,
 }
 
 impl Live {
@@ -105,9 +106,9 @@ impl Live {
         self.tasks.wait().await;
     }
 
-    /// A place for one more stream of a tenant.
-    pub(crate) fn place(&self, tenant: TenantId) -> Result<StreamPlace, Status> {
-        let of_tenant = self.book.take(tenant, Place::Stream)?;
+    /// A place for one more stream of a caller in its tenant.
+    pub(crate) fn place(&self, tenant: TenantId, caller: &Scope) -> Result<StreamPlace, Status> {
+        let of_caller = self.book.take_stream(tenant, caller)?;
         let place = Arc::clone(&self.places).try_acquire_owned();
         let of_gateway = place.map_err(|_| {
             let refusal = Refusal::rate_limited("open watches", self.settings.poll_interval);
@@ -115,7 +116,7 @@ impl Live {
         })?;
         Ok(StreamPlace {
             _of_gateway: of_gateway,
-            _of_tenant: of_tenant,
+            _of_caller: of_caller,
         })
     }
 

@@ -20,7 +20,7 @@ use caudal_proto::v1::upload_service_server::UploadService;
 use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, needs_a_tenant};
-use crate::door_limits::{DoorBook, Place, Taken};
+use crate::door_limits::{DoorBook, Taken};
 use crate::events::{EventStream, Events};
 use crate::ledger::{Ledger, passed_on};
 use crate::rates::Rates;
@@ -64,7 +64,7 @@ impl PublicApi {
     /// A place for one more read that may walk far.
     fn expensive(&self, extensions: &http::Extensions) -> Result<Taken, Status> {
         let tenant = tenant_of(&Caller::of(extensions)?)?;
-        self.book.take(tenant, Place::ExpensiveRead)
+        self.book.take_read(tenant)
     }
 }
 

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use caudal_domain::{BatchId, Refusal, TenantId, batch_name};
+use caudal_node::scope::Role;
+use caudal_proto::convert::leave_out_words;
 use caudal_proto::status::to_status;
 use caudal_proto::v1;
 use caudal_proto::v1::ClosingReason;
@@ -51,7 +53,7 @@ impl Watches {
         batch: BatchId,
         after_revision: i64,
     ) -> Result<WatchStream, Status> {
-        let place = self.live.place(tenant)?;
+        let place = self.live.place(tenant, &caller.scope)?;
         let (outlet, stream) = Outlet::new(&self.live.settings);
         let mut watcher = Watcher {
             feeds: self.feeds.clone(),
@@ -301,7 +303,18 @@ impl Watcher {
         Ok(())
     }
 
-    async fn send(&self, message: Message) -> Result<(), ReaderGone> {
+    async fn send(&self, mut message: Message) -> Result<(), ReaderGone> {
+        // The feed is everybody's who watches this batch.
+        if self.caller.scope.role == Role::Uploader {
+            let batch = match &mut message {
+                Message::Snapshot(snapshot) => snapshot.batch.as_mut(),
+                Message::Changes(changes) => changes.batch.as_mut(),
+                Message::Closing(_) | Message::Alive(_) => None,
+            };
+            if let Some(batch) = batch {
+                leave_out_words(batch);
+            }
+        }
         self.outlet.send(Ok(response(message))).await
     }
 

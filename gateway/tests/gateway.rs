@@ -1101,6 +1101,30 @@ async fn a_watcher_is_told_when_its_key_is_revoked_or_its_batch_erased() {
 }
 
 #[tokio::test]
+async fn a_watch_with_an_upload_token_tells_nothing_that_the_tenant_says() {
+    for is_token in [false, true] {
+        let world = World::start().await;
+        if is_token {
+            world.ledger.give_tokens();
+        }
+        world.ledger.pad_answers(7);
+        let mut batches = BatchServiceClient::new(world.channel());
+        let request = v1::WatchBatchRequest {
+            name: batch_name(),
+            after_revision: 0,
+        };
+        let stream = batches.watch_batch(world.request(request)).await.unwrap();
+        let first = stream.into_inner().message().await.unwrap().unwrap();
+        let Some(Message::Snapshot(snapshot)) = first.message else {
+            panic!("{first:?}")
+        };
+        let name = snapshot.batch.unwrap().display_name;
+        assert_eq!(name.is_empty(), is_token, "{name}");
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_batch_is_refused_before_the_stream_begins() {
     let world = World::start().await;
     world.ledger.erase_batch();

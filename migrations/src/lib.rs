@@ -10,6 +10,7 @@ mod m0002_statistics;
 mod m0003_proof;
 mod m0004_tus;
 mod m0005_audit;
+mod m0006_given;
 
 use sea_orm_migration::prelude::*;
 
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_proof::Migration),
             Box::new(m0004_tus::Migration),
             Box::new(m0005_audit::Migration),
+            Box::new(m0006_given::Migration),
         ]
     }
 }

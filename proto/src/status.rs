@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use caudal_domain::{FieldViolation, QuotaViolation, Refusal, RefusalKind};
+use caudal_domain::{FieldViolation, QuotaViolation, Refusal, RefusalKind, plain};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, RpcStatusExt, StatusExt};
 
@@ -86,13 +86,14 @@ fn details(refusal: &Refusal) -> ErrorDetails {
     let mut bytes = 0;
     for (index, violation) in refusal.violations.iter().enumerate() {
         let description = truncated(&violation.description, MAX_DESCRIPTION_BYTES);
-        bytes += violation.field.len() + description.len();
+        let field = plain(&violation.field).into_owned();
+        bytes += field.len() + description.len();
         if bytes > MAX_VIOLATION_BYTES {
             let left_out = refusal.violations.len() - index;
             details.add_bad_request_violation("", format!("and {left_out} more"));
             break;
         }
-        details.add_bad_request_violation(violation.field.clone(), description);
+        details.add_bad_request_violation(field, description);
     }
     for violation in &refusal.quota {
         let description = truncated(&violation.description, MAX_DESCRIPTION_BYTES);
@@ -104,9 +105,11 @@ fn details(refusal: &Refusal) -> ErrorDetails {
     details
 }
 
+/// Words that may repeat what a caller sent: plain, and no longer than this.
 fn truncated(text: &str, bytes: usize) -> String {
+    let text = plain(text);
     if text.len() <= bytes {
-        return text.to_owned();
+        return text.into_owned();
     }
     let mut end = bytes;
     while !text.is_char_boundary(end) {
@@ -221,6 +224,22 @@ mod tests {
         assert_eq!(read.metadata, refusal.metadata);
         assert!(read.is_retryable());
         assert_eq!(from_parts(&status_parts(&refusal)), read);
+    }
+
+    #[test]
+    fn a_refusal_spells_out_what_would_steer_a_screen() {
+        let refusal = Refusal::invalid("files[\u{1b}[2J]", "`a\u{202E}b` is none")
+            .with_metadata("name", "a\u{1b}");
+        let refusal = Refusal {
+            message: "no \u{9b}31m".to_owned(),
+            ..refusal
+        };
+        let status = to_status(&refusal);
+        let read = from_status(&status);
+        assert_eq!(read.message, "no \\u{9b}31m");
+        assert_eq!(read.violations[0].field, "files[\\u{1b}[2J]");
+        assert_eq!(read.violations[0].description, "`a\\u{202e}b` is none");
+        assert_eq!(read.metadata["name"], "a\\u{1b}");
     }
 
     #[test]

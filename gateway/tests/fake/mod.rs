@@ -161,6 +161,16 @@ impl Ledger {
         self.script().refusal = Some(refusal);
     }
 
+    /// From now on the keys of tenants are upload tokens for the batch.
+    pub(crate) fn give_tokens(&self) {
+        for (_, _, scope) in &mut self.script().keys {
+            if scope.role() == mesh::Role::Member {
+                scope.role = mesh::Role::Uploader.into();
+                scope.batch = BATCH.as_bytes().to_vec().into();
+            }
+        }
+    }
+
     pub(crate) fn revoke_keys(&self) {
         self.script().keys.clear();
     }

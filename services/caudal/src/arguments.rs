@@ -41,7 +41,8 @@ pub(crate) struct GatewayArguments {
         global = true
     )]
     pub(crate) gateway: String,
-    /// API key of the tenant: `caudal up` prints one. An upload token does for `ingest` and `watch`
+    /// API key: of a tenant, or an operator's for what operators do. `caudal up` prints one of each; an upload token does for
+    /// `ingest` and `watch`
     #[arg(
         long,
         visible_alias = "key",
@@ -74,7 +75,7 @@ impl GatewayArguments {
             // Once an outage, however often it tries in vain.
             let told = is_told.swap(trouble.is_some(), Ordering::Relaxed);
             if let Some(trouble) = trouble.filter(|_| !told) {
-                eprintln!("waiting: {trouble}");
+                say!("waiting: {trouble}");
             }
         }))
     }

@@ -142,7 +142,7 @@ async fn follow(client: &Client, name: &str) -> Result<BulkProgress, Failure> {
             metadata.matched
         );
         if line != last && !progress.ended {
-            eprintln!("{line}");
+            say!("{line}");
             last = line;
         }
         if progress.ended {
@@ -169,19 +169,19 @@ fn show(progress: &BulkProgress, arguments: &BulkArguments, done: &str) {
                 "refused": refused,
                 "error": progress.error,
             });
-            println!("{answer}");
+            answer!("{answer}");
         }
-        Output::Text if arguments.dry_run => println!(
+        Output::Text if arguments.dry_run => answer!(
             "{} files would be {done}; nothing was done",
             metadata.matched
         ),
         Output::Text => {
-            println!("{} of {} files {done}", metadata.done, metadata.matched);
+            answer!("{} of {} files {done}", metadata.done, metadata.matched);
             for refused in &metadata.refused {
-                println!("{:>9}  left alone: {}", refused.count, refused.reason);
+                answer!("{:>9}  left alone: {}", refused.count, refused.reason);
             }
             if let Some(error) = &progress.error {
-                println!("{error}");
+                answer!("{error}");
             }
         }
     }
@@ -238,7 +238,7 @@ fn show_batch(batch: &v1::Batch, output: Output) {
     let state = batch_state(batch.state());
     let (paused, cancelling) = (batch.pause.is_some(), batch.cancelling);
     match output {
-        Output::Json => println!(
+        Output::Json => answer!(
             "{}",
             json!({"batch_id": id, "state": state, "paused": paused, "cancelling": cancelling})
         ),
@@ -248,7 +248,7 @@ fn show_batch(batch: &v1::Batch, output: Output) {
                 (false, true) => ", paused",
                 (false, false) => "",
             };
-            println!("batch {id} {state}{more}");
+            answer!("batch {id} {state}{more}");
         }
     }
 }

@@ -74,7 +74,7 @@ pub(crate) enum Command {
     Audit(AuditArguments),
     /// Show what the tenant uses of what it may use
     Usage(UsageArguments),
-    /// Sign a header with which grpcurl may call the services behind the gateway, for a minute
+    /// Sign a header with which grpcurl may make one call of a service behind the gateway, within half a minute
     Scope(ScopeArguments),
     /// Check that the database keeps its promises; a line for each invariant
     Verify(Box<VerifyArguments>),
@@ -146,6 +146,9 @@ pub(crate) struct ScopeArguments {
     /// The call that it is for, such as caudal.mesh.v1.StageService/GetStage
     #[arg(value_name = "SERVICE/METHOD")]
     pub(crate) call: String,
+    /// The stage that is asked, where it is a call of stages
+    #[arg(long, value_name = "STAGE", value_parser = stage_name)]
+    pub(crate) stage: Option<String>,
     /// Data folder of a `caudal up`, whose secret signs
     #[arg(
         long,

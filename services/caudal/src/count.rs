@@ -58,14 +58,14 @@ pub(crate) async fn count(arguments: CountArguments) -> Result<ExitCode, Failure
                 .into_iter()
                 .map(|row| (row.key, row.count.into()))
                 .collect();
-            println!("{}", json!({"total": counted.total, "counts": counts}));
+            answer!("{}", json!({"total": counted.total, "counts": counts}));
         }
         Output::Text => {
             for row in &counted.counts {
                 let key = if row.key.is_empty() { "-" } else { &row.key };
-                println!("{key:<24} {:>9}", row.count);
+                answer!("{key:<24} {:>9}", row.count);
             }
-            println!("{:<24} {:>9}", "files", counted.total);
+            answer!("{:<24} {:>9}", "files", counted.total);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -133,7 +133,7 @@ pub(crate) async fn stuck(arguments: StuckArguments) -> Result<ExitCode, Failure
                     }),
                 })
                 .collect();
-            println!("{}", json!({"total": aged.total, "rows": rows}));
+            answer!("{}", json!({"total": aged.total, "rows": rows}));
         }
         Output::Text => {
             for row in &aged.rows {
@@ -141,13 +141,13 @@ pub(crate) async fn stuck(arguments: StuckArguments) -> Result<ExitCode, Failure
                     StuckBy::Tenant => format!("{} {}", row.tenant, row.tenant_display_name),
                     StuckBy::Stage => row.stage.clone(),
                 };
-                println!(
+                answer!(
                     "{:>9}  for up to {:<8} {whose}",
                     row.count,
                     words_of(oldest(row, now))
                 );
             }
-            println!(
+            answer!(
                 "{:>9}  files {} for {} or longer",
                 aged.total,
                 file_state(arguments.state),

@@ -48,7 +48,7 @@ impl Failure {
 
     /// Says it on standard error.
     pub(crate) fn show(&self) -> ExitCode {
-        eprintln!("error: {}", self.words);
+        say!("error: {}", self.words);
         ExitCode::from(self.status)
     }
 }
@@ -68,20 +68,37 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused(refused) if refused.code == Code::NotFound => {
                 Self::broken(format!(
-                    "{words}; check the id, and that the API key is of the tenant that made it"
+                    "{words}; check the id, and that it is of the key's own tenant, or of the one that is named with --tenant"
                 ))
             }
-            ClientError::Refused(refused)
-                if refused
-                    .quota
-                    .iter()
-                    .any(|quota| !quota.subject.starts_with("upload_token")) =>
-            {
-                Self::broken(format!(
-                    "{words}; `caudal usage` shows all limits, and an operator changes them by `caudal tenants update`"
-                ))
+            ClientError::Refused(refused) => {
+                let mut remedies = refused.quota.iter().map(|quota| remedy(&quota.subject));
+                match remedies.next() {
+                    Some(remedy) => Self::broken(format!("{words}; {remedy}")),
+                    None => Self::broken(words),
+                }
             }
             _ => Self::broken(words),
+        }
+    }
+}
+
+/// What helps where a limit is reached. Not every limit is one of the tenant's, which an operator changes.
+fn remedy(subject: &str) -> &'static str {
+    match subject {
+        "keys" => "end keys that nobody uses: `caudal keys list`, `caudal keys revoke`",
+        "upload_tokens" => {
+            "upload tokens end by themselves; `caudal keys list` shows them, `caudal keys revoke` ends one"
+        }
+        "upload_token_files" | "upload_token_bytes" => {
+            "whoever gave the upload token can make another for the rest: `caudal token`"
+        }
+        "upload_token_streams" | "streams_of_a_key" => {
+            "watches that are open with the same key count together: end one, or use another key"
+        }
+        "folders_per_batch" => "begin another batch for the rest",
+        _ => {
+            "`caudal usage` shows all limits, and an operator changes them by `caudal tenants update`"
         }
     }
 }
@@ -119,5 +136,28 @@ pub(crate) fn of_the_command_line(error: &clap::Error) -> ExitCode {
         ExitCode::from(MISCONFIGURED)
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_no_operator_changes_is_not_sent_to_one() {
+        for subject in [
+            "keys",
+            "upload_tokens",
+            "upload_token_files",
+            "upload_token_bytes",
+            "upload_token_streams",
+            "streams_of_a_key",
+            "folders_per_batch",
+        ] {
+            assert!(!remedy(subject).contains("tenants update"), "{subject}");
+        }
+        for subject in ["files", "stored_bytes", "streams"] {
+            assert!(remedy(subject).contains("tenants update"), "{subject}");
+        }
     }
 }

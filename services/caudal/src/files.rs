@@ -1,12 +1,14 @@
 //! `caudal files`: the files of a batch, how each ended and why.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use caudal_domain::plain;
 use caudal_proto::convert::json_from_struct;
 use caudal_sdk::v1;
 use serde::Serialize;
 
+use crate::answer;
 use crate::arguments::Output;
 use crate::cli::FilesArguments;
 use crate::failure::Failure;
@@ -23,6 +25,9 @@ struct Row {
     outcome: Option<&'static str>,
     reason: Option<String>,
     words: Option<String>,
+    /// What the stage said, or whoever left the file out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
     media_type: String,
     /// The codes of what was not done.
     warnings: Vec<String>,
@@ -48,9 +53,12 @@ impl From<v1::File> for Row {
                 .collect();
             (!words.is_empty()).then(|| words.join("; "))
         };
-        let (reason, words) = match file.reason {
-            Some(reason) => (Some(reason.code), Some(reason.words)),
-            None => (None, warnings()),
+        let (reason, words, detail) = match file.reason {
+            Some(reason) => {
+                let detail = Some(reason.detail).filter(|detail| !detail.is_empty());
+                (Some(reason.code), Some(reason.words), detail)
+            }
+            None => (None, warnings(), None),
         };
         Self {
             path: file.path,
@@ -58,6 +66,7 @@ impl From<v1::File> for Row {
             outcome,
             reason,
             words,
+            detail,
             media_type: file.media_type,
             warnings: codes,
             record: record.and_then(Result::ok),
@@ -90,13 +99,7 @@ pub(crate) async fn run(arguments: FilesArguments) -> Result<ExitCode, Failure> 
         if is_last && output == Output::Json {
             text.extend_from_slice(if rows_written == 0 { b"[]\n" } else { b"\n]\n" });
         }
-        if let Err(error) = io::stdout().lock().write_all(&text) {
-            return if error.kind() == io::ErrorKind::BrokenPipe {
-                Ok(ExitCode::SUCCESS)
-            } else {
-                Err(cannot_write(error))
-            };
-        }
+        answer::bytes(&text);
         if is_last {
             return Ok(ExitCode::SUCCESS);
         }
@@ -118,8 +121,10 @@ fn write_row(out: &mut Vec<u8>, output: Output, rows_before: u64, row: &Row) -> 
                 row.state,
                 row.path.escape_debug()
             )?;
-            if let Some(words) = &row.words {
-                write!(out, "  ({words})")?;
+            match (&row.words, &row.detail) {
+                (Some(words), Some(detail)) => write!(out, "  ({words}: {})", plain(detail))?,
+                (Some(words), None) => write!(out, "  ({words})")?,
+                (None, _) => {}
             }
             writeln!(out)?;
         }
@@ -149,6 +154,7 @@ mod tests {
             reason: Some(v1::Reason {
                 code: "CORRUPT_DOCUMENT".into(),
                 words: "the document is damaged".into(),
+                detail: "no\u{1b} trailer".into(),
                 ..Default::default()
             }),
             ..Default::default()

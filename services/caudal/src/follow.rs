@@ -118,7 +118,7 @@ impl Display {
                 // When the terminal is gone nobody reads it.
                 let _gone = all.println(words);
             }
-            Self::Lines { .. } => eprintln!("{words}"),
+            Self::Lines { .. } => say!("{words}"),
         }
     }
 
@@ -159,7 +159,7 @@ impl Display {
             .collect();
         let line = parts.join(", ");
         if !line.is_empty() && line != *last {
-            eprintln!("{line}");
+            say!("{line}");
             *last = line;
         }
         *next = Instant::now() + LINE_EVERY;

@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use caudal_domain::limits::MAX_DISPLAY_NAME_CHARS;
+use caudal_domain::{plain, steers_a_screen};
 use caudal_sdk::ingest::{Ingested, check_folder};
 use caudal_sdk::walk::left_out;
 use caudal_sdk::{Client, ClientError, Ingest, IngestSettings, Rules, Update, Watch, v1};
 use tonic::Code;
 
+use crate::answer;
 use crate::arguments::Output;
 use crate::cli::IngestArguments;
 use crate::failure::{Failure, status};
@@ -57,9 +59,9 @@ pub(crate) async fn run(arguments: IngestArguments) -> Result<ExitCode, Failure>
             Output::Json => {
                 let not_taken = NotTaken::of(&ingested.problems);
                 let answer = serde_json::json!({ "batch_id": id, "not_taken": not_taken });
-                println!("{answer}");
+                answer!("{answer}");
             }
-            Output::Text => println!("batch {id} is uploaded; follow it with: caudal watch {id}"),
+            Output::Text => answer!("batch {id} is uploaded; follow it with: caudal watch {id}"),
         }
         return Ok(status(all_taken));
     };
@@ -95,7 +97,7 @@ async fn batch_for(client: &Client, arguments: &IngestArguments) -> Result<v1::B
     if counts.failed > 0 {
         stands.push_str(&format!(", {} failed", counts.failed));
     }
-    eprintln!(
+    say!(
         "going on with batch {}{how}: {stands}",
         batch_id(&batch.name)
     );
@@ -111,7 +113,7 @@ async fn of_token(client: &Client, denied: ClientError) -> Result<v1::Batch, Fai
         Err(error) if error.is_denied() => return Err(denied.into()),
         Err(error) => return Err(error.into()),
     };
-    eprintln!(
+    say!(
         "filling batch {}, which the upload token is good for",
         batch_id(&batch.name)
     );
@@ -130,9 +132,9 @@ pub(crate) async fn show_end(
         Output::Json => {
             let summary = serde_json::to_string(&Summary::of(batch, seconds, not_taken))
                 .map_err(|error| Failure::broken(format!("cannot write the answer: {error}")))?;
-            println!("{summary}");
+            answer!("{summary}");
         }
-        Output::Text => print!("{}", table(client, batch, seconds).await?),
+        Output::Text => answer::text(&table(client, batch, seconds).await?),
     }
     Ok(batch.state() == v1::BatchState::Succeeded)
 }
@@ -145,7 +147,7 @@ fn new_batch(arguments: &IngestArguments, source: &str) -> v1::Batch {
     v1::Batch {
         display_name: display_name
             .chars()
-            .filter(|letter| !letter.is_control())
+            .filter(|letter| !steers_a_screen(*letter))
             .take(MAX_DISPLAY_NAME_CHARS)
             .collect(),
         options: Some(v1::BatchOptions {
@@ -258,8 +260,10 @@ pub(crate) async fn follow(
 async fn tell_waits(client: &Client, batch: &str, display: &RefCell<Display>) -> Infallible {
     let mut told: Vec<String> = Vec::new();
     let mut waited_for_turn = false;
+    let mut looks = tokio::time::interval(WAITS_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::time::sleep(WAITS_EVERY).await;
+        looks.tick().await;
         let Ok(batch) = client.get_batch(batch).await else {
             continue;
         };
@@ -286,6 +290,15 @@ fn words_of_place(place: &v1::QueuePlace) -> String {
 }
 
 fn words_of_wait(wait: &v1::Wait) -> String {
+    // The tenant's pause is no matter of a stage.
+    if wait.stage.is_empty() {
+        let since = wait.since_time.map(|since| format!(" since {since}"));
+        return format!(
+            "{}{}; nothing is lost, and it goes on when an operator says so",
+            plain(&wait.words),
+            since.unwrap_or_default()
+        );
+    }
     format!(
         "{} waits: {} ({}); nothing is lost, and it goes on by itself",
         wait.stage, wait.words, wait.reason
@@ -333,13 +346,13 @@ fn show_left_out(folder: &Path, rules: &Rules) {
         (0, folders) => count(folders, "folder"),
         (files, folders) => format!("{} and {}", count(files, "file"), count(folders, "folder")),
     };
-    eprintln!("left out by rule: {counted} (--everything and .caudalignore change that)");
+    say!("left out by rule: {counted} (--everything and .caudalignore change that)");
     for path in left_out.first.iter().take(PROBLEMS_SHOWN) {
-        eprintln!("  {}", path.escape_debug());
+        say!("  {}", path.escape_debug());
     }
     let shown = left_out.first.len().min(PROBLEMS_SHOWN) as u64;
     if files + folders > shown {
-        eprintln!("  and {} more", files + folders - shown);
+        say!("  and {} more", files + folders - shown);
     }
 }
 
@@ -351,7 +364,7 @@ fn show_sent(ingested: &Ingested) {
     if ingested.arrived > 0 {
         words.push_str(&format!(", {} had arrived before", ingested.arrived));
     }
-    eprintln!("{words}");
+    say!("{words}");
 }
 
 fn count(number: u64, of: &str) -> String {
@@ -366,12 +379,12 @@ fn show_problems(ingested: &Ingested) {
     if problems.total == 0 {
         return;
     }
-    eprintln!("not taken in: {}", problems.total);
+    say!("not taken in: {}", problems.total);
     for problem in problems.first.iter().take(PROBLEMS_SHOWN) {
-        eprintln!("  {} {}", problem.path.escape_debug(), problem.why);
+        say!("  {} {}", problem.path.escape_debug(), problem.why);
     }
     let shown = problems.first.len().min(PROBLEMS_SHOWN) as u64;
     if problems.total > shown {
-        eprintln!("  and {} more", problems.total - shown);
+        say!("  and {} more", problems.total - shown);
     }
 }

@@ -1,6 +1,11 @@
 //! The caudal command: up, serve, ingest, watch, batches, files, count, stuck, retry, cancel, reprocess, dismiss, pause, resume,
 //! stages, tenants, keys, token, audit, usage, verify.
 
+// The macros of the standard library panic when nobody reads: see `answer`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod answer;
 mod arguments;
 mod batches;
 mod bulk;

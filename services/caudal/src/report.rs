@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use caudal_domain::{Reason, plain};
 use caudal_sdk::ingest::Problems;
 use caudal_sdk::walk::Problem;
 use caudal_sdk::{Client, ClientError, v1};
@@ -252,7 +253,7 @@ async fn grouped(
                 let group = groups.entry(code).or_insert(new);
                 group.count += 1;
                 if group.paths.len() < PATHS_SHOWN {
-                    group.paths.push(file.path.clone());
+                    group.paths.push(path_of(file));
                 }
             }
         }
@@ -260,6 +261,18 @@ async fn grouped(
             return Ok(Some(groups));
         }
         request.page_token = page.next_page_token;
+    }
+}
+
+/// A file's path, and of one that was left out why: its client said so, and nobody else knows.
+fn path_of(file: &v1::File) -> String {
+    let path = plain(&file.path);
+    let left_out = file.reason.as_ref().filter(|reason| {
+        reason.code == Reason::LeftOutByClient.code() && !reason.detail.is_empty()
+    });
+    match left_out {
+        Some(reason) => format!("{path} ({})", plain(&reason.detail)),
+        None => path.into_owned(),
     }
 }
 
@@ -300,6 +313,22 @@ mod tests {
         reason = "a test says what went wrong by panicking"
     )]
     use super::*;
+
+    #[test]
+    fn a_file_that_was_left_out_is_shown_with_the_words_of_who_left_it_out() {
+        let file = |reason: Reason| v1::File {
+            path: "a\u{202E}b".into(),
+            reason: Some(v1::Reason {
+                code: reason.code().into(),
+                detail: "Permission denied".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let left_out = path_of(&file(Reason::LeftOutByClient));
+        assert_eq!(left_out, "a\\u{202e}b (Permission denied)");
+        assert_eq!(path_of(&file(Reason::CorruptDocument)), "a\\u{202e}b");
+    }
 
     #[test]
     fn the_summary_has_exactly_the_promised_fields() {

@@ -3,6 +3,9 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use caudal_domain::plain;
+use caudal_node::permission;
+use caudal_node::scope::Role;
 use caudal_proto::convert::duration_to_proto;
 use caudal_sdk::{Client, ClientError, Whose, v1};
 use clap::{Args, Subcommand, ValueEnum};
@@ -57,7 +60,7 @@ enum TenantsAct {
         /// The tenant: its id, or `tenants/ID`
         #[arg(value_name = "TENANT", value_parser = tenant_name)]
         tenant: String,
-        /// Why
+        /// Why; what was said before stays when left out
         #[arg(long, value_name = "WORDS", default_value = "")]
         note: String,
     },
@@ -78,7 +81,9 @@ enum TenantsAct {
 /// What can be said of a tenant when it is made, and later.
 #[derive(Debug, Args)]
 struct TenantChanges {
-    /// A limit of its own, such as files=100000 or calls_per_second=20; `default` takes it back. Repeat it for several
+    /// A limit of its own, such as files=100000 or calls_per_second=20; `default` takes it back. Repeat it for several:
+    /// stored_bytes, files, folders, files_per_batch, file_bytes, entries_per_second, calls_per_second, open_batches, streams,
+    /// operations, expensive_reads
     #[arg(long = "limit", value_name = "NAME=N", value_parser = limit)]
     limits: Vec<(String, Option<u64>)>,
     /// Its share where several tenants wait, 1 to 100
@@ -141,6 +146,15 @@ fn limit(text: &str) -> Result<(String, Option<u64>), String> {
 }
 
 pub(crate) async fn tenants(arguments: TenantsArguments) -> Result<ExitCode, Failure> {
+    if let TenantsAct::Update { name, changes, .. } = &arguments.act
+        && name.is_none()
+        && changes.limits.is_empty()
+        && changes.weight.is_none()
+    {
+        return Err(Failure::misconfigured(
+            "nothing is changed: give --name, --limit or --weight",
+        ));
+    }
     let client = arguments.gateway.connect().await?;
     let output = arguments.output.output;
     let named = |name: String| v1::Tenant {
@@ -162,7 +176,7 @@ pub(crate) async fn tenants(arguments: TenantsArguments) -> Result<ExitCode, Fai
             let tenant = client.create_tenant(tenant).await?;
             show_tenant(&tenant, output);
             if let Output::Text = output {
-                eprintln!(
+                say!(
                     "its first key: caudal keys create NAME --role admin --tenant {}",
                     tenant.name
                 );
@@ -224,17 +238,17 @@ fn tenant_state(tenant: &v1::Tenant) -> &'static str {
 
 fn show_tenants(tenants: &[v1::Tenant], output: Output) {
     match output {
-        Output::Json => println!(
+        Output::Json => answer!(
             "{}",
             json!({"tenants": tenants.iter().map(tenant_json).collect::<Vec<_>>()})
         ),
         Output::Text => {
             for tenant in tenants {
-                println!(
+                answer!(
                     "{} {:<6} {}",
                     tenant.name,
                     tenant_state(tenant),
-                    tenant.display_name
+                    plain(&tenant.display_name)
                 );
             }
         }
@@ -243,11 +257,11 @@ fn show_tenants(tenants: &[v1::Tenant], output: Output) {
 
 fn show_tenant(tenant: &v1::Tenant, output: Output) {
     match output {
-        Output::Json => println!("{}", tenant_json(tenant)),
+        Output::Json => answer!("{}", tenant_json(tenant)),
         Output::Text => {
             show_tenants(std::slice::from_ref(tenant), output);
             if let Some(pause) = &tenant.pause {
-                println!("paused by {}: {}", pause.who, pause.note);
+                answer!("paused by {}: {}", pause.who, plain(&pause.note));
             }
             if let Some(usage) = &tenant.usage {
                 show_usage(usage, output);
@@ -304,7 +318,7 @@ enum KeysAct {
         /// What it is called, for people
         #[arg(value_name = "NAME")]
         name: String,
-        /// What its holder may do
+        /// What its holder may do; a member's when left out, and an operator's with --operators
         #[arg(long, value_enum)]
         role: Option<KeyRole>,
         /// How long it is good, e.g. 90d; until it is revoked when left out
@@ -366,9 +380,20 @@ pub(crate) async fn keys(arguments: KeysArguments) -> Result<ExitCode, Failure> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether a call was refused because an operator made it.
+fn is_of_an_operator(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(refused) => {
+            let role = refused.metadata.get(permission::ROLE);
+            role.is_some_and(|role| role == Role::Operator.name())
+        }
+        _ => false,
+    }
+}
+
 /// An operator's key has no tenant of its own: whoever comes with one has to say whose keys or acts are meant.
 fn say_whose(error: ClientError, whose: &Whose, of_all: &str) -> Failure {
-    if error.is_denied() && matches!(whose, Whose::Own) {
+    if is_of_an_operator(&error) && matches!(whose, Whose::Own) {
         let words = format!("{error}; with an operator's key add --tenant TENANT, or {of_all}");
         return Failure::broken(words);
     }
@@ -382,7 +407,15 @@ async fn act_on_keys(
     output: Output,
 ) -> Result<(), ClientError> {
     match act {
-        KeysAct::List => show_keys(&client.list_api_keys(whose).await?, output),
+        KeysAct::List => {
+            let keys = client.list_api_keys(whose).await?;
+            // Of a closed tenant no key is good, whatever stands beside it.
+            let is_closed = match whose {
+                Whose::Tenant(tenant) => client.get_tenant(tenant).await?.close_time.is_some(),
+                Whose::Own | Whose::Operators => false,
+            };
+            show_keys(&keys, is_closed, output);
+        }
         KeysAct::Create {
             name,
             role,
@@ -404,7 +437,7 @@ async fn act_on_keys(
         }
         KeysAct::Revoke { key } => {
             let key = client.revoke_api_key(whose, &key).await?;
-            show_keys(&[key], output);
+            show_keys(&[key], false, output);
         }
         KeysAct::Rotate { key, overlap } => {
             let request = v1::RotateApiKeyRequest {
@@ -424,13 +457,14 @@ fn role_words(role: v1::KeyRole) -> &'static str {
         .unwrap_or("UNSPECIFIED")
 }
 
-fn key_state(key: &v1::ApiKey) -> &'static str {
+fn key_state(key: &v1::ApiKey, is_closed: bool) -> &'static str {
     let is_past = |time: &prost_types::Timestamp| {
         SystemTime::try_from(*time).is_ok_and(|time| time <= SystemTime::now())
     };
     match (&key.revoke_time, &key.expire_time) {
         (Some(_), _) => "REVOKED",
         (None, Some(end)) if is_past(end) => "EXPIRED",
+        _ if is_closed => "CLOSED",
         _ => "GOOD",
     }
 }
@@ -441,13 +475,13 @@ fn time(at: Option<prost_types::Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.to_string())
 }
 
-fn key_json(key: &v1::ApiKey) -> Value {
+fn key_json(key: &v1::ApiKey, is_closed: bool) -> Value {
     let told = |at: Option<prost_types::Timestamp>| at.map(|at| at.to_string());
     json!({
         "key": key.name,
         "name": key.display_name,
         "role": role_words(key.role()),
-        "state": key_state(key),
+        "state": key_state(key, is_closed),
         "batch": key.batch,
         "created": told(key.create_time),
         "expires": told(key.expire_time),
@@ -456,22 +490,23 @@ fn key_json(key: &v1::ApiKey) -> Value {
     })
 }
 
-fn show_keys(keys: &[v1::ApiKey], output: Output) {
+/// Shows keys; those of a closed tenant are none any more.
+fn show_keys(keys: &[v1::ApiKey], is_closed: bool, output: Output) {
     match output {
-        Output::Json => println!(
-            "{}",
-            json!({"keys": keys.iter().map(key_json).collect::<Vec<_>>()})
-        ),
+        Output::Json => {
+            let keys: Vec<Value> = keys.iter().map(|key| key_json(key, is_closed)).collect();
+            answer!("{}", json!({"keys": keys}));
+        }
         Output::Text => {
             for key in keys {
-                println!(
+                answer!(
                     "{:<26} {:<8} {:<7} used {:<20} until {:<20} {}",
                     key.name,
                     role_words(key.role()),
-                    key_state(key),
+                    key_state(key, is_closed),
                     time(key.last_use_time),
                     time(key.expire_time),
-                    key.display_name
+                    plain(&key.display_name)
                 );
             }
         }
@@ -482,13 +517,13 @@ fn show_secret(made: &v1::CreateApiKeyResponse, output: Output) {
     let key = made.key.clone().unwrap_or_default();
     match output {
         Output::Json => {
-            let mut told = key_json(&key);
+            let mut told = key_json(&key, false);
             told["secret"] = made.secret.clone().into();
-            println!("{told}");
+            answer!("{told}");
         }
         Output::Text => {
-            println!("{}", made.secret);
-            eprintln!(
+            answer!("{}", made.secret);
+            say!(
                 "{} ({}): keep its text now, it is shown this once",
                 key.name,
                 role_words(key.role())
@@ -558,7 +593,7 @@ pub(crate) struct AuditArguments {
 pub(crate) async fn audit(arguments: AuditArguments) -> Result<ExitCode, Failure> {
     let client: Client = arguments.gateway.connect().await?;
     let whose = WhoseArguments {
-        tenant: arguments.tenant,
+        tenant: arguments.tenant.clone(),
         operators: arguments.everywhere,
     };
     let whose = whose.whose();
@@ -568,7 +603,7 @@ pub(crate) async fn audit(arguments: AuditArguments) -> Result<ExitCode, Failure
         match arguments.output.output {
             Output::Json => {
                 let detail: Value = serde_json::from_str(&act.detail).unwrap_or_default();
-                println!(
+                answer!(
                     "{}",
                     json!({
                         "time": time(act.time),
@@ -581,9 +616,15 @@ pub(crate) async fn audit(arguments: AuditArguments) -> Result<ExitCode, Failure
                     })
                 );
             }
-            Output::Text => println!(
-                "{} {:<16} {} by {} {}",
+            Output::Text => answer!(
+                "{} {}{:<16} {} by {} {}",
                 time(act.time),
+                // Without it nobody knows where, and an act on the system itself is in no tenant.
+                match (arguments.everywhere, act.tenant.as_str()) {
+                    (false, _) => String::new(),
+                    (true, "") => format!("{:<44} ", "-"),
+                    (true, tenant) => format!("{tenant:<44} "),
+                },
                 act.act,
                 act.target,
                 act.actor,
@@ -605,13 +646,13 @@ pub(crate) struct UsageArguments {
 pub(crate) async fn usage(arguments: UsageArguments) -> Result<ExitCode, Failure> {
     let client = arguments.gateway.connect().await?;
     let usage = client.get_usage().await.map_err(|error| match error {
-        denied if denied.is_denied() => Failure::broken(format!(
+        denied if is_of_an_operator(&denied) => Failure::broken(format!(
             "{denied}; with an operator's key ask `caudal tenants show TENANT`"
         )),
         other => other.into(),
     })?;
     if let (Some(pause), Output::Text) = (&usage.pause, arguments.output.output) {
-        println!("paused: {}", pause.note);
+        answer!("paused: {}", plain(&pause.note));
     }
     show_usage(&usage, arguments.output.output);
     Ok(ExitCode::SUCCESS)
@@ -630,13 +671,13 @@ fn usage_json(usage: &v1::TenantUsage) -> Value {
 
 fn show_usage(usage: &v1::TenantUsage, output: Output) {
     match output {
-        Output::Json => println!("{}", usage_json(usage)),
+        Output::Json => answer!("{}", usage_json(usage)),
         Output::Text => {
             let told = |number: Option<u64>, none: &str| {
                 number.map_or_else(|| none.to_owned(), |number| number.to_string())
             };
             for row in &usage.limits {
-                println!(
+                answer!(
                     "{:<20} {:>20} of {:>20}",
                     row.name,
                     told(row.used, "-"),
@@ -658,6 +699,29 @@ mod tests {
         for wrong in ["files", "files=", "files=ten", "files=-1", "wings=2"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_help_names_every_limit() {
+        use clap::Args as _;
+        let command = TenantChanges::augment_args(clap::Command::new("t"));
+        let help = command
+            .get_arguments()
+            .find(|argument| argument.get_long() == Some("limit"))
+            .and_then(|argument| argument.get_help())
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let wide = help.replace(',', " ");
+        let named = wide.split_whitespace();
+        let named = named.filter(|word| member(&mut v1::TenantLimits::default(), word).is_some());
+        assert_eq!(named.count(), 11, "{help}");
+    }
+
+    #[test]
+    fn a_good_key_of_a_closed_tenant_is_not_shown_as_good() {
+        let key = v1::ApiKey::default();
+        assert_eq!(key_state(&key, false), "GOOD");
+        assert_eq!(key_state(&key, true), "CLOSED");
     }
 
     #[test]

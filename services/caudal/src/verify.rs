@@ -9,8 +9,10 @@ use caudal_objects::ObjectStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer;
 use crate::cli::VerifyArguments;
 use crate::failure::{Failure, status};
+use crate::settings::{check_database_url, check_redis_url};
 
 /// Where the objects are looked at.
 struct Objects {
@@ -25,6 +27,10 @@ pub(crate) async fn run(arguments: VerifyArguments) -> Result<ExitCode, Failure>
         (None, Some(folder)) => database_in(folder)?,
         (None, None) => return Err(Failure::misconfigured("give --data-dir or --database-url")),
     };
+    check_database_url(&database_url)?;
+    if let Some(url) = &arguments.redis_url {
+        check_redis_url(url)?;
+    }
     let shutdown = CancellationToken::new();
     let objects = objects(&arguments, &shutdown).await?;
     let store = objects.as_ref().map(|objects| &objects.store);
@@ -32,7 +38,7 @@ pub(crate) async fn run(arguments: VerifyArguments) -> Result<ExitCode, Failure>
         .await
         .map_err(|error| Failure::broken(error.to_string()))?;
     shutdown.cancel();
-    print!("{}", words(&report));
+    answer::text(&words(&report));
     Ok(status(report.holds()))
 }
 
@@ -84,7 +90,7 @@ async fn objects(
     let folder = match DataFolder::open(folder) {
         Ok(folder) => folder,
         Err(DataFolderError::Held { .. }) => {
-            eprintln!(
+            say!(
                 "the system is running: give the addresses it printed as --s3-endpoint and --redis-url to have them checked too"
             );
             return Ok(None);

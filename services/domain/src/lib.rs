@@ -1,6 +1,7 @@
 //! What Caudal is about, with no I/O, no async, no clock and no randomness: ids, paths, state machines, the route,
 //! limits, keys, reasons and refusals. Every other crate knows this one; this one knows nobody.
 
+pub mod address;
 pub mod batch_state;
 pub mod catalogue;
 pub mod file_state;
@@ -14,6 +15,7 @@ pub mod names;
 pub mod outcome;
 pub mod path;
 pub mod path_load;
+pub mod plain_text;
 pub mod reason;
 pub mod refusal;
 pub mod retry;
@@ -24,6 +26,7 @@ pub mod stage_version;
 pub mod text_encoding;
 pub mod trace;
 
+pub use address::shown_address;
 pub use batch_state::{
     BatchFacts, BatchState, CountUnderflow, FileCounts, FolderCounts, FolderState, run_after,
 };
@@ -44,6 +47,7 @@ pub use names::{
 pub use outcome::{Outcome, Warning, WarningCode};
 pub use path::{PathError, RelativePath};
 pub use path_load::{PageFull, PathLoad};
+pub use plain_text::{plain, steers_a_screen};
 pub use reason::Reason;
 pub use refusal::{FieldViolation, QuotaViolation, Refusal, RefusalKind, Violations};
 pub use retry::{InvalidRetryPolicy, MAX_KILLS, RetryPolicy};

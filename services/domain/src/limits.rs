@@ -54,6 +54,8 @@ pub const MAX_PATH_BYTES: usize = 1024;
 pub const MAX_PATH_DEPTH: usize = 64;
 /// Characters in the display name of a batch.
 pub const MAX_DISPLAY_NAME_CHARS: usize = 200;
+/// Characters in the name of a tenant or of a key.
+pub const MAX_ACCOUNT_NAME_CHARS: usize = 100;
 /// Bytes of JSON that a client may attach to a batch.
 pub const MAX_BATCH_METADATA_BYTES: usize = 16 * KIB;
 /// Bytes of JSON that a client may attach to a file, whose record it becomes part of.
@@ -161,12 +163,20 @@ pub const RUNNING_OPERATIONS: u64 = 64;
 pub const STREAMS_AT_ONCE: u32 = 1_000;
 /// Lists, counts and failures of files that a tenant may have read at once at a gateway, where it has no limit of its own.
 pub const EXPENSIVE_READS_AT_ONCE: u32 = 16;
+/// Streams that may be open at once with one upload token at a gateway.
+pub const STREAMS_OF_A_TOKEN: u32 = 8;
 /// Good keys that a tenant may have, or operators.
 pub const MAX_GOOD_KEYS: u64 = 1_000;
+/// Good keys that may be there after a rotation: a key that is replaced can be so when there are as many as there may be.
+pub const MAX_GOOD_KEYS_ROTATED: u64 = 2 * MAX_GOOD_KEYS;
+/// Good upload tokens that a tenant may have.
+pub const MAX_GOOD_TOKENS: u64 = 10_000;
 /// How long an old key works beside the one that replaces it, where nothing is said, and at most.
 pub const KEY_OVERLAP: Duration = Duration::from_secs(60 * 60);
 /// The longest overlap of two keys.
 pub const MAX_KEY_OVERLAP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest life of a key that ends by itself: ten years.
+pub const MAX_KEY_LIFETIME: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 /// The shortest life of a key.
 pub const MIN_KEY_LIFETIME: Duration = Duration::from_secs(60);
 /// The longest life of an upload token.

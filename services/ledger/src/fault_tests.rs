@@ -91,6 +91,7 @@ impl Stand {
         let request = CheckCredentialRequest {
             key_id: "member".into(),
             secret_sha256: Bytes::from_static(&[7; 32]),
+            only_asked: false,
         };
         let answer = gateway
             .check_credential(request)

@@ -38,4 +38,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub use settings::{Bootstrap, DispatchWindows, KeyRecord, LedgerSettings, TenantLimits};
 pub use start::{Ledger, LedgerError, RunningLedger};
+pub use store::{BadDatabaseUrl, check_url as check_database_url};
 pub use verify::{Invariant, VerifyError, VerifyReport, Violation, verify};

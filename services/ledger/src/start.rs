@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use caudal_node::callers;
 use caudal_node::scope::ScopeGuard;
 use caudal_node::{
     Health, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, Registry, ServeError, Server, ServerLimits, hints,
@@ -139,7 +140,10 @@ impl Ledger {
         let server = Server::builder("ledger")
             .routes(routes(
                 ledger,
-                LeaderGuard::new(ScopeGuard::new(settings.mesh_secret.clone()), active_writer),
+                LeaderGuard::new(
+                    ScopeGuard::new(settings.mesh_secret.clone(), callers::LEDGER),
+                    active_writer,
+                ),
             ))
             .file_descriptor_set(caudal_proto::FILE_DESCRIPTOR_SET)
             .metrics(registry)

@@ -8,7 +8,7 @@ mod service;
 mod settings;
 mod slots;
 
-use caudal_node::{MeshSecret, Registry, ScopeGuard, ServeError, Server, ServerParts};
+use caudal_node::{MeshSecret, Registry, ScopeGuard, ServeError, Server, ServerParts, callers};
 use caudal_proto::mesh::v1::limiter_service_server::LimiterServiceServer;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -41,7 +41,7 @@ impl Limiter {
             .max_encoding_message_size(caudal_node::MAX_ENCODE_BYTES);
         Routes::new(InterceptedService::new(
             server,
-            ScopeGuard::services_only(secret),
+            ScopeGuard::services_only(secret, callers::LIMITER),
         ))
     }
 }

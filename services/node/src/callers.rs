@@ -2,6 +2,13 @@
 
 use caudal_domain::Refusal;
 
+/// What the services of the mesh stand in.
+const PACKAGE: &str = "caudal.mesh.v1.";
+/// The name of the ledger in the mesh.
+pub const LEDGER: &str = "ledger";
+/// The name of the limiter.
+pub const LIMITER: &str = "limiter";
+
 const GATEWAY: &[&str] = &["gateway"];
 const STAGES: &[&str] = &[
     "upload",
@@ -50,13 +57,32 @@ pub fn callers() -> impl Iterator<Item = &'static str> {
     [GATEWAY, STAGES, OPERATOR].into_iter().flatten().copied()
 }
 
+/// The name of the service that alone answers a call, `package.Service/Method`; none where several may, as of the calls of
+/// all stages.
+#[must_use]
+pub fn answered_by(call: &str) -> Option<&'static str> {
+    let (service, _) = call.split_once('/')?;
+    match service.strip_prefix(PACKAGE) {
+        // The public API, as the gateway hands it on.
+        None | Some("LedgerService") => Some(LEDGER),
+        Some("LimiterService") => Some(LIMITER),
+        Some(_) => None,
+    }
+}
+
+/// The calls that a person makes with what `caudal scope` signs, `package.Service/Method`.
+pub fn calls_of_operators() -> impl Iterator<Item = String> {
+    let calls = MESH.iter().filter(|(_, _, by)| by.contains(&OPERATOR));
+    calls.map(|(service, method, _)| format!("{PACKAGE}{service}/{method}"))
+}
+
 /// Whether a service of the mesh may make a call, `package.Service/Method`, in its own name.
 ///
 /// # Errors
 /// PERMISSION_DENIED where it is none of those that do.
 pub fn check_service(call: &str, name: &str) -> Result<(), Refusal> {
     let row = call
-        .strip_prefix("caudal.mesh.v1.")
+        .strip_prefix(PACKAGE)
         .and_then(|call| call.split_once('/'))
         .and_then(|(service, method)| {
             MESH.iter()
@@ -108,6 +134,15 @@ mod tests {
             .map(caudal_domain::Stage::name)
             .into();
         assert_eq!(stages, STAGES.iter().copied().collect());
+        for call in calls_of_the_mesh() {
+            let is_of_stages = call.starts_with("StageService/");
+            let answered_by = answered_by(&format!("{PACKAGE}{call}"));
+            assert_eq!(answered_by.is_none(), is_of_stages, "{call}");
+        }
+        let public = "caudal.v1.BatchService/GetBatch";
+        assert_eq!(answered_by(public), Some(LEDGER));
+        let pause = format!("{PACKAGE}StageService/Pause");
+        assert!(calls_of_operators().any(|call| call == pause));
         let lease = "caudal.mesh.v1.LedgerService/Lease";
         assert_eq!(check_service(lease, "upload"), Ok(()));
         for (call, name) in [

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use caudal_domain::shown_address;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -18,7 +19,7 @@ const MAX_CHANNELS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 #[error("`{address}` is not an address of a service, such as http://127.0.0.1:7101: {reason}")]
 pub struct InvalidAddress {
-    /// What was given.
+    /// What was given, as it may be shown.
     pub address: String,
     /// Why not.
     pub reason: String,
@@ -97,7 +98,7 @@ impl Channels {
 
     fn endpoint(&self, address: &str) -> Result<Endpoint, InvalidAddress> {
         let invalid = |reason: String| InvalidAddress {
-            address: address.to_owned(),
+            address: shown_address(address),
             reason,
         };
         // Over TLS the channel itself sees bytes only, and knows of no scheme but this.

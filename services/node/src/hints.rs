@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use caudal_domain::BatchId;
+use caudal_domain::{BatchId, shown_address};
 use caudal_proto::mesh::v1::{ChangeHint, ChangedBatch};
 use futures::StreamExt;
 use prost::Message;
@@ -37,7 +37,7 @@ pub enum HintError {
     /// The address is none.
     #[error("`{url}` is no address of a Redis: {source}")]
     Address {
-        /// What was given, without its password.
+        /// What was given, as it may be shown.
         url: String,
         /// Why not.
         source: redis::RedisError,
@@ -63,12 +63,9 @@ fn channel_number(batch: &[u8]) -> u8 {
 }
 
 fn client(url: &str) -> Result<redis::Client, HintError> {
-    redis::Client::open(url).map_err(|source| {
-        let without_password = url.rsplit_once('@').map_or(url, |(_, host)| host);
-        HintError::Address {
-            url: without_password.to_owned(),
-            source,
-        }
+    redis::Client::open(url).map_err(|source| HintError::Address {
+        url: shown_address(url),
+        source,
     })
 }
 

@@ -5,6 +5,9 @@ use caudal_domain::Refusal;
 
 use crate::scope::Role;
 
+/// Where a refusal says which role the caller has.
+pub const ROLE: &str = "role";
+
 /// A set of roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles(u8);
@@ -176,7 +179,7 @@ pub fn check(roles: Roles, role: Role) -> Result<(), Refusal> {
         Role::Viewer => "a viewer's key reads only: use a member's key for this call",
         Role::Member | Role::Admin => "this key may not make this call",
     };
-    Err(Refusal::permission_denied(words))
+    Err(Refusal::permission_denied(words).with_metadata(ROLE, role.name()))
 }
 
 /// Whether a role may send bytes to a batch by other ways than calls.

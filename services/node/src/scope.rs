@@ -1,6 +1,6 @@
 //! Who calls, signed: the gateway signs the scope of the credential it checked, a service signs one for itself. It
-//! travels in the metadata `caudal-scope` as `base64url(Scope).base64url(HMAC-SHA256)`, is good for one call of one method,
-//! and void after half a minute. Whoever sends a call again signs it again.
+//! travels in the metadata `caudal-scope` as `base64url(Scope).base64url(HMAC-SHA256)`, is good for one call of one method at
+//! one service, and void after half a minute. Whoever sends a call again signs it again.
 
 use std::fmt;
 use std::path::Path;
@@ -91,6 +91,19 @@ pub struct Scope {
 }
 
 impl Role {
+    /// Its name, as KeyRole spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uploader => "UPLOADER",
+            Self::Viewer => "VIEWER",
+            Self::Member => "MEMBER",
+            Self::Admin => "ADMIN",
+            Self::Operator => "OPERATOR",
+            Self::Service => "SERVICE",
+        }
+    }
+
     /// Whether it works inside a tenant.
     #[must_use]
     pub fn has_tenant(self) -> bool {
@@ -347,24 +360,33 @@ fn unix_seconds(time: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The value of the metadata for a scope, good for one call of this method, `package.Service/Method`, for
-/// [`SCOPE_VALIDITY`] from now.
+/// One call of one method, at one service of the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// `package.Service/Method`.
+    pub call: &'a str,
+    /// Who is asked, by its name in the mesh.
+    pub service: &'a str,
+}
+
+/// The value of the metadata for a scope, good for one such call for [`SCOPE_VALIDITY`] from now.
 #[must_use]
-pub fn sign(scope: &Scope, call: &str, secret: &MeshSecret) -> MetadataValue<Ascii> {
-    sign_at(scope, call, secret, SystemTime::now())
+pub fn sign(scope: &Scope, asked: Asked<'_>, secret: &MeshSecret) -> MetadataValue<Ascii> {
+    sign_at(scope, asked, secret, SystemTime::now())
 }
 
 /// The same by another clock.
 #[must_use]
 pub fn sign_at(
     scope: &Scope,
-    call: &str,
+    asked: Asked<'_>,
     secret: &MeshSecret,
     now: SystemTime,
 ) -> MetadataValue<Ascii> {
     let nonce: Nonce = rand::random();
     let payload = v1::Scope {
-        call: call.to_owned(),
+        call: asked.call.to_owned(),
+        service: asked.service.to_owned(),
         nonce: nonce.to_vec().into(),
         ..scope.to_message(unix_seconds(now + SCOPE_VALIDITY))
     };
@@ -444,6 +466,8 @@ fn read_at(
 pub struct SignedScope {
     scope: Arc<Scope>,
     secret: MeshSecret,
+    /// Who is asked, where the call does not say it.
+    service: Option<Arc<str>>,
 }
 
 impl SignedScope {
@@ -453,16 +477,48 @@ impl SignedScope {
         Self {
             scope: Arc::new(scope),
             secret,
+            service: None,
+        }
+    }
+
+    /// For calls of this service: of calls that more than one service answers nobody knows otherwise who is asked.
+    #[must_use]
+    pub fn at(self, service: &str) -> Self {
+        Self {
+            service: Some(service.into()),
+            ..self
         }
     }
 }
 
 impl Interceptor for SignedScope {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let signed = sign(&self.scope, &called_by(&request), &self.secret);
-        request.metadata_mut().insert(SCOPE_METADATA, signed);
-        Ok(request)
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        Ok(signed(
+            request,
+            &self.scope,
+            self.service.as_deref(),
+            &self.secret,
+        ))
     }
+}
+
+/// The request with the scope's signature, for who is named or the one service that answers such calls.
+fn signed(
+    mut request: Request<()>,
+    scope: &Scope,
+    service: Option<&str>,
+    secret: &MeshSecret,
+) -> Request<()> {
+    let call = called_by(&request);
+    let service = service.or_else(|| callers::answered_by(&call));
+    let asked = Asked {
+        call: &call,
+        // A signature for nobody is taken by nobody.
+        service: service.unwrap_or_default(),
+    };
+    let value = sign(scope, asked, secret);
+    request.metadata_mut().insert(SCOPE_METADATA, value);
+    request
 }
 
 /// The method that a client calls, as its generated code says; empty where it does not, and good for nothing then.
@@ -495,9 +551,7 @@ impl Interceptor for ScopeSigner {
             tracing::error!("a call was to be sent in nobody's name");
             return Err(to_status(&Refusal::internal()));
         };
-        let signed = sign(&scope, &called_by(&request), &self.secret);
-        request.metadata_mut().insert(SCOPE_METADATA, signed);
-        Ok(request)
+        Ok(signed(request, &scope, None, &self.secret))
     }
 }
 
@@ -516,6 +570,14 @@ impl ServiceIdentity {
     pub fn new(name: &str, secret: &MeshSecret) -> Self {
         Self {
             signed: SignedScope::new(Scope::service(name), secret.clone()),
+        }
+    }
+
+    /// For calls of this service alone, as those of one stage.
+    #[must_use]
+    pub fn at(self, service: &str) -> Self {
+        Self {
+            signed: self.signed.at(service),
         }
     }
 
@@ -538,22 +600,25 @@ impl Interceptor for ServiceIdentity {
 #[derive(Debug, Clone)]
 pub struct Called(pub String);
 
-/// An interceptor for servers: checks the scope of each call, that it was signed for this call and did not come before, and
-/// puts it into the request's extensions, where [`of`], [`require_service`] and [`require_operator`] find it. Clones remember
-/// together what came.
+/// An interceptor for servers: checks the scope of each call, that it was signed for this call of this service and did not
+/// come before, and puts it into the request's extensions, where [`of`], [`require_service`] and [`require_operator`] find
+/// it. Clones remember together what came.
 #[derive(Debug, Clone)]
 pub struct ScopeGuard {
     secret: MeshSecret,
+    /// Whose guard it is.
+    service: Arc<str>,
     services_only: bool,
     used: Arc<Mutex<Used>>,
 }
 
 impl ScopeGuard {
-    /// Any signed scope may call.
+    /// Any signed scope may call the service of this name.
     #[must_use]
-    pub fn new(secret: MeshSecret) -> Self {
+    pub fn new(secret: MeshSecret, service: &str) -> Self {
         Self {
             secret,
+            service: service.into(),
             services_only: false,
             used: Arc::new(Mutex::new(Used::new(REMEMBERED, before_now()))),
         }
@@ -561,10 +626,10 @@ impl ScopeGuard {
 
     /// Only services of the mesh may call.
     #[must_use]
-    pub fn services_only(secret: MeshSecret) -> Self {
+    pub fn services_only(secret: MeshSecret, service: &str) -> Self {
         Self {
             services_only: true,
-            ..Self::new(secret)
+            ..Self::new(secret, service)
         }
     }
 
@@ -583,6 +648,9 @@ impl ScopeGuard {
         let called = called.map_or("", |called| called.0.as_str());
         if called.is_empty() || called != signed.call {
             return Err(refused("it was signed for another call"));
+        }
+        if *self.service != *signed.service {
+            return Err(refused("it was signed for another service"));
         }
         let nonce = Nonce::try_from(signed.nonce.as_ref())
             .map_err(|_| refused("nothing tells it from others"))?;
@@ -686,6 +754,11 @@ mod tests {
     use super::*;
 
     const CALL: &str = "caudal.mesh.v1.LedgerService/Report";
+    const REPORT: Asked<'static> = Asked {
+        call: CALL,
+        service: "ledger",
+    };
+    const PAUSE: &str = "caudal.mesh.v1.StageService/Pause";
 
     fn secret() -> MeshSecret {
         MeshSecret::new(b"0123456789abcdef0123456789abcdef").unwrap()
@@ -709,7 +782,7 @@ mod tests {
 
     #[test]
     fn a_signed_scope_is_read_by_whoever_has_the_secret_and_nobody_else() {
-        let signed = metadata(sign(&scope(), CALL, &secret()));
+        let signed = metadata(sign(&scope(), REPORT, &secret()));
         assert_eq!(verify(&signed, &secret()), Ok(scope()));
         let error = verify(&signed, &MeshSecret::generate()).unwrap_err();
         assert_eq!(error.kind, RefusalKind::Unauthenticated);
@@ -718,7 +791,10 @@ mod tests {
 
     #[test]
     fn a_changed_scope_is_refused() {
-        let text = sign(&scope(), CALL, &secret()).to_str().unwrap().to_owned();
+        let text = sign(&scope(), REPORT, &secret())
+            .to_str()
+            .unwrap()
+            .to_owned();
         for index in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
@@ -733,7 +809,7 @@ mod tests {
     #[test]
     fn a_scope_is_void_after_its_time_and_before_it() {
         let now = SystemTime::now();
-        let signed = metadata(sign_at(&scope(), CALL, &secret(), now));
+        let signed = metadata(sign_at(&scope(), REPORT, &secret(), now));
         let at = |seconds: i64| {
             let by = Duration::from_secs(seconds.unsigned_abs());
             verify_at(
@@ -757,9 +833,13 @@ mod tests {
     }
 
     /// As a generated client sends it.
-    fn sent_by(mut signer: impl Interceptor) -> Request<()> {
+    fn sent_by(signer: impl Interceptor) -> Request<()> {
+        sent_to(CALL, signer)
+    }
+
+    fn sent_to(call: &'static str, mut signer: impl Interceptor) -> Request<()> {
         let mut request = Request::new(());
-        let (service, method) = CALL.split_once('/').unwrap();
+        let (service, method) = call.split_once('/').unwrap();
         let called = GrpcMethod::new(service, method);
         request.extensions_mut().insert(called);
         request.extensions_mut().insert(scope());
@@ -778,7 +858,7 @@ mod tests {
 
     #[test]
     fn a_signature_is_good_for_one_call_of_the_method_it_was_made_for() {
-        let mut guard = ScopeGuard::new(secret());
+        let mut guard = ScopeGuard::new(secret(), "ledger");
         let sent = sent_by(upload());
         let other = arrives(&sent, "caudal.mesh.v1.LedgerService/Renew");
         assert!(words(guard.call(other)).contains("another call"));
@@ -791,12 +871,28 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_is_good_at_the_service_it_was_made_for_and_at_no_other() {
+        let operator = ServiceIdentity::new("operator", &secret());
+        let for_upload = sent_to(PAUSE, operator.clone().at("upload"));
+        for other in ["metadata", "extract-text", "ledger", ""] {
+            let mut guard = ScopeGuard::services_only(secret(), other);
+            let refused = guard.call(arrives(&for_upload, PAUSE));
+            assert!(words(refused).contains("another service"), "{other}");
+        }
+        let mut upload = ScopeGuard::services_only(secret(), "upload");
+        assert!(upload.call(arrives(&for_upload, PAUSE)).is_ok());
+        // Every stage answers this call, so nobody knows for whom it is.
+        let for_nobody = sent_to(PAUSE, operator);
+        assert!(words(upload.call(arrives(&for_nobody, PAUSE))).contains("another service"));
+    }
+
+    #[test]
     fn what_was_signed_before_a_server_began_or_took_over_is_refused_by_it() {
-        let mut guard = ScopeGuard::new(secret());
+        let mut guard = ScopeGuard::new(secret(), "ledger");
         let signed = |ago: u64| {
             let at = SystemTime::now() - Duration::from_secs(ago);
             let mut request = Request::new(());
-            let value = sign_at(&Scope::service("upload"), CALL, &secret(), at);
+            let value = sign_at(&Scope::service("upload"), REPORT, &secret(), at);
             request.metadata_mut().insert(SCOPE_METADATA, value);
             arrives(&request, CALL)
         };
@@ -820,7 +916,7 @@ mod tests {
 
     #[test]
     fn a_guard_for_services_refuses_a_member_and_lets_a_service_in() {
-        let mut guard = ScopeGuard::services_only(secret());
+        let mut guard = ScopeGuard::services_only(secret(), "ledger");
         let member = sent_by(SignedScope::new(scope(), secret()));
         assert!(words(guard.call(arrives(&member, CALL))).contains("only services"));
         let service = guard.call(arrives(&sent_by(upload()), CALL)).unwrap();
@@ -833,7 +929,7 @@ mod tests {
 
     #[test]
     fn a_service_makes_the_calls_of_its_own_work_and_no_others() {
-        let mut guard = ScopeGuard::new(secret());
+        let mut guard = ScopeGuard::new(secret(), "ledger");
         for other in ["gateway", "limiter", "operator", "test"] {
             let sent = sent_by(ServiceIdentity::new(other, &secret()));
             let refused = guard.call(arrives(&sent, CALL)).unwrap_err();
@@ -870,6 +966,6 @@ mod tests {
         let path = folder.path().join("secret");
         std::fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
         let from_file = MeshSecret::from_file(&path).unwrap();
-        assert!(verify(&metadata(sign(&scope(), CALL, &from_file)), &secret()).is_ok());
+        assert!(verify(&metadata(sign(&scope(), REPORT, &from_file)), &secret()).is_ok());
     }
 }

@@ -68,7 +68,7 @@ pub enum TelemetryError {
     /// The endpoint is wrong.
     #[error("traces cannot be sent to `{endpoint}`: {reason}")]
     Otlp {
-        /// What was given.
+        /// What was given, as it may be shown.
         endpoint: String,
         /// Why not.
         reason: String,
@@ -95,6 +95,11 @@ impl Drop for Telemetry {
     }
 }
 
+/// Libraries that call an error what is none here, unless the filter names them itself. The object store's server logs each
+/// request that it refuses, such as a probe that asks whether it does; the embedded store says itself what is wrong with it.
+/// The driver of Postgres repeats the options of an address that it does not know, and one of them may be a password.
+const QUIET: &str = "s3s::ops=off,sqlx_postgres::options=off";
+
 /// Starts logging, and tracing when an endpoint is set (inside a tokio runtime then).
 ///
 /// # Errors
@@ -103,10 +108,7 @@ pub fn init(settings: &TelemetrySettings) -> Result<Telemetry, TelemetryError> {
     if !(0.0..=1.0).contains(&settings.sample_ratio) {
         return Err(TelemetryError::SampleRatio(settings.sample_ratio));
     }
-    let filter = EnvFilter::try_new(&settings.filter).map_err(|error| TelemetryError::Filter {
-        filter: settings.filter.clone(),
-        reason: error.to_string(),
-    })?;
+    let filter = filter_of(&settings.filter)?;
     let provider = match &settings.otlp_endpoint {
         Some(endpoint) => Some(provider(&settings.service, endpoint)?),
         None => None,
@@ -135,13 +137,20 @@ pub fn init(settings: &TelemetrySettings) -> Result<Telemetry, TelemetryError> {
     Ok(Telemetry { provider })
 }
 
+fn filter_of(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
 fn provider(service: &str, endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
         .build()
         .map_err(|error| TelemetryError::Otlp {
-            endpoint: endpoint.to_owned(),
+            endpoint: caudal_domain::shown_address(endpoint),
             reason: error.to_string(),
         })?;
     // Who is traced was decided before the span was made: every span that exists is kept.
@@ -159,6 +168,18 @@ fn provider(service: &str, endpoint: &str) -> Result<SdkTracerProvider, Telemetr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_error_here_is_not_logged_as_one_unless_it_is_asked_for() {
+        let shown = |filter: &str| filter_of(filter).map(|filter| filter.to_string());
+        for filter in ["info", "debug,caudal_ledger=trace"] {
+            assert!(shown(filter).is_ok_and(|shown| shown.contains("s3s::ops=off")));
+        }
+        let asked = shown("info,s3s::ops=debug");
+        assert!(asked.is_ok_and(|shown| {
+            shown.contains("s3s::ops=debug") && !shown.contains("s3s::ops=off")
+        }));
+    }
 
     #[test]
     fn wrong_settings_are_named() {

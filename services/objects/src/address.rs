@@ -33,7 +33,10 @@ impl Address {
             (format!("{bucket}.{host}"), "/".to_owned())
         };
         let unusable = |error: &dyn std::fmt::Display| {
-            ObjectError::invalid("", format!("the endpoint {endpoint:?}: {error}"))
+            ObjectError::invalid(
+                "",
+                format!("the object store's endpoint cannot be used: {error}"),
+            )
         };
         Ok(Address {
             scheme: if scheme == "https" {
@@ -109,9 +112,9 @@ fn has_host_of_its_own(scheme: &str, host: &str, bucket: &str) -> bool {
 
 /// Scheme and authority of `http(s)://HOST[:PORT]`.
 fn check_endpoint(endpoint: &str) -> Result<(&str, &str), ObjectError> {
+    // It is not repeated: somebody may have written a password into it.
     let wrong = || {
-        let detail =
-            format!("the object store's endpoint {endpoint:?} is not http(s)://HOST[:PORT]");
+        let detail = "the object store's endpoint is not http(s)://HOST[:PORT]".to_owned();
         ObjectError::invalid("", detail)
     };
     let (scheme, authority) = endpoint.split_once("://").ok_or_else(wrong)?;
@@ -181,6 +184,10 @@ mod tests {
                 Address::new(endpoint, "bucket", true).is_err(),
                 "{endpoint}"
             );
+        }
+        for endpoint in ["http://user:secret@store", "http://sto\u{1}re:secret"] {
+            let error = Address::new(endpoint, "bucket", true).err().unwrap();
+            assert!(!error.to_string().contains("secret"), "{error}");
         }
         let host = |endpoint| {
             let address = Address::new(endpoint, "bucket", true).unwrap();

@@ -138,7 +138,7 @@ async fn serve_and_consume<H: Handler>(
     limiter: Option<SlotSource>,
     mut server: ServerParts,
 ) -> Result<(), StageError> {
-    let guard = ScopeGuard::new(server.settings.mesh_secret.clone());
+    let guard = ScopeGuard::new(server.settings.mesh_secret.clone(), core.stage.name());
     let service =
         InterceptedService::new(StageServiceServer::new(Service::new(core.clone())), guard);
     let health = server.health.clone();

@@ -334,6 +334,20 @@ test("says whose turn comes first while nothing of a batch is worked on, and how
   expect(text()).toBe("");
 });
 
+test("a pause of the whole tenant is told with the operator's words", async () => {
+  let words = "the tenant is paused: unpaid: call us";
+  const getBatch = async () => ({ waits: [{ stage: "", for: "tenant", reason: "TENANT_PAUSED", words }] });
+  const live = batchOf({}, [[PENDING, 0]], undefined, { batches: { getBatch } } as unknown as Caudal);
+  live.line = "live";
+  await live.learnWaits();
+  const text = () => renderToStaticMarkup(<Waits live={live} />);
+  expect(text()).toContain("“unpaid: call us”");
+  expect(text()).not.toContain(en.batch.waits);
+  words = "the tenant is paused";
+  await live.learnWaits();
+  expect(text()).toContain("An operator has paused the tenant.");
+});
+
 test("what waits because a tenant may have no more at once reads as waiting, and a quota that is full does not", () => {
   const error = new ConnectError("4 expensive reads go on", Code.ResourceExhausted);
   expect(troubleOf(error).kind).toBe("said");

@@ -14,6 +14,12 @@ function Turn({ queue }: { queue: QueuePlace }) {
   );
 }
 
+/** What the operator said: it stands after the first colon. */
+function noteOf(said: string): string {
+  const at = said.indexOf(": ");
+  return at < 0 ? "" : said.slice(at + 2);
+}
+
 /** What parts of the installation are waited for: nothing is lost, and it goes on by itself. */
 export function Waits({ live }: { live: LiveBatch }) {
   const { words, say } = useSaid();
@@ -21,10 +27,12 @@ export function Waits({ live }: { live: LiveBatch }) {
   if (live.waits.length === 0) return null;
   return (
     <p className="card pause" role="status" data-waits>
-      <b>{words.batch.waits}</b>
+      {live.waits.some(({ stage }) => stage !== "") && <b>{words.batch.waits}</b>}
       {live.waits.map((wait) => (
         <span key={`${wait.stage} ${wait.for}`}>
-          {words.batch.waitsFor(wait.stage, wait.words)}{" "}
+          {wait.stage === ""
+            ? words.batch.tenantIsPaused(noteOf(wait.words))
+            : words.batch.waitsFor(wait.stage, wait.words)}{" "}
           {wait.sinceTime !== undefined && (
             <span className="mute">{words.batch.pausedSince(say.at(timestampDate(wait.sinceTime)))}</span>
           )}

@@ -90,6 +90,8 @@ export const en = {
     behind: (stage: string, others: number, own: number) =>
       `${stage}: behind ${[others > 0 && batches(others, "of others"), own > 0 && batches(own, "of your own")].filter(Boolean).join(" and ")}`,
     aboutSeconds: (seconds: number) => `, about ${seconds} s`,
+    tenantIsPaused: (note: string) =>
+      `An operator has paused the tenant${note === "" ? "" : `: “${note}”`}. Nothing is lost; it goes on when the operator says so.`,
     pausedSince: (time: string) => `since ${time}`,
     pausedNote: (note: string) => `“${note}”`,
     tellMe: "Tell me when it ends",

@@ -92,6 +92,8 @@ export const es: Words = {
     behind: (stage, others, own) =>
       `${stage}: detrás de ${[others > 0 && lotes(others, "de otros"), own > 0 && lotes(own, own === 1 ? "suyo" : "suyos")].filter(Boolean).join(" y ")}`,
     aboutSeconds: (seconds) => `, unos ${seconds} s`,
+    tenantIsPaused: (note) =>
+      `Un operador ha puesto al inquilino en pausa${note === "" ? "" : `: «${note}»`}. No se pierde nada; seguirá cuando el operador lo diga.`,
     pausedSince: (time) => `desde ${time}`,
     pausedNote: (note) => `«${note}»`,
     tellMe: "Avisarme cuando termine",

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use caudal_domain::shown_address;
 use caudal_proto::v1;
 use caudal_proto::v1::batch_service_client::BatchServiceClient;
 use caudal_proto::v1::file_service_client::FileServiceClient;
@@ -509,11 +510,17 @@ fn connector(
 
 fn endpoint(gateway: &str) -> Result<Endpoint, ClientError> {
     let bad = |why: &str| ClientError::BadAddress {
-        gateway: gateway.to_owned(),
+        gateway: shown_address(gateway),
         why: why.to_owned(),
     };
     if !gateway.starts_with("http://") && !gateway.starts_with("https://") {
         return Err(bad("it must begin with http:// or https://"));
+    }
+    // The rest is shown in many places.
+    if gateway.contains('@') {
+        return Err(bad(
+            "no user and no password belong into it: the API key is given beside it",
+        ));
     }
     let endpoint = Endpoint::from_shared(gateway.trim_end_matches('/').to_owned())
         .map_err(|error| bad(&deepest(&error)))?;
@@ -554,7 +561,23 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_without_a_scheme_says_what_one_looks_like() {
-        let refused = Client::connect("localhost:7070", "caudal_x").await;
+        let refused = Client::connect("localhost:7410", "caudal_x").await;
         assert!(matches!(refused, Err(ClientError::BadAddress { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_password_in_an_address_is_refused_and_not_repeated() {
+        for gateway in [
+            "http://user:secret@127.0.0.1:1",
+            "http://u:secret",
+            "u:secret@h",
+        ] {
+            let refused = Client::connect(gateway, "caudal_x").await.map(|_| ());
+            let error = refused.err().map(|error| (error.to_string(), error));
+            let Some((words, ClientError::BadAddress { .. })) = error else {
+                panic!("{gateway} was taken: {error:?}");
+            };
+            assert!(!words.contains("secret"), "{words}");
+        }
     }
 }

@@ -12,10 +12,10 @@ use tonic::{Code, Status};
 pub enum ClientError {
     /// The gateway's address is not one.
     #[error(
-        "`{gateway}` is not an address of a gateway: {why}; give one like http://127.0.0.1:7070"
+        "`{gateway}` is not an address of a gateway: {why}; give one like http://127.0.0.1:7410"
     )]
     BadAddress {
-        /// As given.
+        /// As it may be shown.
         gateway: String,
         /// What is wrong with it.
         why: String,

@@ -12,7 +12,7 @@ use caudal_providers::EmbeddingSettings;
 
 use crate::failure::Failure;
 use crate::serve::arguments::{ServeArguments, Service};
-use crate::service::gateway::GatewayOptions;
+use crate::service::gateway::{GatewayOptions, warning_of_the_gateway};
 use crate::service::ledger::key_record;
 use crate::service::stages::StageOptions;
 use crate::service::{Mesh, channels_to};
@@ -52,22 +52,20 @@ impl Plan {
     /// What is to be said of an address that other machines reach and no TLS stands behind; nothing where that is in order.
     pub(crate) fn warning(&self) -> Option<String> {
         let address = self.listen;
+        if let Work::Gateway { options, .. } = &self.work {
+            return warning_of_the_gateway(address, options.tls.is_some());
+        }
         if address.ip().is_loopback() {
             return None;
         }
-        match &self.work {
-            Work::Gateway { options, .. } if options.tls.is_some() => None,
-            Work::Gateway { .. } => Some(format!(
-                "the gateway listens on {address} without TLS: API keys are read by whoever is in between. \
-                 Give it --tls-cert and --tls-key, or put a proxy with a certificate before it"
-            )),
-            _ if self.tls.is_some() => None,
-            _ => Some(format!(
-                "{} listens on {address}, and services speak with each other without TLS: whoever is in between reads what they say. \
-                 Give all of them certificates (--mesh-ca, --mesh-cert, --mesh-key), or keep this network to the services",
-                self.service.name()
-            )),
+        if self.tls.is_some() {
+            return None;
         }
+        Some(format!(
+            "{} listens on {address}, and services speak with each other without TLS: whoever is in between reads what they say. \
+             Give all of them certificates (--mesh-ca, --mesh-cert, --mesh-key), or keep this network to the services",
+            self.service.name()
+        ))
     }
 
     /// Reads all of it; `variable` gives what the environment says about providers. Inside a tokio runtime.

@@ -1,5 +1,6 @@
 //! The gateway.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use caudal_gateway::{AllowedOrigins, Deps, Gateway, TusSettings};
@@ -29,6 +30,16 @@ pub(crate) struct GatewayOptions {
     pub(crate) tls: Option<Certificate>,
     /// What it bears, where that is not the usual.
     pub(crate) door: Option<DoorArguments>,
+}
+
+/// What is to be said of a gateway's address that other machines reach and no TLS stands behind.
+pub(crate) fn warning_of_the_gateway(address: SocketAddr, has_tls: bool) -> Option<String> {
+    (!has_tls && !address.ip().is_loopback()).then(|| {
+        format!(
+            "the gateway listens on {address} without TLS: API keys are read by whoever is in between. \
+             Give it --tls-cert and --tls-key, or put a proxy with a certificate before it"
+        )
+    })
 }
 
 /// Starts it.

@@ -55,7 +55,7 @@ impl Mesh {
     }
 
     /// The ledger as `service` calls it.
-    fn ledger_for(&self, service: &str) -> Result<MeshChannel, Failure> {
+    pub(crate) fn ledger_for(&self, service: &str) -> Result<MeshChannel, Failure> {
         Ok(ServiceIdentity::new(service, &self.secret).channel(self.ledger()?))
     }
 

@@ -16,6 +16,9 @@ pub(crate) async fn run(arguments: UpArguments) -> Result<ExitCode, Failure> {
     let plan = Plan::of(&arguments)?;
     let _telemetry = caudal_node::telemetry::init(&plan.telemetry)
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
+    if let Some(warning) = plan.warning() {
+        tracing::warn!("{warning}");
+    }
     open_files::allow(plan.door.connections);
     serving::run(system::start(plan)).await
 }

@@ -11,6 +11,7 @@ use caudal_providers::EmbeddingSettings;
 
 use crate::cli::UpArguments;
 use crate::failure::Failure;
+use crate::service::gateway::warning_of_the_gateway;
 use crate::settings::{DoorArguments, check_database_url, check_redis_url};
 
 /// Where the embedded store listens: on this machine alone, on the port of its data folder.
@@ -49,6 +50,11 @@ pub(crate) enum S3 {
 }
 
 impl Plan {
+    /// What is to be said of an address that other machines reach and no TLS stands behind; nothing where that is in order.
+    pub(crate) fn warning(&self) -> Option<String> {
+        warning_of_the_gateway(self.listen, self.tls.is_some())
+    }
+
     /// Reads all of it.
     pub(crate) fn of(arguments: &UpArguments) -> Result<Self, Failure> {
         if let Some(url) = &arguments.database_url {
@@ -120,6 +126,13 @@ mod tests {
         assert!(matches!(plan.redis, Redis::Private { .. }));
         assert!(matches!(plan.s3, S3::Embedded { .. }));
         assert_eq!(plan.database_url, None);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_others_reach_without_tls_is_warned_of() {
+        assert_eq!(plan(&[]).unwrap().warning(), None);
+        let words = plan(&["--listen", "0.0.0.0:7410"]).unwrap().warning();
+        assert!(words.unwrap().contains("without TLS"));
     }
 
     #[tokio::test]

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use caudal_domain::Stage;
+use caudal_domain::{Stage, shown_address};
 use caudal_embedded::{DataFolder, RedisChild, RedisSettings, S3Server, S3Settings, Secrets};
 use caudal_gateway::key::ApiKey;
 use caudal_ledger::{Bootstrap, LedgerSettings};
 use caudal_limiter::SlotLimits;
 use caudal_node::{Channels, MeshSecret};
 use caudal_objects::{InProcess, ObjectStore};
+use caudal_proto::mesh::v1::CheckCredentialRequest;
+use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +23,6 @@ use crate::service::parts::{Part, Parts};
 use crate::service::serving::{Serving, until_serving};
 use crate::service::stages::StageOptions;
 use crate::service::{self, DEFAULT_TENANT, Mesh, listen};
-use crate::settings::without_password;
 use crate::up::plan::{Plan, Redis, S3};
 
 /// A free port of this machine alone.
@@ -32,8 +33,10 @@ const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 struct Ready {
     ready: bool,
     gateway: String,
-    api_key: String,
-    operator_key: String,
+    /// `null` when it is not good any more.
+    api_key: Option<String>,
+    /// The same.
+    operator_key: Option<String>,
     s3: String,
     redis: String,
     database: String,
@@ -116,15 +119,19 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     for address in services.values().chain([&gateway.address]) {
         until_serving(address, &channels).await?;
     }
-    let words = words_of(&gateway.address, &secrets);
+    let first_keys = FirstKeys {
+        api_key: still_good(&mesh, secrets.api_key).await?,
+        operator_key: still_good(&mesh, secrets.operator_key).await?,
+    };
+    let words = words_of(&gateway.address, &first_keys);
     let ready = Ready {
         ready: true,
         gateway: gateway.address,
-        api_key: secrets.api_key,
-        operator_key: secrets.operator_key,
+        api_key: first_keys.api_key,
+        operator_key: first_keys.operator_key,
         s3: store.endpoint,
-        redis: without_password(&redis_url),
-        database: without_password(&database_url),
+        redis: shown_address(&redis_url),
+        database: shown_address(&database_url),
         services,
     };
     Ok(Serving {
@@ -136,18 +143,58 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     })
 }
 
+/// The keys that the installation came with, as long as they are good.
+struct FirstKeys {
+    api_key: Option<String>,
+    operator_key: Option<String>,
+}
+
+/// The key, unless it was revoked or replaced, or its tenant closed.
+async fn still_good(mesh: &Mesh, text: String) -> Result<Option<String>, Failure> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::broken(format!(
+            "cannot tell whether the first keys are good: {error}"
+        ))
+    };
+    let key = text.parse::<ApiKey>().map_err(|error| broken(&error))?;
+    let asked = CheckCredentialRequest {
+        key_id: key.id().to_owned(),
+        secret_sha256: key.secret_sha256().to_vec().into(),
+        only_asked: true,
+    };
+    let mut ledger = LedgerServiceClient::new(mesh.ledger_for("gateway")?);
+    match ledger.check_credential(asked).await {
+        Ok(_) => Ok(Some(text)),
+        Err(status) if status.code() == tonic::Code::Unauthenticated => Ok(None),
+        Err(status) => Err(broken(&status.message())),
+    }
+}
+
 /// What a person reads: where the page is, and with what it opens.
-fn words_of(gateway: &str, secrets: &Secrets) -> String {
+fn words_of(gateway: &str, keys: &FirstKeys) -> String {
+    let page = match &keys.api_key {
+        Some(key) => format!("{gateway}/#key={key}"),
+        None => gateway.to_owned(),
+    };
+    let api_key = match &keys.api_key {
+        Some(key) => format!("{key}  (an admin's of the first tenant)"),
+        None => "the first one is not good any more: use the one that replaced it, or have an operator make one by\n  \
+                                 `caudal keys create NAME --role admin --tenant TENANT`"
+            .to_owned(),
+    };
+    let operator = match &keys.operator_key {
+        Some(key) => key.clone(),
+        None => "the first one is not good any more: use the one that replaced it".to_owned(),
+    };
+    let key = keys.api_key.as_deref().unwrap_or("KEY");
     format!(
         "Caudal is up; Ctrl-C ends it, and nothing is lost.\n\n  \
-         page            {gateway}/#key={key}\n  \
+         page            {page}\n  \
          gateway         {gateway}\n  \
-         API key         {key}  (an admin's of the first tenant)\n  \
+         API key         {api_key}\n  \
          operator's key  {operator}\n\n\
          Whoever has a key may use it: keep this to yourself. Send a folder with\n  \
          caudal ingest FOLDER --gateway {gateway} --api-key {key}\n",
-        key = secrets.api_key,
-        operator = secrets.operator_key,
     )
 }
 
@@ -247,4 +294,26 @@ fn bootstrap(secrets: &Secrets) -> Result<Bootstrap, Failure> {
         api_key: record(&secrets.api_key)?,
         operator_key: record(&secrets.operator_key)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_not_good_any_more_are_not_shown() {
+        let keys = FirstKeys {
+            api_key: Some("caudal_a".to_owned()),
+            operator_key: Some("caudal_o".to_owned()),
+        };
+        let words = words_of("http://h", &keys);
+        assert!(words.contains("http://h/#key=caudal_a") && words.contains("caudal_o"));
+        let none = FirstKeys {
+            api_key: None,
+            operator_key: None,
+        };
+        let words = words_of("http://h", &none);
+        assert_eq!(words.matches("not good any more").count(), 2, "{words}");
+        assert!(!words.contains("#key="), "{words}");
+    }
 }

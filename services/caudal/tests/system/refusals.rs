@@ -268,7 +268,14 @@ fn an_operator_calls_a_stage_with_a_signed_scope_and_nobody_without() {
     let call = "caudal.mesh.v1.StageService/GetStage";
     let signed = ground
         .system
-        .caudal(&["scope", call, "--data-dir", data.to_str().unwrap()])
+        .caudal(&[
+            "scope",
+            call,
+            "--stage",
+            "metadata",
+            "--data-dir",
+            data.to_str().unwrap(),
+        ])
         .unwrap();
     let header = String::from_utf8(signed.stdout).unwrap();
     let (name, value) = header.trim().split_once(": ").unwrap();
@@ -286,6 +293,13 @@ fn an_operator_calls_a_stage_with_a_signed_scope_and_nobody_without() {
             .connect()
             .await
             .unwrap();
+        let other = Channel::from_shared(ground.system.service("upload"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let elsewhere = StageServiceClient::new(other).get_stage(with_scope()).await;
+        assert_eq!(elsewhere.unwrap_err().code(), Code::Unauthenticated);
         let mut stage = StageServiceClient::new(channel);
         let refused = stage.get_stage(GetStageRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
@@ -294,4 +308,112 @@ fn an_operator_calls_a_stage_with_a_signed_scope_and_nobody_without() {
         let again = stage.get_stage(with_scope()).await.unwrap_err();
         assert_eq!(again.code(), Code::Unauthenticated);
     });
+}
+
+/// The program by itself, with nothing from the environment.
+fn alone(arguments: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_caudal"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUDAL_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+#[test]
+fn no_command_repeats_a_password_of_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let mesh = "--mesh-secret=0123456789abcdef0123456789abcdef";
+    let redis = "--redis-url=redis://127.0.0.1:1";
+    let s3 = ["--s3-access-key=a", "--s3-secret-key=b"];
+    for arguments in [
+        vec![
+            "serve",
+            "ledger",
+            mesh,
+            redis,
+            "--database-url=postgres://u:hunter2secret@:bad:port/x",
+        ],
+        vec![
+            "serve",
+            "ledger",
+            mesh,
+            "--redis-url=redis://u:hunter2secret@h:port",
+            "--database-url=sqlite::memory:",
+        ],
+        vec![
+            "verify",
+            "--database-url=postgres://u:hunter2secret@:bad:port/x",
+        ],
+        vec![
+            "up",
+            "--data-dir",
+            data,
+            "--database-url=postgres://u:#hunter2secret@h/x",
+        ],
+        vec![
+            "up",
+            "--data-dir",
+            data,
+            "--s3-endpoint=http://user:hunter2secret@h:1",
+            s3[0],
+            s3[1],
+        ],
+        vec![
+            "usage",
+            "--api-key=caudal_x",
+            "--gateway=http://u:hunter2secret@127.0.0.1:1",
+        ],
+        vec![
+            "usage",
+            "--api-key=caudal_x",
+            "--gateway=u:hunter2secret@127.0.0.1:1",
+        ],
+    ] {
+        let output = alone(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        for said in [&output.stdout, &output.stderr] {
+            let said = String::from_utf8_lossy(said);
+            assert!(!said.contains("hunter2secret"), "{arguments:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn who_has_read_enough_of_an_answer_may_go_and_the_command_ends_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = alone(&[
+        "scope",
+        "caudal.mesh.v1.LimiterService/GetStatus",
+        "--mesh-secret-file",
+        secret.to_str().unwrap(),
+    ])
+    .stdout(writer)
+    .stderr(std::process::Stdio::piped())
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && !said.contains("panicked"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_signature_for_no_call_and_a_change_of_nothing_are_wrong_command_lines() {
+    let tenant = "tenants/0190b5a2-0000-7000-8000-000000000001";
+    for arguments in [
+        vec!["scope", "nonsense"],
+        vec!["scope", "caudal.mesh.v1.StageService/Pause"],
+        vec!["tenants", "update", tenant, "--api-key=caudal_x"],
+    ] {
+        let output = alone(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+    }
 }

@@ -25,7 +25,7 @@ use super::{Ledger, TenantScope, entries, page_token, request_key, words};
 use crate::store::credentials::{Allowance, KeyRow};
 use crate::store::progress::Renamed;
 use crate::store::time::Micros;
-use crate::store::{manifest, reads};
+use crate::store::{manifest, reads, tenants};
 use crate::wire::{self, StoredOptions};
 use crate::writer::audited::{Act, Audited};
 use crate::writer::verb::Verb;
@@ -74,10 +74,23 @@ impl BatchService for Ledger {
                 reads::batch(&self.store.reader_of(scope.tenant), scope.batch_ref(batch)).await?;
             let (progress, cold) =
                 found.ok_or_else(|| Refusal::not_found(&names::batch_name(batch)))?;
-            let mut batch = wire::batch(&progress, &cold);
+            let mut batch = scope.shown(wire::batch(&progress, &cold));
             if !progress.state.is_ended() {
                 batch.waits = self.waits_of(progress.key(), progress.stages);
                 batch.queue = self.queue_of(progress.key());
+                let session = self.store.reader_of(scope.tenant);
+                let account = tenants::account(&session, scope.tenant).await?;
+                let pause = account.and_then(|account| account.pause);
+                if pause.is_some() {
+                    // No turn comes before it goes on.
+                    batch.queue = None;
+                }
+                batch.waits.extend(pause.map(|pause| {
+                    // The note is for the tenant's own people.
+                    let note = Some(pause.note.as_str());
+                    let note = note.filter(|note| !note.is_empty() && !scope.knows_one_batch());
+                    wire::tenant_waits(note, pause.at)
+                }));
             }
             Ok(Response::new(batch))
         })
@@ -156,7 +169,7 @@ impl BatchService for Ledger {
             if fails_missing {
                 self.reconcile.notify_one();
             }
-            Ok(batch)
+            Ok(batch.map(|batch| scope.shown(batch)))
         })
         .await
     }
@@ -483,7 +496,7 @@ fn new_entries(scope: &TenantScope, message: &AddEntriesRequest) -> Result<AddEn
         batch: scope.batch_ref(batch),
         request,
         knows_one_batch: scope.knows_one_batch(),
-        token: (scope.role == Role::Uploader).then(|| scope.actor.key_id.clone()),
+        token: scope.token().map(str::to_owned),
         page: Arc::new(page),
         folders: load.folders(),
         path_bytes: load.bytes(),
@@ -500,7 +513,8 @@ fn completion(
     Ok(CompleteBatch {
         batch: scope.batch_ref(batch),
         request: request_key("CompleteBatch", &message.request_id, message)?,
-        missing_fails: missing == MissingFiles::Fail,
+        // Whoever comes with a token does not say of the files of others that they will not come.
+        missing_fails: missing == MissingFiles::Fail && scope.token().is_none(),
         expected_entries: message.expected_entries,
     })
 }
@@ -538,5 +552,40 @@ impl ListQuery {
             created_after,
             size: page_token::size(message.page_size, DEFAULT_BATCHES)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::TenantId;
+
+    use super::*;
+    use crate::writer::audited::Actor;
+
+    #[test]
+    fn a_token_completes_and_gives_up_no_file_of_another() {
+        let batch = BatchId::from_uuid(Uuid::from_u128(1));
+        let scope = |role, only| TenantScope {
+            tenant: TenantId::from_uuid(Uuid::nil()),
+            principal: "key".to_owned(),
+            role,
+            actor: Actor {
+                words: "key".to_owned(),
+                key_id: "key".to_owned(),
+            },
+            only,
+        };
+        let message = CompleteBatchRequest {
+            name: names::batch_name(batch),
+            request_id: Uuid::nil().to_string(),
+            missing: MissingFiles::Fail.into(),
+            ..CompleteBatchRequest::default()
+        };
+        let by_member = completion(&scope(Role::Member, None), &message).unwrap();
+        assert!(by_member.missing_fails);
+        let by_token = completion(&scope(Role::Uploader, Some(batch)), &message).unwrap();
+        assert!(!by_token.missing_fails);
     }
 }

@@ -1,4 +1,5 @@
-//! What a request holds at most: one table of every field that repeats or holds text. It is looked at right after a
+//! What a request holds at most: one table of every field that repeats or holds text, and which of the texts may hold letters
+//! that steer a screen (next to none). It is looked at right after a
 //! request is decoded and its caller is known, before anything is done for each element; whoever asks for a caller's scope
 //! ([`super::TenantScope::of`] and its like) must be in it, so no method can forget.
 //!
@@ -6,10 +7,14 @@
 
 use std::fmt;
 
-use caudal_domain::{BatchState, FileState, Outcome, Reason, Refusal, Stage, Violations, limits};
+use caudal_domain::{
+    BatchState, FileState, Outcome, Reason, Refusal, Stage, Violations, limits, steers_a_screen,
+};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::{longrunning, v1};
 use prost::Message;
+
+use super::words::STEERS;
 
 /// Values of a set that has a member for each reason of the catalogue, with room for those to come.
 const REASONS: usize = 64;
@@ -89,10 +94,10 @@ macro_rules! bounds {
         })*
 
         #[cfg(test)]
-        const TABLE: &[(&str, &str, &[&str])] = &[$((
+        const TABLE: &[(&str, &str, &[(&str, &str)])] = &[$((
             stringify!($module),
             stringify!($message),
-            &[$(stringify!($field)),*],
+            &[$((stringify!($field), stringify!($kind))),*],
         )),*];
     };
 }
@@ -128,9 +133,10 @@ bounds! {
     v1::Pause { who: text(TEXT), note: text(TEXT) }
     v1::BatchOptions { stages: words(Stage::ALL.len()) }
     prost_types::FieldMask { paths: words(MASK_PATHS) }
-    v1::Entry { path: text(PATH), kind: one }
+    // A path has rules of its own.
+    v1::Entry { path: raw(PATH), kind: one }
     v1::FileEntry {
-        sha256: text(SHA256),
+        sha256: bytes(SHA256),
         metadata: json(limits::MAX_ENTRY_METADATA_BYTES),
     }
     v1::DirectoryEntry {}
@@ -142,7 +148,8 @@ bounds! {
         outcomes: values(Outcome::ALL.len()),
         stages: words(Stage::ALL.len()),
         reasons: words(REASONS),
-        path_glob: text(limits::MAX_PATH_BYTES),
+        // As paths are.
+        path_glob: raw(limits::MAX_PATH_BYTES),
         ordinals: values(limits::MAX_ORDINALS_PER_SELECTOR),
         metadata: each(limits::MAX_METADATA_MATCHES),
     }
@@ -215,7 +222,8 @@ bounds! {
     mesh::RenewRequest { process: text(TEXT), files: one, wait: one, begun: one }
     mesh::AttendRequest { stage: text(WORD), process: text(TEXT) }
     mesh::ProcessWait { stage: text(WORD), waiting: one }
-    mesh::Waiting { r#for: text(WORD), reason: text(WORD), words: text(TEXT), detail: text(DETAIL) }
+    // The detail is made plain where it is kept.
+    mesh::Waiting { r#for: text(WORD), reason: text(WORD), words: text(TEXT), detail: raw(DETAIL) }
     mesh::ReleaseRequest { process: text(TEXT), files: one }
     mesh::ReportRequest {
         stage: text(WORD),
@@ -235,42 +243,42 @@ bounds! {
         ordinal: values(limits::MAX_FILES_PER_CALL),
         token: values(limits::MAX_FILES_PER_CALL),
     }
-    mesh::BatchKey { tenant: text(UUID), batch: text(UUID) }
+    mesh::BatchKey { tenant: bytes(UUID), batch: bytes(UUID) }
     mesh::StageVersion { code: text(TEXT), model: text(TEXT), options: text(TEXT) }
     mesh::Report { outcome: one }
     mesh::Done {
         artifacts: each(limits::MAX_ARTIFACTS_PER_RESULT),
         nonce: text(WORD),
-        facts: text(limits::MAX_FACTS_BYTES),
-        content_sha256: text(SHA256),
+        facts: bytes(limits::MAX_FACTS_BYTES),
+        content_sha256: bytes(SHA256),
         media_type: text(TEXT),
         warnings: each(limits::MAX_WARNINGS_PER_RESULT),
     }
     mesh::WrittenArtifact { name: text(NAME), media_type: text(TEXT) }
     v1::Warning { code: text(WORD), stage: text(WORD), words: whole }
-    // The detail is cut where it is kept.
+    // The detail is cut and made plain where it is kept.
     mesh::Failed { reason: text(WORD), detail: whole, trace_id: text(NAME) }
     mesh::RequestReconcileRequest { stage: text(WORD) }
-    mesh::CheckCredentialRequest { key_id: text(TEXT), secret_sha256: text(SHA256) }
-    mesh::GetIssueFactsRequest { batch: text(UUID), ordinals: values(limits::MAX_TARGETS_PER_PAGE) }
-    mesh::GetArtifactFactsRequest { batch: text(UUID), artifact: text(NAME) }
-    mesh::CreateTusRequest { upload: text(UUID), batch: text(UUID), facts: one }
-    mesh::GetTusRequest { upload: text(UUID) }
-    mesh::LockTusRequest { upload: text(UUID) }
-    mesh::AdvanceTusRequest { upload: text(UUID), facts: one }
-    mesh::EndTusRequest { upload: text(UUID) }
+    mesh::CheckCredentialRequest { key_id: text(TEXT), secret_sha256: bytes(SHA256) }
+    mesh::GetIssueFactsRequest { batch: bytes(UUID), ordinals: values(limits::MAX_TARGETS_PER_PAGE) }
+    mesh::GetArtifactFactsRequest { batch: bytes(UUID), artifact: text(NAME) }
+    mesh::CreateTusRequest { upload: bytes(UUID), batch: bytes(UUID), facts: one }
+    mesh::GetTusRequest { upload: bytes(UUID) }
+    mesh::LockTusRequest { upload: bytes(UUID) }
+    mesh::AdvanceTusRequest { upload: bytes(UUID), facts: one }
+    mesh::EndTusRequest { upload: bytes(UUID) }
     mesh::ListDueTusRequest {}
     mesh::TusFacts {
-        metadata: text(limits::MAX_TUS_METADATA_BYTES),
-        path: text(PATH),
-        sha256: text(SHA256),
+        metadata: raw(limits::MAX_TUS_METADATA_BYTES),
+        path: raw(PATH),
+        sha256: bytes(SHA256),
         concat: text(limits::MAX_TUS_METADATA_BYTES),
         multipart: text(TEXT),
-        parts_digest: text(SHA256),
+        parts_digest: bytes(SHA256),
     }
-    mesh::ListChangesRequest { batch: text(UUID) }
-    mesh::ListEventsRequest { batch: text(UUID) }
-    mesh::GetSnapshotRequest { batch: text(UUID) }
+    mesh::ListChangesRequest { batch: bytes(UUID) }
+    mesh::ListEventsRequest { batch: bytes(UUID) }
+    mesh::GetSnapshotRequest { batch: bytes(UUID) }
 }
 
 impl Bounded for v1::entry::Kind {
@@ -290,7 +298,7 @@ impl Bounded for v1::entry::Kind {
 impl Bounded for v1::metadata_match::Value {
     fn look(&self, at: &Place<'_>, wrong: &mut Violations) {
         if let Self::Text(value) = self {
-            text(value, TEXT, at, wrong);
+            raw(value, TEXT, at, wrong);
         }
     }
 }
@@ -319,9 +327,22 @@ fn takes(count: usize, most: usize, at: &Place<'_>, wrong: &mut Violations) -> b
     count <= most
 }
 
-/// A text or bytes.
-fn text(text: &impl AsRef<[u8]>, most: usize, at: &Place<'_>, wrong: &mut Violations) {
-    let bytes = text.as_ref().len();
+/// A text. Sooner or later somebody reads it on a screen: it may not steer one.
+fn text(text: &str, most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    raw(text, most, at, wrong);
+    if text.len() <= most && text.chars().any(steers_a_screen) {
+        wrong.add(at.to_string(), STEERS);
+    }
+}
+
+/// A text that may hold any letter; whoever keeps or shows it sees to that.
+fn raw(text: &str, most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    bytes(text, most, at, wrong);
+}
+
+/// Bytes.
+fn bytes(bytes: &(impl AsRef<[u8]> + ?Sized), most: usize, at: &Place<'_>, wrong: &mut Violations) {
+    let bytes = bytes.as_ref().len();
     if bytes > most {
         wrong.add(
             at.to_string(),
@@ -355,7 +376,30 @@ fn json(object: &Option<prost_types::Struct>, most: usize, at: &Place<'_>, wrong
             at.to_string(),
             format!("has {bytes} bytes; at most {most} bytes of JSON are kept"),
         );
+    } else if object.as_ref().is_some_and(object_steers) {
+        wrong.add(at.to_string(), STEERS);
     }
+}
+
+/// Whether a name or a text in a caller's own data steers a screen. It may have lines, and letters of any direction.
+fn object_steers(object: &prost_types::Struct) -> bool {
+    let mut fields = object.fields.iter();
+    fields.any(|(name, value)| data_steers(name) || value_steers(value))
+}
+
+fn value_steers(value: &prost_types::Value) -> bool {
+    use prost_types::value::Kind;
+    match &value.kind {
+        Some(Kind::StringValue(text)) => data_steers(text),
+        Some(Kind::StructValue(object)) => object_steers(object),
+        Some(Kind::ListValue(list)) => list.values.iter().any(value_steers),
+        Some(Kind::NullValue(_) | Kind::NumberValue(_) | Kind::BoolValue(_)) | None => false,
+    }
+}
+
+fn data_steers(text: &str) -> bool {
+    let steers = |letter: char| letter.is_control() && !matches!(letter, '\t' | '\n' | '\r');
+    text.chars().any(steers)
 }
 
 /// A message.
@@ -480,9 +524,9 @@ mod tests {
             .iter()
             .flat_map(|(module, message, fields)| {
                 let name = format!("{}.{message}", package_of(module));
-                fields
-                    .iter()
-                    .map(move |field| (name.clone(), field.trim_start_matches("r#").to_owned()))
+                fields.iter().map(move |(field, _)| {
+                    (name.clone(), field.trim_start_matches("r#").to_owned())
+                })
             })
             .collect();
         let missing: Vec<_> = wanted.difference(&listed).collect();
@@ -538,6 +582,85 @@ mod tests {
                 "files.selector.reasons[1]"
             ]
         );
+    }
+
+    #[test]
+    fn every_text_is_held_against_letters_that_steer_a_screen_but_those_that_say_why_not() {
+        let mut unchecked = Vec::new();
+        for (_, message, fields) in TABLE {
+            for (field, kind) in *fields {
+                if ["raw", "whole"].contains(kind) {
+                    unchecked.push(format!("{message}.{field}"));
+                }
+            }
+        }
+        // Paths and what is held against them have rules of their own, and what services say of a failure is made plain
+        // where it is kept.
+        assert_eq!(
+            unchecked,
+            [
+                "Entry.path",
+                "FileSelector.path_glob",
+                "Waiting.detail",
+                "Warning.words",
+                "Failed.detail",
+                "TusFacts.metadata",
+                "TusFacts.path",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_text_that_steers_a_screen_is_named_by_its_field_wherever_it_stands() {
+        let steering = || "a\u{1b}[2J".to_owned();
+        let file = v1::LeftOut {
+            cause: steering(),
+            ..v1::LeftOut::default()
+        };
+        let left_out = v1::LeaveOutFilesRequest {
+            files: vec![v1::LeftOut::default(), file],
+            ..v1::LeaveOutFilesRequest::default()
+        };
+        assert_eq!(fields(&left_out), ["files[1].cause"]);
+        let selector = v1::FileSelector {
+            reasons: vec![steering()],
+            ..v1::FileSelector::default()
+        };
+        let list = v1::ListFilesRequest {
+            selector: Some(selector),
+            ..v1::ListFilesRequest::default()
+        };
+        assert_eq!(fields(&list), ["selector.reasons[0]"]);
+        let object = |name: String, text: String| prost_types::Struct {
+            fields: [(
+                name,
+                prost_types::Value {
+                    kind: Some(prost_types::value::Kind::ListValue(
+                        prost_types::ListValue {
+                            values: vec![prost_types::Value {
+                                kind: Some(prost_types::value::Kind::StringValue(text)),
+                            }],
+                        },
+                    )),
+                },
+            )]
+            .into(),
+        };
+        let request = |metadata| v1::CreateBatchRequest {
+            batch: Some(v1::Batch {
+                metadata: Some(metadata),
+                ..v1::Batch::default()
+            }),
+            ..v1::CreateBatchRequest::default()
+        };
+        let lines = object("a".to_owned(), "two\nlines\tof \u{202B}text".to_owned());
+        assert_eq!(check(&request(lines)), Ok(()));
+        for bad in [
+            object("a".to_owned(), steering()),
+            object(steering(), "a".to_owned()),
+        ] {
+            assert_eq!(fields(&request(bad)), ["batch.metadata"]);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use caudal_domain::{
     BatchId, BatchRef, FileRef, Generation, Outcome, Refusal, Stage, StageSet, StageVersion,
-    TenantId, Token, keys, limits, names,
+    TenantId, Token, keys, limits, names, plain,
 };
 use caudal_node::scope::{self, Role, Scope};
 use caudal_proto::convert::{
@@ -260,8 +260,10 @@ impl LedgerService for Ledger {
                 return Err(refusal.into());
             };
             let limits = self.door_limits(presented.limits.as_deref())?;
-            self.key_uses
-                .note(&self.writer, &presented.key, presented.now);
+            if !message.only_asked {
+                self.key_uses
+                    .note(&self.writer, &presented.key, presented.now);
+            }
             const MICROS_PER_SECOND: i64 = 1_000_000;
             let key = presented.key;
             let scope = Scope {
@@ -297,11 +299,10 @@ impl LedgerService for Ledger {
             };
             let mut files = if message.ordinals.is_empty() {
                 let from = ordinal_after(message.after_ordinal)?;
-                self.next_to_issue(scope.tenant, batch, from, message.count)
+                self.next_to_issue(&scope, batch, from, message.count)
                     .await?
             } else {
-                self.issue_exactly(scope.tenant, batch, &message.ordinals)
-                    .await?
+                self.issue_exactly(&scope, batch, &message.ordinals).await?
             };
             self.add_checksums(scope.batch_ref(batch), &mut files)
                 .await?;
@@ -438,7 +439,7 @@ impl LedgerService for Ledger {
             // absolute values, so that a snapshot read while it moves converges.
             let head = Snapshot {
                 revision: wire::signed(progress.revision),
-                batch: Some(wire::batch(&progress, &cold)),
+                batch: Some(scope.shown(wire::batch(&progress, &cold))),
                 ..Snapshot::default()
             };
             let reader = SnapshotReader {
@@ -477,7 +478,7 @@ impl Ledger {
             Refusal::internal()
         })?;
         let door = limits.door;
-        // 0 says that there is none of its own; a limit of nothing is one that lets nothing through but in pieces of one.
+        // 0 says that there is none of its own; a limit of nothing is refused where limits are set.
         let told = |limit: Option<u64>| {
             limit.map_or(0, |limit| u32::try_from(limit).unwrap_or(u32::MAX).max(1))
         };
@@ -623,17 +624,21 @@ impl Ledger {
 
     async fn issue_exactly(
         &self,
-        tenant: TenantId,
+        scope: &TenantScope,
         batch: BatchId,
         ordinals: &[u32],
     ) -> Result<Vec<IssueFacts>, DbErr> {
-        let wanted = ordinals.iter().take(limits::MAX_TARGETS_PER_PAGE);
-        let files: Vec<FileRef> = wanted
-            .map(|ordinal| FileRef::new(tenant, batch, *ordinal))
+        let batch = scope.batch_ref(batch);
+        let wanted = ordinals.iter().take(limits::MAX_TARGETS_PER_PAGE).copied();
+        let wanted: Vec<u32> = wanted.collect();
+        let files: Vec<FileRef> = wanted.iter().map(|ordinal| batch.file(*ordinal)).collect();
+        let foreign = self.foreign_to(scope, batch, wanted).await?;
+        let rows = work::read(&self.store.reader_of(scope.tenant), &files).await?;
+        let rows: HashMap<FileRef, work::WorkRow> = rows
+            .into_iter()
+            .filter(|row| !foreign.contains(&row.file.ordinal))
+            .map(|row| (row.file, row))
             .collect();
-        let rows = work::read(&self.store.reader_of(tenant), &files).await?;
-        let rows: HashMap<FileRef, work::WorkRow> =
-            rows.into_iter().map(|row| (row.file, row)).collect();
         let facts = |file: &FileRef| match rows.get(file) {
             Some(row) => issue_facts(row),
             None => IssueFacts {
@@ -646,7 +651,7 @@ impl Ledger {
 
     async fn next_to_issue(
         &self,
-        tenant: TenantId,
+        scope: &TenantScope,
         batch: BatchId,
         mut from: u32,
         count: u32,
@@ -656,21 +661,25 @@ impl Ledger {
         let wanted = usize::try_from(count)
             .unwrap_or(0)
             .min(limits::MAX_TARGETS_PER_PAGE);
+        let batch = scope.batch_ref(batch);
         let mut found = Vec::new();
         let mut read = 0;
         while found.len() < wanted && read < ROWS_READ {
             let rows = work::range(
-                &self.store.reader_of(tenant),
-                BatchRef::new(tenant, batch),
+                &self.store.reader_of(scope.tenant),
+                batch,
                 from,
                 ROWS_A_STATEMENT,
             )
             .await?;
             let last = rows.len() < ROWS_A_STATEMENT as usize;
+            let waiting = rows.iter().filter(|row| row.waits_for_bytes());
+            let waiting = waiting.map(|row| row.file.ordinal).collect();
+            let foreign = self.foreign_to(scope, batch, waiting).await?;
             for row in rows {
                 read += 1;
                 from = row.file.ordinal.saturating_add(1);
-                let needs_bytes = row.waits_for_bytes();
+                let needs_bytes = row.waits_for_bytes() && !foreign.contains(&row.file.ordinal);
                 if needs_bytes && found.len() < wanted {
                     found.push(issue_facts(&row));
                 }
@@ -934,7 +943,8 @@ impl Ledger {
     fn note_wait(&self, process: &str, wait: &ProcessWait) -> Result<(), Refusal> {
         let stage = stage_from_name(&wait.stage).map_err(|error| error.refusal("wait.stage"))?;
         let process = process_of(process)?;
-        let waiting = wait.waiting.clone().unwrap_or_default();
+        let mut waiting = wait.waiting.clone().unwrap_or_default();
+        waiting.detail = plain(&waiting.detail).into_owned();
         self.waits.told(stage, process, waiting, Instant::now());
         Ok(())
     }
@@ -1210,7 +1220,7 @@ fn outcome_of(stage: Stage, message: ReportMessage) -> Result<StageOutcome, Stri
         }
         Some(report::Outcome::Failed(failed)) => Ok(Err(BadResult {
             reason: reason_from_code(&failed.reason).map_err(|error| error.to_string())?,
-            detail: cut(failed.detail),
+            detail: cut(&failed.detail),
             trace_id: failed.trace_id,
             retry_after: (failed.retry_after_ms > 0)
                 .then(|| Duration::from_millis(u64::from(failed.retry_after_ms))),
@@ -1219,7 +1229,9 @@ fn outcome_of(stage: Stage, message: ReportMessage) -> Result<StageOutcome, Stri
     }
 }
 
-fn cut(mut detail: String) -> String {
+/// What is kept of a detail: it may hold what a file or a provider said, and is shown to people.
+fn cut(detail: &str) -> String {
+    let mut detail = plain(detail).into_owned();
     if detail.len() > MAX_DETAIL_BYTES {
         let end = (0..=MAX_DETAIL_BYTES)
             .rev()

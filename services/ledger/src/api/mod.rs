@@ -21,13 +21,16 @@ pub(crate) mod uploads;
 pub(crate) mod versions;
 mod words;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caudal_domain::{BatchId, BatchRef, FieldViolation, Refusal, Stage, TenantId, names};
+use caudal_domain::{BatchId, BatchRef, FieldViolation, FileRef, Refusal, Stage, TenantId, names};
 use caudal_node::scope::{self, MeshSecret, Role, Scope};
+use caudal_proto::convert::leave_out_words;
+use caudal_proto::v1;
 use prost::Message;
+use sea_orm::DbErr;
 use sha2::{Digest, Sha256};
 use tonic::Request;
 use uuid::Uuid;
@@ -43,7 +46,7 @@ use crate::memory::stages::Stages;
 use crate::metrics::LedgerMetrics;
 use crate::settings::TenantLimits;
 use crate::signals::Signals;
-use crate::store::Store;
+use crate::store::{Store, manifest};
 use crate::waits::Waits;
 use crate::writer::audited::{Act, Actor};
 use crate::writer::request_key::RequestKey;
@@ -101,6 +104,29 @@ where
 }
 
 impl Ledger {
+    /// Which of these files the caller does not know: who comes with an upload token knows what was added with it, and
+    /// everybody else the whole batch.
+    async fn foreign_to(
+        &self,
+        scope: &TenantScope,
+        batch: BatchRef,
+        ordinals: Vec<u32>,
+    ) -> Result<HashSet<u32>, DbErr> {
+        let Some(token) = scope.token() else {
+            return Ok(HashSet::new());
+        };
+        let session = self.store.reader_of(scope.tenant);
+        let files: Vec<FileRef> = ordinals
+            .iter()
+            .map(|ordinal| batch.file(*ordinal))
+            .collect();
+        let own = manifest::added_with(&session, token, &files).await?;
+        Ok(ordinals
+            .into_iter()
+            .filter(|ordinal| !own.contains(&batch.file(*ordinal)))
+            .collect())
+    }
+
     /// The pages of what is asked for in a tenant, or over all.
     fn pages<'a, R: Paged>(&'a self, whose: Option<TenantId>, request: &'a R) -> Pages<'a> {
         Pages::of(&self.mesh_secret, whose, request)
@@ -169,6 +195,19 @@ impl TenantScope {
     /// The same, of acts that only those of admins are written down of.
     pub(crate) fn act_of_admin(&self, call: &'static str, target: &str) -> Option<Act> {
         (self.role == Role::Admin).then(|| self.act(call, target))
+    }
+
+    /// A batch as this caller may see it.
+    pub(crate) fn shown(&self, mut batch: v1::Batch) -> v1::Batch {
+        if self.knows_one_batch() {
+            leave_out_words(&mut batch);
+        }
+        batch
+    }
+
+    /// The upload token that the caller comes with.
+    pub(crate) fn token(&self) -> Option<&str> {
+        (self.role == Role::Uploader).then_some(self.actor.key_id.as_str())
     }
 
     /// Whether the credential is good for one batch only.

@@ -338,8 +338,10 @@ impl Ledger {
         let asked = message.tenant.clone().unwrap_or_default();
         let name = words::some_name("tenant.display_name", &asked.display_name)?;
         let tenant = TenantId::from_uuid(Uuid::now_v7());
-        let limits = asked.limits.as_ref().map(wire::limits_from_proto);
-        let limits = limits.unwrap_or_default();
+        let limits = asked.limits.unwrap_or_default();
+        let every_limit = every_limit(&limits);
+        every_limit.iter().try_for_each(lets_something_through)?;
+        let limits = wire::limits_from_proto(&limits);
         let weight = weight("tenant.weight", asked.weight)?;
         let detail = serde_json::json!({
             "display_name": name,
@@ -522,6 +524,7 @@ impl NewSecret {
             name: name.to_owned(),
             created_at: Micros(0),
             expires_at: None,
+            lifetime: None,
             revoked_at: None,
             last_used_at: None,
             may_add: Allowance::default(),
@@ -542,6 +545,13 @@ pub(super) fn key_lifetime(
         .map_err(|error| Refusal::invalid(field, error.to_string()))?;
     if lifetime < limits::MIN_KEY_LIFETIME {
         let words = format!("is shorter than {} s", limits::MIN_KEY_LIFETIME.as_secs());
+        return Err(Refusal::invalid(field, words));
+    }
+    if lifetime > limits::MAX_KEY_LIFETIME {
+        let words = format!(
+            "is longer than {} days: leave it out for a key that is good until it is revoked",
+            days(limits::MAX_KEY_LIFETIME)
+        );
         return Err(Refusal::invalid(field, words));
     }
     Ok(lifetime)
@@ -621,11 +631,25 @@ macro_rules! limit_changes {
     };
 }
 
-/// What an update asks for.
-pub(super) fn tenant_changes(message: &v1::UpdateTenantRequest) -> Result<TenantChanges, Refusal> {
-    let tenant = message.tenant.clone().unwrap_or_default();
-    let limits = tenant.limits.unwrap_or_default();
-    let every_limit = limit_changes!(
+/// A rate or a number of places of nothing would shut a tenant out, from its own limits too.
+fn lets_something_through(limit: &LimitChange) -> Result<(), Refusal> {
+    let of_the_door = [
+        "entries_per_second",
+        "calls_per_second",
+        "streams",
+        "expensive_reads",
+    ];
+    if limit.value == Some(0) && of_the_door.contains(&limit.name) {
+        let field = format!("tenant.limits.{}", limit.name);
+        let words = "must be 1 at least: a tenant that is to do nothing is paused or closed";
+        return Err(Refusal::invalid(field, words));
+    }
+    Ok(())
+}
+
+/// All limits, as they are asked for.
+fn every_limit(limits: &v1::TenantLimits) -> [LimitChange; 11] {
+    limit_changes!(
         limits,
         [
             stored_bytes,
@@ -640,7 +664,14 @@ pub(super) fn tenant_changes(message: &v1::UpdateTenantRequest) -> Result<Tenant
             operations,
             expensive_reads,
         ]
-    );
+    )
+}
+
+/// What an update asks for.
+pub(super) fn tenant_changes(message: &v1::UpdateTenantRequest) -> Result<TenantChanges, Refusal> {
+    let tenant = message.tenant.clone().unwrap_or_default();
+    let limits = tenant.limits.unwrap_or_default();
+    let every_limit = every_limit(&limits);
     let paths = words::update_paths(
         message.update_mask.as_ref(),
         "`display_name`, `weight`, `pause`, `limits` or such as `limits.files`",
@@ -672,6 +703,7 @@ pub(super) fn tenant_changes(message: &v1::UpdateTenantRequest) -> Result<Tenant
             }
         }
     }
+    changes.limits.iter().try_for_each(lets_something_through)?;
     Ok(changes)
 }
 

@@ -34,6 +34,18 @@ impl Ledger {
         } else {
             scope.require_whole_tenant()?;
         }
+        let ordinal = message.ordinal.into_iter().collect();
+        if let Some(batch) = batch
+            && let batch = scope.batch_ref(batch)
+            && let Some(foreign) = self
+                .foreign_to(&scope, batch, ordinal)
+                .await?
+                .into_iter()
+                .next()
+        {
+            let name = names::file_name(batch.batch, foreign);
+            return Err(Refusal::not_found(&name).into());
+        }
         let under_way = tus::under_way(&self.store.reader_of(scope.tenant), scope.tenant).await?;
         let create = CreateTus {
             tenant: scope.tenant,

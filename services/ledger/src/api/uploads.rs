@@ -12,7 +12,7 @@ use caudal_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::failure::answer;
-use super::{Ledger, TenantScope, request_key};
+use super::{Ledger, TenantScope, request_key, words};
 use crate::store::work::AT_FINAL_KEY;
 use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use crate::writer::verbs::leave_out::{LeaveOut, LeftOut};
@@ -59,7 +59,9 @@ impl UploadService for Ledger {
     ) -> Result<Response<ConfirmUploadsResponse>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let verb = confirmations(&scope, request.get_ref())?;
+            let mut verb = confirmations(&scope, request.get_ref())?;
+            let ordinals = verb.uploads.iter().map(|upload| upload.ordinal).collect();
+            verb.foreign = self.foreign_to(&scope, verb.batch, ordinals).await?;
             Ok(Response::new(self.writer.ask(verb).await?))
         })
         .await
@@ -71,7 +73,9 @@ impl UploadService for Ledger {
     ) -> Result<Response<LeaveOutFilesResponse>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let verb = left_out(&scope, request.get_ref())?;
+            let mut verb = left_out(&scope, request.get_ref())?;
+            let ordinals = verb.files.iter().map(|file| file.ordinal).collect();
+            verb.foreign = self.foreign_to(&scope, verb.batch, ordinals).await?;
             Ok(Response::new(self.writer.ask(verb).await?))
         })
         .await
@@ -92,10 +96,7 @@ fn left_out(scope: &TenantScope, message: &LeaveOutFilesRequest) -> Result<Leave
         if wrong.is_full() {
             break;
         }
-        if one.cause.trim().is_empty() || one.cause.chars().count() > limits::MAX_CAUSE_CHARS {
-            let most = limits::MAX_CAUSE_CHARS;
-            let description =
-                format!("must say why the file cannot be sent, in 1 to {most} characters");
+        if let Err(description) = words::cause(&one.cause) {
             wrong.add(format!("files[{index}].cause"), description);
         }
         if !seen.insert(one.ordinal) {
@@ -112,6 +113,7 @@ fn left_out(scope: &TenantScope, message: &LeaveOutFilesRequest) -> Result<Leave
         batch: scope.batch_ref(batch),
         request,
         files,
+        foreign: HashSet::new(),
     })
 }
 
@@ -156,5 +158,6 @@ fn confirmations(
         batch: scope.batch_ref(batch),
         request,
         uploads,
+        foreign: HashSet::new(),
     })
 }

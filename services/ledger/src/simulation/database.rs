@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use caudal_domain::plain_text::called;
 use caudal_domain::{
     BatchRef, BatchState, FileRef, FolderCounts, Generation, Stage, StageVersion, TenantId, Token,
 };
@@ -19,7 +20,7 @@ use crate::settings::DispatchWindows;
 use crate::store::attempts::AttemptRow;
 use crate::store::audit::AuditRow;
 use crate::store::changes::ChangeRow;
-use crate::store::credentials::KeyRow;
+use crate::store::credentials::{GoodKeys, KeyRow};
 use crate::store::leadership::Beginning;
 use crate::store::manifest::{FileRow, FolderRow, KnownFile};
 use crate::store::operations::{OperationRow, OperationState};
@@ -488,6 +489,7 @@ impl WriteTransaction for ModelTransaction {
                     ordinal: row.file.ordinal,
                     size: row.size,
                     declared_sha256: row.declared_sha256.clone(),
+                    added_by: row.added_by.clone(),
                 })
                 .collect()
         })
@@ -1045,7 +1047,9 @@ impl WriteTransaction for ModelTransaction {
         let tables = &view.tables;
         let named = |name: &String| {
             let mut accounts = tables.accounts.iter();
-            accounts.find_map(|(tenant, account)| (account.name == *name).then_some(*tenant))
+            accounts.find_map(|(tenant, account)| {
+                (called(&account.name) == called(name)).then_some(*tenant)
+            })
         };
         let account = |tenant| {
             Some(Account {
@@ -1055,8 +1059,10 @@ impl WriteTransaction for ModelTransaction {
         };
         let good = |whose: Option<TenantId>| {
             let keys = tables.keys.values();
-            keys.filter(|key| key.tenant == whose && key.is_good(now))
-                .count() as u64
+            let keys = keys.filter(|key| key.tenant == whose && key.is_good(now));
+            let mut good = GoodKeys::default();
+            keys.for_each(|key| good.add(key));
+            good
         };
         Ok(Tenancy {
             tenant: needs.tenant.and_then(account),

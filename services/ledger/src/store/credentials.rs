@@ -1,5 +1,8 @@
 //! `api_keys`, and the tenants they belong to.
 
+use std::time::Duration;
+
+use caudal_domain::plain_text::called;
 use caudal_domain::{BatchId, TenantId};
 use caudal_node::scope::Role;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
@@ -21,6 +24,8 @@ pub(crate) struct KeyRow {
     pub(crate) name: String,
     pub(crate) created_at: Micros,
     pub(crate) expires_at: Option<Micros>,
+    /// How long it was given when it was made; `None`: until it is revoked.
+    pub(crate) lifetime: Option<Duration>,
     pub(crate) revoked_at: Option<Micros>,
     pub(crate) last_used_at: Option<Micros>,
     /// What an upload token may add.
@@ -71,6 +76,7 @@ impl KeyRow {
             name: row.try_get("", "name")?,
             created_at: Micros(row.try_get("", "created_at")?),
             expires_at: time("expires_at")?,
+            lifetime: number("lifetime")?.map(Duration::from_micros),
             revoked_at: time("revoked_at")?,
             last_used_at: time("last_used_at")?,
             may_add: Allowance {
@@ -107,7 +113,7 @@ pub(crate) fn role_name(role: Role) -> &'static str {
 }
 
 const COLUMNS: &str = "k.id, k.tenant_id, k.role, k.batch_id, k.secret_sha256, k.name, k.created_at, k.expires_at, \
-    k.revoked_at, k.last_used_at, k.max_files, k.max_bytes, k.used_files, k.used_bytes";
+    k.lifetime, k.revoked_at, k.last_used_at, k.max_files, k.max_bytes, k.used_files, k.used_bytes";
 
 /// The key with this id.
 pub(crate) async fn key<C: ConnectionTrait>(
@@ -170,25 +176,54 @@ pub(crate) async fn keys<C: ConnectionTrait>(
     rows.iter().map(KeyRow::read).collect()
 }
 
-/// How many good keys a tenant, or operators, have.
+/// How many good keys and upload tokens a tenant has, or operators.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GoodKeys {
+    pub(crate) keys: u64,
+    /// Those of the keys that do not end by themselves.
+    pub(crate) lasting: u64,
+    pub(crate) tokens: u64,
+}
+
+impl GoodKeys {
+    /// Counts one more.
+    pub(crate) fn add(&mut self, key: &KeyRow) {
+        if key.batch.is_some() {
+            self.tokens += 1;
+            return;
+        }
+        self.keys += 1;
+        if key.expires_at.is_none() {
+            self.lasting += 1;
+        }
+    }
+}
+
+/// Counts the good keys of a tenant, or of operators.
 pub(crate) async fn good_keys<C: ConnectionTrait>(
     session: &Session<'_, C>,
     tenant: Option<TenantId>,
     now: Micros,
-) -> Result<u64, DbErr> {
+) -> Result<GoodKeys, DbErr> {
     let whose = match tenant {
         Some(_) => "k.tenant_id = $2",
         None => "k.tenant_id IS NULL",
     };
     let sql = format!(
-        "SELECT COUNT(*) AS keys FROM api_keys AS k WHERE {whose} AND k.revoked_at IS NULL \
+        "SELECT COUNT(CASE WHEN k.batch_id IS NULL THEN 1 END) AS keys, \
+         COUNT(CASE WHEN k.batch_id IS NULL AND k.expires_at IS NULL THEN 1 END) AS lasting, \
+         COUNT(CASE WHEN k.batch_id IS NOT NULL THEN 1 END) AS tokens FROM api_keys AS k WHERE {whose} AND k.revoked_at IS NULL \
          AND (k.expires_at IS NULL OR k.expires_at > $1)"
     );
     let mut values: Vec<Value> = vec![now.0.into()];
     values.extend(tenant.map(|tenant| Value::from(tenant.as_uuid())));
     match session.row(sql, values).await? {
-        Some(row) => super::u64_of(&row, "keys"),
-        None => Ok(0),
+        Some(row) => Ok(GoodKeys {
+            keys: super::u64_of(&row, "keys")?,
+            lasting: super::u64_of(&row, "lasting")?,
+            tokens: super::u64_of(&row, "tokens")?,
+        }),
+        None => Ok(GoodKeys::default()),
     }
 }
 
@@ -198,7 +233,8 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     key: &KeyRow,
 ) -> Result<(), DbErr> {
     let sql = "INSERT INTO api_keys (id, tenant_id, role, batch_id, secret_sha256, name, created_at, expires_at, \
-               max_files, max_bytes, used_files, used_bytes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 0)";
+               lifetime, max_files, max_bytes, used_files, used_bytes) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0)";
     let values = vec![
         key.id.clone().into(),
         key.tenant.map(|tenant| tenant.as_uuid()).into(),
@@ -208,11 +244,16 @@ pub(crate) async fn insert<C: ConnectionTrait>(
         key.name.clone().into(),
         key.created_at.0.into(),
         key.expires_at.map(|at| at.0).into(),
+        key.lifetime.map(micros).into(),
         key.may_add.files.map(signed).into(),
         key.may_add.bytes.map(signed).into(),
     ];
     session.execute(sql, values).await?;
     Ok(())
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Writes when a key ends.
@@ -263,19 +304,17 @@ pub(crate) async fn ensure_tenant<C: ConnectionTrait>(
     name: &str,
     now: Micros,
 ) -> Result<TenantId, DbErr> {
-    let sql = "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at) \
-               VALUES ($1, $2, '{}', 0, 0, 0, $3) ON CONFLICT (name) DO NOTHING";
-    session
-        .execute(sql, vec![Uuid::now_v7().into(), name.into(), now.0.into()])
-        .await?;
-    let row = session
-        .row(
-            "SELECT n.tenant_id FROM tenants AS n WHERE n.name = $1",
-            vec![name.into()],
-        )
-        .await?;
-    let row = row.ok_or_else(|| DbErr::Custom("the tenant vanished while it was made".into()))?;
-    super::tenant_of(&row)
+    let sql = "INSERT INTO tenants (tenant_id, name, limits, used_bytes, used_files, revision, created_at, called) \
+               VALUES ($1, $2, '{}', 0, 0, 0, $3, $4) ON CONFLICT DO NOTHING";
+    let values = vec![
+        Uuid::now_v7().into(),
+        name.into(),
+        now.0.into(),
+        called(name).into(),
+    ];
+    session.execute(sql, values).await?;
+    let found = super::tenants::named(session, name).await?;
+    found.ok_or_else(|| DbErr::Custom("the tenant vanished while it was made".into()))
 }
 
 /// Stores a key under its id; one that is there already is left alone, revoked or not.

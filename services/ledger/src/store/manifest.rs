@@ -1,13 +1,13 @@
 //! `folders` and `files`: the tree under a batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use caudal_domain::{BatchRef, FileRef, FolderCounts};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::page::Page;
 use super::time::Micros;
-use super::{Session, batch_key_of, damaged, signed, u32_of, u64_of};
+use super::{Session, batch_key_of, damaged, file_of, signed, u32_of, u64_of};
 
 /// One row of `folders`.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub(crate) struct FileRow {
     pub(crate) metadata: Option<String>,
     pub(crate) modified_at: Option<Micros>,
     pub(crate) created_at: Micros,
+    /// The id of the upload token that it was added with.
+    pub(crate) added_by: Option<String>,
 }
 
 const FOLDER_COLUMNS: &str =
@@ -214,6 +216,7 @@ pub(crate) struct KnownFile {
     pub(crate) ordinal: u32,
     pub(crate) size: u64,
     pub(crate) declared_sha256: Option<Vec<u8>>,
+    pub(crate) added_by: Option<String>,
 }
 
 /// The files of a batch that stand in one of these places (folder, name), by index `files_name`.
@@ -233,7 +236,7 @@ pub(crate) async fn known_files<C: ConnectionTrait>(
         );
     let (page, values) = page.bind(session.dialect, 1);
     let sql = format!(
-        "WITH {page} SELECT f.folder, f.name, f.ordinal, f.size, f.declared_sha256 FROM u JOIN files AS f \
+        "WITH {page} SELECT f.folder, f.name, f.ordinal, f.size, f.declared_sha256, f.added_by FROM u JOIN files AS f \
          ON f.tenant_id = u.t AND f.batch_id = u.b AND f.folder = u.f AND f.name = u.name"
     );
     let mut found = Vec::new();
@@ -244,9 +247,31 @@ pub(crate) async fn known_files<C: ConnectionTrait>(
             ordinal: u32_of(&row, "ordinal")?,
             size: u64_of(&row, "size")?,
             declared_sha256: row.try_get("", "declared_sha256")?,
+            added_by: row.try_get("", "added_by")?,
         });
     }
     Ok(found)
+}
+
+/// Which of these files were added with an upload token. That never changes.
+pub(crate) async fn added_with<C: ConnectionTrait>(
+    session: &Session<'_, C>,
+    token: &str,
+    files: &[FileRef],
+) -> Result<HashSet<FileRef>, DbErr> {
+    if files.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let page = Page::of_files(files.iter().copied());
+    let (page, mut values) = page.bind(session.dialect, 1);
+    values.push(token.into());
+    let sql = format!(
+        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal FROM u JOIN files AS f ON f.tenant_id = u.t \
+         AND f.batch_id = u.b AND f.ordinal = u.o WHERE f.added_by = ${}",
+        values.len()
+    );
+    let rows = session.rows(sql, values).await?;
+    rows.iter().map(file_of).collect()
 }
 
 /// Folder and size of the files of a batch between two ordinals, both included: a range of the key. The order asked for
@@ -297,13 +322,14 @@ pub(crate) async fn insert_files<C: ConnectionTrait>(
             "modified_at",
             files.iter().map(|row| row.modified_at.map(|at| at.0)),
         )
-        .numbers("at", files.iter().map(|row| row.created_at.0));
+        .numbers("at", files.iter().map(|row| row.created_at.0))
+        .texts("added_by", files.iter().map(|row| row.added_by.clone()));
     let (page, values) = page.alike_once().bind(session.dialect, 1);
     let metadata = session.dialect.json("u.metadata");
     let sql = format!(
         "WITH {page} INSERT INTO files (tenant_id, batch_id, ordinal, folder, name, size, declared_sha256, \
-         metadata, modified_at, created_at) SELECT u.t, u.b, u.o, u.folder, u.name, u.size, u.sha256, \
-         {metadata}, u.modified_at, u.at FROM u"
+         metadata, modified_at, created_at, added_by) SELECT u.t, u.b, u.o, u.folder, u.name, u.size, u.sha256, \
+         {metadata}, u.modified_at, u.at, u.added_by FROM u"
     );
     session.execute(sql, values).await?;
     Ok(())

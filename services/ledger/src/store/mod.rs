@@ -37,11 +37,13 @@ pub(crate) mod write_transaction;
 
 use std::time::Duration;
 
-use caudal_domain::{BatchId, BatchRef, FileRef, TenantId};
+use caudal_domain::{BatchId, BatchRef, FileRef, TenantId, shown_address};
 use caudal_migrations::Migrator;
+use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, QueryResult, Statement,
-    TransactionSession, TransactionTrait, Value,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, QueryResult, RuntimeErr,
+    Statement, TransactionSession, TransactionTrait, Value,
 };
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
@@ -100,6 +102,8 @@ pub(crate) struct Store {
 impl Store {
     /// Opens `url` (`sqlite:FILE` or `postgres://…`) and brings its schema up to date.
     pub(crate) async fn open(url: &str) -> Result<Self, DbErr> {
+        // The words of the driver would repeat the address, with the password in it.
+        check_url(url).map_err(|error| DbErr::Conn(RuntimeErr::Internal(error.to_string())))?;
         let migrations = Database::connect(options(url, 1, &[], READERS_PAGES)).await?;
         migrate(&migrations).await?;
         let dialect = Dialect::of(migrations.get_database_backend());
@@ -173,6 +177,42 @@ async fn migrate(connection: &DatabaseConnection) -> Result<(), DbErr> {
             .await?;
     }
     migrated
+}
+
+/// An address that cannot be one of a database.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{shown}` is no address of a database, such as sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/NAME; \
+     in a password write # / ? @ : and % as %23 %2F %3F %40 %3A and %25"
+)]
+pub struct BadDatabaseUrl {
+    shown: String,
+}
+
+/// Whether `url` can be the address of a database. Nothing is opened.
+///
+/// # Errors
+/// When it cannot, without what may be secret in it.
+pub fn check_url(url: &str) -> Result<(), BadDatabaseUrl> {
+    let can_be_one = match url.strip_prefix("postgres://") {
+        _ if url.starts_with("sqlite:") => url.parse::<SqliteConnectOptions>().is_ok(),
+        None if !url.starts_with("postgresql://") => false,
+        _ => url.parse::<PgConnectOptions>().is_ok() && !is_cut_short(url),
+    };
+    if can_be_one {
+        return Ok(());
+    }
+    Err(BadDatabaseUrl {
+        shown: shown_address(url),
+    })
+}
+
+/// Whether something is where no part of such an address can be: a password that holds `/`, `?` or `#` ends the place before
+/// its time, and what follows would be taken for the name of a database, or for nothing.
+fn is_cut_short(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    rest[end..].contains(['@', '#'])
 }
 
 fn options(

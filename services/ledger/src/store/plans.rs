@@ -118,7 +118,7 @@ fn columns(table: &str, index: &str) -> &'static [&'static str] {
         ("tenants", PK)
         | ("batch_progress", "batch_progress_open")
         | ("operations", "operations_running") => &["tenant_id"],
-        ("tenants", "tenants_name") => &["name"],
+        ("tenants", "tenants_called") => &["called"],
         ("api_keys" | "audit" | "outbox" | "leadership", PK) => &["id"],
         ("api_keys", "api_keys_of_tenant") => &["tenant_id", "created_at", "id"],
         ("api_keys", "api_keys_of_operators") => &["created_at", "id"],
@@ -411,9 +411,15 @@ async fn tour(session: &Session<'_, DatabaseTransaction>, size: u32) {
             metadata: None,
             modified_at: None,
             created_at: now,
+            added_by: None,
         })
         .collect();
     manifest::insert_files(session, &new).await.unwrap();
+
+    step("manifest::added_with", &[("files", PK, 3)]);
+    manifest::added_with(session, "token", &files)
+        .await
+        .unwrap();
 
     step("results::of_generations", &[("stage_results", PK, 4)]);
     let generations: Vec<_> = files
@@ -725,7 +731,7 @@ async fn tour_of_tenancy(session: &Session<'_, DatabaseTransaction>) {
     let now = Micros(1_000_000);
     step("tenants::account", &[("tenants", PK, 1)]);
     let account = tenants::account(session, tenant()).await.unwrap().unwrap();
-    step("tenants::named", &[("tenants", "tenants_name", 1)]);
+    step("tenants::named", &[("tenants", "tenants_called", 1)]);
     tenants::named(session, "tenant 1").await.unwrap();
     step("tenants::accounts", &[("tenants", PK, 1)]);
     tenants::accounts(session, Some(uuid(5)), 3).await.unwrap();
@@ -747,6 +753,7 @@ async fn tour_of_tenancy(session: &Session<'_, DatabaseTransaction>) {
         name: "new".into(),
         created_at: now,
         expires_at: None,
+        lifetime: None,
         revoked_at: None,
         last_used_at: None,
         may_add: Allowance::default(),

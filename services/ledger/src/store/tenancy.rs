@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, DbErr};
 
 use super::Session;
 use super::audit::{self, AuditRow};
-use super::credentials::{self, KeyRow, Spent};
+use super::credentials::{self, GoodKeys, KeyRow, Spent};
 use super::tenants::{self, Account};
 use super::time::Micros;
 
@@ -35,7 +35,7 @@ pub(crate) struct Tenancy {
     pub(crate) tenant: Option<Account>,
     pub(crate) named: Option<TenantId>,
     pub(crate) key: Option<KeyRow>,
-    pub(crate) good_keys: u64,
+    pub(crate) good_keys: GoodKeys,
 }
 
 /// What acts write.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use caudal_domain::TenantId;
+use caudal_domain::plain_text::called;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use uuid::Uuid;
 
@@ -150,13 +151,13 @@ pub(crate) async fn account<C: ConnectionTrait>(
     row.map(|row| Account::read(&row)).transpose()
 }
 
-/// The tenant that is called so; by index `tenants_name`.
+/// The tenant that is called alike; by index `tenants_called`.
 pub(crate) async fn named<C: ConnectionTrait>(
     session: &Session<'_, C>,
     name: &str,
 ) -> Result<Option<TenantId>, DbErr> {
-    let sql = "SELECT n.tenant_id FROM tenants AS n WHERE n.name = $1";
-    let row = session.row(sql, vec![name.into()]).await?;
+    let sql = "SELECT n.tenant_id FROM tenants AS n WHERE n.called = $1";
+    let row = session.row(sql, vec![called(name).into()]).await?;
     row.map(|row| tenant_of(&row)).transpose()
 }
 
@@ -182,13 +183,14 @@ pub(crate) async fn insert<C: ConnectionTrait>(
     account: &Account,
 ) -> Result<(), DbErr> {
     let sql = "INSERT INTO tenants (tenant_id, name, limits, weight, used_bytes, used_files, used_folders, revision, \
-               created_at) VALUES ($1, $2, $3, $4, 0, 0, 0, 0, $5)";
+               created_at, called) VALUES ($1, $2, $3, $4, 0, 0, 0, 0, $5, $6)";
     let values = vec![
         account.row.tenant.as_uuid().into(),
         account.name.clone().into(),
         account.row.limits.clone().into(),
         signed(account.row.weight.into()).into(),
         account.created_at.0.into(),
+        called(&account.name).into(),
     ];
     session.execute(sql, values).await?;
     Ok(())
@@ -200,7 +202,7 @@ pub(crate) async fn set<C: ConnectionTrait>(
     account: &Account,
 ) -> Result<(), DbErr> {
     let sql = "UPDATE tenants SET name = $2, limits = $3, weight = $4, paused_by = $5, pause_note = $6, paused_at = $7, \
-               closed_at = $8 WHERE tenant_id = $1";
+               closed_at = $8, called = $9 WHERE tenant_id = $1";
     let pause = account.pause.as_ref();
     let values = vec![
         account.row.tenant.as_uuid().into(),
@@ -211,6 +213,7 @@ pub(crate) async fn set<C: ConnectionTrait>(
         pause.map(|pause| pause.note.clone()).into(),
         pause.map(|pause| pause.at.0).into(),
         account.closed_at.map(|at| at.0).into(),
+        called(&account.name).into(),
     ];
     session.execute(sql, values).await?;
     Ok(())

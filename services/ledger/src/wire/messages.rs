@@ -80,6 +80,21 @@ pub(crate) fn stage(row: &StageRow) -> v1::Stage {
     }
 }
 
+/// An operator holds the files of the whole tenant.
+pub(crate) fn tenant_waits(note: Option<&str>, since: Micros) -> v1::Wait {
+    let paused = "the tenant is paused";
+    v1::Wait {
+        stage: String::new(),
+        r#for: "tenant".to_owned(),
+        reason: "TENANT_PAUSED".to_owned(),
+        words: match note {
+            Some(note) => format!("{paused}: {note}"),
+            None => paused.to_owned(),
+        },
+        since_time: Some(timestamp_from_micros(since.0)),
+    }
+}
+
 /// A whole batch.
 pub(crate) fn batch(row: &ProgressRow, cold: &BatchRow) -> v1::Batch {
     let options: StoredOptions = serde_json::from_str(&cold.options).unwrap_or_default();
@@ -237,6 +252,14 @@ pub(crate) enum FileAnswer {
     /// The file is in this state now.
     Stands(FileState),
     Refused(Refusal),
+}
+
+impl FileAnswer {
+    /// There is no such file, or none that the caller may know.
+    pub(crate) fn unknown(file: FileRef) -> Self {
+        let name = names::file_name(file.batch, file.ordinal);
+        Self::Refused(Refusal::not_found(&name))
+    }
 }
 
 /// Answers to confirmations, in order.

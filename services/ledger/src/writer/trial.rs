@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -47,6 +48,7 @@ use crate::settings::LedgerSettings;
 use crate::simulation::database::{CommitFate, Database, Shared, Tables};
 use crate::simulation::invariants::check;
 use crate::store::attempts::AttemptRow;
+use crate::store::credentials::KeyRow;
 use crate::store::operations::{FileVerb, OperationRow};
 use crate::store::progress::ProgressRow;
 use crate::store::results::{ResultRow, StoredArtifact, Used};
@@ -276,6 +278,15 @@ impl Trial {
 
     // Reading back
 
+    /// Keys that are there already.
+    pub(super) fn hold_keys(&mut self, keys: impl Iterator<Item = KeyRow>) {
+        self.shared.borrow_mut().change(|tables| {
+            for key in keys {
+                tables.keys.insert(key.id.clone(), Arc::new(key));
+            }
+        });
+    }
+
     pub(super) fn read<R>(&self, read: impl FnOnce(&Tables) -> R) -> R {
         read(&self.shared.borrow().committed)
     }
@@ -427,6 +438,7 @@ impl Trial {
         });
         let uploads = uploads.collect();
         ConfirmUploads {
+            foreign: HashSet::new(),
             batch: files[0].batch_ref(),
             request: self.request(),
             uploads,

@@ -46,5 +46,6 @@ mod stages;
 mod storm;
 mod support;
 mod tenancy;
+mod tokens;
 mod verbs;
 mod verify;

@@ -101,6 +101,7 @@ impl TestLedger {
         let request = CheckCredentialRequest {
             key_id: "member".into(),
             secret_sha256: Bytes::from_static(&[7; 32]),
+            only_asked: false,
         };
         let answer = ledger
             .mesh()
@@ -275,6 +276,16 @@ impl TestLedger {
     /// Batches, as a credential sees them.
     pub(crate) fn batches_of_scope(&self, scope: &Scope) -> BatchServiceClient<Signed> {
         BatchServiceClient::new(self.signed(scope.clone()))
+    }
+
+    /// Uploads, as a credential sees them.
+    pub(crate) fn uploads_of_scope(&self, scope: &Scope) -> UploadServiceClient<Signed> {
+        UploadServiceClient::new(self.signed(scope.clone()))
+    }
+
+    /// What a gateway asks in the name of a credential.
+    pub(crate) fn mesh_of_scope(&self, scope: &Scope) -> LedgerServiceClient<Signed> {
+        LedgerServiceClient::new(self.signed(scope.clone()))
     }
 
     /// Batches, with a key of this role.

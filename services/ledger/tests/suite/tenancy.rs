@@ -20,11 +20,12 @@ use super::support::{TestLedger, file, request_id};
 
 impl TestLedger {
     /// What the ledger says of a key that somebody comes with.
-    async fn shows(&self, text: &str) -> Result<Scope, Status> {
+    pub(crate) async fn shows(&self, text: &str) -> Result<Scope, Status> {
         let key: ApiKey = text.parse().unwrap();
         let request = CheckCredentialRequest {
             key_id: key.id().to_owned(),
             secret_sha256: Bytes::copy_from_slice(&key.secret_sha256()),
+            only_asked: false,
         };
         let answer = self.mesh().check_credential(request).await?.into_inner();
         Ok(Scope::from_proto(&answer.scope.unwrap()).unwrap())
@@ -145,6 +146,7 @@ async fn a_tenant_is_made_with_its_keys_and_each_key_is_good_in_its_own_tenant(d
         let request = CheckCredentialRequest {
             key_id: id,
             secret_sha256: Bytes::from(vec![1; 32]),
+            only_asked: false,
         };
         let refused = ledger.mesh().check_credential(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{secret}");
@@ -153,8 +155,12 @@ async fn a_tenant_is_made_with_its_keys_and_each_key_is_good_in_its_own_tenant(d
     let scope = ledger.shows(&operator.secret).await.unwrap();
     assert_eq!((scope.tenant, scope.role), (None, Role::Operator));
     // Two are not called alike, and none steers a screen.
+    let long = "x".repeat(101);
     for (name, code) in [
         ("Umbra", Code::AlreadyExists),
+        (" umbra\u{A0}", Code::AlreadyExists),
+        ("Um\u{200B}BRA", Code::AlreadyExists),
+        (long.as_str(), Code::InvalidArgument),
         ("a\u{1b}[31m", Code::InvalidArgument),
         ("", Code::InvalidArgument),
     ] {
@@ -271,6 +277,7 @@ async fn a_revoked_key_is_refused_and_stays_so_over_restarts_the_first_keys_too(
         let request = CheckCredentialRequest {
             key_id: id.into(),
             secret_sha256: Bytes::from_static(&[7; 32]),
+            only_asked: false,
         };
         let refused = ledger.mesh().check_credential(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{id}");
@@ -315,6 +322,110 @@ async fn a_rotated_key_works_beside_its_successor_for_the_overlap_and_no_longer(
     assert_eq!(ended.code(), Code::Unauthenticated);
     let again = ledger.operator().rotate_api_key(rotate(&new, day)).await;
     assert_eq!(from_status(&again.unwrap_err()).reason, "KEY_ENDED");
+
+    // A key that ends by itself is followed by one that was given as long, also while it is on its way out.
+    let year = 365 * 24 * 60 * 60;
+    let request = v1::OperatorServiceCreateApiKeyRequest {
+        tenant: tenant.clone(),
+        key: Some(CreateApiKeyRequest {
+            lifetime: Some(duration_to_proto(Duration::from_secs(year))),
+            ..new_key(KeyRole::Member)
+        }),
+    };
+    let made = ledger.operator().create_api_key(request).await;
+    let made = made.unwrap().into_inner();
+    for _ in 0..2 {
+        let next = ledger.operator().rotate_api_key(rotate(&made, day)).await;
+        let next = next.unwrap().into_inner().key.unwrap();
+        let seconds = |time: Option<prost_types::Timestamp>| time.unwrap().seconds;
+        let given = seconds(next.expire_time) - seconds(next.create_time);
+        assert_eq!(given.unsigned_abs(), year);
+    }
+}
+
+async fn a_key_lives_ten_years_at_most_and_no_limit_shuts_a_tenant_out(database: Database) {
+    let ledger = TestLedger::start(database).await;
+    let tenant = names::tenant_name(ledger.tenant);
+    for seconds in [1, 1 << 62, 11 * 366 * 24 * 60 * 60] {
+        let request = v1::OperatorServiceCreateApiKeyRequest {
+            tenant: tenant.clone(),
+            key: Some(CreateApiKeyRequest {
+                lifetime: Some(prost_types::Duration { seconds, nanos: 0 }),
+                ..new_key(KeyRole::Member)
+            }),
+        };
+        let refused = ledger.operator().create_api_key(request).await.unwrap_err();
+        let refused = from_status(&refused);
+        assert_eq!(refused.violations[0].field, "key.lifetime", "{seconds}");
+    }
+    let nothing = |limits: TenantLimits| Tenant {
+        name: tenant.clone(),
+        limits: Some(limits),
+        ..Tenant::default()
+    };
+    let refused = ledger
+        .change_tenant(
+            nothing(TenantLimits {
+                calls_per_second: Some(0),
+                ..TenantLimits::default()
+            }),
+            &["limits.calls_per_second"],
+        )
+        .await;
+    let refused = from_status(&refused.unwrap_err());
+    assert_eq!(
+        refused.violations[0].field,
+        "tenant.limits.calls_per_second"
+    );
+    // Of what is counted nothing may be there.
+    let none = TenantLimits {
+        files: Some(0),
+        ..TenantLimits::default()
+    };
+    ledger
+        .change_tenant(nothing(none), &["limits.files"])
+        .await
+        .unwrap();
+    let batch = ledger.create(Batch::default()).await;
+    let request = AddEntriesRequest {
+        batch: names::batch_name(batch),
+        entries: vec![file("a.txt", 1)],
+        request_id: request_id(),
+    };
+    let full = ledger.batches().add_entries(request).await.unwrap_err();
+    assert_eq!(from_status(&full).quota[0].subject, "files");
+}
+
+async fn the_last_key_of_operators_that_does_not_end_by_itself_stays(database: Database) {
+    let ledger = TestLedger::start(database).await;
+    let request = v1::OperatorServiceCreateApiKeyRequest {
+        tenant: String::new(),
+        key: Some(CreateApiKeyRequest {
+            lifetime: Some(duration_to_proto(Duration::from_secs(60))),
+            ..new_key(KeyRole::Operator)
+        }),
+    };
+    let short = ledger.operator().create_api_key(request).await.unwrap();
+    let revoke = async |name: &str| {
+        let request = v1::OperatorServiceRevokeApiKeyRequest {
+            tenant: String::new(),
+            key: Some(v1::RevokeApiKeyRequest {
+                name: name.to_owned(),
+                request_id: request_id(),
+            }),
+        };
+        let revoked = ledger.operator().revoke_api_key(request).await;
+        revoked
+            .map(drop)
+            .map_err(|status| from_status(&status).reason)
+    };
+    let first = "apiKeys/operator";
+    assert_eq!(revoke(first).await.unwrap_err(), "LAST_OPERATOR_KEY");
+    let lasting = ledger.make_key("", KeyRole::Operator).await;
+    revoke(first).await.unwrap();
+    revoke(&name_of(&short.into_inner())).await.unwrap();
+    let last = revoke(&name_of(&lasting)).await;
+    assert_eq!(last.unwrap_err(), "LAST_OPERATOR_KEY");
 }
 
 async fn the_last_use_of_a_key_is_told_and_costs_few_writes(database: Database) {
@@ -611,6 +722,14 @@ async fn the_files_of_a_paused_tenant_wait_until_it_goes_on(database: Database) 
     ledger.add(batch, &["1.txt", "2.txt", "3.txt"]).await;
     ledger.confirm(batch, 0..3).await;
     assert_eq!(ledger.waiting(Stage::Upload).await, 3);
+    // Whoever follows the batch is told why.
+    let waits = ledger.batch(batch).await.waits;
+    assert_eq!(waits.len(), 1, "{waits:?}");
+    assert_eq!(waits[0].words, "the tenant is paused: unpaid");
+    assert_eq!(waits[0].since_time, pause.since);
+    // Said again without a word, what was said stays.
+    let again = ledger.change_tenant(tenant(Some("")), &["pause"]).await;
+    assert_eq!(again.unwrap().pause, Some(pause));
     ledger
         .change_tenant(tenant(None), &["pause"])
         .await
@@ -715,6 +834,8 @@ async fn an_upload_token_fills_its_batch_as_far_as_it_may_and_no_further(databas
 }
 
 on_each_database![
+    a_key_lives_ten_years_at_most_and_no_limit_shuts_a_tenant_out,
+    the_last_key_of_operators_that_does_not_end_by_itself_stays,
     an_upload_token_fills_its_batch_as_far_as_it_may_and_no_further,
     a_tenant_is_made_with_its_keys_and_each_key_is_good_in_its_own_tenant,
     a_repeated_creation_shows_the_same_secret_and_no_database_holds_it,

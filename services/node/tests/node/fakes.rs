@@ -220,7 +220,7 @@ impl Running {
         let (calls, begun) = watch::channel(0);
         let stage = InterceptedService::new(
             StageServiceServer::new(FakeStage { begun: calls }),
-            ScopeGuard::services_only(secret.clone()),
+            ScopeGuard::services_only(secret.clone(), "upload"),
         );
         let limiter =
             LimiterServiceServer::new(limiter).max_decoding_message_size(MAX_DECODE_BYTES);
@@ -255,7 +255,9 @@ impl Running {
 
     pub(crate) fn channel(&self) -> MeshChannel {
         let channel = Channels::default().channel(&self.address).unwrap();
-        ServiceIdentity::new("operator", &self.secret).channel(channel)
+        ServiceIdentity::new("operator", &self.secret)
+            .at("upload")
+            .channel(channel)
     }
 
     pub(crate) fn stage(&self) -> StageServiceClient<MeshChannel> {

@@ -78,7 +78,11 @@ fn stage(
     let channel = channels
         .channel(&format!("https://{}", running.address))
         .unwrap();
-    StageServiceClient::new(ServiceIdentity::new(name, &running.secret).channel(channel))
+    StageServiceClient::new(
+        ServiceIdentity::new(name, &running.secret)
+            .at("upload")
+            .channel(channel),
+    )
 }
 
 async fn asked(mut client: StageServiceClient<MeshChannel>) -> Option<Code> {

@@ -280,7 +280,7 @@ impl Stand {
         };
         let server = ServerParts::new(server, listener, shutdown.clone());
         let process = StageProcess::start(handler, settings, dependencies, server).unwrap();
-        let operator = ServiceIdentity::new("operator", &self.secret);
+        let operator = ServiceIdentity::new("operator", &self.secret).at(name);
         let own = channels.channel(&address).unwrap();
         let service = StageServiceClient::new(operator.channel(own));
         Running {

@@ -1,5 +1,7 @@
 //! Clients: each brings a batch, and repeats what is not answered.
 
+use std::collections::HashSet;
+
 use super::*;
 
 impl World {
@@ -187,6 +189,7 @@ impl World {
                 cause: "gone".into(),
             });
             let leave = LeaveOut {
+                foreign: HashSet::new(),
                 batch,
                 request: self.key("LeaveOutFiles"),
                 files: files.collect(),
@@ -199,6 +202,7 @@ impl World {
             return false;
         }
         let confirm = ConfirmUploads {
+            foreign: HashSet::new(),
             batch,
             request: self.key("ConfirmUploads"),
             uploads,

@@ -1,5 +1,7 @@
 //! Gateways that take uploads in pieces (tus): two may write to one in turn, and one may die with the right to write.
 
+use std::collections::HashSet;
+
 use super::*;
 
 /// How long a gateway has the right to write.
@@ -122,6 +124,7 @@ impl World {
                         etag,
                     }];
                     TusCall::Confirm(self.leader.ask(ConfirmUploads {
+                        foreign: HashSet::new(),
                         batch: file.batch_ref(),
                         request,
                         uploads,

@@ -1,5 +1,7 @@
 //! What people do to batches and files that are under way.
 
+use std::collections::HashSet;
+
 use super::*;
 
 impl World {
@@ -107,6 +109,7 @@ impl World {
         let put = self.clients[at].puts.first().cloned();
         if let Some((ordinal, target, etag)) = put.filter(|_| facts.cancel_requested) {
             let confirm = ConfirmUploads {
+                foreign: HashSet::new(),
                 batch,
                 request: self.key("ConfirmUploads"),
                 uploads: vec![ConfirmedUpload {

@@ -118,6 +118,7 @@ fn new_key(id: String, tenant: Option<TenantId>, role: Role) -> KeyRow {
         name: String::new(),
         created_at: Micros::default(),
         expires_at: None,
+        lifetime: None,
         revoked_at: None,
         last_used_at: None,
         may_add: Allowance::default(),

@@ -130,7 +130,10 @@ impl Verb for AddEntries {
             return Err(refuse_page(tree.wrong).into());
         }
         let spent = match &self.token {
-            Some(token) => Some((token, group.may_spend(token, &plan.new_files)?)),
+            Some(token) => {
+                let spent = group.may_spend(token, &plan.new_files, tree.new.len())?;
+                Some((token, spent))
+            }
             None => None,
         };
         group.reserve(self.batch, &plan.new_files, tree.new.len())?;
@@ -196,6 +199,7 @@ struct KnownEntry<'g> {
     ordinal: u32,
     size: u64,
     declared_sha256: Option<&'g [u8]>,
+    added_by: Option<&'g str>,
 }
 
 impl KnownEntries<'_> {
@@ -210,6 +214,7 @@ impl KnownEntries<'_> {
                 ordinal: row.file.ordinal,
                 size: row.size,
                 declared_sha256: row.declared_sha256.as_deref(),
+                added_by: row.added_by.as_deref(),
             });
         }
         let known = self.loaded?.files.get(&folder)?.get(name)?;
@@ -217,6 +222,7 @@ impl KnownEntries<'_> {
             ordinal: known.ordinal,
             size: known.size,
             declared_sha256: known.declared_sha256.as_deref(),
+            added_by: known.added_by.as_deref(),
         })
     }
 
@@ -310,6 +316,16 @@ impl AddEntries {
             let folder = tree.by_path.get(parent).map_or(0, |folder| folder.folder);
             let before = holds_files.then(|| known.file(folder, name)).flatten();
             if let Some(before) = before {
+                // Whoever comes with a token learns nothing of files that others added.
+                if self.token.is_some() && before.added_by != self.token.as_deref() {
+                    let description = format!(
+                        "`{}` is in this batch already, and was not added with this upload token: leave it out, or give it another path",
+                        file.path
+                    );
+                    plan.wrong
+                        .add(format!("entries[{index}].path"), description);
+                    continue;
+                }
                 let same_sha256 =
                     before.declared_sha256 == file.sha256.as_ref().map(<[u8; 32]>::as_slice);
                 if before.size == file.size && same_sha256 {
@@ -340,6 +356,7 @@ impl AddEntries {
                 metadata: file.metadata.clone(),
                 modified_at: file.modified_at,
                 created_at: now,
+                added_by: self.token.clone(),
             });
             next_ordinal = next_ordinal.saturating_add(1);
         }
@@ -389,8 +406,13 @@ impl Group<'_> {
         known
     }
 
-    /// What new files take of what an upload token may add.
-    fn may_spend(&self, token: &str, new_files: &[FileRow]) -> Result<Spent, Refusal> {
+    /// What new files and folders take of what an upload token may add. A folder counts as a file: it is kept like one.
+    fn may_spend(
+        &self,
+        token: &str,
+        new_files: &[FileRow],
+        new_folders: usize,
+    ) -> Result<Spent, Refusal> {
         let key = self.loaded.tenancy_of(&about_token(token)).key;
         let key = key.filter(|key| key.is_good(self.now)).ok_or_else(|| {
             Refusal::unauthenticated("the upload token was revoked or has expired: ask for another")
@@ -401,7 +423,11 @@ impl Group<'_> {
             files: sum.files.saturating_add(spent.files),
             bytes: sum.bytes.saturating_add(spent.bytes),
         });
-        let asked = new_files.iter().fold(Spent::default(), |sum, file| Spent {
+        let folders = Spent {
+            files: new_folders as u64,
+            bytes: 0,
+        };
+        let asked = new_files.iter().fold(folders, |sum, file| Spent {
             files: sum.files.saturating_add(1),
             bytes: sum.bytes.saturating_add(file.size),
         });

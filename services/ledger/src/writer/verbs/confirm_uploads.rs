@@ -1,5 +1,7 @@
 //! Takes the client's word that bytes have landed (protocol 12.2).
 
+use std::collections::HashSet;
+
 use caudal_domain::{BatchRef, FileEvent, FileRef, FileState, Refusal, Target, names};
 use caudal_proto::v1::ConfirmUploadsResponse;
 use prost::Message;
@@ -17,6 +19,8 @@ pub(crate) struct ConfirmUploads {
     pub(crate) batch: BatchRef,
     pub(crate) request: RequestKey,
     pub(crate) uploads: Vec<ConfirmedUpload>,
+    /// The files that the caller does not know: it is answered as if there were none.
+    pub(crate) foreign: HashSet<u32>,
 }
 
 /// Bytes that landed.
@@ -53,7 +57,12 @@ impl Verb for ConfirmUploads {
         group.batch_in_force(self.batch)?;
         let mut answers = Vec::with_capacity(self.uploads.len());
         for upload in &self.uploads {
-            answers.push(group.confirm(self.batch.file(upload.ordinal), upload)?);
+            let file = self.batch.file(upload.ordinal);
+            answers.push(if self.foreign.contains(&upload.ordinal) {
+                FileAnswer::unknown(file)
+            } else {
+                group.confirm(file, upload)?
+            });
         }
         group.touch(self.batch)?;
         let ordinals = self.uploads.iter().map(|upload| upload.ordinal);
@@ -73,7 +82,7 @@ impl Group<'_> {
     ) -> Result<FileAnswer, GroupError> {
         let name = || names::file_name(file.batch, file.ordinal);
         let Some(row) = self.rows.file(file) else {
-            return Ok(FileAnswer::Refused(Refusal::not_found(&name())));
+            return Ok(FileAnswer::unknown(file));
         };
         if row.target != upload.target && !planted!(TargetNotCompared) {
             let message = format!(

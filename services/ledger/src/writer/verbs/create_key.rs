@@ -6,7 +6,7 @@ use caudal_domain::{Refusal, TenantId, limits, names};
 use caudal_proto::mesh::v1::KeyAnswer;
 use prost::Message;
 
-use crate::store::credentials::KeyRow;
+use crate::store::credentials::{GoodKeys, KeyRow};
 use crate::store::tenancy::TenancyNeeds;
 use crate::wire;
 use crate::writer::audited::Act;
@@ -40,17 +40,21 @@ impl CreateKey {
     }
 }
 
-/// One key more is not one too many.
-pub(super) fn has_room(good_keys: u64) -> Result<(), Refusal> {
-    if good_keys < limits::MAX_GOOD_KEYS {
+/// One key more is not one too many. Upload tokens have a bound of their own: members make them, and must not keep an admin
+/// from making keys.
+fn has_room(key: &KeyRow, good: GoodKeys) -> Result<(), Refusal> {
+    if key.batch.is_some() {
+        within("upload_tokens", limits::MAX_GOOD_TOKENS, good.tokens)
+    } else {
+        within("keys", limits::MAX_GOOD_KEYS, good.keys)
+    }
+}
+
+pub(super) fn within(subject: &str, limit: u64, used: u64) -> Result<(), Refusal> {
+    if used < limit {
         return Ok(());
     }
-    Err(Refusal::quota_exceeded(
-        "keys",
-        limits::MAX_GOOD_KEYS,
-        good_keys,
-        1,
-    ))
+    Err(Refusal::quota_exceeded(subject, limit, used, 1))
 }
 
 impl Verb for CreateKey {
@@ -86,10 +90,11 @@ impl Verb for CreateKey {
                 group.batch_in_force(caudal_domain::BatchRef::new(tenant, batch))?;
             }
         }
-        has_room(found.good_keys)?;
+        has_room(&self.key, found.good_keys)?;
         let key = KeyRow {
             created_at: group.now,
             expires_at: self.lifetime.map(|lifetime| group.now.plus(lifetime)),
+            lifetime: self.lifetime,
             ..self.key.clone()
         };
         let answer = KeyAnswer {

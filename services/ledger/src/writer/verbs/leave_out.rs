@@ -1,6 +1,8 @@
 //! Takes the client's word that the bytes of files will not come, and why.
 
-use caudal_domain::{BatchRef, FileRef, FileState, Reason, Refusal, names};
+use std::collections::HashSet;
+
+use caudal_domain::{BatchRef, FileRef, FileState, Reason};
 use caudal_proto::v1::LeaveOutFilesResponse;
 use prost::Message;
 
@@ -17,6 +19,8 @@ pub(crate) struct LeaveOut {
     pub(crate) batch: BatchRef,
     pub(crate) request: RequestKey,
     pub(crate) files: Vec<LeftOut>,
+    /// Those of them that the caller does not know: it is answered as if there were none.
+    pub(crate) foreign: HashSet<u32>,
 }
 
 /// A file whose bytes will not come.
@@ -50,7 +54,12 @@ impl Verb for LeaveOut {
         group.batch_in_force(self.batch)?;
         let mut answers = Vec::with_capacity(self.files.len());
         for one in &self.files {
-            answers.push(group.leave_out(self.batch.file(one.ordinal), &one.cause)?);
+            let file = self.batch.file(one.ordinal);
+            answers.push(if self.foreign.contains(&one.ordinal) {
+                FileAnswer::unknown(file)
+            } else {
+                group.leave_out(file, &one.cause)?
+            });
         }
         group.touch(self.batch)?;
         let ordinals = self.files.iter().map(|one| one.ordinal);
@@ -64,8 +73,7 @@ impl Group<'_> {
     /// Only who waits for bytes is left out: what has arrived is worked on, whatever became of its source.
     fn leave_out(&mut self, file: FileRef, cause: &str) -> Result<FileAnswer, GroupError> {
         let Some(row) = self.rows.file(file) else {
-            let name = names::file_name(file.batch, file.ordinal);
-            return Ok(FileAnswer::Refused(Refusal::not_found(&name)));
+            return Ok(FileAnswer::unknown(file));
         };
         if !row.waits_for_bytes() {
             return Ok(FileAnswer::Stands(row.state));
@@ -97,6 +105,7 @@ mod tests {
             batch: files[0].batch_ref(),
             request: trial.request(),
             files: left_out.collect(),
+            foreign: HashSet::new(),
         }
     }
 
@@ -140,6 +149,26 @@ mod tests {
         let leave_out = leaving_out(&mut trial, &[file, unknown]);
         let answer = trial.ask(leave_out).unwrap();
         assert_eq!(states(&answer), [Some(v1::FileState::Queued), None]);
+        assert_eq!(trial.row(file), before);
+    }
+
+    #[test]
+    fn a_file_that_the_caller_does_not_know_is_answered_as_one_that_is_not_there() {
+        let mut trial = Trial::new();
+        let batch = trial.batch();
+        let file = trial.add(batch, 1)[0];
+        let before = trial.row(file);
+        let unknown = batch.file(9);
+        let leave_out = LeaveOut {
+            foreign: HashSet::from([file.ordinal]),
+            ..leaving_out(&mut trial, &[file, unknown])
+        };
+        let answer = trial.ask(leave_out).unwrap();
+        let told = |at: usize, ordinal: u32| {
+            let told = format!("{:?}", answer.files[at].result);
+            told.replace(&format!("/files/{ordinal}"), "/files/N")
+        };
+        assert_eq!(told(0, file.ordinal), told(1, unknown.ordinal));
         assert_eq!(trial.row(file), before);
     }
 

@@ -5,7 +5,7 @@ use caudal_node::scope::Role;
 use caudal_proto::v1;
 use prost::Message;
 
-use crate::store::credentials::KeyRow;
+use crate::store::credentials::{GoodKeys, KeyRow};
 use crate::store::tenancy::{Tenancy, TenancyNeeds};
 use crate::wire;
 use crate::writer::audited::Act;
@@ -64,11 +64,8 @@ impl Verb for RevokeKey {
         let found = group.loaded.tenancy_of(&about_key(self.tenant, &self.key));
         let mut key = key_of(&found, self.tenant, &self.key)?;
         if key.revoked_at.is_none() {
-            let ends_one = key.role == Some(Role::Operator) && key.is_good(group.now);
-            if ends_one && found.good_keys <= 1 {
-                let words =
-                    "this is the last good key of operators: make another before you revoke it";
-                return Err(Refusal::failed_precondition("LAST_OPERATOR_KEY", words).into());
+            if key.role == Some(Role::Operator) && key.is_good(group.now) {
+                group.leaves_operators_a_key(&key, found.good_keys)?;
             }
             key.revoked_at = Some(group.now);
             group.effects.tenancy.ended_keys.push(key.clone());
@@ -78,5 +75,27 @@ impl Verb for RevokeKey {
         let kept = answer.encode_to_vec();
         group.remember(self.asked_in, &self.request, kept);
         Ok(Reply::Now(answer))
+    }
+}
+
+impl Group<'_> {
+    /// Nobody could run the system any more without a key of operators. One that ends by itself is none to rely on: where there
+    /// is one that does not, the last of those stays.
+    fn leaves_operators_a_key(&self, key: &KeyRow, mut good: GoodKeys) -> Result<(), Refusal> {
+        let ended = self.effects.tenancy.ended_keys.iter();
+        for ended in ended.filter(|ended| ended.tenant.is_none() && ended.revoked_at.is_some()) {
+            good.keys = good.keys.saturating_sub(1);
+            good.lasting = good
+                .lasting
+                .saturating_sub(ended.expires_at.is_none().into());
+        }
+        let words = if good.keys <= 1 {
+            "this is the last good key of operators: make another before you revoke it"
+        } else if key.expires_at.is_none() && good.lasting <= 1 {
+            "this is the last key of operators that does not end by itself: make another without a lifetime before you revoke it"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::failed_precondition("LAST_OPERATOR_KEY", words))
     }
 }

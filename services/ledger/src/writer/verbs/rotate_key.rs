@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use caudal_domain::{Refusal, TenantId};
+use caudal_domain::{Refusal, TenantId, limits};
 use caudal_proto::mesh::v1::KeyAnswer;
 use prost::Message;
 
-use super::create_key::has_room;
+use super::create_key::within;
 use super::revoke_key::{about_key, key_of};
 use crate::store::credentials::KeyRow;
 use crate::wire;
@@ -57,10 +57,11 @@ impl Verb for RotateKey {
             let words = "upload tokens are not rotated: make another";
             return Err(Refusal::failed_precondition("UPLOAD_TOKEN", words).into());
         }
-        has_room(found.good_keys)?;
+        // It takes the place of another, so it is not refused where no new key would be made.
+        within("keys", limits::MAX_GOOD_KEYS_ROTATED, found.good_keys.keys)?;
         let now = group.now;
         // It lives as long as the old one was given, from now on.
-        let lifetime = old.expires_at.map(|end| end.since(old.created_at));
+        let lifetime = old.lifetime;
         let new = KeyRow {
             id: self.new_id.clone(),
             secret_sha256: self.new_secret_sha256.clone(),
@@ -81,5 +82,97 @@ impl Verb for RotateKey {
         let kept = answer.encode_to_vec();
         group.remember(self.asked_in, &self.request, kept);
         Ok(Reply::Now(answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use caudal_domain::BatchId;
+    use caudal_node::scope::Role;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::credentials::{Allowance, Spent};
+    use crate::store::time::Micros;
+    use crate::writer::audited::Actor;
+    use crate::writer::trial::Trial;
+    use crate::writer::verbs::create_key::CreateKey;
+
+    fn act() -> Act {
+        Act {
+            id: Uuid::now_v7(),
+            actor: Actor {
+                words: "operator".into(),
+                key_id: "operator".into(),
+            },
+            tenant: None,
+            call: "RotateApiKey",
+            target: String::new(),
+            detail: String::new(),
+        }
+    }
+
+    fn key(id: String) -> KeyRow {
+        KeyRow {
+            id,
+            tenant: None,
+            role: Some(Role::Operator),
+            batch: None,
+            secret_sha256: vec![0; 32],
+            name: "key".into(),
+            created_at: Micros(0),
+            expires_at: None,
+            lifetime: None,
+            revoked_at: None,
+            last_used_at: None,
+            may_add: Allowance::default(),
+            added: Spent::default(),
+        }
+    }
+
+    fn rotation(trial: &mut Trial, old: &str, new: &str) -> RotateKey {
+        RotateKey {
+            asked_in: TenantId::OPERATORS,
+            request: trial.request(),
+            tenant: None,
+            key: old.to_owned(),
+            overlap: limits::MAX_KEY_OVERLAP,
+            new_id: new.to_owned(),
+            new_secret_sha256: vec![1; 32],
+            nonce: [0; 16],
+            act: act(),
+        }
+    }
+
+    #[test]
+    fn a_key_is_replaced_however_many_keys_and_tokens_there_are() {
+        let mut trial = Trial::new();
+        let token = |number| KeyRow {
+            batch: Some(BatchId::from_uuid(Uuid::nil())),
+            ..key(format!("token{number}"))
+        };
+        trial.hold_keys((0..limits::MAX_GOOD_TOKENS).map(token));
+        trial.hold_keys([key("leaked".into())].into_iter());
+        let create = |trial: &mut Trial, id: &str| CreateKey {
+            asked_in: TenantId::OPERATORS,
+            request: trial.request(),
+            key: key(id.to_owned()),
+            nonce: [0; 16],
+            lifetime: None,
+            act: act(),
+        };
+        // Tokens keep nobody from making keys.
+        let another = create(&mut trial, "another");
+        trial.ask(another).unwrap();
+        trial.hold_keys((2..limits::MAX_GOOD_KEYS).map(|number| key(format!("key{number}"))));
+        let one_more = create(&mut trial, "more");
+        let full = trial.ask(one_more).unwrap_err();
+        assert_eq!(full.quota[0].subject, "keys");
+        let rotate = rotation(&mut trial, "leaked", "new");
+        trial.ask(rotate).unwrap();
+        let end = trial.read(|tables| tables.keys["leaked"].expires_at);
+        assert!(end.is_some());
     }
 }

@@ -109,10 +109,14 @@ impl Verb for UpdateTenant {
             account.row.weight = weight;
         }
         if let Some(pause) = &self.changes.pause {
-            account.pause = pause.as_ref().map(|note| TenantPaused {
-                who: self.act.actor.words.clone(),
-                note: note.clone(),
-                at: group.now,
+            account.pause = pause.as_ref().map(|note| match &before.pause {
+                // Paused again without a word: what was said stays.
+                Some(said) if note.is_empty() => said.clone(),
+                said => TenantPaused {
+                    who: self.act.actor.words.clone(),
+                    note: note.clone(),
+                    at: said.as_ref().map_or(group.now, |said| said.at),
+                },
             });
         }
         if self.changes.close {

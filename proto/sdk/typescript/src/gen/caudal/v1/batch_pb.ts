@@ -73,27 +73,29 @@ export const PauseSchema: GenMessage<Pause> = /*@__PURE__*/
   messageDesc(file_caudal_v1_batch, 0);
 
 /**
- * A part of the installation that cannot do its own now, or may not. Files wait for it uncharged, and go on by themselves.
+ * A part of the installation that cannot do its own now, or may not. Files wait for it uncharged, and go on by themselves; or, where an
+ * operator paused the tenant, when the operator says so.
  *
  * @generated from message caudal.v1.Wait
  */
 export type Wait = Message<"caudal.v1.Wait"> & {
   /**
-   * Name of the stage that waits.
+   * Name of the stage that waits; empty: all of them.
    *
    * @generated from field: string stage = 1;
    */
   stage: string;
 
   /**
-   * For what: `object-store`, `provider` or `temp-folder`; `operator` while the stage is paused, `process` while none of it lives.
+   * For what: `object-store`, `provider` or `temp-folder`; `operator` while the stage is paused, `process` while none of it lives,
+   * `tenant` while the tenant is paused.
    *
    * @generated from field: string for = 2;
    */
   for: string;
 
   /**
-   * The catalogue's reason, such as PROVIDER_THROTTLED; STAGE_PAUSED, NO_WORKER.
+   * The catalogue's reason, such as PROVIDER_THROTTLED; STAGE_PAUSED, NO_WORKER, TENANT_PAUSED.
    *
    * @generated from field: string reason = 3;
    */
@@ -473,7 +475,7 @@ export type Batch = Message<"caudal.v1.Batch"> & {
   uploadExpireTime?: Timestamp | undefined;
 
   /**
-   * What stages of this batch wait for now; given by GetBatch alone, and only while files are not final.
+   * What this batch waits for now; given by GetBatch alone, and only while files are not final.
    *
    * @generated from field: repeated caudal.v1.Wait waits = 19;
    */
@@ -1478,7 +1480,7 @@ export type CreateUploadTokenRequest = Message<"caudal.v1.CreateUploadTokenReque
   maxBytes?: bigint | undefined;
 
   /**
-   * Files that can be added with it; not set: as many as the tenant may.
+   * Files and folders that can be added with it, those that paths imply too; not set: as many as the tenant may.
    *
    * @generated from field: optional uint64 max_files = 4;
    */
@@ -1677,7 +1679,7 @@ export enum MissingFiles {
   WAIT = 1,
 
   /**
-   * They become FAILED with reason NEVER_ARRIVED.
+   * They become FAILED with reason NEVER_ARRIVED. Taken as WAIT of an upload token: others may send them.
    *
    * @generated from enum value: MISSING_FILES_FAIL = 2;
    */

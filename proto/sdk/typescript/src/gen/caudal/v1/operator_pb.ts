@@ -580,7 +580,8 @@ export type Tenant = Message<"caudal.v1.Tenant"> & {
   name: string;
 
   /**
-   * What it is called, 1 to 100 characters, none of them a control character; no two are called alike.
+   * What it is called, 1 to 100 characters, none of them a control character; no two are called alike, whatever their capital
+   * letters, blanks and invisible characters.
    *
    * @generated from field: string display_name = 2;
    */
@@ -601,7 +602,8 @@ export type Tenant = Message<"caudal.v1.Tenant"> & {
   weight: number;
 
   /**
-   * Set: its files wait, though they are taken. In an update only the note is read.
+   * Set: its files wait, though they are taken. In an update only the note is read, and an empty
+   * one leaves what was said before.
    *
    * @generated from field: caudal.v1.TenantPause pause = 5;
    */

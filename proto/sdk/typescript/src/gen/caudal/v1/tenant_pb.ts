@@ -107,7 +107,7 @@ export type CreateApiKeyRequest = Message<"caudal.v1.CreateApiKeyRequest"> & {
   role: KeyRole;
 
   /**
-   * How long it is good, at least a minute; not set: until it is revoked.
+   * How long it is good, from a minute to ten years; not set: until it is revoked.
    *
    * @generated from field: google.protobuf.Duration lifetime = 3;
    */
@@ -317,14 +317,14 @@ export type TenantLimits = Message<"caudal.v1.TenantLimits"> & {
   fileBytes?: bigint | undefined;
 
   /**
-   * Manifest entries a second, on average.
+   * Manifest entries a second, on average; at least 1.
    *
    * @generated from field: optional uint64 entries_per_second = 6;
    */
   entriesPerSecond?: bigint | undefined;
 
   /**
-   * Calls a second, on average.
+   * Calls a second, on average; at least 1.
    *
    * @generated from field: optional uint64 calls_per_second = 7;
    */
@@ -338,7 +338,7 @@ export type TenantLimits = Message<"caudal.v1.TenantLimits"> & {
   openBatches?: bigint | undefined;
 
   /**
-   * Streams (watches) at once, at each gateway.
+   * Streams (watches) at once, at each gateway; at least 1. One key has half of them at most, an upload token 8.
    *
    * @generated from field: optional uint64 streams = 9;
    */
@@ -352,7 +352,7 @@ export type TenantLimits = Message<"caudal.v1.TenantLimits"> & {
   operations?: bigint | undefined;
 
   /**
-   * Lists, counts and failures of files that are read at once, at each gateway.
+   * Lists, counts and failures of files that are read at once, at each gateway; at least 1.
    *
    * @generated from field: optional uint64 expensive_reads = 11;
    */
