@@ -80,14 +80,14 @@ pub(crate) async fn run(arguments: BatchesArguments) -> Result<ExitCode, Failure
     match arguments.output.output {
         Output::Json => {
             let rows: Vec<_> = batches.iter().map(|batch| row(batch, now)).collect();
-            println!("{}", json!({ "batches": rows }));
+            answer!("{}", json!({ "batches": rows }));
         }
         Output::Text => {
             for batch in &batches {
-                println!("{}", line(batch, now));
+                answer!("{}", line(batch, now));
             }
             if batches.is_empty() {
-                eprintln!("no batches");
+                say!("no batches");
             }
         }
     }

@@ -122,22 +122,22 @@ pub(crate) async fn run(arguments: StagesArguments) -> Result<ExitCode, Failure>
 
 fn show(stages: &[v1::Stage], output: Output) {
     match output {
-        Output::Json => println!(
+        Output::Json => answer!(
             "{}",
             json!({"stages": stages.iter().map(stage_json).collect::<Vec<_>>()})
         ),
         Output::Text => {
             for stage in stages {
-                println!("{}", line(stage));
+                answer!("{}", line(stage));
                 if let Some(costs) = costs(stage) {
-                    println!("  a file takes {costs}");
+                    answer!("  a file takes {costs}");
                 }
                 for told in &stage.waits {
                     let wait = told.wait.clone().unwrap_or_default();
-                    println!("  waits: {} ({})", wait.words, wait.reason);
+                    answer!("  waits: {} ({})", wait.words, wait.reason);
                 }
                 if let Some(pause) = &stage.pause {
-                    println!("  paused by {}", pause.who);
+                    answer!("  paused by {}", pause.who);
                 }
             }
         }
