@@ -33,7 +33,7 @@ const MADE: [&str; 11] = [
 ];
 
 /// Names of things that are not ours, or that stand for any name.
-const FOREIGN: [&str; 8] = [
+const FOREIGN: [&str; 10] = [
     "COMMITs",
     "GitHub",
     "ID_SECRET",
@@ -42,6 +42,8 @@ const FOREIGN: [&str; 8] = [
     "SDKs",
     "SQLite",
     "TypeScript",
+    "DuckDB",
+    "LanceDB",
 ];
 
 /// Claims of absence that need no proof here: they are about tests and measurements.

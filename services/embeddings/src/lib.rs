@@ -263,7 +263,7 @@ impl EmbeddingsStage {
             .embed_text(read)
             .await
             .map_err(|error| failure(&error))?;
-        let dimensions = embedded.vectors.dimensions();
+        let dimensions = embedded.dimensions;
         if let Some(expected) = expected.filter(|length| dimensions > 0 && *length != dimensions) {
             let words = format!(
                 "vectors have {dimensions} dimensions, and the first of this stage version had {expected}"

@@ -170,10 +170,10 @@ async fn a_text_that_the_model_cannot_read_says_so_and_has_a_vector_of_its_own()
             Outcome::judge(MediaKind::Document, &[warning]),
             Outcome::Partial
         );
-        for vector in vectors_of(&embedded) {
-            assert!(!seen.contains(&vector));
-            seen.push(vector);
-        }
+        // Chunks of one of these texts may be alike.
+        let vectors = vectors_of(&embedded);
+        assert!(vectors.iter().all(|vector| !seen.contains(vector)));
+        seen.extend(vectors);
     }
 }
 

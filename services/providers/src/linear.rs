@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_weights_give_what_floats_give_within_a_thousandth() {
+    fn short_weights_give_what_floats_give_within_a_ten_thousandth_of_what_there_could_be() {
         let (inputs, outputs, rows) = (384, 48, 2 * ROWS + 5);
         let wave = |step: f32| {
             move |index: usize| {
@@ -266,11 +266,11 @@ mod tests {
                 .unwrap();
             output
         });
-        let size = exact
-            .iter()
-            .fold(0.0_f32, |most, number| most.max(number.abs()));
+        // Rows and columns as long as these could give half as much as they have numbers.
+        #[expect(clippy::cast_precision_loss)]
+        let allowed = inputs as f32 / 2.0 / 10_000.0;
         for (exact, short) in exact.iter().zip(&short) {
-            assert!((exact - short).abs() < size / 1_000.0, "{exact} {short}");
+            assert!((exact - short).abs() < allowed, "{exact} {short}");
         }
         // By hand, the first row with the first output.
         let by_hand: f32 = (0..inputs).map(|at| input[at] * weights[at]).sum();
