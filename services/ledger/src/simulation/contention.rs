@@ -225,16 +225,18 @@ impl Contention {
             self.bring(tenant.batch);
         }
         // All begin in one group, so that nobody has the window alone.
+        let mut answers = Vec::new();
         for tenant in &tenants {
             let request = self.key();
-            self.ledger.ask(CompleteBatch {
+            answers.push(self.ledger.ask(CompleteBatch {
                 batch: tenant.batch,
                 request,
                 missing_fails: false,
                 expected_entries: 0,
-            });
+            }));
         }
         self.settle();
+        drop(answers);
         let mut queue: VecDeque<(FileRef, Token)> = VecDeque::new();
         let mut running: BTreeMap<(Cost, u32), (FileRef, Token)> = BTreeMap::new();
         let (mut now, mut begun, mut ended) = (0, 0, 0);
