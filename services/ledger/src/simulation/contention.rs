@@ -198,6 +198,7 @@ impl Contention {
             batch,
             request,
             uploads,
+            foreign: std::collections::HashSet::new(),
         });
     }
 

@@ -185,6 +185,7 @@ pub(crate) struct GoodKeys {
     pub(crate) tokens: u64,
 }
 
+#[cfg(test)]
 impl GoodKeys {
     /// Counts one more.
     pub(crate) fn add(&mut self, key: &KeyRow) {

@@ -126,8 +126,9 @@ async fn what_a_tenant_says_of_a_batch_is_not_for_a_token(database: Database) {
         request_id: request_id(),
         ..v1::CompleteBatchRequest::default()
     };
-    let completed = ledger.batches_of_scope(&scope).complete_batch(complete);
-    seen.push(format!("{:?}", completed.await.unwrap().into_inner()));
+    let mut batches = ledger.batches_of_scope(&scope);
+    let completed = batches.complete_batch(complete).await;
+    seen.push(format!("{:?}", completed.unwrap().into_inner()));
     for seen in seen {
         assert!(seen.contains(&names::batch_name(batch)), "{seen}");
         for secret in ["merger", "salaries", "legal"] {
