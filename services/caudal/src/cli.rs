@@ -147,7 +147,7 @@ pub(crate) struct ScopeArguments {
     #[arg(value_name = "SERVICE/METHOD")]
     pub(crate) call: String,
     /// The stage that is asked, where it is a call of stages
-    #[arg(long, value_name = "STAGE", value_parser = stage_name)]
+    #[arg(long, env = "CAUDAL_SCOPE_STAGE", value_name = "STAGE", value_parser = stage_name)]
     pub(crate) stage: Option<String>,
     /// Data folder of a `caudal up`, whose secret signs
     #[arg(

@@ -183,7 +183,7 @@ mod tests {
             rows,
             serde_json::json!([
                 {"path": "a.pdf", "state": "FAILED", "outcome": null, "reason": "CORRUPT_DOCUMENT",
-                 "words": "the document is damaged", "media_type": "", "warnings": [], "record": null},
+                 "words": "the document is damaged", "detail": "no\u{1b} trailer", "media_type": "", "warnings": [], "record": null},
                 {"path": "b.png", "state": "PROCESSED", "outcome": "PARTIAL", "reason": null,
                  "words": "no caption provider", "media_type": "image/png",
                  "warnings": ["NO_CAPTION_PROVIDER"], "record": {"size": 7}},

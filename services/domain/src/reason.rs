@@ -287,11 +287,11 @@ impl Reason {
                 needs_bytes: true,
                 en: Told {
                     words: "The file could not be sent from where it was.",
-                    remedy: "See to what the detail says, then upload the folder again into this batch; a file that has changed since goes into a new batch.",
+                    remedy: "See to what the detail says, then upload the folder again into this batch; what has changed goes into a new one.",
                 },
                 es: Told {
                     words: "El archivo no se pudo enviar desde donde estaba.",
-                    remedy: "Resuelva lo que dice el detalle y vuelva a subir la carpeta a este lote; un archivo que ha cambiado desde entonces va en un lote nuevo.",
+                    remedy: "Resuelva lo que dice el detalle y vuelva a subir la carpeta a este lote; lo que ha cambiado va en un lote nuevo.",
                 },
             },
             Self::CorruptDocument => Entry {

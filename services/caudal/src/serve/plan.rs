@@ -390,7 +390,10 @@ mod tests {
         let on_all = [postgres[0], postgres[1], "--listen", "0.0.0.0:7411"];
         assert_eq!(ledger(&postgres), Ok(()));
         for (arguments, named) in [
-            (vec!["--database-url", "mysql://hidden"], "--database-url"),
+            (
+                vec!["--database-url", "mysql://u:hidden@h"],
+                "--database-url",
+            ),
             (on_all.to_vec(), "--advertise"),
             (
                 [&postgres[..], &["--advertise", "https://x"]].concat(),

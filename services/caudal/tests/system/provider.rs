@@ -196,7 +196,15 @@ fn vectors_of_another_length_than_before_a_restart_are_waited_out_and_make_no_fi
     until("it is told what is waited for", || said().contains(waits));
     let counted = json(
         &system
-            .caudal(&["count", "--by", "outcome", "--output", "json"])
+            .caudal(&[
+                "count",
+                "--state",
+                "processed",
+                "--by",
+                "outcome",
+                "--output",
+                "json",
+            ])
             .unwrap(),
     );
     assert_eq!(counted["counts"]["COMPLETE"], FILES, "{counted}");

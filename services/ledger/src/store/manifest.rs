@@ -263,15 +263,20 @@ pub(crate) async fn added_with<C: ConnectionTrait>(
         return Ok(HashSet::new());
     }
     let page = Page::of_files(files.iter().copied());
-    let (page, mut values) = page.bind(session.dialect, 1);
-    values.push(token.into());
+    let (page, values) = page.bind(session.dialect, 1);
+    // Asked for with who added them: a condition on that leads Postgres from the key where there are few files.
     let sql = format!(
-        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal FROM u JOIN files AS f ON f.tenant_id = u.t \
-         AND f.batch_id = u.b AND f.ordinal = u.o WHERE f.added_by = ${}",
-        values.len()
+        "WITH {page} SELECT f.tenant_id, f.batch_id, f.ordinal, f.added_by FROM u JOIN files AS f \
+         ON f.tenant_id = u.t AND f.batch_id = u.b AND f.ordinal = u.o"
     );
-    let rows = session.rows(sql, values).await?;
-    rows.iter().map(file_of).collect()
+    let mut added = HashSet::new();
+    for row in session.rows(sql, values).await? {
+        let added_by: Option<String> = row.try_get("", "added_by")?;
+        if added_by.as_deref() == Some(token) {
+            added.insert(file_of(&row)?);
+        }
+    }
+    Ok(added)
 }
 
 /// Folder and size of the files of a batch between two ordinals, both included: a range of the key. The order asked for
