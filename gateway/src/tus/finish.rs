@@ -78,9 +78,18 @@ impl Tus {
             let confirmed = self.confirm(&record, &scope, &facts, etag);
             held.keep(confirmed).await??;
         }
-        if held.record.now.facts.own_batch {
-            let missing = v1::MissingFiles::Wait;
-            let completed = self.complete(&record, &scope, batch, missing);
+        self.complete_own(held, &scope).await
+    }
+
+    /// Completes the batch that was made for this file alone, if there is one.
+    pub(super) async fn complete_own(&self, held: &mut Held, scope: &Scope) -> Result<(), Status> {
+        let own = held
+            .record
+            .batch
+            .filter(|_| held.record.now.facts.own_batch);
+        if let Some(batch) = own {
+            let record = held.record.clone();
+            let completed = self.complete(&record, scope, batch, v1::MissingFiles::Wait);
             held.keep(completed).await??;
         }
         Ok(())

@@ -443,12 +443,7 @@ impl Tus {
     ) -> Result<Record, Status> {
         now.received = now.length.unwrap_or_default();
         now.state = mesh::TusState::Done;
-        if let Some(batch) = held.record.batch.filter(|_| now.facts.own_batch) {
-            let record = held.record.clone();
-            let missing = v1::MissingFiles::Wait;
-            let completed = self.complete(&record, scope, batch, missing);
-            held.keep(completed).await??;
-        }
+        self.complete_own(&mut held, scope).await?;
         held.release(now).await?;
         Ok(held.record)
     }

@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::arguments::{GatewayArguments, Output, OutputArguments};
-use crate::count::words_of;
+use crate::count::{age, words_of};
 use crate::failure::Failure;
-use crate::report::batch_state;
+use crate::report::{batch_id, batch_state};
 
 const BATCHES_A_PAGE: u16 = 200;
 
@@ -94,28 +94,17 @@ pub(crate) async fn run(arguments: BatchesArguments) -> Result<ExitCode, Failure
     Ok(ExitCode::SUCCESS)
 }
 
-fn id(batch: &v1::Batch) -> &str {
-    batch.name.strip_prefix("batches/").unwrap_or(&batch.name)
-}
-
-fn seconds_old(batch: &v1::Batch, now: SystemTime) -> std::time::Duration {
-    let made = batch.create_time;
-    let made = made.and_then(|time| SystemTime::try_from(time).ok());
-    made.and_then(|made| now.duration_since(made).ok())
-        .unwrap_or_default()
-}
-
 fn row(batch: &v1::Batch, now: SystemTime) -> serde_json::Value {
     let counts = batch.counts.unwrap_or_default();
     json!({
-        "batch_id": id(batch),
+        "batch_id": batch_id(&batch.name),
         "name": batch.display_name,
         "state": batch_state(batch.state()),
         "files": counts.total,
         "processed": counts.processed,
         "failed": counts.failed,
         "without_bytes": counts.pending + counts.uploading,
-        "age_seconds": seconds_old(batch, now).as_secs(),
+        "age_seconds": age(batch.create_time, now).as_secs(),
     })
 }
 
@@ -124,11 +113,11 @@ fn line(batch: &v1::Batch, now: SystemTime) -> String {
     let without_bytes = counts.pending + counts.uploading;
     let mut words = format!(
         "{}  {:<16} {:>9} of {:<9} {:>5}  {}",
-        id(batch),
+        batch_id(&batch.name),
         batch_state(batch.state()),
         counts.processed,
         counts.total,
-        words_of(seconds_old(batch, now)),
+        words_of(age(batch.create_time, now)),
         batch.display_name.escape_debug(),
     );
     if counts.failed > 0 {
@@ -137,7 +126,7 @@ fn line(batch: &v1::Batch, now: SystemTime) -> String {
     if without_bytes > 0 && !batch.cancelling {
         words.push_str(&format!(
             " ({without_bytes} wait for their bytes: caudal ingest DIR --batch {})",
-            id(batch)
+            batch_id(&batch.name)
         ));
     }
     words

@@ -159,11 +159,15 @@ pub(crate) async fn stuck(arguments: StuckArguments) -> Result<ExitCode, Failure
 }
 
 fn oldest(row: &v1::AgedFiles, now: SystemTime) -> Duration {
-    let since = row
-        .oldest_time
-        .and_then(|time| SystemTime::try_from(time).ok())
-        .unwrap_or(now);
-    now.duration_since(since).unwrap_or_default()
+    age(row.oldest_time, now)
+}
+
+/// How long ago that was; nothing where it is not known.
+pub(crate) fn age(since: Option<prost_types::Timestamp>, now: SystemTime) -> Duration {
+    let since = since.and_then(|time| SystemTime::try_from(time).ok());
+    since
+        .and_then(|since| now.duration_since(since).ok())
+        .unwrap_or_default()
 }
 
 /// A time in its largest whole unit.

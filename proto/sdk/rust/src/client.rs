@@ -522,19 +522,14 @@ fn endpoint(gateway: &str) -> Result<Endpoint, ClientError> {
             "no user and no password belong into it: the API key is given beside it",
         ));
     }
-    let authority = gateway
-        .split("//")
-        .nth(1)
-        .and_then(|rest| rest.split('/').next());
-    let after_host = authority.map(|it| it.rsplit(']').next().unwrap_or(it));
-    let port = after_host
-        .and_then(|it| it.split_once(':'))
-        .map(|(_, port)| port);
-    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(bad("what stands after the colon is no port"));
-    }
     let endpoint = Endpoint::from_shared(gateway.trim_end_matches('/').to_owned())
         .map_err(|error| bad(&deepest(&error)))?;
+    let has_bad_port = |authority: &http::uri::Authority| {
+        authority.port_u16().is_none() && authority.as_str() != authority.host()
+    };
+    if endpoint.uri().authority().is_some_and(has_bad_port) {
+        return Err(bad("what stands after the colon is no port"));
+    }
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)

@@ -148,6 +148,16 @@ fn a_provider_that_refuses_the_key_fails_hangs_and_breaks_off_costs_no_attempt()
     system.verify().unwrap();
 }
 
+/// Begins to ingest; what the command tells goes into a file.
+fn begin_told(system: &System, root: &Path, said: &Path) -> Child {
+    let mut ingest = system.command(&["ingest", root.to_str().unwrap(), "--stages", STAGES]);
+    ingest
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(said).unwrap())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn whoever_follows_a_batch_is_told_what_it_waits_for_and_when_it_goes_on() {
     const FILES: usize = 20;
@@ -156,12 +166,7 @@ fn whoever_follows_a_batch_is_told_what_it_waits_for_and_when_it_goes_on() {
     let system = system(&folder, &provider, "10");
     let said = folder.path().join("said");
     let root = texts(&folder, FILES, 12);
-    let mut ingest = system.command(&["ingest", root.to_str().unwrap(), "--stages", STAGES]);
-    let mut ingest = ingest
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&said).unwrap())
-        .spawn()
-        .unwrap();
+    let mut ingest = begin_told(&system, &root, &said);
     let said = || std::fs::read_to_string(&said).unwrap();
     let waits =
         "embeddings waits: the provider refuses the installation's key (PROVIDER_UNAUTHORIZED)";
@@ -185,12 +190,7 @@ fn vectors_of_another_length_than_before_a_restart_are_waited_out_and_make_no_fi
     let others = TempDir::new().unwrap();
     let said = folder.path().join("said");
     let root = texts(&others, FILES, 15);
-    let mut ingest = system.command(&["ingest", root.to_str().unwrap(), "--stages", STAGES]);
-    let mut ingest = ingest
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&said).unwrap())
-        .spawn()
-        .unwrap();
+    let mut ingest = begin_told(&system, &root, &said);
     let said = || std::fs::read_to_string(&said).unwrap();
     let waits = "(PROVIDER_ANSWER_INVALID)";
     until("it is told what is waited for", || said().contains(waits));

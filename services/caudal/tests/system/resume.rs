@@ -30,6 +30,18 @@ fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// A file as the command announces it.
+fn entry(path: &str, content: &str) -> v1::Entry {
+    v1::Entry {
+        path: path.to_owned(),
+        kind: Some(v1::entry::Kind::File(v1::FileEntry {
+            size: i64::try_from(content.len()).unwrap(),
+            sha256: Sha256::digest(content).to_vec(),
+            ..v1::FileEntry::default()
+        })),
+    }
+}
+
 /// The number before these words.
 fn number(text: &str, before: &str) -> u32 {
     let ahead = text.split(before).next().unwrap();
@@ -113,14 +125,7 @@ fn files_that_never_arrived_are_sent_into_their_batch_and_what_is_not_there_is_n
         ("upper/b.txt", "two"),
         ("gone.txt", "six"),
     ];
-    let announced = announced.map(|(path, content)| v1::Entry {
-        path: path.to_owned(),
-        kind: Some(v1::entry::Kind::File(v1::FileEntry {
-            size: 3,
-            sha256: Sha256::digest(content).to_vec(),
-            ..v1::FileEntry::default()
-        })),
-    });
+    let announced = announced.map(|(path, content)| entry(path, content));
     let name = runtime.block_on(async {
         let batch = client.create_batch(v1::Batch::default()).await.unwrap();
         let name = batch.name;
@@ -202,14 +207,7 @@ fn what_is_not_what_was_announced_ends_its_batch_and_nothing_waits_for_it() {
     let announced = ["a.txt", "grown.txt", "other.txt"].map(|path| {
         // What the command announces of each, of which two have changed since.
         let content = if path == "a.txt" { "one" } else { "six" };
-        v1::Entry {
-            path: path.to_owned(),
-            kind: Some(v1::entry::Kind::File(v1::FileEntry {
-                size: 3,
-                sha256: Sha256::digest(content).to_vec(),
-                ..v1::FileEntry::default()
-            })),
-        }
+        entry(path, content)
     });
     let name = runtime.block_on(async {
         let batch = client.create_batch(v1::Batch::default()).await.unwrap();

@@ -1,6 +1,6 @@
 //! Objects that were sent in parts: a list of the parts' bytes in their order. Nothing is copied to make them one.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use s3s::{S3Result, s3_error};
 
 /// Where the bytes of a part are.
@@ -54,8 +54,7 @@ fn first(rest: &mut Bytes) -> Option<Part> {
     let (number, after) = rest.split_first_chunk::<8>()?;
     let (size, _) = after.split_first_chunk::<8>()?;
     let (number, size) = (u64::from_be_bytes(*number), u64::from_be_bytes(*size));
-    let head = rest.split_to(16);
-    drop(head);
+    rest.advance(16);
     // Files are numbered from 1 on.
     if number != 0 {
         return Some(Part::File { number, size });
