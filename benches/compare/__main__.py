@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import plot
+import profiling
 import report
 from ours import Mesh, NullStages, OneProcess
 from peer import ONE_JOB, PEER, BullMq, Tuning
@@ -50,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sweep", type=numbers, default=[8, 16, 32, 64], help="jobs of each queue at once that the peer is tried with")
     parser.add_argument("--sweep-files", type=int, default=1_000, help="files of each such trial (1000)")
     parser.add_argument("--peer-redis-without-log", action="store_true", help="the peer's Redis keeps nothing on disk")
+    parser.add_argument("--profile", action="store_true", help="where the CPU of one process goes, and what it asks of kernel and store; nothing else")
     parser.add_argument("--dir", type=pathlib.Path, help="the disk that is used; that of temporary files when left out")
     parser.add_argument("--caudal", type=pathlib.Path, default=ROOT / "target/release/caudal")
     parser.add_argument("--bench-ledger", type=pathlib.Path, default=ROOT / "target/release/bench-ledger")
@@ -144,10 +146,24 @@ def in_turns(turns: Turns, sides: list, sizes: list[int], runs: int) -> dict:
     return works
 
 
+def profiled(options: argparse.Namespace) -> int:
+    """Only the profile of one process, printed and kept."""
+    with tempfile.TemporaryDirectory(prefix="caudal-profile-", dir=options.dir) as folder:
+        told = profiling.profile(options.caudal, options.uploads, max(options.files), pathlib.Path(folder))
+    print(profiling.table(told))
+    kept = options.json.with_name("profile.json")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(told, indent=2) + "\n")
+    say(f"all figures: {kept}")
+    return 0
+
+
 def main() -> int:
     options = arguments()
     # Who is told to end stops what was started, and leaves no folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if options.profile:
+        return profiled(options)
     began = time.strftime("%Y-%m-%d %H:%M")
     load = os.getloadavg()[0]
     works, sweeps = {}, {}
