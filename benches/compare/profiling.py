@@ -113,7 +113,7 @@ def _calls(counted: pathlib.Path, files: int) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda call: -call[1]))
 
 
-def profile(caudal: pathlib.Path, uploads: int, files: int, folder: pathlib.Path) -> dict:
+def measure(caudal: pathlib.Path, uploads: int, files: int, folder: pathlib.Path) -> dict:
     """Runs `caudal up` once beside perf, and once beside strace."""
     texts, traced, warm_up = folder / "texts", folder / "traced", folder / "warm"
     small_texts(texts, files)
