@@ -118,7 +118,9 @@ pub struct S3Settings {
 
 /// Who is told of requests; nobody by default.
 #[derive(Clone, Default)]
-pub struct OnRequest(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub struct OnRequest(Option<Arc<Listener>>);
+
+type Listener = dyn Fn(&str) + Send + Sync;
 
 impl OnRequest {
     /// Tells `listener`, which must not block.
