@@ -81,7 +81,7 @@ impl Reader {
         command
             .arg("BLOCK")
             .arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX));
-        command.arg("STREAMS").arg(&self.streams).arg([">", ">"]);
+        command.arg("STREAMS").arg(&self.streams).arg(&[">", ">"]);
         match self.query(&command, block + READ_GRACE).await {
             Ok(answer) => Ok(Read {
                 entries: self.entries_of(answer),
