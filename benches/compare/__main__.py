@@ -20,6 +20,7 @@ import beside
 import plot
 import profiling
 import report
+import start_up
 from ours import Mesh, NullStages, OneProcess
 from peer import ONE_JOB, PEER, BullMq, Tuning
 from texts import WARM_UP, small_texts
@@ -54,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-redis-without-log", action="store_true", help="the peer's Redis keeps nothing on disk")
     parser.add_argument("--profile", action="store_true", help="where the CPU of one process goes, and what it asks of kernel and store; nothing else")
     parser.add_argument("--beside", action="store_true", help="ten files beside a crowd of the same tenant's in one process; nothing else")
+    parser.add_argument("--start-up", action="store_true", help="how long one process takes to be ready, and how large the executable is; nothing else")
     parser.add_argument("--dir", type=pathlib.Path, help="the disk that is used; that of temporary files when left out")
     parser.add_argument("--caudal", type=pathlib.Path, default=ROOT / "target/release/caudal")
     parser.add_argument("--bench-ledger", type=pathlib.Path, default=ROOT / "target/release/bench-ledger")
@@ -166,6 +168,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.profile:
         return alone(options, profiling, "profile")
+    if options.start_up:
+        return alone(options, start_up, "start-up")
     if options.beside:
         return alone(options, beside, "beside")
     began = time.strftime("%Y-%m-%d %H:%M")
