@@ -60,7 +60,16 @@ struct State {
 pub struct Provider {
     url: String,
     state: Arc<Mutex<State>>,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // Whoever has it may be on a runtime too, where nothing may wait for another's end.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl std::fmt::Debug for Provider {
@@ -103,7 +112,7 @@ impl Provider {
         Ok(Self {
             url,
             state,
-            _runtime: runtime,
+            runtime: Some(runtime),
         })
     }
 

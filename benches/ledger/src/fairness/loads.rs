@@ -201,19 +201,31 @@ pub(super) async fn go_on(operator: &Client, stage: Stage) -> anyhow::Result<()>
     set_pause(operator, stage, None).await
 }
 
+/// So many files may be out at a stage at once.
+pub(super) async fn set_window(operator: &Client, stage: Stage, files: u32) -> anyhow::Result<()> {
+    let wanted = v1::Stage {
+        max_files: files,
+        ..v1::Stage::default()
+    };
+    set(operator, stage, wanted, "max_files").await
+}
+
 async fn set_pause(
     operator: &Client,
     stage: Stage,
     pause: Option<v1::StagePause>,
 ) -> anyhow::Result<()> {
     let wanted = v1::Stage {
-        name: stage.name().to_owned(),
         pause,
         ..v1::Stage::default()
     };
-    operator
-        .update_stage(wanted, vec!["pause".to_owned()])
-        .await?;
+    set(operator, stage, wanted, "pause").await
+}
+
+async fn set(operator: &Client, stage: Stage, wanted: v1::Stage, path: &str) -> anyhow::Result<()> {
+    let name = stage.name().to_owned();
+    let wanted = v1::Stage { name, ..wanted };
+    operator.update_stage(wanted, vec![path.to_owned()]).await?;
     Ok(())
 }
 
