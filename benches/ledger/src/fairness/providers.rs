@@ -22,8 +22,8 @@ const BURST: f64 = 100.0;
 const WINDOWS: [f64; 4] = [0.1, 1.0, 5.0, 10.0];
 const REPLICAS: usize = 4;
 /// Words of a text that is one chunk, and of one that is two of a model that reads so many tokens.
-const ONE_CHUNK: usize = 20;
-const TWO_CHUNKS: usize = 38;
+const ONE_CHUNK: usize = 8;
+const TWO_CHUNKS: usize = 20;
 const MODEL_TOKENS: &str = "32";
 /// Inputs of a request, and what a provider takes for one.
 const INPUTS: u32 = 100;
@@ -38,7 +38,6 @@ pub(super) async fn limit(setup: &Setup, kind: Kind, files: u32) -> anyhow::Resu
     let asked = provider.asked();
     let times = since_the_first(&asked);
     ensure!(times.len() >= files as usize, "{} requests", times.len());
-    // The first request of each process asks whether anybody is there.
     let most: Vec<(f64, usize)> = WINDOWS
         .iter()
         .map(|window| (*window, most_within(&times, *window)))
@@ -68,6 +67,10 @@ pub(super) async fn requests(setup: &Setup, kind: Kind, files: u32) -> anyhow::R
     let took = asked(setup, kind, &provider, 1, INPUTS, files, TWO_CHUNKS).await?;
     let asked = provider.asked();
     let inputs: usize = asked.served.iter().sum();
+    ensure!(
+        inputs >= 2 * files as usize,
+        "only {inputs} texts were asked for"
+    );
     let full = f64::from(files * 2) / f64::from(INPUTS);
     let requests = asked.served.len();
     Ok(vec![Row {

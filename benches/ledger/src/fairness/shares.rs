@@ -18,7 +18,7 @@ use super::Sizes;
 use super::loads::{self, Tenant, drop_files, go_on, hold, tenants};
 use super::report::Row;
 use crate::database::{Database, Kind};
-use crate::mesh::{Mesh, Setup};
+use crate::mesh::{Mesh, Plan, Setup};
 use crate::way;
 
 /// The stage that all wait for: its handlers, and what each file takes.
@@ -31,6 +31,8 @@ const LOOKS_A_SECOND: usize = 4;
 /// A tenant's share of a window that is long enough to be judged.
 const FILES_OF_A_JUDGED_WINDOW: f64 = 10.0;
 const LEAST_INDEX: f64 = 0.95;
+/// Tenants whose files take no time: then the ledger bounds, and a turn is as many files as its time allows.
+const TENANTS_OF_NULL_WORK: usize = 100;
 /// Weights of tenants, how many there are of each, and files of each.
 const WEIGHTS: [u32; 2] = [1, 2];
 const TENANTS_OF_A_WEIGHT: usize = 20;
@@ -48,27 +50,33 @@ struct Look {
 
 pub(super) async fn run(setup: &Setup, kind: Kind, sizes: Sizes) -> anyhow::Result<Vec<Row>> {
     let equal = vec![1; sizes.tenants as usize];
-    let looks = share(setup, kind, &equal, sizes.files_a_tenant).await?;
+    let waits = loads::documents(&[loads::waits(STAGE, 1, SLOTS, WAIT)]);
+    let looks = share(setup, kind, &waits, &equal, sizes.files_a_tenant).await?;
     let mut rows = indices(&looks, sizes.files_a_tenant, equal.len())?;
     let weights: Vec<u32> = WEIGHTS
         .iter()
         .flat_map(|weight| std::iter::repeat_n(*weight, TENANTS_OF_A_WEIGHT))
         .collect();
-    let files = sizes.tenants * sizes.files_a_tenant / u32::try_from(weights.len())? / 2;
-    let looks = share(setup, kind, &weights, files).await?;
+    let all = sizes.tenants * sizes.files_a_tenant;
+    let files = all / u32::try_from(weights.len())? / 2;
+    let looks = share(setup, kind, &waits, &weights, files).await?;
     rows.push(weighted(&looks, &weights, files)?);
+    let files = all / u32::try_from(TENANTS_OF_NULL_WORK)?;
+    let null = loads::documents(&[]);
+    let looks = share(setup, kind, &null, &[1; TENANTS_OF_NULL_WORK], files).await?;
+    rows.push(of_null_work(&looks, files));
     Ok(rows)
 }
 
-/// All files of all tenants wait for the stage, and are let go at once; what is done of each until half are.
+/// All files of all tenants wait for the stage, and are let go at once; what is done of each, look by look.
 async fn share(
     setup: &Setup,
     kind: Kind,
+    plan: &Plan,
     weights: &[u32],
     files: u32,
 ) -> anyhow::Result<Vec<Look>> {
-    let plan = loads::documents(&[loads::waits(STAGE, 1, SLOTS, WAIT)]);
-    let mesh = Mesh::start_as(setup, Database::start(kind, false).await?, &plan).await?;
+    let mesh = Mesh::start_as(setup, Database::start(kind, false).await?, plan).await?;
     let measured = async {
         way::warm_up(&mesh).await?;
         let tenants = tenants(&mesh, weights).await?;
@@ -200,10 +208,6 @@ fn indices(looks: &[Look], files: u32, tenants: usize) -> anyhow::Result<Vec<Row
     let share = a_second / tenants as f64;
     let length = (FILES_OF_A_JUDGED_WINDOW / share * LOOKS_A_SECOND as f64).ceil() as usize;
     let judged = windows(looks, length, files);
-    let least = |windows: &[Vec<f64>]| {
-        let indices = windows.iter().map(|got| jain(got));
-        indices.fold(f64::INFINITY, f64::min)
-    };
     let worst = least(&judged);
     ensure!(
         worst.is_finite(),
@@ -240,6 +244,36 @@ fn indices(looks: &[Look], files: u32, tenants: usize) -> anyhow::Result<Vec<Row
             figures,
         },
     ])
+}
+
+fn least(windows: &[Vec<f64>]) -> f64 {
+    let indices = windows.iter().map(|got| jain(got));
+    indices.fold(f64::INFINITY, f64::min)
+}
+
+/// Of files that take no time: the index of a second, and how long a window must be for a good one.
+fn of_null_work(looks: &[Look], files: u32) -> Row {
+    let lengths = LOOKS_A_SECOND..looks.len();
+    let of_lengths: Vec<f64> = lengths
+        .map(|length| least(&windows(looks, length, files)))
+        .take_while(|index| index.is_finite())
+        .collect();
+    let found = of_lengths.iter().position(|index| *index >= LEAST_INDEX);
+    let even = found.map(|at| (at + LOOKS_A_SECOND) as f64 / LOOKS_A_SECOND as f64);
+    let second = of_lengths.first().copied().unwrap_or_default();
+    let even = even.map_or_else(
+        || "in no window".to_owned(),
+        |even| format!("in windows of {even:.1} s"),
+    );
+    Row {
+        what: format!(
+            "Jain's index of {TENANTS_OF_NULL_WORK} tenants, null work, least of sliding seconds, and where it is {LEAST_INDEX}"
+        ),
+        target: String::new(),
+        figure: format!("{second:.3}, {even}"),
+        is_met: None,
+        figures: json!({ "by_length": of_lengths }),
+    }
 }
 
 /// While everybody waits the files of a weight are to those of another as the weights are.
