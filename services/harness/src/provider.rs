@@ -17,6 +17,8 @@ const MAX_HEAD: usize = 64 * 1024;
 pub enum Mood {
     /// Embeds.
     Fine,
+    /// Embeds, and takes so long for each request.
+    Takes(Duration),
     /// Embeds, in vectors of another length.
     Longer,
     /// Embeds one request each `every`, and answers the others 429.
@@ -39,6 +41,8 @@ pub enum Mood {
 pub struct Asked {
     /// Texts of each request that was served.
     pub served: Vec<usize>,
+    /// When each of these came.
+    pub served_at: Vec<Instant>,
     /// Requests that were answered otherwise, or not at all.
     pub refused: usize,
     /// Of these, within the time that an earlier answer had asked to wait.
@@ -56,7 +60,16 @@ struct State {
 pub struct Provider {
     url: String,
     state: Arc<Mutex<State>>,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // Whoever has it may be on a runtime too, where nothing may wait for another's end.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl std::fmt::Debug for Provider {
@@ -99,7 +112,7 @@ impl Provider {
         Ok(Self {
             url,
             state,
-            _runtime: runtime,
+            runtime: Some(runtime),
         })
     }
 
@@ -137,6 +150,10 @@ async fn serve(mut connection: TcpStream, state: Arc<Mutex<State>>) {
         }
         return;
     };
+    let mood = lock(&state).mood;
+    if let Mood::Takes(time) = mood {
+        tokio::time::sleep(time).await;
+    }
     let head = format!(
         "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\nconnection: close\r\n{header}content-length: {}\r\n\r\n",
         body.len()
@@ -177,7 +194,7 @@ fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, S
         state.asked.too_early += usize::from(is_early);
     };
     match state.mood {
-        Mood::Fine | Mood::Longer => {}
+        Mood::Fine | Mood::Takes(_) | Mood::Longer => {}
         Mood::Limited { every, retry_after } => {
             if state.free_at.is_some_and(|at| now < at) {
                 refused(&mut state);
@@ -197,6 +214,7 @@ fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, S
         }
     }
     state.asked.served.push(texts);
+    state.asked.served_at.push(now);
     let input = request["input"].as_array().into_iter().flatten();
     let data: Vec<Value> = input
         .enumerate()

@@ -1151,6 +1151,17 @@ mod tests {
         );
     }
 
+    // Protocol 2.5 and 5.5: else they are begun in every slot before the first report tells what they take.
+    #[test]
+    fn a_page_of_150_kb_is_long_work_for_a_model_before_anything_is_known_of_it() {
+        let dispatcher = with_slots(4);
+        let key = batch(1, 1);
+        let cost = |stage, size| dispatcher.cost_of(stage, file(key, 0), size);
+        assert!(cost(Stage::Embeddings, 150_000) > LONG);
+        assert!(cost(Stage::Embeddings, 2_000) < LONG / 10);
+        assert!(cost(Stage::ExtractText, 150_000) < LONG / 10);
+    }
+
     #[test]
     fn a_stage_that_is_paused_has_no_room_and_one_that_was_widened_has_more_for_one_tenant_too() {
         let mut dispatcher = dispatcher(5, 5);
