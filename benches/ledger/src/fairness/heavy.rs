@@ -31,6 +31,8 @@ const MODEL: &str = "CAUDAL_MODEL_DIR";
 struct Times {
     alone: Vec<Duration>,
     beside: Vec<Duration>,
+    /// How many of them there were.
+    small_texts: u32,
     costs: Value,
 }
 
@@ -89,10 +91,10 @@ async fn beside(
     let Times {
         alone,
         beside,
+        small_texts,
         costs,
     } = measured.with_context(|| mesh.tails())?;
-    let small = u32::try_from(alone.len() + beside.len() + 1)? * FEW;
-    mesh.verify(small + sizes.pages + sizes.pdfs).await?;
+    mesh.verify(small_texts + sizes.pages + sizes.pdfs).await?;
     let of = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64));
     let ratio = of(&beside) / of(&alone);
     let worst = beside.iter().max().copied().unwrap_or_default();
@@ -134,6 +136,7 @@ async fn measure(
     for number in 0..sizes.drops {
         alone.push(dropped(&small, folder, &format!("{provider} alone {number}")).await?);
     }
+    let mut small_texts = u32::try_from(1 + alone.len())? * FEW;
     let documents = send(&heavy, &folder.path().join("documents")).await?;
     for number in 0..sizes.drops {
         let took = dropped(&small, folder, &format!("{provider} beside {number}")).await?;
@@ -159,6 +162,7 @@ async fn measure(
     Ok(Times {
         alone,
         beside,
+        small_texts,
         costs,
     })
 }

@@ -97,7 +97,7 @@ const FULL: Sizes = Sizes {
     backlog: 100_000,
     drops: 7,
     pages: 24,
-    pdfs: 2,
+    pdfs: 6,
     tenants: 1_000,
     files_a_tenant: 40,
     run: 10_000,
