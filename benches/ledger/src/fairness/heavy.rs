@@ -140,6 +140,7 @@ async fn measure(
     let documents = send(&heavy, &folder.path().join("documents")).await?;
     for number in 0..sizes.drops {
         let took = dropped(&small, folder, &format!("{provider} beside {number}")).await?;
+        small_texts += FEW;
         let now = heavy
             .get_batch(&documents)
             .await?
