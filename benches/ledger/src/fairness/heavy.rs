@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use caudal_domain::Stage;
 use caudal_proto::v1;
 use caudal_sdk::{Client, Ingest, IngestSettings};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::loads::{ended, seconds, take_back, tenants};
@@ -26,6 +26,15 @@ const PDF_PAGES: u32 = 2_000;
 const MOST: f64 = 3.0;
 /// The folder of the local model; `make` names it.
 const MODEL: &str = "CAUDAL_MODEL_DIR";
+
+/// Times of the small texts, and what the stages learned.
+struct Times {
+    alone: Vec<Duration>,
+    beside: Vec<Duration>,
+    /// How many of them there were.
+    small_texts: u32,
+    costs: Value,
+}
 
 pub(super) async fn run(setup: &Setup, kind: Kind, sizes: Sizes) -> anyhow::Result<Vec<Row>> {
     let folder = TempDir::with_prefix("caudal-bench-heavy-")?;
@@ -79,9 +88,13 @@ async fn beside(
     let database = Database::start(kind, false).await?;
     let mesh = Mesh::start_as(setup, database, &product(1, &variables)).await?;
     let measured = measure(&mesh, sizes, folder, provider).await;
-    let (alone, beside) = measured.with_context(|| mesh.tails())?;
-    let small = u32::try_from(alone.len() + beside.len() + 1)? * FEW;
-    mesh.verify(small + sizes.pages + sizes.pdfs).await?;
+    let Times {
+        alone,
+        beside,
+        small_texts,
+        costs,
+    } = measured.with_context(|| mesh.tails())?;
+    mesh.verify(small_texts + sizes.pages + sizes.pdfs).await?;
     let of = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64));
     let ratio = of(&beside) / of(&alone);
     let worst = beside.iter().max().copied().unwrap_or_default();
@@ -104,7 +117,7 @@ async fn beside(
             of(&alone)
         ),
         is_met: Some(ratio <= MOST),
-        figures: json!({ "alone_seconds": all(&alone), "beside_seconds": all(&beside) }),
+        figures: json!({ "alone_seconds": all(&alone), "beside_seconds": all(&beside), "costs": costs }),
     })
 }
 
@@ -113,7 +126,7 @@ async fn measure(
     sizes: Sizes,
     folder: &TempDir,
     provider: &str,
-) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
+) -> anyhow::Result<Times> {
     let tenants = tenants(mesh, &[1, 1]).await?;
     let heavy = tenants[0].client(mesh).await?;
     let small = tenants[1].client(mesh).await?;
@@ -123,9 +136,11 @@ async fn measure(
     for number in 0..sizes.drops {
         alone.push(dropped(&small, folder, &format!("{provider} alone {number}")).await?);
     }
+    let mut small_texts = u32::try_from(1 + alone.len())? * FEW;
     let documents = send(&heavy, &folder.path().join("documents")).await?;
     for number in 0..sizes.drops {
         let took = dropped(&small, folder, &format!("{provider} beside {number}")).await?;
+        small_texts += FEW;
         let now = heavy
             .get_batch(&documents)
             .await?
@@ -144,7 +159,27 @@ async fn measure(
     if heavy.get_batch(&documents).await?.end_time.is_none() {
         take_back(&heavy, &documents).await?;
     }
-    Ok((alone, beside))
+    let costs = costs(mesh).await?;
+    Ok(Times {
+        alone,
+        beside,
+        small_texts,
+        costs,
+    })
+}
+
+/// What files of each size lately took at each stage.
+async fn costs(mesh: &Mesh) -> anyhow::Result<Value> {
+    let mut told = serde_json::Map::new();
+    for stage in mesh.operator().await?.list_stages().await?.stages {
+        let costs = stage.costs.iter().map(|cost| {
+            let time = cost.usual.unwrap_or_default();
+            let seconds = time.seconds as f64 + f64::from(time.nanos) / 1e9;
+            json!({ "bytes_at_most": cost.max_size, "seconds": seconds })
+        });
+        told.insert(stage.name, costs.collect());
+    }
+    Ok(told.into())
 }
 
 /// How long a few texts that nobody has seen take.

@@ -26,8 +26,10 @@ use report::{Report, Row};
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// A small batch beside a backlog, and beside heavy documents
+    /// A small batch beside a backlog
     A,
+    /// Small texts beside heavy documents
+    Heavy,
     /// A thousand tenants, and tenants of two weights
     B,
     /// Throughput beside a stage that does one file a second
@@ -95,7 +97,7 @@ const FULL: Sizes = Sizes {
     backlog: 100_000,
     drops: 7,
     pages: 24,
-    pdfs: 2,
+    pdfs: 6,
     tenants: 1_000,
     files_a_tenant: 40,
     run: 10_000,
@@ -165,11 +167,8 @@ fn or_all<'a, T>(named: &'a [T], all: &'a [T]) -> &'a [T] {
 
 async fn measured(part: Part, setup: &Setup, kind: Kind, sizes: Sizes) -> anyhow::Result<Vec<Row>> {
     match part {
-        Part::A => {
-            let mut rows = backlog::run(setup, kind, sizes.backlog, sizes.drops).await?;
-            rows.extend(heavy::run(setup, kind, sizes).await?);
-            Ok(rows)
-        }
+        Part::A => backlog::run(setup, kind, sizes.backlog, sizes.drops).await,
+        Part::Heavy => heavy::run(setup, kind, sizes).await,
         Part::B => shares::run(setup, kind, sizes).await,
         Part::C => slow_stage::run(setup, kind, sizes.run).await,
         Part::D => waiting::run(setup, kind, sizes.waiting).await,

@@ -32,7 +32,7 @@ const LOOKS_A_SECOND: usize = 4;
 const FILES_OF_A_JUDGED_WINDOW: f64 = 10.0;
 const LEAST_INDEX: f64 = 0.95;
 /// Tenants whose files take no time: then the ledger bounds, and a turn is as many files as its time allows.
-const TENANTS_OF_NULL_WORK: usize = 100;
+const TENANTS_OF_NULL_WORK: usize = 50;
 /// Weights of tenants, how many there are of each, and files of each.
 const WEIGHTS: [u32; 2] = [1, 2];
 const TENANTS_OF_A_WEIGHT: usize = 20;
