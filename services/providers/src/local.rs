@@ -24,10 +24,9 @@ use crate::tokens::TokenCounter;
 /// beside the model) and patience for nothing.
 const MAX_BATCH_TOKENS: usize = 512;
 
-/// The most texts that are taken together, to be made into batches: four or more of them. Who comes waits for those that are
-/// under way, a fifteenth of a second a text on a core; with thirty-two, short texts beside long ones took more than two seconds
-/// and counted as long work themselves.
-pub(crate) const TEXTS_A_REQUEST: usize = 8;
+/// The most texts that are taken together, to be made into batches: many short ones, or a few long ones, for what they come to
+/// in tokens is bounded too.
+pub(crate) const TEXTS_A_REQUEST: usize = 32;
 
 /// Of what is taken together so much at once: while one is computed the next is made ready.
 const REQUESTS_AT_ONCE: usize = 2;
