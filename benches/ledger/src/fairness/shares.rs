@@ -258,18 +258,20 @@ fn of_null_work(looks: &[Look], files: u32) -> Row {
         .map(|length| least(&windows(looks, length, files)))
         .take_while(|index| index.is_finite())
         .collect();
-    let second = of_lengths.first().copied().unwrap_or_default();
-    let longest = of_lengths.last().copied().unwrap_or_default();
     let looks = LOOKS_A_SECOND + of_lengths.len().saturating_sub(1);
+    let figure = match (of_lengths.first(), of_lengths.last()) {
+        (Some(second), Some(longest)) => format!(
+            "{second:.3}, {longest:.3} ({:.1} s)",
+            looks as f64 / LOOKS_A_SECOND as f64
+        ),
+        _ => "no second in which they wait".to_owned(),
+    };
     Row {
         what: format!(
             "Jain's index of {TENANTS_OF_NULL_WORK} tenants, null work, least of sliding seconds, and of the longest window in which nine tenths wait"
         ),
         target: "none".to_owned(),
-        figure: format!(
-            "{second:.3}, {longest:.3} ({:.1} s)",
-            looks as f64 / LOOKS_A_SECOND as f64
-        ),
+        figure,
         is_met: None,
         figures: json!({ "by_length": of_lengths }),
     }
