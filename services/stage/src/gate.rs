@@ -38,7 +38,7 @@ impl Waiting {
         mesh::v1::Waiting {
             r#for: self.wait.on.name().to_owned(),
             reason: self.failure.reason.code().to_owned(),
-            words: words.to_owned(),
+            words,
             detail: self.failure.detail.chars().take(MAX_DETAIL_CHARS).collect(),
             since: Some(timestamp_from_micros(micros_of(self.since))),
         }
@@ -238,6 +238,7 @@ mod tests {
     use crate::failure::Dependency;
     use caudal_domain::{BatchId, Stage, TenantId};
     use caudal_node::metrics::Registry;
+    use caudal_providers::Provider;
     use uuid::Uuid;
 
     const FIRST: Duration = Duration::from_millis(100);
@@ -257,7 +258,8 @@ mod tests {
     }
 
     fn failure(trouble: Trouble) -> Failure {
-        Failure::new(Reason::ProviderUnavailable, "away").waiting(Dependency::Provider, trouble)
+        let on = Dependency::Provider(Provider::Embedding);
+        Failure::new(Reason::ProviderUnavailable, "away").waiting(on, trouble)
     }
 
     #[test]
