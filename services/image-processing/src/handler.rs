@@ -10,7 +10,7 @@ use crate::{Described, ImageProcessing, Processed};
 /// The caption, where there is one: the text of the image for all that comes behind.
 pub const CAPTION_ARTIFACT: &str = "caption.txt";
 /// The vector of the picture, where there is one: a row, as docs/results.md describes it.
-pub const VECTOR_ARTIFACT: &str = "image_embedding.arrow";
+pub const VECTOR_ARTIFACT: &str = "image-vector.arrow";
 
 /// The version of this stage's code: raised whenever its results change.
 const CODE_VERSION: &str = "2";

@@ -246,7 +246,7 @@ export const en = {
       "thumbnail.png": "Small picture",
       "thumbnail.jpg": "Small picture",
       "caption.txt": "Description",
-      "image_embedding.arrow": "Picture as a vector",
+      "image-vector.arrow": "Picture as a vector",
     } as Record<string, string>,
   },
   stepName: {

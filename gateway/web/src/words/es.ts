@@ -256,7 +256,7 @@ export const es: Words = {
       "thumbnail.png": "Miniatura",
       "thumbnail.jpg": "Miniatura",
       "caption.txt": "Descripción",
-      "image_embedding.arrow": "Imagen como vector",
+      "image-vector.arrow": "Imagen como vector",
     },
   },
   stepName: {

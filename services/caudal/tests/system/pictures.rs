@@ -1,10 +1,11 @@
 //! Pictures that providers describe and make vectors of: what they say, and when they say no.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use caudal_harness::{Mood, Provider, System};
+use caudal_sdk::v1;
 use tempfile::TempDir;
 
 use crate::corpus::{artifact, listed};
@@ -77,8 +78,28 @@ fn pictures(folder: &TempDir, name: &str, count: u32, side: u32) -> PathBuf {
     root
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_picture_gets_a_caption_and_a_vector_and_its_caption_is_embedded() {
+/// The files of a batch, each with the bytes of its artifacts by the last part of their names.
+fn results(system: &System, batch: &str) -> Vec<(v1::File, HashMap<String, Vec<u8>>)> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let mut client = files(system);
+        let mut results = Vec::new();
+        let found = listed(&mut client, &format!("batches/{batch}")).await;
+        for file in found.into_values() {
+            let mut artifacts = HashMap::new();
+            for told in &file.artifacts {
+                let (_, name) = told.name.rsplit_once('/').unwrap();
+                let bytes = artifact(&mut client, &file, name).await.unwrap();
+                artifacts.insert(name.to_owned(), bytes);
+            }
+            results.push((file, artifacts));
+        }
+        results
+    })
+}
+
+#[test]
+fn a_picture_gets_a_caption_and_a_vector_and_its_caption_is_embedded() {
     const FILES: usize = 3;
     const SIDE: u32 = 900;
     let providers = Providers::start();
@@ -87,28 +108,20 @@ async fn a_picture_gets_a_caption_and_a_vector_and_its_caption_is_embedded() {
     let root = pictures(&folder, "large", FILES as u32, SIDE);
     let batch = end(begin_stages(&system, &root, STAGES), FILES);
 
-    let mut client = files(&system);
-    let found = listed(&mut client, &format!("batches/{batch}")).await;
-    let mut captions = HashSet::new();
-    for file in found.values() {
-        let caption = artifact(&mut client, file, "caption.txt").await.unwrap();
-        let caption = String::from_utf8(caption).unwrap();
+    for (file, artifacts) in &results(&system, &batch) {
+        let caption = String::from_utf8(artifacts["caption.txt"].clone()).unwrap();
         assert!(caption.starts_with("A picture in "), "{caption}");
-        captions.insert(caption);
-        let vector = artifact(&mut client, file, "image_embedding.arrow")
-            .await
-            .unwrap();
-        let has = |words: &[u8]| vector.windows(words.len()).any(|part| part == words);
-        assert!(vector.starts_with(b"ARROW1") && has(b"clip"));
-        assert!(artifact(&mut client, file, "thumbnail.jpg").await.is_some());
-        let chunks = artifact(&mut client, file, "embeddings.arrow")
-            .await
-            .unwrap();
-        let has = |words: &[u8]| chunks.windows(words.len()).any(|part| part == words);
+        let has = |name: &str, words: &[u8]| {
+            let mut parts = artifacts[name].windows(words.len());
+            parts.any(|part| part == words)
+        };
+        assert!(artifacts["image-vector.arrow"].starts_with(b"ARROW1"));
+        assert!(has("image-vector.arrow", b"clip"));
         assert!(
-            has(b"caption.txt"),
+            has("embeddings.arrow", b"caption.txt"),
             "the caption is the text that is embedded"
         );
+        assert!(artifacts.contains_key("thumbnail.jpg"));
         let record = format!("{:?}", file.results);
         for told in ["seer", "Spanish", "clip"] {
             assert!(record.contains(told), "{told} is not in {record}");
@@ -125,31 +138,25 @@ async fn a_picture_gets_a_caption_and_a_vector_and_its_caption_is_embedded() {
 }
 
 #[test]
-fn providers_of_pictures_that_refuse_the_key_fail_hang_and_answer_badly_cost_no_attempt() {
+fn providers_of_pictures_that_refuse_the_key_fail_hang_and_say_nothing_cost_no_attempt() {
     const FILES: usize = 60;
     let providers = Providers::start();
     let folder = TempDir::new().unwrap();
-    let mut system = providers.system(&folder);
-    // The length of vectors is recorded with these.
-    let first = pictures(&folder, "first", 2, 40);
-    end(begin_stages(&system, &first, STAGES), 2);
-    let seen = providers.vectors.asked().pictures.len();
-
+    let system = providers.system(&folder);
+    let root = pictures(&folder, "pictures", FILES as u32, 60);
     providers.captions.set_mood(Mood::Fails(401));
-    let root = pictures(&folder, "second", FILES as u32, 60);
     let ingest = begin_stages(&system, &root, STAGES);
+    let asked = || {
+        let asked = providers.captions.asked();
+        asked.refused + asked.served.len()
+    };
     for mood in [
         Mood::Fails(401),
         Mood::Fails(500),
         Mood::Hangs,
-        Mood::BreaksOff,
         Mood::Silent,
     ] {
         providers.captions.set_mood(mood);
-        let asked = || {
-            let asked = providers.captions.asked();
-            asked.refused + asked.served.len()
-        };
         let before = asked();
         until("it is asked again, and waited for", || asked() > before);
     }
@@ -157,18 +164,27 @@ fn providers_of_pictures_that_refuse_the_key_fail_hang_and_answer_badly_cost_no_
     end(ingest, FILES);
     assert_eq!(charged(&metrics_of(&system, STAGE)), 0);
     assert_eq!(
-        providers.vectors.asked().pictures.len() - seen,
+        providers.vectors.asked().pictures.len(),
         FILES,
         "what is known is not asked for again"
     );
+    system.verify().unwrap();
+}
 
-    // Vectors of another length, also after a restart.
+// Protocol 13.6.
+#[test]
+fn vectors_of_pictures_of_another_length_than_before_a_restart_are_waited_out() {
+    let providers = Providers::start();
+    let folder = TempDir::new().unwrap();
+    let mut system = providers.system(&folder);
+    let first = pictures(&folder, "first", 2, 40);
+    end(begin_stages(&system, &first, STAGES), 2);
     assert!(system.stop().unwrap().success());
     system.restart().unwrap();
     providers.vectors.set_mood(Mood::Longer);
     let said = folder.path().join("said");
-    let third = pictures(&folder, "third", 5, 70);
-    let mut ingest = begin_told(&system, &third, &said, STAGES);
+    let second = pictures(&folder, "second", 5, 70);
+    let mut ingest = begin_told(&system, &second, &said, STAGES);
     let said = || std::fs::read_to_string(&said).unwrap();
     let waits =
         "the image embedding provider gives answers that cannot be used (PROVIDER_ANSWER_INVALID)";
@@ -205,8 +221,8 @@ fn a_caption_provider_that_throttles_is_asked_within_what_it_allows_and_whoever_
     system.verify().unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_picture_that_the_caption_provider_refuses_is_partial_and_keeps_the_rest() {
+#[test]
+fn a_picture_that_the_caption_provider_refuses_is_partial_and_keeps_the_rest() {
     const FILES: usize = 4;
     let providers = Providers::start();
     providers.captions.set_mood(Mood::Refuses);
@@ -218,27 +234,18 @@ async fn a_picture_that_the_caption_provider_refuses_is_partial_and_keeps_the_re
     assert_eq!(ended["state"], "SUCCEEDED", "{ended}");
     assert_eq!(ended["outcomes"]["PARTIAL"], FILES, "{ended}");
     let batch = ended["batch_id"].as_str().unwrap();
-    let mut client = files(&system);
-    let found = listed(&mut client, &format!("batches/{batch}")).await;
-    for file in found.values() {
-        let codes: Vec<&str> = file
-            .warnings
-            .iter()
-            .map(|warning| warning.code.as_str())
-            .collect();
+    for (file, artifacts) in &results(&system, batch) {
+        let warnings = file.warnings.iter();
+        let codes: Vec<&str> = warnings.map(|warning| warning.code.as_str()).collect();
         assert_eq!(codes, ["CAPTION_REFUSED"]);
         let words = &file.warnings[0].words;
         assert!(
             !words.contains("rather not"),
             "what it said is for operators: {words}"
         );
-        assert!(artifact(&mut client, file, "thumbnail.jpg").await.is_some());
-        assert!(
-            artifact(&mut client, file, "image_embedding.arrow")
-                .await
-                .is_some()
-        );
-        assert!(artifact(&mut client, file, "caption.txt").await.is_none());
+        assert!(artifacts.contains_key("thumbnail.jpg"));
+        assert!(artifacts.contains_key("image-vector.arrow"));
+        assert!(!artifacts.contains_key("caption.txt"));
     }
     assert_eq!(charged(&metrics_of(&system, STAGE)), 0);
     assert!(providers.texts.asked().served.is_empty());
