@@ -56,6 +56,8 @@ pub(crate) struct Server {
     permits: Arc<dyn ProviderPermits>,
     breaker: Mutex<Breaker>,
     pace: Mutex<Pace>,
+    /// How it failed last: what the breaker is open for.
+    failure: Mutex<Option<ProviderError>>,
 }
 
 /// What a request used up, as the server counts.
@@ -125,6 +127,7 @@ impl Server {
             permits,
             breaker,
             pace: Mutex::default(),
+            failure: Mutex::default(),
         })
     }
 
@@ -198,7 +201,7 @@ impl Server {
             return Err(ProviderError::Throttled { retry_after: pause });
         }
         if let Some(wait) = lock(&self.breaker).closed_to_callers_for(now) {
-            return Err(breaker_open(wait));
+            return Err(self.closed_for(wait));
         }
         self.permits
             .acquire(1, tokens)
@@ -211,24 +214,24 @@ impl Server {
         tokio::time::sleep(wait).await;
         let pass = lock(&self.breaker)
             .try_pass(Instant::now())
-            .map_err(breaker_open)?;
+            .map_err(|wait| self.closed_for(wait))?;
         let mut guard = PassGuard {
             server: self,
             pass: Some(pass),
         };
 
-        let answer = match self.client.send(request, self.settings.timeout).await {
-            Ok(answer) => answer,
+        let result = match self.client.send(request, self.settings.timeout).await {
+            Ok(answer) => self.judge(&answer, decode),
             Err(what) => {
-                guard.settle(Verdict::Failure);
-                return Err(ProviderError::unavailable(format!(
-                    "{} {what}",
-                    self.endpoint
-                )));
+                let words = format!("{} {what}", self.endpoint);
+                Err(ProviderError::unavailable(words))
             }
         };
-        let result = self.judge(&answer, decode);
-        guard.settle(verdict(&result));
+        let verdict = verdict(&result);
+        guard.settle(verdict);
+        if verdict == Verdict::Failure {
+            *lock(&self.failure) = result.as_ref().err().cloned();
+        }
         match &result {
             Ok(_) => lock(&self.pace).served(),
             Err(ProviderError::Throttled { retry_after }) => {
@@ -238,6 +241,20 @@ impl Server {
             Err(_) => {}
         }
         result
+    }
+
+    /// Nothing is sent while the breaker is open. A key that was refused, or an answer of another API, is still what is waited
+    /// for then.
+    fn closed_for(&self, wait: Duration) -> ProviderError {
+        match &*lock(&self.failure) {
+            Some(
+                last @ (ProviderError::Unauthorized { .. } | ProviderError::Misbehaves { .. }),
+            ) => last.clone(),
+            _ => ProviderError::Unavailable {
+                detail: "circuit breaker is open after several failures in a row".to_owned(),
+                retry_after: Some(wait),
+            },
+        }
     }
 
     fn request(&self, body: &Bytes) -> Result<Request<Full<Bytes>>, ProviderError> {
@@ -396,13 +413,6 @@ pub(crate) fn decoded<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Provi
 
 fn not_encoded(error: &dyn std::error::Error) -> ProviderError {
     ProviderError::unavailable(format!("request not encoded: {error}"))
-}
-
-fn breaker_open(wait: Duration) -> ProviderError {
-    ProviderError::Unavailable {
-        detail: "circuit breaker is open after several failures in a row".to_owned(),
-        retry_after: Some(wait),
-    }
 }
 
 /// No guarded section here can panic half-way, so a poisoned lock still holds a whole value.

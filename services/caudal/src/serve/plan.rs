@@ -44,7 +44,7 @@ pub(crate) enum Work {
     Stage {
         stage: Stage,
         mesh: Mesh,
-        options: StageOptions,
+        options: Box<StageOptions>,
     },
 }
 
@@ -88,7 +88,7 @@ impl Plan {
             Service::Stage(stage) => Work::Stage {
                 stage,
                 mesh: mesh(arguments)?,
-                options: stage_options(stage, arguments, variable)?,
+                options: Box::new(stage_options(stage, arguments, variable)?),
             },
         };
         Ok(Self {

@@ -212,6 +212,20 @@ async fn a_refused_key_or_unknown_model_is_the_configurations_fault_and_the_file
 }
 
 #[tokio::test]
+async fn while_the_breaker_is_open_what_it_is_open_for_is_told() {
+    let server = Server::start((0..3).map(|_| status(401, "no")).collect()).await;
+    let provider = provider_with(settings(&server.url));
+    for _ in 0..3 {
+        let error = provider.embed(&texts(1)).await.unwrap_err();
+        assert!(
+            matches!(error, ProviderError::Unauthorized { .. }),
+            "{error}"
+        );
+    }
+    assert_eq!(server.seen(), 2, "an open breaker sends nothing");
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
     let server = Server::start(vec![Scripted::Never]).await;
     let mut impatient = settings(&server.url);
