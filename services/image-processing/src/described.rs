@@ -255,3 +255,54 @@ fn picture(views: &[View], side: u32) -> Result<Picture, Failure> {
     let view = view.ok_or_else(|| Failure::new(Reason::Internal, "no picture to be shown"))?;
     Ok(Picture::jpeg(view.jpeg.clone(), side))
 }
+
+#[cfg(test)]
+mod tests {
+    use caudal_domain::{BatchId, TenantId};
+
+    use super::*;
+
+    #[test]
+    fn answers_are_kept_of_the_files_that_came_last_and_of_each_generation_by_itself() {
+        let whose = |ordinal, generation| {
+            let file = FileRef {
+                tenant: TenantId::from_uuid(uuid::Uuid::from_u128(1)),
+                batch: BatchId::from_uuid(uuid::Uuid::from_u128(2)),
+                ordinal,
+            };
+            (file, Generation(generation))
+        };
+        let refused = Answers {
+            caption: Some(None),
+            vector: None,
+        };
+        let known = Known::default();
+        let files = u32::try_from(KNOWN_FILES).unwrap_or(u32::MAX);
+        for ordinal in 0..=files {
+            known.keep(whose(ordinal, 1), &refused);
+            known.keep(whose(ordinal, 1), &refused);
+        }
+        assert_eq!(known.lock().answers.len(), KNOWN_FILES);
+        assert!(known.of(whose(0, 1)).caption.is_none());
+        assert!(known.of(whose(files, 1)).caption.is_some());
+        assert!(known.of(whose(files, 2)).caption.is_none());
+    }
+
+    #[test]
+    fn a_refusal_is_a_warning_and_takes_nothing_of_the_rest() {
+        let vector = Embeddings {
+            vectors: vec![vec![1.0, 0.0]],
+            tokens: 7,
+            unread: vec![0],
+            calls: 1,
+        };
+        let described = Described::from(Answers {
+            caption: Some(None),
+            vector: Some(Some(vector)),
+        });
+        let codes: Vec<WarningCode> = described.warnings.iter().map(|told| told.code).collect();
+        assert_eq!(codes, [WarningCode::CaptionRefused]);
+        assert_eq!(described.vector, Some(vec![1.0, 0.0]));
+        assert_eq!((described.usage.tokens, described.caption), (7, None));
+    }
+}

@@ -55,7 +55,8 @@ impl Default for Settings {
                 memory: 1 << 30,
                 cpu: Duration::from_secs(20),
                 wall: Duration::from_secs(160),
-                output: 8 << 20,
+                // The thumbnail, and two larger pictures for providers.
+                output: 16 << 20,
             },
         }
     }

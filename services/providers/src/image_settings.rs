@@ -25,23 +25,28 @@ pub struct ImageSettings {
 }
 
 impl ImageSettings {
-    /// Reads the settings through `variable`, which gives a process variable's value; `CAUDAL_CAPTION_` and
-    /// `CAUDAL_IMAGE_EMBEDDING_` stand before each:
+    /// Reads the settings through `variable`, which gives a process variable's value:
     ///
     /// | variable | meaning | default |
     /// |---|---|---|
-    /// | `…PROVIDER` | `openai` or `none` | `openai` where an address is set, else `none` |
-    /// | `…URL` | address up to and without `/chat/completions`, `/embeddings` | captions: `https://api.openai.com/v1` |
-    /// | `…MODEL` | the provider's model | captions: `gpt-4o-mini` |
-    /// | `…API_KEY`, `…API_KEY_FILE` | its key, or a file with it | none |
-    /// | `…SIDE` | longer side of the picture that is sent, 64 to 2,048 | captions: 1,024, vectors: 512 |
-    /// | `…TIMEOUT_SECONDS` | for one request | 60 |
+    /// | `CAUDAL_CAPTION_PROVIDER` | `openai` or `none` | `openai` where an address is set, else `none` |
+    /// | `CAUDAL_CAPTION_URL` | address up to and without `/chat/completions` | `https://api.openai.com/v1` |
+    /// | `CAUDAL_CAPTION_MODEL` | the provider's model | `gpt-4o-mini` |
+    /// | `CAUDAL_CAPTION_API_KEY`, `CAUDAL_CAPTION_API_KEY_FILE` | its key, or a file with it | none |
     /// | `CAUDAL_CAPTION_PROMPT`, `CAUDAL_CAPTION_LANGUAGE` | what is asked; the language | [`DEFAULT_PROMPT`], English |
     /// | `CAUDAL_CAPTION_DETAIL` | `auto`, `low` or `high` | `auto` |
+    /// | `CAUDAL_CAPTION_SIDE` | longer side of the picture that is sent, 64 to 2,048 | 1,024 |
     /// | `CAUDAL_CAPTION_MAX_TOKENS`, `CAUDAL_CAPTION_MAX_CHARACTERS` | of an answer, of a caption | 300, 2,000 |
     /// | `CAUDAL_CAPTION_REQUESTS` | requests under way at once | 16 |
-    /// | `CAUDAL_IMAGE_EMBEDDING_BATCH` | pictures in one request | 8 |
+    /// | `CAUDAL_CAPTION_TIMEOUT_SECONDS` | for one request | 60 |
+    /// | `CAUDAL_IMAGE_EMBEDDING_PROVIDER` | `openai` or `none` | `openai` where an address is set, else `none` |
+    /// | `CAUDAL_IMAGE_EMBEDDING_URL` | address up to and without `/embeddings` | none |
+    /// | `CAUDAL_IMAGE_EMBEDDING_MODEL` | the provider's model | none |
+    /// | `CAUDAL_IMAGE_EMBEDDING_API_KEY`, `CAUDAL_IMAGE_EMBEDDING_API_KEY_FILE` | its key, or a file with it | none |
+    /// | `CAUDAL_IMAGE_EMBEDDING_SIDE` | longer side of the picture that is sent, 64 to 2,048 | 512 |
     /// | `CAUDAL_IMAGE_EMBEDDING_DIMENSIONS` | vector length to ask for | what comes |
+    /// | `CAUDAL_IMAGE_EMBEDDING_BATCH` | pictures in one request | 8 |
+    /// | `CAUDAL_IMAGE_EMBEDDING_TIMEOUT_SECONDS` | for one request | 60 |
     pub fn from_variables(
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
