@@ -163,7 +163,7 @@ pub(crate) struct Gatherer<S: Source> {
     state: Mutex<State<S::Input, S::Output>>,
     callers: AtomicU64,
     requests: AtomicU64,
-    /// The source did its work at least once, so what it refuses is refused for its content.
+    /// The source did its work at least once, so many inputs that it refuses are looked at one by one.
     did_its_work: AtomicBool,
     /// A request has ended.
     ended: Notify,
@@ -293,8 +293,11 @@ impl<S: Source> Gatherer<S> {
             let request = self.requests.fetch_add(1, Ordering::Relaxed);
             let inputs: Vec<&S::Input> = group.iter().map(|piece| &piece.input).collect();
             let mut result = self.source.ask(&inputs).await;
+            // A provider that refuses everything from some time on is in a state, and no input is to be blamed for it.
             let may_be_no_fault_of_it = match &result {
-                Err(ProviderError::Rejected { .. }) => !self.did_its_work.load(Ordering::Relaxed),
+                Err(ProviderError::Rejected { .. }) => {
+                    group.len() == 1 || !self.did_its_work.load(Ordering::Relaxed)
+                }
                 Err(ProviderError::InvalidAnswer { .. }) => asked_again && group.len() == 1,
                 _ => false,
             };

@@ -173,7 +173,8 @@ async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
 async fn a_request_that_is_refused_for_its_content_is_rejected_and_opens_no_breaker() {
     let words = r#"{"error": {"message": "too long, sk-secret", "type": "invalid_request_error"}}"#;
     let mut script = vec![Scripted::Fine];
-    script.extend((0..4).map(|_| status(400, words)));
+    // After each it is asked whether it refuses everything.
+    script.extend((0..4).flat_map(|_| [status(400, words), Scripted::Fine]));
     let server = Server::start(script).await;
     let provider = provider_with(settings(&server.url));
     provider.embed(&texts(1)).await.unwrap();
