@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ingest bench-ledger bench-uploads bench-embeddings test-clients test-large clean
+.PHONY: help demo up release test quick test-crate simulate fuzz setup build page client clients lint check fmt bench bench-ingest bench-ledger bench-fairness bench-uploads bench-embeddings test-clients test-large clean
 
 export PATH := $(CURDIR)/.caudal/tools/bin:$(CURDIR)/infra/tools/node_modules/.bin:$(PATH):$(HOME)/.cargo/bin
 # Tests do not pass over what they need where this is said.
@@ -143,6 +143,10 @@ bench-ingest: ## Measure the whole system alone (release build)
 bench-ledger: ## Measure the ledger through the real mesh, beside a raw-SQL loop (release build; BENCH_LEDGER=options)
 	cargo build --release --locked -p caudal -p caudal-bench-ledger --bins
 	target/release/bench-ledger $(BENCH_LEDGER)
+
+bench-fairness: setup ## Measure who waits for whom and what limits hold, through the real mesh (release build; BENCH_FAIRNESS=options)
+	cargo build --release --locked -p caudal -p caudal-bench-ledger --bins
+	target/release/bench-fairness $(BENCH_FAIRNESS)
 
 bench-uploads: benches/peers/node_modules/.package-lock.json ## Measure ways to send files beside @tus/server and the raw disk (release build; BENCH_UPLOADS=options)
 	cargo build --release --locked -p caudal -p caudal-bench-uploads --bins

@@ -16,8 +16,11 @@ import sys
 import tempfile
 import time
 
+import beside
 import plot
+import profiling
 import report
+import start_up
 from ours import Mesh, NullStages, OneProcess
 from peer import ONE_JOB, PEER, BullMq, Tuning
 from texts import WARM_UP, small_texts
@@ -50,6 +53,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sweep", type=numbers, default=[8, 16, 32, 64], help="jobs of each queue at once that the peer is tried with")
     parser.add_argument("--sweep-files", type=int, default=1_000, help="files of each such trial (1000)")
     parser.add_argument("--peer-redis-without-log", action="store_true", help="the peer's Redis keeps nothing on disk")
+    parser.add_argument("--profile", action="store_true", help="where the CPU of one process goes, and what it asks of kernel and store; nothing else")
+    parser.add_argument("--beside", action="store_true", help="ten files beside a crowd of the same tenant's in one process; nothing else")
+    parser.add_argument("--start-up", action="store_true", help="how long one process takes to be ready, and how large the executable is; nothing else")
     parser.add_argument("--dir", type=pathlib.Path, help="the disk that is used; that of temporary files when left out")
     parser.add_argument("--caudal", type=pathlib.Path, default=ROOT / "target/release/caudal")
     parser.add_argument("--bench-ledger", type=pathlib.Path, default=ROOT / "target/release/bench-ledger")
@@ -144,10 +150,28 @@ def in_turns(turns: Turns, sides: list, sizes: list[int], runs: int) -> dict:
     return works
 
 
+def alone(options: argparse.Namespace, measured, name: str) -> int:
+    """One of the measurements that have no peer: printed, and kept beside the others."""
+    with tempfile.TemporaryDirectory(prefix=f"caudal-{name}-", dir=options.dir) as folder:
+        told = measured.measure(options.caudal, options.uploads, max(options.files), pathlib.Path(folder))
+    print(measured.table(told))
+    kept = options.json.with_name(f"{name}.json")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(told, indent=2) + "\n")
+    say(f"all figures: {kept}")
+    return 0
+
+
 def main() -> int:
     options = arguments()
     # Who is told to end stops what was started, and leaves no folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if options.profile:
+        return alone(options, profiling, "profile")
+    if options.start_up:
+        return alone(options, start_up, "start-up")
+    if options.beside:
+        return alone(options, beside, "beside")
     began = time.strftime("%Y-%m-%d %H:%M")
     load = os.getloadavg()[0]
     works, sweeps = {}, {}

@@ -67,7 +67,7 @@ def _latencies(changes, files: int) -> list[float]:
     return sorted((processed[ordinal] - confirmed[ordinal]) / 1e6 for ordinal in processed)
 
 
-def _ingest(caudal: pathlib.Path, gateway: str, key: str, folder: pathlib.Path, uploads: int) -> list:
+def ingest_command(caudal: pathlib.Path, gateway: str, key: str, folder: pathlib.Path, uploads: int) -> list:
     return [caudal, "ingest", folder, "--gateway", gateway, "--api-key", key, "--stages", STAGES, "--parallel", uploads,
             "--output", "json"]
 
@@ -83,8 +83,15 @@ def _verify(caudal: pathlib.Path, *options) -> None:
         raise RuntimeError(f"caudal verify: {checked.stdout.decode()}")
 
 
-def _environment() -> dict:
+def environment() -> dict:
+    """Without settings of this shell's own system."""
     return {name: value for name, value in os.environ.items() if not name.startswith("CAUDAL_")}
+
+
+def started_up(processes: Processes, caudal: pathlib.Path, data: pathlib.Path, *options: str) -> dict:
+    """Starts `caudal up` on a free port: what it says when it is ready."""
+    up = [caudal, "up", "--data-dir", data, "--listen", f"127.0.0.1:{free_port()}", "--log", "warn", *options]
+    return processes.start("caudal", up, env=environment())
 
 
 class OneProcess:
@@ -98,12 +105,11 @@ class OneProcess:
     def run(self, scratch: pathlib.Path, warm_up: pathlib.Path, texts: pathlib.Path, files: int) -> dict:
         data = scratch / "data"
         with Processes(scratch) as processes:
-            up = [self._caudal, "up", "--data-dir", data, "--listen", f"127.0.0.1:{free_port()}", "--log", "warn"]
-            ready = processes.start("caudal", up, env=_environment())
+            ready = started_up(processes, self._caudal, data)
             def ingest(folder: pathlib.Path) -> list:
-                return _ingest(self._caudal, ready["gateway"], ready["api_key"], folder, self._uploads)
-            measured_run(processes, ingest(warm_up), _environment())
-            answer, used = measured_run(processes, ingest(texts), _environment())
+                return ingest_command(self._caudal, ready["gateway"], ready["api_key"], folder, self._uploads)
+            measured_run(processes, ingest(warm_up), environment())
+            answer, used = measured_run(processes, ingest(texts), environment())
         _told(answer, files)
         _verify(self._caudal, "--data-dir", data)
         database = data / "ledger.sqlite"
@@ -139,12 +145,12 @@ class Mesh:
             }.items()) + "\n")
             for name, address in listen.items():
                 serve = [self._caudal, "serve", name, "--config", settings, "--listen", address]
-                processes.start(name, serve, env=_environment())
+                processes.start(name, serve, env=environment())
             def ingest(folder: pathlib.Path) -> list:
-                return _ingest(self._caudal, f"http://{listen['gateway']}", API_KEY, folder, self._uploads)
-            measured_run(processes, ingest(warm_up), _environment())
+                return ingest_command(self._caudal, f"http://{listen['gateway']}", API_KEY, folder, self._uploads)
+            measured_run(processes, ingest(warm_up), environment())
             empty = postgres.bytes()
-            answer, used = measured_run(processes, ingest(texts), _environment())
+            answer, used = measured_run(processes, ingest(texts), environment())
             _told(answer, files)
             size = postgres.bytes() - empty
             for name in reversed(listen):
@@ -168,7 +174,7 @@ class NullStages:
     def run(self, scratch: pathlib.Path, files: int) -> dict:
         # The bench starts servers and client itself, and tells what each of them used.
         with Processes(scratch) as processes:
-            bench = Client(processes, [*self._command, "--files", files], _environment())
+            bench = Client(processes, [*self._command, "--files", files], environment())
             with MemoryWatch({"all": bench.pid}) as memory:
                 told = bench.answer()
         run = told["postgres"]["way"]["runs"][0]

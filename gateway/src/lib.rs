@@ -101,6 +101,8 @@ pub struct Settings {
     pub watch: WatchSettings,
     /// Whose pages may call; by default those of every origin.
     pub allowed_origins: AllowedOrigins,
+    /// Its metrics; others of the same process may be registered beside them.
+    pub metrics: Registry,
     /// Where its metrics are shown; when left out, to operators at the public door.
     pub metrics_listen: Option<SocketAddr>,
     /// Folder of the built page, relative to the working directory; by default what `CAUDAL_WEB_DIR` names, or
@@ -126,6 +128,7 @@ impl Settings {
             tls: None,
             watch: WatchSettings::default(),
             allowed_origins: AllowedOrigins::default(),
+            metrics: Registry::new("gateway"),
             metrics_listen: None,
             web_dir: page::default_folder(),
         }
@@ -237,7 +240,7 @@ impl Gateway {
         let ledger_for_watches = connect(deps.ledger_for_watches);
         let events = Events::new(ledger_for_watches.clone(), wakeups.clone(), live.clone());
         let feeds = Feeds::new(ledger_for_watches, wakeups, live.clone());
-        let metrics = Registry::new("gateway");
+        let metrics = settings.metrics;
         let public_api = PublicApi {
             uploads: Uploads::new(
                 ledger.clone(),

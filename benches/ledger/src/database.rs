@@ -10,6 +10,7 @@ use sea_orm::{
 };
 use serde_json::json;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::cost;
 
@@ -98,6 +99,14 @@ impl Database {
         let statement = Statement::from_string(self.kind.backend(), sql);
         let row = self.connection.query_one_raw(statement).await?;
         Ok(row.context("no row")?.try_get("", "v")?)
+    }
+
+    /// The columns `k` and `v` of a query's rows.
+    pub(crate) async fn numbers(&self, sql: &str) -> anyhow::Result<Vec<(Uuid, i64)>> {
+        let statement = Statement::from_string(self.kind.backend(), sql);
+        let rows = self.connection.query_all_raw(statement).await?;
+        let pair = |row: &sea_orm::QueryResult| Ok((row.try_get("", "k")?, row.try_get("", "v")?));
+        rows.iter().map(pair).collect()
     }
 
     /// The process whose family is the database; none where it lives inside its user.

@@ -1,5 +1,5 @@
-//! The mesh of a run, every service its own process: limiter, ledger and gateway of the product, four stages of its runtime
-//! around a handler that does nothing, a Redis and a database.
+//! The mesh of a run, every service its own process: limiter, ledger and gateway of the product, its stages or stages of its
+//! runtime around a handler that does nothing, a Redis and a database.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use caudal_domain::{MediaKind, Stage, TenantId, route};
 use caudal_harness::{Port, Redis};
 use caudal_node::{MeshSecret, Role, Scope, scope};
 use caudal_sdk::Client;
+use caudal_streams::{DEFAULT_PREFIX, Names, Streams};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -42,13 +43,49 @@ pub(crate) struct Setup {
     pub(crate) slots: usize,
     /// Dispatches that a stage process holds at once.
     pub(crate) prefetch: usize,
-    /// Files out at each stage at once.
-    pub(crate) window: u32,
+    /// Files out at each stage at once; the product's windows when left out.
+    pub(crate) window: Option<u32>,
+}
+
+/// What a mesh has beside ledger, gateway, limiter, Redis and database.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Plan {
+    pub(crate) crews: Vec<Crew>,
+    /// Whether there is an object store. Else its address is one where nobody answers.
+    pub(crate) has_store: bool,
+}
+
+/// The processes of a stage.
+#[derive(Debug, Clone)]
+pub(crate) struct Crew {
+    pub(crate) stage: Stage,
+    pub(crate) replicas: usize,
+    pub(crate) work: Work,
+}
+
+/// What a stage's processes are.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    /// A handler that does nothing, with further arguments.
+    Null {
+        slots: usize,
+        prefetch: usize,
+        more: Vec<String>,
+    },
+    /// The product's own, with these variables.
+    Product(Vec<(&'static str, String)>),
 }
 
 struct Process {
     name: &'static str,
     child: Child,
+}
+
+/// Where the object store is, and its keys.
+struct Store {
+    endpoint: String,
+    access_key: String,
+    secret_key: String,
 }
 
 impl Drop for Process {
@@ -66,6 +103,7 @@ pub(crate) struct Mesh {
     setup: Setup,
     folder: TempDir,
     ports: Vec<(&'static str, Port)>,
+    store: Option<Store>,
 }
 
 /// Processor time by process, over a stretch of a run.
@@ -83,10 +121,10 @@ impl Spent {
         )
     }
 
-    /// Of one process.
+    /// Of one service, all its processes.
     pub(crate) fn of(&self, name: &str) -> Duration {
-        let part = self.0.iter().find(|(part, _)| *part == name);
-        part.map_or(Duration::ZERO, |(_, spent)| *spent)
+        let parts = self.0.iter().filter(|(part, _)| *part == name);
+        parts.map(|(_, spent)| *spent).sum()
     }
 
     /// In microseconds a file, by process and in all.
@@ -104,18 +142,47 @@ impl Spent {
     }
 }
 
+impl Work {
+    /// Nothing, by as many slots as a run is set up for.
+    fn null(setup: &Setup, more: &[&str]) -> Self {
+        Self::Null {
+            slots: setup.slots,
+            prefetch: setup.prefetch,
+            more: more.iter().map(|one| (*one).to_owned()).collect(),
+        }
+    }
+}
+
 impl Mesh {
-    /// Starts ledger, gateway and limiter on a database, and the stages if asked to. To be called on the main thread: what
-    /// it starts ends with the thread.
+    /// Starts ledger, gateway and limiter on a database, and stages that do nothing if asked to. To be called on the main
+    /// thread: what it starts ends with the thread.
     pub(crate) async fn start(
         setup: &Setup,
         database: Database,
         with_stages: bool,
     ) -> anyhow::Result<Self> {
+        let stages = if with_stages { STAGES } else { &[] };
+        let crew = |stage: &Stage| Crew {
+            stage: *stage,
+            replicas: 1,
+            work: Work::null(setup, &[]),
+        };
+        let plan = Plan {
+            crews: stages.iter().map(crew).collect(),
+            has_store: false,
+        };
+        Self::start_as(setup, database, &plan).await
+    }
+
+    /// Starts what a plan says, on the main thread too.
+    pub(crate) async fn start_as(
+        setup: &Setup,
+        database: Database,
+        plan: &Plan,
+    ) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("caudal-bench-mesh-")?;
         let names = ["ledger", "gateway", "limiter"].into_iter();
         let ports = names
-            .chain(STAGES.iter().map(|stage| stage.name()))
             .map(|name| Ok((name, Port::reserve()?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut mesh = Self {
@@ -125,13 +192,17 @@ impl Mesh {
             setup: setup.clone(),
             folder,
             ports,
+            store: None,
         };
+        if plan.has_store {
+            mesh.start_store()?;
+        }
         mesh.write_settings()?;
         mesh.serve("ledger")?;
         mesh.serve("gateway")?;
-        if with_stages {
-            for stage in STAGES {
-                mesh.null_stage(*stage)?;
+        for crew in &plan.crews {
+            for _ in 0..crew.replicas {
+                mesh.start_stage(crew)?;
             }
         }
         // Last: a new limiter grants what is in use already, and no more until it may know of all.
@@ -139,17 +210,52 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// The embedded object store in a process of its own: a `caudal up` of which nothing else is used.
+    fn start_store(&mut self) -> anyhow::Result<()> {
+        let port = self.reserve("store")?;
+        let data = self.folder.path().join("store");
+        let caudal = self.setup.caudal.as_deref();
+        let mut command = dying_with_this_thread(caudal.context("there is no binary")?);
+        command
+            .args(["up", "--log", "warn", "--data-dir"])
+            .arg(&data)
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .env("CAUDAL_EMBEDDING_PROVIDER", "none");
+        let ready = self.launch("store", command)?;
+        let secrets = std::fs::read_to_string(data.join("secrets.json"))?;
+        let secrets: Value = serde_json::from_str(&secrets)?;
+        let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
+        self.store = Some(Store {
+            endpoint: text(&ready["s3"])?,
+            access_key: text(&secrets["s3_access_key"])?,
+            secret_key: text(&secrets["s3_secret_key"])?,
+        });
+        Ok(())
+    }
+
     fn write_settings(&self) -> anyhow::Result<()> {
-        let text = format!(
-            "ledger = {ledger:?}\nlimiter = {limiter:?}\nredis-url = {redis:?}\ns3-endpoint = \"http://127.0.0.1:9\"\n\
-             s3-access-key = \"none\"\ns3-secret-key = \"none\"\nmesh-secret = {MESH_SECRET:?}\n\n[service.gateway]\ntrust-etags = true\n\n[service.ledger]\n\
-             database-url = {database:?}\nbootstrap-api-key = {API_KEY:?}\nbootstrap-operator-key = {OPERATOR_KEY:?}\n\
-             dispatch-windows = {windows:?}\n",
-            windows = STAGES
+        let (endpoint, access_key, secret_key) = match &self.store {
+            Some(store) => (
+                store.endpoint.as_str(),
+                store.access_key.as_str(),
+                store.secret_key.as_str(),
+            ),
+            None => ("http://127.0.0.1:9", "none", "none"),
+        };
+        let windows = self.setup.window.map_or_else(String::new, |window| {
+            let windows: Vec<String> = Stage::ALL
                 .iter()
-                .map(|stage| format!("{stage}={}", self.setup.window))
-                .collect::<Vec<_>>()
-                .join(","),
+                .map(|stage| format!("{stage}={window}"))
+                .collect();
+            format!("dispatch-windows = {:?}\n", windows.join(","))
+        });
+        let text = format!(
+            "ledger = {ledger:?}\nlimiter = {limiter:?}\nredis-url = {redis:?}\ns3-endpoint = {endpoint:?}\n\
+             s3-access-key = {access_key:?}\ns3-secret-key = {secret_key:?}\nmesh-secret = {MESH_SECRET:?}\n\n\
+             [service.gateway]\ntrust-etags = {trusts}\n\n[service.ledger]\n\
+             database-url = {database:?}\nbootstrap-api-key = {API_KEY:?}\nbootstrap-operator-key = {OPERATOR_KEY:?}\n{windows}",
+            // Nothing ever landed in a store that is nowhere.
+            trusts = self.store.is_none(),
             ledger = self.address("ledger"),
             limiter = self.address("limiter"),
             redis = self.redis.url(),
@@ -157,6 +263,13 @@ impl Mesh {
         );
         std::fs::write(self.folder.path().join("caudal.toml"), text)?;
         Ok(())
+    }
+
+    fn reserve(&mut self, name: &'static str) -> anyhow::Result<u16> {
+        let port = Port::reserve()?;
+        let number = port.number();
+        self.ports.push((name, port));
+        Ok(number)
     }
 
     fn port(&self, name: &str) -> u16 {
@@ -171,61 +284,89 @@ impl Mesh {
     fn serve(&mut self, name: &'static str) -> anyhow::Result<()> {
         let listen = format!("127.0.0.1:{}", self.port(name));
         let command = match &self.setup.caudal {
-            Some(caudal) => {
-                let mut command = dying_with_this_thread(caudal);
-                command
-                    .args(["serve", name, "--config"])
-                    .arg(self.folder.path().join("caudal.toml"))
-                    .args(["--listen", &listen]);
-                command
-            }
+            Some(caudal) => self.product(caudal, name, &listen),
             None => {
                 let mut command = dying_with_this_thread(&std::env::current_exe()?);
                 command
-                    .args([crate::SLIM, name, "--listen", &listen])
+                    .args([crate::slim::SLIM, name, "--listen", &listen])
                     .args(["--mesh-secret", MESH_SECRET])
                     .args(["--ledger", &self.address("ledger")])
                     .args(["--limiter", &self.address("limiter")])
                     .args(["--redis-url", &self.redis.url()])
                     .args(["--database-url", &self.database.url])
-                    .args(["--window", &self.setup.window.to_string()])
                     .args(["--api-key", API_KEY, "--operator-key", OPERATOR_KEY]);
+                if let Some(window) = self.setup.window {
+                    command.args(["--window", &window.to_string()]);
+                }
                 command
             }
         };
-        self.launch(name, command)
+        self.launch(name, command)?;
+        Ok(())
+    }
+
+    fn product(&self, caudal: &Path, service: &str, listen: &str) -> Command {
+        let mut command = dying_with_this_thread(caudal);
+        command
+            .args(["serve", service, "--config"])
+            .arg(self.folder.path().join("caudal.toml"))
+            .args(["--listen", listen]);
+        command
     }
 
     /// A stage that fails every file, and asks that it be left alone for an hour.
     pub(crate) fn failing_stage(&mut self, stage: Stage) -> anyhow::Result<()> {
-        self.stage(stage, &["--fails"])
+        let work = Work::null(&self.setup, &["--fails"]);
+        let replicas = 1;
+        self.start_stage(&Crew {
+            stage,
+            replicas,
+            work,
+        })
     }
 
-    fn null_stage(&mut self, stage: Stage) -> anyhow::Result<()> {
-        self.stage(stage, &[])
+    /// One process of a stage.
+    fn start_stage(&mut self, crew: &Crew) -> anyhow::Result<()> {
+        let name = crew.stage.name();
+        let listen = format!("127.0.0.1:{}", self.reserve(name)?);
+        let command = match &crew.work {
+            Work::Null {
+                slots,
+                prefetch,
+                more,
+            } => {
+                let mut command = dying_with_this_thread(&std::env::current_exe()?);
+                command
+                    .args([crate::null::NULL_STAGE, name])
+                    .args(["--listen", &listen])
+                    .args(["--ledger", &self.address("ledger")])
+                    .args(["--limiter", &self.address("limiter")])
+                    .args(["--redis-url", &self.redis.url()])
+                    .args(["--mesh-secret", MESH_SECRET])
+                    .args(["--slots", &slots.to_string()])
+                    .args(["--prefetch", &prefetch.to_string()])
+                    .args(more);
+                command
+            }
+            Work::Product(variables) => {
+                let caudal = self.setup.caudal.as_deref();
+                let mut command =
+                    self.product(caudal.context("there is no binary")?, name, &listen);
+                command.envs(variables.iter().map(|(name, value)| (name, value)));
+                command
+            }
+        };
+        self.launch(name, command)?;
+        Ok(())
     }
 
-    fn stage(&mut self, stage: Stage, more: &[&str]) -> anyhow::Result<()> {
-        let name = stage.name();
-        let mut command = dying_with_this_thread(&std::env::current_exe()?);
-        command
-            .args([crate::NULL_STAGE, name])
-            .args(["--listen", &format!("127.0.0.1:{}", self.port(name))])
-            .args(["--ledger", &self.address("ledger")])
-            .args(["--limiter", &self.address("limiter")])
-            .args(["--redis-url", &self.redis.url()])
-            .args(["--mesh-secret", MESH_SECRET])
-            .args(["--slots", &self.setup.slots.to_string()])
-            .args(["--prefetch", &self.setup.prefetch.to_string()])
-            .args(more);
-        self.launch(name, command)
-    }
-
-    fn launch(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<()> {
+    fn launch(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<Value> {
         if let Some(threads) = self.setup.threads {
             command.env("TOKIO_WORKER_THREADS", threads.to_string());
         }
-        let log = std::fs::File::create(self.log(name))?;
+        // Processes of one stage share a log.
+        let mut log = std::fs::OpenOptions::new();
+        let log = log.create(true).append(true).open(self.log(name))?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -246,7 +387,7 @@ impl Mesh {
         let line: Value = serde_json::from_str(&line)
             .with_context(|| format!("{name} does not serve: {}", self.tail(name)))?;
         ensure!(line["ready"] == true, "{line}");
-        Ok(())
+        Ok(line)
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -269,7 +410,28 @@ impl Mesh {
 
     /// A client of the gateway, as anybody has it.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        Ok(Client::connect(&self.address("gateway"), API_KEY).await?)
+        self.client_with(API_KEY).await
+    }
+
+    /// A client with the key of another tenant.
+    pub(crate) async fn client_with(&self, key: &str) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.address("gateway"), key).await?)
+    }
+
+    /// A client with the operator's key.
+    pub(crate) async fn operator(&self) -> anyhow::Result<Client> {
+        self.client_with(OPERATOR_KEY).await
+    }
+
+    /// Entries on the stream of a stage.
+    pub(crate) async fn stream_length(&self, stage: Stage) -> anyhow::Result<u64> {
+        let streams = Streams::connect(&self.redis.url(), Names::new(DEFAULT_PREFIX))?;
+        Ok(streams.depth(stage).await?)
+    }
+
+    /// Resident memory of Redis.
+    pub(crate) fn redis_memory(&self) -> anyhow::Result<Memory> {
+        cost::memory(self.redis.pid().context("redis is gone")?)
     }
 
     /// The scope of the mesh's tenant, signed as the gateway signs it: for calls that go straight to the ledger.

@@ -1,5 +1,5 @@
-//! A stage of the real runtime around a handler that does nothing and touches no object: what is left is the cost of the
-//! mesh itself.
+//! A stage of the real runtime around a handler that does nothing but wait, where it is asked to, and touches no object: what
+//! is left is the cost of the mesh itself.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,8 +19,13 @@ use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// The first argument of a process that is such a stage.
+pub(crate) const NULL_STAGE: &str = "null-stage";
+
 const DRAIN: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(3);
+/// The ending of a name that is taken for an image's.
+pub(crate) const IMAGES_END: &str = "jpg";
 /// Longer than a measurement.
 const FAILS_FOR: Duration = Duration::from_secs(60 * 60);
 
@@ -45,13 +50,17 @@ pub(crate) struct NullStage {
     /// Every attempt fails, and may be repeated after [`FAILS_FOR`].
     #[arg(long)]
     fails: bool,
+    /// How long it waits for each file
+    #[arg(long, default_value_t = 0)]
+    wait_ms: u64,
 }
 
-/// Reports what takes a file along the document route, and does nothing.
+/// Reports what takes a file along its route, that of images where its name ends so, and does nothing.
 #[derive(Debug, Clone, Copy)]
 struct Null {
     stage: Stage,
     fails: bool,
+    wait: Duration,
 }
 
 impl Handler for Null {
@@ -66,6 +75,9 @@ impl Handler for Null {
                 ..Failure::new(Reason::StageTimeout, "as it was asked to")
             });
         }
+        if !self.wait.is_zero() {
+            tokio::time::sleep(self.wait).await;
+        }
         let facts = serde_json::json!({});
         Ok(match self.stage {
             Stage::Upload => {
@@ -75,7 +87,7 @@ impl Handler for Null {
                 Done {
                     facts,
                     content_sha256: Some(content.finalize().into()),
-                    media_type: Some("text/plain".to_owned()),
+                    media_type: Some(media_type(&job.path).to_owned()),
                     usage: Usage {
                         bytes: job.declared_size,
                         ..Usage::default()
@@ -98,6 +110,13 @@ impl Handler for Null {
                 ..Done::default()
             },
         })
+    }
+}
+
+fn media_type(path: &str) -> &'static str {
+    match path.rsplit_once('.') {
+        Some((_, IMAGES_END)) => "image/jpeg",
+        _ => "text/plain",
     }
 }
 
@@ -141,6 +160,7 @@ pub(crate) async fn run(arguments: NullStage) -> anyhow::Result<()> {
     let handler = Null {
         stage: arguments.stage,
         fails: arguments.fails,
+        wait: Duration::from_millis(arguments.wait_ms),
     };
     let process = StageProcess::start(handler, settings, dependencies, server)?;
     println!("{}", serde_json::json!({"ready": true, "service": name}));

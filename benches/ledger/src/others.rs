@@ -265,7 +265,7 @@ pub(crate) async fn waiting(setup: &Setup, kind: Kind, sizes: &[u32]) -> anyhow:
             "how": if by_api { "confirmed through the gateway" } else { "rows inserted by SQL, then the ledger started" },
             "seconds": took.as_secs_f64(),
             "still_uploaded": uploaded,
-            "count_aged": count_aged(&mesh, *files, setup.window).await?.figures(),
+            "count_aged": count_aged(&mesh, *files, setup.window.unwrap_or(*files)).await?.figures(),
             "ledger_mib": mib(ledger.now),
             "ledger_peak_mib": mib(ledger.peak),
             "database_mib": mib(mesh.database.bytes().await?),

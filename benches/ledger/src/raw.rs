@@ -15,6 +15,7 @@ use caudal_migrations::Migrator;
 use caudal_proto::convert::{batch_state_to_proto, timestamp_from_micros};
 use caudal_proto::mesh::v1::ChangeSet;
 use caudal_proto::v1;
+use caudal_streams::Lane;
 use prost::Message as _;
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{
@@ -512,7 +513,7 @@ impl Loop {
             .clone()
             .map(|ordinal| (self.file(ordinal), Token::new(token)))
             .collect();
-        let body = caudal_streams::encode(&files, now / 1_000).to_vec();
+        let body = caudal_streams::encode(&files, Lane::Regular, now / 1_000).to_vec();
         self.execute(
             transaction,
             "INSERT INTO outbox (id, stage, at, body) VALUES ($1, $2, $3, $4)",

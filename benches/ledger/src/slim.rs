@@ -19,6 +19,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// The first argument of a process that is such a service.
+pub(crate) const SLIM: &str = "slim";
+
 /// Which service, and what it needs.
 #[derive(Debug, Parser)]
 pub(crate) struct Slim {
@@ -40,7 +43,7 @@ pub(crate) struct Slim {
     #[arg(long)]
     operator_key: String,
     #[arg(long)]
-    window: u32,
+    window: Option<u32>,
 }
 
 /// Runs one service until SIGTERM.
@@ -102,9 +105,11 @@ fn ledger(arguments: &Slim) -> anyhow::Result<LedgerSettings> {
         &arguments.redis_url,
         secret(arguments)?,
     );
-    settings
-        .windows
-        .set(Stage::ALL.map(|stage| (stage, arguments.window)));
+    if let Some(window) = arguments.window {
+        settings
+            .windows
+            .set(Stage::ALL.map(|stage| (stage, window)));
+    }
     settings.bootstrap = Some(Bootstrap {
         tenant_name: "default".to_owned(),
         api_key: record(&arguments.api_key)?,

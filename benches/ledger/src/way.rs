@@ -22,7 +22,7 @@ pub(crate) const FOLDERS: u32 = 100;
 /// Bytes of every file: what the manifest says, for nobody looks.
 pub(crate) const FILE_BYTES: i64 = 1_000;
 /// Files that go the way before a run is measured.
-const WARM_UP: u32 = 100;
+pub(crate) const WARM_UP: u32 = 100;
 /// Pages of confirmations on their way at once.
 const CONFIRMING: usize = 4;
 /// How often the batch is looked at.
@@ -129,7 +129,7 @@ pub(crate) async fn run(
 
 /// A small batch: when it has ended the limiter, which only confirms at first what others hold already, has given slots to
 /// every stage, and all connections are made.
-async fn warm_up(mesh: &Mesh) -> anyhow::Result<()> {
+pub(crate) async fn warm_up(mesh: &Mesh) -> anyhow::Result<()> {
     let client = mesh.client().await?;
     let batch = client.create_batch(v1::Batch::default()).await?;
     add(&client, &batch.name, WARM_UP, WARM_UP, true).await?;

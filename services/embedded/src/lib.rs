@@ -13,7 +13,8 @@ pub use redis_program::{
     CHILD_ARGUMENT, Launcher, NoRedisServer, find_redis_server, run_redis_child_if_asked,
 };
 pub use s3::{
-    DoorBody, DoorError, Durability, MAX_KEY_BYTES, S3Door, S3Server, S3ServerError, S3Settings,
+    DoorBody, DoorError, Durability, MAX_KEY_BYTES, OnRequest, S3Door, S3Server, S3ServerError,
+    S3Settings,
 };
 
 /// Random bytes as lower-case hex: `bytes` of them, so twice as many characters.

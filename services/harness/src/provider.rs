@@ -18,6 +18,8 @@ const MAX_HEAD: usize = 64 * 1024;
 pub enum Mood {
     /// Does its work.
     Fine,
+    /// Does its work, and takes so long for each request.
+    Takes(Duration),
     /// Does its work, in vectors of another length.
     Longer,
     /// Has nothing to say of any picture.
@@ -44,6 +46,8 @@ pub enum Mood {
 pub struct Asked {
     /// Texts or pictures of each request that was served.
     pub served: Vec<usize>,
+    /// When each of these came.
+    pub served_at: Vec<Instant>,
     /// The addresses, which hold all bytes, of the pictures in them that are of files.
     pub pictures: Vec<String>,
     /// Requests that were answered otherwise, or not at all.
@@ -63,7 +67,16 @@ struct State {
 pub struct Provider {
     url: String,
     state: Arc<Mutex<State>>,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // Whoever has it may be on a runtime too, where nothing may wait for another's end.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl std::fmt::Debug for Provider {
@@ -106,7 +119,7 @@ impl Provider {
         Ok(Self {
             url,
             state,
-            _runtime: runtime,
+            runtime: Some(runtime),
         })
     }
 
@@ -143,6 +156,10 @@ async fn serve(mut connection: TcpStream, state: Arc<Mutex<State>>) {
         }
         return;
     };
+    let mood = lock(&state).mood;
+    if let Mood::Takes(time) = mood {
+        tokio::time::sleep(time).await;
+    }
     let head = format!(
         "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\nconnection: close\r\n{header}content-length: {}\r\n\r\n",
         body.len()
@@ -196,7 +213,7 @@ fn answer(state: &Mutex<State>, request: &Value) -> Option<(u16, String, String)
         state.asked.too_early += usize::from(is_early);
     };
     match state.mood {
-        Mood::Fine | Mood::Longer | Mood::Silent | Mood::Refuses => {}
+        Mood::Fine | Mood::Takes(_) | Mood::Longer | Mood::Silent | Mood::Refuses => {}
         Mood::Limited { every, retry_after } => {
             if state.free_at.is_some_and(|at| now < at) {
                 refused(&mut state);
@@ -215,6 +232,7 @@ fn answer(state: &Mutex<State>, request: &Value) -> Option<(u16, String, String)
             return None;
         }
     }
+    state.asked.served_at.push(now);
     let body = match shown(request) {
         Some(url) => describe(&mut state, url),
         None => embed(&mut state, request),

@@ -1,6 +1,7 @@
 //! Inputs of many callers, texts or pictures, travel in one request. They gather while a request is under way, and no longer:
-//! nothing waits for a timer. Callers take turns, input by input, so that who has few does not wait for who has many. Each
-//! caller gets the answers to its own inputs, and one that a provider refuses is found by halving, so that it fails alone.
+//! nothing waits for a timer. Callers take turns, input by input, and whoever comes has the next one, so that who has few does
+//! not wait for who has many. Each caller gets the answers to its own inputs, and one that a provider refuses is found by
+//! halving, so that it fails alone.
 //!
 //! There is no task of its own: of the callers that wait, one takes what has gathered and asks for all of it. Should it be
 //! dropped half-way, the others notice and their inputs travel again.
@@ -16,6 +17,9 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use crate::embeddings::Embeddings;
 use crate::error::ProviderError;
 use crate::estimate::estimate;
+
+/// So many callers that just came have their first turn before one that has had a turn has its next.
+const NEWCOMERS_IN_TURN: usize = 8;
 
 /// What can be asked about.
 pub(crate) trait Input: Clone + Send + Sync {
@@ -90,9 +94,16 @@ struct Piece<I, O> {
 
 type Answers<O> = oneshot::Receiver<Result<Answered<O>, ProviderError>>;
 
+/// A caller, and what it asks for, which is never nothing.
+type Waiting<I, O> = (u64, VecDeque<Piece<I, O>>);
+
 struct State<I, O> {
-    /// The callers that wait, in the order of their turns, each with what it asks for; none without inputs.
-    queue: VecDeque<(u64, VecDeque<Piece<I, O>>)>,
+    /// The callers that have had no turn yet, in the order of their coming.
+    newcomers: VecDeque<Waiting<I, O>>,
+    /// How many of them had their first since another caller had a turn.
+    newcomers_served: usize,
+    /// The others, in the order of their turns.
+    queue: VecDeque<Waiting<I, O>>,
     queued: usize,
     queued_tokens: usize,
     under_way: usize,
@@ -101,6 +112,8 @@ struct State<I, O> {
 impl<I, O> Default for State<I, O> {
     fn default() -> Self {
         Self {
+            newcomers: VecDeque::new(),
+            newcomers_served: 0,
             queue: VecDeque::new(),
             queued: 0,
             queued_tokens: 0,
@@ -124,20 +137,37 @@ impl<I: Input, O> State<I, O> {
     fn push(&mut self, caller: u64, piece: Piece<I, O>) {
         self.queued += 1;
         self.queued_tokens += piece.tokens;
-        match self.queue.iter_mut().find(|(whose, _)| *whose == caller) {
+        let mut waiting = self.newcomers.iter_mut().chain(&mut self.queue);
+        match waiting.find(|(whose, _)| *whose == caller) {
             Some((_, pieces)) => pieces.push_back(piece),
-            None => self.queue.push_back((caller, VecDeque::from([piece]))),
+            None => self.newcomers.push_back((caller, VecDeque::from([piece]))),
         }
+    }
+
+    fn is_newcomers_turn(&self) -> bool {
+        let others_wait = !self.queue.is_empty();
+        !self.newcomers.is_empty() && (self.newcomers_served < NEWCOMERS_IN_TURN || !others_wait)
     }
 
     /// Whose turn it is.
     fn front(&self) -> Option<&Piece<I, O>> {
-        self.queue.front()?.1.front()
+        let queue = if self.is_newcomers_turn() {
+            &self.newcomers
+        } else {
+            &self.queue
+        };
+        queue.front()?.1.front()
     }
 
     /// Takes the piece whose turn it is; the turn is its caller's again when all others have had theirs.
     fn pop(&mut self) -> Option<Piece<I, O>> {
-        let (caller, mut pieces) = self.queue.pop_front()?;
+        let (caller, mut pieces) = if self.is_newcomers_turn() {
+            self.newcomers_served += 1;
+            self.newcomers.pop_front()?
+        } else {
+            self.newcomers_served = 0;
+            self.queue.pop_front()?
+        };
         let piece = pieces.pop_front()?;
         if !pieces.is_empty() {
             self.queue.push_back((caller, pieces));
@@ -150,8 +180,9 @@ impl<I: Input, O> State<I, O> {
     fn drain(&mut self) -> Vec<Piece<I, O>> {
         self.queued = 0;
         self.queued_tokens = 0;
-        self.queue
-            .drain(..)
+        let newcomers = self.newcomers.drain(..);
+        newcomers
+            .chain(self.queue.drain(..))
             .flat_map(|(_, pieces)| pieces)
             .collect()
     }
@@ -521,6 +552,45 @@ mod tests {
         }
         assert!(!large.is_finished());
         large.abort();
+    }
+
+    #[test]
+    fn whoever_comes_has_the_next_turn_and_keeps_nobody_waiting_for_long() {
+        let mut state = State::default();
+        let mut answers = Vec::new();
+        let mut push = |state: &mut State, caller: u64, texts: usize| {
+            answers.extend((0..texts).map(|_| enqueue(state, caller, &caller.to_string())));
+        };
+        let next = |state: &mut State| {
+            let front = state.front().map(|piece| piece.text.clone());
+            let popped = state.pop().map(|piece| piece.text);
+            assert_eq!(front, popped);
+            popped.map(|text| text.parse::<u64>().unwrap())
+        };
+        push(&mut state, 1, 3);
+        push(&mut state, 2, 3);
+        assert_eq!(
+            [next(&mut state), next(&mut state), next(&mut state)],
+            [Some(1), Some(2), Some(1)]
+        );
+        push(&mut state, 3, 1);
+        assert_eq!(next(&mut state), Some(3));
+        let many = NEWCOMERS_IN_TURN as u64 + 2;
+        for caller in 10..10 + many {
+            push(&mut state, caller, 1);
+        }
+        let mut order = Vec::new();
+        while let Some(caller) = next(&mut state) {
+            order.push(caller);
+        }
+        // The one before them counts.
+        let in_turn = NEWCOMERS_IN_TURN as u64 - 1;
+        let mut expected: Vec<u64> = (10..10 + in_turn).collect();
+        expected.push(2);
+        expected.extend(10 + in_turn..10 + many);
+        expected.extend([1, 2]);
+        assert_eq!(order, expected);
+        assert_eq!((state.queued, state.queued_tokens), (0, 0));
     }
 
     #[tokio::test]

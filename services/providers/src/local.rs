@@ -24,8 +24,12 @@ use crate::tokens::TokenCounter;
 /// beside the model) and patience for nothing.
 const MAX_BATCH_TOKENS: usize = 512;
 
-/// The most texts that are taken together, to be made into batches.
+/// The most texts that are taken together, to be made into batches: many short ones, or a few long ones, for what they come to
+/// in tokens is bounded too.
 pub(crate) const TEXTS_A_REQUEST: usize = 32;
+
+/// Of what is taken together so much at once: while one is computed the next is made ready.
+const REQUESTS_AT_ONCE: usize = 2;
 
 /// The most batches that may wait for the model's threads; whoever comes later is asked to come again.
 const MAX_WAITING: usize = 256;
@@ -241,9 +245,10 @@ impl Source for Shared {
     fn bounds(&self) -> Bounds {
         Bounds {
             inputs: TEXTS_A_REQUEST,
-            tokens: TEXTS_A_REQUEST * USUAL_MAX_TOKENS,
-            eager: self.settings.threads,
-            at_most: self.settings.threads,
+            // What is taken is computed before anybody else's turn comes: a batch for each thread, and one that is next.
+            tokens: self.settings.threads * MAX_BATCH_TOKENS,
+            eager: REQUESTS_AT_ONCE,
+            at_most: REQUESTS_AT_ONCE,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use caudal_domain::{FileRef, Token};
-use caudal_streams::Entry;
+use caudal_streams::{Entry, Lane};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ struct Held {
     since: SystemTime,
     renew_at: Instant,
     entries: Vec<Arc<str>>,
+    lane: Lane,
     cancelled: CancellationToken,
     stopped: bool,
 }
@@ -114,6 +115,15 @@ impl Book {
             .saturating_sub(inner.files.len() + inner.closed.len() + inner.acknowledging)
     }
 
+    /// How a dispatch came; one that is not held any more has no hurry.
+    pub(crate) fn lane(&self, key: &Key) -> Lane {
+        self.lock()
+            .files
+            .get(key)
+            .map(|held| held.lane)
+            .unwrap_or_default()
+    }
+
     pub(crate) fn held(&self) -> usize {
         self.lock().files.len()
     }
@@ -140,6 +150,7 @@ impl Book {
                 since: SystemTime::now(),
                 renew_at: now + first_renewal,
                 entries: vec![id.clone()],
+                lane: entry.lane,
                 cancelled: CancellationToken::new(),
                 stopped: false,
             };
@@ -292,6 +303,7 @@ mod tests {
 
     fn entry(id: &str, files: &[Key]) -> Entry {
         Entry {
+            lane: Lane::Regular,
             id: id.to_owned(),
             files: files.to_vec(),
             admitted_unix_ms: 0,

@@ -335,4 +335,53 @@ mod tests {
             gate.probe_passed();
         }
     }
+
+    /// An outage by a clock that is moved from probe to probe; how many probes it took.
+    fn outlasted(outage: Duration, met: &Failure) -> u32 {
+        let gate = gate();
+        let began = Instant::now();
+        // What is in hand comes back as it fails, and nothing more is begun.
+        for ordinal in 1..=150 {
+            assert!(gate.shut_for(file(ordinal), met, began));
+        }
+        let mut probes = 0;
+        loop {
+            let now = gate.look_at().unwrap();
+            probes += 1;
+            if now - began >= outage {
+                assert!(now - began <= outage + LONGEST, "it goes on in time");
+                gate.probe_passed();
+                break;
+            }
+            gate.probe_failed(met.clone(), now);
+            assert!(gate.is_shut());
+        }
+        // Nobody is nearer to a charge than before.
+        let doubtful = failure(Trouble::Failed);
+        for ordinal in 1..=150 {
+            for _ in 0..GIVEN_BACK_UNCONFIRMED {
+                assert!(gate.shut_for(file(ordinal), &doubtful, began + outage));
+                gate.probe_passed();
+            }
+        }
+        probes
+    }
+
+    #[test]
+    fn half_an_hour_without_a_provider_and_an_hour_with_a_refused_key_charge_nobody() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let refused = Failure::new(Reason::ProviderUnauthorized, "401")
+            .waiting(Dependency::Provider(Provider::Embedding), Trouble::Down);
+        for (outage, failure) in [
+            (minutes(30), failure(Trouble::Down)),
+            (minutes(30), failure(Trouble::Busy)),
+            (minutes(30), failure(Trouble::Failed)),
+            (minutes(60), refused),
+        ] {
+            let probes = outlasted(outage, &failure);
+            let fewest = outage.div_duration_f64(LONGEST);
+            assert!(f64::from(probes) >= fewest, "{probes}");
+            assert!(f64::from(probes) <= 2.0 * fewest + 20.0, "{probes}");
+        }
+    }
 }

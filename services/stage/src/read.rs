@@ -1,10 +1,10 @@
-//! Reads the stage's stream, as much as there is room for.
+//! Reads the stage's streams, as much as there is room for.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use caudal_domain::limits::MAX_DISPATCHES_PER_ENTRY;
-use caudal_streams::{Entry, Reader, StreamsError};
+use caudal_streams::{Entry, Lane, Reader, StreamsError};
 use tokio::sync::mpsc;
 
 use crate::backoff::Backoff;
@@ -126,13 +126,16 @@ async fn take_what_was_delivered(
     reader: &mut Reader,
     to_lease: &mpsc::Sender<Key>,
 ) -> Result<(), StreamsError> {
-    let mut after = "0".to_owned();
-    loop {
-        let entries = reader.held(&after, HELD_PAGE).await?;
-        let Some(last) = entries.last() else {
-            return Ok(());
-        };
-        after.clone_from(&last.id);
-        take_in(core, entries, to_lease).await;
+    for lane in Lane::ALL {
+        let mut after: Option<String> = None;
+        loop {
+            let entries = reader.held(lane, after.as_deref(), HELD_PAGE).await?;
+            let Some(last) = entries.last() else {
+                break;
+            };
+            after = Some(last.id.clone());
+            take_in(core, entries, to_lease).await;
+        }
     }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use caudal_domain::{Generation, Reason};
 use caudal_node::TraceContext;
 use caudal_proto::mesh::v1::report::Outcome;
 use caudal_proto::mesh::v1::{Report, Work};
+use caudal_streams::Lane;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -31,10 +32,16 @@ const LONG: Duration = Duration::from_secs(2);
 const SLOTS_A_KEPT_ONE: usize = 4;
 /// while some came within this.
 const KEPT_FOR: Duration = Duration::from_secs(60);
+/// So many files that came by the express stream are begun before one that did not is.
+const EXPRESS_IN_TURN: usize = 8;
 
 /// What waits for a slot, in the order of its coming. Long work never has all slots while short work comes: else a minute's
 /// documents keep every thumbnail waiting (protocol 5.5).
 struct Queue {
+    /// What came by the express stream, but for long work.
+    express: VecDeque<Leased>,
+    /// How many of them were begun since another was.
+    express_begun: usize,
     short: VecDeque<(u64, Leased)>,
     long: VecDeque<(u64, Leased)>,
     came: u64,
@@ -45,6 +52,8 @@ struct Queue {
 impl Queue {
     fn new(now: Instant) -> Self {
         Self {
+            express: VecDeque::new(),
+            express_begun: 0,
             short: VecDeque::new(),
             long: VecDeque::new(),
             came: 0,
@@ -52,13 +61,16 @@ impl Queue {
         }
     }
 
-    fn push(&mut self, leased: Leased, now: Instant) {
+    fn push(&mut self, leased: Leased, lane: Lane, now: Instant) {
         self.came += 1;
         if leased.is_long() {
             self.long.push_back((self.came, leased));
-        } else {
-            self.short_came = now;
-            self.short.push_back((self.came, leased));
+            return;
+        }
+        self.short_came = now;
+        match lane {
+            Lane::Express => self.express.push_back(leased),
+            Lane::Regular => self.short.push_back((self.came, leased)),
         }
     }
 
@@ -67,6 +79,18 @@ impl Queue {
         if running >= slots {
             return None;
         }
+        if self.express_begun < EXPRESS_IN_TURN
+            && let Some(leased) = self.express.pop_front()
+        {
+            self.express_begun += 1;
+            return Some(leased);
+        }
+        self.express_begun = 0;
+        let other = self.next_of_others(slots, long, now);
+        other.or_else(|| self.express.pop_front())
+    }
+
+    fn next_of_others(&mut self, slots: usize, long: usize, now: Instant) -> Option<Leased> {
         let keeps = slots > 1 && now.saturating_duration_since(self.short_came) < KEPT_FOR;
         let kept = if keeps {
             (slots / SLOTS_A_KEPT_ONE).max(1)
@@ -89,8 +113,9 @@ impl Queue {
     }
 
     fn drain(&mut self) -> impl Iterator<Item = Leased> + '_ {
-        let all = self.short.drain(..).chain(self.long.drain(..));
-        all.map(|(_, leased)| leased)
+        let others = self.short.drain(..).chain(self.long.drain(..));
+        let others = others.map(|(_, leased)| leased);
+        self.express.drain(..).chain(others)
     }
 }
 
@@ -155,7 +180,7 @@ pub(crate) async fn run<H: Handler>(
         runner.begin_what_fits();
         tokio::select! {
             next = leased.recv() => match next {
-                Some(next) => runner.waiting.push(next, Instant::now()),
+                Some(next) => runner.wait(next),
                 None => leased_is_open = false,
             },
             Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
@@ -173,7 +198,7 @@ pub(crate) async fn run<H: Handler>(
         runner.give_back_what_waits().await;
         tokio::select! {
             late = leased.recv(), if leased_is_open => match late {
-                Some(late) => runner.waiting.push(late, Instant::now()),
+                Some(late) => runner.wait(late),
                 None => leased_is_open = false,
             },
             Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
@@ -184,6 +209,11 @@ pub(crate) async fn run<H: Handler>(
 }
 
 impl<H: Handler> Runner<H> {
+    fn wait(&mut self, leased: Leased) {
+        let lane = self.core.book.lane(&leased.key);
+        self.waiting.push(leased, lane, Instant::now());
+    }
+
     fn begin_what_fits(&mut self) {
         let allowed = self.core.allowed_slots();
         self.core
@@ -451,11 +481,11 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(now);
         for ordinal in 0..10 {
-            queue.push(leased(ordinal, minute), now);
+            queue.push(leased(ordinal, minute), Lane::Regular, now);
         }
         assert_eq!(begun(&mut queue, now), [0, 1, 2]);
         // What comes short begins at once, before what waits.
-        queue.push(leased(10, Duration::from_millis(20)), now);
+        queue.push(leased(10, Duration::from_millis(20)), Lane::Regular, now);
         let next = queue.next(SLOTS, 3, 3, now).unwrap();
         assert_eq!(next.key.0.ordinal, 10);
         assert!(queue.next(SLOTS, 3, 3, now).is_none());
@@ -467,12 +497,43 @@ mod tests {
     }
 
     #[test]
+    fn what_came_by_the_express_stream_begins_first_and_keeps_nothing_waiting_for_long() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        let short = Duration::from_millis(1);
+        for ordinal in 0..3 {
+            queue.push(leased(ordinal, short), Lane::Regular, now);
+        }
+        let express = u32::try_from(EXPRESS_IN_TURN).unwrap() + 2;
+        for ordinal in 10..10 + express {
+            queue.push(leased(ordinal, short), Lane::Express, now);
+        }
+        let mut begun = Vec::new();
+        while let Some(next) = queue.next(SLOTS, 0, 0, now) {
+            begun.push(next.key.0.ordinal);
+        }
+        let last_in_turn = 10 + u32::try_from(EXPRESS_IN_TURN).unwrap();
+        let mut expected: Vec<u32> = (10..last_in_turn).collect();
+        expected.push(0);
+        expected.extend(last_in_turn..10 + express);
+        expected.extend([1, 2]);
+        assert_eq!(begun, expected);
+        // Long work gains nothing by the express stream, and no slot that is kept from it.
+        queue.push(leased(50, Duration::from_secs(60)), Lane::Express, now);
+        assert!(queue.next(SLOTS, 3, 3, now).is_none());
+    }
+
+    #[test]
     fn what_came_first_begins_first_where_a_slot_may_take_either() {
         let now = Instant::now();
         let mut queue = Queue::new(now);
-        queue.push(leased(0, Duration::from_secs(9)), now);
+        queue.push(leased(0, Duration::from_secs(9)), Lane::Regular, now);
         for ordinal in 1..9 {
-            queue.push(leased(ordinal, Duration::from_millis(1)), now);
+            queue.push(
+                leased(ordinal, Duration::from_millis(1)),
+                Lane::Regular,
+                now,
+            );
         }
         assert_eq!(begun(&mut queue, now), [0, 1, 2, 3]);
     }

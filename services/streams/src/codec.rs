@@ -6,6 +6,8 @@ use caudal_proto::convert::{ConvertError, file_tokens_from_proto, file_tokens_to
 use caudal_proto::mesh::v1::Dispatches;
 use prost::Message;
 
+use crate::lane::Lane;
+
 /// Dispatches that a reader takes from one entry. Far above what is packed, so that a change of packing never makes an
 /// entry unreadable for an older reader.
 const MAX_DISPATCHES_READ: usize = 2_048;
@@ -26,15 +28,18 @@ pub enum DecodeError {
 pub struct Dispatch {
     /// Each file with the token it was dispatched under.
     pub files: Vec<(FileRef, Token)>,
+    /// The stream that they go to.
+    pub lane: Lane,
     /// When they were admitted, milliseconds since 1970 by the database's clock; for measuring the wait only.
     pub admitted_unix_ms: i64,
 }
 
 /// Encodes the body of an entry, which is also the body of an outbox row.
-pub fn encode(files: &[(FileRef, Token)], admitted_unix_ms: i64) -> Bytes {
+pub fn encode(files: &[(FileRef, Token)], lane: Lane, admitted_unix_ms: i64) -> Bytes {
     let message = Dispatches {
         files: Some(file_tokens_to_proto(files.iter().copied())),
         admitted_unix_ms,
+        express: lane == Lane::Express,
     };
     Bytes::from(message.encode_to_vec())
 }
@@ -48,6 +53,10 @@ pub fn decode(body: &[u8]) -> Result<Dispatch, DecodeError> {
     let files = file_tokens_from_proto(&message.files.unwrap_or_default(), MAX_DISPATCHES_READ)?;
     Ok(Dispatch {
         files,
+        lane: match message.express {
+            true => Lane::Express,
+            false => Lane::Regular,
+        },
         admitted_unix_ms: message.admitted_unix_ms,
     })
 }
@@ -74,8 +83,9 @@ mod tests {
             (file(1, 9, 7), Token(1)),
             (file(1, 2, 4), Token(99)),
         ];
-        let read = decode(&encode(&files, 42)).unwrap();
+        let read = decode(&encode(&files, Lane::Express, 42)).unwrap();
         assert_eq!(read.files, files);
+        assert_eq!(read.lane, Lane::Express);
         assert_eq!(read.admitted_unix_ms, 42);
     }
 

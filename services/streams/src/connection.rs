@@ -6,6 +6,7 @@ use redis::{Client, Pipeline, RedisResult};
 
 use crate::error::StreamsError;
 use crate::inspect::{self, StreamView};
+use crate::lane::Lane;
 use crate::names::Names;
 use crate::publish::Publisher;
 use crate::reader::Reader;
@@ -65,11 +66,11 @@ impl Streams {
         Publisher::new(self.clone())
     }
 
-    /// A reader of the stage's stream for `consumer`, whose name must be unique for each start of a process.
+    /// A reader of the stage's streams for `consumer`, whose name must be unique for each start of a process.
     pub fn reader(&self, stage: Stage, consumer: &str) -> Reader {
         Reader::new(
             self.client.clone(),
-            self.names.stream(stage),
+            Lane::ALL.map(|lane| self.names.stream(stage, lane)),
             Names::group(stage),
             consumer.to_owned(),
         )
@@ -83,16 +84,23 @@ impl Streams {
         if ids.is_empty() {
             return Ok(());
         }
-        let stream = self.names.stream(stage);
         let mut pipeline = Pipeline::new();
-        for page in ids.chunks(IDS_A_COMMAND) {
-            pipeline
-                .cmd("XACK")
-                .arg(&stream)
-                .arg(Names::group(stage))
-                .arg(page)
-                .ignore();
-            pipeline.cmd("XDEL").arg(&stream).arg(page).ignore();
+        for lane in Lane::ALL {
+            let stream = self.names.stream(stage, lane);
+            let marked = ids.iter().map(|id| Lane::of_id(id));
+            let own: Vec<&str> = marked
+                .filter(|(of, _)| *of == lane)
+                .map(|(_, own)| own)
+                .collect();
+            for page in own.chunks(IDS_A_COMMAND) {
+                pipeline
+                    .cmd("XACK")
+                    .arg(&stream)
+                    .arg(Names::group(stage))
+                    .arg(page)
+                    .ignore();
+                pipeline.cmd("XDEL").arg(&stream).arg(page).ignore();
+            }
         }
         let () = pipeline.query_async(&mut self.manager.clone()).await?;
         Ok(())
@@ -107,30 +115,25 @@ impl Streams {
         self.acknowledge(stage, ids).await
     }
 
-    /// What stands in the stage's stream now, read in bounded pages, at most [`crate::INSPECT_LIMIT`] entries.
+    /// What stands in the stage's streams now, read in bounded pages, at most [`crate::INSPECT_LIMIT`] entries of each.
     ///
     /// # Errors
     /// Redis did not answer or refused.
     pub async fn inspect(&self, stage: Stage) -> Result<StreamView, StreamsError> {
-        inspect::inspect(
-            &self.manager,
-            &self.names.stream(stage),
-            Names::group(stage),
-        )
-        .await
+        inspect::inspect(&self.manager, &self.names, stage).await
     }
 
-    /// Number of entries in the stage's stream.
+    /// Number of entries in the stage's streams.
     ///
     /// # Errors
     /// Redis did not answer or refused.
     pub async fn depth(&self, stage: Stage) -> Result<u64, StreamsError> {
-        let stream = self.names.stream(stage);
-        let depth = redis::cmd("XLEN")
-            .arg(stream)
-            .query_async(&mut self.manager.clone())
-            .await?;
-        Ok(depth)
+        let mut pipeline = Pipeline::new();
+        for lane in Lane::ALL {
+            pipeline.cmd("XLEN").arg(self.names.stream(stage, lane));
+        }
+        let depths: Vec<u64> = pipeline.query_async(&mut self.manager.clone()).await?;
+        Ok(depths.into_iter().sum())
     }
 
     /// Deletes a consumer that holds nothing any more; one that still holds entries stays, because its entries would
@@ -143,11 +146,25 @@ impl Streams {
         stage: Stage,
         consumer: &str,
     ) -> Result<bool, StreamsError> {
-        let stream = self.names.stream(stage);
-        let group = Names::group(stage);
+        let mut is_gone = true;
+        for lane in Lane::ALL {
+            let stream = self.names.stream(stage, lane);
+            is_gone &= self
+                .delete_where_idle(&stream, Names::group(stage), consumer)
+                .await?;
+        }
+        Ok(is_gone)
+    }
+
+    async fn delete_where_idle(
+        &self,
+        stream: &str,
+        group: &str,
+        consumer: &str,
+    ) -> Result<bool, StreamsError> {
         let mut manager = self.manager.clone();
         let held: RedisResult<Vec<(String, String, u64, u64)>> = redis::cmd("XPENDING")
-            .arg(&stream)
+            .arg(stream)
             .arg(group)
             .arg("-")
             .arg("+")
@@ -163,7 +180,7 @@ impl Streams {
         }
         let () = redis::cmd("XGROUP")
             .arg("DELCONSUMER")
-            .arg(&stream)
+            .arg(stream)
             .arg(group)
             .arg(consumer)
             .query_async(&mut manager)

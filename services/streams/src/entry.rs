@@ -2,17 +2,20 @@ use caudal_domain::{FileRef, Token};
 use redis::{FromRedisValue, ParsingError, Value};
 
 use crate::codec;
+use crate::lane::Lane;
 
 /// Field of an entry that holds its body.
 pub(crate) const BODY_FIELD: &str = "d";
 
-/// One entry of a stage's stream.
+/// One entry of a stage's streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Redis's id of the entry, `{milliseconds}-{number}`.
+    /// Names it among the entries of both streams.
     pub id: String,
     /// Its dispatches. Empty when the body cannot be read: nothing can be worked on, and the database will dispatch again.
     pub files: Vec<(FileRef, Token)>,
+    /// The stream that it stands in.
+    pub lane: Lane,
     /// When its files were admitted, milliseconds since 1970 by the database's clock; 0 when unknown.
     pub admitted_unix_ms: i64,
 }
@@ -39,19 +42,21 @@ impl FromRedisValue for RawEntry {
 
 impl RawEntry {
     /// The entry, or nothing when it was deleted and only its id is left.
-    pub(crate) fn decode_unless_deleted(self) -> Option<Entry> {
+    pub(crate) fn decode_unless_deleted(self, lane: Lane) -> Option<Entry> {
         let body = self.body?;
         match codec::decode(&body) {
             Ok(dispatch) => Some(Entry {
-                id: self.id,
+                id: lane.mark(&self.id),
                 files: dispatch.files,
+                lane,
                 admitted_unix_ms: dispatch.admitted_unix_ms,
             }),
             Err(error) => {
                 tracing::error!(entry = %self.id, %error, "unreadable entry in a dispatch stream");
                 Some(Entry {
-                    id: self.id,
+                    id: lane.mark(&self.id),
                     files: Vec::new(),
+                    lane,
                     admitted_unix_ms: 0,
                 })
             }

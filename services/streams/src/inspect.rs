@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use caudal_domain::Stage;
 use redis::aio::ConnectionManager;
 use redis::{RedisResult, Value};
 
 use crate::entry::{Entry, RawEntry, id_key};
 use crate::error::{StreamsError, says_no_group};
+use crate::lane::Lane;
+use crate::names::Names;
 
 /// Entries asked for in one round trip.
 const PAGE: usize = 1_000;
@@ -35,20 +38,21 @@ pub enum Standing<'a> {
     Spent,
 }
 
-/// A look at one stage's stream.
+/// A look at one stage's streams.
 #[derive(Debug, Clone, Default)]
 pub struct StreamView {
-    /// Entries in the stream, in order, delivered or not.
+    /// Entries, those of the express stream first, each stream's in order, delivered or not.
     pub entries: Vec<Entry>,
     /// Holders of the ids that were delivered and not acknowledged.
     pub pending: HashMap<String, Pending>,
     /// Ids that are pending but whose entry is gone: they count as absent and want to be removed.
     pub pending_without_entry: Vec<String>,
-    /// The group does not exist.
+    /// The group does not exist on one of the streams.
     pub group_missing: bool,
     /// There was more than [`INSPECT_LIMIT`]: what is not in this view may stand in the stream all the same.
     pub truncated: bool,
-    last_delivered: (u64, u64),
+    /// Up to which id each stream was delivered, where it has its group.
+    last_delivered: HashMap<Lane, (u64, u64)>,
 }
 
 impl StreamView {
@@ -57,30 +61,35 @@ impl StreamView {
         if let Some(pending) = self.pending.get(id) {
             return Standing::Pending(pending);
         }
-        if !self.group_missing && id_key(id) <= self.last_delivered {
-            return Standing::Spent;
+        let (lane, own) = Lane::of_id(id);
+        match self.last_delivered.get(&lane) {
+            Some(last) if id_key(own) <= *last => Standing::Spent,
+            _ => Standing::Undelivered,
         }
-        Standing::Undelivered
     }
 }
 
-/// Reads the view. The order matters: what was delivered up to, then who holds what, then the entries. An entry published
+/// Reads the view. The order in each stream matters: what was delivered up to, then who holds what, then the entries. An entry published
 /// in between is then undelivered, and one that is pending without an entry has truly lost it.
 pub(crate) async fn inspect(
     manager: &ConnectionManager,
-    stream: &str,
-    group: &str,
+    names: &Names,
+    stage: Stage,
 ) -> Result<StreamView, StreamsError> {
     let mut manager = manager.clone();
     let mut view = StreamView::default();
-    match last_delivered(&mut manager, stream, group).await? {
-        Some(id) => view.last_delivered = id_key(&id),
-        None => view.group_missing = true,
+    let group = Names::group(stage);
+    for lane in Lane::ALL {
+        let stream = names.stream(stage, lane);
+        match last_delivered(&mut manager, &stream, group).await? {
+            Some(id) => {
+                view.last_delivered.insert(lane, id_key(&id));
+                read_pending(&mut manager, (&stream, lane), group, &mut view).await?;
+            }
+            None => view.group_missing = true,
+        }
+        read_entries(&mut manager, (&stream, lane), &mut view).await?;
     }
-    if !view.group_missing {
-        read_pending(&mut manager, stream, group, &mut view).await?;
-    }
-    read_entries(&mut manager, stream, &mut view).await?;
     if !view.truncated {
         let entries: std::collections::HashSet<&str> =
             view.entries.iter().map(|entry| entry.id.as_str()).collect();
@@ -132,7 +141,7 @@ fn field(facts: &mut HashMap<String, Value>, name: &str) -> Result<String, Strea
 
 async fn read_pending(
     manager: &mut ConnectionManager,
-    stream: &str,
+    (stream, lane): (&str, Lane),
     group: &str,
     view: &mut StreamView,
 ) -> Result<(), StreamsError> {
@@ -150,7 +159,8 @@ async fn read_pending(
             Ok(page) => page,
             Err(error) if says_no_group(&error) => {
                 view.group_missing = true;
-                view.pending.clear();
+                view.last_delivered.remove(&lane);
+                view.pending.retain(|id, _| Lane::of_id(id).0 != lane);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -162,7 +172,7 @@ async fn read_pending(
         let page_is_full = page.len() == PAGE;
         for (id, consumer, idle_ms, _deliveries) in page {
             view.pending.insert(
-                id,
+                lane.mark(&id),
                 Pending {
                     consumer,
                     idle: Duration::from_millis(idle_ms),
@@ -181,7 +191,7 @@ async fn read_pending(
 
 async fn read_entries(
     manager: &mut ConnectionManager,
-    stream: &str,
+    (stream, lane): (&str, Lane),
     view: &mut StreamView,
 ) -> Result<(), StreamsError> {
     let mut start = "-".to_owned();
@@ -199,8 +209,10 @@ async fn read_entries(
         };
         start = format!("({}", last.id);
         let page_is_full = page.len() == PAGE;
-        view.entries
-            .extend(page.into_iter().filter_map(RawEntry::decode_unless_deleted));
+        view.entries.extend(
+            page.into_iter()
+                .filter_map(|raw| raw.decode_unless_deleted(lane)),
+        );
         if !page_is_full {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Dispatch streams on Redis: one stream and one consumer group for each stage. The database holds the truth; what
+//! Dispatch streams on Redis: two streams for each stage, and one consumer group on both ([`Lane`]). The database holds the truth; what
 //! stands here may be lost, doubled or late, and no file with it.
 //!
 //! [`Streams`] is the handle of a process: publish, acknowledge, inspect, remove, measure. [`Reader`] reads a stage's
@@ -9,6 +9,7 @@ mod connection;
 mod entry;
 mod error;
 mod inspect;
+mod lane;
 mod names;
 mod publish;
 mod reader;
@@ -19,6 +20,7 @@ pub use connection::Streams;
 pub use entry::Entry;
 pub use error::StreamsError;
 pub use inspect::{INSPECT_LIMIT, Pending, Standing, StreamView};
+pub use lane::Lane;
 pub use names::{DEFAULT_PREFIX, Names};
 pub use publish::Publisher;
 pub use reader::{Read, Reader};

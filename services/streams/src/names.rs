@@ -1,5 +1,7 @@
 use caudal_domain::Stage;
 
+use crate::lane::Lane;
+
 /// Prefix of every key when nothing else is configured.
 pub const DEFAULT_PREFIX: &str = "caudal";
 
@@ -17,9 +19,13 @@ impl Names {
         }
     }
 
-    /// Key of the stage's stream, `{prefix}:dispatch:{stage}`.
-    pub fn stream(&self, stage: Stage) -> String {
-        format!("{}:dispatch:{}", self.prefix, stage.name())
+    /// Key of a stream of the stage, `{prefix}:dispatch:{stage}`, and the express one's with `:express` behind it.
+    pub fn stream(&self, stage: Stage, lane: Lane) -> String {
+        let behind = match lane {
+            Lane::Express => ":express",
+            Lane::Regular => "",
+        };
+        format!("{}:dispatch:{}{behind}", self.prefix, stage.name())
     }
 
     /// The stage's one consumer group, `{stage}`.
@@ -42,12 +48,12 @@ mod tests {
     fn names_follow_the_prefix() {
         // protocol 3.4: names of stream and group.
         assert_eq!(
-            Names::default().stream(Stage::ExtractText),
+            Names::default().stream(Stage::ExtractText, Lane::Regular),
             "caudal:dispatch:extract-text"
         );
         assert_eq!(
-            Names::new("blue").stream(Stage::Upload),
-            "blue:dispatch:upload"
+            Names::new("blue").stream(Stage::Upload, Lane::Express),
+            "blue:dispatch:upload:express"
         );
         assert_eq!(Names::group(Stage::ImageProcessing), "image-processing");
     }

@@ -5,6 +5,7 @@ use redis::{Pipeline, RedisResult};
 use crate::connection::Streams;
 use crate::entry::BODY_FIELD;
 use crate::error::StreamsError;
+use crate::lane::Lane;
 
 /// Entries sent in one round trip. With the commit group's own bound this is one or two round trips.
 const ENTRIES_A_PIPELINE: usize = 1_024;
@@ -28,16 +29,19 @@ impl Publisher {
     /// Nothing was answered at all: every entry must be taken as not published.
     pub async fn publish(
         &self,
-        entries: &[(Stage, Bytes)],
+        entries: &[(Stage, Lane, Bytes)],
     ) -> Result<Vec<Result<String, StreamsError>>, StreamsError> {
         let mut answers = Vec::with_capacity(entries.len());
         for page in entries.chunks(ENTRIES_A_PIPELINE) {
             match self.publish_page(page).await {
-                Ok(page_answers) => answers.extend(
-                    page_answers
-                        .into_iter()
-                        .map(|answer| answer.map_err(StreamsError::from)),
-                ),
+                Ok(page_answers) => {
+                    let lanes = page.iter().map(|(_, lane, _)| lane);
+                    let answers_by_lane = lanes.zip(page_answers);
+                    answers.extend(answers_by_lane.map(|(lane, answer)| {
+                        let id = answer.map_err(StreamsError::from)?;
+                        Ok(lane.mark(&id))
+                    }));
+                }
                 Err(error) if answers.is_empty() => return Err(error),
                 Err(error) => {
                     answers.resize(entries.len(), Err(error));
@@ -50,12 +54,12 @@ impl Publisher {
 
     async fn publish_page(
         &self,
-        page: &[(Stage, Bytes)],
+        page: &[(Stage, Lane, Bytes)],
     ) -> Result<Vec<RedisResult<String>>, StreamsError> {
         let mut pipeline = Pipeline::with_capacity(page.len());
         pipeline.ignore_errors();
-        for (stage, body) in page {
-            let stream = self.streams.names.stream(*stage);
+        for (stage, lane, body) in page {
+            let stream = self.streams.names.stream(*stage, *lane);
             pipeline
                 .cmd("XADD")
                 .arg(stream)

@@ -5,6 +5,7 @@ use redis::{AsyncConnectionConfig, Client, RedisResult};
 
 use crate::entry::{Entry, RawEntry};
 use crate::error::{StreamsError, says_no_group};
+use crate::lane::Lane;
 use crate::timeouts::CONNECT_TIMEOUT;
 
 /// A blocking read that is silent for this long after its own time is held for dead and its connection dropped.
@@ -13,18 +14,19 @@ const READ_GRACE: Duration = Duration::from_secs(5);
 /// What one read brought.
 #[derive(Debug, Default)]
 pub struct Read {
-    /// New entries, in order; empty when the time was over first.
+    /// New entries, those of the express stream first, each stream's in order; empty when the time was over first.
     pub entries: Vec<Entry>,
-    /// The group was not there and has been made, at the beginning of the stream. Dispatches may have been lost with it:
+    /// The group was not there and has been made, at the beginning of a stream. Dispatches may have been lost with it:
     /// ask the ledger for a reconcile pass.
     pub group_created: bool,
 }
 
-/// Reads one stage's stream for one consumer, on a connection of its own.
+/// Reads one stage's streams for one consumer, on a connection of its own.
 pub struct Reader {
     client: Client,
     connection: Option<MultiplexedConnection>,
-    stream: String,
+    /// In the order of [`Lane::ALL`].
+    streams: [String; 2],
     group: &'static str,
     consumer: String,
 }
@@ -33,32 +35,32 @@ impl std::fmt::Debug for Reader {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Reader")
-            .field("stream", &self.stream)
+            .field("streams", &self.streams)
             .field("consumer", &self.consumer)
             .finish_non_exhaustive()
     }
 }
 
-/// The answer of XREADGROUP for one stream; nil when nothing came in time.
+/// The answer of XREADGROUP by stream; nil when nothing came in time.
 type StreamsAnswer = Option<Vec<(String, Vec<RawEntry>)>>;
 
 impl Reader {
     pub(crate) fn new(
         client: Client,
-        stream: String,
+        streams: [String; 2],
         group: &'static str,
         consumer: String,
     ) -> Self {
         Self {
             client,
             connection: None,
-            stream,
+            streams,
             group,
             consumer,
         }
     }
 
-    /// Reads at most `count` new entries, waiting at most `block` (at least a millisecond) for the first. Makes the group
+    /// Reads at most `count` new entries, half of them of each stream, and one of each at least, waiting at most `block` (at least a millisecond) for the first. Makes the group
     /// when it is missing, and says so.
     ///
     /// Dropping the future may leave entries delivered to this consumer that nobody saw: [`Reader::held`] finds them.
@@ -75,18 +77,18 @@ impl Reader {
             .arg(self.group)
             .arg(&self.consumer)
             .arg("COUNT")
-            .arg(count);
+            .arg(count.div_ceil(self.streams.len()).max(1));
         command
             .arg("BLOCK")
             .arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX));
-        command.arg("STREAMS").arg(&self.stream).arg(">");
+        command.arg("STREAMS").arg(&self.streams).arg(&[">", ">"]);
         match self.query(&command, block + READ_GRACE).await {
             Ok(answer) => Ok(Read {
-                entries: entries_of(answer),
+                entries: self.entries_of(answer),
                 group_created: false,
             }),
             Err(QueryError::Redis(error)) if says_no_group(&error) => {
-                let group_created = self.create_group().await?;
+                let group_created = self.create_groups().await?;
                 Ok(Read {
                     entries: Vec::new(),
                     group_created,
@@ -96,12 +98,20 @@ impl Reader {
         }
     }
 
-    /// Entries that were delivered to this consumer and not yet acknowledged, after the entry `after` (`0` for the first),
-    /// at most `count`. The caller holds most of them already; what it does not hold came in an answer that was lost.
+    /// Entries of one stream that were delivered to this consumer and not yet acknowledged, after the entry `after` (the first
+    /// when none is named), at most `count`. The caller holds most of them already; what it does not hold came in an answer
+    /// that was lost.
     ///
     /// # Errors
     /// Redis did not answer or refused.
-    pub async fn held(&mut self, after: &str, count: usize) -> Result<Vec<Entry>, StreamsError> {
+    pub async fn held(
+        &mut self,
+        lane: Lane,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<Entry>, StreamsError> {
+        let stream = &self.streams[lane as usize];
+        let after = after.map_or("0", |id| Lane::of_id(id).1);
         let mut command = redis::cmd("XREADGROUP");
         command
             .arg("GROUP")
@@ -109,21 +119,30 @@ impl Reader {
             .arg(&self.consumer)
             .arg("COUNT")
             .arg(count);
-        command.arg("STREAMS").arg(&self.stream).arg(after);
+        command.arg("STREAMS").arg(stream).arg(after);
         match self.query(&command, READ_GRACE).await {
-            Ok(answer) => Ok(entries_of(answer)),
+            Ok(answer) => Ok(self.entries_of(answer)),
             Err(QueryError::Redis(error)) if says_no_group(&error) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Makes the streams and their group where they are missing. Returns whether it was this call that made one.
+    async fn create_groups(&mut self) -> Result<bool, StreamsError> {
+        let mut any_created = false;
+        for stream in self.streams.clone() {
+            any_created |= self.create_group(&stream).await?;
+        }
+        Ok(any_created)
+    }
+
     /// Makes the stream and its group, from the first entry on: what was published before the group would otherwise never
     /// be delivered. Returns whether it was this call that made it.
-    async fn create_group(&mut self) -> Result<bool, StreamsError> {
+    async fn create_group(&mut self, stream: &str) -> Result<bool, StreamsError> {
         let mut command = redis::cmd("XGROUP");
         command
             .arg("CREATE")
-            .arg(&self.stream)
+            .arg(stream)
             .arg(self.group)
             .arg("0")
             .arg("MKSTREAM");
@@ -161,6 +180,19 @@ impl Reader {
         answer.map_err(QueryError::Redis)
     }
 
+    fn entries_of(&self, answer: StreamsAnswer) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (stream, raw_entries) in answer.unwrap_or_default() {
+            let lane = match stream == self.streams[Lane::Express as usize] {
+                true => Lane::Express,
+                false => Lane::Regular,
+            };
+            let read = raw_entries.into_iter();
+            entries.extend(read.filter_map(|raw| raw.decode_unless_deleted(lane)));
+        }
+        entries
+    }
+
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         // By default every reply must come within half a second, which no blocking read can promise.
         let config = AsyncConnectionConfig::new()
@@ -184,16 +216,4 @@ impl From<QueryError> for StreamsError {
             QueryError::Silent => Self::Silent,
         }
     }
-}
-
-fn entries_of(answer: StreamsAnswer) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for (_, raw_entries) in answer.unwrap_or_default() {
-        entries.extend(
-            raw_entries
-                .into_iter()
-                .filter_map(RawEntry::decode_unless_deleted),
-        );
-    }
-    entries
 }

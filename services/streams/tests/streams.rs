@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use caudal_domain::{BatchId, FileRef, Stage, TenantId, Token};
 use caudal_harness::{Redis, RedisAt, eventually};
-use caudal_streams::{Names, Standing, Streams, encode};
+use caudal_streams::{Lane, Names, Standing, Streams, encode};
 use uuid::Uuid;
 
 fn streams(redis: &Redis) -> Streams {
@@ -46,9 +46,108 @@ fn dispatches(ordinals: &[u32]) -> Vec<(FileRef, Token)> {
 }
 
 async fn publish(streams: &Streams, ordinals: &[u32]) -> String {
-    let body = encode(&dispatches(ordinals), 5);
-    let mut answers = streams.publisher().publish(&[(STAGE, body)]).await.unwrap();
+    publish_on(streams, Lane::Regular, ordinals).await
+}
+
+async fn publish_on(streams: &Streams, lane: Lane, ordinals: &[u32]) -> String {
+    let entry = (STAGE, lane, encode(&dispatches(ordinals), lane, 5));
+    let mut answers = streams.publisher().publish(&[entry]).await.unwrap();
     answers.remove(0).unwrap()
+}
+
+fn ordinals(entries: &[caudal_streams::Entry]) -> Vec<u32> {
+    entries
+        .iter()
+        .map(|entry| entry.files[0].0.ordinal)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_read_brings_both_streams_and_the_express_one_first() {
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
+    let mut reader = streams.reader(STAGE, "a");
+    assert!(reader.read(1, SHORT).await.unwrap().group_created);
+    let regular = publish(&streams, &[1]).await;
+    publish(&streams, &[2]).await;
+    let express = publish_on(&streams, Lane::Express, &[3]).await;
+    publish_on(&streams, Lane::Express, &[4]).await;
+    assert_eq!(streams.depth(STAGE).await.unwrap(), 4);
+
+    let read = reader.read(2, BLOCK).await.unwrap();
+    assert_eq!(ordinals(&read.entries), [3, 1]);
+    assert_eq!(read.entries[0].lane, Lane::Express);
+    assert_eq!(read.entries[0].id, express);
+    assert_eq!(read.entries[1].id, regular);
+    let view = streams.inspect(STAGE).await.unwrap();
+    assert_eq!(ordinals(&view.entries), [3, 4, 1, 2]);
+    let standing = view.entries.iter().map(|entry| view.standing(&entry.id));
+    let is_held = standing.map(|standing| matches!(standing, Standing::Pending(_)));
+    assert_eq!(is_held.collect::<Vec<_>>(), [true, false, true, false]);
+    // What was delivered in an answer that was lost is found on each.
+    let held = reader.held(Lane::Express, None, 10).await.unwrap();
+    assert_eq!(ordinals(&held), [3]);
+    assert!(
+        reader
+            .held(Lane::Express, Some(&express), 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let held = reader.held(Lane::Regular, None, 10).await.unwrap();
+    assert_eq!(ordinals(&held), [1]);
+
+    streams.acknowledge(STAGE, &[express]).await.unwrap();
+    assert!(!streams.delete_idle_consumer(STAGE, "a").await.unwrap());
+    streams.acknowledge(STAGE, &[regular]).await.unwrap();
+    let view = streams.inspect(STAGE).await.unwrap();
+    assert_eq!(ordinals(&view.entries), [4, 2]);
+    assert!(view.pending.is_empty());
+    assert!(streams.delete_idle_consumer(STAGE, "a").await.unwrap());
+}
+
+#[tokio::test]
+async fn entries_of_both_streams_that_redis_gave_one_id_are_told_apart() {
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
+    let mut reader = streams.reader(STAGE, "a");
+    reader.read(1, SHORT).await.unwrap();
+    for stream in [STREAM, "caudal:dispatch:extract-text:express"] {
+        let added = command(&redis, &["XADD", stream, "7-1", "d", ""]).await;
+        added.unwrap();
+    }
+    let entries = reader.read(2, BLOCK).await.unwrap().entries;
+    assert_eq!(entries.len(), 2);
+    let (express, regular) = (&entries[0].id, &entries[1].id);
+    streams
+        .acknowledge(STAGE, std::slice::from_ref(express))
+        .await
+        .unwrap();
+    let view = streams.inspect(STAGE).await.unwrap();
+    assert_eq!(view.entries.len(), 1);
+    assert!(matches!(view.standing(regular), Standing::Pending(_)));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_alone_is_made_again() {
+    let redis = Redis::start().await.unwrap();
+    let streams = streams(&redis);
+    let mut reader = streams.reader(STAGE, "a");
+    reader.read(1, SHORT).await.unwrap();
+    publish(&streams, &[1]).await;
+    assert_eq!(reader.read(2, BLOCK).await.unwrap().entries.len(), 1);
+    let lost = "caudal:dispatch:extract-text:express";
+    command(&redis, &["DEL", lost]).await.unwrap();
+    let view = streams.inspect(STAGE).await.unwrap();
+    assert!(view.group_missing);
+    assert!(matches!(
+        view.standing(&view.entries[0].id),
+        Standing::Pending(_)
+    ));
+    publish_on(&streams, Lane::Express, &[2]).await;
+    assert!(reader.read(2, BLOCK).await.unwrap().group_created);
+    let read = reader.read(2, BLOCK).await.unwrap();
+    assert_eq!(ordinals(&read.entries), [2]);
 }
 
 #[tokio::test]
@@ -159,21 +258,28 @@ async fn entries_whose_answer_was_lost_are_found_among_what_is_held() {
     reader.read(1, SHORT).await.unwrap();
     let first = publish(&streams, &[1]).await;
     let second = publish(&streams, &[2]).await;
-    reader.read(2, BLOCK).await.unwrap();
+    reader.read(4, BLOCK).await.unwrap();
 
     let mut restored = streams.reader(STAGE, "a");
-    let held = restored.held("0", 10).await.unwrap();
+    let held = restored.held(Lane::Regular, None, 10).await.unwrap();
     assert_eq!(
         held.iter()
             .map(|entry| entry.id.as_str())
             .collect::<Vec<_>>(),
         [&first, &second]
     );
-    assert_eq!(restored.held(&first, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        restored
+            .held(Lane::Regular, Some(&first), 10)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     assert!(
         streams
             .reader(STAGE, "b")
-            .held("0", 10)
+            .held(Lane::Regular, None, 10)
             .await
             .unwrap()
             .is_empty()
@@ -189,7 +295,7 @@ async fn an_inspection_tells_waiting_held_spent_and_orphaned_entries_apart() {
     let spent = publish(&streams, &[0]).await;
     let held = publish(&streams, &[1]).await;
     let orphan = publish(&streams, &[2]).await;
-    reader.read(3, BLOCK).await.unwrap();
+    reader.read(6, BLOCK).await.unwrap();
     let waiting = publish(&streams, &[3]).await;
     command(&redis, &["XACK", STREAM, "extract-text", &spent])
         .await
@@ -228,14 +334,17 @@ async fn inspection_pages_through_more_entries_than_one_page() {
     let redis = Redis::start().await.unwrap();
     let streams = streams(&redis);
     let entries: Vec<_> = (0..2_500)
-        .map(|ordinal| (STAGE, encode(&dispatches(&[ordinal]), 0)))
+        .map(|ordinal| {
+            let body = encode(&dispatches(&[ordinal]), Lane::Regular, 0);
+            (STAGE, Lane::Regular, body)
+        })
         .collect();
     let answers = streams.publisher().publish(&entries).await.unwrap();
     assert!(answers.iter().all(Result::is_ok));
     let mut reader = streams.reader(STAGE, "a");
     reader.read(1, SHORT).await.unwrap();
     assert_eq!(
-        reader.read(2_000, BLOCK).await.unwrap().entries.len(),
+        reader.read(4_000, BLOCK).await.unwrap().entries.len(),
         2_000
     );
 
@@ -256,10 +365,10 @@ async fn a_full_redis_refuses_for_now() {
     command(&redis, &["CONFIG", "SET", "maxmemory", "1"])
         .await
         .unwrap();
-    let body = encode(&dispatches(&[1]), 0);
+    let body = encode(&dispatches(&[1]), Lane::Regular, 0);
     let answers = streams
         .publisher()
-        .publish(&[(STAGE, body.clone())])
+        .publish(&[(STAGE, Lane::Regular, body.clone())])
         .await
         .unwrap();
     assert!(answers[0].as_ref().unwrap_err().retryable());
@@ -269,7 +378,7 @@ async fn a_full_redis_refuses_for_now() {
     assert!(
         streams
             .publisher()
-            .publish(&[(STAGE, body.clone())])
+            .publish(&[(STAGE, Lane::Regular, body.clone())])
             .await
             .unwrap()[0]
             .is_ok()
@@ -282,20 +391,26 @@ async fn an_absent_redis_gives_no_answer_and_one_that_is_back_is_found() {
     redis.start().await.unwrap();
     let streams = Streams::connect(&redis.url(), Names::default()).unwrap();
     let publisher = streams.publisher();
-    let body = encode(&dispatches(&[1]), 0);
-    let answers = publisher.publish(&[(STAGE, body.clone())]).await.unwrap();
+    let body = encode(&dispatches(&[1]), Lane::Regular, 0);
+    let answers = publisher
+        .publish(&[(STAGE, Lane::Regular, body.clone())])
+        .await
+        .unwrap();
     assert!(answers[0].is_ok());
 
     redis.stop();
     let error = publisher
-        .publish(&[(STAGE, body.clone())])
+        .publish(&[(STAGE, Lane::Regular, body.clone())])
         .await
         .unwrap_err();
     assert!(error.retryable(), "{error}");
 
     redis.start().await.unwrap();
     eventually("the connection comes back", async || {
-        publisher.publish(&[(STAGE, body.clone())]).await.is_ok()
+        publisher
+            .publish(&[(STAGE, Lane::Regular, body.clone())])
+            .await
+            .is_ok()
     })
     .await;
 }

@@ -142,6 +142,7 @@ fn gateway(arguments: &ServeArguments) -> Result<GatewayOptions, Failure> {
         trusts_etags: arguments.trust_etags,
         always_land: arguments.always_land.always_land,
         tus: arguments.tus.settings(),
+        metrics: None,
         tls: arguments.tls.certificate()?,
         door: Some(arguments.door),
     })

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use caudal_gateway::{AllowedOrigins, Deps, Gateway, TusSettings};
-use caudal_node::Certificate;
+use caudal_node::{Certificate, Registry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,8 @@ pub(crate) struct GatewayOptions {
     pub(crate) tus: TusSettings,
     /// What it shows to speak https.
     pub(crate) tls: Option<Certificate>,
+    /// Where it registers its metrics; a registry of its own when left out.
+    pub(crate) metrics: Option<Registry>,
     /// What it bears, where that is not the usual.
     pub(crate) door: Option<DoorArguments>,
 }
@@ -61,6 +63,9 @@ pub(crate) async fn start(
         Some(door) => door.over(&short_drain()),
         None => short_drain(),
     };
+    if let Some(metrics) = options.metrics {
+        settings.metrics = metrics;
+    }
     settings.metrics_listen = mesh.metrics_listen;
     if let Some(folder) = options.web_dir {
         settings.web_dir = folder;

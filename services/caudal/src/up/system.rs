@@ -6,11 +6,13 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use caudal_domain::{Stage, shown_address};
-use caudal_embedded::{DataFolder, RedisChild, RedisSettings, S3Server, S3Settings, Secrets};
+use caudal_embedded::{
+    DataFolder, OnRequest, RedisChild, RedisSettings, S3Server, S3Settings, Secrets,
+};
 use caudal_gateway::key::ApiKey;
 use caudal_ledger::{Bootstrap, LedgerSettings};
 use caudal_limiter::SlotLimits;
-use caudal_node::{Channels, MeshSecret};
+use caudal_node::{Channels, MeshSecret, Registry};
 use caudal_objects::{InProcess, ObjectStore};
 use caudal_proto::mesh::v1::CheckCredentialRequest;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
@@ -55,7 +57,8 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
         .map_err(|error| Failure::broken(error.to_string()))?;
     let mut parts = Parts::default();
 
-    let store = start_store(plan.s3, &folder, &secrets, &mut parts).await?;
+    let metrics = Registry::new("gateway");
+    let store = start_store(plan.s3, &folder, &secrets, &metrics, &mut parts).await?;
     let objects = ObjectStore::connect(store.clone())
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
     objects.ensure_bucket().await.map_err(|error| {
@@ -108,6 +111,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
         tls: plan.tls,
         door: Some(plan.door),
         always_land: plan.always_land,
+        metrics: Some(metrics),
         ..GatewayOptions::default()
     };
     let mesh = Mesh {
@@ -203,6 +207,7 @@ async fn start_store(
     plan: S3,
     folder: &DataFolder,
     secrets: &Secrets,
+    metrics: &Registry,
     parts: &mut Parts,
 ) -> Result<caudal_objects::Settings, Failure> {
     let (bucket, region, at, public_endpoint) = match plan {
@@ -219,12 +224,15 @@ async fn start_store(
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|error| Failure::broken(format!("cannot start the object store: {error}")))?;
-    let settings = S3Settings::new(
-        folder.objects(),
-        &secrets.s3_access_key,
-        &secrets.s3_secret_key,
-        bucket.as_str(),
-    );
+    let settings = S3Settings {
+        on_request: counted_by(metrics),
+        ..S3Settings::new(
+            folder.objects(),
+            &secrets.s3_access_key,
+            &secrets.s3_secret_key,
+            bucket.as_str(),
+        )
+    };
     let stop = CancellationToken::new();
     let server = S3Server::start(settings, listener, stop.clone())
         .await
@@ -247,6 +255,22 @@ async fn start_store(
         Ok::<_, Infallible>(())
     })]);
     Ok(store)
+}
+
+/// Counts the store's requests by method.
+fn counted_by(metrics: &Registry) -> OnRequest {
+    let requests = metrics.counters(
+        "embedded_store_requests",
+        "Requests that the embedded object store took",
+        ["method"],
+    );
+    let methods = ["GET", "HEAD", "PUT", "POST", "DELETE"];
+    let known = methods.map(|method| (method, requests.with([method])));
+    OnRequest::tell(move |came| {
+        if let Some((_, counter)) = known.iter().find(|(method, _)| *method == came) {
+            counter.inc();
+        }
+    })
 }
 
 async fn start_redis(

@@ -95,20 +95,59 @@ fn what_landed_stays_until_then_and_holds_up_no_shutdown() {
     ground.system.verify().unwrap();
 }
 
+async fn metrics(ground: &Ground) -> String {
+    let (page, key) = ("gateway", "operator_key");
+    let asked = reqwest::Client::new()
+        .get(format!("{}/metrics", ground.system.ready(page)))
+        .bearer_auth(ground.system.ready(key));
+    asked.send().await.unwrap().text().await.unwrap()
+}
+
+async fn until_checksums_are_verified(ground: &Ground) {
+    let known = until("the store to be asked", PATIENCE, async || {
+        let verifies = "caudal_store_verifies_checksums{service=\"gateway\"} 1\n";
+        metrics(ground).await.contains(verifies).then_some(())
+    });
+    known.await.unwrap();
+}
+
+/// Requests that the store has taken, by these methods.
+async fn store_requests(ground: &Ground, methods: [&str; 3]) -> [usize; 3] {
+    let page = metrics(ground).await;
+    methods.map(|method| {
+        let name = format!("method=\"{method}\"");
+        let mut of_store = page
+            .lines()
+            .filter(|line| line.starts_with("caudal_embedded_store_requests_total"));
+        let line = of_store.find(|line| line.contains(&name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    })
+}
+
+// The bytes and the text are written, the confirmation is checked, and two stages read.
+#[test]
+fn a_small_text_makes_five_requests_to_the_store() {
+    let ground = Ground::new(Database::Sqlite);
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(until_checksums_are_verified(&ground));
+    let methods = ["PUT", "HEAD", "GET"];
+    let before = runtime.block_on(store_requests(&ground, methods));
+    ingest(&ground);
+    let after = runtime.block_on(store_requests(&ground, methods));
+    let made: Vec<usize> = after
+        .iter()
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .collect();
+    assert_eq!(made, [2 * FILES, FILES, 2 * FILES], "{methods:?}");
+}
+
 // Protocol 12.5.
 #[test]
 fn what_was_declared_goes_straight_to_where_it_stays() {
     let ground = Ground::with(Database::Sqlite, &[("CAUDAL_LANDING_DELAY", "1h")]);
     let runtime = Runtime::new().unwrap();
-    let metrics = format!("{}/metrics", ground.system.ready("gateway"));
-    let (key, http) = (ground.system.ready("operator_key"), reqwest::Client::new());
-    let known = until("the store to be asked", PATIENCE, async || {
-        let asked = http.get(&metrics).bearer_auth(&key).send().await.unwrap();
-        let page = asked.text().await.unwrap();
-        let verifies = "caudal_store_verifies_checksums{service=\"gateway\"} 1\n";
-        page.contains(verifies).then_some(())
-    });
-    runtime.block_on(known).unwrap();
+    runtime.block_on(until_checksums_are_verified(&ground));
     ingest(&ground);
     let store = runtime.block_on(async { store(&ground) });
     let objects = runtime.block_on(landed_and_kept(&store));

@@ -14,7 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use s3s::Body;
 use s3s::service::S3Service;
 
-use super::strict;
+use super::{OnRequest, strict};
 
 /// Why a request has no answer, or its body no end.
 pub type DoorError = Box<dyn Error + Send + Sync>;
@@ -29,6 +29,7 @@ pub type DoorBody = UnsyncBoxBody<Bytes, DoorError>;
 pub struct S3Door {
     pub(super) service: S3Service,
     pub(super) is_strict: bool,
+    pub(super) on_request: OnRequest,
 }
 
 impl fmt::Debug for S3Door {
@@ -50,7 +51,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let S3Door { service, is_strict } = self.clone();
+        self.on_request.came(request.method());
+        let (service, is_strict) = (self.service.clone(), self.is_strict);
         let request = request.map(|body| Body::http_body_unsync(body.map_err(Into::into)));
         Box::pin(async move {
             let may = match is_strict {

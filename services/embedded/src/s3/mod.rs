@@ -112,6 +112,36 @@ pub struct S3Settings {
     /// Whether it refuses what stores refuse that are stricter than AWS: parts of different sizes, as R2 does, and checksums
     /// after the body or of algorithms that not all know. For tests of what is to work with all of them.
     pub is_strict: bool,
+    /// Is told the method of each request, of those by the door too.
+    pub on_request: OnRequest,
+}
+
+/// Who is told of requests; nobody by default.
+#[derive(Clone, Default)]
+pub struct OnRequest(Option<Arc<Listener>>);
+
+type Listener = dyn Fn(&str) + Send + Sync;
+
+impl OnRequest {
+    /// Tells `listener`, which must not block.
+    pub fn tell(listener: impl Fn(&str) + Send + Sync + 'static) -> OnRequest {
+        OnRequest(Some(Arc::new(listener)))
+    }
+
+    fn came(&self, method: &Method) {
+        if let Some(listener) = &self.0 {
+            listener(method.as_str());
+        }
+    }
+}
+
+impl fmt::Debug for OnRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("OnRequest")
+            .field(&self.0.is_some())
+            .finish()
+    }
 }
 
 impl S3Settings {
@@ -129,6 +159,7 @@ impl S3Settings {
             bucket: bucket.into(),
             durability: Durability::default(),
             is_strict: false,
+            on_request: OnRequest::default(),
         }
     }
 }
@@ -180,10 +211,15 @@ impl S3Server {
         let door = S3Door {
             service: builder_of(service.clone()).build(),
             is_strict: settings.is_strict,
+            on_request: settings.on_request.clone(),
         };
         let service = signed(service, settings.access_key, settings.secret_key);
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listen, service, settings.is_strict, shutdown));
+        let manner = Manner {
+            is_strict: settings.is_strict,
+            on_request: settings.on_request,
+        };
+        serving.spawn(serve(listen, service, manner, shutdown));
         Ok(S3Server {
             address,
             door,
@@ -248,15 +284,24 @@ fn builder_of(service: Service) -> S3ServiceBuilder {
     builder
 }
 
+/// How requests from the network are taken.
+#[derive(Clone)]
+struct Manner {
+    is_strict: bool,
+    on_request: OnRequest,
+}
+
 /// The service behind the check of what its signatures cover.
 fn checked(
     service: S3Service,
-    is_strict: bool,
+    manner: Manner,
 ) -> impl tower::Service<Request<Incoming>, Response = HttpResponse, Error = HttpError, Future: Send>
 + Clone
 + Send {
     tower::service_fn(move |request: Request<Incoming>| {
         let service = service.clone();
+        let is_strict = manner.is_strict;
+        manner.on_request.came(request.method());
         async move {
             if signature::region_of_nobody(request.headers()).is_some() {
                 return told_of_the_region();
@@ -351,7 +396,7 @@ fn cors() -> CorsLayer {
 async fn serve(
     listen: TcpListener,
     service: S3Service,
-    is_strict: bool,
+    manner: Manner,
     shutdown: CancellationToken,
 ) {
     let table = Table::new(CONNECTIONS, |why| {
@@ -389,7 +434,7 @@ async fn serve(
                 request
             })
             .layer(cors())
-            .service(checked(service.clone(), is_strict));
+            .service(checked(service.clone(), manner.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::Stage;
-use caudal_streams::{Publisher, decode, encode};
+use caudal_streams::{DecodeError, Lane, Publisher, decode, encode};
 use tokio_util::sync::CancellationToken;
 
 use crate::memory::relay_queue::RelayQueue;
@@ -59,13 +59,13 @@ async fn publish_page(
     metrics: &LedgerMetrics,
     page: Vec<OutboxRow>,
 ) -> bool {
-    let mut entries: Vec<(Stage, Bytes)> = Vec::new();
+    let mut entries: Vec<(Stage, Lane, Bytes)> = Vec::new();
     let mut owners = Vec::new();
     for (position, row) in page.iter().enumerate() {
         match entries_of(row, windows.packed(row.stage)) {
-            Ok(bodies) => {
+            Ok((lane, bodies)) => {
                 for body in bodies {
-                    entries.push((row.stage, body));
+                    entries.push((row.stage, lane, body));
                     owners.push(position);
                 }
             }
@@ -105,14 +105,12 @@ async fn publish_page(
     any_refused
 }
 
-fn entries_of(row: &OutboxRow, size: usize) -> Result<Vec<Bytes>, caudal_streams::DecodeError> {
+fn entries_of(row: &OutboxRow, size: usize) -> Result<(Lane, Vec<Bytes>), DecodeError> {
     let dispatch = decode(&row.body)?;
+    let (lane, at) = (dispatch.lane, dispatch.admitted_unix_ms);
     if dispatch.files.len() <= size {
-        return Ok(vec![Bytes::copy_from_slice(&row.body)]);
+        return Ok((lane, vec![Bytes::copy_from_slice(&row.body)]));
     }
-    Ok(dispatch
-        .files
-        .chunks(size)
-        .map(|files| encode(files, dispatch.admitted_unix_ms))
-        .collect())
+    let pieces = dispatch.files.chunks(size);
+    Ok((lane, pieces.map(|files| encode(files, lane, at)).collect()))
 }

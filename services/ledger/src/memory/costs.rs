@@ -14,9 +14,13 @@ pub(crate) type Cost = i64;
 pub(crate) const FLOOR: Cost = 500;
 /// No file is estimated higher: after ten minutes a handler is ended.
 pub(crate) const CEILING: Cost = 600_000_000;
-/// What a file is supposed to take before anything is known of its tenant's files of that size: this and a microsecond a byte.
+/// What a file is supposed to take before anything is known of its tenant's files of that size: this and so much a byte.
 /// Rather too much than too little: it keeps what is out small until the first reports, which come soon where work is quick.
 const FIRST: Cost = 2_000;
+const A_BYTE: Cost = 1;
+/// The same where texts become vectors, for a model on one core. With less, the first large texts are not known for long work,
+/// take every slot of the stage and keep short texts of others waiting for half a minute.
+const A_BYTE_TO_EMBED: Cost = 20;
 /// The part of a moving average that its newest value is.
 const NEWEST: f64 = 0.125;
 /// Sizes in batches or of tenants at stages that are remembered; beyond it they are learned anew.
@@ -42,8 +46,7 @@ impl Costs {
         if let Some(known) = known {
             return bounded(*known);
         }
-        let supposed = Cost::try_from(size).unwrap_or(CEILING);
-        let supposed = supposed.saturating_add(FIRST).min(CEILING);
+        let supposed = suppose(stage, size);
         let of_all = self.of_all.get(&(stage, class));
         of_all.map_or(supposed, |known| bounded(*known).max(supposed))
     }
@@ -75,6 +78,19 @@ impl Costs {
         average(of_tenant.or_insert(took), took);
         average(self.of_all.entry((stage, class)).or_insert(took), took);
     }
+}
+
+/// What a file takes for all that is known before the first of its kind.
+fn suppose(stage: Stage, size: u64) -> Cost {
+    let a_byte = match stage {
+        Stage::Embeddings => A_BYTE_TO_EMBED,
+        _ => A_BYTE,
+    };
+    let bytes = Cost::try_from(size).unwrap_or(CEILING);
+    bytes
+        .saturating_mul(a_byte)
+        .saturating_add(FIRST)
+        .min(CEILING)
 }
 
 fn make_room<K>(learned: &mut FxHashMap<K, f64>) {

@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use caudal_domain::{BatchRef, FileRef, Stage, TenantId, Token};
+use caudal_streams::Lane;
 use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
@@ -38,6 +39,11 @@ const SLOT_WINDOW: Cost = 2_000_000;
 /// What is expected to take longer than a slot's window is long work: of it no more is out at a stage than one file for each
 /// slot, so that it fills neither streams nor what processes hold.
 const LONG: Cost = SLOT_WINDOW;
+/// A batch that has no more than so many files out at a stage,
+const EXPRESS_FILES: u32 = 32;
+/// and no more work than this, has them stand before what else waits there: they wait for a slot, not for a window of work.
+/// Admission is what shares a stage; this only keeps who wants little of it from waiting behind who wants much.
+const EXPRESS_COST: Cost = 512_000;
 
 /// How many files may be out at once, at each stage and for each tenant.
 #[derive(Clone, Debug)]
@@ -67,6 +73,7 @@ struct Out {
 struct StageQueue {
     out: Out,
     out_of: FxHashMap<TenantId, Out>,
+    out_of_batch: FxHashMap<BatchRef, Out>,
     /// Tenants that wait.
     ring: VecDeque<TenantId>,
     /// The sum of their shares.
@@ -371,7 +378,21 @@ impl Dispatcher {
         let queue = self.stage(stage);
         queue.out.enter(cost);
         queue.out_of.entry(file.tenant).or_default().enter(cost);
+        let of_batch = queue.out_of_batch.entry(file.batch_ref()).or_default();
+        of_batch.enter(cost);
         *self.tenants.entry(file.tenant).or_default() += 1;
+    }
+
+    /// Which of a stage's streams what is sent out of a batch goes to, by what is out of it there.
+    pub(crate) fn lane(&self, stage: Stage, batch: BatchRef) -> Lane {
+        let of_batch = |queue: &StageQueue| queue.out_of_batch.get(&batch).copied();
+        let out = self.stages.get(&stage).and_then(of_batch);
+        let out = out.unwrap_or_default();
+        if out.files <= EXPRESS_FILES && out.cost <= EXPRESS_COST {
+            Lane::Express
+        } else {
+            Lane::Regular
+        }
     }
 
     /// The token of this pair has moved on, for certain.
@@ -385,6 +406,12 @@ impl Dispatcher {
             out.leave(left.cost);
             if out.files == 0 {
                 queue.out_of.remove(&file.tenant);
+            }
+        }
+        if let Some(out) = queue.out_of_batch.get_mut(&file.batch_ref()) {
+            out.leave(left.cost);
+            if out.files == 0 {
+                queue.out_of_batch.remove(&file.batch_ref());
             }
         }
         if let Some(used) = self.tenants.get_mut(&file.tenant) {
@@ -1012,6 +1039,36 @@ mod tests {
         out
     }
 
+    // Protocol 2.5: who wants little of a stage does not wait behind a window of work.
+    #[test]
+    fn a_batch_of_which_little_is_out_goes_by_the_express_stream() {
+        let mut dispatcher = with_slots(4);
+        let (large, small) = (batch(1, 1), batch(1, 2));
+        let stage = Stage::Upload;
+        for ordinal in 1..=EXPRESS_FILES {
+            dispatcher.enter(stage, file(large, ordinal), Token::FIRST, 1, NOW);
+            assert_eq!(dispatcher.lane(stage, large), Lane::Express);
+        }
+        dispatcher.enter(stage, file(large, EXPRESS_FILES + 1), Token::FIRST, 1, NOW);
+        assert_eq!(dispatcher.lane(stage, large), Lane::Regular);
+        dispatcher.enter(stage, file(small, 1), Token::FIRST, 1, NOW);
+        assert_eq!(dispatcher.lane(stage, small), Lane::Express);
+        dispatcher.leave(file(large, 1), Token::FIRST);
+        assert_eq!(dispatcher.lane(stage, large), Lane::Express);
+        // A few files of much work are not little.
+        let heavy = batch(1, 3);
+        let (taken, size) = (300_000, 1 << 20);
+        for _ in 0..50 {
+            dispatcher.enter(stage, file(heavy, 0), Token::FIRST, size, NOW);
+            dispatcher.took(file(heavy, 0), Token::FIRST, size, taken);
+            dispatcher.leave(file(heavy, 0), Token::FIRST);
+        }
+        dispatcher.enter(stage, file(heavy, 1), Token::FIRST, size, NOW);
+        assert_eq!(dispatcher.lane(stage, heavy), Lane::Express);
+        dispatcher.enter(stage, file(heavy, 2), Token::FIRST, size, NOW);
+        assert_eq!(dispatcher.lane(stage, heavy), Lane::Regular);
+    }
+
     // Protocol 2.5: the window is a time.
     #[test]
     fn what_is_out_is_two_seconds_of_work_for_each_slot_and_long_files_do_not_fill_it_by_their_number()
@@ -1092,6 +1149,17 @@ mod tests {
             turns.len() == 10 && all.clone().all(|turns| (6..=15).contains(turns)),
             "{turns:?}"
         );
+    }
+
+    // Protocol 2.5 and 5.5: else they are begun in every slot before the first report tells what they take.
+    #[test]
+    fn a_page_of_150_kb_is_long_work_for_a_model_before_anything_is_known_of_it() {
+        let dispatcher = with_slots(4);
+        let key = batch(1, 1);
+        let cost = |stage, size| dispatcher.cost_of(stage, file(key, 0), size);
+        assert!(cost(Stage::Embeddings, 150_000) > LONG);
+        assert!(cost(Stage::Embeddings, 2_000) < LONG / 10);
+        assert!(cost(Stage::ExtractText, 150_000) < LONG / 10);
     }
 
     #[test]

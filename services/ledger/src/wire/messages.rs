@@ -7,6 +7,7 @@ use caudal_proto::convert::{
 };
 use caudal_proto::status::status_parts;
 use caudal_proto::v1;
+use caudal_streams::Lane;
 use serde::{Deserialize, Serialize};
 
 use super::json::{json_struct, struct_of};
@@ -301,9 +302,9 @@ pub(crate) fn left_out(
 }
 
 /// The body of an outbox row.
-pub(crate) fn dispatches(files: &[(FileRef, Token)], now: Micros) -> Vec<u8> {
+pub(crate) fn dispatches(files: &[(FileRef, Token)], lane: Lane, now: Micros) -> Vec<u8> {
     const MICROS_PER_MILLI: i64 = 1_000;
-    caudal_streams::encode(files, now.0 / MICROS_PER_MILLI).to_vec()
+    caudal_streams::encode(files, lane, now.0 / MICROS_PER_MILLI).to_vec()
 }
 
 /// The names of the stages asked for.

@@ -129,7 +129,7 @@ impl Group<'_> {
 
     fn outbox_rows(&mut self) -> Vec<OutboxRow> {
         let mut rows = Vec::new();
-        for (stage, files) in std::mem::take(&mut self.outgoing.dispatches) {
+        for ((stage, lane), files) in std::mem::take(&mut self.outgoing.dispatches) {
             // A file sent twice in one group (released, then admitted) goes out under its last token alone.
             let is_current = |(file, token): &(FileRef, Token)| {
                 let row = self.rows.file(*file);
@@ -139,7 +139,7 @@ impl Group<'_> {
             if current.is_empty() {
                 continue;
             }
-            let body = wire::dispatches(&current, self.now);
+            let body = wire::dispatches(&current, lane, self.now);
             let id = self.memory.next_outbox_id();
             rows.push(OutboxRow { id, stage, body });
         }

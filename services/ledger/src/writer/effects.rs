@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use caudal_domain::{BatchRef, FileRef, Stage, StageVersion, TenantId, Token};
+use caudal_streams::Lane;
 use rustc_hash::FxHashMap;
 use sea_orm::DbErr;
 use uuid::Uuid;
@@ -106,7 +107,7 @@ pub(super) struct Outgoing {
     pub(super) requeue: Vec<Waiting>,
     /// Who took turns: if the group is undone they wait as before.
     pub(super) turns: Vec<Waiting>,
-    pub(super) dispatches: BTreeMap<Stage, Vec<(FileRef, Token)>>,
+    pub(super) dispatches: BTreeMap<(Stage, Lane), Vec<(FileRef, Token)>>,
     pub(super) entered: Vec<(FileRef, Token)>,
     pub(super) left: Vec<(FileRef, Token)>,
     /// The earliest of `waits`.

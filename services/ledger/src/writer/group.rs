@@ -263,13 +263,14 @@ impl Group<'_> {
         let row = self.rows.file_mut(file)?;
         row.dispatched_at = Some(self.now);
         let (stage, token, size) = (row.stage, row.token, row.size);
+        let dispatcher = &mut self.memory.dispatcher;
         if !planted!(PlaceNotTaken) {
-            let dispatcher = &mut self.memory.dispatcher;
             dispatcher.enter(stage, file, token, size, self.now);
         }
+        let lane = dispatcher.lane(stage, file.batch_ref());
         self.outgoing.entered.push((file, token));
         self.memory.metrics.admissions.with([stage.name()]).inc();
-        let out = self.outgoing.dispatches.entry(stage).or_default();
+        let out = self.outgoing.dispatches.entry((stage, lane)).or_default();
         out.push((file, token));
         Ok(())
     }

@@ -16,7 +16,7 @@ use caudal_stage::{
     AnyHandler, Dependencies, Dependency, Done, Failure, Handler, Job, Provider, SlotSource, Solo,
     SoloSettings, StageProcess, StageSettings, Trouble,
 };
-use caudal_streams::{Names, Streams, encode};
+use caudal_streams::{Lane, Names, Streams, encode};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -309,7 +309,7 @@ impl Stand {
         let answers = self
             .streams
             .publisher()
-            .publish(&[(stage, encode(keys, 0))])
+            .publish(&[(stage, Lane::Regular, encode(keys, Lane::Regular, 0))])
             .await
             .unwrap();
         assert!(answers.iter().all(Result::is_ok));
