@@ -558,12 +558,12 @@ mod tests {
     fn whoever_comes_has_the_next_turn_and_keeps_nobody_waiting_for_long() {
         let mut state = State::default();
         let mut answers = Vec::new();
-        let mut push = |state: &mut State, caller: u64, texts: usize| {
-            answers.extend((0..texts).map(|_| enqueue(state, caller, &caller.to_string())));
+        let mut push = |state: &mut State<String, Answer>, caller: u64, texts: usize| {
+            answers.extend((0..texts).map(|_| state.enqueue(caller, &caller.to_string())));
         };
-        let next = |state: &mut State| {
-            let front = state.front().map(|piece| piece.text.clone());
-            let popped = state.pop().map(|piece| piece.text);
+        let next = |state: &mut State<String, Answer>| {
+            let front = state.front().map(|piece| piece.input.clone());
+            let popped = state.pop().map(|piece| piece.input);
             assert_eq!(front, popped);
             popped.map(|text| text.parse::<u64>().unwrap())
         };
