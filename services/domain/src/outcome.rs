@@ -112,6 +112,10 @@ pub enum WarningCode {
     NoEmbeddingProvider,
     /// No provider for image embeddings is configured.
     NoImageEmbeddingProvider,
+    /// The caption provider would not describe the picture.
+    CaptionRefused,
+    /// The image embedding provider would not take the picture.
+    ImageEmbeddingRefused,
     /// The text was cut at its limit.
     TextTruncated,
     /// Some pages could not be read.
@@ -142,10 +146,12 @@ pub enum WarningCode {
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NoCaptionProvider,
         Self::NoEmbeddingProvider,
         Self::NoImageEmbeddingProvider,
+        Self::CaptionRefused,
+        Self::ImageEmbeddingRefused,
         Self::TextTruncated,
         Self::UnreadablePages,
         Self::UnreadableParts,
@@ -168,6 +174,8 @@ impl WarningCode {
             Self::NoCaptionProvider => "NO_CAPTION_PROVIDER",
             Self::NoEmbeddingProvider => "NO_EMBEDDING_PROVIDER",
             Self::NoImageEmbeddingProvider => "NO_IMAGE_EMBEDDING_PROVIDER",
+            Self::CaptionRefused => "CAPTION_REFUSED",
+            Self::ImageEmbeddingRefused => "IMAGE_EMBEDDING_REFUSED",
             Self::TextTruncated => "TEXT_TRUNCATED",
             Self::UnreadablePages => "UNREADABLE_PAGES",
             Self::UnreadableParts => "UNREADABLE_PARTS",
@@ -197,6 +205,8 @@ impl WarningCode {
             Self::NoCaptionProvider
             | Self::NoEmbeddingProvider
             | Self::NoImageEmbeddingProvider
+            | Self::CaptionRefused
+            | Self::ImageEmbeddingRefused
             | Self::TextTruncated
             | Self::UnreadablePages
             | Self::UnreadableParts
@@ -227,6 +237,14 @@ impl WarningCode {
             Self::NoImageEmbeddingProvider => (
                 "The image cannot be searched by likeness: no image embedding provider is set up.",
                 "La imagen no se puede buscar por parecido: no hay proveedor de vectores de imagen configurado.",
+            ),
+            Self::CaptionRefused => (
+                "No caption was written: the caption provider refused this picture.",
+                "No se escribió ninguna descripción: el proveedor de descripciones rechazó esta imagen.",
+            ),
+            Self::ImageEmbeddingRefused => (
+                "The image cannot be searched by likeness: the image embedding provider refused it.",
+                "La imagen no se puede buscar por parecido: el proveedor de vectores de imagen la rechazó.",
             ),
             Self::TextTruncated => (
                 "The text was very long: only its beginning was kept.",

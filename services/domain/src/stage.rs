@@ -101,7 +101,8 @@ stages! {
         retry: RetryPolicy::fixed(4, seconds(1), seconds(60)),
         window: 256,
         pack: 1,
-        slots: 16,
+        // Most of them wait for a provider; how many pictures are decoded at once each process bounds by its cores.
+        slots: 256,
         port: 7416,
     };
     /// Turns text into vectors.

@@ -12,8 +12,8 @@ mod text;
 
 use bytes::Bytes;
 use caudal_domain::{Reason, Stage, StageVersion, Warning, WarningCode};
-use caudal_providers::{EmbeddingProvider, Embeddings, ProviderError, ProviderState};
-use caudal_stage::{Dependency, Done, Failure, Handler, Job, Trouble, Usage};
+use caudal_providers::{EmbeddingProvider, Embeddings, Provider, ProviderError, ProviderState};
+use caudal_stage::{Done, Failure, Handler, Job, Usage};
 use serde_json::json;
 
 pub use crate::chunk::{Chunk, ChunkLimits, Chunked, InvalidChunkLimits, chunk};
@@ -314,7 +314,7 @@ impl Handler for EmbeddingsStage {
             .unwrap_or_else(|| Err(Failure::new(Reason::Internal, "cancelled")))
     }
 
-    async fn probe(&self) -> Result<(), Failure> {
+    async fn probe(&self, _: Provider) -> Result<(), Failure> {
         self.provider.probe().await.map_err(|error| failure(&error))
     }
 }
@@ -338,28 +338,9 @@ fn truncation_warning(embedded: &Embedded) -> Warning {
     )
 }
 
-/// What a provider did not do. Only the refusal of this text, or a bad answer to it, is a failure of the file; all else is a
-/// state of the provider, which it is waited for in.
+/// What the provider did not do.
 fn failure(error: &ProviderError) -> Failure {
-    let (reason, trouble) = match error {
-        ProviderError::Rejected { .. } => (Reason::ProviderRejected, None),
-        ProviderError::InvalidAnswer { .. } => (Reason::ProviderAnswerInvalid, None),
-        ProviderError::Throttled { .. } | ProviderError::NoPermit { .. } => {
-            (Reason::ProviderThrottled, Some(Trouble::Busy))
-        }
-        ProviderError::NotConfigured { .. } => (Reason::ProviderUnavailable, Some(Trouble::Down)),
-        ProviderError::Unauthorized { .. } => (Reason::ProviderUnauthorized, Some(Trouble::Down)),
-        ProviderError::Unavailable { .. } => (Reason::ProviderUnavailable, Some(Trouble::Failed)),
-        ProviderError::Misbehaves { .. } => (Reason::ProviderAnswerInvalid, Some(Trouble::Failed)),
-    };
-    let failure = Failure {
-        retry_after: error.retry_after(),
-        ..Failure::new(reason, error.to_string())
-    };
-    match trouble {
-        Some(trouble) => failure.waiting(Dependency::Provider, trouble),
-        None => failure,
-    }
+    Failure::of_provider(Provider::Embedding, error)
 }
 
 #[cfg(test)]

@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use arrow_array::{
-    ArrayRef, FixedSizeListArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray,
-};
+use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow_ipc::writer::FileWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use bytes::Bytes;
+use caudal_providers::VectorColumn;
 
 use crate::places::Place;
 
@@ -120,11 +119,7 @@ impl ChunkTable {
             Field::new("page", DataType::Int32, true),
             Field::new("heading", DataType::Utf8, true),
             Field::new("tokens", DataType::Int32, false),
-            Field::new(
-                "vector",
-                DataType::FixedSizeList(item(), signed(self.dimensions)?),
-                false,
-            ),
+            VectorColumn::of(self.dimensions)?.field(),
         ];
         let about = &self.about;
         let metadata = [
@@ -154,13 +149,6 @@ impl ChunkTable {
             .map(|place| place.page.and_then(|page| i32::try_from(page).ok()))
             .collect();
         let headings: Vec<Option<&str>> = places.iter().map(|place| place.heading).collect();
-        let numbers_of_vectors = Float32Array::from(vectors.concat());
-        let vectors = FixedSizeListArray::try_new(
-            item(),
-            signed(self.dimensions)?,
-            Arc::new(numbers_of_vectors),
-            None,
-        )?;
         RecordBatch::try_new(
             Arc::new(self.schema()?),
             vec![
@@ -172,15 +160,10 @@ impl ChunkTable {
                 Arc::new(Int32Array::from(pages)),
                 Arc::new(StringArray::from(headings)),
                 Arc::new(Int32Array::from(tokens?)),
-                Arc::new(vectors),
+                VectorColumn::of(self.dimensions)?.values(vectors)?,
             ],
         )
     }
-}
-
-/// What stands in a vector, under the name that other writers give it too.
-fn item() -> Arc<Field> {
-    Arc::new(Field::new("item", DataType::Float32, true))
 }
 
 /// Arrow's numbers have a sign, as most readers want them.

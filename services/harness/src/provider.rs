@@ -1,4 +1,5 @@
-//! An embedding provider that speaks OpenAI's API, counts who asks it for what, and is in whatever mood a test wants.
+//! A provider that speaks OpenAI's API: vectors of texts and pictures, and captions. It counts who asks it for what, and is in
+//! whatever mood a test wants.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,13 +16,17 @@ const MAX_HEAD: usize = 64 * 1024;
 /// What it does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// Embeds.
+    /// Does its work.
     Fine,
-    /// Embeds, and takes so long for each request.
+    /// Does its work, and takes so long for each request.
     Takes(Duration),
-    /// Embeds, in vectors of another length.
+    /// Does its work, in vectors of another length.
     Longer,
-    /// Embeds one request each `every`, and answers the others 429.
+    /// Has nothing to say of any picture.
+    Silent,
+    /// Describes no picture but the one that is nobody's.
+    Refuses,
+    /// Serves one request each `every`, and answers the others 429.
     Limited {
         /// Time between two requests.
         every: Duration,
@@ -39,10 +44,12 @@ pub enum Mood {
 /// What it has seen.
 #[derive(Debug, Default, Clone)]
 pub struct Asked {
-    /// Texts of each request that was served.
+    /// Texts or pictures of each request that was served.
     pub served: Vec<usize>,
     /// When each of these came.
     pub served_at: Vec<Instant>,
+    /// The addresses, which hold all bytes, of the pictures in them that are of files.
+    pub pictures: Vec<String>,
     /// Requests that were answered otherwise, or not at all.
     pub refused: usize,
     /// Of these, within the time that an earlier answer had asked to wait.
@@ -116,7 +123,7 @@ impl Provider {
         })
     }
 
-    /// The address up to and without `/embeddings`.
+    /// The address up to and without `/embeddings` and `/chat/completions`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -143,8 +150,7 @@ async fn serve(mut connection: TcpStream, state: Arc<Mutex<State>>) {
     let Some(request) = read(&mut connection).await else {
         return;
     };
-    let texts = request["input"].as_array().map_or(0, Vec::len);
-    let Some((status, header, body)) = answer(&state, &request, texts) else {
+    let Some((status, header, body)) = answer(&state, &request) else {
         if lock(&state).mood == Mood::Hangs {
             std::future::pending::<()>().await;
         }
@@ -185,7 +191,20 @@ async fn read(connection: &mut TcpStream) -> Option<Value> {
     }
 }
 
-fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, String, String)> {
+/// The address of the picture of a request for a caption.
+fn shown(request: &Value) -> Option<&str> {
+    let parts = request["messages"][0]["content"].as_array()?;
+    parts
+        .iter()
+        .find_map(|part| part["image_url"]["url"].as_str())
+}
+
+/// What is asked whether the provider does its work is no JPEG.
+fn is_of_a_file(url: &str) -> bool {
+    url.starts_with("data:image/jpeg;base64,")
+}
+
+fn answer(state: &Mutex<State>, request: &Value) -> Option<(u16, String, String)> {
     let now = Instant::now();
     let mut state = lock(state);
     let refused = |state: &mut State| {
@@ -194,7 +213,7 @@ fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, S
         state.asked.too_early += usize::from(is_early);
     };
     match state.mood {
-        Mood::Fine | Mood::Takes(_) | Mood::Longer => {}
+        Mood::Fine | Mood::Takes(_) | Mood::Longer | Mood::Silent | Mood::Refuses => {}
         Mood::Limited { every, retry_after } => {
             if state.free_at.is_some_and(|at| now < at) {
                 refused(&mut state);
@@ -213,25 +232,59 @@ fn answer(state: &Mutex<State>, request: &Value, texts: usize) -> Option<(u16, S
             return None;
         }
     }
-    state.asked.served.push(texts);
     state.asked.served_at.push(now);
-    let input = request["input"].as_array().into_iter().flatten();
-    let data: Vec<Value> = input
-        .enumerate()
-        .map(|(index, text)| {
-            let length = text.as_str().map_or(0, str::len);
-            let mut vector = vec![length, 1, 0, 0];
-            if state.mood == Mood::Longer {
-                vector.push(0);
-            }
-            json!({ "object": "embedding", "index": index, "embedding": vector })
-        })
-        .collect();
-    let body = json!({
-        "object": "list", "data": data, "model": request["model"],
-        "usage": { "prompt_tokens": texts * 10, "total_tokens": texts * 10 },
-    });
+    let body = match shown(request) {
+        Some(url) => describe(&mut state, url),
+        None => embed(&mut state, request),
+    };
     Some((200, String::new(), body.to_string()))
+}
+
+fn describe(state: &mut State, url: &str) -> Value {
+    let words = format!("A picture in {} letters.", url.len());
+    let is_of_a_file = is_of_a_file(url);
+    let message = match state.mood {
+        Mood::Silent => json!({ "content": "" }),
+        Mood::Refuses if is_of_a_file => {
+            json!({ "content": null, "refusal": "I would rather not." })
+        }
+        _ => json!({ "content": words }),
+    };
+    state.asked.served.push(1);
+    if is_of_a_file {
+        state.asked.pictures.push(url.to_owned());
+    }
+    json!({
+        "choices": [{ "index": 0, "finish_reason": "stop", "message": message }],
+        "usage": { "prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100 },
+    })
+}
+
+fn embed(state: &mut State, request: &Value) -> Value {
+    let inputs: Vec<&str> = request["input"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|input| input.as_str().or_else(|| input["image"].as_str()))
+        .collect();
+    state.asked.served.push(inputs.len());
+    let pictures = inputs.iter().filter(|input| is_of_a_file(input));
+    state
+        .asked
+        .pictures
+        .extend(pictures.map(|picture| (*picture).to_owned()));
+    let vectors = inputs.iter().enumerate().map(|(index, input)| {
+        let mut vector = vec![input.len(), 1, 0, 0];
+        if state.mood == Mood::Longer {
+            vector.push(0);
+        }
+        json!({ "object": "embedding", "index": index, "embedding": vector })
+    });
+    let tokens = inputs.len() * 10;
+    json!({
+        "object": "list", "data": vectors.collect::<Vec<_>>(), "model": request["model"],
+        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+    })
 }
 
 fn error_body(words: &str) -> String {

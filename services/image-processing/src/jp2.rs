@@ -1,4 +1,4 @@
-//! JPEG 2000, as a file of boxes or as its bare data. Of a large picture only as much is decoded as its thumbnail needs.
+//! JPEG 2000, as a file of boxes or as its bare data. Of a large picture only as much is decoded as what is made of it needs.
 
 use caudal_domain::Reason;
 use caudal_stage::sandbox::ParseFailure;
@@ -29,7 +29,7 @@ pub(crate) struct Decoded {
     pub(crate) is_damaged: bool,
 }
 
-/// Decodes a picture of no more than `max_pixels`, no finer than a thumbnail of `side` needs.
+/// Decodes a picture of no more than `max_pixels`, no finer than a smaller one of `side` needs.
 pub(crate) fn decode(
     bytes: &[u8],
     max_pixels: u64,

@@ -1,7 +1,9 @@
 //! The image-processing stage: decodes an image in a sandbox, turns it upright, makes a thumbnail and a perceptual hash,
-//! and reads what the camera wrote. Without a caption provider it says so; it never invents a caption.
+//! and reads what the camera wrote. Then it shows a small copy to the providers that are set up: one describes it, one makes a
+//! vector of it. Without a caption provider it says so; it never invents a caption.
 
 mod camera;
+mod described;
 mod handler;
 mod icon;
 mod jp2;
@@ -9,18 +11,22 @@ mod jpeg;
 mod parser;
 mod partial;
 mod tiff;
+mod vector;
 
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use caudal_domain::{Reason, Stage, Warning, WarningCode};
 use caudal_stage::Failure;
 use caudal_stage::sandbox::{Limits, Sandbox};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+pub use described::{Described, ImageProviders};
+pub use handler::{CAPTION_ARTIFACT, VECTOR_ARTIFACT};
 pub use parser::PARSERS;
-use parser::{Facts, JPEG_BLOB, PARSER, PNG_BLOB, Request};
+use parser::{Facts, JPEG_BLOB, PARSER, PNG_BLOB, Request, view_name};
 
 /// What an image may cost, and how large its thumbnail is.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +55,8 @@ impl Default for Settings {
                 memory: 1 << 30,
                 cpu: Duration::from_secs(20),
                 wall: Duration::from_secs(160),
-                output: 8 << 20,
+                // The thumbnail, and two larger pictures for providers.
+                output: 16 << 20,
             },
         }
     }
@@ -60,6 +67,7 @@ impl Default for Settings {
 pub struct ImageProcessing {
     sandbox: Sandbox,
     settings: Settings,
+    providers: ImageProviders,
 }
 
 /// What was made of an image.
@@ -73,18 +81,36 @@ pub struct Processed {
     pub thumbnail_type: &'static str,
     /// Its bytes.
     pub thumbnail: Vec<u8>,
+    /// What is shown to providers.
+    pub views: Vec<View>,
     /// What was not done.
     pub warnings: Vec<Warning>,
 }
 
+/// A picture as it is shown to providers: a JPEG, upright.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Its longer side, at most.
+    pub side: u32,
+    /// Its bytes.
+    pub jpeg: Bytes,
+}
+
 impl ImageProcessing {
-    /// A handler whose children are started by `sandbox`, with the limits of `settings`.
+    /// A handler whose children are started by `sandbox`, with the limits of `settings`, and which shows pictures to nobody.
     #[must_use]
     pub fn new(sandbox: &Sandbox, settings: Settings) -> Self {
         Self {
             sandbox: sandbox.with_limits(settings.sandbox),
             settings,
+            providers: ImageProviders::default(),
         }
+    }
+
+    /// The same, which shows pictures to `providers`.
+    #[must_use]
+    pub fn with_providers(self, providers: ImageProviders) -> Self {
+        Self { providers, ..self }
     }
 
     /// Processes the image in the file at `input`.
@@ -101,7 +127,9 @@ impl ImageProcessing {
             max_pixels: self.settings.max_pixels,
             max_decoded_bytes: self.settings.max_decoded_bytes,
             thumbnail_side: self.settings.thumbnail_side,
+            view_sides: self.providers.sides(),
         };
+        let sides = request.view_sides.clone();
         let request =
             serde_json::to_value(request).map_err(|error| unreadable_answer(&error.to_string()))?;
         let parsed = self
@@ -117,16 +145,23 @@ impl ImageProcessing {
             Some((name, bytes)) if name == PNG_BLOB => (PNG_BLOB, "image/png", bytes),
             _ => return Err(unreadable_answer("it has no thumbnail")),
         };
-        let mut warnings = vec![Warning::plain(
-            WarningCode::NoCaptionProvider,
-            Stage::ImageProcessing,
-        )];
+        let views = sides
+            .into_iter()
+            .map(|side| {
+                let (name, jpeg) = blobs.next()?;
+                let jpeg = Bytes::from(jpeg);
+                (name == view_name(side)).then_some(View { side, jpeg })
+            })
+            .collect::<Option<Vec<View>>>()
+            .ok_or_else(|| unreadable_answer("it lacks what is shown to providers"))?;
+        let mut warnings = self.providers.missing();
         warnings.extend(warnings_of(&facts));
         Ok(Processed {
             facts: parsed.value,
             thumbnail_name,
             thumbnail_type,
             thumbnail,
+            views,
             warnings,
         })
     }

@@ -12,6 +12,7 @@ use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{
     AnimationDecoder, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits,
+    Rgb, RgbImage, RgbaImage,
 };
 use image_hasher::{HashAlg, HasherConfig};
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,10 @@ pub(crate) const JPEG_BLOB: &str = "thumbnail.jpg";
 /// See [`JPEG_BLOB`].
 pub(crate) const PNG_BLOB: &str = "thumbnail.png";
 
-/// The quality of a JPEG thumbnail, of 100.
+/// What stands before the side in the name of a picture that is shown to providers: a JPEG.
+const VIEW_BLOB: &str = "view-";
+
+/// The quality of a JPEG, of 100.
 const JPEG_QUALITY: u8 = 82;
 
 /// The largest JPEG that is decoded a second time to see whether all of it is there.
@@ -49,6 +53,16 @@ pub(crate) struct Request {
     pub(crate) max_pixels: u64,
     pub(crate) max_decoded_bytes: u64,
     pub(crate) thumbnail_side: u32,
+    /// The longer sides of the pictures that are shown to providers.
+    pub(crate) view_sides: Vec<u32>,
+}
+
+impl Request {
+    /// The longer side of the largest picture that is made.
+    fn largest_side(&self) -> u32 {
+        let sides = self.view_sides.iter().copied();
+        sides.fold(self.thumbnail_side, u32::max)
+    }
 }
 
 /// What was found.
@@ -193,7 +207,7 @@ fn look_at_jp2(request: &Request, input: &mut File) -> Result<Parsed, ParseFailu
         &bytes,
         request.max_pixels,
         request.max_decoded_bytes,
-        request.thumbnail_side,
+        request.largest_side(),
     )?;
     let missing = decoded
         .is_damaged
@@ -233,8 +247,13 @@ struct Beside {
     exif_unreadable: bool,
 }
 
-/// The thumbnail and the facts of a picture.
+/// The thumbnail, what is shown to providers, and the facts of a picture.
 fn told(request: &Request, name: &str, seen: Seen, beside: Beside) -> Result<Parsed, ParseFailure> {
+    let views = request
+        .view_sides
+        .iter()
+        .map(|side| view(&seen.picture, *side, seen.orientation));
+    let views = views.collect::<Result<Vec<_>, _>>()?;
     // Turned after it was made small: turning the whole picture would need a second one in memory.
     let mut thumbnail = smaller(seen.picture, request.thumbnail_side);
     thumbnail.apply_orientation(seen.orientation);
@@ -264,10 +283,11 @@ fn told(request: &Request, name: &str, seen: Seen, beside: Beside) -> Result<Par
         exif: beside.exif,
         exif_unreadable: beside.exif_unreadable,
     };
-    let blob = encoded(&thumbnail, transparent)?;
+    let mut blobs = vec![encoded(&thumbnail, transparent)?];
+    blobs.extend(views);
     Ok(Parsed {
         value: serde_json::to_value(facts).map_err(|error| internal(&error))?,
-        blobs: vec![blob],
+        blobs,
     })
 }
 
@@ -341,18 +361,59 @@ fn perceptual_hash(picture: &DynamicImage) -> String {
         .collect()
 }
 
-fn encoded(picture: &DynamicImage, transparent: bool) -> Result<(String, Vec<u8>), ParseFailure> {
+/// The name of a picture of this side that is shown to providers.
+pub(crate) fn view_name(side: u32) -> String {
+    format!("{VIEW_BLOB}{side}")
+}
+
+/// A picture as it is shown to providers: upright, on white where something shows through.
+fn view(
+    picture: &DynamicImage,
+    side: u32,
+    orientation: Orientation,
+) -> Result<(String, Vec<u8>), ParseFailure> {
+    let mut small = if picture.width() <= side && picture.height() <= side {
+        picture.clone()
+    } else {
+        picture.thumbnail(side, side)
+    };
+    small.apply_orientation(orientation);
+    let shown = if small.color().has_alpha() {
+        on_white(&small.to_rgba8())
+    } else {
+        small.to_rgb8()
+    };
+    Ok((view_name(side), jpeg_of(&shown)?))
+}
+
+fn on_white(picture: &RgbaImage) -> RgbImage {
+    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
+        let (most, alpha) = (u16::from(u8::MAX), u16::from(alpha));
+        Rgb([red, green, blue].map(|colour| {
+            let shown = (u16::from(colour) * alpha + most * (most - alpha)) / most;
+            u8::try_from(shown).unwrap_or(u8::MAX)
+        }))
+    })
+}
+
+fn jpeg_of(picture: &RgbImage) -> Result<Vec<u8>, ParseFailure> {
     let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+        .encode_image(picture)
+        .map_err(|error| internal(&error))?;
+    Ok(bytes)
+}
+
+fn encoded(picture: &DynamicImage, transparent: bool) -> Result<(String, Vec<u8>), ParseFailure> {
     if transparent {
+        let mut bytes = Vec::new();
         DynamicImage::from(picture.to_rgba8())
             .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
             .map_err(|error| internal(&error))?;
         return Ok((PNG_BLOB.to_owned(), bytes));
     }
-    JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
-        .encode_image(&picture.to_rgb8())
-        .map_err(|error| internal(&error))?;
-    Ok((JPEG_BLOB.to_owned(), bytes))
+    Ok((JPEG_BLOB.to_owned(), jpeg_of(&picture.to_rgb8())?))
 }
 
 /// Whether there is a second frame. A file that cannot be told counts as one picture: its first frame has been decoded.

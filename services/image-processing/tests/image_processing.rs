@@ -5,11 +5,17 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use caudal_domain::{Reason, WarningCode};
-use caudal_image_processing::{ImageProcessing, PARSERS, Processed, Settings};
-use caudal_stage::Failure;
+use caudal_image_processing::{ImageProcessing, ImageProviders, PARSERS, Processed, Settings};
+use caudal_providers::breaker::BreakerPolicy;
+use caudal_providers::{
+    ApiKey, CaptionSettings, Captions, DEFAULT_PROMPT, PictureVectors, PictureVectorsSettings,
+    ServerSettings, Unlimited,
+};
 use caudal_stage::sandbox::{Limits, Sandbox, run_child_if_asked};
+use caudal_stage::{Failure, Handler};
 use image::codecs::gif::GifEncoder;
 use image::{DynamicImage, Frame, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use libtest_mimic::{Arguments, Trial};
@@ -150,6 +156,52 @@ const TESTS: &[Test] = &[
         assert_eq!(codes, vec![WarningCode::NoCaptionProvider]);
         assert!(processed.facts.get("caption").is_none());
     }),
+    (
+        "what_providers_are_shown_is_a_small_upright_jpeg_on_white",
+        |bench| {
+            let shown = Bench::shown(1_024, 256);
+            let photograph = with_exif(
+                &encoded(&picture(3_000, 1_500), ImageFormat::Jpeg),
+                &exif_of_a_camera(),
+            );
+            let processed = shown.process(&photograph).unwrap();
+            assert!(processed.warnings.is_empty(), "there is a caption provider");
+            let sides: Vec<u32> = processed.views.iter().map(|view| view.side).collect();
+            assert_eq!(sides, [1_024, 256]);
+            for view in &processed.views {
+                let image = image::load_from_memory(&view.jpeg).unwrap();
+                assert_eq!((image.width(), image.height()), (view.side / 2, view.side));
+            }
+            // Both ask for the same: it is made once.
+            let alike = Bench::shown(300, 300).process(&photograph).unwrap();
+            assert_eq!(alike.views.len(), 1);
+
+            let glass = DynamicImage::from(RgbaImage::from_pixel(90, 40, Rgba([10, 20, 30, 0])));
+            let processed = shown.process(&encoded(&glass, ImageFormat::Png)).unwrap();
+            let view = image::load_from_memory(&processed.views[0].jpeg).unwrap();
+            assert_eq!((view.width(), view.height()), (90, 40));
+            assert_eq!(view.to_rgb8().get_pixel(20, 20), &Rgb([255, 255, 255]));
+            let pixels = shown.process(SLOPE).unwrap();
+            let view = image::load_from_memory(&pixels.views[0].jpeg).unwrap();
+            assert_eq!((view.width(), view.height()), (1_024, 768));
+            assert!(bench.process(SLOPE).unwrap().views.is_empty());
+        },
+    ),
+    (
+        "the_version_names_models_and_what_changes_results",
+        |bench| {
+            let version = bench.stage.version();
+            assert_eq!(
+                (version.model.as_str(), version.options.as_str()),
+                ("", "thumbnail=512")
+            );
+            let shown = Bench::shown(1_024, 256).stage.version();
+            assert_eq!(shown.model, "seer+clip");
+            assert_ne!(shown, Bench::shown(512, 256).stage.version());
+            assert_ne!(shown, Bench::shown(1_024, 128).stage.version());
+            assert!(!shown.options.contains("sk-secret"));
+        },
+    ),
     ("a_small_picture_is_not_made_larger", |bench| {
         let processed = bench
             .process(&encoded(&picture(30, 20), ImageFormat::Png))
@@ -503,6 +555,42 @@ impl Bench {
                 .unwrap(),
             stage: ImageProcessing::new(&sandbox, settings),
             folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A bench with providers who are shown pictures of these sides. Nobody is there: nothing is asked here.
+    fn shown(captions: u32, vectors: u32) -> Self {
+        let server = |model: &str| ServerSettings {
+            base_url: "http://127.0.0.1:1/v1".to_owned(),
+            model: model.to_owned(),
+            api_key: ApiKey::new("sk-secret"),
+            timeout: Duration::from_secs(1),
+            breaker: BreakerPolicy::default(),
+        };
+        let captions = CaptionSettings {
+            server: server("seer"),
+            prompt: DEFAULT_PROMPT.to_owned(),
+            language: "English".to_owned(),
+            detail: "auto".to_owned(),
+            side: captions,
+            max_tokens: 300,
+            max_characters: 2_000,
+            requests: 4,
+        };
+        let vectors = PictureVectorsSettings {
+            server: server("clip"),
+            dimensions: None,
+            side: vectors,
+            batch: 8,
+        };
+        let providers = ImageProviders::new(
+            Some(Captions::new(captions, Arc::new(Unlimited)).unwrap()),
+            Some(PictureVectors::new(vectors, Arc::new(Unlimited)).unwrap()),
+        );
+        let bench = Self::with(Settings::default());
+        Self {
+            stage: bench.stage.with_providers(providers),
+            ..bench
         }
     }
 

@@ -1,8 +1,8 @@
-//! What can go wrong between a text and its vector, by what the caller should do next.
+//! What can go wrong between a text or picture and what is asked of it, by what the caller should do next.
 
 use std::time::Duration;
 
-/// Why a provider gave no vectors.
+/// Why a provider did not do its work. The words say what it did: who tells them names the provider first.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
     /// There is no provider to ask, or the local model is not installed: not a failure, but the file's outcome says so.
@@ -12,7 +12,7 @@ pub enum ProviderError {
         why: String,
     },
     /// The provider could not be reached, failed, or does not know the address or model; the same request may succeed later.
-    #[error("embedding provider unavailable: {detail}")]
+    #[error("unavailable: {detail}")]
     Unavailable {
         /// What was seen.
         detail: String,
@@ -20,37 +20,37 @@ pub enum ProviderError {
         retry_after: Option<Duration>,
     },
     /// The provider does not accept the key: nothing succeeds until an operator renews it.
-    #[error("embedding provider refused the API key: {detail}")]
+    #[error("refused the API key: {detail}")]
     Unauthorized {
         /// The status and the provider's own words, shortened.
         detail: String,
     },
     /// The provider answers, but not as its API promises, whatever it is asked.
-    #[error("embedding provider does not keep to its API: {detail}")]
+    #[error("does not keep to its API: {detail}")]
     Misbehaves {
         /// What it does instead.
         detail: String,
     },
-    /// The provider answered, and the answer is not one vector for each text.
-    #[error("embedding provider gave an unusable answer: {detail}")]
+    /// The provider answered, and the answer is not what was asked for.
+    #[error("gave an unusable answer: {detail}")]
     InvalidAnswer {
         /// What is wrong with it.
         detail: String,
     },
     /// The provider, or the queue in front of the local model, asks to slow down.
-    #[error("embedding provider throttled, again in {} ms", retry_after.as_millis())]
+    #[error("throttled, again in {} ms", retry_after.as_millis())]
     Throttled {
         /// How long to wait before asking again.
         retry_after: Duration,
     },
     /// The budget of this provider, which all processes share, is used up for now.
-    #[error("no permit for the embedding provider, again in {} ms", retry_after.as_millis())]
+    #[error("has no permit left, again in {} ms", retry_after.as_millis())]
     NoPermit {
         /// How long to wait before asking again.
         retry_after: Duration,
     },
     /// The provider refused this very request; repeating it unchanged cannot succeed.
-    #[error("embedding provider rejected the request with status {status}: {detail}")]
+    #[error("rejected the request with status {status}: {detail}")]
     Rejected {
         /// The HTTP status.
         status: u16,
@@ -93,7 +93,7 @@ impl ProviderError {
         }
     }
 
-    /// Whether it tells something of these texts. All else is a state of the provider, which says nothing of them.
+    /// Whether it tells something of what was asked. All else is a state of the provider, which says nothing of them.
     pub fn is_of_the_request(&self) -> bool {
         matches!(self, Self::InvalidAnswer { .. } | Self::Rejected { .. })
     }

@@ -1,10 +1,10 @@
-//! Texts of many callers travel in one request. They gather while a request is under way, and no longer: nothing waits for a
-//! timer. Callers take turns, text by text, and whoever comes has the next one, so that who has few texts does not wait for
-//! who has many. Each caller gets the
-//! answers to its own texts, and an input that a provider refuses is found by halving, so that it fails alone.
+//! Inputs of many callers, texts or pictures, travel in one request. They gather while a request is under way, and no longer:
+//! nothing waits for a timer. Callers take turns, input by input, and whoever comes has the next one, so that who has few does
+//! not wait for who has many. Each caller gets the answers to its own inputs, and one that a provider refuses is found by
+//! halving, so that it fails alone.
 //!
 //! There is no task of its own: of the callers that wait, one takes what has gathered and asks for all of it. Should it be
-//! dropped half-way, the others notice and their texts travel again.
+//! dropped half-way, the others notice and their inputs travel again.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -21,27 +21,48 @@ use crate::estimate::estimate;
 /// So many callers that just came have their first turn before one that has had a turn has its next.
 const NEWCOMERS_IN_TURN: usize = 8;
 
-/// What is asked to see whether a provider does its work.
-pub(crate) const PROBE_TEXT: &str = "Is anybody there?";
+/// What can be asked about.
+pub(crate) trait Input: Clone + Send + Sync {
+    /// Its tokens, by estimate.
+    fn tokens(&self) -> usize;
+
+    /// One that is nobody's: what is asked to see whether a provider does its work.
+    fn nobodys() -> Self;
+}
+
+impl Input for String {
+    fn tokens(&self) -> usize {
+        estimate(self).max(1)
+    }
+
+    fn nobodys() -> Self {
+        "Is anybody there?".to_owned()
+    }
+}
 
 /// What answers.
 pub(crate) trait Source: Send + Sync {
+    /// What it is asked about.
+    type Input: Input;
+    /// What it answers about each.
+    type Output: Send;
+
     /// How much travels together.
     fn bounds(&self) -> Bounds;
 
-    /// One request: an answer for each text, in order, or none at all.
+    /// One request: an answer for each input, in order, or none at all.
     fn ask(
         &self,
-        texts: &[&str],
-    ) -> impl Future<Output = Result<Vec<Answer>, ProviderError>> + Send;
+        inputs: &[&Self::Input],
+    ) -> impl Future<Output = Result<Vec<Self::Output>, ProviderError>> + Send;
 }
 
 /// How much travels together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Texts in a request.
+    /// Texts or pictures in a request.
     pub(crate) inputs: usize,
-    /// Tokens in a request, by estimate; a longer text goes alone.
+    /// Tokens in a request, by estimate; what has more goes alone.
     pub(crate) tokens: usize,
     /// While fewer requests than this are under way, another one begins with whatever there is.
     pub(crate) eager: usize,
@@ -49,7 +70,7 @@ pub(crate) struct Bounds {
     pub(crate) at_most: usize,
 }
 
-/// What became of one text.
+/// What became of one text or picture that is to have a vector.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) vector: Vec<f32>,
@@ -59,38 +80,61 @@ pub(crate) struct Answer {
     pub(crate) unread: u64,
 }
 
-struct Answered {
-    answer: Answer,
-    /// The request that it travelled in.
+/// An answer, and the request that it came by.
+pub(crate) struct Answered<O> {
+    pub(crate) answer: O,
     request: u64,
 }
 
-struct Piece {
-    text: String,
+struct Piece<I, O> {
+    input: I,
     tokens: usize,
-    answer: oneshot::Sender<Result<Answered, ProviderError>>,
+    answer: oneshot::Sender<Result<Answered<O>, ProviderError>>,
 }
 
-type Answers = oneshot::Receiver<Result<Answered, ProviderError>>;
+type Answers<O> = oneshot::Receiver<Result<Answered<O>, ProviderError>>;
 
 /// A caller, and what it asks for, which is never nothing.
-type Waiting = (u64, VecDeque<Piece>);
+type Waiting<I, O> = (u64, VecDeque<Piece<I, O>>);
 
-#[derive(Default)]
-struct State {
+struct State<I, O> {
     /// The callers that have had no turn yet, in the order of their coming.
-    newcomers: VecDeque<Waiting>,
+    newcomers: VecDeque<Waiting<I, O>>,
     /// How many of them had their first since another caller had a turn.
     newcomers_served: usize,
     /// The others, in the order of their turns.
-    queue: VecDeque<Waiting>,
+    queue: VecDeque<Waiting<I, O>>,
     queued: usize,
     queued_tokens: usize,
     under_way: usize,
 }
 
-impl State {
-    fn push(&mut self, caller: u64, piece: Piece) {
+impl<I, O> Default for State<I, O> {
+    fn default() -> Self {
+        Self {
+            newcomers: VecDeque::new(),
+            newcomers_served: 0,
+            queue: VecDeque::new(),
+            queued: 0,
+            queued_tokens: 0,
+            under_way: 0,
+        }
+    }
+}
+
+impl<I: Input, O> State<I, O> {
+    fn enqueue(&mut self, caller: u64, input: &I) -> Answers<O> {
+        let (answer, receiver) = oneshot::channel();
+        let piece = Piece {
+            tokens: input.tokens(),
+            input: input.clone(),
+            answer,
+        };
+        self.push(caller, piece);
+        receiver
+    }
+
+    fn push(&mut self, caller: u64, piece: Piece<I, O>) {
         self.queued += 1;
         self.queued_tokens += piece.tokens;
         let mut waiting = self.newcomers.iter_mut().chain(&mut self.queue);
@@ -106,7 +150,7 @@ impl State {
     }
 
     /// Whose turn it is.
-    fn front(&self) -> Option<&Piece> {
+    fn front(&self) -> Option<&Piece<I, O>> {
         let queue = if self.is_newcomers_turn() {
             &self.newcomers
         } else {
@@ -116,7 +160,7 @@ impl State {
     }
 
     /// Takes the piece whose turn it is; the turn is its caller's again when all others have had theirs.
-    fn pop(&mut self) -> Option<Piece> {
+    fn pop(&mut self) -> Option<Piece<I, O>> {
         let (caller, mut pieces) = if self.is_newcomers_turn() {
             self.newcomers_served += 1;
             self.newcomers.pop_front()?
@@ -133,7 +177,7 @@ impl State {
         Some(piece)
     }
 
-    fn drain(&mut self) -> Vec<Piece> {
+    fn drain(&mut self) -> Vec<Piece<I, O>> {
         self.queued = 0;
         self.queued_tokens = 0;
         let newcomers = self.newcomers.drain(..);
@@ -144,13 +188,13 @@ impl State {
     }
 }
 
-/// Gathers texts for a source.
-pub(crate) struct Gatherer<S> {
+/// Gathers inputs for a source.
+pub(crate) struct Gatherer<S: Source> {
     source: S,
-    state: Mutex<State>,
+    state: Mutex<State<S::Input, S::Output>>,
     callers: AtomicU64,
     requests: AtomicU64,
-    /// The source did its work at least once, so what it refuses is refused for its content.
+    /// The source did its work at least once, so many inputs that it refuses are looked at one by one.
     did_its_work: AtomicBool,
     /// A request has ended.
     ended: Notify,
@@ -172,17 +216,20 @@ impl<S: Source> Gatherer<S> {
         &self.source
     }
 
-    /// The vectors of `texts`, in order. The first failure of any of them is the failure of all.
-    pub(crate) async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
+    /// The answers to `inputs`, in order. The first failure of any of them is the failure of all.
+    pub(crate) async fn answers(
+        &self,
+        inputs: &[S::Input],
+    ) -> Result<Vec<Answered<S::Output>>, ProviderError> {
         let caller = self.callers.fetch_add(1, Ordering::Relaxed);
-        let mut waiting: Vec<Answers> = {
+        let mut waiting: Vec<Answers<S::Output>> = {
             let mut state = self.state();
-            texts
+            inputs
                 .iter()
-                .map(|text| enqueue(&mut state, caller, text))
+                .map(|input| state.enqueue(caller, input))
                 .collect()
         };
-        let mut found = Vec::with_capacity(texts.len());
+        let mut found = Vec::with_capacity(inputs.len());
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
@@ -193,13 +240,13 @@ impl<S: Source> Gatherer<S> {
                     Err(TryRecvError::Empty) => break,
                     // Whoever asked for it was dropped.
                     Err(TryRecvError::Closed) => {
-                        *next = enqueue(&mut self.state(), caller, &texts[found.len()]);
+                        *next = self.state().enqueue(caller, &inputs[found.len()]);
                         break;
                     }
                 }
             }
-            if found.len() == texts.len() {
-                return together(found);
+            if found.len() == inputs.len() {
+                return Ok(found);
             }
             match self.take() {
                 Some(gathered) => self.ask_for(gathered).await,
@@ -210,11 +257,12 @@ impl<S: Source> Gatherer<S> {
 
     /// Asks, for no caller, whether the source does its work.
     pub(crate) async fn probe(&self) -> Result<(), ProviderError> {
-        match self.source.ask(&[PROBE_TEXT]).await {
+        match self.source.ask(&[&S::Input::nobodys()]).await {
             Ok(_) => {
                 self.did_its_work.store(true, Ordering::Relaxed);
                 Ok(())
             }
+            Err(ProviderError::InvalidAnswer { detail }) => Err(ProviderError::misbehaves(detail)),
             Err(ProviderError::Rejected { status, detail }) => Err(ProviderError::Misbehaves {
                 detail: format!("it refuses every request, with status {status}: {detail}"),
             }),
@@ -222,11 +270,11 @@ impl<S: Source> Gatherer<S> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<S::Input, S::Output>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the texts of one request, if one may begin now.
+    /// Takes the inputs of one request, if one may begin now.
     fn take(&self) -> Option<Gathered<'_, S>> {
         let bounds = self.source.bounds();
         let mut state = self.state();
@@ -274,12 +322,17 @@ impl<S: Source> Gatherer<S> {
                 continue;
             }
             let request = self.requests.fetch_add(1, Ordering::Relaxed);
-            let texts: Vec<&str> = group.iter().map(|piece| piece.text.as_str()).collect();
-            let mut result = self.source.ask(&texts).await;
-            if matches!(result, Err(ProviderError::Rejected { .. }))
-                && !self.did_its_work.load(Ordering::Relaxed)
-                && let Err(error) = self.probe().await
-            {
+            let inputs: Vec<&S::Input> = group.iter().map(|piece| &piece.input).collect();
+            let mut result = self.source.ask(&inputs).await;
+            // A provider that refuses everything from some time on is in a state, and no input is to be blamed for it.
+            let may_be_no_fault_of_it = match &result {
+                Err(ProviderError::Rejected { .. }) => {
+                    group.len() == 1 || !self.did_its_work.load(Ordering::Relaxed)
+                }
+                Err(ProviderError::InvalidAnswer { .. }) => asked_again && group.len() == 1,
+                _ => false,
+            };
+            if may_be_no_fault_of_it && let Err(error) = self.probe().await {
                 result = Err(error);
             }
             match result {
@@ -319,50 +372,46 @@ impl<S: Source> Gatherer<S> {
     }
 }
 
-fn enqueue(state: &mut State, caller: u64, text: &str) -> Answers {
-    let (answer, receiver) = oneshot::channel();
-    let piece = Piece {
-        text: text.to_owned(),
-        tokens: estimate(text).max(1),
-        answer,
-    };
-    state.push(caller, piece);
-    receiver
+impl<S: Source<Output = Answer>> Gatherer<S> {
+    /// The vectors of `inputs`, in order.
+    pub(crate) async fn embed(&self, inputs: &[S::Input]) -> Result<Embeddings, ProviderError> {
+        together(self.answers(inputs).await?)
+    }
 }
 
-fn answer_all(pieces: Vec<Piece>, error: &ProviderError) {
+fn answer_all<I, O>(pieces: Vec<Piece<I, O>>, error: &ProviderError) {
     for piece in pieces {
         let _ = piece.answer.send(Err(error.clone()));
     }
 }
 
-fn together(found: Vec<Answered>) -> Result<Embeddings, ProviderError> {
+fn together(found: Vec<Answered<Answer>>) -> Result<Embeddings, ProviderError> {
     let requests: HashSet<u64> = found.iter().map(|answered| answered.request).collect();
     let tokens = found.iter().map(|answered| answered.answer.tokens).sum();
     let unread = found
         .iter()
         .map(|answered| answered.answer.unread)
         .collect();
-    let texts = found.len();
+    let inputs = found.len();
     let vectors = found
         .into_iter()
         .map(|answered| answered.answer.vector)
         .collect();
     let calls = u32::try_from(requests.len()).unwrap_or(u32::MAX);
-    let embeddings = Embeddings::checked(vectors, texts, tokens, calls)?;
+    let embeddings = Embeddings::checked(vectors, inputs, tokens, calls)?;
     Ok(Embeddings {
         unread,
         ..embeddings
     })
 }
 
-/// The texts of one request, which is under way until this is dropped.
-struct Gathered<'a, S> {
+/// The inputs of one request, which is under way until this is dropped.
+struct Gathered<'a, S: Source> {
     gatherer: &'a Gatherer<S>,
-    pieces: Vec<Piece>,
+    pieces: Vec<Piece<S::Input, S::Output>>,
 }
 
-impl<S> Drop for Gathered<'_, S> {
+impl<S: Source> Drop for Gathered<'_, S> {
     fn drop(&mut self) {
         let mut state = self
             .gatherer
@@ -411,6 +460,9 @@ mod tests {
     }
 
     impl Source for Arc<Counting> {
+        type Input = String;
+        type Output = Answer;
+
         fn bounds(&self) -> Bounds {
             Bounds {
                 inputs: 10,
@@ -420,7 +472,7 @@ mod tests {
             }
         }
 
-        async fn ask(&self, texts: &[&str]) -> Result<Vec<Answer>, ProviderError> {
+        async fn ask(&self, texts: &[&String]) -> Result<Vec<Answer>, ProviderError> {
             self.requests.lock().unwrap().push(texts.len());
             tokio::time::sleep(Duration::from_millis(10)).await;
             if self.sick.load(Ordering::Relaxed) {
@@ -433,7 +485,7 @@ mod tests {
                 });
             }
             #[expect(clippy::cast_precision_loss)]
-            let answer = |text: &&str| Answer {
+            let answer = |text: &&String| Answer {
                 vector: vec![text.len() as f32, 1.0],
                 tokens: 3,
                 unread: 1,
@@ -506,12 +558,12 @@ mod tests {
     fn whoever_comes_has_the_next_turn_and_keeps_nobody_waiting_for_long() {
         let mut state = State::default();
         let mut answers = Vec::new();
-        let mut push = |state: &mut State, caller: u64, texts: usize| {
-            answers.extend((0..texts).map(|_| enqueue(state, caller, &caller.to_string())));
+        let mut push = |state: &mut State<String, Answer>, caller: u64, texts: usize| {
+            answers.extend((0..texts).map(|_| state.enqueue(caller, &caller.to_string())));
         };
-        let next = |state: &mut State| {
-            let front = state.front().map(|piece| piece.text.clone());
-            let popped = state.pop().map(|piece| piece.text);
+        let next = |state: &mut State<String, Answer>| {
+            let front = state.front().map(|piece| piece.input.clone());
+            let popped = state.pop().map(|piece| piece.input);
             assert_eq!(front, popped);
             popped.map(|text| text.parse::<u64>().unwrap())
         };
@@ -599,11 +651,14 @@ mod tests {
     struct RefusesAll;
 
     impl Source for Arc<RefusesAll> {
+        type Input = String;
+        type Output = Answer;
+
         fn bounds(&self) -> Bounds {
             Arc::new(Counting::default()).bounds()
         }
 
-        async fn ask(&self, _: &[&str]) -> Result<Vec<Answer>, ProviderError> {
+        async fn ask(&self, _: &[&String]) -> Result<Vec<Answer>, ProviderError> {
             Err(ProviderError::Rejected {
                 status: 400,
                 detail: "no such model".to_owned(),

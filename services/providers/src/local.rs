@@ -239,6 +239,9 @@ impl Shared {
 }
 
 impl Source for Shared {
+    type Input = String;
+    type Output = Answer;
+
     fn bounds(&self) -> Bounds {
         Bounds {
             inputs: TEXTS_A_REQUEST,
@@ -249,8 +252,8 @@ impl Source for Shared {
         }
     }
 
-    async fn ask(&self, texts: &[&str]) -> Result<Vec<Answer>, ProviderError> {
-        let texts: Arc<[String]> = texts.iter().map(|text| (*text).to_owned()).collect();
+    async fn ask(&self, texts: &[&String]) -> Result<Vec<Answer>, ProviderError> {
+        let texts: Arc<[String]> = texts.iter().map(|text| (*text).clone()).collect();
         let inputs: Vec<Input> = {
             let texts = Arc::clone(&texts);
             self.compute(move |bert| texts.iter().map(|text| bert.tokenise(text)).collect())

@@ -2,14 +2,50 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::api_key::SettingsError;
 use crate::embeddings::{Embeddings, ProviderState};
 use crate::error::ProviderError;
 use crate::local::{self, LocalModel};
-use crate::openai::OpenAi;
 use crate::permits::ProviderPermits;
 use crate::settings::EmbeddingSettings;
 use crate::tokens::TokenCounter;
+use crate::vectors::OpenAi;
+
+/// What is asked for something that this machine may not do itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// Vectors of texts.
+    Embedding,
+    /// Captions of pictures.
+    Caption,
+    /// Vectors of pictures.
+    ImageEmbedding,
+}
+
+impl Provider {
+    /// The name in metrics and answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding-provider",
+            Self::Caption => "caption-provider",
+            Self::ImageEmbedding => "image-embedding-provider",
+        }
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding provider",
+            Self::Caption => "caption provider",
+            Self::ImageEmbedding => "image embedding provider",
+        }
+    }
+}
 
 /// An embedding provider. Cheap to clone; clones share everything.
 #[derive(Debug, Clone)]

@@ -6,10 +6,14 @@ use std::time::Duration;
 use crate::api_key::{ApiKey, SettingsError};
 use crate::breaker::BreakerPolicy;
 use crate::local::LocalSettings;
-use crate::openai::OpenAiSettings;
+use crate::server::ServerSettings;
+use crate::vectors::OpenAiSettings;
 
 /// Where the local model is looked for, from the folder the process was started in.
 pub const DEFAULT_MODEL_FOLDER: &str = ".caudal/models/all-minilm-l6-v2";
+
+/// Where OpenAI itself is.
+pub(crate) const OPENAI: &str = "https://api.openai.com/v1";
 
 /// Threads of the local model that are used without being asked for more.
 const DEFAULT_MAX_THREADS: usize = 4;
@@ -43,32 +47,34 @@ impl EmbeddingSettings {
     pub fn from_variables(
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let provider = set("CAUDAL_EMBEDDING_PROVIDER").unwrap_or_else(|| {
-            let remote = set("CAUDAL_EMBEDDING_URL").is_some();
+        let set = Variables::new("CAUDAL_EMBEDDING_", &variable);
+        let provider = set.text("PROVIDER").unwrap_or_else(|| {
+            let remote = set.text("URL").is_some();
             if remote { "openai" } else { "local" }.to_owned()
         });
-        match provider.trim() {
+        match provider.as_str() {
             "none" => Ok(Self::None),
             "local" => Ok(Self::Local(LocalSettings {
-                folder: set("CAUDAL_MODEL_DIR")
+                folder: filled(&variable, "CAUDAL_MODEL_DIR")
                     .map_or_else(|| PathBuf::from(DEFAULT_MODEL_FOLDER), PathBuf::from),
-                threads: number(&set, "CAUDAL_EMBEDDING_THREADS")?.unwrap_or_else(usual_threads),
+                threads: set.number("THREADS")?.unwrap_or_else(usual_threads),
                 exact: false,
             })),
             "openai" => Ok(Self::OpenAi(OpenAiSettings {
-                base_url: set("CAUDAL_EMBEDDING_URL")
-                    .unwrap_or_else(|| "https://api.openai.com/v1".to_owned()),
-                model: set("CAUDAL_EMBEDDING_MODEL")
-                    .unwrap_or_else(|| "text-embedding-3-small".to_owned()),
-                api_key: api_key(&set)?,
-                dimensions: number(&set, "CAUDAL_EMBEDDING_DIMENSIONS")?,
-                max_tokens: number(&set, "CAUDAL_EMBEDDING_MAX_TOKENS")?.unwrap_or(512),
-                batch: number(&set, "CAUDAL_EMBEDDING_BATCH")?.unwrap_or(64),
-                timeout: Duration::from_secs(
-                    number(&set, "CAUDAL_EMBEDDING_TIMEOUT_SECONDS")?.unwrap_or(60) as u64,
-                ),
-                breaker: BreakerPolicy::default(),
+                server: ServerSettings {
+                    base_url: set.text("URL").unwrap_or_else(|| OPENAI.to_owned()),
+                    model: set
+                        .text("MODEL")
+                        .unwrap_or_else(|| "text-embedding-3-small".to_owned()),
+                    api_key: set.api_key()?,
+                    timeout: Duration::from_secs(
+                        set.number("TIMEOUT_SECONDS")?.unwrap_or(60) as u64
+                    ),
+                    breaker: BreakerPolicy::default(),
+                },
+                dimensions: set.number("DIMENSIONS")?,
+                max_tokens: set.number("MAX_TOKENS")?.unwrap_or(512),
+                batch: set.number("BATCH")?.unwrap_or(64),
             })),
             other => Err(SettingsError::new(
                 "CAUDAL_EMBEDDING_PROVIDER",
@@ -78,29 +84,56 @@ impl EmbeddingSettings {
     }
 }
 
-fn api_key(set: &impl Fn(&str) -> Option<String>) -> Result<Option<ApiKey>, SettingsError> {
-    if let Some(key) = set("CAUDAL_EMBEDDING_API_KEY") {
-        return Ok(ApiKey::new(&key));
-    }
-    set("CAUDAL_EMBEDDING_API_KEY_FILE")
-        .map(|path| ApiKey::from_file(Path::new(&path)))
-        .transpose()
+/// The variables of one provider, which all begin alike.
+pub(crate) struct Variables<'a> {
+    prefix: &'static str,
+    variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
-fn number(
-    set: &impl Fn(&str) -> Option<String>,
-    name: &str,
-) -> Result<Option<usize>, SettingsError> {
-    let Some(text) = set(name) else {
-        return Ok(None);
-    };
-    match text.trim().parse() {
-        Ok(number) if number > 0 => Ok(Some(number)),
-        _ => Err(SettingsError::new(
-            name,
-            format!("must be a whole number above zero, not {text:?}"),
-        )),
+impl<'a> Variables<'a> {
+    pub(crate) fn new(prefix: &'static str, variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { prefix, variable }
     }
+
+    /// The whole name of a variable.
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// A value without the white space around it; an empty one is none.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        filled(self.variable, &self.name(name))
+    }
+
+    /// A whole number above zero.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<usize>, SettingsError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            _ => Err(SettingsError::new(
+                &self.name(name),
+                format!("must be a whole number above zero, not {text:?}"),
+            )),
+        }
+    }
+
+    /// The key, from its variable or from the file that another one names.
+    pub(crate) fn api_key(&self) -> Result<Option<ApiKey>, SettingsError> {
+        if let Some(key) = self.text("API_KEY") {
+            return Ok(ApiKey::new(&key));
+        }
+        self.text("API_KEY_FILE")
+            .map(|path| ApiKey::from_file(Path::new(&path)))
+            .transpose()
+    }
+}
+
+fn filled(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    let value = variable(name)?;
+    let value = value.trim();
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 fn usual_threads() -> usize {
@@ -162,6 +195,6 @@ mod tests {
         let EmbeddingSettings::OpenAi(openai) = settings else {
             panic!("not remote");
         };
-        assert_eq!(openai.api_key, ApiKey::new("sk-very-secret"));
+        assert_eq!(openai.server.api_key, ApiKey::new("sk-very-secret"));
     }
 }

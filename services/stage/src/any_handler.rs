@@ -1,6 +1,7 @@
 use std::fmt;
 
 use caudal_domain::StageVersion;
+use caudal_providers::Provider;
 use futures::future::BoxFuture;
 
 use crate::failure::Failure;
@@ -25,8 +26,8 @@ impl Handler for AnyHandler {
         self.0.handle(job).await
     }
 
-    async fn probe(&self) -> Result<(), Failure> {
-        self.0.probe().await
+    async fn probe(&self, provider: Provider) -> Result<(), Failure> {
+        self.0.probe(provider).await
     }
 }
 
@@ -43,7 +44,7 @@ impl fmt::Debug for AnyHandler {
 trait Erased: Send + Sync {
     fn version(&self) -> StageVersion;
     fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>>;
-    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>>;
+    fn probe(&self, provider: Provider) -> BoxFuture<'_, Result<(), Failure>>;
 }
 
 impl<H: Handler> Erased for H {
@@ -55,7 +56,7 @@ impl<H: Handler> Erased for H {
         Box::pin(Handler::handle(self, job))
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(Handler::probe(self))
+    fn probe(&self, provider: Provider) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(Handler::probe(self, provider))
     }
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use caudal_domain::Reason;
 use caudal_objects::{ObjectError, StoreTrouble};
+use caudal_providers::{Provider, ProviderError};
 use serde::{Deserialize, Serialize};
 
 /// What of the installation a file needs beside its own bytes.
@@ -10,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Dependency {
     /// The object store.
     Store,
-    /// The provider that the handler asks.
-    Provider,
+    /// A provider that the handler asks.
+    Provider(Provider),
     /// The temp folder of this process.
     TempFolder,
 }
@@ -22,7 +23,7 @@ impl Dependency {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Store => "object-store",
-            Self::Provider => "provider",
+            Self::Provider(provider) => provider.name(),
             Self::TempFolder => "temp-folder",
         }
     }
@@ -95,23 +96,56 @@ impl Failure {
         failure.waiting(Dependency::Store, trouble)
     }
 
+    /// What a provider did not do. Only the refusal of what this file asked, or a bad answer to it, is a failure of the file;
+    /// all else is a state of the provider, which it is waited for in.
+    pub fn of_provider(provider: Provider, error: &ProviderError) -> Self {
+        let (reason, trouble) = match error {
+            ProviderError::Rejected { .. } => (Reason::ProviderRejected, None),
+            ProviderError::InvalidAnswer { .. } => (Reason::ProviderAnswerInvalid, None),
+            ProviderError::Throttled { .. } | ProviderError::NoPermit { .. } => {
+                (Reason::ProviderThrottled, Some(Trouble::Busy))
+            }
+            ProviderError::NotConfigured { .. } => {
+                (Reason::ProviderUnavailable, Some(Trouble::Down))
+            }
+            ProviderError::Unauthorized { .. } => {
+                (Reason::ProviderUnauthorized, Some(Trouble::Down))
+            }
+            ProviderError::Unavailable { .. } => {
+                (Reason::ProviderUnavailable, Some(Trouble::Failed))
+            }
+            ProviderError::Misbehaves { .. } => {
+                (Reason::ProviderAnswerInvalid, Some(Trouble::Failed))
+            }
+        };
+        let failure = Self {
+            retry_after: error.retry_after(),
+            ..Self::new(reason, format!("{}: {error}", provider.words()))
+        };
+        match trouble {
+            Some(trouble) => failure.waiting(Dependency::Provider(provider), trouble),
+            None => failure,
+        }
+    }
+
     /// What the stage waits for, in words for whoever's file it is.
     #[must_use]
-    pub fn words_of_wait(&self) -> Option<&'static str> {
+    pub fn words_of_wait(&self) -> Option<String> {
         let wait = self.waits?;
-        Some(match (wait.on, self.reason, wait.trouble) {
-            (Dependency::Store, _, Trouble::Busy) => "the object store asks for fewer requests",
-            (Dependency::Store, ..) => "the object store does not answer",
-            (Dependency::TempFolder, ..) => "a process has no room left on its disk",
-            (Dependency::Provider, Reason::ProviderUnauthorized, _) => {
-                "the provider refuses the installation's key"
+        let who = match wait.on {
+            Dependency::Store => "object store",
+            Dependency::TempFolder => {
+                return Some("a process has no room left on its disk".to_owned());
             }
-            (Dependency::Provider, Reason::ProviderAnswerInvalid, _) => {
-                "the provider gives answers that cannot be used"
-            }
-            (Dependency::Provider, _, Trouble::Busy) => "the provider asks for fewer requests",
-            (Dependency::Provider, ..) => "the provider does not answer",
-        })
+            Dependency::Provider(provider) => provider.words(),
+        };
+        let does = match (self.reason, wait.trouble) {
+            (Reason::ProviderUnauthorized, _) => "refuses the installation's key",
+            (Reason::ProviderAnswerInvalid, _) => "gives answers that cannot be used",
+            (_, Trouble::Busy) => "asks for fewer requests",
+            _ => "does not answer",
+        };
+        Some(format!("the {who} {does}"))
     }
 }
 
@@ -161,6 +195,35 @@ mod tests {
             assert_eq!(error.key(), key());
             let failure = Failure::of_store(Reason::StoreUnavailable, &error);
             assert_eq!(failure.detail, told);
+        }
+    }
+
+    #[test]
+    fn what_is_waited_for_names_the_provider() {
+        for (provider, error, told) in [
+            (
+                Provider::Caption,
+                ProviderError::Unauthorized {
+                    detail: "status 401".to_owned(),
+                },
+                "the caption provider refuses the installation's key",
+            ),
+            (
+                Provider::ImageEmbedding,
+                ProviderError::unavailable("away"),
+                "the image embedding provider does not answer",
+            ),
+            (
+                Provider::Embedding,
+                ProviderError::Throttled {
+                    retry_after: Duration::from_secs(7),
+                },
+                "the embedding provider asks for fewer requests",
+            ),
+        ] {
+            let failure = Failure::of_provider(provider, &error);
+            assert_eq!(failure.words_of_wait().as_deref(), Some(told));
+            assert!(failure.detail.starts_with(provider.words()), "{failure}");
         }
     }
 

@@ -38,7 +38,7 @@ impl Waiting {
         mesh::v1::Waiting {
             r#for: self.wait.on.name().to_owned(),
             reason: self.failure.reason.code().to_owned(),
-            words: words.to_owned(),
+            words,
             detail: self.failure.detail.chars().take(MAX_DETAIL_CHARS).collect(),
             since: Some(timestamp_from_micros(micros_of(self.since))),
         }
@@ -238,6 +238,7 @@ mod tests {
     use crate::failure::Dependency;
     use caudal_domain::{BatchId, Stage, TenantId};
     use caudal_node::metrics::Registry;
+    use caudal_providers::Provider;
     use uuid::Uuid;
 
     const FIRST: Duration = Duration::from_millis(100);
@@ -257,7 +258,8 @@ mod tests {
     }
 
     fn failure(trouble: Trouble) -> Failure {
-        Failure::new(Reason::ProviderUnavailable, "away").waiting(Dependency::Provider, trouble)
+        let on = Dependency::Provider(Provider::Embedding);
+        Failure::new(Reason::ProviderUnavailable, "away").waiting(on, trouble)
     }
 
     #[test]
@@ -369,7 +371,7 @@ mod tests {
     fn half_an_hour_without_a_provider_and_an_hour_with_a_refused_key_charge_nobody() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let refused = Failure::new(Reason::ProviderUnauthorized, "401")
-            .waiting(Dependency::Provider, Trouble::Down);
+            .waiting(Dependency::Provider(Provider::Embedding), Trouble::Down);
         for (outage, failure) in [
             (minutes(30), failure(Trouble::Down)),
             (minutes(30), failure(Trouble::Busy)),

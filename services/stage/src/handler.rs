@@ -8,6 +8,7 @@ use caudal_domain::{
     artifact_prefix, check_artifact_name,
 };
 use caudal_objects::ObjectStore;
+use caudal_providers::Provider;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -22,10 +23,10 @@ pub trait Handler: Send + Sync + 'static {
     /// processes, so all it writes goes through `job.artifacts` or has a key made of the content.
     fn handle(&self, job: Job) -> impl Future<Output = Result<Done, Failure>> + Send;
 
-    /// Asks the provider of this handler, for no file, whether it does its work now: called after a [`Failure`] that waits
-    /// for [`Dependency::Provider`](crate::Dependency::Provider), and again until it passes. Store and temp folder are
+    /// Asks a provider of this handler, for no file, whether it does its work now: called after a [`Failure`] that waits
+    /// for it ([`Dependency::Provider`](crate::Dependency::Provider)), and again until it passes. Store and temp folder are
     /// probed by the runtime.
-    fn probe(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+    fn probe(&self, _provider: Provider) -> impl Future<Output = Result<(), Failure>> + Send {
         std::future::ready(Ok(()))
     }
 }
@@ -138,7 +139,7 @@ pub struct Done {
     pub usage: Usage,
     /// Metadata stage: the judgement of the file.
     pub outcome: Option<Outcome>,
-    /// Embeddings stage: length of the vectors, where there are some. Only such as this stage version was first recorded with are
+    /// Length of the vectors, where there are some. Only such as this stage version was first recorded with are
     /// recorded.
     #[serde(default)]
     pub dimensions: Option<u32>,

@@ -35,6 +35,7 @@ mod timeout;
 mod wire;
 
 pub use any_handler::AnyHandler;
+pub use caudal_providers::Provider;
 pub use failure::{Dependency, Failure, Trouble, Wait};
 pub use handler::{Artifact, ArtifactWriter, Done, Handler, Input, InputArtifact, Job, Usage};
 pub use process::{Dependencies, SlotSource, StageError, StageProcess};

@@ -48,7 +48,7 @@ async fn look<H: Handler>(core: &Core, handler: &H) {
     }
     let probe = async {
         match wait.on {
-            Dependency::Provider => handler.probe().await,
+            Dependency::Provider(provider) => handler.probe(provider).await,
             Dependency::Store => probe_store(core).await,
             Dependency::TempFolder => probe_temp_folder().await,
         }

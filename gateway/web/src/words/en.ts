@@ -246,6 +246,7 @@ export const en = {
       "thumbnail.png": "Small picture",
       "thumbnail.jpg": "Small picture",
       "caption.txt": "Description",
+      "image-vector.arrow": "Picture as a vector",
     } as Record<string, string>,
   },
   stepName: {
@@ -292,6 +293,8 @@ export const en = {
     NO_CAPTION_PROVIDER: "no caption provider",
     NO_EMBEDDING_PROVIDER: "no embedding provider",
     NO_IMAGE_EMBEDDING_PROVIDER: "no image embedding provider",
+    CAPTION_REFUSED: "description refused",
+    IMAGE_EMBEDDING_REFUSED: "search by likeness refused",
     TEXT_TRUNCATED: "text cut off",
     UNREADABLE_PAGES: "some pages unreadable",
     UNREADABLE_PARTS: "some parts unreadable",

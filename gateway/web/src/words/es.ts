@@ -256,6 +256,7 @@ export const es: Words = {
       "thumbnail.png": "Miniatura",
       "thumbnail.jpg": "Miniatura",
       "caption.txt": "Descripción",
+      "image-vector.arrow": "Imagen como vector",
     },
   },
   stepName: {
@@ -302,6 +303,8 @@ export const es: Words = {
     NO_CAPTION_PROVIDER: "sin servicio de descripciones",
     NO_EMBEDDING_PROVIDER: "sin servicio de búsqueda",
     NO_IMAGE_EMBEDDING_PROVIDER: "sin búsqueda de imágenes",
+    CAPTION_REFUSED: "descripción rechazada",
+    IMAGE_EMBEDDING_REFUSED: "búsqueda por parecido rechazada",
     TEXT_TRUNCATED: "texto cortado",
     UNREADABLE_PAGES: "algunas páginas ilegibles",
     UNREADABLE_PARTS: "algunas partes ilegibles",

@@ -62,7 +62,7 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
             options,
         } => {
             use_store(&mesh).await?;
-            service::stages::start(stage, options, &mesh, plan.listen).await?
+            service::stages::start(stage, *options, &mesh, plan.listen).await?
         }
     };
     let channels = channels_to(name, tls.as_ref())?;

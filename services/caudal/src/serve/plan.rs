@@ -8,7 +8,7 @@ use caudal_ledger::{Bootstrap, KeyRecord, LedgerSettings};
 use caudal_limiter::SlotLimits;
 use caudal_node::telemetry::TelemetrySettings;
 use caudal_node::{LeaderChannel, MeshSecret, MeshTls};
-use caudal_providers::EmbeddingSettings;
+use caudal_providers::{EmbeddingSettings, ImageSettings, SettingsError};
 
 use crate::failure::Failure;
 use crate::serve::arguments::{ServeArguments, Service};
@@ -44,7 +44,7 @@ pub(crate) enum Work {
     Stage {
         stage: Stage,
         mesh: Mesh,
-        options: StageOptions,
+        options: Box<StageOptions>,
     },
 }
 
@@ -88,7 +88,7 @@ impl Plan {
             Service::Stage(stage) => Work::Stage {
                 stage,
                 mesh: mesh(arguments)?,
-                options: stage_options(stage, arguments, variable)?,
+                options: Box::new(stage_options(stage, arguments, variable)?),
             },
         };
         Ok(Self {
@@ -222,11 +222,17 @@ fn stage_options(
     arguments: &ServeArguments,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<StageOptions, Failure> {
-    let embeddings = match stage {
-        Stage::Embeddings => EmbeddingSettings::from_variables(variable)
-            .map_err(|error| Failure::misconfigured(error.to_string()))?,
-        _ => EmbeddingSettings::None,
-    };
+    let wrong = |error: SettingsError| Failure::misconfigured(error.to_string());
+    let (mut embeddings, mut images) = (EmbeddingSettings::None, ImageSettings::default());
+    match stage {
+        Stage::Embeddings => {
+            embeddings = EmbeddingSettings::from_variables(variable).map_err(wrong)?;
+        }
+        Stage::ImageProcessing => {
+            images = ImageSettings::from_variables(variable).map_err(wrong)?;
+        }
+        Stage::Upload | Stage::ExtractText | Stage::Metadata => {}
+    }
     Ok(StageOptions {
         slots: arguments
             .slots
@@ -234,6 +240,7 @@ fn stage_options(
         local_slots: arguments.local_slots,
         landing_delay: arguments.landing.landing_delay,
         embeddings,
+        images,
     })
 }
 

@@ -9,14 +9,18 @@ use std::time::Duration;
 use caudal_domain::Stage;
 use caudal_embeddings::{EmbeddingsSettings, EmbeddingsStage};
 use caudal_extract_text::ExtractText;
-use caudal_image_processing::ImageProcessing;
+use caudal_image_processing::{ImageProcessing, ImageProviders};
 use caudal_metadata::Metadata;
 use caudal_node::{Registry, ServerLimits, ServerParts, Settings};
 use caudal_objects::ObjectStore;
-use caudal_providers::{EmbeddingProvider, EmbeddingSettings, ProviderPermits, Unlimited};
+use caudal_providers::{
+    Captions, EmbeddingProvider, EmbeddingSettings, ImageSettings, PictureVectors, ProviderPermits,
+    SettingsError, Unlimited,
+};
 use caudal_stage::sandbox::{CHILDREN_OF_ONE_HOST, Limits, Parser, Preparation, Sandbox, Walls};
 use caudal_stage::{
-    AnyHandler, Dependencies, Handler, SlotSource, Solo, SoloSettings, StageProcess, StageSettings,
+    AnyHandler, Dependencies, Handler, Provider, SlotSource, Solo, SoloSettings, StageProcess,
+    StageSettings,
 };
 use caudal_streams::{DEFAULT_PREFIX, Names, Streams};
 use caudal_upload::Upload;
@@ -36,8 +40,10 @@ const CHILDREN_OF_ONE_HOST_VARIABLE: &str = "CAUDAL_CHILDREN_OF_ONE_PARSER_HOST"
 const REQUIRE_SANDBOX_VARIABLE: &str = "CAUDAL_REQUIRE_SANDBOX";
 /// Files that one process embeds at once with a remote provider: while a request is under way, the next is filled by them.
 const REMOTE_EMBEDDING_SLOTS: usize = 128;
+/// Files of which one process waits for what providers say of them. How many are decoded at once does not follow it.
+const SHOWN_PICTURE_SLOTS: usize = 64;
 /// A file waits inside its handler for its turn with the provider.
-const EMBEDDED_WITHIN: Duration = Duration::from_secs(3_600);
+const PROVIDED_WITHIN: Duration = Duration::from_secs(3_600);
 /// At the end: how long handlers may take, and after that reports and farewells.
 const DRAIN: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -50,7 +56,7 @@ fn registered(stage: Stage) -> Registration {
             .parses_with(caudal_extract_text::PARSERS)
             .prepares_with(caudal_extract_text::PREPARATIONS),
         // Beside the one that is computed, enough to fill the next; a long text has minutes, and so have those before it.
-        Stage::Embeddings => slow(|_cores| 16, embeddings).within(EMBEDDED_WITHIN),
+        Stage::Embeddings => slow(|_cores| 16, embeddings).within(PROVIDED_WITHIN),
         Stage::ImageProcessing => slow(|cores| cores.clamp(2, 16), image_processing)
             .parses_with(caudal_image_processing::PARSERS),
         Stage::Metadata => fast(|_cores| 64, |_| Ok(Metadata)),
@@ -63,9 +69,10 @@ fn extract_text(_: &Ingredients<'_>) -> Result<ExtractText, Failure> {
     Ok(ExtractText::new(&sandbox()?, settings))
 }
 
-fn image_processing(_: &Ingredients<'_>) -> Result<ImageProcessing, Failure> {
+fn image_processing(with: &Ingredients<'_>) -> Result<ImageProcessing, Failure> {
     let settings = caudal_image_processing::Settings::default();
-    Ok(ImageProcessing::new(&sandbox()?, settings))
+    let providers = (with.image_providers)()?;
+    Ok(ImageProcessing::new(&sandbox()?, settings).with_providers(providers))
 }
 
 fn embeddings(with: &Ingredients<'_>) -> Result<EmbeddingsStage, Failure> {
@@ -147,6 +154,7 @@ fn required(walls: Walls, is_required: bool) -> Result<(), Failure> {
 /// What handlers are made of, beside the settings of their crates.
 struct Ingredients<'a> {
     embedding_provider: &'a dyn Fn() -> Result<EmbeddingProvider, Failure>,
+    image_providers: &'a dyn Fn() -> Result<ImageProviders, Failure>,
 }
 
 /// Parsers of untrusted bytes by name, each run in a child process with limits.
@@ -222,6 +230,8 @@ pub(crate) struct StageOptions {
     pub(crate) landing_delay: Duration,
     /// Looked at by the embeddings stage only.
     pub(crate) embeddings: EmbeddingSettings,
+    /// Looked at by the image-processing stage only.
+    pub(crate) images: ImageSettings,
 }
 
 /// Starts the process of one stage.
@@ -239,12 +249,24 @@ pub(crate) async fn start(
             let permits = LimiterPermits::new(name, mesh.limiter_for(name)?);
             embedding_provider(options.embeddings.clone(), Arc::new(permits))
         },
+        image_providers: &|| {
+            let permits = |provider: Provider| -> Result<Arc<dyn ProviderPermits>, Failure> {
+                let limiter = mesh.limiter_for(name)?;
+                Ok(Arc::new(LimiterPermits::new(provider.name(), limiter)))
+            };
+            image_providers(options.images.clone(), permits)
+        },
     })?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
+    let shows_pictures = stage == Stage::ImageProcessing && options.images.is_any();
     let usual_slots = match (stage, &options.embeddings) {
         (Stage::Embeddings, EmbeddingSettings::OpenAi(_)) => REMOTE_EMBEDDING_SLOTS,
+        _ if shows_pictures => SHOWN_PICTURE_SLOTS,
         _ => (registered.usual_slots)(cores),
     };
+    let within = registered
+        .within
+        .or(shows_pictures.then_some(PROVIDED_WITHIN));
     let slots = options.slots.unwrap_or(usual_slots);
     let usual = (registered.settings)(slots);
     let settings = StageSettings {
@@ -256,7 +278,7 @@ pub(crate) async fn start(
                 .map_err(|error| broken(&error))?,
         }),
         landing_delay: options.landing_delay,
-        handler_timeout: registered.within.unwrap_or(usual.handler_timeout),
+        handler_timeout: within.unwrap_or(usual.handler_timeout),
         ..usual
     };
     let all_slots = u32::try_from(slots).unwrap_or(u32::MAX);
@@ -303,6 +325,28 @@ fn embedding_provider(
         .map_err(|error| Failure::misconfigured(error.to_string()))
 }
 
+/// What pictures are shown to, each with the budget that `permits` gives.
+fn image_providers(
+    settings: ImageSettings,
+    permits: impl Fn(Provider) -> Result<Arc<dyn ProviderPermits>, Failure>,
+) -> Result<ImageProviders, Failure> {
+    let wrong = |provider: Provider, error: &SettingsError| {
+        Failure::misconfigured(format!("the {}: {error}", provider.words()))
+    };
+    let captions = settings.captions.map(|captions| {
+        let provider = Provider::Caption;
+        Captions::new(captions, permits(provider)?).map_err(|error| wrong(provider, &error))
+    });
+    let vectors = settings.vectors.map(|vectors| {
+        let provider = Provider::ImageEmbedding;
+        PictureVectors::new(vectors, permits(provider)?).map_err(|error| wrong(provider, &error))
+    });
+    Ok(ImageProviders::new(
+        captions.transpose()?,
+        vectors.transpose()?,
+    ))
+}
+
 /// When this process was started to parse the bytes of one file, or to handle one suspect file, does it and exits.
 pub(crate) fn run_as_child_if_asked() {
     let parsers: Vec<(&str, Parser)> = Stage::ALL
@@ -330,6 +374,11 @@ fn solo(stage: Stage, config: serde_json::Value) -> Result<Solo, Failure> {
             let settings = EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?;
             embedding_provider(settings, Arc::new(Unlimited))
+        },
+        image_providers: &|| {
+            let settings = ImageSettings::from_variables(|name| std::env::var(name).ok())
+                .map_err(|error| Failure::misconfigured(error.to_string()))?;
+            image_providers(settings, |_| Ok(Arc::new(Unlimited)))
         },
     })?;
     Ok(Solo { handler, objects })
@@ -408,6 +457,7 @@ mod tests {
             embedding_provider: &|| {
                 embedding_provider(EmbeddingSettings::None, Arc::new(Unlimited))
             },
+            image_providers: &|| Ok(ImageProviders::default()),
         };
         for stage in Stage::ALL {
             let handler = (registered(stage).make)(&ingredients).unwrap();

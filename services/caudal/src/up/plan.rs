@@ -7,7 +7,7 @@ use std::time::Duration;
 use caudal_gateway::TusSettings;
 use caudal_node::Certificate;
 use caudal_node::telemetry::TelemetrySettings;
-use caudal_providers::EmbeddingSettings;
+use caudal_providers::{EmbeddingSettings, ImageSettings};
 
 use crate::cli::UpArguments;
 use crate::failure::Failure;
@@ -25,6 +25,7 @@ pub(crate) struct Plan {
     pub(crate) redis: Redis,
     pub(crate) s3: S3,
     pub(crate) embeddings: EmbeddingSettings,
+    pub(crate) images: ImageSettings,
     pub(crate) landing_delay: Duration,
     pub(crate) always_land: bool,
     pub(crate) tus: TusSettings,
@@ -90,6 +91,8 @@ impl Plan {
             redis,
             s3,
             embeddings: EmbeddingSettings::from_variables(|name| std::env::var(name).ok())
+                .map_err(|error| Failure::misconfigured(error.to_string()))?,
+            images: ImageSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
             landing_delay: arguments.landing.landing_delay,
             always_land: arguments.always_land.always_land,

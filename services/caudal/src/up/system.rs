@@ -98,6 +98,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
             local_slots: None,
             landing_delay: plan.landing_delay,
             embeddings: plan.embeddings.clone(),
+            images: plan.images.clone(),
         };
         let started = service::stages::start(stage, options, &mesh, LOOPBACK).await?;
         services.insert(stage.name(), started.address);

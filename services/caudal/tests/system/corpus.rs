@@ -42,7 +42,7 @@ fn generated(folder: &Path) -> Vec<Expected> {
 }
 
 /// Every file of a batch, with its warnings and artifacts.
-async fn listed(files: &mut Files, batch: &str) -> HashMap<String, v1::File> {
+pub(crate) async fn listed(files: &mut Files, batch: &str) -> HashMap<String, v1::File> {
     let mut found = HashMap::new();
     let mut page_token = String::new();
     loop {
@@ -66,13 +66,16 @@ async fn listed(files: &mut Files, batch: &str) -> HashMap<String, v1::File> {
 
 /// The text that was read of a file.
 async fn text(files: &mut Files, file: &v1::File) -> String {
+    let bytes = artifact(files, file, "text.txt").await.unwrap_or_default();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// An artifact of a file, by the last part of its name.
+pub(crate) async fn artifact(files: &mut Files, file: &v1::File, name: &str) -> Option<Vec<u8>> {
     let artifact = file
         .artifacts
         .iter()
-        .find(|artifact| artifact.name.ends_with("/text.txt"));
-    let Some(artifact) = artifact else {
-        return String::new();
-    };
+        .find(|artifact| artifact.name.ends_with(&format!("/{name}")))?;
     let request = v1::GetArtifactRequest {
         name: file.name.clone(),
         artifact: artifact.name.clone(),
@@ -80,9 +83,9 @@ async fn text(files: &mut Files, file: &v1::File) -> String {
     let found = files.get_artifact(request).await.unwrap().into_inner();
     let answer = reqwest::get(found.url).await.unwrap();
     let status = answer.status();
-    let text = answer.text().await.unwrap();
-    assert_eq!(status, 200, "{}: {text}", file.path);
-    text
+    let bytes = answer.bytes().await.unwrap();
+    assert_eq!(status, 200, "{}: {bytes:?}", file.path);
+    Some(bytes.to_vec())
 }
 
 #[tokio::test(flavor = "multi_thread")]

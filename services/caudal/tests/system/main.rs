@@ -12,6 +12,7 @@ mod full_disk;
 mod landing;
 mod operators;
 mod page;
+mod pictures;
 mod provider;
 mod raw;
 mod recovery;

@@ -35,11 +35,15 @@ fn texts(folder: &TempDir, count: usize, words: usize) -> PathBuf {
 }
 
 fn begin(system: &System, root: &Path) -> Child {
+    begin_stages(system, root, STAGES)
+}
+
+pub(crate) fn begin_stages(system: &System, root: &Path, stages: &str) -> Child {
     let ingest = [
         "ingest",
         root.to_str().unwrap(),
         "--stages",
-        STAGES,
+        stages,
         "--output",
         "json",
     ];
@@ -52,15 +56,20 @@ fn begin(system: &System, root: &Path) -> Child {
 }
 
 /// Waits for the end of a batch: all files are COMPLETE.
-fn end(ingest: Child, files: usize) {
+pub(crate) fn end(ingest: Child, files: usize) -> String {
     let ended = json(&ingest.wait_with_output().unwrap());
     assert_eq!(ended["state"], "SUCCEEDED", "{ended}");
     assert_eq!(ended["outcomes"]["COMPLETE"], files, "{ended}");
+    ended["batch_id"].as_str().unwrap().to_owned()
 }
 
 /// A page of metrics of the embeddings stage.
 fn metrics(system: &System) -> String {
-    let address = format!("{}/metrics", system.service("embeddings"));
+    metrics_of(system, "embeddings")
+}
+
+pub(crate) fn metrics_of(system: &System, stage: &str) -> String {
+    let address = format!("{}/metrics", system.service(stage));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let answer = reqwest::get(address).await.unwrap();
@@ -75,7 +84,7 @@ fn number(page: &str, series: &str) -> u64 {
         .sum()
 }
 
-fn charged(page: &str) -> u64 {
+pub(crate) fn charged(page: &str) -> u64 {
     let failed = |line: &&str| {
         line.starts_with("caudal_stage_files_total") && line.contains("verdict=\"failed\"")
     };
@@ -85,7 +94,7 @@ fn charged(page: &str) -> u64 {
         .sum()
 }
 
-fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
     until_now(what, PATIENCE, || is_so().then_some(())).unwrap();
 }
 
@@ -149,8 +158,8 @@ fn a_provider_that_refuses_the_key_fails_hangs_and_breaks_off_costs_no_attempt()
 }
 
 /// Begins to ingest; what the command tells goes into a file.
-fn begin_told(system: &System, root: &Path, said: &Path) -> Child {
-    let mut ingest = system.command(&["ingest", root.to_str().unwrap(), "--stages", STAGES]);
+pub(crate) fn begin_told(system: &System, root: &Path, said: &Path, stages: &str) -> Child {
+    let mut ingest = system.command(&["ingest", root.to_str().unwrap(), "--stages", stages]);
     ingest
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(said).unwrap())
@@ -166,10 +175,9 @@ fn whoever_follows_a_batch_is_told_what_it_waits_for_and_when_it_goes_on() {
     let system = system(&folder, &provider, "10");
     let said = folder.path().join("said");
     let root = texts(&folder, FILES, 12);
-    let mut ingest = begin_told(&system, &root, &said);
+    let mut ingest = begin_told(&system, &root, &said, STAGES);
     let said = || std::fs::read_to_string(&said).unwrap();
-    let waits =
-        "embeddings waits: the provider refuses the installation's key (PROVIDER_UNAUTHORIZED)";
+    let waits = "embeddings waits: the embedding provider refuses the installation's key (PROVIDER_UNAUTHORIZED)";
     until("it is told what is waited for", || said().contains(waits));
     provider.set_mood(Mood::Fine);
     assert!(ingest.wait().unwrap().success(), "{}", said());
@@ -190,7 +198,7 @@ fn vectors_of_another_length_than_before_a_restart_are_waited_out_and_make_no_fi
     let others = TempDir::new().unwrap();
     let said = folder.path().join("said");
     let root = texts(&others, FILES, 15);
-    let mut ingest = begin_told(&system, &root, &said);
+    let mut ingest = begin_told(&system, &root, &said, STAGES);
     let said = || std::fs::read_to_string(&said).unwrap();
     let waits = "(PROVIDER_ANSWER_INVALID)";
     until("it is told what is waited for", || said().contains(waits));

@@ -109,6 +109,7 @@ fn pictures() -> Target {
         "max_pixels": MAX_PIXELS,
         "max_decoded_bytes": MAX_DECODED_BYTES,
         "thumbnail_side": 64,
+        "view_sides": [32, 128],
     });
     Target {
         name: "pictures".to_owned(),

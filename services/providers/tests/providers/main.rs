@@ -2,3 +2,5 @@
 
 mod local;
 mod openai;
+mod pictures;
+mod server;

@@ -1,123 +1,24 @@
 #![expect(clippy::unwrap_used)]
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::http::StatusCode;
 use caudal_harness::eventually;
-use caudal_providers::breaker::BreakerPolicy;
 use caudal_providers::{
     ApiKey, EmbeddingProvider, EmbeddingSettings, OpenAiSettings, Permitted, ProviderError,
     ProviderPermits, ProviderState, Throttled, Unlimited,
 };
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
-/// What the server answers next; without a script it embeds each text as `[its length, 1]`, in reversed order.
-enum Scripted {
-    Status(StatusCode, Vec<(&'static str, &'static str)>, &'static str),
-    Never,
-    Fine,
-}
-
-#[derive(Default)]
-struct FakeProvider {
-    script: VecDeque<Scripted>,
-    seen: Vec<(HeaderMap, Value)>,
-}
-
-struct Server {
-    url: String,
-    provider: Arc<Mutex<FakeProvider>>,
-    serving: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-impl Server {
-    async fn start(script: Vec<Scripted>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        let provider = Arc::new(Mutex::new(FakeProvider {
-            script: script.into(),
-            seen: Vec::new(),
-        }));
-        let router = Router::new()
-            .route("/v1/embeddings", post(answer))
-            .with_state(Arc::clone(&provider));
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self {
-            url,
-            provider,
-            serving,
-        }
-    }
-
-    fn seen(&self) -> usize {
-        self.provider.lock().unwrap().seen.len()
-    }
-}
-
-async fn answer(
-    State(provider): State<Arc<Mutex<FakeProvider>>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let request: Value = serde_json::from_slice(&body).unwrap();
-    let scripted = {
-        let mut provider = provider.lock().unwrap();
-        provider.seen.push((headers, request.clone()));
-        provider.script.pop_front()
-    };
-    match scripted {
-        Some(Scripted::Status(status, headers, body)) => {
-            let mut response = (status, body).into_response();
-            for (name, value) in headers {
-                response.headers_mut().insert(name, value.parse().unwrap());
-            }
-            response
-        }
-        Some(Scripted::Never) => std::future::pending().await,
-        Some(Scripted::Fine) | None => {
-            let input = request["input"].as_array().unwrap();
-            let mut data: Vec<Value> = input
-                .iter()
-                .enumerate()
-                .map(|(index, text)| {
-                    json!({"object": "embedding", "index": index, "embedding": [text.as_str().unwrap().len(), 1]})
-                })
-                .collect();
-            data.reverse();
-            axum::Json(json!({
-                "object": "list", "data": data, "model": request["model"],
-                "usage": {"prompt_tokens": input.len() * 3, "total_tokens": input.len() * 3},
-            }))
-            .into_response()
-        }
-    }
-}
+use crate::server::{self, Scripted, Server, status};
 
 fn settings(url: &str) -> OpenAiSettings {
     OpenAiSettings {
-        base_url: url.to_owned(),
-        model: "small".to_owned(),
-        api_key: ApiKey::new("sk-secret"),
+        server: server::settings(url),
         dimensions: None,
         max_tokens: 512,
         batch: 3,
-        timeout: Duration::from_secs(20),
-        breaker: BreakerPolicy::try_new(2, Duration::from_millis(300), 1).unwrap(),
     }
 }
 
@@ -127,10 +28,6 @@ fn provider_with(settings: OpenAiSettings) -> EmbeddingProvider {
 
 fn texts(count: usize) -> Vec<String> {
     (1..=count).map(|length| "x".repeat(length)).collect()
-}
-
-fn status(code: u16, body: &'static str) -> Scripted {
-    Scripted::Status(StatusCode::from_u16(code).unwrap(), Vec::new(), body)
 }
 
 #[tokio::test]
@@ -276,7 +173,8 @@ async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
 async fn a_request_that_is_refused_for_its_content_is_rejected_and_opens_no_breaker() {
     let words = r#"{"error": {"message": "too long, sk-secret", "type": "invalid_request_error"}}"#;
     let mut script = vec![Scripted::Fine];
-    script.extend((0..4).map(|_| status(400, words)));
+    // After each it is asked whether it refuses everything.
+    script.extend((0..4).flat_map(|_| [status(400, words), Scripted::Fine]));
     let server = Server::start(script).await;
     let provider = provider_with(settings(&server.url));
     provider.embed(&texts(1)).await.unwrap();
@@ -315,10 +213,24 @@ async fn a_refused_key_or_unknown_model_is_the_configurations_fault_and_the_file
 }
 
 #[tokio::test]
+async fn while_the_breaker_is_open_what_it_is_open_for_is_told() {
+    let server = Server::start((0..3).map(|_| status(401, "no")).collect()).await;
+    let provider = provider_with(settings(&server.url));
+    for _ in 0..3 {
+        let error = provider.embed(&texts(1)).await.unwrap_err();
+        assert!(
+            matches!(error, ProviderError::Unauthorized { .. }),
+            "{error}"
+        );
+    }
+    assert_eq!(server.seen(), 2, "an open breaker sends nothing");
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
     let server = Server::start(vec![Scripted::Never]).await;
     let mut impatient = settings(&server.url);
-    impatient.timeout = Duration::from_millis(100);
+    impatient.server.timeout = Duration::from_millis(100);
     let error = provider_with(impatient).embed(&texts(1)).await.unwrap_err();
     assert!(
         error.to_string().contains("gave no answer within 0.1 s"),
@@ -364,7 +276,8 @@ async fn an_answer_that_is_not_what_was_asked_for_is_asked_for_again_and_never_t
             .unwrap_err();
         assert!(error.to_string().contains(hint), "{body}: {error}");
         assert_eq!(error.is_of_the_request(), of_the_request, "{body}: {error}");
-        assert_eq!(server.seen(), if of_the_request { 2 } else { 1 });
+        // A third request asks whether it is the provider's fault.
+        assert_eq!(server.seen(), if of_the_request { 3 } else { 1 });
     }
     let server = Server::start(Vec::new()).await;
     let mut three = settings(&server.url);
@@ -431,17 +344,17 @@ fn wrong_settings_are_named_before_anything_is_sent() {
             .setting
     };
     assert_eq!(
-        wrong(|settings| settings.base_url = "ftp://host".to_owned()),
+        wrong(|settings| settings.server.base_url = "ftp://host".to_owned()),
         "base_url"
     );
     assert_eq!(
-        wrong(|settings| settings.base_url = "no address".to_owned()),
+        wrong(|settings| settings.server.base_url = "no address".to_owned()),
         "base_url"
     );
-    assert_eq!(wrong(|settings| settings.model.clear()), "model");
+    assert_eq!(wrong(|settings| settings.server.model.clear()), "model");
     assert_eq!(wrong(|settings| settings.batch = 0), "batch");
     assert_eq!(
-        wrong(|settings| settings.api_key = ApiKey::new("a\nb")),
+        wrong(|settings| settings.server.api_key = ApiKey::new("a\nb")),
         "API key"
     );
 }

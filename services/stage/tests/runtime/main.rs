@@ -16,7 +16,7 @@ use caudal_domain::Reason;
 use caudal_proto::mesh::v1::{
     GetStageRequest, PauseRequest, ResumeRequest, SetConcurrencyRequest, Waiting,
 };
-use caudal_stage::{Dependency, Failure, StageSettings, Trouble};
+use caudal_stage::{Dependency, Failure, Provider, StageSettings, Trouble};
 use libtest_mimic::{Arguments, Trial};
 use tonic::Code;
 
@@ -818,7 +818,7 @@ async fn until_all_are_done(stand: &Stand, files: &[(u32, &str)]) {
 async fn what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself() {
     let stand = Stand::new().await;
     let refused = Failure::new(Reason::ProviderUnauthorized, "status 401")
-        .waiting(Dependency::Provider, Trouble::Down);
+        .waiting(Dependency::Provider(Provider::Embedding), Trouble::Down);
     *stand.handler.away.lock().unwrap() = Some(refused);
     let settings = StageSettings {
         block: Duration::from_millis(20),
@@ -853,14 +853,13 @@ async fn what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself
             waits.words.as_str()
         ),
         (
-            "provider",
+            "embedding-provider",
             "PROVIDER_UNAUTHORIZED",
-            "the provider refuses the installation's key"
+            "the embedding provider refuses the installation's key"
         )
     );
     let page = http_get(&running.address, "/metrics").await;
-    let line =
-        "caudal_stage_waits{service=\"extract-text\",stage=\"extract-text\",for=\"provider\"} 1";
+    let line = "caudal_stage_waits{service=\"extract-text\",stage=\"extract-text\",for=\"embedding-provider\"} 1";
     assert!(page.contains(line), "{page}");
 
     *stand.handler.away.lock().unwrap() = None;

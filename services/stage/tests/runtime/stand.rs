@@ -13,7 +13,7 @@ use caudal_node::{
 use caudal_objects::ObjectStore;
 use caudal_proto::mesh::v1::stage_service_client::StageServiceClient;
 use caudal_stage::{
-    AnyHandler, Dependencies, Dependency, Done, Failure, Handler, Job, SlotSource, Solo,
+    AnyHandler, Dependencies, Dependency, Done, Failure, Handler, Job, Provider, SlotSource, Solo,
     SoloSettings, StageProcess, StageSettings, Trouble,
 };
 use caudal_streams::{Lane, Names, Streams, encode};
@@ -114,7 +114,7 @@ impl Handler for Scripted {
         })
     }
 
-    async fn probe(&self) -> Result<(), Failure> {
+    async fn probe(&self, _: Provider) -> Result<(), Failure> {
         self.seen.lock().unwrap().probes += 1;
         self.away.lock().unwrap().clone().map_or(Ok(()), Err)
     }
@@ -122,7 +122,8 @@ impl Handler for Scripted {
 
 /// A provider in this trouble.
 pub(crate) fn away(trouble: Trouble) -> Failure {
-    Failure::new(Reason::ProviderUnavailable, "no answer").waiting(Dependency::Provider, trouble)
+    let on = Dependency::Provider(Provider::Embedding);
+    Failure::new(Reason::ProviderUnavailable, "no answer").waiting(on, trouble)
 }
 
 struct ScopeGuard<F: FnMut()>(F);

@@ -1,6 +1,6 @@
-//! A provider that speaks OpenAI's embeddings API: `POST {base}/embeddings`.
+//! One server that speaks OpenAI's API, whatever is asked of it: each POST passes pause, breaker, permits and pace, and what
+//! comes back is told apart by whose fault it is.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,19 +12,11 @@ use sha2::{Digest, Sha256};
 
 use crate::api_key::{ApiKey, SettingsError};
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Verdict};
-use crate::embeddings::{Embeddings, ProviderState};
+use crate::embeddings::ProviderState;
 use crate::error::ProviderError;
-use crate::estimate::estimate;
-use crate::gather::{self, Answer, Bounds, Gatherer, Source};
 use crate::http::{Answer as HttpAnswer, HttpClient};
 use crate::pace::Pace;
 use crate::permits::ProviderPermits;
-
-/// The most texts OpenAI takes in one request.
-const MAX_BATCH: usize = 2_048;
-
-/// Tokens in one request, by estimate: far below OpenAI's 300,000.
-const MAX_REQUEST_TOKENS: usize = 100_000;
 
 /// The pause after a 429 that names none.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
@@ -35,81 +27,52 @@ const LONGEST_WAIT_HERE: Duration = Duration::from_secs(5);
 /// So long a request is tried again here after a 429 with a short pause.
 const LONGEST_THROTTLED_HERE: Duration = Duration::from_secs(20);
 
-/// Requests under way at once, where there is enough to fill them.
-const MAX_REQUESTS_AT_ONCE: usize = 4;
-
 /// The longest pause a provider can ask for; a longer one is asked for again.
 const MAX_PAUSE: Duration = Duration::from_secs(3_600);
 
 /// How much of a provider's error text is kept.
 const MAX_ANSWER_CHARS: usize = 300;
 
-/// How to reach the provider, and what to ask of it.
+/// How to reach a server, and which model to ask there.
 #[derive(Debug, Clone)]
-pub struct OpenAiSettings {
-    /// The address up to and without `/embeddings`, such as `https://api.openai.com/v1`.
+pub struct ServerSettings {
+    /// The address up to and without `/embeddings` or `/chat/completions`, such as `https://api.openai.com/v1`.
     pub base_url: String,
     /// The model's name, as the provider knows it.
     pub model: String,
     /// Sent as a bearer token; `None` for servers that ask for none.
     pub api_key: Option<ApiKey>,
-    /// Asks for vectors of this length, and refuses any other; `None` takes what comes.
-    pub dimensions: Option<usize>,
-    /// The most tokens of one text that the model reads.
-    pub max_tokens: usize,
-    /// The most texts in one request, 1 to 2,048.
-    pub batch: usize,
     /// Time from sending a request to the end of its answer.
     pub timeout: Duration,
     /// When to stop calling a provider that fails.
     pub breaker: BreakerPolicy,
 }
 
-/// An OpenAI-compatible provider. Cheap to clone; clones share connections, breaker and pauses.
-#[derive(Clone)]
-pub struct OpenAi {
-    gatherer: Arc<Gatherer<Shared>>,
-}
-
-struct Shared {
-    settings: OpenAiSettings,
+/// A server and one path of it.
+pub(crate) struct Server {
+    settings: ServerSettings,
     endpoint: Uri,
     client: HttpClient,
     permits: Arc<dyn ProviderPermits>,
     breaker: Mutex<Breaker>,
     pace: Mutex<Pace>,
-    /// The length of the vectors of the first answer, or of those before; 0 while there was none.
-    dimensions: AtomicUsize,
+    /// How it failed last: what the breaker is open for.
+    failure: Mutex<Option<ProviderError>>,
 }
 
-#[derive(Serialize)]
-struct EmbeddingsRequest<'a> {
-    model: &'a str,
-    input: &'a [&'a str],
-    encoding_format: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dimensions: Option<usize>,
-}
-
-#[derive(Deserialize)]
-struct EmbeddingsAnswer {
-    data: Vec<EmbeddingItem>,
-    #[serde(default)]
-    usage: Usage,
-}
-
-#[derive(Deserialize)]
-struct EmbeddingItem {
-    index: usize,
-    embedding: Vec<f32>,
-}
-
+/// What a request used up, as the server counts.
 #[derive(Default, Deserialize)]
-struct Usage {
+pub(crate) struct TokensUsed {
     #[serde(default)]
     total_tokens: u64,
     #[serde(default)]
     prompt_tokens: u64,
+}
+
+impl TokensUsed {
+    pub(crate) fn all(&self) -> u64 {
+        self.total_tokens.max(self.prompt_tokens)
+    }
 }
 
 #[derive(Deserialize)]
@@ -124,13 +87,14 @@ enum ErrorBody {
     Words(String),
 }
 
-impl OpenAi {
-    /// A provider that asks `permits` before each request. Nothing is sent yet; wrong settings are named.
-    pub fn new(
-        settings: OpenAiSettings,
+impl Server {
+    /// A server that asks `permits` before each request. Nothing is sent yet; wrong settings are named.
+    pub(crate) fn new(
+        settings: ServerSettings,
+        path: &str,
         permits: Arc<dyn ProviderPermits>,
     ) -> Result<Self, SettingsError> {
-        let endpoint: Uri = format!("{}/embeddings", settings.base_url.trim_end_matches('/'))
+        let endpoint: Uri = format!("{}/{path}", settings.base_url.trim_end_matches('/'))
             .parse()
             .map_err(|error| {
                 SettingsError::new("base_url", format!("is not an address: {error}"))
@@ -147,18 +111,8 @@ impl OpenAi {
                 "must name the provider's model",
             ));
         }
-        if !(1..=MAX_BATCH).contains(&settings.batch) {
-            return Err(SettingsError::new(
-                "batch",
-                format!("must be 1 to {MAX_BATCH}"),
-            ));
-        }
-        if settings.max_tokens == 0 || settings.dimensions == Some(0) || settings.timeout.is_zero()
-        {
-            return Err(SettingsError::new(
-                "max_tokens, dimensions and timeout",
-                "must be above zero",
-            ));
+        if settings.timeout.is_zero() {
+            return Err(SettingsError::new("timeout", "must be above zero"));
         }
         if let Some(key) = &settings.api_key {
             key.as_bearer()?;
@@ -167,65 +121,31 @@ impl OpenAi {
             .map_err(|problem| SettingsError::new("base_url", problem))?;
         let breaker = Mutex::new(Breaker::new(settings.breaker));
         Ok(Self {
-            gatherer: Arc::new(Gatherer::new(Shared {
-                settings,
-                endpoint,
-                client,
-                permits,
-                breaker,
-                pace: Mutex::default(),
-                dimensions: AtomicUsize::new(0),
-            })),
+            settings,
+            endpoint,
+            client,
+            permits,
+            breaker,
+            pace: Mutex::default(),
+            failure: Mutex::default(),
         })
     }
 
-    /// Embeds `texts`, in order, together with those of other callers.
-    pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
-        self.gatherer.embed(texts).await
+    pub(crate) fn settings(&self) -> &ServerSettings {
+        &self.settings
     }
 
-    /// Asks for the vector of a text that is nobody's.
-    pub async fn probe(&self) -> Result<(), ProviderError> {
-        self.gatherer.probe().await
+    pub(crate) fn model(&self) -> &str {
+        &self.settings.model
     }
 
-    /// Texts that travel in one request.
-    pub fn texts_a_request(&self) -> usize {
-        self.shared().settings.batch
-    }
-
-    /// The model's name, as the provider knows it.
-    pub fn model(&self) -> &str {
-        &self.shared().settings.model
-    }
-
-    /// The vector length that was asked for, if any was.
-    pub fn dimensions(&self) -> Option<usize> {
-        self.shared().settings.dimensions
-    }
-
-    /// The length that vectors of this model had before.
-    pub fn expect_dimensions(&self, length: usize) {
-        self.shared().dimensions.store(length, Ordering::Relaxed);
-    }
-
-    /// The most tokens of one text that the model reads.
-    pub fn max_tokens(&self) -> usize {
-        self.shared().settings.max_tokens
+    /// Requests that may be under way at once.
+    pub(crate) fn width(&self) -> usize {
+        lock(&self.pace).width()
     }
 
     /// Whether calls pass at this moment.
-    pub fn state(&self) -> ProviderState {
-        self.shared().state()
-    }
-
-    fn shared(&self) -> &Shared {
-        self.gatherer.source()
-    }
-}
-
-impl Shared {
-    fn state(&self) -> ProviderState {
+    pub(crate) fn state(&self) -> ProviderState {
         let now = Instant::now();
         let pause = lock(&self.pace).pause_left(now);
         if pause > LONGEST_WAIT_HERE {
@@ -234,7 +154,7 @@ impl Shared {
                 why: "the provider asked for a pause".to_owned(),
             };
         }
-        let breaker = self.breaker();
+        let breaker = lock(&self.breaker);
         match breaker.closed_to_callers_for(now) {
             Some(wait) if breaker.state(now) == BreakerState::Open => ProviderState::Paused {
                 retry_after: wait,
@@ -244,15 +164,17 @@ impl Shared {
         }
     }
 
-    /// One request, and after a 429 with a short pause the same again.
-    async fn request(
+    /// Sends `body`, of about `tokens` tokens, and after a 429 with a short pause the same again. `decode` reads an answer
+    /// that is none of an error.
+    pub(crate) async fn post<T: Send>(
         &self,
-        input: &[&str],
+        body: Bytes,
         tokens: u64,
-    ) -> Result<EmbeddingsAnswer, ProviderError> {
+        decode: impl Fn(&[u8]) -> Result<T, ProviderError> + Send + Sync,
+    ) -> Result<T, ProviderError> {
         let asked_until = Instant::now() + LONGEST_THROTTLED_HERE;
         loop {
-            let result = self.request_once(input, tokens).await;
+            let result = self.post_once(&body, tokens, &decode).await;
             let Err(ProviderError::Throttled { retry_after }) = &result else {
                 return result;
             };
@@ -263,13 +185,13 @@ impl Shared {
         }
     }
 
-    async fn request_once(
+    async fn post_once<T: Send>(
         &self,
-        input: &[&str],
+        body: &Bytes,
         tokens: u64,
-    ) -> Result<EmbeddingsAnswer, ProviderError> {
-        let count = input.len();
-        let request = self.encode(input)?;
+        decode: &(impl Fn(&[u8]) -> Result<T, ProviderError> + Send + Sync),
+    ) -> Result<T, ProviderError> {
+        let request = self.request(body)?;
 
         // Asked before the permits, so that a sick provider does not use up the budget of everyone, and taken after them,
         // so that a probe does not wait for a permit.
@@ -278,8 +200,8 @@ impl Shared {
         if pause > LONGEST_WAIT_HERE {
             return Err(ProviderError::Throttled { retry_after: pause });
         }
-        if let Some(wait) = self.breaker().closed_to_callers_for(now) {
-            return Err(breaker_open(wait));
+        if let Some(wait) = lock(&self.breaker).closed_to_callers_for(now) {
+            return Err(self.closed_for(wait));
         }
         self.permits
             .acquire(1, tokens)
@@ -290,41 +212,26 @@ impl Shared {
         let turn = lock(&self.pace).turn(Instant::now(), LONGEST_WAIT_HERE);
         let wait = turn.map_err(|retry_after| ProviderError::Throttled { retry_after })?;
         tokio::time::sleep(wait).await;
-        let pass = self
-            .breaker()
+        let pass = lock(&self.breaker)
             .try_pass(Instant::now())
-            .map_err(breaker_open)?;
+            .map_err(|wait| self.closed_for(wait))?;
         let mut guard = PassGuard {
-            provider: self,
+            server: self,
             pass: Some(pass),
         };
 
-        let answer = match self.client.send(request, self.settings.timeout).await {
-            Ok(answer) => answer,
+        let result = match self.client.send(request, self.settings.timeout).await {
+            Ok(answer) => self.judge(&answer, decode),
             Err(what) => {
-                guard.settle(Verdict::Failure);
-                return Err(ProviderError::unavailable(format!(
-                    "{} {what}",
-                    self.endpoint
-                )));
+                let words = format!("{} {what}", self.endpoint);
+                Err(ProviderError::unavailable(words))
             }
         };
-        let result = self.judge(&answer, count);
-        guard.settle(match &result {
-            Ok(_) | Err(ProviderError::Rejected { .. } | ProviderError::InvalidAnswer { .. }) => {
-                Verdict::Success
-            }
-            Err(
-                ProviderError::Throttled { .. }
-                | ProviderError::NoPermit { .. }
-                | ProviderError::NotConfigured { .. },
-            ) => Verdict::Unknown,
-            Err(
-                ProviderError::Unavailable { .. }
-                | ProviderError::Unauthorized { .. }
-                | ProviderError::Misbehaves { .. },
-            ) => Verdict::Failure,
-        });
+        let verdict = verdict(&result);
+        guard.settle(verdict);
+        if verdict == Verdict::Failure {
+            *lock(&self.failure) = result.as_ref().err().cloned();
+        }
         match &result {
             Ok(_) => lock(&self.pace).served(),
             Err(ProviderError::Throttled { retry_after }) => {
@@ -336,16 +243,23 @@ impl Shared {
         result
     }
 
-    fn encode(&self, input: &[&str]) -> Result<Request<Full<Bytes>>, ProviderError> {
-        let body = serde_json::to_vec(&EmbeddingsRequest {
-            model: &self.settings.model,
-            input,
-            encoding_format: "float",
-            dimensions: self.settings.dimensions,
-        })
-        .map_err(|error| ProviderError::unavailable(format!("request not encoded: {error}")))?;
+    /// Nothing is sent while the breaker is open. A key that was refused, or an answer of another API, is still what is waited
+    /// for then.
+    fn closed_for(&self, wait: Duration) -> ProviderError {
+        match &*lock(&self.failure) {
+            Some(
+                last @ (ProviderError::Unauthorized { .. } | ProviderError::Misbehaves { .. }),
+            ) => last.clone(),
+            _ => ProviderError::Unavailable {
+                detail: "circuit breaker is open after several failures in a row".to_owned(),
+                retry_after: Some(wait),
+            },
+        }
+    }
+
+    fn request(&self, body: &Bytes) -> Result<Request<Full<Bytes>>, ProviderError> {
         // Of all that is sent: the same request sent twice has the same key, and no other has.
-        let idempotency_key = hex::encode(Sha256::digest(&body));
+        let idempotency_key = hex::encode(Sha256::digest(body));
         let mut request = Request::post(self.endpoint.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
@@ -357,16 +271,20 @@ impl Shared {
             request = request.header(header::AUTHORIZATION, bearer);
         }
         request
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| ProviderError::unavailable(format!("request not encoded: {error}")))
+            .body(Full::new(body.clone()))
+            .map_err(|error| not_encoded(&error))
     }
 
     /// What an answer means. A refused key, a wrong address or an unknown model is the configuration's fault and not the
     /// file's: such files wait for the remedy instead of failing for good.
-    fn judge(&self, answer: &HttpAnswer, count: usize) -> Result<EmbeddingsAnswer, ProviderError> {
+    fn judge<T>(
+        &self,
+        answer: &HttpAnswer,
+        decode: impl Fn(&[u8]) -> Result<T, ProviderError>,
+    ) -> Result<T, ProviderError> {
         let status = answer.status;
         if status.is_success() {
-            return self.decode(answer, count);
+            return decode(&answer.body);
         }
         let retry_after = retry_after(&answer.headers, SystemTime::now());
         if status == StatusCode::TOO_MANY_REQUESTS {
@@ -398,69 +316,6 @@ impl Shared {
         })
     }
 
-    fn decode(&self, answer: &HttpAnswer, count: usize) -> Result<EmbeddingsAnswer, ProviderError> {
-        let decoded: EmbeddingsAnswer = serde_json::from_slice(&answer.body).map_err(|error| {
-            ProviderError::misbehaves(format!("answer is not what OpenAI's API gives: {error}"))
-        })?;
-        let mut seen = vec![false; count];
-        for item in &decoded.data {
-            match seen.get_mut(item.index) {
-                Some(seen) if !*seen => *seen = true,
-                _ => {
-                    return Err(ProviderError::invalid_answer(format!(
-                        "answer has an unexpected index {}",
-                        item.index
-                    )));
-                }
-            }
-            if !item.embedding.iter().all(|number| number.is_finite()) {
-                return Err(ProviderError::invalid_answer(
-                    "answer has numbers that are not finite",
-                ));
-            }
-        }
-        if decoded.data.len() != count {
-            return Err(ProviderError::invalid_answer(format!(
-                "answer has {} vectors for {count} texts",
-                decoded.data.len()
-            )));
-        }
-        self.check_dimensions(&decoded.data)?;
-        Ok(decoded)
-    }
-
-    /// All vectors of a model have one length: the one that was asked for, or the one that its first answer had.
-    fn check_dimensions(&self, items: &[EmbeddingItem]) -> Result<(), ProviderError> {
-        let Some(first) = items.first() else {
-            return Ok(());
-        };
-        let found = first.embedding.len();
-        if found == 0 || items.iter().any(|item| item.embedding.len() != found) {
-            return Err(ProviderError::invalid_answer(
-                "answer has vectors of several lengths",
-            ));
-        }
-        let asked_for = self.settings.dimensions;
-        let first = || {
-            let known =
-                self.dimensions
-                    .compare_exchange(0, found, Ordering::Relaxed, Ordering::Relaxed);
-            known.err().unwrap_or(found)
-        };
-        let expected = asked_for.unwrap_or_else(first);
-        if found == expected {
-            return Ok(());
-        }
-        let whose = if asked_for.is_some() {
-            "asked for"
-        } else {
-            "that its answers had before"
-        };
-        Err(ProviderError::misbehaves(format!(
-            "answer has {found} dimensions instead of the {expected} {whose}"
-        )))
-    }
-
     /// The provider's own words, bounded, without the key should it be quoted back.
     fn error_words(&self, answer: &HttpAnswer) -> String {
         let words = match serde_json::from_slice::<ErrorAnswer>(&answer.body) {
@@ -471,9 +326,14 @@ impl Shared {
                 String::from_utf8_lossy(&answer.body[..answer.body.len().min(4_096)]).into_owned()
             }
         };
+        self.quoted(&words)
+    }
+
+    /// What the provider said, fit for a log.
+    pub(crate) fn quoted(&self, words: &str) -> String {
         let words = match &self.settings.api_key {
-            Some(key) => key.redact(&words),
-            None => words,
+            Some(key) => key.redact(words),
+            None => words.to_owned(),
         };
         let words: String = words
             .chars()
@@ -488,56 +348,11 @@ impl Shared {
             .collect();
         words.trim().to_owned()
     }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        lock(&self.breaker)
-    }
-}
-
-impl Source for Shared {
-    fn bounds(&self) -> Bounds {
-        Bounds {
-            inputs: self.settings.batch,
-            tokens: MAX_REQUEST_TOKENS,
-            eager: 1,
-            at_most: lock(&self.pace).width().min(MAX_REQUESTS_AT_ONCE),
-        }
-    }
-
-    async fn ask(&self, texts: &[&str]) -> Result<Vec<Answer>, ProviderError> {
-        let weights: Vec<u64> = texts
-            .iter()
-            .map(|text| estimate(text).max(1) as u64)
-            .collect();
-        let answer = self.request(texts, weights.iter().sum()).await?;
-        let read = answer.usage.total_tokens.max(answer.usage.prompt_tokens);
-        let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
-        for item in answer.data {
-            vectors[item.index] = item.embedding;
-        }
-        let answers = vectors.into_iter().zip(gather::shares(read, &weights));
-        Ok(answers
-            .map(|(vector, tokens)| Answer {
-                vector,
-                tokens,
-                unread: 0,
-            })
-            .collect())
-    }
-}
-
-impl std::fmt::Debug for OpenAi {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("OpenAi")
-            .field("settings", &self.shared().settings)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Gives the pass back even when the caller is cancelled in the middle of the call.
 struct PassGuard<'a> {
-    provider: &'a Shared,
+    server: &'a Server,
     pass: Option<Pass>,
 }
 
@@ -547,13 +362,13 @@ impl PassGuard<'_> {
             return;
         };
         let now = Instant::now();
-        let mut breaker = self.provider.breaker();
+        let mut breaker = lock(&self.server.breaker);
         let before = breaker.state(now);
         breaker.settle(pass, verdict, now);
         let after = breaker.state(now);
         drop(breaker);
         if before != after {
-            tracing::warn!(endpoint = %self.provider.endpoint, ?before, ?after, "circuit breaker changed");
+            tracing::warn!(endpoint = %self.server.endpoint, ?before, ?after, "circuit breaker changed");
         }
     }
 }
@@ -564,11 +379,40 @@ impl Drop for PassGuard<'_> {
     }
 }
 
-fn breaker_open(wait: Duration) -> ProviderError {
-    ProviderError::Unavailable {
-        detail: "circuit breaker is open after several failures in a row".to_owned(),
-        retry_after: Some(wait),
+/// What an answer says of the provider's health.
+fn verdict<T>(result: &Result<T, ProviderError>) -> Verdict {
+    match result {
+        Ok(_) | Err(ProviderError::Rejected { .. } | ProviderError::InvalidAnswer { .. }) => {
+            Verdict::Success
+        }
+        Err(
+            ProviderError::Throttled { .. }
+            | ProviderError::NoPermit { .. }
+            | ProviderError::NotConfigured { .. },
+        ) => Verdict::Unknown,
+        Err(
+            ProviderError::Unavailable { .. }
+            | ProviderError::Unauthorized { .. }
+            | ProviderError::Misbehaves { .. },
+        ) => Verdict::Failure,
     }
+}
+
+/// A request as it is sent.
+pub(crate) fn encoded(request: &impl Serialize) -> Result<Bytes, ProviderError> {
+    let body = serde_json::to_vec(request).map_err(|error| not_encoded(&error))?;
+    Ok(Bytes::from(body))
+}
+
+/// What a successful answer holds; anything else is none of OpenAI's API.
+pub(crate) fn decoded<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProviderError> {
+    serde_json::from_slice(body).map_err(|error| {
+        ProviderError::misbehaves(format!("answer is not what OpenAI's API gives: {error}"))
+    })
+}
+
+fn not_encoded(error: &dyn std::error::Error) -> ProviderError {
+    ProviderError::unavailable(format!("request not encoded: {error}"))
 }
 
 /// No guarded section here can panic half-way, so a poisoned lock still holds a whole value.
