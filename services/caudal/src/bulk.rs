@@ -1,10 +1,10 @@
-//! `caudal retry`, `cancel`, `reprocess`, `dismiss`: an act on every file of a selection; `pause` and `resume`.
+//! `caudal retry`, `cancel`, `reprocess`, `dismiss`: an act on every file of a selection; `pause`, `resume` and `priority`.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use caudal_sdk::{Bulk, BulkProgress, Client, v1};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::arguments::{GatewayArguments, Output, OutputArguments, batch_name, tenant_name};
@@ -211,6 +211,47 @@ pub(crate) async fn pause(arguments: PauseArguments) -> Result<ExitCode, Failure
     let batch = client
         .pause_batch(&arguments.batch, &arguments.note)
         .await?;
+    show_batch(&batch, arguments.output.output);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PriorityArguments {
+    /// The batch: its id, or `batches/ID`
+    #[arg(value_name = "BATCH", value_parser = batch_name)]
+    pub(crate) batch: String,
+    /// Its share among the batches of its tenant: 1, 4 or 16
+    #[arg(value_enum)]
+    pub(crate) priority: Priority,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Priority {
+    /// A quarter of the usual.
+    Low,
+    /// The usual.
+    Normal,
+    /// Four times the usual.
+    High,
+}
+
+pub(crate) async fn priority(arguments: PriorityArguments) -> Result<ExitCode, Failure> {
+    let client = arguments.gateway.connect().await?;
+    let priority = match arguments.priority {
+        Priority::Low => v1::Priority::Low,
+        Priority::Normal => v1::Priority::Normal,
+        Priority::High => v1::Priority::High,
+    };
+    let batch = v1::Batch {
+        name: arguments.batch,
+        priority: priority.into(),
+        ..v1::Batch::default()
+    };
+    let batch = client.update_batch(batch, &["priority"]).await?;
     show_batch(&batch, arguments.output.output);
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::arguments::{GatewayArguments, OutputArguments, batch_name};
 use crate::batches::BatchesArguments;
 use crate::bulk::{
-    BulkArguments, PauseArguments, ReprocessArguments, ResumeArguments, RetryArguments,
+    BulkArguments, PauseArguments, PriorityArguments, ReprocessArguments, ResumeArguments,
+    RetryArguments,
 };
 use crate::count::{CountArguments, StuckArguments};
 use crate::selector::MetadataArguments;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Pause(PauseArguments),
     /// Let a paused batch go on
     Resume(ResumeArguments),
+    /// Change what share a batch has among those of its tenant
+    Priority(PriorityArguments),
     /// List the stages, pause them and change their size (needs an operator's key)
     Stages(Box<StagesArguments>),
     /// Make, list, change, pause and close tenants (needs an operator's key)

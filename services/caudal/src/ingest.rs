@@ -290,17 +290,17 @@ fn words_of_place(place: &v1::QueuePlace) -> String {
 }
 
 fn words_of_wait(wait: &v1::Wait) -> String {
+    let since = wait.since_time.map(|since| format!(" since {since}"));
+    let since = since.unwrap_or_default();
     // The tenant's pause is no matter of a stage.
     if wait.stage.is_empty() {
-        let since = wait.since_time.map(|since| format!(" since {since}"));
         return format!(
-            "{}{}; nothing is lost, and it goes on when an operator says so",
+            "{}{since}; nothing is lost, and it goes on when an operator says so",
             plain(&wait.words),
-            since.unwrap_or_default()
         );
     }
     format!(
-        "{} waits: {} ({}); nothing is lost, and it goes on by itself",
+        "{} waits{since}: {} ({}); nothing is lost, and it goes on by itself",
         wait.stage, wait.words, wait.reason
     )
 }

@@ -72,6 +72,7 @@ fn main() -> ExitCode {
             Command::Dismiss(arguments) => bulk::dismiss(arguments).await,
             Command::Pause(arguments) => bulk::pause(arguments).await,
             Command::Resume(arguments) => bulk::resume(arguments).await,
+            Command::Priority(arguments) => bulk::priority(arguments).await,
             Command::Stages(arguments) => stages::run(*arguments).await,
             Command::Tenants(arguments) => tenants::tenants(*arguments).await,
             Command::Keys(arguments) => tenants::keys(*arguments).await,

@@ -126,6 +126,8 @@ struct Group {
     words: String,
     remedy: String,
     needs_bytes: bool,
+    /// The system had tried again by itself: what fails so may succeed another time.
+    retryable: bool,
     paths: Vec<String>,
 }
 
@@ -173,6 +175,9 @@ pub(crate) async fn table(
         .await?
         .unwrap_or_default();
         write_groups(&mut text, "failed", &groups, u64::from(counts.failed));
+        if let Some(line) = offered_retry(id, &groups) {
+            let _ = writeln!(text, "{line}");
+        }
         if groups.values().any(|group| group.needs_bytes) {
             let _ = writeln!(
                 text,
@@ -210,12 +215,25 @@ fn of_batch(batch: &v1::Batch) -> v1::FileSelector {
     }
 }
 
+/// The command that tries again what may succeed another time, for when what it failed for is mended.
+fn offered_retry(batch: &str, groups: &BTreeMap<String, Group>) -> Option<String> {
+    let again = groups
+        .iter()
+        .filter(|(_, group)| group.retryable && !group.needs_bytes);
+    let codes: Vec<&str> = again.map(|(code, _)| code.as_str()).collect();
+    (!codes.is_empty()).then(|| {
+        let codes = codes.join(",");
+        format!("  once that is mended try again with: caudal retry {batch} --reason {codes}")
+    })
+}
+
 fn reason_group(reason: &v1::Reason) -> Group {
     Group {
         stage: reason.stage.clone(),
         words: reason.words.clone(),
         remedy: reason.remedy.clone(),
         needs_bytes: reason.needs_bytes,
+        retryable: reason.retryable,
         ..Group::default()
     }
 }
@@ -328,6 +346,29 @@ mod tests {
         let left_out = path_of(&file(Reason::LeftOutByClient));
         assert_eq!(left_out, "a\\u{202e}b (Permission denied)");
         assert_eq!(path_of(&file(Reason::CorruptDocument)), "a\\u{202e}b");
+    }
+
+    #[test]
+    fn what_may_succeed_another_time_is_offered_to_be_tried_again() {
+        let of = |reason: Reason| {
+            let group = reason_group(&v1::Reason {
+                retryable: reason.retryable(),
+                needs_bytes: reason.needs_bytes(),
+                ..v1::Reason::default()
+            });
+            (reason.code().to_owned(), group)
+        };
+        let broken = BTreeMap::from([of(Reason::CorruptDocument), of(Reason::NeverArrived)]);
+        assert_eq!(offered_retry("b", &broken), None);
+        let healed = BTreeMap::from([
+            of(Reason::CorruptDocument),
+            of(Reason::StoreUnavailable),
+            of(Reason::WorkerLost),
+        ]);
+        assert_eq!(
+            offered_retry("b", &healed).unwrap(),
+            "  once that is mended try again with: caudal retry b --reason STORE_UNAVAILABLE,WORKER_LOST"
+        );
     }
 
     #[test]

@@ -129,12 +129,20 @@ fn show(stages: &[v1::Stage], output: Output) {
         Output::Text => {
             for stage in stages {
                 answer!("{}", line(stage));
+                if let Some(oldest) = stage.oldest_ready_time {
+                    answer!("  the first of them waits since {oldest}");
+                }
                 if let Some(costs) = costs(stage) {
                     answer!("  a file takes {costs}");
                 }
                 for told in &stage.waits {
                     let wait = told.wait.clone().unwrap_or_default();
-                    answer!("  waits: {} ({})", wait.words, wait.reason);
+                    let since = wait.since_time.map(|since| format!(" since {since}"));
+                    let since = since.unwrap_or_default();
+                    answer!("  waits{since}: {} ({})", wait.words, wait.reason);
+                    if !told.detail.is_empty() {
+                        answer!("    {}", told.detail);
+                    }
                 }
                 if let Some(pause) = &stage.pause {
                     answer!("  paused by {}", pause.who);
@@ -187,6 +195,7 @@ fn stage_json(stage: &v1::Stage) -> Value {
             "for": wait.r#for,
             "reason": wait.reason,
             "words": wait.words,
+            "since": wait.since_time.map(|since| since.to_string()),
             "processes": told.processes,
             "detail": told.detail,
         })
@@ -198,6 +207,7 @@ fn stage_json(stage: &v1::Stage) -> Value {
     });
     json!({
         "stage": stage.name,
+        "oldest": stage.oldest_ready_time.map(|since| since.to_string()),
         "waiting": stage.waiting,
         "out": stage.dispatched,
         "window": stage.window,

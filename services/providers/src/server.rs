@@ -305,10 +305,15 @@ impl Server {
                 unavailable(" (check the provider's address and the model's name)")
             }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY => unavailable(""),
-            _ if status.is_client_error() => ProviderError::Rejected {
+            StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY => ProviderError::Rejected {
                 status: status.as_u16(),
                 detail: words,
             },
+            // No request of another file would fare better: payment is due, it is locked, or not allowed here.
+            _ if status.is_client_error() => unavailable(" (check the account with the provider)"),
             _ if status.is_redirection() => {
                 unavailable(" (redirects are not followed: set the final address)")
             }

@@ -75,6 +75,8 @@ pub(crate) struct Gate {
     pub(crate) metrics: GateMetrics,
     inner: Mutex<Inner>,
     said: Rarely,
+    /// Of a refused key, which is said at once whatever was said before.
+    said_refused: Rarely,
     /// True while it is shut.
     pub(crate) is_shut: watch::Sender<bool>,
 }
@@ -91,6 +93,7 @@ impl Gate {
             metrics,
             inner: Mutex::default(),
             said: Rarely::default(),
+            said_refused: Rarely::default(),
             is_shut: watch::Sender::new(false),
         }
     }
@@ -218,12 +221,18 @@ impl Gate {
 
     /// Once a minute, however many files and probes fail. A refused key needs a person, the rest may heal by itself.
     fn say(&self, failure: &Failure) {
-        let Some(times) = self.said.next() else {
+        let is_refused = failure.reason == Reason::ProviderUnauthorized;
+        let said = if is_refused {
+            &self.said_refused
+        } else {
+            &self.said
+        };
+        let Some(times) = said.next() else {
             return;
         };
         let words = failure.words_of_wait().unwrap_or_default();
         let (reason, detail) = (failure.reason.code(), failure.detail.as_str());
-        if failure.reason == Reason::ProviderUnauthorized {
+        if is_refused {
             tracing::error!(reason, detail, times, "{words}: files wait");
         } else {
             tracing::warn!(reason, detail, times, "{words}: files wait");

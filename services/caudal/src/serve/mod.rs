@@ -6,7 +6,6 @@ mod plan;
 use std::process::ExitCode;
 
 use caudal_node::ServerLimits;
-use caudal_objects::ObjectError;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -14,7 +13,7 @@ use crate::serve::arguments::ServeArguments;
 use crate::serve::plan::{Plan, Work};
 use crate::service::parts::Parts;
 use crate::service::serving::{self, Serving, until_answering, until_serving};
-use crate::service::{self, Mesh, Started, channels_to, listen, open_files};
+use crate::service::{self, Started, channels_to, listen, open_files};
 
 /// The line for scripts.
 #[derive(Serialize)]
@@ -48,7 +47,7 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
     let Started { address, part } = match plan.work {
         Work::Gateway { mesh, options } => {
             let listener = listen(plan.listen).await?;
-            use_store(&mesh).await?;
+            service::use_store(&mesh.objects()?, &mesh.store).await?;
             service::gateway::start(&mesh, options, listener).await?
         }
         Work::Ledger(settings) => service::ledger::start(*settings, plan.listen).await?,
@@ -61,7 +60,7 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
             mesh,
             options,
         } => {
-            use_store(&mesh).await?;
+            service::use_store(&mesh.objects()?, &mesh.store).await?;
             service::stages::start(stage, *options, &mesh, plan.listen).await?
         }
     };
@@ -89,31 +88,4 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
         ready_line: serde_json::to_string(&ready).unwrap_or_default(),
         folder: None,
     })
-}
-
-/// A store that is away now may come later, and whoever runs it may allow nobody to make buckets: that stops nothing. A
-/// bucket that is not there, or keys that are refused, would leave every file waiting: that is an error of this process.
-async fn use_store(mesh: &Mesh) -> Result<(), Failure> {
-    let store = mesh.objects()?;
-    let made = store.ensure_bucket().await;
-    // Whoever may not look at the bucket may still be allowed to write into it.
-    let Err(error) = (match made {
-        Ok(()) => Ok(()),
-        Err(_) => {
-            store
-                .probe(&format!("probe/start/{}", std::process::id()))
-                .await
-        }
-    }) else {
-        return Ok(());
-    };
-    let (bucket, endpoint) = (&mesh.store.bucket, &mesh.store.endpoint);
-    if let ObjectError::Refused { .. } = &error {
-        return Err(Failure::misconfigured(format!(
-            "the object store at {endpoint} does not take bucket {bucket} with this access key: {error}; \
-             check --s3-bucket, --s3-access-key and its secret key, or make the bucket"
-        )));
-    }
-    tracing::warn!(bucket, endpoint, %error, "the object store cannot be used now, files wait for it");
-    Ok(())
 }

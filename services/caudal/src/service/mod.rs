@@ -16,7 +16,7 @@ use caudal_node::channels::ChannelSettings;
 use caudal_node::{
     Channels, LeaderChannel, MeshChannel, MeshSecret, MeshTls, ServerLimits, ServiceIdentity,
 };
-use caudal_objects::ObjectStore;
+use caudal_objects::{ObjectError, ObjectStore};
 use tokio::net::TcpListener;
 
 use crate::failure::Failure;
@@ -112,4 +112,33 @@ fn short_drain() -> ServerLimits {
         drain_deadline: DRAIN_DEADLINE,
         ..ServerLimits::default()
     }
+}
+
+/// A store that is away now may come later, and whoever runs it may allow nobody to make buckets: that stops nothing. A
+/// bucket that is not there, or keys that are refused, would leave every file waiting: that is an error of this process.
+pub(crate) async fn use_store(
+    store: &ObjectStore,
+    settings: &caudal_objects::Settings,
+) -> Result<(), Failure> {
+    let made = store.ensure_bucket().await;
+    // Whoever may not look at the bucket may still be allowed to write into it.
+    let Err(error) = (match made {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            store
+                .probe(&format!("probe/start/{}", std::process::id()))
+                .await
+        }
+    }) else {
+        return Ok(());
+    };
+    let (bucket, endpoint) = (&settings.bucket, &settings.endpoint);
+    if let ObjectError::Refused { .. } = &error {
+        return Err(Failure::misconfigured(format!(
+            "the object store at {endpoint} does not take bucket {bucket} with this access key: {error}; \
+             check --s3-bucket, --s3-access-key and its secret key, or make the bucket"
+        )));
+    }
+    tracing::warn!(bucket, endpoint, %error, "the object store cannot be used now, files wait for it");
+    Ok(())
 }

@@ -9,9 +9,9 @@ use caudal_proto::mesh::v1::limiter_service_client::LimiterServiceClient;
 use caudal_providers::{Permitted, ProviderPermits, Throttled};
 use tokio_util::task::TaskTracker;
 
-/// What this process may use a second while the limiter is away.
+/// What this process may use a second while the limiter is away: eight of them together stay below what it grants to all.
 const LOCAL_REQUESTS_PER_SECOND: u32 = 5;
-const LOCAL_TOKENS_PER_SECOND: u32 = 20_000;
+const LOCAL_TOKENS_PER_SECOND: u32 = 2_000;
 const REQUESTS_A_BLOCK: u32 = 10;
 const TOKENS_A_BLOCK: u32 = 20_000;
 /// A shorter wait happens here; a longer one sends the file back to wait where waiting costs nothing.

@@ -61,12 +61,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     let store = start_store(plan.s3, &folder, &secrets, &metrics, &mut parts).await?;
     let objects = ObjectStore::connect(store.clone())
         .map_err(|error| Failure::misconfigured(error.to_string()))?;
-    objects.ensure_bucket().await.map_err(|error| {
-        Failure::broken(format!(
-            "cannot use bucket {} of {}: {error}",
-            store.bucket, store.endpoint
-        ))
-    })?;
+    service::use_store(&objects, &store).await?;
     let redis_url = start_redis(plan.redis, &folder, &mut parts).await?;
     let database_url = plan
         .database_url

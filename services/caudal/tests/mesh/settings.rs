@@ -61,6 +61,55 @@ fn a_wrong_setting_is_named_and_its_remedy_with_it() {
 }
 
 #[test]
+fn a_store_that_refuses_the_keys_is_an_error_of_the_start() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime.block_on(caudal_harness::S3::start()).unwrap();
+    let (endpoint, data) = (store.endpoint(), TempDir::new().unwrap());
+    let store_of = |secret: &'static str| {
+        let words = [
+            "--s3-endpoint",
+            &endpoint,
+            "--s3-access-key",
+            caudal_harness::S3::ACCESS_KEY,
+        ];
+        [
+            words.as_slice(),
+            &[
+                "--s3-secret-key",
+                secret,
+                "--s3-bucket",
+                caudal_harness::S3::BUCKET,
+            ],
+        ]
+        .concat()
+    };
+    let wrong = store_of("not the secret of this store");
+    let nowhere = "http://127.0.0.1:9";
+    let mesh = [
+        "--listen",
+        "127.0.0.1:0",
+        "--mesh-secret",
+        SECRET,
+        "--ledger",
+        nowhere,
+        "--limiter",
+        nowhere,
+    ];
+    let mesh = [mesh.as_slice(), &["--redis-url", "redis://127.0.0.1:9"]].concat();
+    let said = refused(&[&["upload"], mesh.as_slice(), &wrong].concat());
+    assert!(said.contains("--s3-access-key"), "{said}");
+    let up = Command::new(binary())
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data.path())
+        .args(&wrong)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert_eq!(up.status.code(), Some(64), "{said}");
+    assert!(said.contains("--s3-access-key"), "{said}");
+}
+
+#[test]
 fn the_environment_is_over_the_file_and_flags_are_over_both() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("caudal.toml");

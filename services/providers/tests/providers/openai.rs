@@ -192,7 +192,16 @@ async fn a_request_that_is_refused_for_its_content_is_rejected_and_opens_no_brea
 
 #[tokio::test]
 async fn a_refused_key_or_unknown_model_is_the_configurations_fault_and_the_file_may_wait() {
-    for (code, unauthorized) in [(401, true), (403, true), (404, false), (405, false)] {
+    let (key, name, account) = ("", "model's name", "account");
+    for (code, unauthorized, hint) in [
+        (401, true, key),
+        (403, true, key),
+        (404, false, name),
+        (405, false, name),
+        (402, false, account),
+        (409, false, account),
+        (451, false, account),
+    ] {
         let server = Server::start(vec![status(code, r#"{"error": "no sk-secret"}"#)]).await;
         let error = provider_with(settings(&server.url))
             .embed(&texts(1))
@@ -205,7 +214,7 @@ async fn a_refused_key_or_unknown_model_is_the_configurations_fault_and_the_file
             }
             ProviderError::Unavailable { detail, .. } => {
                 assert!(!unauthorized);
-                assert!(detail.contains("model's name"), "{detail}");
+                assert!(detail.contains(hint), "{detail}");
             }
             _ => panic!("{error}"),
         }
