@@ -13,8 +13,8 @@ use tonic::Status;
 use crate::door_limits::DoorBook;
 
 const CALLS_A_BLOCK: u32 = 100;
-/// What a tenant may use a second of this gateway while the limiter is away: of two together what it grants by default.
-const LOCAL_CALLS_PER_SECOND: u32 = 100;
+/// What a tenant may use a second of this gateway while the limiter is away: what all grant together by default.
+const LOCAL_CALLS_PER_SECOND: u32 = 200;
 const ENTRIES_A_BLOCK: u32 = 5 * MAX_ENTRIES_PER_PAGE as u32;
 /// Never less than one page: a page is taken whole or not at all.
 const LOCAL_ENTRIES_PER_SECOND: u32 = 10 * MAX_ENTRIES_PER_PAGE as u32;

@@ -10,6 +10,7 @@ use caudal_domain::limits::MAX_DISPLAY_NAME_CHARS;
 use caudal_domain::{plain, steers_a_screen};
 use caudal_sdk::ingest::{Ingested, check_folder};
 use caudal_sdk::walk::left_out;
+use caudal_sdk::watch::has_ended;
 use caudal_sdk::{Client, ClientError, Ingest, IngestSettings, Rules, Update, Watch, v1};
 use tonic::Code;
 
@@ -251,8 +252,25 @@ pub(crate) async fn follow(
     display: &RefCell<Display>,
 ) -> Result<(), Failure> {
     tokio::select! {
-        followed = follow_changes(watch, display) => followed,
+        followed = follow_to_its_end(client, batch, watch, display) => followed,
         never = tell_waits(client, batch, display) => match never {},
+    }
+}
+
+/// Until the record says too that the batch has ended: what a watch is told first may be a moment old, and the batch run again
+/// since. Then what came of that is told next.
+async fn follow_to_its_end(
+    client: &Client,
+    batch: &str,
+    watch: &mut Watch,
+    display: &RefCell<Display>,
+) -> Result<(), Failure> {
+    loop {
+        follow_changes(watch, display).await?;
+        match client.get_batch(batch).await {
+            Ok(record) if !has_ended(record.state()) => watch.next().await?,
+            _ => return Ok(()),
+        };
     }
 }
 
@@ -290,7 +308,7 @@ fn words_of_place(place: &v1::QueuePlace) -> String {
 }
 
 fn words_of_wait(wait: &v1::Wait) -> String {
-    let since = wait.since_time.map(|since| format!(" since {since}"));
+    let since = wait.since_time.map(|since| format!(", since {since}"));
     let since = since.unwrap_or_default();
     // The tenant's pause is no matter of a stage.
     if wait.stage.is_empty() {
@@ -300,7 +318,7 @@ fn words_of_wait(wait: &v1::Wait) -> String {
         );
     }
     format!(
-        "{} waits{since}: {} ({}); nothing is lost, and it goes on by itself",
+        "{} waits: {} ({}){since}; nothing is lost, and it goes on by itself",
         wait.stage, wait.words, wait.reason
     )
 }

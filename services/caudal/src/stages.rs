@@ -137,9 +137,9 @@ fn show(stages: &[v1::Stage], output: Output) {
                 }
                 for told in &stage.waits {
                     let wait = told.wait.clone().unwrap_or_default();
-                    let since = wait.since_time.map(|since| format!(" since {since}"));
+                    let since = wait.since_time.map(|since| format!(", since {since}"));
                     let since = since.unwrap_or_default();
-                    answer!("  waits{since}: {} ({})", wait.words, wait.reason);
+                    answer!("  waits: {} ({}){since}", wait.words, wait.reason);
                     if !told.detail.is_empty() {
                         answer!("    {}", told.detail);
                     }

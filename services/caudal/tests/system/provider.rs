@@ -177,7 +177,7 @@ fn whoever_follows_a_batch_is_told_what_it_waits_for_and_when_it_goes_on() {
     let root = texts(&folder, FILES, 12);
     let mut ingest = begin_told(&system, &root, &said, STAGES);
     let said = || std::fs::read_to_string(&said).unwrap();
-    let waits = "embeddings waits: the embedding provider refuses the installation's key (PROVIDER_UNAUTHORIZED)";
+    let waits = "embeddings waits: the embedding provider refuses the installation's key (PROVIDER_UNAUTHORIZED), since 2";
     until("it is told what is waited for", || said().contains(waits));
     provider.set_mood(Mood::Fine);
     assert!(ingest.wait().unwrap().success(), "{}", said());
