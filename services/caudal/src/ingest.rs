@@ -10,7 +10,6 @@ use caudal_domain::limits::MAX_DISPLAY_NAME_CHARS;
 use caudal_domain::{plain, steers_a_screen};
 use caudal_sdk::ingest::{Ingested, check_folder};
 use caudal_sdk::walk::left_out;
-use caudal_sdk::watch::has_ended;
 use caudal_sdk::{Client, ClientError, Ingest, IngestSettings, Rules, Update, Watch, v1};
 use tonic::Code;
 
@@ -268,7 +267,7 @@ async fn follow_to_its_end(
     loop {
         follow_changes(watch, display).await?;
         match client.get_batch(batch).await {
-            Ok(record) if !has_ended(record.state()) => watch.next().await?,
+            Ok(record) if !has_ended(&record) => watch.next().await?,
             _ => return Ok(()),
         };
     }

@@ -80,7 +80,11 @@ impl WatchedBatch {
     /// Whether the batch has ended. A replay may take it up again later.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.whole && has_ended(self.batch.state())
+        self.whole
+            && matches!(
+                self.batch.state(),
+                v1::BatchState::Succeeded | v1::BatchState::Failed | v1::BatchState::Cancelled
+            )
     }
 
     /// State and detail of a file (detail as in `FileColumns`); `None` when it is unknown or erased.
@@ -368,13 +372,6 @@ impl Watch {
             }
         }
     }
-}
-
-/// Whether nothing more comes of a batch in this state by itself.
-#[must_use]
-pub fn has_ended(state: v1::BatchState) -> bool {
-    use v1::BatchState as S;
-    matches!(state, S::Succeeded | S::Failed | S::Cancelled)
 }
 
 /// Seconds between a batch's creation and its end, by the server's clock; up to its last change while it runs.
