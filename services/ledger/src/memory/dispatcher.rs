@@ -41,9 +41,9 @@ const SLOT_WINDOW: Cost = 2_000_000;
 const LONG: Cost = SLOT_WINDOW;
 /// A batch that has no more than so many files out at a stage,
 const EXPRESS_FILES: u32 = 32;
-/// and no more work than this, has them stand before what else waits there: they wait for a slot, not for a window of work.
+/// and no more work than is in one slot's window, has them stand before what else waits there: they wait for a slot, not for a window of work.
 /// Admission is what shares a stage; this only keeps who wants little of it from waiting behind who wants much.
-const EXPRESS_COST: Cost = 512_000;
+const EXPRESS_COST: Cost = SLOT_WINDOW;
 
 /// How many files may be out at once, at each stage and for each tenant.
 #[derive(Clone, Debug)]
@@ -1057,7 +1057,7 @@ mod tests {
         assert_eq!(dispatcher.lane(stage, large), Lane::Express);
         // A few files of much work are not little.
         let heavy = batch(1, 3);
-        let (taken, size) = (300_000, 1 << 20);
+        let (taken, size) = (1_500_000, 1 << 20);
         for _ in 0..50 {
             dispatcher.enter(stage, file(heavy, 0), Token::FIRST, size, NOW);
             dispatcher.took(file(heavy, 0), Token::FIRST, size, taken);
