@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use caudal_proto::mesh::v1::{LeaseResponse, LeaseVerdict, Work};
+use caudal_streams::Lane;
 use tokio::sync::mpsc;
 
 use crate::backoff::Backoff;
@@ -17,6 +18,8 @@ pub(crate) struct Leased {
     pub(crate) key: Key,
     /// Boxed: it is handed on some times before it is run.
     pub(crate) work: Box<Work>,
+    /// How it came.
+    pub(crate) lane: Lane,
 }
 
 /// Leases until `keys` ends. At shutdown what has no answer yet is given back.
@@ -83,7 +86,14 @@ async fn take_answer(
         core.metrics.leases.inc();
         if core.book.advance(key, Phase::Waiting).is_some() {
             let work = Box::new(work);
-            let _ = to_run.send(Leased { key: *key, work }).await;
+            let lane = core.book.lane(key);
+            let _ = to_run
+                .send(Leased {
+                    key: *key,
+                    work,
+                    lane,
+                })
+                .await;
         }
     }
 }

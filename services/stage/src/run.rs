@@ -34,6 +34,20 @@ const SLOTS_A_KEPT_ONE: usize = 4;
 const KEPT_FOR: Duration = Duration::from_secs(60);
 /// So many files that came by the express stream are begun before one that did not is.
 const EXPRESS_IN_TURN: usize = 8;
+/// Of so many slots of a process one at least is kept for what comes by the express stream,
+const SLOTS_WITH_A_KEPT_ONE: usize = 4;
+/// while some came within this: else they wait until one of the others is done, whatever that takes.
+const EXPRESS_KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// Handlers that are at work.
+#[derive(Clone, Copy, Default)]
+struct Busy {
+    running: usize,
+    /// Of these on long work,
+    long: usize,
+    /// and on what came by the express stream.
+    express: usize,
+}
 
 /// What waits for a slot, in the order of its coming. Long work never has all slots while short work comes: else a minute's
 /// documents keep every thumbnail waiting (protocol 5.5).
@@ -42,6 +56,7 @@ struct Queue {
     express: VecDeque<Leased>,
     /// How many of them were begun since another was.
     express_begun: usize,
+    express_came: Option<Instant>,
     short: VecDeque<(u64, Leased)>,
     long: VecDeque<(u64, Leased)>,
     came: u64,
@@ -54,6 +69,7 @@ impl Queue {
         Self {
             express: VecDeque::new(),
             express_begun: 0,
+            express_came: None,
             short: VecDeque::new(),
             long: VecDeque::new(),
             came: 0,
@@ -61,22 +77,25 @@ impl Queue {
         }
     }
 
-    fn push(&mut self, leased: Leased, lane: Lane, now: Instant) {
+    fn push(&mut self, leased: Leased, now: Instant) {
         self.came += 1;
         if leased.is_long() {
             self.long.push_back((self.came, leased));
             return;
         }
         self.short_came = now;
-        match lane {
-            Lane::Express => self.express.push_back(leased),
+        match leased.lane {
+            Lane::Express => {
+                self.express_came = Some(now);
+                self.express.push_back(leased);
+            }
             Lane::Regular => self.short.push_back((self.came, leased)),
         }
     }
 
-    /// What is begun next, with `running` handlers at work, `long` of them on long work, in `slots`.
-    fn next(&mut self, slots: usize, running: usize, long: usize, now: Instant) -> Option<Leased> {
-        if running >= slots {
+    /// What is begun next in `slots`.
+    fn next(&mut self, slots: usize, busy: Busy, now: Instant) -> Option<Leased> {
+        if busy.running >= slots {
             return None;
         }
         if self.express_begun < EXPRESS_IN_TURN
@@ -86,7 +105,12 @@ impl Queue {
             return Some(leased);
         }
         self.express_begun = 0;
-        let other = self.next_of_others(slots, long, now);
+        let lately = |came: Instant| now.saturating_duration_since(came) < EXPRESS_KEPT_FOR;
+        let keeps = slots >= SLOTS_WITH_A_KEPT_ONE && self.express_came.is_some_and(lately);
+        if keeps && busy.running - busy.express + 1 >= slots {
+            return self.express.pop_front();
+        }
+        let other = self.next_of_others(slots, busy.long, now);
         other.or_else(|| self.express.pop_front())
     }
 
@@ -131,6 +155,7 @@ struct Running {
     nonce: String,
     generation: Generation,
     is_long: bool,
+    lane: Lane,
 }
 
 /// What came of a handler, and how long it worked.
@@ -180,7 +205,7 @@ pub(crate) async fn run<H: Handler>(
         runner.begin_what_fits();
         tokio::select! {
             next = leased.recv() => match next {
-                Some(next) => runner.wait(next),
+                Some(next) => runner.waiting.push(next, Instant::now()),
                 None => leased_is_open = false,
             },
             Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
@@ -198,7 +223,7 @@ pub(crate) async fn run<H: Handler>(
         runner.give_back_what_waits().await;
         tokio::select! {
             late = leased.recv(), if leased_is_open => match late {
-                Some(late) => runner.wait(late),
+                Some(late) => runner.waiting.push(late, Instant::now()),
                 None => leased_is_open = false,
             },
             Some(end) = runner.tasks.join_next_with_id() => runner.take_end(end).await,
@@ -209,11 +234,6 @@ pub(crate) async fn run<H: Handler>(
 }
 
 impl<H: Handler> Runner<H> {
-    fn wait(&mut self, leased: Leased) {
-        let lane = self.core.book.lane(&leased.key);
-        self.waiting.push(leased, lane, Instant::now());
-    }
-
     fn begin_what_fits(&mut self) {
         let allowed = self.core.allowed_slots();
         self.core
@@ -221,9 +241,16 @@ impl<H: Handler> Runner<H> {
             .slots
             .set(i64::try_from(allowed).unwrap_or(i64::MAX));
         loop {
-            let long = self.running.values().filter(|running| running.is_long);
-            let (running, long) = (self.tasks.len(), long.count());
-            let Some(leased) = self.waiting.next(allowed, running, long, Instant::now()) else {
+            let of = |is_so: fn(&Running) -> bool| {
+                let at_work = self.running.values();
+                at_work.filter(|one| is_so(one)).count()
+            };
+            let busy = Busy {
+                running: self.tasks.len(),
+                long: of(|one| one.is_long),
+                express: of(|one| one.lane == Lane::Express),
+            };
+            let Some(leased) = self.waiting.next(allowed, busy, Instant::now()) else {
                 break;
             };
             self.begin(leased);
@@ -236,7 +263,7 @@ impl<H: Handler> Runner<H> {
 
     fn begin(&mut self, leased: Leased) {
         let is_long = leased.is_long();
-        let Leased { key, work } = leased;
+        let Leased { key, work, lane } = leased;
         // A renewal may have found, while it waited, that nobody wants it any more.
         let Some(cancelled) = self.core.book.advance(&key, Phase::Running) else {
             self.core.metrics.stopped.add();
@@ -260,6 +287,7 @@ impl<H: Handler> Runner<H> {
                 nonce,
                 generation,
                 is_long,
+                lane,
             },
         );
     }
@@ -461,13 +489,29 @@ mod tests {
         Leased {
             key: (FileRef::new(tenant, batch, ordinal), Token::FIRST),
             work: Box::new(work),
+            lane: Lane::Regular,
+        }
+    }
+
+    fn express(leased: Leased) -> Leased {
+        Leased {
+            lane: Lane::Express,
+            ..leased
+        }
+    }
+
+    fn busy(running: usize, long: usize) -> Busy {
+        Busy {
+            running,
+            long,
+            express: 0,
         }
     }
 
     /// What begins in free slots, of those in which nothing runs yet.
     fn begun(queue: &mut Queue, now: Instant) -> Vec<u32> {
         let (mut begun, mut long) = (Vec::new(), 0);
-        while let Some(next) = queue.next(SLOTS, begun.len(), long, now) {
+        while let Some(next) = queue.next(SLOTS, busy(begun.len(), long), now) {
             long += usize::from(next.is_long());
             begun.push(next.key.0.ordinal);
         }
@@ -481,19 +525,19 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(now);
         for ordinal in 0..10 {
-            queue.push(leased(ordinal, minute), Lane::Regular, now);
+            queue.push(leased(ordinal, minute), now);
         }
         assert_eq!(begun(&mut queue, now), [0, 1, 2]);
         // What comes short begins at once, before what waits.
-        queue.push(leased(10, Duration::from_millis(20)), Lane::Regular, now);
-        let next = queue.next(SLOTS, 3, 3, now).unwrap();
+        queue.push(leased(10, Duration::from_millis(20)), now);
+        let next = queue.next(SLOTS, busy(3, 3), now).unwrap();
         assert_eq!(next.key.0.ordinal, 10);
-        assert!(queue.next(SLOTS, 3, 3, now).is_none());
+        assert!(queue.next(SLOTS, busy(3, 3), now).is_none());
         let later = now + KEPT_FOR;
-        let next = queue.next(SLOTS, 3, 3, later).unwrap();
+        let next = queue.next(SLOTS, busy(3, 3), later).unwrap();
         assert_eq!(next.key.0.ordinal, 3);
         // A single slot keeps nothing.
-        assert!(queue.next(1, 0, 0, now).is_some());
+        assert!(queue.next(1, busy(0, 0), now).is_some());
     }
 
     #[test]
@@ -502,38 +546,57 @@ mod tests {
         let mut queue = Queue::new(now);
         let short = Duration::from_millis(1);
         for ordinal in 0..3 {
-            queue.push(leased(ordinal, short), Lane::Regular, now);
+            queue.push(leased(ordinal, short), now);
         }
-        let express = u32::try_from(EXPRESS_IN_TURN).unwrap() + 2;
-        for ordinal in 10..10 + express {
-            queue.push(leased(ordinal, short), Lane::Express, now);
+        let coming = u32::try_from(EXPRESS_IN_TURN).unwrap() + 2;
+        for ordinal in 10..10 + coming {
+            queue.push(express(leased(ordinal, short)), now);
         }
         let mut begun = Vec::new();
-        while let Some(next) = queue.next(SLOTS, 0, 0, now) {
+        while let Some(next) = queue.next(SLOTS, busy(0, 0), now) {
             begun.push(next.key.0.ordinal);
         }
         let last_in_turn = 10 + u32::try_from(EXPRESS_IN_TURN).unwrap();
         let mut expected: Vec<u32> = (10..last_in_turn).collect();
         expected.push(0);
-        expected.extend(last_in_turn..10 + express);
+        expected.extend(last_in_turn..10 + coming);
         expected.extend([1, 2]);
         assert_eq!(begun, expected);
         // Long work gains nothing by the express stream, and no slot that is kept from it.
-        queue.push(leased(50, Duration::from_secs(60)), Lane::Express, now);
-        assert!(queue.next(SLOTS, 3, 3, now).is_none());
+        queue.push(express(leased(50, Duration::from_secs(60))), now);
+        assert!(queue.next(SLOTS, busy(3, 3), now).is_none());
+    }
+
+    #[test]
+    fn a_slot_is_kept_for_what_comes_by_the_express_stream_while_some_does() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        let short = Duration::from_millis(1);
+        queue.push(leased(1, short), now);
+        queue.push(leased(2, short), now);
+        assert!(queue.next(SLOTS, busy(SLOTS - 1, 0), now).is_some());
+        queue.push(express(leased(3, short)), now);
+        let next = queue.next(SLOTS, busy(SLOTS - 1, 0), now).unwrap();
+        assert_eq!(next.key.0.ordinal, 3);
+        assert!(queue.next(SLOTS, busy(SLOTS - 1, 0), now).is_none());
+        // One of those at work came so: the others leave room.
+        let one_of_them = Busy {
+            express: 1,
+            ..busy(SLOTS - 1, 0)
+        };
+        assert!(queue.next(SLOTS, one_of_them, now).is_some());
+        queue.push(leased(4, short), now);
+        let later = now + EXPRESS_KEPT_FOR;
+        assert!(queue.next(SLOTS, busy(SLOTS - 1, 0), later).is_some());
     }
 
     #[test]
     fn what_came_first_begins_first_where_a_slot_may_take_either() {
         let now = Instant::now();
         let mut queue = Queue::new(now);
-        queue.push(leased(0, Duration::from_secs(9)), Lane::Regular, now);
+        queue.push(leased(0, Duration::from_secs(9)), now);
         for ordinal in 1..9 {
-            queue.push(
-                leased(ordinal, Duration::from_millis(1)),
-                Lane::Regular,
-                now,
-            );
+            queue.push(leased(ordinal, Duration::from_millis(1)), now);
         }
         assert_eq!(begun(&mut queue, now), [0, 1, 2, 3]);
     }

@@ -41,7 +41,8 @@ const SLOT_WINDOW: Cost = 2_000_000;
 const LONG: Cost = SLOT_WINDOW;
 /// A batch that has no more than so many files out at a stage,
 const EXPRESS_FILES: u32 = 32;
-/// and no more work than is in one slot's window, has them stand before what else waits there: they wait for a slot, not for a window of work.
+/// no more work than is in one slot's window, and no more than others have, has them stand before what else waits there: they
+/// wait for a slot, not for a window of work.
 /// Admission is what shares a stage; this only keeps who wants little of it from waiting behind who wants much.
 const EXPRESS_COST: Cost = SLOT_WINDOW;
 
@@ -385,10 +386,13 @@ impl Dispatcher {
 
     /// Which of a stage's streams what is sent out of a batch goes to, by what is out of it there.
     pub(crate) fn lane(&self, stage: Stage, batch: BatchRef) -> Lane {
-        let of_batch = |queue: &StageQueue| queue.out_of_batch.get(&batch).copied();
-        let out = self.stages.get(&stage).and_then(of_batch);
-        let out = out.unwrap_or_default();
-        if out.files <= EXPRESS_FILES && out.cost <= EXPRESS_COST {
+        let Some(queue) = self.stages.get(&stage) else {
+            return Lane::Regular;
+        };
+        let out = queue.out_of_batch.get(&batch).copied().unwrap_or_default();
+        let of_others = queue.out.cost.saturating_sub(out.cost);
+        let is_little = out.files <= EXPRESS_FILES && out.cost <= EXPRESS_COST;
+        if is_little && out.cost <= of_others {
             Lane::Express
         } else {
             Lane::Regular
@@ -1047,8 +1051,13 @@ mod tests {
         let stage = Stage::Upload;
         for ordinal in 1..=EXPRESS_FILES {
             dispatcher.enter(stage, file(large, ordinal), Token::FIRST, 1, NOW);
-            assert_eq!(dispatcher.lane(stage, large), Lane::Express);
+            assert_eq!(dispatcher.lane(stage, large), Lane::Regular, "it is alone");
         }
+        let other = batch(2, 9);
+        for ordinal in 1..=2 * EXPRESS_FILES {
+            dispatcher.enter(stage, file(other, ordinal), Token::FIRST, 1, NOW);
+        }
+        assert_eq!(dispatcher.lane(stage, large), Lane::Express);
         dispatcher.enter(stage, file(large, EXPRESS_FILES + 1), Token::FIRST, 1, NOW);
         assert_eq!(dispatcher.lane(stage, large), Lane::Regular);
         dispatcher.enter(stage, file(small, 1), Token::FIRST, 1, NOW);
@@ -1056,12 +1065,16 @@ mod tests {
         dispatcher.leave(file(large, 1), Token::FIRST);
         assert_eq!(dispatcher.lane(stage, large), Lane::Express);
         // A few files of much work are not little.
-        let heavy = batch(1, 3);
-        let (taken, size) = (1_500_000, 1 << 20);
-        for _ in 0..50 {
-            dispatcher.enter(stage, file(heavy, 0), Token::FIRST, size, NOW);
-            dispatcher.took(file(heavy, 0), Token::FIRST, size, taken);
-            dispatcher.leave(file(heavy, 0), Token::FIRST);
+        let (heavy, size) = (batch(1, 3), 1 << 20);
+        for key in [heavy, other] {
+            for _ in 0..50 {
+                dispatcher.enter(stage, file(key, 0), Token::FIRST, size, NOW);
+                dispatcher.took(file(key, 0), Token::FIRST, size, 1_500_000);
+                dispatcher.leave(file(key, 0), Token::FIRST);
+            }
+        }
+        for ordinal in 1_000..1_010 {
+            dispatcher.enter(stage, file(other, ordinal), Token::FIRST, size, NOW);
         }
         dispatcher.enter(stage, file(heavy, 1), Token::FIRST, size, NOW);
         assert_eq!(dispatcher.lane(stage, heavy), Lane::Express);
