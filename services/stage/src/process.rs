@@ -282,6 +282,8 @@ async fn hold_slots(core: Arc<Core>, limiter: Option<SlotSource>, ended: Cancell
         local_share: source.local_share,
     };
     let holder = SlotHolder::start(LimiterServiceClient::new(source.channel), settings, &ended);
+    // What operators set may have been heard before.
+    holder.set_stage_limit(*limit.borrow_and_update());
     let mut granted = holder.granted();
     loop {
         core.granted_slots
