@@ -187,14 +187,9 @@ async fn ingest(
         return Ok((uploading.await?, None));
     }
     let mut watch = Watch::new(client.clone(), batch);
-    let (ingested, ()) = tokio::try_join!(uploading, follow(client, batch, &mut watch, display))?;
-    let mut batch = at_its_end(client, &watch).await;
+    let (ingested, _) = tokio::try_join!(uploading, follow(client, batch, &mut watch, display))?;
     // One that had ended before goes on with what was sent now.
-    while !has_ended(&batch) {
-        let mut watch = Watch::new(client.clone(), &batch.name);
-        follow(client, &batch.name, &mut watch, display).await?;
-        batch = at_its_end(client, &watch).await;
-    }
+    let batch = follow(client, batch, &mut watch, display).await?;
     Ok((ingested, Some(batch)))
 }
 
@@ -249,26 +244,28 @@ pub(crate) async fn follow(
     batch: &str,
     watch: &mut Watch,
     display: &RefCell<Display>,
-) -> Result<(), Failure> {
+) -> Result<v1::Batch, Failure> {
     tokio::select! {
         followed = follow_to_its_end(client, batch, watch, display) => followed,
         never = tell_waits(client, batch, display) => match never {},
     }
 }
 
-/// Until the record says too that the batch has ended: what a watch is told first may be a moment old, and the batch run again
+/// The whole record of a batch, when it says too that the batch has ended: what a watch is told first may be a moment old, and the batch run again
 /// since. Then what came of that is told next.
 async fn follow_to_its_end(
     client: &Client,
     batch: &str,
     watch: &mut Watch,
     display: &RefCell<Display>,
-) -> Result<(), Failure> {
+) -> Result<v1::Batch, Failure> {
     loop {
         follow_changes(watch, display).await?;
         match client.get_batch(batch).await {
             Ok(record) if !has_ended(&record) => watch.next().await?,
-            _ => return Ok(()),
+            Ok(record) => return Ok(record),
+            // What the watch knows, when the record cannot be read any more.
+            Err(_) => return Ok(watch.known().batch().clone()),
         };
     }
 }
@@ -342,15 +339,6 @@ async fn follow_changes(watch: &mut Watch, display: &RefCell<Display>) -> Result
         }
     }
     Ok(())
-}
-
-/// The whole record of a batch that has ended; what the watch knows when it cannot be read any more.
-pub(crate) async fn at_its_end(client: &Client, watch: &Watch) -> v1::Batch {
-    let known = watch.known().batch();
-    match client.get_batch(&known.name).await {
-        Ok(batch) => batch,
-        Err(_) => known.clone(),
-    }
 }
 
 /// What the rules leave out is said before anything is sent.

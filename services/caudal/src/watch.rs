@@ -9,7 +9,7 @@ use caudal_sdk::watch::seconds_taken;
 use crate::cli::WatchArguments;
 use crate::failure::{Failure, status};
 use crate::follow::Display;
-use crate::ingest::{at_its_end, follow, show_end};
+use crate::ingest::{follow, show_end};
 
 pub(crate) async fn run(arguments: WatchArguments) -> Result<ExitCode, Failure> {
     let client = arguments.gateway.connect().await?;
@@ -20,8 +20,7 @@ pub(crate) async fn run(arguments: WatchArguments) -> Result<ExitCode, Failure> 
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted("stopped watching; the batch goes on")),
     };
     display.borrow_mut().finish();
-    followed?;
-    let batch = at_its_end(&client, &watch).await;
+    let batch = followed?;
     let succeeded = show_end(
         &client,
         arguments.output.output,
