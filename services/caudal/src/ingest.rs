@@ -18,7 +18,7 @@ use crate::arguments::Output;
 use crate::cli::IngestArguments;
 use crate::failure::{Failure, status};
 use crate::follow::Display;
-use crate::report::{NotTaken, Summary, batch_id, table};
+use crate::report::{NotTaken, Summary, batch_id, since, table};
 use crate::unfinished::{metadata_with, source_of, unfinished};
 
 /// How often the display looks at the progress.
@@ -304,8 +304,7 @@ fn words_of_place(place: &v1::QueuePlace) -> String {
 }
 
 fn words_of_wait(wait: &v1::Wait) -> String {
-    let since = wait.since_time.map(|since| format!(", since {since}"));
-    let since = since.unwrap_or_default();
+    let since = since(wait);
     // The tenant's pause is no matter of a stage.
     if wait.stage.is_empty() {
         return format!(

@@ -131,6 +131,12 @@ struct Group {
     paths: Vec<String>,
 }
 
+/// Behind the words of what is waited for: since when, where that is known.
+pub(crate) fn since(wait: &v1::Wait) -> String {
+    let since = wait.since_time.map(|since| format!(", since {since}"));
+    since.unwrap_or_default()
+}
+
 /// The table of a batch's end, with failures and warnings grouped and explained.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{GatewayArguments, Output, OutputArguments};
 use crate::failure::Failure;
+use crate::report::since;
 
 #[derive(Debug, Args)]
 pub(crate) struct StagesArguments {
@@ -137,8 +138,7 @@ fn show(stages: &[v1::Stage], output: Output) {
                 }
                 for told in &stage.waits {
                     let wait = told.wait.clone().unwrap_or_default();
-                    let since = wait.since_time.map(|since| format!(", since {since}"));
-                    let since = since.unwrap_or_default();
+                    let since = since(&wait);
                     answer!("  waits: {} ({}){since}", wait.words, wait.reason);
                     if !told.detail.is_empty() {
                         answer!("    {}", told.detail);
