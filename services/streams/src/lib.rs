@@ -1,5 +1,5 @@
-//! Dispatch streams on Redis: two streams for each stage, and one consumer group on both ([`Lane`]). The database holds the truth; what
-//! stands here may be lost, doubled or late, and no file with it.
+//! Dispatch streams on Redis: two streams for each stage, and one consumer group on both ([`Lane`]). The database holds the
+//! truth; what stands here may be lost, doubled or late, and no file with it.
 //!
 //! [`Streams`] is the handle of a process: publish, acknowledge, inspect, remove, measure. [`Reader`] reads a stage's
 //! stream for one consumer on a connection of its own, because a blocking read holds everything behind it.

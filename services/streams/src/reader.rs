@@ -60,8 +60,8 @@ impl Reader {
         }
     }
 
-    /// Reads at most `count` new entries, half of them of each stream, and one of each at least, waiting at most `block` (at least a millisecond) for the first. Makes the group
-    /// when it is missing, and says so.
+    /// Reads at most `count` new entries, half of them of each stream, and one of each at least, waiting at most `block` (at
+    /// least a millisecond) for the first. Makes the group when it is missing, and says so.
     ///
     /// Dropping the future may leave entries delivered to this consumer that nobody saw: [`Reader::held`] finds them.
     ///
