@@ -83,7 +83,7 @@ enum TenantsAct {
 struct TenantChanges {
     /// A limit of its own, such as files=100000 or calls_per_second=20; `default` takes it back. Repeat it for several:
     /// stored_bytes, files, folders, files_per_batch, file_bytes, entries_per_second, calls_per_second, open_batches, streams,
-    /// operations, expensive_reads
+    /// operations, expensive_reads, dispatched_files
     #[arg(long = "limit", value_name = "NAME=N", value_parser = limit)]
     limits: Vec<(String, Option<u64>)>,
     /// Its share where several tenants wait, 1 to 100
@@ -127,6 +127,7 @@ fn member<'a>(limits: &'a mut v1::TenantLimits, name: &str) -> Option<&'a mut Op
         "streams" => &mut limits.streams,
         "operations" => &mut limits.operations,
         "expensive_reads" => &mut limits.expensive_reads,
+        "dispatched_files" => &mut limits.dispatched_files,
         _ => return None,
     })
 }

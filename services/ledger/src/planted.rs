@@ -88,7 +88,8 @@ mod faults {
         ProviderNotHeard: "7.1", "a provider that asks to be left alone is not";
         LossCharged: "7.2", "a lost dispatch is charged as a failure";
         KillsNotCounted: "7.3", "a kill is not charged";
-        HeldCharged: "7.3", "the loss of a worker is charged to suspects that it only held";
+        HeldCharged: "7.3", "the loss of a worker is charged to files that it only held";
+        HeldNotSuspected: "7.3", "a file that its lost worker may have worked on is no suspect";
         KillsUnlimited: "7.3", "a file is tried again however many workers it took with it";
         StaleReleaseTaken: "7.4", "a release is taken whatever its token";
         TokenKeptAtRelease: "7.4", "a release leaves the token as it is";

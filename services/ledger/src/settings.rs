@@ -121,7 +121,7 @@ pub struct KeyRecord {
 pub struct DispatchWindows {
     /// By stage.
     pub of_stage: HashMap<Stage, u32>,
-    /// Of one tenant, over all stages.
+    /// Of one tenant, over all stages, where it has no limit of its own. As many as all stages take: alone it may fill them.
     pub of_tenant: u32,
 }
 
@@ -234,6 +234,9 @@ pub(crate) struct OwnLimits {
     pub(crate) operations: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expensive_reads: Option<u64>,
+    /// Over the installation's window of a tenant, and kept by the dispatcher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dispatched_files: Option<u64>,
 }
 
 impl OwnLimits {

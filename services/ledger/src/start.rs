@@ -131,7 +131,7 @@ impl Ledger {
             lease: settings.lease,
             upload_deadline: settings.upload_deadline,
             operations,
-            windows: settings.windows.of_stage.clone(),
+            windows: settings.windows.clone(),
             metrics,
             mesh_secret: settings.mesh_secret.clone(),
             tenant_limits: settings.tenant_limits.clone(),

@@ -73,6 +73,14 @@ pub(crate) struct Seen {
     pub(crate) since: SystemTime,
 }
 
+/// Dispatches whose leases want renewal.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) held: Vec<Key>,
+    /// Those of them that a handler works on.
+    pub(crate) begun: Vec<Key>,
+}
+
 /// The book. Its lock is never held across an await.
 pub(crate) struct Book {
     /// As it was started, and at least so many where more handlers are to have work.
@@ -198,13 +206,16 @@ impl Book {
     }
 
     /// Dispatches whose lease wants renewal at `now`, granted ones only, at most `count`.
-    pub(crate) fn due(&self, now: Instant, count: usize) -> Vec<Key> {
+    pub(crate) fn due(&self, now: Instant, count: usize) -> Due {
         let inner = self.lock();
-        let mut due = Vec::new();
+        let mut due = Due::default();
         for (key, held) in &inner.files {
             if held.phase != Phase::Leasing && held.renew_at <= now {
-                due.push(*key);
-                if due.len() == count {
+                due.held.push(*key);
+                if held.phase == Phase::Running {
+                    due.begun.push(*key);
+                }
+                if due.held.len() == count {
                     break;
                 }
             }
@@ -372,10 +383,13 @@ mod tests {
         let read_at = Instant::now();
         book.take(entry("1-0", &[key(1, 1), key(2, 1)]), read_at, THIRD);
         book.advance(&key(1, 1), Phase::Waiting).unwrap();
-        assert!(book.due(read_at, 10).is_empty());
-        assert_eq!(book.due(read_at + THIRD, 10), [key(1, 1)]);
+        assert!(book.due(read_at, 10).held.is_empty());
+        let due = book.due(read_at + THIRD, 10);
+        assert_eq!((due.held, due.begun), (vec![key(1, 1)], Vec::new()));
+        book.advance(&key(1, 1), Phase::Running);
+        assert_eq!(book.due(read_at + THIRD, 10).begun, [key(1, 1)]);
         book.renewed(&key(1, 1), read_at + THIRD * 2);
-        assert!(book.due(read_at + THIRD, 10).is_empty());
+        assert!(book.due(read_at + THIRD, 10).held.is_empty());
     }
 
     #[test]

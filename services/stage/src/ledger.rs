@@ -14,7 +14,7 @@ use caudal_proto::mesh::v1::{
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::book::Key;
+use crate::book::{Due, Key};
 
 /// Longest wait for an answer; the ledger's commit groups take far less, and a dead connection is noticed by it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,19 +67,20 @@ impl LedgerLink {
         Ok(response)
     }
 
-    /// Verdicts for all keys.
+    /// Verdicts for all that are held. What has begun is said too: a death is charged to what a process has worked on
+    /// (protocol 7.3).
     pub(crate) async fn renew(
         &self,
         process: Uuid,
-        keys: &[Key],
+        due: &Due,
         wait: Option<ProcessWait>,
         patience: Duration,
     ) -> Result<Vec<i32>, Status> {
         let request = RenewRequest {
             process: process.to_string(),
-            files: Some(columns(keys)),
+            files: Some(columns(&due.held)),
             wait,
-            begun: None,
+            begun: Some(columns(&due.begun)),
         };
         let response = self
             .client
@@ -87,7 +88,8 @@ impl LedgerLink {
             .renew(with_deadline(request, patience))
             .await?
             .into_inner();
-        check_length("verdicts of a renewal", keys.len(), response.verdicts.len())?;
+        let asked = due.held.len();
+        check_length("verdicts of a renewal", asked, response.verdicts.len())?;
         Ok(response.verdicts)
     }
 

@@ -24,7 +24,7 @@ pub(crate) async fn renew(core: Arc<Core>, ended: CancellationToken) {
         let asked_at = Instant::now();
         let due = core.book.due(asked_at, MAX_FILES_PER_CALL);
         let waiting = core.gate.waiting();
-        if due.is_empty() && waiting.is_none() {
+        if due.held.is_empty() && waiting.is_none() {
             continue;
         }
         let wait = waiting.map(|waiting| ProcessWait {
@@ -37,7 +37,7 @@ pub(crate) async fn renew(core: Arc<Core>, ended: CancellationToken) {
         };
         match answer {
             Ok(verdicts) => {
-                for (key, verdict) in due.iter().zip(verdicts) {
+                for (key, verdict) in due.held.iter().zip(verdicts) {
                     if verdict == RenewVerdict::Stop as i32 {
                         core.metrics.renew_stops.inc();
                         core.book.stop(key);

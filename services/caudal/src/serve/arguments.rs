@@ -144,6 +144,16 @@ pub(crate) struct ServeArguments {
         help_heading = LEDGER
     )]
     pub(crate) dispatch_windows: Vec<(Stage, u32)>,
+    /// How many files of one tenant may be out at once, over all stages, where it has no limit of its own; as many as all
+    /// stages take when left out. All ledgers of one database should have the same
+    #[arg(
+        long,
+        env = "CAUDAL_TENANT_WINDOW",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = LEDGER
+    )]
+    pub(crate) tenant_window: Option<u32>,
     /// Name of the first tenant, made where the keys below are given
     #[arg(
         long,

@@ -159,6 +159,9 @@ fn ledger(arguments: &ServeArguments, listen: SocketAddr) -> Result<LedgerSettin
     settings
         .windows
         .set(arguments.dispatch_windows.iter().copied());
+    if let Some(files) = arguments.tenant_window {
+        settings.windows.of_tenant = files;
+    }
     match set(arguments.advertise.as_deref()) {
         Some(address) => {
             check_address("advertise", address, settings.tls.as_ref())?;

@@ -14,6 +14,7 @@ use caudal_proto::v1::{
     PauseBatchRequest, Priority, ResumeBatchRequest, Start, UpdateBatchRequest, WatchBatchRequest,
     WatchBatchResponse,
 };
+use serde_json::json;
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -180,11 +181,16 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
-            let act = Audited {
-                act: scope.act_of_admin("UpdateBatch", batch_name(request.get_ref())),
-                verb: update(&scope, request.get_ref())?,
+            let verb = update(&scope, request.get_ref())?;
+            let name = batch_name(request.get_ref());
+            let act = match verb.changes.priority {
+                Some(priority) => Some(Act {
+                    detail: json!({"priority": priority}).to_string(),
+                    ..scope.act("UpdateBatch", name)
+                }),
+                None => scope.act_of_admin("UpdateBatch", name),
             };
-            self.change(act).await
+            self.change(Audited { verb, act }).await
         })
         .await
     }
@@ -214,9 +220,14 @@ impl BatchService for Ledger {
     ) -> Result<Response<Batch>, Status> {
         answer(async {
             let scope = TenantScope::of(&request)?;
+            let message = request.get_ref();
+            let act = Act {
+                detail: json!({"note": message.note}).to_string(),
+                ..scope.act("PauseBatch", &message.name)
+            };
             let act = Audited {
-                act: scope.act_of_admin("PauseBatch", &request.get_ref().name),
-                verb: pause(&scope, request.get_ref())?,
+                verb: pause(&scope, message)?,
+                act: Some(act),
             };
             self.change(act).await
         })
@@ -230,7 +241,7 @@ impl BatchService for Ledger {
         answer(async {
             let scope = TenantScope::of(&request)?;
             let act = Audited {
-                act: scope.act_of_admin("ResumeBatch", &request.get_ref().name),
+                act: Some(scope.act("ResumeBatch", &request.get_ref().name)),
                 verb: resumption(&scope, request.get_ref())?,
             };
             self.change(act).await

@@ -31,7 +31,7 @@ async fn ledger(url: &str) -> Ledger {
         stages: crate::memory::stages::Stages::default(),
         versions: super::super::versions::Versions::default(),
         operations: Signals::default(),
-        windows: HashMap::new(),
+        windows: crate::settings::DispatchWindows::default(),
         metrics: LedgerMetrics::new(&Registry::new("ledger")),
         mesh_secret: caudal_node::scope::MeshSecret::generate(),
         tenant_limits: crate::settings::TenantLimits::default(),

@@ -21,11 +21,11 @@ pub(crate) mod uploads;
 pub(crate) mod versions;
 mod words;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caudal_domain::{BatchId, BatchRef, FieldViolation, FileRef, Refusal, Stage, TenantId, names};
+use caudal_domain::{BatchId, BatchRef, FieldViolation, FileRef, Refusal, TenantId, names};
 use caudal_node::scope::{self, MeshSecret, Role, Scope};
 use caudal_proto::convert::leave_out_words;
 use caudal_proto::v1;
@@ -44,7 +44,7 @@ use crate::active_writer::ActiveWriter;
 use crate::memory::lease_cache::LeaseCache;
 use crate::memory::stages::Stages;
 use crate::metrics::LedgerMetrics;
-use crate::settings::TenantLimits;
+use crate::settings::{DispatchWindows, TenantLimits};
 use crate::signals::Signals;
 use crate::store::{Store, manifest};
 use crate::waits::Waits;
@@ -64,7 +64,7 @@ pub(crate) struct Ledger {
     pub(crate) stages: Stages,
     pub(crate) versions: Versions,
     pub(crate) operations: Signals,
-    pub(crate) windows: HashMap<Stage, u32>,
+    pub(crate) windows: DispatchWindows,
     pub(crate) metrics: LedgerMetrics,
     /// The secrets of keys are made with it.
     pub(crate) mesh_secret: MeshSecret,

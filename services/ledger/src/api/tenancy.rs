@@ -463,6 +463,10 @@ impl Ledger {
         let open = progress::open_batches(&session, tenant).await?;
         let running = operations::running(&session, tenant).await?;
         let door = limits.door;
+        let dispatched = row
+            .dispatched_files()
+            .unwrap_or(self.windows.of_tenant)
+            .into();
         let limit = |name: &str, limit: Option<u64>, used: Option<u64>| v1::UsedLimit {
             name: name.to_owned(),
             limit,
@@ -496,6 +500,7 @@ impl Ledger {
                     ),
                     None,
                 ),
+                limit("dispatched_files", Some(dispatched), None),
             ],
             pause: wire::tenant_pause(account),
         })
@@ -631,15 +636,16 @@ macro_rules! limit_changes {
     };
 }
 
-/// A rate or a number of places of nothing would shut a tenant out, from its own limits too.
+/// A rate or a number of places of nothing would shut a tenant out, from its own limits too, or keep its files for ever.
 fn lets_something_through(limit: &LimitChange) -> Result<(), Refusal> {
-    let of_the_door = [
+    let never_none = [
         "entries_per_second",
         "calls_per_second",
         "streams",
         "expensive_reads",
+        "dispatched_files",
     ];
-    if limit.value == Some(0) && of_the_door.contains(&limit.name) {
+    if limit.value == Some(0) && never_none.contains(&limit.name) {
         let field = format!("tenant.limits.{}", limit.name);
         let words = "must be 1 at least: a tenant that is to do nothing is paused or closed";
         return Err(Refusal::invalid(field, words));
@@ -648,7 +654,7 @@ fn lets_something_through(limit: &LimitChange) -> Result<(), Refusal> {
 }
 
 /// All limits, as they are asked for.
-fn every_limit(limits: &v1::TenantLimits) -> [LimitChange; 11] {
+fn every_limit(limits: &v1::TenantLimits) -> [LimitChange; 12] {
     limit_changes!(
         limits,
         [
@@ -663,6 +669,7 @@ fn every_limit(limits: &v1::TenantLimits) -> [LimitChange; 11] {
             streams,
             operations,
             expensive_reads,
+            dispatched_files,
         ]
     )
 }

@@ -136,6 +136,8 @@ pub(crate) struct Dispatcher {
     later: Later,
     /// Shares of tenants that are other than one.
     shares: FxHashMap<TenantId, u32>,
+    /// Files that tenants may have out at once, where they have a limit of their own.
+    bounds: FxHashMap<TenantId, u32>,
     costs: Costs,
     crew: Crew,
     /// What operators set for stages.
@@ -164,6 +166,7 @@ impl Dispatcher {
             stages,
             later: Later::default(),
             shares: FxHashMap::default(),
+            bounds: FxHashMap::default(),
             costs: Costs::default(),
             crew: Crew::default(),
             set: FxHashMap::default(),
@@ -190,8 +193,11 @@ impl Dispatcher {
         set.unwrap_or_else(|| self.windows.of_stage.get(&stage).copied().unwrap_or(0))
     }
 
-    /// Files that a tenant may have out at once: where operators widened a stage, so many more.
-    fn window_of_tenant(&self) -> u32 {
+    /// Files that a tenant may have out at once: its own limit or, where operators widened a stage, so many more than all have.
+    fn window_of_tenant(&self, tenant: TenantId) -> u32 {
+        if let Some(own) = self.bounds.get(&tenant) {
+            return *own;
+        }
         let wider = self.set.keys().map(|stage| {
             let usual = self.windows.of_stage.get(stage).copied().unwrap_or(0);
             self.window(*stage).saturating_sub(usual)
@@ -203,6 +209,14 @@ impl Dispatcher {
     pub(crate) fn slots(&self, stage: Stage) -> Option<u32> {
         let most = self.set_for(stage).max_slots.unwrap_or(u32::MAX);
         self.crew.slots(stage).map(|slots| slots.min(most))
+    }
+
+    /// How many files a tenant may have out at once; `None`: as many as any.
+    pub(crate) fn bound(&mut self, tenant: TenantId, files: Option<u32>) {
+        match files {
+            Some(files) => self.bounds.insert(tenant, files),
+            None => self.bounds.remove(&tenant),
+        };
     }
 
     /// What a tenant's turn is worth beside those of others.
@@ -274,7 +288,7 @@ impl Dispatcher {
         }
         let of_stage = self.window(stage).saturating_sub(queue.out.files);
         let out = self.tenants.get(&tenant).copied().unwrap_or(0);
-        let of_tenant = self.window_of_tenant().saturating_sub(out);
+        let of_tenant = self.window_of_tenant(tenant).saturating_sub(out);
         let files = if planted!(TenantWindowIgnored) {
             of_stage
         } else {
@@ -482,14 +496,14 @@ impl Dispatcher {
         self.enqueue(waiting, now);
     }
 
-    /// The handler of a suspect file begins. Only this ledger knows it: the next one charges one kill less.
+    /// The handler of a file has begun or begins. Only this ledger knows it: the next one charges one kill less.
     pub(crate) fn begin(&mut self, file: FileRef, token: Token) {
         if let Some(out) = self.outstanding.get_mut(&(file, token)) {
             out.begun = true;
         }
     }
 
-    /// Whether the handler of this suspect file has begun, as far as is known.
+    /// Whether the handler of this file has begun, as far as is known.
     pub(crate) fn has_begun(&self, file: FileRef, token: Token) -> bool {
         let out = self.outstanding.get(&(file, token));
         out.is_some_and(|out| out.begun)

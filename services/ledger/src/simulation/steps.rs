@@ -31,7 +31,7 @@ pub(crate) struct Asked {
     pub(super) released: FxHashSet<Pair>,
     /// Dispatches that a reconciler found lost.
     pub(super) lost: FxHashSet<Pair>,
-    /// Dispatches of suspects whose processes said that their handlers begin.
+    /// Dispatches whose processes said that their handlers begin or have begun.
     pub(super) begun: FxHashSet<Pair>,
     /// Dispatches whose processes said what became of them.
     pub(super) reported: FxHashSet<Pair>,
@@ -209,10 +209,18 @@ impl Step<'_> {
         }
     }
 
-    /// A suspect on which nobody had begun to work when its worker was lost (protocol 7.3).
+    /// A file of which nobody had said that work on it began when its worker was lost (protocol 7.3).
     fn was_only_held(&self, old: &WorkRow) -> bool {
         // That somebody had begun is known to the ledger that was told alone, which may not lead any more.
-        old.kills > 0 && old.lease_until.is_none_or(|until| until < self.now)
+        let is_out = old.state == FileState::Processing;
+        is_out && old.lease_until.is_none_or(|until| until < self.now)
+    }
+
+    /// Whether a file came back for no other cause than that its worker was lost.
+    fn was_given_back(&self, old: &WorkRow) -> bool {
+        let pair = (old.file, old.token);
+        self.asked
+            .is_none_or(|asked| asked.released.contains(&pair) || asked.lost.contains(&pair))
     }
 
     /// Protocol 6.2, 7, 11: a failure or a kill is charged once, and budgets are full where the file goes on or begins anew.
@@ -230,6 +238,11 @@ impl Step<'_> {
             // One that failed for good may be tried again in the same group.
             Some(Reason::WorkerLost) => full || has == (had.0, had.1 + 1),
             Some(_) => full || has == (had.0 + 1, had.1),
+            // It is suspect from now on, and charged nothing.
+            None if old.token != row.token && self.was_only_held(old) => {
+                let is_suspect = has == (had.0, had.1.max(1));
+                full || is_suspect || (has == had && self.was_given_back(old))
+            }
             None => has == had,
         };
         if !right {
@@ -308,7 +321,7 @@ impl Step<'_> {
         }
     }
 
-    /// A lease that lives is taken from nobody (protocol 8.3), and a suspect is charged only where it was worked on (7.3).
+    /// A lease that lives is taken from nobody (protocol 8.3), and a file is charged only where it was worked on (7.3).
     fn check_kills(&mut self) {
         let before = self.before;
         let is_new = |key: &(FileRef, Token)| !before.attempts.contains_key(key);
@@ -324,12 +337,9 @@ impl Step<'_> {
         let attempts = self.after.attempts.iter();
         let lost =
             attempts.filter(|(key, attempt)| attempt.reason == Reason::WorkerLost && is_new(key));
-        let held = lost.filter(|((file, token), _)| {
-            let is_suspect = before.files.get(file).is_some_and(|row| row.kills > 0);
-            let has_begun = self
-                .asked
-                .is_none_or(|asked| asked.begun.contains(&(*file, *token)));
-            is_suspect && !has_begun
+        let held = lost.filter(|(key, _)| {
+            let asked = self.asked;
+            asked.is_some_and(|asked| !asked.begun.contains(key))
         });
         let held: Vec<_> = held.map(|(key, _)| *key).collect();
         for (file, token) in held {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::page::Page;
 use super::time::Micros;
 use super::{Session, signed, tenant_of, u32_of, u64_of};
+use crate::settings::OwnLimits;
 
 /// What tenants call themselves, by key. Those that do not exist are left out.
 pub(crate) async fn names<C: ConnectionTrait>(
@@ -45,6 +46,17 @@ pub(crate) struct TenantRow {
     pub(crate) used_files: u64,
     pub(crate) used_folders: u64,
     pub(crate) revision: u64,
+}
+
+impl TenantRow {
+    /// How many files it may have out at once, where it has a limit of its own.
+    pub(crate) fn dispatched_files(&self) -> Option<u32> {
+        if self.limits == "{}" {
+            return None;
+        }
+        let own = OwnLimits::from_json(&self.limits).ok()?.dispatched_files?;
+        Some(u32::try_from(own).unwrap_or(u32::MAX))
+    }
 }
 
 /// Tenants by key.

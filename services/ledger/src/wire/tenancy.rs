@@ -50,6 +50,7 @@ fn limits_to_proto(own: OwnLimits) -> v1::TenantLimits {
         streams: own.streams,
         operations: own.operations,
         expensive_reads: own.expensive_reads,
+        dispatched_files: own.dispatched_files,
     }
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn limits_from_proto(limits: &v1::TenantLimits) -> OwnLimits {
         streams: limits.streams,
         operations: limits.operations,
         expensive_reads: limits.expensive_reads,
+        dispatched_files: limits.dispatched_files,
     }
 }
 

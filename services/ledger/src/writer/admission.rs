@@ -26,12 +26,13 @@ struct Taken {
 }
 
 impl Group<'_> {
-    /// Takes turns at every stage that has room, for those who wait.
+    /// Takes turns at every stage that has room, for those who wait. Later stages are first: where a tenant's window is full, what
+    /// has begun its way ends it before more begins.
     pub(super) async fn admit<T: WriteTransaction>(
         &mut self,
         transaction: &T,
     ) -> Result<(), GroupError> {
-        for stage in Stage::ALL {
+        for stage in Stage::ALL.into_iter().rev() {
             let mut admitted = 0;
             for _ in 0..MAX_TURNS {
                 if admitted >= MAX_ADMISSIONS {

@@ -42,6 +42,7 @@ mod operated;
 mod operations;
 mod recovery;
 mod selector;
+mod shares;
 mod stages;
 mod storm;
 mod support;

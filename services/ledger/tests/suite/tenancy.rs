@@ -586,6 +586,61 @@ async fn what_admins_do_and_what_members_cancel_is_written_down_once(database: D
     assert_eq!(paged, expected);
 }
 
+async fn who_holds_a_batch_up_or_prefers_it_is_written_down_with_what_was_said(database: Database) {
+    let ledger = TestLedger::start(database).await;
+    let name = names::batch_name(ledger.create(Batch::default()).await);
+    let mut batches = ledger.batches_as(Role::Member);
+    let pause = v1::PauseBatchRequest {
+        name: name.clone(),
+        note: "the wrong folder".into(),
+        request_id: request_id(),
+    };
+    batches.pause_batch(pause).await.unwrap();
+    let resume = v1::ResumeBatchRequest {
+        name: name.clone(),
+        request_id: request_id(),
+    };
+    batches.resume_batch(resume).await.unwrap();
+    let prefer = v1::UpdateBatchRequest {
+        batch: Some(Batch {
+            name: name.clone(),
+            priority: v1::Priority::High.into(),
+            ..Batch::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["priority".into()],
+        }),
+        request_id: request_id(),
+    };
+    batches.update_batch(prefer).await.unwrap();
+    let request = v1::OperatorServiceListAuditRequest {
+        tenant: names::tenant_name(ledger.tenant),
+        audit: Some(v1::ListAuditRequest::default()),
+    };
+    let listed = ledger.operator().list_audit(request).await.unwrap();
+    let mut entries = listed.into_inner().entries;
+    entries.retain(|entry| entry.target == name && entry.act != "CreateBatch");
+    let written: Vec<(&str, &str)> = entries
+        .iter()
+        .map(|entry| (entry.act.as_str(), entry.detail.as_str()))
+        .collect();
+    assert_eq!(
+        written,
+        [
+            ("UpdateBatch", r#"{"priority":3}"#),
+            ("ResumeBatch", ""),
+            ("PauseBatch", r#"{"note":"the wrong folder"}"#),
+        ]
+    );
+    let actor = &entries[0].actor;
+    assert!(
+        entries
+            .iter()
+            .all(|entry| entry.time.is_some() && entry.actor == *actor)
+    );
+    assert!(!actor.is_empty());
+}
+
 async fn limits_are_in_force_as_soon_as_they_are_changed_and_over_restarts(database: Database) {
     let mut ledger = TestLedger::start(database).await;
     let tenant = Tenant {
@@ -844,6 +899,7 @@ on_each_database![
     the_last_use_of_a_key_is_told_and_costs_few_writes,
     an_admin_runs_the_keys_of_its_tenant_and_nobody_elses,
     what_admins_do_and_what_members_cancel_is_written_down_once,
+    who_holds_a_batch_up_or_prefers_it_is_written_down_with_what_was_said,
     limits_are_in_force_as_soon_as_they_are_changed_and_over_restarts,
     operations_that_run_at_once_are_bounded,
     the_files_of_a_paused_tenant_wait_until_it_goes_on,

@@ -558,10 +558,28 @@ impl World {
         }
         let asked = held.iter().map(|pair| (*pair, self.has_moved_on(*pair)));
         let asked = asked.collect();
-        let begun = Vec::new();
+        let begun = self.at_work(at);
+        if let Some(asked) = &mut self.shared.borrow_mut().asked {
+            asked.begun.extend(&begun);
+        }
         let answer = self.leader.ask(Renew { held, begun });
         self.processes[at].renewing = Some((asked, answer));
         true
+    }
+
+    /// Some of what a process has slots for: a renewal finds their handlers at work.
+    fn at_work(&mut self, at: usize) -> Vec<Pair> {
+        let process = &self.processes[at];
+        let works = process.held.iter().flat_map(|held| &held.works);
+        let able = works.filter_map(|(pair, work)| match work {
+            Work::Granted(granted, _) => {
+                let may = granted.row.kills == 0 || process.begun.contains(pair);
+                may.then_some(*pair)
+            }
+            Work::Read | Work::Ran(_) | Work::Done => None,
+        });
+        let able: Vec<Pair> = able.collect();
+        able.into_iter().filter(|_| self.one_in(2)).collect()
     }
 
     pub(super) fn release(&mut self) {

@@ -10,7 +10,7 @@ use crate::writer::verb::{Reply, Verb};
 #[derive(Clone, Debug)]
 pub(crate) struct Renew {
     pub(crate) held: Held,
-    /// Those of them that are suspect, and whose handlers begin now.
+    /// Those of them whose handlers have begun or, where they are suspect, begin now.
     pub(crate) begun: Held,
 }
 

@@ -75,13 +75,16 @@ impl Group<'_> {
             }
     }
 
-    /// Charges the loss of a worker: a budget of its own, apart from failures (protocol 7.3). The first makes the file suspect,
-    /// whatever the worker did with it; a suspect is charged for what it was worked on, and not for being held.
+    /// Charges the loss of a worker: a budget of its own, apart from failures (protocol 7.3). What was not known to be worked on
+    /// may have been all the same: it is suspect from now on, but charged nothing.
     fn kill(&mut self, file: FileRef, token: Token) -> Result<(), GroupError> {
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;
         let (stage, kills) = (row.stage, row.kills + 1);
-        let is_innocent = row.kills > 0 && !self.memory.dispatcher.has_begun(file, token);
-        if is_innocent && !planted!(HeldCharged) {
+        let has_begun = self.memory.dispatcher.has_begun(file, token);
+        if !has_begun && !planted!(HeldCharged) {
+            if !planted!(HeldNotSuspected) {
+                self.rows.file_mut(file)?.kills = row.kills.max(1);
+            }
             return self.give_back(file);
         }
         let attempt = AttemptRow {
@@ -89,7 +92,9 @@ impl Group<'_> {
             token,
             stage,
             reason: Reason::WorkerLost,
-            detail: format!("the worker was lost while it held this file ({kills} of {MAX_KILLS})"),
+            detail: format!(
+                "the worker was lost while it worked on this file ({kills} of {MAX_KILLS})"
+            ),
             trace_id: String::new(),
             ended_at: self.now,
         };
@@ -137,20 +142,17 @@ mod tests {
 
     // Protocol 7.3: a machine that dies again and again fails nothing but what it worked on.
     #[test]
-    fn a_suspect_that_was_only_held_goes_back_and_is_charged_nothing() {
+    fn what_was_only_held_goes_back_and_is_charged_nothing_but_suspicion() {
         let mut trial = Trial::new();
         let file = trial.processing(1)[0];
-        kill(&mut trial, file, KillCause::NeverRenewed);
-        trial.pass(Duration::from_secs(600));
-        trial.tick();
         for _ in 0..3 * MAX_KILLS {
-            trial.lease(&[file]);
             let before = trial.row(file);
             kill(&mut trial, file, KillCause::NeverRenewed);
             let row = trial.row(file);
             assert_eq!((row.state, row.kills), (FileState::Processing, 1));
             assert_eq!(row.token, before.token.next());
-            assert_eq!(trial.attempts(file).len(), 1);
+            assert_eq!(trial.attempts(file).len(), 0);
+            trial.lease(&[file]);
         }
     }
 
@@ -192,12 +194,13 @@ mod tests {
         let kill = [KillCause::LeaseExpired, KillCause::NeverRenewed];
         let kill = kill.map(|cause| (held[0].0, held[0].1, cause)).to_vec();
         let redispatch = held;
+        let held_token = trial.row(files[0]).token;
         trial.ask(Repair { redispatch, kill }).unwrap();
         assert_eq!(trial.everything(), before);
         // A moment later it has run out.
         trial.pass(Duration::from_micros(1));
         self::kill(&mut trial, files[0], KillCause::LeaseExpired);
-        assert_eq!(trial.row(files[0]).kills, 1);
+        assert_ne!(trial.row(files[0]).token, held_token);
     }
 
     // Protocol 8.1: rows that are out.
