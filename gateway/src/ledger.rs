@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use caudal_domain::Refusal;
 use caudal_node::scope::{MeshSecret, SCOPE_NOT_VALID, SCOPE_TOO_OLD, Scope, ScopeSigner};
-use caudal_node::{LeaderChannel, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, TraceContext};
+use caudal_node::{LeaderChannel, MAX_DECODE_BYTES, MAX_ENCODE_BYTES, Rarely, TraceContext};
 use caudal_proto::longrunning::operations_client::OperationsClient;
 use caudal_proto::mesh::v1::ledger_service_client::LedgerServiceClient;
 use caudal_proto::status::{from_status, to_status};
@@ -26,6 +26,8 @@ use crate::oversize;
 /// Metadata of a caller that goes on to the ledger. Nothing else does: not the credential, and no scope of its own.
 /// The trace goes on by itself.
 const PASSED_ON: [&str; 2] = ["accept-language", "grpc-timeout"];
+/// Said of all calls together.
+static UNREACHED: Rarely = Rarely::new();
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Before a call is sent again; doubles up to the longest, less a jitter of half.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -252,7 +254,9 @@ pub(crate) fn passed_on(status: &Status) -> Status {
             "the ledger did not answer in time: repeat with the same request_id",
         );
     }
-    tracing::warn!(error = %status, "the ledger cannot be reached");
+    if let Some(times) = UNREACHED.next() {
+        tracing::warn!(error = %status, times, "the ledger cannot be reached");
+    }
     to_status(&Refusal::unavailable(
         "the ledger cannot be reached at the moment: repeat with the same request_id",
         TRY_AGAIN_AFTER,

@@ -11,6 +11,7 @@ mod m0003_proof;
 mod m0004_tus;
 mod m0005_audit;
 mod m0006_given;
+mod m0007_kinds;
 
 use sea_orm_migration::prelude::*;
 
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_tus::Migration),
             Box::new(m0005_audit::Migration),
             Box::new(m0006_given::Migration),
+            Box::new(m0007_kinds::Migration),
         ]
     }
 }

@@ -16,6 +16,7 @@ mod failure;
 #[cfg(test)]
 mod fault_tests;
 mod leader;
+mod likeness;
 mod memory;
 mod metrics;
 mod phases;

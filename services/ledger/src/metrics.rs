@@ -30,6 +30,7 @@ pub(crate) struct LedgerMetrics {
     pub(crate) outstanding_time: Labelled<Gauge, 1>,
     pub(crate) window_time: Labelled<Gauge, 1>,
     pub(crate) waiting_batches: Labelled<Gauge, 2>,
+    pub(crate) longest_wait: Labelled<Gauge, 2>,
     pub(crate) admissions: Labelled<Counter, 1>,
     /// Microseconds of slots: what files were expected to take, what they took, and by how much each was missed.
     pub(crate) expected_time: Labelled<Counter, 1>,
@@ -100,6 +101,11 @@ impl LedgerMetrics {
             waiting_batches: registry.gauges(
                 "waiting_batches",
                 "Batches that wait for their turn, by the weight of their tenants",
+                ["stage", "weight"],
+            ),
+            longest_wait: registry.gauges(
+                "longest_wait_seconds",
+                "For how long the batch that has waited longest for a turn has had none",
                 ["stage", "weight"],
             ),
             admissions: registry.counters("admissions", "Files that went out", ["stage"]),

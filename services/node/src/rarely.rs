@@ -19,6 +19,17 @@ struct Said {
 }
 
 impl Rarely {
+    /// Nothing was said yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            said: Mutex::new(Said {
+                last: None,
+                times: 0,
+            }),
+        }
+    }
+
     /// It happened again. How often it has since it was last said, this time included, when it is to be said now.
     pub fn next(&self) -> Option<u64> {
         self.next_at(Instant::now())

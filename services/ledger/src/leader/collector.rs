@@ -264,6 +264,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::likeness::Likeness;
     use crate::store::results::Used;
     use crate::store::time::Micros;
 
@@ -276,7 +277,7 @@ mod tests {
         WorkRow {
             target: Target::new(target),
             token: Token::new(token),
-            ..WorkRow::pending(file(), 0, 1, Micros(1))
+            ..WorkRow::pending(file(), 0, Likeness::sized(1), Micros(1))
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_domain::Stage;
+use caudal_node::Rarely;
 use caudal_streams::{DecodeError, Lane, Publisher, decode, encode};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,7 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     let mut backoff = FIRST_BACKOFF;
+    let said = Rarely::default();
     loop {
         let page = queue.take_page();
         if page.is_empty() {
@@ -37,12 +39,20 @@ pub(crate) async fn run(
                 () = shutdown.cancelled() => return,
             }
         }
-        let refused = publish_page(&queue, &publisher, &windows, &metrics, page).await;
-        if !refused {
+        let rows = page.len();
+        let Some(why) = publish_page(&queue, &publisher, &windows, &metrics, page).await else {
             backoff = FIRST_BACKOFF;
             continue;
-        }
+        };
         metrics.relay_failures.inc();
+        if let Some(times) = said.next() {
+            tracing::warn!(
+                error = why,
+                rows,
+                times,
+                "Redis does not take dispatches; they are tried again"
+            );
+        }
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(backoff) => {}
@@ -51,14 +61,14 @@ pub(crate) async fn run(
     }
 }
 
-/// Publishes a page; whether anything of it must be tried again.
+/// Publishes a page; why something of it must be tried again.
 async fn publish_page(
     queue: &RelayQueue,
     publisher: &Publisher,
     windows: &DispatchWindows,
     metrics: &LedgerMetrics,
     page: Vec<OutboxRow>,
-) -> bool {
+) -> Option<String> {
     let mut entries: Vec<(Stage, Lane, Bytes)> = Vec::new();
     let mut owners = Vec::new();
     for (position, row) in page.iter().enumerate() {
@@ -78,19 +88,18 @@ async fn publish_page(
     let answers = match publisher.publish(&entries).await {
         Ok(answers) => answers,
         Err(error) => {
-            tracing::warn!(%error, rows = page.len(), "publishing dispatches failed; they are tried again");
             queue.settle([], page);
-            return true;
+            return Some(error.to_string());
         }
     };
-    let mut failed = HashSet::new();
+    let (mut failed, mut why) = (HashSet::new(), None);
     for (owner, answer) in owners.into_iter().zip(answers) {
         match answer {
             Ok(_) => {
                 metrics.relayed.inc();
             }
             Err(error) => {
-                tracing::warn!(%error, "Redis did not take a dispatch; it is tried again");
+                why.get_or_insert_with(|| error.to_string());
                 failed.insert(owner);
             }
         }
@@ -100,9 +109,8 @@ async fn publish_page(
         .enumerate()
         .partition(|(position, _)| failed.contains(position));
     let refused: Vec<OutboxRow> = refused.into_iter().map(|(_, row)| row).collect();
-    let any_refused = !refused.is_empty();
     queue.settle(accepted.into_iter().map(|(_, row)| row.id), refused);
-    any_refused
+    why
 }
 
 fn entries_of(row: &OutboxRow, size: usize) -> Result<(Lane, Vec<Bytes>), DecodeError> {

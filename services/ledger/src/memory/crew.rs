@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::store::time::Micros;
 
-/// A process that has reported nothing for so long is gone, or works on nothing: as long as a handler may take.
+/// A process that has reported nothing for so long is gone, or works on nothing: as long as a handler may take. Of most it is
+/// known earlier.
 const HEARD_FOR: Duration = Duration::from_secs(600);
 /// Processes remembered; others count for nothing until there is room.
 const PROCESSES: usize = 1_024;
@@ -16,6 +17,8 @@ const PROCESSES: usize = 1_024;
 struct Heard {
     slots: u32,
     at: Micros,
+    /// It is known to be gone, and counts while nobody else of its stage does: then the next one is awaited.
+    gone: bool,
 }
 
 /// The processes of each stage.
@@ -28,36 +31,60 @@ pub(crate) struct Crew {
 impl Crew {
     /// A process of a stage says with how many slots it works.
     pub(crate) fn hear(&mut self, stage: Stage, process: Uuid, slots: u32, now: Micros) {
-        let before = self.heard.get(&(stage, process)).map(|heard| heard.slots);
-        if before.is_none() {
-            let old = self.heard.len();
-            self.heard
-                .retain(|_, heard| now.since(heard.at) < HEARD_FOR);
-            if self.heard.len() >= PROCESSES || slots == 0 {
-                return;
+        if let Some(known) = self.heard.get_mut(&(stage, process)) {
+            let is_news = known.slots != slots || known.gone;
+            *known = Heard {
+                slots,
+                at: now,
+                gone: false,
+            };
+            if is_news {
+                self.count();
             }
-            if self.heard.len() < old {
-                self.slots.clear();
-                for ((stage, _), heard) in &self.heard {
-                    add(self.slots.entry(*stage).or_default(), heard.slots);
-                }
-            }
+            return;
         }
-        let of_stage = self.slots.entry(stage).or_default();
-        *of_stage = of_stage.saturating_sub(before.unwrap_or(0));
-        add(of_stage, slots);
-        self.heard
-            .insert((stage, process), Heard { slots, at: now });
+        let is_silent = |heard: &Heard| now.since(heard.at) >= HEARD_FOR;
+        self.heard.retain(|_, heard| !is_silent(heard));
+        if self.heard.len() < PROCESSES && slots > 0 {
+            let heard = Heard {
+                slots,
+                at: now,
+                gone: false,
+            };
+            self.heard.insert((stage, process), heard);
+        }
+        self.count();
+    }
+
+    /// A process of a stage is gone.
+    pub(crate) fn lose(&mut self, stage: Stage, process: Uuid) {
+        if let Some(heard) = self.heard.get_mut(&(stage, process)) {
+            heard.gone = true;
+            self.count();
+        }
     }
 
     /// Slots of a stage; none while no process of it was heard of.
     pub(crate) fn slots(&self, stage: Stage) -> Option<u32> {
         self.slots.get(&stage).copied().filter(|slots| *slots > 0)
     }
-}
 
-fn add(sum: &mut u32, slots: u32) {
-    *sum = sum.saturating_add(slots);
+    fn count(&mut self) {
+        let mut gone: FxHashMap<Stage, u32> = FxHashMap::default();
+        self.slots.clear();
+        for ((stage, _), heard) in &self.heard {
+            let sums = if heard.gone {
+                &mut gone
+            } else {
+                &mut self.slots
+            };
+            let sum = sums.entry(*stage).or_default();
+            *sum = sum.saturating_add(heard.slots);
+        }
+        for (stage, slots) in gone {
+            self.slots.entry(stage).or_insert(slots);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +107,13 @@ mod tests {
         crew.hear(Stage::Embeddings, process(3), 2, begun);
         crew.hear(STAGE, process(1), 6, begun);
         assert_eq!(crew.slots(STAGE), Some(10));
+        crew.lose(STAGE, process(2));
+        assert_eq!(crew.slots(STAGE), Some(6));
+        // While nobody is there, the stage will have about as many again.
+        crew.lose(STAGE, process(1));
+        assert_eq!(crew.slots(STAGE), Some(10));
+        crew.hear(STAGE, process(5), 7, begun);
+        assert_eq!(crew.slots(STAGE), Some(7));
         let later = begun.plus(HEARD_FOR);
         crew.hear(STAGE, process(4), 3, later);
         assert_eq!(crew.slots(STAGE), Some(3));

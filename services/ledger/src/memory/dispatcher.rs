@@ -26,6 +26,7 @@ use super::crew::Crew;
 use super::later::Later;
 use super::queues::{MOST_BATCHES, Place, Queues, StageQueues, WEIGHTS};
 use super::tenant_queue::TenantQueue;
+use crate::likeness::Likeness;
 use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
@@ -81,6 +82,8 @@ struct StageQueue {
     ring_shares: u64,
     tenants: FxHashMap<TenantId, TenantQueue>,
     queued: FxHashSet<BatchRef>,
+    /// When those that wait began to, or had their last turn.
+    since: FxHashMap<BatchRef, Micros>,
     /// Batches that had long work alone when they were looked at and the stage had no slot for it, in turns.
     parked: VecDeque<Parked>,
     is_parked: FxHashSet<BatchRef>,
@@ -142,6 +145,8 @@ pub(crate) struct Dispatcher {
     crew: Crew,
     /// What operators set for stages.
     set: FxHashMap<Stage, Set>,
+    /// As of the last look at whose time has come.
+    now: Micros,
 }
 
 /// What operators set for a stage.
@@ -170,6 +175,7 @@ impl Dispatcher {
             costs: Costs::default(),
             crew: Crew::default(),
             set: FxHashMap::default(),
+            now: Micros::default(),
         }
     }
 
@@ -251,13 +257,18 @@ impl Dispatcher {
         self.crew.hear(stage, process, slots, now);
     }
 
+    /// A process of a stage is gone, and its slots with it.
+    pub(crate) fn lose(&mut self, stage: Stage, process: Uuid) {
+        self.crew.lose(stage, process);
+    }
+
     /// A file that is out took so much of a slot's time, which is settled with its tenant, and learned. What it had been
     /// expected to take.
     pub(crate) fn took(
         &mut self,
         file: FileRef,
         token: Token,
-        size: u64,
+        like: Likeness,
         took: Cost,
     ) -> Option<Cost> {
         let out = self.outstanding.get(&(file, token))?;
@@ -265,7 +276,7 @@ impl Dispatcher {
             return Some(out.cost);
         }
         let (stage, expected) = (out.stage, out.cost);
-        self.costs.learn(stage, file.batch_ref(), size, took);
+        self.costs.learn(stage, file.batch_ref(), like, took);
         if let Some(queue) = self.stage(stage).tenants.get_mut(&file.tenant) {
             let more = took.clamp(0, CEILING).saturating_sub(expected);
             queue.deficit = queue.deficit.saturating_sub(more).max(-MAX_OWED);
@@ -274,8 +285,8 @@ impl Dispatcher {
     }
 
     /// What a file is expected to take at a stage.
-    pub(crate) fn cost_of(&self, stage: Stage, file: FileRef, size: u64) -> Cost {
-        self.costs.estimate(stage, file.batch_ref(), size)
+    pub(crate) fn cost_of(&self, stage: Stage, file: FileRef, like: Likeness) -> Cost {
+        self.costs.estimate(stage, file.batch_ref(), like)
     }
 
     /// What more of a tenant's files may go out to a stage.
@@ -316,19 +327,19 @@ impl Dispatcher {
     }
 
     /// Whether a stage takes this file now: short work always, long work while a slot has none.
-    pub(crate) fn takes(&self, stage: Stage, file: FileRef, size: u64) -> bool {
-        if self.cost_of(stage, file, size) <= LONG {
+    pub(crate) fn takes(&self, stage: Stage, file: FileRef, like: Likeness) -> bool {
+        if self.cost_of(stage, file, like) <= LONG {
             return true;
         }
         self.has_slot_for_long_work(stage)
     }
 
     /// The same of a file that has not waited: long work that waits for a slot is before it.
-    pub(crate) fn takes_before_others(&self, stage: Stage, file: FileRef, size: u64) -> bool {
+    pub(crate) fn takes_before_others(&self, stage: Stage, file: FileRef, like: Likeness) -> bool {
         let queue = self.stages.get(&stage);
-        self.takes(stage, file, size)
+        self.takes(stage, file, like)
             && (queue.is_none_or(|queue| queue.parked.is_empty())
-                || self.cost_of(stage, file, size) <= LONG)
+                || self.cost_of(stage, file, like) <= LONG)
     }
 
     fn has_slot_for_long_work(&self, stage: Stage) -> bool {
@@ -377,12 +388,12 @@ impl Dispatcher {
         stage: Stage,
         file: FileRef,
         token: Token,
-        size: u64,
+        like: Likeness,
         now: Micros,
     ) {
         // A group that was undone may have sent it out under this token to another stage.
         self.leave(file, token);
-        let cost = self.cost_of(stage, file, size);
+        let cost = self.cost_of(stage, file, like);
         let entered = Outstanding {
             stage,
             entered: now,
@@ -455,8 +466,10 @@ impl Dispatcher {
             tenant_queue.deficit = turn.before;
         }
         let nothing = Turn { rounds: 0, ..turn };
+        let since = queue.since.get(&turn.batch).copied();
         self.turn_taken(nothing, 0, true);
         let queue = self.stage(turn.stage);
+        queue.since.extend(since.map(|since| (turn.batch, since)));
         if !queue.tenants.contains_key(&tenant) {
             queue.parked_deficits.insert(tenant, turn.before);
         }
@@ -486,7 +499,7 @@ impl Dispatcher {
             return;
         };
         queue.is_parked.remove(&batch);
-        let now = Micros(0);
+        let now = self.now;
         let waiting = Waiting {
             stage,
             batch,
@@ -560,6 +573,7 @@ impl Dispatcher {
         if !queue.queued.insert(key) {
             return;
         }
+        queue.since.entry(key).or_insert(now);
         let tenant_queue = queue.tenants.entry(tenant).or_default();
         if tenant_queue.is_empty() {
             queue.ring.push_back(tenant);
@@ -593,6 +607,7 @@ impl Dispatcher {
 
     /// Batches whose time has come join their queues.
     pub(crate) fn promote(&mut self, now: Micros) {
+        self.now = now;
         while let Some((stage, key, weight)) = self.later.take(now) {
             let waiting = Waiting {
                 stage,
@@ -717,7 +732,7 @@ impl Dispatcher {
     /// A turn was taken: what it cost, and whether the batch has nothing more that is ready.
     pub(crate) fn turn_taken(&mut self, turn: Turn, cost: Cost, ran_dry: bool) {
         let BatchRef { tenant, batch } = turn.batch;
-        let share = self.share_of(tenant);
+        let (share, now) = (self.share_of(tenant), self.now);
         self.pass_rounds_of_parked(turn.stage, turn.rounds);
         let queue = self.stage(turn.stage);
         let is_alone = queue.ring.len() == 1 && queue.parked.is_empty();
@@ -733,6 +748,9 @@ impl Dispatcher {
         if ran_dry {
             tenant_queue.remove(batch);
             queue.queued.remove(&turn.batch);
+            queue.since.remove(&turn.batch);
+        } else {
+            queue.since.insert(turn.batch, now);
         }
         if tenant_queue.is_empty() {
             queue.tenants.remove(&tenant);
@@ -742,7 +760,7 @@ impl Dispatcher {
     }
 
     /// Whose turn comes when, at every stage.
-    pub(crate) fn queues(&self) -> Queues {
+    pub(crate) fn queues(&self, now: Micros) -> Queues {
         let mut queues = Queues::default();
         for ((file, _), out) in &self.outstanding {
             let of_stage: &mut StageQueues = queues.stages.entry(out.stage).or_default();
@@ -753,12 +771,12 @@ impl Dispatcher {
             told.out_cost = queue.out.cost;
             told.window = self.slots(*stage).map(window_of);
             told.costs = self.costs.learned(*stage);
-            for (tenant, waiting) in &queue.tenants {
-                let share = self.share_of(*tenant);
+            for (batch, since) in &queue.since {
+                let share = self.share_of(batch.tenant);
                 let class = WEIGHTS.iter().rposition(|lightest| *lightest <= share);
-                let waiting = count(waiting.batches().count());
-                if let Some(sum) = told.waiting_by_weight.get_mut(class.unwrap_or_default()) {
-                    *sum = sum.saturating_add(waiting);
+                if let Some(waiting) = told.by_weight.get_mut(class.unwrap_or_default()) {
+                    waiting.batches = waiting.batches.saturating_add(1);
+                    waiting.longest = waiting.longest.max(now.since(*since));
                 }
             }
             self.place_batches(*stage, queue, queues.stages.entry(*stage).or_default());
@@ -1036,19 +1054,19 @@ mod tests {
         let mut out = Vec::new();
         while let Some(turn) = dispatcher.next_turn(Stage::Upload, 1_000) {
             let (mut cost, mut files) = (0, 0);
-            if !dispatcher.takes(Stage::Upload, file(turn.batch, 0), size) {
+            if !dispatcher.takes(Stage::Upload, file(turn.batch, 0), Likeness::sized(size)) {
                 dispatcher.park(turn);
                 continue;
             }
             while files < turn.files && cost < turn.cost {
                 let next = file(turn.batch, *last + 1);
-                if !dispatcher.takes(Stage::Upload, next, size) {
+                if !dispatcher.takes(Stage::Upload, next, Likeness::sized(size)) {
                     break;
                 }
                 *last += 1;
                 let pair = (next, Token::FIRST);
-                cost += dispatcher.cost_of(Stage::Upload, pair.0, size);
-                dispatcher.enter(Stage::Upload, pair.0, pair.1, size, NOW);
+                cost += dispatcher.cost_of(Stage::Upload, pair.0, Likeness::sized(size));
+                dispatcher.enter(Stage::Upload, pair.0, pair.1, Likeness::sized(size), NOW);
                 files += 1;
                 out.push(pair);
             }
@@ -1064,17 +1082,35 @@ mod tests {
         let (large, small) = (batch(1, 1), batch(1, 2));
         let stage = Stage::Upload;
         for ordinal in 1..=EXPRESS_FILES {
-            dispatcher.enter(stage, file(large, ordinal), Token::FIRST, 1, NOW);
+            dispatcher.enter(
+                stage,
+                file(large, ordinal),
+                Token::FIRST,
+                Likeness::sized(1),
+                NOW,
+            );
             assert_eq!(dispatcher.lane(stage, large), Lane::Regular, "it is alone");
         }
         let other = batch(2, 9);
         for ordinal in 1..=2 * EXPRESS_FILES {
-            dispatcher.enter(stage, file(other, ordinal), Token::FIRST, 1, NOW);
+            dispatcher.enter(
+                stage,
+                file(other, ordinal),
+                Token::FIRST,
+                Likeness::sized(1),
+                NOW,
+            );
         }
         assert_eq!(dispatcher.lane(stage, large), Lane::Express);
-        dispatcher.enter(stage, file(large, EXPRESS_FILES + 1), Token::FIRST, 1, NOW);
+        dispatcher.enter(
+            stage,
+            file(large, EXPRESS_FILES + 1),
+            Token::FIRST,
+            Likeness::sized(1),
+            NOW,
+        );
         assert_eq!(dispatcher.lane(stage, large), Lane::Regular);
-        dispatcher.enter(stage, file(small, 1), Token::FIRST, 1, NOW);
+        dispatcher.enter(stage, file(small, 1), Token::FIRST, Likeness::sized(1), NOW);
         assert_eq!(dispatcher.lane(stage, small), Lane::Express);
         dispatcher.leave(file(large, 1), Token::FIRST);
         assert_eq!(dispatcher.lane(stage, large), Lane::Express);
@@ -1082,17 +1118,41 @@ mod tests {
         let (heavy, size) = (batch(1, 3), 1 << 20);
         for key in [heavy, other] {
             for _ in 0..50 {
-                dispatcher.enter(stage, file(key, 0), Token::FIRST, size, NOW);
-                dispatcher.took(file(key, 0), Token::FIRST, size, 1_500_000);
+                dispatcher.enter(
+                    stage,
+                    file(key, 0),
+                    Token::FIRST,
+                    Likeness::sized(size),
+                    NOW,
+                );
+                dispatcher.took(file(key, 0), Token::FIRST, Likeness::sized(size), 1_500_000);
                 dispatcher.leave(file(key, 0), Token::FIRST);
             }
         }
         for ordinal in 1_000..1_010 {
-            dispatcher.enter(stage, file(other, ordinal), Token::FIRST, size, NOW);
+            dispatcher.enter(
+                stage,
+                file(other, ordinal),
+                Token::FIRST,
+                Likeness::sized(size),
+                NOW,
+            );
         }
-        dispatcher.enter(stage, file(heavy, 1), Token::FIRST, size, NOW);
+        dispatcher.enter(
+            stage,
+            file(heavy, 1),
+            Token::FIRST,
+            Likeness::sized(size),
+            NOW,
+        );
         assert_eq!(dispatcher.lane(stage, heavy), Lane::Express);
-        dispatcher.enter(stage, file(heavy, 2), Token::FIRST, size, NOW);
+        dispatcher.enter(
+            stage,
+            file(heavy, 2),
+            Token::FIRST,
+            Likeness::sized(size),
+            NOW,
+        );
         assert_eq!(dispatcher.lane(stage, heavy), Lane::Regular);
     }
 
@@ -1104,8 +1164,8 @@ mod tests {
         let key = batch(1, 1);
         for _ in 0..200 {
             let pair = (file(key, 0), Token::FIRST);
-            dispatcher.enter(Stage::Upload, pair.0, pair.1, 1, NOW);
-            dispatcher.took(pair.0, pair.1, 1, 100_000);
+            dispatcher.enter(Stage::Upload, pair.0, pair.1, Likeness::sized(1), NOW);
+            dispatcher.took(pair.0, pair.1, Likeness::sized(1), 100_000);
             dispatcher.leave(pair.0, pair.1);
         }
         dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
@@ -1123,8 +1183,8 @@ mod tests {
         let (long, short) = (batch(1, 1), batch(2, 1));
         for _ in 0..200 {
             let pair = (file(long, 0), Token::FIRST);
-            dispatcher.enter(Stage::Upload, pair.0, pair.1, 1 << 20, NOW);
-            dispatcher.took(pair.0, pair.1, 1 << 20, 30_000_000);
+            dispatcher.enter(Stage::Upload, pair.0, pair.1, Likeness::sized(1 << 20), NOW);
+            dispatcher.took(pair.0, pair.1, Likeness::sized(1 << 20), 30_000_000);
             dispatcher.leave(pair.0, pair.1);
         }
         dispatcher.enqueue(waiting(long, NORMAL, NOW), NOW);
@@ -1147,8 +1207,8 @@ mod tests {
         let long = |tenant: u128| batch(tenant, 1);
         for tenant in 1..=10 {
             let pair = (file(long(tenant), 0), Token::FIRST);
-            dispatcher.enter(Stage::Upload, pair.0, pair.1, 1 << 20, NOW);
-            dispatcher.took(pair.0, pair.1, 1 << 20, MINUTE);
+            dispatcher.enter(Stage::Upload, pair.0, pair.1, Likeness::sized(1 << 20), NOW);
+            dispatcher.took(pair.0, pair.1, Likeness::sized(1 << 20), MINUTE);
             dispatcher.leave(pair.0, pair.1);
             dispatcher.enqueue(waiting(long(tenant), NORMAL, NOW), NOW);
         }
@@ -1160,13 +1220,13 @@ mod tests {
         dispatcher.enqueue(waiting(short, NORMAL, NOW), NOW);
         let turn = dispatcher.next_turn(Stage::Upload, 10).unwrap();
         assert_eq!(turn.batch, short);
-        assert!(dispatcher.takes(Stage::Upload, file(short, 1), 1));
+        assert!(dispatcher.takes(Stage::Upload, file(short, 1), Likeness::sized(1)));
         dispatcher.turn_taken(turn, 1, true);
         let mut turns: HashMap<TenantId, u32> = HashMap::new();
         for _ in 0..100 {
             let (done, token) = out.remove(0);
             *turns.entry(done.tenant).or_default() += 1;
-            dispatcher.took(done, token, 1 << 20, MINUTE);
+            dispatcher.took(done, token, Likeness::sized(1 << 20), MINUTE);
             dispatcher.leave(done, token);
             out.extend(fill(&mut dispatcher, &mut last, 1 << 20));
             assert_eq!(out.len(), 4);
@@ -1183,7 +1243,7 @@ mod tests {
     fn a_page_of_150_kb_is_long_work_for_a_model_before_anything_is_known_of_it() {
         let dispatcher = with_slots(4);
         let key = batch(1, 1);
-        let cost = |stage, size| dispatcher.cost_of(stage, file(key, 0), size);
+        let cost = |stage, size| dispatcher.cost_of(stage, file(key, 0), Likeness::sized(size));
         assert!(cost(Stage::Embeddings, 150_000) > LONG);
         assert!(cost(Stage::Embeddings, 2_000) < LONG / 10);
         assert!(cost(Stage::ExtractText, 150_000) < LONG / 10);
@@ -1223,18 +1283,24 @@ mod tests {
         let mut dispatcher = with_slots(2);
         let (out, ahead, own, behind) = (batch(1, 1), batch(2, 1), batch(3, 1), batch(4, 1));
         let enter = |dispatcher: &mut Dispatcher, key: BatchRef, ordinal| {
-            dispatcher.enter(Stage::Upload, file(key, ordinal), Token::FIRST, 1, NOW);
+            dispatcher.enter(
+                Stage::Upload,
+                file(key, ordinal),
+                Token::FIRST,
+                Likeness::sized(1),
+                NOW,
+            );
         };
         enter(&mut dispatcher, out, 0);
         for key in [ahead, own, behind, batch(3, 2), out] {
             dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
         }
-        let place = |dispatcher: &Dispatcher, key| dispatcher.queues().place(key);
+        let place = |dispatcher: &Dispatcher, key| dispatcher.queues(NOW).place(key);
         let (stage, first) = place(&dispatcher, own).unwrap();
         assert_eq!((stage, first.others, first.own), (Stage::Upload, 2, 0));
         // Nothing was learned of this stage yet.
         assert_eq!(first.about, None);
-        dispatcher.took(file(out, 0), Token::FIRST, 1, 60_000_000);
+        dispatcher.took(file(out, 0), Token::FIRST, Likeness::sized(1), 60_000_000);
         dispatcher.leave(file(out, 0), Token::FIRST);
         enter(&mut dispatcher, out, 1);
         // What is out takes a minute on two slots.
@@ -1255,7 +1321,7 @@ mod tests {
             let key = batch(number % 7, number);
             dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
         }
-        let queues = dispatcher.queues();
+        let queues = dispatcher.queues(NOW);
         let told = &queues.stages[&Stage::Upload];
         assert_eq!((told.waiting.len(), told.untold), (MOST_BATCHES, true));
         assert!(queues.has_files(Stage::Upload, batch(9, 9)));
@@ -1271,8 +1337,8 @@ mod tests {
             dispatcher.weigh(key.tenant, *share);
             for _ in 0..20 {
                 let pair = (file(key, 0), Token::FIRST);
-                dispatcher.enter(Stage::Upload, pair.0, pair.1, 1_000, NOW);
-                dispatcher.took(pair.0, pair.1, 1_000, tenants[number].1);
+                dispatcher.enter(Stage::Upload, pair.0, pair.1, Likeness::sized(1_000), NOW);
+                dispatcher.took(pair.0, pair.1, Likeness::sized(1_000), tenants[number].1);
                 dispatcher.leave(pair.0, pair.1);
             }
             dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
@@ -1296,7 +1362,7 @@ mod tests {
             let took = tenants[number].1;
             busy_until[slot] += took;
             got[number] += took;
-            dispatcher.took(file, token, 1_000, took);
+            dispatcher.took(file, token, Likeness::sized(1_000), took);
             dispatcher.leave(file, token);
         }
     }
@@ -1334,8 +1400,8 @@ mod tests {
                 let key = batch(number as u128, 1);
                 dispatcher.weigh(key.tenant, *share);
                 let pair = (file(key, 0), Token::FIRST);
-                dispatcher.enter(Stage::Upload, pair.0, pair.1, 1 << size, NOW);
-                dispatcher.took(pair.0, pair.1, 1 << size, 1 << size);
+                dispatcher.enter(Stage::Upload, pair.0, pair.1, Likeness::sized(1 << size), NOW);
+                dispatcher.took(pair.0, pair.1, Likeness::sized(1 << size), 1 << size);
                 dispatcher.leave(pair.0, pair.1);
                 dispatcher.enqueue(waiting(key, NORMAL, NOW), NOW);
             }
@@ -1348,7 +1414,7 @@ mod tests {
                 let out = out.unwrap_or_default();
                 prop_assert!(out.files >= 1);
                 let of_tenant = window * Cost::from(*share) / Cost::from(shares);
-                let one = dispatcher.cost_of(Stage::Upload, file(key, 1), 1 << 12);
+                let one = dispatcher.cost_of(Stage::Upload, file(key, 1), Likeness::sized(1 << 12));
                 prop_assert!(out.cost <= of_tenant + one, "{} of {of_tenant} and {one}", out.cost);
             }
         }
@@ -1366,7 +1432,7 @@ mod tests {
             for (step, ordinal, token) in steps {
                 let pair = (file(key, ordinal), Token::new(token));
                 if let Some(stage) = stages.get(step) {
-                    dispatcher.enter(*stage, pair.0, pair.1, 1, NOW);
+                    dispatcher.enter(*stage, pair.0, pair.1, Likeness::sized(1), NOW);
                     model.insert(pair, *stage);
                 } else {
                     dispatcher.leave(pair.0, pair.1);

@@ -257,6 +257,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::likeness::Likeness;
     use crate::store::results::Used;
     use crate::store::time::Micros;
     use crate::store::work::WorkRow;
@@ -290,7 +291,7 @@ mod tests {
             stage,
             token: Token::new(token),
             dispatched_at: Some(Micros(1)),
-            ..WorkRow::pending(file(), 0, 1, Micros(1))
+            ..WorkRow::pending(file(), 0, Likeness::sized(1), Micros(1))
         };
         let stages = StageSet::default();
         Arc::new(Granted {

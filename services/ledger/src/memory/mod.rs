@@ -101,7 +101,7 @@ impl Memory {
             if planted!(CountsFromZero) {
                 break;
             }
-            dispatcher.enter(row.stage, row.file, row.token, row.size, read.now);
+            dispatcher.enter(row.stage, row.file, row.token, row.likeness(), read.now);
             dispatcher.remember(row);
         }
         for waiting in read.waiting {

@@ -35,8 +35,16 @@ pub(crate) struct StageQueues {
     pub(crate) window: Option<Cost>,
     /// Bytes of the largest files of a class, and what such files lately took.
     pub(crate) costs: Vec<(u64, Cost)>,
-    /// Batches that wait, by the weight of their tenants.
-    pub(crate) waiting_by_weight: [u32; WEIGHTS.len()],
+    /// Those that wait, by the weight of their tenants.
+    pub(crate) by_weight: [WaitingBatches; WEIGHTS.len()],
+}
+
+/// Batches that wait for a turn at a stage.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WaitingBatches {
+    pub(crate) batches: u32,
+    /// For how long the one that has waited longest has had none.
+    pub(crate) longest: Duration,
 }
 
 /// Classes of tenants: those of the usual weight, those of some more, and the heaviest; the lightest of each.

@@ -26,6 +26,8 @@ pub(crate) struct Stages {
 struct Inner {
     rows: BTreeMap<Stage, StageRow>,
     processes: BTreeMap<(Stage, Uuid), Process>,
+    /// Processes that were known and live no more, until somebody takes note; no more than there may be.
+    gone: Vec<(Stage, Uuid)>,
     /// Since when they are listened to, and when one of each stage was heard of.
     listens: Option<(Instant, SystemTime)>,
     heard: BTreeMap<Stage, SystemTime>,
@@ -44,6 +46,23 @@ struct Process {
 pub(crate) struct Crewed {
     pub(crate) processes: u32,
     pub(crate) slots: u32,
+}
+
+impl Inner {
+    fn forget_silent(&mut self, now: Instant) {
+        let silent = self
+            .processes
+            .extract_if(.., |_, process| process.until <= now);
+        for (process, _) in silent.collect::<Vec<_>>() {
+            self.lose(process);
+        }
+    }
+
+    fn lose(&mut self, process: (Stage, Uuid)) {
+        if self.gone.len() < MOST_PROCESSES {
+            self.gone.push(process);
+        }
+    }
 }
 
 impl Stages {
@@ -84,7 +103,7 @@ impl Stages {
     /// A process lives; what is set for its stage.
     pub(crate) fn attend(&self, stage: Stage, process: Uuid, slots: u32, now: Instant) -> StageRow {
         let mut inner = self.lock();
-        inner.processes.retain(|_, process| process.until > now);
+        inner.forget_silent(now);
         let known = inner.processes.contains_key(&(stage, process));
         if known || inner.processes.len() < MOST_PROCESSES {
             let until = now + ALIVE_FOR;
@@ -99,7 +118,17 @@ impl Stages {
 
     /// A process ends.
     pub(crate) fn leave(&self, stage: Stage, process: Uuid) {
-        self.lock().processes.remove(&(stage, process));
+        let mut inner = self.lock();
+        if inner.processes.remove(&(stage, process)).is_some() {
+            inner.lose((stage, process));
+        }
+    }
+
+    /// The processes that have ended or fallen silent since this was last asked.
+    pub(crate) fn take_gone(&self, now: Instant) -> Vec<(Stage, Uuid)> {
+        let mut inner = self.lock();
+        inner.forget_silent(now);
+        std::mem::take(&mut inner.gone)
     }
 
     /// The processes of a stage that live.
@@ -165,6 +194,11 @@ mod tests {
         stages.leave(STAGE, process(1));
         assert_eq!(stages.deserted(STAGE, later), None);
         assert!(stages.deserted(STAGE, later + ALIVE_FOR).is_some());
+        // Each is told once, whether it said so or not.
+        assert_eq!(stages.take_gone(later), [(STAGE, process(1))]);
+        let silent = stages.take_gone(later + ALIVE_FOR);
+        assert_eq!(silent, [(Stage::Upload, process(3)), (STAGE, process(2))]);
+        assert_eq!(stages.take_gone(later + ALIVE_FOR), []);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::database::{Database, Shared};
 use super::ledger::SimLedger;
+use crate::likeness::Likeness;
 use crate::memory::costs::Cost;
 use crate::settings::LedgerSettings;
 use crate::store::tenants::TenantRow;
@@ -107,8 +108,8 @@ impl Contention {
         dispatcher.hear(STAGE, PROCESS, slots, database.now);
         for tenant in tenants.iter().cycle().take(tenants.len() * LEARNT) {
             let (file, token) = (tenant.batch.file(FILES), Token::FIRST);
-            dispatcher.enter(STAGE, file, token, SIZE, database.now);
-            dispatcher.took(file, token, SIZE, tenant.takes);
+            dispatcher.enter(STAGE, file, token, Likeness::sized(SIZE), database.now);
+            dispatcher.took(file, token, Likeness::sized(SIZE), tenant.takes);
             dispatcher.leave(file, token);
         }
         Self {

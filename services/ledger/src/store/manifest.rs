@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use super::page::Page;
 use super::time::Micros;
 use super::{Session, batch_key_of, damaged, file_of, signed, u32_of, u64_of};
+use crate::likeness::{FileKind, Likeness};
 
 /// One row of `folders`.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,16 @@ pub(crate) struct FileRow {
     pub(crate) created_at: Micros,
     /// The id of the upload token that it was added with.
     pub(crate) added_by: Option<String>,
+}
+
+impl FileRow {
+    /// What is known of it before anybody has looked into it.
+    pub(crate) fn likeness(&self) -> Likeness {
+        Likeness {
+            kind: FileKind::of_name(&self.name),
+            size: self.size,
+        }
+    }
 }
 
 const FOLDER_COLUMNS: &str =

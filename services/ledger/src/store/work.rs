@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use super::page::Page;
 use super::time::Micros;
 use super::{Session, batch_key_of, code_of, damaged, file_of, signed, u32_of, u64_of};
+use crate::likeness::{FileKind, Likeness};
 
 /// One row of `file_work`.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,11 +31,12 @@ pub(crate) struct WorkRow {
     pub(crate) reason: Option<Reason>,
     pub(crate) folder: u32,
     pub(crate) size: u64,
+    pub(crate) kind: FileKind,
 }
 
 pub(crate) const COLUMNS: &str = "w.tenant_id, w.batch_id, w.ordinal, w.state, w.stage, w.token, w.generation, w.fails, w.kills, \
     w.target, w.etag, w.wait_stage, w.ready_at, w.dispatched_at, w.lease_until, w.changed_at, w.outcome, w.reason, \
-    w.folder, w.size";
+    w.folder, w.size, w.kind";
 
 /// The join of a page `u` with the primary key. The sums keep the planner from any other path.
 pub(crate) const BY_KEY: &str = "w.tenant_id = u.t AND w.batch_id = u.b AND w.ordinal = u.o";
@@ -50,7 +52,7 @@ impl WorkRow {
     }
 
     /// The row of a file that enters the manifest.
-    pub(crate) fn pending(file: FileRef, folder: u32, size: u64, now: Micros) -> Self {
+    pub(crate) fn pending(file: FileRef, folder: u32, like: Likeness, now: Micros) -> Self {
         Self {
             file,
             state: FileState::Pending,
@@ -69,7 +71,16 @@ impl WorkRow {
             outcome: None,
             reason: None,
             folder,
-            size,
+            size: like.size,
+            kind: like.kind,
+        }
+    }
+
+    /// What is known of it before it is worked on.
+    pub(crate) fn likeness(&self) -> Likeness {
+        Likeness {
+            kind: self.kind,
+            size: self.size,
         }
     }
 
@@ -116,6 +127,7 @@ impl WorkRow {
             },
             folder: u32_of(row, "folder")?,
             size: u64_of(row, "size")?,
+            kind: FileKind::from_number(u32_of(row, "kind")?),
         })
     }
 
@@ -230,12 +242,13 @@ pub(crate) async fn insert<C: ConnectionTrait>(
         .numbers("token", rows.iter().map(|row| signed(row.token.get())))
         .numbers("at", rows.iter().map(|row| row.changed_at.0))
         .numbers("folder", rows.iter().map(|row| i64::from(row.folder)))
-        .numbers("size", rows.iter().map(|row| signed(row.size)));
+        .numbers("size", rows.iter().map(|row| signed(row.size)))
+        .numbers("kind", rows.iter().map(|row| i64::from(row.kind.number())));
     let (page, values) = page.alike_once().bind(session.dialect, 1);
     let sql = format!(
         "WITH {page} INSERT INTO file_work (tenant_id, batch_id, ordinal, state, stage, token, generation, fails, \
-         kills, target, changed_at, outcome, reason, folder, size) \
-         SELECT u.t, u.b, u.o, u.state, u.stage, u.token, 1, 0, 0, 1, u.at, 0, 0, u.folder, u.size FROM u"
+         kills, target, changed_at, outcome, reason, folder, size, kind) \
+         SELECT u.t, u.b, u.o, u.state, u.stage, u.token, 1, 0, 0, 1, u.at, 0, 0, u.folder, u.size, u.kind FROM u"
     );
     session.execute(sql, values).await?;
     Ok(())

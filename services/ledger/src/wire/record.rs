@@ -119,6 +119,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::likeness::Likeness;
     use crate::store::results::Used;
     use crate::store::time::Micros;
     use crate::store::work::WorkRow;
@@ -132,7 +133,7 @@ mod tests {
 
     fn view() -> FileView {
         FileView {
-            work: WorkRow::pending(file(), 0, 7, AT),
+            work: WorkRow::pending(file(), 0, Likeness::sized(7), AT),
             path: "in/report.pdf".to_owned(),
             declared_sha256: None,
             metadata: Some(r#"{"author":"Ana"}"#.to_owned()),

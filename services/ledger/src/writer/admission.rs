@@ -110,11 +110,11 @@ impl Group<'_> {
             }
             let file = row.file;
             let dispatcher = &self.memory.dispatcher;
-            if !dispatcher.takes(turn.stage, file, row.size) {
+            if !dispatcher.takes(turn.stage, file, row.likeness()) {
                 passed_over += 1;
                 continue;
             }
-            let cost = dispatcher.cost_of(turn.stage, file, row.size);
+            let cost = dispatcher.cost_of(turn.stage, file, row.likeness());
             taken.cost = taken.cost.saturating_add(cost);
             taken.files += 1;
             self.rows.take_in(row);

@@ -213,7 +213,7 @@ impl Group<'_> {
     /// admission.
     pub(super) fn make_ready(&mut self, file: FileRef, ready_at: Micros) -> Result<(), GroupError> {
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;
-        let (stage, size) = (row.stage, row.size);
+        let (stage, like) = (row.stage, row.likeness());
         let goes_out = ready_at <= self.now
             && self.rows.may_go_out(file.batch_ref())
             && !self.memory.dispatcher.anyone_waits(stage)
@@ -221,7 +221,7 @@ impl Group<'_> {
             && self
                 .memory
                 .dispatcher
-                .takes_before_others(stage, file, size);
+                .takes_before_others(stage, file, like);
         if goes_out {
             return self.dispatch(file);
         }
@@ -262,10 +262,10 @@ impl Group<'_> {
     fn send(&mut self, file: FileRef) -> Result<(), GroupError> {
         let row = self.rows.file_mut(file)?;
         row.dispatched_at = Some(self.now);
-        let (stage, token, size) = (row.stage, row.token, row.size);
+        let (stage, token, like) = (row.stage, row.token, row.likeness());
         let dispatcher = &mut self.memory.dispatcher;
         if !planted!(PlaceNotTaken) {
-            dispatcher.enter(stage, file, token, size, self.now);
+            dispatcher.enter(stage, file, token, like, self.now);
         }
         let lane = dispatcher.lane(stage, file.batch_ref());
         self.outgoing.entered.push((file, token));
@@ -284,7 +284,7 @@ impl Group<'_> {
             expected: self
                 .memory
                 .dispatcher
-                .cost_of(row.stage, row.file, row.size),
+                .cost_of(row.stage, row.file, row.likeness()),
         })
     }
 

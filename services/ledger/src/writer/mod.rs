@@ -251,7 +251,7 @@ impl Writer {
     }
 
     /// Tells the reconciler which pairs have been out for long.
-    fn offer_old_pairs(&self) {
+    fn offer_old_pairs(&mut self) {
         let Some(now) = self.memory.clock.now() else {
             return;
         };
@@ -261,7 +261,10 @@ impl Writer {
             .dispatcher
             .out_since_before(before, RECONCILE_PAGE);
         self.outstanding.send_replace(old);
-        let queues = self.memory.dispatcher.queues();
+        for (stage, process) in self.memory.stages.take_gone(Instant::now()) {
+            self.memory.dispatcher.lose(stage, process);
+        }
+        let queues = self.memory.dispatcher.queues(now);
         self.measure(&queues);
         self.memory.stages.show(queues);
         for stage in Stage::ALL {
@@ -287,9 +290,15 @@ impl Writer {
                 .set(shown(queue.out_cost));
             let window = queue.window.unwrap_or_default();
             metrics.window_time.with(name).set(shown(window));
-            for (weight, waiting) in WEIGHT_NAMES.iter().zip(queue.waiting_by_weight) {
+            for (weight, waiting) in WEIGHT_NAMES.iter().zip(queue.by_weight) {
                 let labels = [stage.name(), *weight];
-                metrics.waiting_batches.with(labels).set(waiting.into());
+                let longest = waiting.longest.as_secs();
+                metrics
+                    .waiting_batches
+                    .with(labels)
+                    .set(waiting.batches.into());
+                let longest = i64::try_from(longest).unwrap_or(i64::MAX);
+                metrics.longest_wait.with(labels).set(longest);
             }
         }
     }

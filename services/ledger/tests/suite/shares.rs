@@ -12,6 +12,8 @@ use caudal_proto::v1::{
     TenantLimits, UpdateBatchRequest, Uploaded,
 };
 use caudal_streams::Reader;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::support::{TestLedger, file, request_id, uploaded, version};
@@ -208,6 +210,73 @@ async fn a_tenant_has_as_many_files_out_as_its_limit_and_the_others_wait(databas
     assert_eq!(ledger.out(of_free).await, 20);
 }
 
+/// What `/metrics` of a ledger say, by name and labels.
+async fn metrics_of(ledger: &TestLedger) -> HashMap<String, f64> {
+    let address = ledger.address();
+    let host = address.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    let lines = page.lines().filter(|line| line.starts_with("caudal_"));
+    let values = lines.filter_map(|line| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    });
+    values.collect()
+}
+
+async fn metrics_say_what_is_out_what_waits_for_how_long_and_what_work_took(database: Database) {
+    let ledger = narrow(database).await;
+    let heavy = ledger.another_tenant().await;
+    ledger.set_weight(heavy, 4).await;
+    for tenant in [ledger.tenant, heavy] {
+        ledger.full_batch(tenant, Priority::Unspecified).await;
+    }
+    let done = 9;
+    let mut reader = ledger.reader(STAGE);
+    ledger.work_off(&mut reader, done).await;
+    let of_stage = |metrics: &HashMap<String, f64>, name: &str, weight: &str| {
+        let weight = match weight {
+            "" => String::new(),
+            weight => format!(",weight={weight:?}"),
+        };
+        let labels = format!("service=\"ledger\",stage=\"upload\"{weight}");
+        metrics.get(&format!("caudal_{name}{{{labels}}}")).copied()
+    };
+    // Both wait for ever from here on; gauges are drawn once a second.
+    let told = async || {
+        let metrics = metrics_of(&ledger).await;
+        let waited = |weight| of_stage(&metrics, "longest_wait_seconds", weight).unwrap_or(0.0);
+        (waited("1") >= 2.0 && waited("2-9") >= 2.0).then_some(metrics)
+    };
+    let metrics = until("that it is told for how long they wait", PATIENCE, told).await;
+    let metrics = metrics.unwrap();
+    let one = |name: &str| of_stage(&metrics, name, "").unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!(of_stage(&metrics, "waiting_batches", "1"), Some(1.0));
+    assert_eq!(of_stage(&metrics, "waiting_batches", "2-9"), Some(1.0));
+    assert_eq!(of_stage(&metrics, "waiting_batches", "10-100"), Some(0.0));
+    assert_eq!(one("window_files"), 2.0);
+    assert_eq!(one("outstanding_files"), 2.0);
+    // The last read may have found two files.
+    let ended = one("admissions_total") - one("outstanding_files");
+    assert!((9.0..=10.0).contains(&ended), "{ended} have come back");
+    assert_eq!(
+        one("taken_microseconds_total"),
+        ended * TOOK.as_micros() as f64
+    );
+    let (expected, missed) = (
+        one("expected_microseconds_total"),
+        one("missed_microseconds_total"),
+    );
+    // The first were expected to take far less.
+    assert!(expected > 0.0 && missed > 0.0, "{expected} and {missed}");
+    assert!(expected + missed >= one("taken_microseconds_total"));
+    assert_eq!(one("window_microseconds"), 2_000_000.0);
+    assert!(one("outstanding_microseconds") > 0.0);
+}
+
 async fn a_tenant_of_twice_the_weight_gets_twice_as_much_as_soon_as_it_is_set(database: Database) {
     let ledger = narrow(database).await;
     let (one, other) = (ledger.tenant, ledger.another_tenant().await);
@@ -254,4 +323,5 @@ on_each_database![
     a_tenant_has_as_many_files_out_as_its_limit_and_the_others_wait,
     a_tenant_of_twice_the_weight_gets_twice_as_much_as_soon_as_it_is_set,
     a_batchs_priority_moves_its_share_of_its_tenants_as_soon_as_it_is_set,
+    metrics_say_what_is_out_what_waits_for_how_long_and_what_work_took,
 ];

@@ -495,7 +495,7 @@ impl Group<'_> {
             self.rows.count_new_file(file.file, file.folder)?;
         }
         let pending =
-            |file: &FileRow| WorkRow::pending(file.file, file.folder, file.size, self.now);
+            |file: &FileRow| WorkRow::pending(file.file, file.folder, file.likeness(), self.now);
         let rows: Vec<WorkRow> = plan.new_files.iter().map(pending).collect();
         let mut already_held = Vec::new();
         for ((new, row), position) in plan.new_files.iter().zip(&rows).zip(&plan.positions) {

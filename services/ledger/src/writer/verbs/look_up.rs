@@ -75,6 +75,7 @@ mod tests {
     use caudal_domain::Token;
 
     use super::*;
+    use crate::likeness::Likeness;
     use crate::writer::trial::Trial;
 
     // Protocol 2.3: drops those that moved on; else one lost place is lost for ever.
@@ -89,7 +90,7 @@ mod tests {
         trial
             .memory
             .dispatcher
-            .enter(Stage::Upload, old.0, old.1, 1, now);
+            .enter(Stage::Upload, old.0, old.1, Likeness::sized(1), now);
         assert_eq!(trial.places(Stage::Upload), 3);
         let before = trial.everything();
         let held = vec![old, held[0], held[1]];

@@ -162,8 +162,8 @@ impl Group<'_> {
     /// What the file was expected to take is settled with what it took.
     fn settle_cost(&mut self, file: FileRef, token: Token, took: Cost) -> Result<(), GroupError> {
         let row = self.rows.file(file).ok_or(GroupError::Stale)?;
-        let (stage, size) = (row.stage, row.size);
-        let Some(expected) = self.memory.dispatcher.took(file, token, size, took) else {
+        let (stage, like) = (row.stage, row.likeness());
+        let Some(expected) = self.memory.dispatcher.took(file, token, like, took) else {
             return Ok(());
         };
         let metrics = &self.memory.metrics;
@@ -320,6 +320,7 @@ mod tests {
     use super::*;
     use crate::writer::trial::{SIZE, Trial, bad, content_of, good, version};
     use crate::writer::verbs::release::Release;
+    use crate::writer::verbs::renew::Renew;
     use crate::writer::verbs::repair::{KillCause, Repair};
 
     // Protocol 6.2, 6.3: RECORDED when the file has a result under this token, because the answer had been lost.
@@ -364,7 +365,14 @@ mod tests {
         let late = |file| trial.reporting(file, Ok(good(Stage::Upload, content_of(file))));
         let reports: Vec<Report> = files.iter().copied().map(late).collect();
         let held = trial.held(&files);
-        let kill = vec![(files[0], held[0].1, KillCause::NeverRenewed)];
+        let begun = vec![held[0]];
+        let renew = Renew {
+            held: begun.clone(),
+            begun,
+        };
+        trial.ask(renew).unwrap();
+        trial.pass(trial.memory.settings.lease + Duration::from_micros(1));
+        let kill = vec![(files[0], held[0].1, KillCause::LeaseExpired)];
         trial
             .ask(Repair {
                 kill,
