@@ -126,7 +126,6 @@ impl EmbeddingsStage {
             text: text.to_owned(),
             model: self.model().to_owned(),
             pooling: self.provider.pooling(),
-            norm: self.provider.norm(),
             version: self.version().key_string(),
         }
     }

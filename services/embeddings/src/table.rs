@@ -22,8 +22,6 @@ pub(crate) struct About {
     pub(crate) model: String,
     /// How the vectors of a chunk's tokens became one.
     pub(crate) pooling: &'static str,
-    /// Which norm of each vector is 1.
-    pub(crate) norm: &'static str,
     /// The version of the stage: the same text would have other rows under another one.
     pub(crate) version: String,
 }
@@ -34,6 +32,8 @@ pub(crate) struct ChunkTable {
     /// None before the first row: the length of vectors is part of the schema.
     file: Option<FileWriter<Vec<u8>>>,
     dimensions: usize,
+    /// Which norm of each vector is 1, by those of the first rows.
+    norm: &'static str,
     rows: usize,
 }
 
@@ -60,6 +60,7 @@ impl ChunkTable {
             about,
             file: None,
             dimensions: 0,
+            norm: "none",
             rows: 0,
         }
     }
@@ -80,6 +81,7 @@ impl ChunkTable {
         };
         if self.file.is_none() {
             self.dimensions = first.len();
+            self.norm = VectorColumn::norm_of(vectors);
             let schema = self.schema()?;
             self.file = Some(FileWriter::try_new(Vec::new(), &schema)?);
         }
@@ -126,7 +128,7 @@ impl ChunkTable {
             ("text", about.text.as_str()),
             ("model", about.model.as_str()),
             ("pooling", about.pooling),
-            ("norm", about.norm),
+            ("norm", self.norm),
             ("version", about.version.as_str()),
         ];
         Ok(Schema::new_with_metadata(fields, metadata))

@@ -16,7 +16,6 @@ fn about() -> About {
         text: "text.txt".to_owned(),
         model: "all-minilm-l6-v2".to_owned(),
         pooling: "mean",
-        norm: "l2",
         version: "embeddings/9/all-minilm-l6-v2/".to_owned(),
     }
 }

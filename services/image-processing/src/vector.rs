@@ -11,9 +11,6 @@ use caudal_providers::VectorColumn;
 /// What an Arrow IPC file is registered as.
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.apache.arrow.file";
 
-/// Which norm a provider's vectors have: it does not say.
-const NORM: &str = "unknown";
-
 /// The file.
 pub(crate) fn table(
     vector: Vec<f32>,
@@ -22,15 +19,15 @@ pub(crate) fn table(
     version: &str,
 ) -> Result<Bytes, ArrowError> {
     let column = VectorColumn::of(vector.len())?;
-    let side = side.to_string();
+    let (side, vectors) = (side.to_string(), [vector]);
     let metadata = [
         ("model", model),
-        ("norm", NORM),
+        ("norm", VectorColumn::norm_of(&vectors)),
         ("side", side.as_str()),
         ("version", version),
     ];
     let schema = Arc::new(Schema::new_with_metadata(vec![column.field()], metadata));
-    let row = RecordBatch::try_new(Arc::clone(&schema), vec![column.values(&[vector])?])?;
+    let row = RecordBatch::try_new(Arc::clone(&schema), vec![column.values(&vectors)?])?;
     let mut file = FileWriter::try_new(Vec::new(), &schema)?;
     file.write(&row)?;
     Ok(Bytes::from(file.into_inner()?))

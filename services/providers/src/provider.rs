@@ -131,15 +131,6 @@ impl EmbeddingProvider {
         }
     }
 
-    /// Which norm of each vector is 1.
-    pub fn norm(&self) -> &'static str {
-        match self {
-            Self::Local(_) => "l2",
-            Self::OpenAi(_) => "unknown",
-            Self::Unavailable { .. } => "none",
-        }
-    }
-
     /// The length of a vector, where it is known beforehand.
     pub fn dimensions(&self) -> Option<usize> {
         match self {

@@ -140,12 +140,13 @@ impl Ledger {
         })
     }
 
-    /// What stages that a batch asked for wait for: as their processes told, and that there is none where files of it wait.
+    /// What stages wait for that files of a batch are at, as their processes told, and that there is none; and which stages
+    /// that it asked for are paused.
     pub(super) fn waits_of(&self, batch: BatchRef, asked_for: StageSet) -> Vec<v1::Wait> {
         let now = Instant::now();
         let queues = self.stages.queues();
         let told = self.waits.now(now).into_iter();
-        let told = told.filter(|wait| asked_for.contains(wait.stage));
+        let told = told.filter(|wait| queues.has_files(wait.stage, batch));
         let told = told.map(|wait| wire::wait(&wait));
         let stages = Stage::ALL.into_iter();
         let of_stages = stages.filter(|stage| asked_for.contains(*stage));
