@@ -1,6 +1,7 @@
 //! What is answered while the object store does not do its part. That is a state of the installation which every call meets,
 //! so the log says it once a minute.
 
+use std::fmt::Display;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ pub(crate) const STORE_FULL: &str = "STORE_FULL";
 static SAID_UNSIGNED: LazyLock<Rarely> = LazyLock::new(Rarely::default);
 static SAID_UNASKED: LazyLock<Rarely> = LazyLock::new(Rarely::default);
 static SAID_UNTAKEN: LazyLock<Rarely> = LazyLock::new(Rarely::default);
+static SAID_UNFREED: LazyLock<Rarely> = LazyLock::new(Rarely::default);
 
 pub(crate) fn not_signed(error: &ObjectError) -> Refusal {
     if let Some(times) = SAID_UNSIGNED.next() {
@@ -51,6 +53,13 @@ pub(crate) fn not_taken(error: &ObjectError) -> Refusal {
         "the object store does not answer at the moment",
         TRY_AGAIN_AFTER,
     )
+}
+
+/// What an upload leaves behind could not be freed: it is tried again when the upload is due.
+pub(crate) fn freed_later(error: &dyn Display) {
+    if let Some(times) = SAID_UNFREED.next() {
+        tracing::warn!(%error, times, "what uploads leave behind is freed when they are due");
+    }
 }
 
 #[cfg(test)]
@@ -101,9 +110,10 @@ mod tests {
                 for refusal in [not_asked(&away), not_taken(&away), not_signed(&away)] {
                     assert_eq!(refusal.retry_after, Some(TRY_AGAIN_AFTER), "{refusal:?}");
                 }
+                freed_later(&away);
             }
         });
-        assert_eq!(counted.load(Ordering::Relaxed), 3);
+        assert_eq!(counted.load(Ordering::Relaxed), 4);
     }
 
     #[test]

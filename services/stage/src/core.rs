@@ -55,6 +55,7 @@ pub(crate) struct Core {
     lease_ms: AtomicU64,
     last_error: Mutex<String>,
     said_unanswered: Rarely,
+    pub(crate) said_unfreed: Rarely,
 }
 
 /// What a [`Core`] is made of.
@@ -100,6 +101,7 @@ impl Core {
             lease_ms: AtomicU64::new(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX)),
             last_error: Mutex::default(),
             said_unanswered: Rarely::default(),
+            said_unfreed: Rarely::default(),
         }
     }
 
