@@ -10,6 +10,7 @@ mod fold;
 mod ledger;
 mod live;
 mod metrics_page;
+mod no_store;
 mod oversize;
 mod page;
 mod parts;

@@ -11,7 +11,7 @@ use caudal_domain::{
 };
 use caudal_node::metrics::{Gauge, Registry};
 use caudal_node::scope::Scope;
-use caudal_objects::{Head, MultipartCall, ObjectError, ObjectStore, Presigned, bare_etag};
+use caudal_objects::{Head, MultipartCall, ObjectStore, Presigned, bare_etag};
 use caudal_proto::mesh::v1 as mesh;
 use caudal_proto::status::{status_parts, to_status};
 use caudal_proto::v1;
@@ -26,6 +26,7 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 use crate::ledger::{Ledger, passed_on};
+use crate::no_store::{not_asked, not_signed};
 use crate::parts::{self, Joined, join, may_go_in_parts, next_parts};
 
 /// Questions to the store at once for one page of confirmations.
@@ -38,7 +39,6 @@ const MAX_UPLOAD_ID_BYTES: usize = 1024;
 /// The store is asked whether it verifies checksums after so long again, and then ever later.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const ASKED_AGAIN_AFTER_AT_MOST: Duration = Duration::from_secs(60);
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Issues targets and takes confirmations.
 #[derive(Clone)]
@@ -656,19 +656,6 @@ fn headers_of(headers: Vec<(String, String)>) -> Vec<v1::Header> {
         value,
     });
     spelled.collect()
-}
-
-fn not_signed(error: &ObjectError) -> Refusal {
-    tracing::error!(%error, "an upload could not be presigned");
-    Refusal::unavailable("the upload cannot be signed at the moment", TRY_AGAIN_AFTER)
-}
-
-fn not_asked(error: &ObjectError) -> Refusal {
-    tracing::warn!(%error, "the store could not be asked");
-    Refusal::unavailable(
-        "the object store cannot be asked at the moment",
-        TRY_AGAIN_AFTER,
-    )
 }
 
 /// What the store says of one confirmation.

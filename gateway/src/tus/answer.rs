@@ -5,6 +5,8 @@ use caudal_proto::status::from_status;
 use http::{HeaderValue, StatusCode, header};
 use tonic::{Code, Status};
 
+use crate::no_store::STORE_FULL;
+
 /// The tus protocol's own status, of a body with another checksum than it was said to have.
 const CHECKSUM_MISMATCH: u16 = 460;
 
@@ -32,6 +34,7 @@ fn http_status(code: Code, reason: &str, may_come_again: bool) -> StatusCode {
         (_, "CHECKSUM_MISMATCH") => {
             StatusCode::from_u16(CHECKSUM_MISMATCH).unwrap_or(StatusCode::BAD_REQUEST)
         }
+        (_, STORE_FULL) => StatusCode::INSUFFICIENT_STORAGE,
         (_, "TUS_VERSION") => StatusCode::PRECONDITION_FAILED,
         (_, "NO_OFFSET_STREAM") => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         (_, "UPLOAD_TOO_LARGE") => StatusCode::PAYLOAD_TOO_LARGE,
@@ -82,6 +85,10 @@ mod tests {
             (Refusal::aborted("CHECKSUM_MISMATCH", "other bytes"), 460),
             (Refusal::internal(), 500),
             (Refusal::unavailable("not now", second), 503),
+            (
+                Refusal::unavailable("no room", second).with_reason(STORE_FULL),
+                507,
+            ),
         ];
         for (refusal, code) in cases {
             let has_time = refusal.retry_after.is_some();

@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::Tus;
 use super::record::Record;
+use crate::no_store::freed_later;
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(5);
@@ -38,7 +39,7 @@ impl Tus {
             if let Err(status) = self.look_after(&record).await
                 && from_status(&status).reason != "UPLOAD_LOCKED"
             {
-                tracing::warn!(upload = %record.id, error = %status, "an upload that is due is looked after later");
+                freed_later(&status);
             }
         }
         Ok(())

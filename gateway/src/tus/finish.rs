@@ -17,6 +17,7 @@ use super::receive::{chained, store_trouble};
 use super::record::{Held, Record};
 use super::request_id;
 use crate::ledger::passed_on;
+use crate::no_store::freed_later;
 use crate::uploads::not_waited_for;
 
 impl Tus {
@@ -42,7 +43,7 @@ impl Tus {
             return Ok(held.record);
         }
         if let Err(error) = self.receiver.free(&held.record).await {
-            tracing::warn!(%error, "what an upload leaves in the store is freed when its record ends");
+            freed_later(&error);
         }
         Ok(held.record)
     }
@@ -202,7 +203,7 @@ impl Tus {
             Err(status) => Err(status),
         };
         if let Err(status) = freed {
-            tracing::warn!(error = %status, "an upload is not forgotten yet: it is tried again when it expires");
+            freed_later(&status);
             held.let_go().await;
         }
     }

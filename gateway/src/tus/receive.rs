@@ -17,6 +17,7 @@ use tonic::Status;
 use super::budget::{Budget, Share};
 use super::headers::Checksum;
 use super::record::{Held, Progress, Record};
+use crate::no_store::not_taken;
 
 /// A client that sends nothing for so long has gone: the upload is free for the next request.
 const IDLE: Duration = Duration::from_secs(30);
@@ -39,11 +40,7 @@ struct Buffer {
 }
 
 pub(super) fn store_trouble(error: &ObjectError) -> Status {
-    tracing::warn!(%error, "the store did not take bytes of an upload");
-    to_status(&Refusal::unavailable(
-        "the object store does not answer at the moment",
-        TRY_AGAIN_AFTER,
-    ))
+    to_status(&not_taken(error))
 }
 
 /// The digest over ETags of parts, with one more.

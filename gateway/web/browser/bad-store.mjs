@@ -1,5 +1,5 @@
 // Drops a folder while the store refuses, is slow and cuts requests off, and waits until every file has ended: the page shows
-// each, as arrived or as failed with its reason.
+// each, and none has failed.
 //   CAUDAL_DROP_FOLDER=… node browser/bad-store.mjs, with the environment of chromium.mjs.
 import assert from "node:assert/strict";
 import { collectRows, contentsOf, drop, dropCard, inChromium, openStart, untilEnded } from "./chromium.mjs";
@@ -17,9 +17,6 @@ await inChromium(async (page) => {
   await untilEnded(page);
   const { files } = await collectRows(page);
   assert.deepEqual([...files.keys()].sort(), expected.files.sort());
-  const failed = [...files].filter(([, state]) => state === "Failed").length;
-  for (const [path, state] of files) assert.match(state, /^(Complete|Partly|Kept|Failed)$/, path);
-  const reasons = await page.locator("[data-needs] [data-reason]").count();
-  assert.equal(failed > 0, reasons > 0, "what failed says why");
-  console.log(`${files.size} files ended, ${failed} of them failed with a reason`);
+  for (const [path, state] of files) assert.match(state, /^(Complete|Partly|Kept)$/, path);
+  console.log(`${files.size} files ended`);
 }, OF_REQUESTS);

@@ -51,4 +51,7 @@ impl Handler for ExtractText {
             ..Done::default()
         })
     }
+    async fn probe_parser_host(&self) -> Result<(), Failure> {
+        self.sandbox.probe().await
+    }
 }

@@ -159,7 +159,7 @@ impl ExtractText {
         tokio::task::spawn_blocking(move || plain::read(std::fs::File::open(input)?, bound))
             .await
             .map_err(|error| Failure::new(Reason::Internal, error.to_string()))?
-            .map_err(|error| Failure::new(Reason::Internal, format!("the input: {error}")))
+            .map_err(|error| Failure::of_temp_folder(&error))
     }
 
     async fn read_in_a_child(

@@ -2,7 +2,7 @@
 //! as a store that is busy or broken, is slow, ends them at any byte, and ends or loses their answers.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -62,11 +62,23 @@ impl Draws {
     }
 }
 
+/// What becomes of requests for now.
+#[derive(Debug, Clone, Copy)]
+enum Day {
+    Good,
+    /// Some meet a fault, as is drawn.
+    Bad,
+    /// One of so many is answered with this status and code.
+    Refuses(u64, u16, &'static str),
+    /// Whoever reads an object is denied it, but for probes.
+    DeniesReads,
+}
+
 #[derive(Debug)]
 struct Shared {
     store: SocketAddr,
     draws: Draws,
-    is_bad: AtomicBool,
+    day: Mutex<Day>,
     faults: AtomicU64,
     asked: Mutex<Vec<String>>,
 }
@@ -89,7 +101,7 @@ impl StoreProxy {
         let shared = Arc::new(Shared {
             store: store.parse().context("no address in the URL")?,
             draws: Draws(AtomicU64::new(seed)),
-            is_bad: AtomicBool::new(false),
+            day: Mutex::new(Day::Good),
             faults: AtomicU64::new(0),
             asked: Mutex::default(),
         });
@@ -111,7 +123,25 @@ impl StoreProxy {
 
     /// Begins to be bad, or ends that.
     pub fn set_bad(&self, is_bad: bool) {
-        self.shared.is_bad.store(is_bad, Ordering::Relaxed);
+        self.set(if is_bad { Day::Bad } else { Day::Good });
+    }
+
+    /// Begins to answer one of every `one_in` requests with this status and code of S3; [`set_bad`](Self::set_bad) ends that.
+    pub fn refuse(&self, one_in: u64, status: u16, code: &'static str) {
+        self.set(Day::Refuses(one_in, status, code));
+    }
+
+    /// Begins to deny every object that is read, but no probe: whoever probes it finds nothing wrong.
+    pub fn deny_reads(&self) {
+        self.set(Day::DeniesReads);
+    }
+
+    fn set(&self, day: Day) {
+        *self
+            .shared
+            .day
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = day;
     }
 
     /// What was asked since this was last called: method and path of each request, in the order they came.
@@ -159,9 +189,16 @@ async fn connection(mut client: TcpStream, shared: &Shared) -> anyhow::Result<()
         .unwrap_or_else(PoisonError::into_inner)
         .push(asked.to_owned());
     let body = length_of(&head)?;
-    let fate = match shared.is_bad.load(Ordering::Relaxed) {
-        true => shared.draws.fate(body),
-        false => Fate::Passes,
+    let day = *shared.day.lock().unwrap_or_else(PoisonError::into_inner);
+    let fate = match day {
+        Day::Bad => shared.draws.fate(body),
+        Day::Refuses(one_in, status, code) if shared.draws.below(one_in) == 0 => {
+            Fate::Refused(status, code)
+        }
+        Day::DeniesReads if asked.starts_with("GET ") && !asked.contains("/probe/") => {
+            Fate::Refused(403, "AccessDenied")
+        }
+        Day::Good | Day::Refuses(..) | Day::DeniesReads => Fate::Passes,
     };
     if fate != Fate::Passes {
         shared.faults.fetch_add(1, Ordering::Relaxed);

@@ -81,4 +81,7 @@ impl Handler for ImageProcessing {
     async fn probe(&self, provider: Provider) -> Result<(), Failure> {
         self.providers.probe(provider).await
     }
+    async fn probe_parser_host(&self) -> Result<(), Failure> {
+        self.sandbox.probe().await
+    }
 }

@@ -60,14 +60,19 @@ pub enum ObjectError {
 pub enum StoreTrouble {
     /// It asks for fewer requests.
     Busy,
-    /// It is away, full, or does not take this installation's bucket or keys: whoever asks is told the same.
+    /// It is away, or does not take this installation's bucket or keys: whoever asks is told the same.
     Down,
+    /// It has no room.
+    Full,
     /// It failed: it may do so for everyone, or for this object alone.
     Failed,
 }
 
-/// S3's codes for what no request of this installation gets past: the bucket, the keys, and no room.
-const REFUSES_EVERYONE: [&str; 12] = [
+/// S3's codes, and those of other stores, for no room.
+const FULL: [&str; 3] = ["QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"];
+
+/// S3's codes for what no request of this installation gets past: the bucket and the keys.
+const REFUSES_EVERYONE: [&str; 9] = [
     "NoSuchBucket",
     "InvalidBucketName",
     "InvalidAccessKeyId",
@@ -77,9 +82,6 @@ const REFUSES_EVERYONE: [&str; 12] = [
     "AccountProblem",
     "AllAccessDisabled",
     "InvalidSecurity",
-    "QuotaExceeded",
-    "InsufficientStorage",
-    "XMinioStorageFull",
 ];
 
 /// S3's code for an operation that a store does not have.
@@ -92,6 +94,9 @@ impl ObjectError {
     pub fn trouble(&self) -> Option<StoreTrouble> {
         match self {
             ObjectError::Unavailable { trouble, .. } => Some(*trouble),
+            ObjectError::Refused { code, .. } if FULL.contains(&code.as_str()) => {
+                Some(StoreTrouble::Full)
+            }
             ObjectError::Refused { code, .. } if REFUSES_EVERYONE.contains(&code.as_str()) => {
                 Some(StoreTrouble::Down)
             }
@@ -131,6 +136,10 @@ impl ObjectError {
     /// Without the store's own words: they may hold keys, and addresses too.
     pub fn in_brief(&self) -> String {
         match self {
+            ObjectError::Unavailable {
+                trouble: StoreTrouble::Full,
+                ..
+            } => "the object store is full".to_owned(),
             ObjectError::Unavailable { .. } => "the object store is unavailable".to_owned(),
             ObjectError::Refused { code, .. } => format!("the object store refused: {code}"),
             ObjectError::NotFound { .. }
@@ -216,7 +225,9 @@ impl ObjectError {
             | (_, "RequestTimeout" | "SlowDown" | "RequestTimeTooSkewed") => {
                 let trouble = match (status, code.as_str()) {
                     (_, "SlowDown") | (429, _) => StoreTrouble::Busy,
-                    (503 | 507, _) => StoreTrouble::Down,
+                    (_, code) if FULL.contains(&code) => StoreTrouble::Full,
+                    (507, _) => StoreTrouble::Full,
+                    (503, _) => StoreTrouble::Down,
                     (_, code) if REFUSES_EVERYONE.contains(&code) => StoreTrouble::Down,
                     _ => StoreTrouble::Failed,
                 };

@@ -29,6 +29,10 @@ impl Handler for AnyHandler {
     async fn probe(&self, provider: Provider) -> Result<(), Failure> {
         self.0.probe(provider).await
     }
+
+    async fn probe_parser_host(&self) -> Result<(), Failure> {
+        self.0.probe_parser_host().await
+    }
 }
 
 impl fmt::Debug for AnyHandler {
@@ -45,6 +49,7 @@ trait Erased: Send + Sync {
     fn version(&self) -> StageVersion;
     fn handle(&self, job: Job) -> BoxFuture<'_, Result<Done, Failure>>;
     fn probe(&self, provider: Provider) -> BoxFuture<'_, Result<(), Failure>>;
+    fn probe_parser_host(&self) -> BoxFuture<'_, Result<(), Failure>>;
 }
 
 impl<H: Handler> Erased for H {
@@ -58,5 +63,9 @@ impl<H: Handler> Erased for H {
 
     fn probe(&self, provider: Provider) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(Handler::probe(self, provider))
+    }
+
+    fn probe_parser_host(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(Handler::probe_parser_host(self))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use caudal_domain::limits::{LEASE, RENEWALS_PER_LEASE};
 use caudal_domain::{Stage, StageVersion};
+use caudal_node::Rarely;
 use caudal_objects::ObjectStore;
 use caudal_streams::Streams;
 use tokio::sync::{Notify, watch};
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) deadline: CancellationToken,
     lease_ms: AtomicU64,
     last_error: Mutex<String>,
+    said_unanswered: Rarely,
+    pub(crate) said_unfreed: Rarely,
 }
 
 /// What a [`Core`] is made of.
@@ -97,6 +100,8 @@ impl Core {
             deadline: CancellationToken::new(),
             lease_ms: AtomicU64::new(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX)),
             last_error: Mutex::default(),
+            said_unanswered: Rarely::default(),
+            said_unfreed: Rarely::default(),
         }
     }
 
@@ -179,10 +184,12 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    /// A call got no answer: counted, and told to who asks for this process.
+    /// A call got no answer: counted, told to who asks for this process, and said once a minute.
     pub(crate) fn unanswered(&self, call: &'static str, error: &dyn std::fmt::Display) {
         self.metrics.unanswered_calls.inc();
-        tracing::warn!(stage = %self.stage, call, %error, "no answer");
+        if let Some(times) = self.said_unanswered.next() {
+            tracing::warn!(stage = %self.stage, call, %error, times, "no answer");
+        }
         self.set_last_error(format!("{call}: {error}"));
     }
 }

@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use caudal_domain::Reason;
@@ -15,6 +16,8 @@ pub enum Dependency {
     Provider(Provider),
     /// The temp folder of this process.
     TempFolder,
+    /// The processes that this one starts to read files in: the parser host and its children, or one for a file alone.
+    ParserHost,
 }
 
 impl Dependency {
@@ -25,6 +28,7 @@ impl Dependency {
             Self::Store => "object-store",
             Self::Provider(provider) => provider.name(),
             Self::TempFolder => "temp-folder",
+            Self::ParserHost => "parser-host",
         }
     }
 }
@@ -35,8 +39,10 @@ impl Dependency {
 pub enum Trouble {
     /// It asks for fewer requests: work goes on when the time that it named is over, or a short one if it named none.
     Busy,
-    /// It is away, full, or refuses this installation: whoever asks is told the same. Work goes on when a probe passes.
+    /// It is away, or refuses this installation: whoever asks is told the same. Work goes on when a probe passes.
     Down,
+    /// It has no room, for whoever asks. Work goes on when a probe passes.
+    Full,
     /// It failed. Work goes on when a probe passes; a file that fails so while every probe passes is charged in the end.
     Failed,
 }
@@ -91,9 +97,25 @@ impl Failure {
             None => return failure,
             Some(StoreTrouble::Busy) => Trouble::Busy,
             Some(StoreTrouble::Down) => Trouble::Down,
+            Some(StoreTrouble::Full) => Trouble::Full,
             Some(StoreTrouble::Failed) => Trouble::Failed,
         };
         failure.waiting(Dependency::Store, trouble)
+    }
+
+    /// The temp folder did not take what was to be written, or lost it: it is full, missing, read-only or another's.
+    pub fn of_temp_folder(error: &std::io::Error) -> Self {
+        let reason = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Reason::DiskFull,
+            _ => Reason::Internal,
+        };
+        Self::new(reason, format!("the temp folder: {error}"))
+            .waiting(Dependency::TempFolder, Trouble::Failed)
+    }
+
+    /// No process could be started to read a file in, or it could not begin: nothing was read of the file.
+    pub fn of_parser_host(detail: impl Into<String>) -> Self {
+        Self::new(Reason::Internal, detail).waiting(Dependency::ParserHost, Trouble::Failed)
     }
 
     /// What a provider did not do. Only the refusal of what this file asked, or a bad answer to it, is a failure of the file;
@@ -134,8 +156,14 @@ impl Failure {
         let wait = self.waits?;
         let who = match wait.on {
             Dependency::Store => "object store",
-            Dependency::TempFolder => {
+            Dependency::TempFolder if self.reason == Reason::DiskFull => {
                 return Some("a process has no room left on its disk".to_owned());
+            }
+            Dependency::TempFolder => {
+                return Some("a process cannot write to its temp folder".to_owned());
+            }
+            Dependency::ParserHost => {
+                return Some("a process cannot start those that read files".to_owned());
             }
             Dependency::Provider(provider) => provider.words(),
         };
@@ -143,6 +171,7 @@ impl Failure {
             (Reason::ProviderUnauthorized, _) => "refuses the installation's key",
             (Reason::ProviderAnswerInvalid, _) => "gives answers that cannot be used",
             (_, Trouble::Busy) => "asks for fewer requests",
+            (_, Trouble::Full) => "is full",
             _ => "does not answer",
         };
         Some(format!("the {who} {does}"))
@@ -199,6 +228,26 @@ mod tests {
     }
 
     #[test]
+    fn whatever_the_temp_folder_does_not_take_is_waited_for() {
+        let full = "a process has no room left on its disk";
+        let other = "a process cannot write to its temp folder";
+        for (kind, words) in [
+            (ErrorKind::StorageFull, full),
+            (ErrorKind::QuotaExceeded, full),
+            (ErrorKind::NotFound, other),
+            (ErrorKind::NotADirectory, other),
+            (ErrorKind::ReadOnlyFilesystem, other),
+            (ErrorKind::PermissionDenied, other),
+            (ErrorKind::Other, other),
+        ] {
+            let failure = Failure::of_temp_folder(&kind.into());
+            let waits = failure.waits.map(|wait| wait.on);
+            assert_eq!(waits, Some(Dependency::TempFolder), "{kind}");
+            assert_eq!(failure.words_of_wait().as_deref(), Some(words), "{kind}");
+        }
+    }
+
+    #[test]
     fn what_is_waited_for_names_the_provider() {
         for (provider, error, told) in [
             (
@@ -247,6 +296,8 @@ mod tests {
             (refused("NoSuchBucket"), Some(Trouble::Down)),
             (refused("SignatureDoesNotMatch"), Some(Trouble::Down)),
             (refused("AccessDenied"), Some(Trouble::Failed)),
+            (refused("XMinioStorageFull"), Some(Trouble::Full)),
+            (unavailable(StoreTrouble::Full), Some(Trouble::Full)),
             (unavailable(StoreTrouble::Busy), Some(Trouble::Busy)),
             (unavailable(StoreTrouble::Failed), Some(Trouble::Failed)),
         ] {

@@ -74,8 +74,10 @@ async fn free_page(core: &Core, page: Vec<Waiting>) -> Vec<Waiting> {
     match core.objects.delete_many(&objects).await {
         Ok(()) => core.landings.freed(objects.len()),
         Err(error) => {
-            tracing::warn!(stage = %core.stage, key = error.key(), %error, objects = objects.len(),
-                "landing objects are not deleted yet");
+            if let Some(times) = core.said_unfreed.next() {
+                tracing::warn!(stage = %core.stage, key = error.key(), %error, objects = objects.len(), times,
+                    "landing objects are not deleted yet");
+            }
             others.append(&mut seen_ones);
         }
     }

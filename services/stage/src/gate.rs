@@ -377,6 +377,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_away_for_eight_seconds_45_or_ten_minutes_charges_nobody_and_goes_on_in_time() {
+        let store = |trouble| {
+            Failure::new(Reason::StoreUnavailable, "").waiting(Dependency::Store, trouble)
+        };
+        let kind = std::io::ErrorKind::NotFound;
+        for seconds in [8, 45, 600] {
+            let outage = Duration::from_secs(seconds);
+            for failure in [
+                store(Trouble::Down),
+                store(Trouble::Full),
+                store(Trouble::Failed),
+                Failure::of_temp_folder(&kind.into()),
+                Failure::of_parser_host("Resource temporarily unavailable"),
+            ] {
+                let probes = outlasted(outage, &failure);
+                let fewest = outage.div_duration_f64(LONGEST);
+                assert!(f64::from(probes) >= fewest, "{probes}");
+                assert!(f64::from(probes) <= 2.0 * fewest + 20.0, "{probes}");
+            }
+        }
+    }
+
+    #[test]
     fn half_an_hour_without_a_provider_and_an_hour_with_a_refused_key_charge_nobody() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let refused = Failure::new(Reason::ProviderUnauthorized, "401")

@@ -29,6 +29,13 @@ pub trait Handler: Send + Sync + 'static {
     fn probe(&self, _provider: Provider) -> impl Future<Output = Result<(), Failure>> + Send {
         std::future::ready(Ok(()))
     }
+
+    /// Starts a process of the kind in which this handler reads files, and ends it: called after a [`Failure`] that waits
+    /// for it ([`Dependency::ParserHost`](crate::Dependency::ParserHost)), and again until it passes. A handler with a
+    /// [`Sandbox`](crate::sandbox::Sandbox) asks [`Sandbox::probe`](crate::sandbox::Sandbox::probe).
+    fn probe_parser_host(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// One file to work on.

@@ -1,5 +1,6 @@
 //! Looks whether what the stage waits for is there again, and opens its gate.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::core::Core;
 use crate::failure::{Dependency, Failure, Trouble};
 use crate::gate::Waiting;
 use crate::handler::Handler;
+use crate::solo;
 
 /// A probe that takes longer has failed.
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
@@ -51,6 +53,7 @@ async fn look<H: Handler>(core: &Core, handler: &H) {
             Dependency::Provider(provider) => handler.probe(provider).await,
             Dependency::Store => probe_store(core).await,
             Dependency::TempFolder => probe_temp_folder().await,
+            Dependency::ParserHost => probe_parser_host(core, handler).await,
         }
     };
     let result = tokio::time::timeout(PROBE_WITHIN, probe)
@@ -69,19 +72,22 @@ async fn probe_store(core: &Core) -> Result<(), Failure> {
     probed.map_err(|error| Failure::of_store(Reason::StoreUnavailable, &error))
 }
 
+/// What is written has a name, as the files have that are fetched here.
 async fn probe_temp_folder() -> Result<(), Failure> {
     let writing = tokio::task::spawn_blocking(|| {
-        use std::io::Write;
-        let mut file = tempfile::tempfile()?;
+        let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(&vec![0; TEMP_PROBE_BYTES])?;
-        file.sync_data()
+        file.as_file().sync_data()
     });
-    let full = |words: String| {
-        Failure::new(Reason::DiskFull, words).waiting(Dependency::TempFolder, Trouble::Failed)
-    };
-    match writing.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(full(format!("the temp folder: {error}"))),
-        Err(error) => Err(full(error.to_string())),
+    let written = writing.await.unwrap_or_else(|error| Err(error.into()));
+    written.map_err(|error| Failure::of_temp_folder(&error))
+}
+
+/// Starts what the handler reads files in, and what a suspect file is handled in.
+async fn probe_parser_host<H: Handler>(core: &Core, handler: &H) -> Result<(), Failure> {
+    handler.probe_parser_host().await?;
+    match &core.settings.solo {
+        Some(solo) => solo::probe(solo).await,
+        None => Ok(()),
     }
 }

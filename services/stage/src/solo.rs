@@ -80,13 +80,11 @@ pub(crate) async fn run_alone(
         parent: std::process::id(),
         config: settings.config.clone(),
     };
-    let fault = |what: &str, error: &dyn std::fmt::Display| {
-        Failure::new(
-            Reason::Internal,
-            format!("the process of a suspect file: {what}: {error}"),
-        )
+    let words = |what: &str, error: &dyn std::fmt::Display| {
+        format!("the process of a suspect file: {what}: {error}")
     };
-    let request = serde_json::to_vec(&request).map_err(|error| fault("request", &error))?;
+    let request = serde_json::to_vec(&request)
+        .map_err(|error| Failure::new(Reason::Internal, words("request", &error)))?;
     let mut child = Command::new(&settings.executable)
         .arg(SOLO_ARGUMENT)
         .stdin(Stdio::piped())
@@ -95,13 +93,32 @@ pub(crate) async fn run_alone(
         // Dropped with this future, when the handler is stopped or outlives its time.
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| fault("start", &error))?;
+        .map_err(|error| Failure::of_parser_host(words("start", &error)))?;
     let answer = tokio::select! {
         answer = talk(&mut child, &request) => answer,
         () = parts.cancelled.cancelled() => return Err(Failure::new(Reason::Internal, "cancelled")),
     };
-    let (status, answer) = answer.map_err(|error| fault("talk", &error))?;
+    let (status, answer) =
+        answer.map_err(|error| Failure::of_parser_host(words("talk", &error)))?;
     judge(status, &answer)
+}
+
+/// Starts such a process for no file, and sees it end.
+pub(crate) async fn probe(settings: &SoloSettings) -> Result<(), Failure> {
+    let started = Command::new(&settings.executable)
+        .arg(SOLO_ARGUMENT)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        // It says that it was asked nothing.
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    match started.await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::of_parser_host(format!(
+            "the process of a suspect file: start: {error}"
+        ))),
+    }
 }
 
 async fn talk(child: &mut Child, request: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
@@ -187,8 +204,9 @@ fn serve_one(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("no runtime: {error}"))?;
-    let answer = match runtime.block_on(handle(make, request)) {
+        .map_err(|error| Failure::of_parser_host(format!("no runtime: {error}")));
+    let ended = runtime.and_then(|runtime| runtime.block_on(handle(make, request)));
+    let answer = match ended {
         Ok(done) => Answer::Done(Box::new(done)),
         Err(failure) => Answer::Failure(failure),
     };
@@ -205,8 +223,9 @@ async fn handle(
     request: Request,
 ) -> Result<Done, Failure> {
     let fault = |detail: String| Failure::new(Reason::Internal, detail);
+    // The living worker has started with the same: it is this moment that does not let it.
     let solo = make(request.stage, request.config)
-        .map_err(|error| fault(format!("the handler cannot start: {error}")))?;
+        .map_err(|error| Failure::of_parser_host(format!("the handler cannot start: {error}")))?;
     let work = hex::decode(&request.work).map_err(|error| fault(format!("work: {error}")))?;
     let work = Work::decode(work.as_slice()).map_err(|error| fault(format!("work: {error}")))?;
     let cancelled = CancellationToken::new();

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use caudal_domain::Reason;
 use caudal_harness::eventually;
-use caudal_stage::Failure;
 use caudal_stage::sandbox::{
     CHILDREN_OF_ONE_HOST, Limits, MAX_REQUEST_BYTES, ParseFailure, Parsed, Parser, Preparation,
     Sandbox, run_prepared_child_if_asked,
 };
+use caudal_stage::{Dependency, Failure};
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Pid, Signal, getppid, kill_process};
 use serde_json::{Value, json};
@@ -118,6 +118,52 @@ const TESTS: &[Test] = &[
                 "{}",
                 failure.detail
             );
+        },
+    ),
+    (
+        "where_no_child_can_be_started_the_file_is_not_to_blame_and_a_probe_says_when_one_can",
+        |bench| {
+            let executable = bench.input.with_file_name("parsers");
+            let children = match bench.kind {
+                Kind::Forked => CHILDREN_OF_ONE_HOST,
+                Kind::Started => 0,
+            };
+            let sandbox = Sandbox::new(executable.clone(), bench.limits).unwrap();
+            let sandbox = sandbox.with_children_of_one_host(children);
+            let (request, cancelled) = (json!({}), CancellationToken::new());
+            let parse = || {
+                bench.runtime.block_on(sandbox.parse(
+                    "count-bytes",
+                    &request,
+                    &bench.input,
+                    &cancelled,
+                ))
+            };
+            let on = |failure: Failure| failure.waits.map(|wait| wait.on);
+            assert_eq!(on(parse().unwrap_err()), Some(Dependency::ParserHost));
+            let probed = bench.runtime.block_on(sandbox.probe());
+            assert_eq!(on(probed.unwrap_err()), Some(Dependency::ParserHost));
+            let myself = std::env::current_exe().unwrap();
+            std::os::unix::fs::symlink(myself, executable).unwrap();
+            bench.runtime.block_on(sandbox.probe()).unwrap();
+            assert_eq!(parse().unwrap().value["bytes"], json!(11));
+        },
+    ),
+    (
+        "a_file_that_is_gone_from_the_temp_folder_is_not_to_blame",
+        |bench| {
+            std::fs::remove_file(&bench.input).unwrap();
+            let waits = bench.failure("count-bytes").waits.map(|wait| wait.on);
+            assert_eq!(waits, Some(Dependency::TempFolder));
+        },
+    ),
+    (
+        "a_child_that_ends_badly_over_its_file_is_waited_for_by_nobody",
+        |bench| {
+            for parser in ["panic", "abort", "exit", "refuse"] {
+                let failure = bench.failure(parser);
+                assert_eq!(failure.waits, None, "{parser}: {failure}");
+            }
         },
     ),
     ("an_abort_is_a_crash", |bench| {

@@ -390,9 +390,9 @@ describe("an ingest", () => {
     const gateway = new FakeGateway();
     const run = await ingest(gateway, [file("a.txt")], async (_target, _blob, onProgress) => {
       onProgress(4);
-      return { status: 500, etag: "", code: "InternalError" };
+      return { status: 403, etag: "", code: "AccessDenied" };
     });
-    const why = "the store answered 500 InternalError";
+    const why = "the store answered 403 AccessDenied";
     expect(run.notSent).toEqual([{ ...problem("a.txt", "upload-failed", why), isListed: true }]);
     expect(run.sentBytes).toBe(0);
     expect(run.phase).toBe("completed");
@@ -402,6 +402,13 @@ describe("an ingest", () => {
     const gateway = new FakeGateway();
     const said = new Set<string | undefined>();
     let refusals = 200;
+    const says: [number, string][] = [
+      [503, "SlowDown"],
+      [500, "InternalError"],
+      [507, "XMinioStorageFull"],
+      [403, "InvalidAccessKeyId"],
+      [0, ""],
+    ];
     const run = new Ingest(
       gateway.callers,
       BATCH,
@@ -412,7 +419,8 @@ describe("an ingest", () => {
         put: async (...args) => {
           refusals -= 1;
           if (refusals < 0) return stored(...args);
-          return refusals % 2 === 0 ? { status: 503, etag: "", code: "SlowDown" } : { status: 0, etag: "", code: "" };
+          const [status, code] = says[refusals % says.length] ?? [0, ""];
+          return { status, etag: "", code };
         },
       },
     );

@@ -37,7 +37,7 @@ const COMPARED_A_PAGE = 1_000;
 const CAUSES_TOLD_WITHIN = 4;
 /** So many are found ahead of those that are read for their checksums: how many there are is to be known soon. */
 const FOUND_WAITING = 20_000;
-/** How often one file may fail while the store takes others. A store that takes nothing costs no file an attempt. */
+/** How often the request of one file may be refused. What the store is in costs no file an attempt. */
 const ATTEMPTS = 8;
 /** What failed for want of its bytes is made ready for them by the gateway, which takes a moment. */
 const REVIVING_ROUNDS = 40;
@@ -52,8 +52,28 @@ const PASSING = new Set([10, 14]);
 const FAILED_PRECONDITION = 9;
 /** Codes of stores for bytes that do not have the checksum that came with them. */
 const OTHER_CONTENT = new Set(["BadDigest", "XAmzContentChecksumMismatch"]);
-/** Answers of a store that takes nothing at the moment; 0: there was none. */
-const SILENT = new Set([0, 408, 429, 502, 503, 504]);
+/** Codes of stores for what no request of this installation gets past: the bucket, the keys, the clock, and no room. */
+const REFUSES_EVERYONE = new Set([
+  "NoSuchBucket",
+  "InvalidBucketName",
+  "InvalidAccessKeyId",
+  "SignatureDoesNotMatch",
+  "InvalidToken",
+  "AccountProblem",
+  "AllAccessDisabled",
+  "InvalidSecurity",
+  "RequestTimeTooSkewed",
+  "SlowDown",
+  "ServiceUnavailable",
+  "QuotaExceeded",
+  "InsufficientStorage",
+  "XMinioStorageFull",
+]);
+
+/** Whether the store is away, busy, broken or full, or refuses whoever asks: it says nothing of this file. */
+function isOfStore({ status, code }: PutAnswer): boolean {
+  return status === 0 || status === 408 || status === 429 || status >= 500 || REFUSES_EVERYONE.has(code);
+}
 
 export interface Listed {
   ordinal: number;
@@ -181,8 +201,6 @@ export class Ingest {
   private readonly revived = new Set<number>();
   /** What was given up and is yet to be told to the batch. */
   private leftOut: { ordinal: number; cause: string }[] = [];
-  /** PUTs that went well. */
-  private stored = 0;
   private readonly retry: RetryOptions;
 
   constructor(
@@ -581,7 +599,6 @@ export class Ingest {
 
     let failures = 0;
     let readFailures = 0;
-    let storedThen = this.stored;
     for (let attempt = 1; ; attempt += 1) {
       if (signal.aborted) return;
       let bytes: File;
@@ -606,7 +623,6 @@ export class Ingest {
             : await this.putParts(parts, bytes, moveTo, signal);
         if (answer.status >= 200 && answer.status < 300) {
           this.lanes.wentWell();
-          this.stored += 1;
           this.storeTrouble = undefined;
           if (parts !== undefined && parts.firstParts.length > 0) {
             // These parts are there; the gateway knows whether more are missing.
@@ -625,7 +641,7 @@ export class Ingest {
         // Whatever was read for the checksum, this is not it.
         if (OTHER_CONTENT.has(answer.code)) return leave(this.otherContentOf(file.path), "");
         this.lanes.hadTrouble();
-        const isSilent = SILENT.has(answer.status);
+        const isSilent = isOfStore(answer);
         const why =
           answer.status === 0
             ? "the store does not answer"
@@ -634,11 +650,9 @@ export class Ingest {
         needsTarget = answer.status === 403 || answer.status === 0;
         // An upload that is over is no place for its parts any more.
         if (parts !== undefined && answer.status === 404) needsTarget = true;
-        if (!isSilent && !needsTarget && answer.status < 500) return leave("upload-failed", why);
+        if (!isSilent && !needsTarget) return leave("upload-failed", why);
         if (isSilent) this.storeTrouble = { kind: answer.code === MOVED ? "store-moved" : "store-silent" };
-        // A store that takes nothing will take it later; one that takes the others and not this one will not.
-        if (!isSilent || this.stored > storedThen) failures += 1;
-        storedThen = this.stored;
+        else failures += 1;
         if (failures >= ATTEMPTS) return leave("upload-failed", why);
       }
       await this.pauseBefore(attempt);

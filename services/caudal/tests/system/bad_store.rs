@@ -1,9 +1,11 @@
 //! A store on bad days: requests are refused, slow, cut off at any byte, and their answers lost. Whatever becomes of them,
-//! each file ends as it was on the disk, or failed with words, and none is missing.
+//! each file ends as it was on the disk, and none fails or is missing.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use caudal_harness::{S3, StoreProxy};
 use caudal_sdk::{Client, v1};
@@ -11,7 +13,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::page::{is_built, repository, run};
-use crate::{Database, Ground, QUICK};
+use crate::provider::{begin_told, charged, metrics_of, until};
+use crate::{Database, Ground, QUICK, json};
 
 const SMALL: u32 = 300;
 /// The seed of the faults, unless `CAUDAL_FAULT_SEED` names another.
@@ -66,9 +69,9 @@ impl Stand {
         root
     }
 
-    /// Compares what the only batch holds with the disk; how many have failed.
-    fn compare(self, root: &Path) -> usize {
-        assert!(self.proxy.faults() > 50, "{} faults", self.proxy.faults());
+    /// Compares what the only batch holds with the disk: everything is there, as it was.
+    fn compare(self, root: &Path) {
+        assert!(self.proxy.faults() > 10, "{} faults", self.proxy.faults());
         self.proxy.set_bad(false);
         let mut expected = BTreeMap::new();
         read(root, "", &mut expected);
@@ -102,7 +105,7 @@ impl Stand {
                 request.page_token = page.next_page_token;
             }
         });
-        let mut failed = 0;
+        let mut failed = Vec::new();
         for file in &files {
             let on_disk = expected.remove(&file.path);
             let on_disk = on_disk.unwrap_or_else(|| panic!("{} is not on the disk", file.path));
@@ -110,20 +113,14 @@ impl Stand {
                 v1::FileState::Processed => assert_eq!(file.sha256, on_disk, "{}", file.path),
                 v1::FileState::Failed => {
                     let reason = file.reason.clone().unwrap_or_default();
-                    assert!(
-                        !reason.code.is_empty(),
-                        "{} failed without a word",
-                        file.path
-                    );
-                    println!("{}: {} {}", file.path, reason.code, reason.detail);
-                    failed += 1;
+                    failed.push(format!("{}: {} {}", file.path, reason.code, reason.detail));
                 }
                 other => panic!("{} is {other:?}", file.path),
             }
         }
+        assert!(failed.is_empty(), "{failed:#?}");
         assert!(expected.is_empty(), "missing: {:?}", expected.keys());
         self.ground.system.verify().unwrap();
-        failed
     }
 }
 
@@ -143,19 +140,102 @@ fn read(root: &Path, inside: &str, found: &mut BTreeMap<String, Vec<u8>>) {
 }
 
 #[test]
-fn what_the_command_sends_to_a_store_on_a_bad_day_arrives_as_it_was_or_fails_with_words() {
+fn what_the_command_sends_to_a_store_on_a_bad_day_arrives_as_it_was() {
     let stand = Stand::new(&[]);
     let root = stand.folder();
     stand.proxy.set_bad(true);
     let ingest = ["ingest", root.to_str().unwrap(), "--stages", QUICK];
     let ended = stand.ground.system.caudal(&ingest).unwrap();
     println!("{}", String::from_utf8_lossy(&ended.stderr));
-    let failed = stand.compare(&root);
-    assert_eq!(ended.status.success(), failed == 0);
+    assert!(ended.status.success());
+    stand.compare(&root);
+}
+
+/// How many files of these stages were charged.
+fn charged_in(stand: &Stand, stages: &[&str]) -> u64 {
+    let pages = stages
+        .iter()
+        .map(|stage| metrics_of(&stand.ground.system, stage));
+    pages.map(|page| charged(&page)).sum()
 }
 
 #[test]
-fn what_the_page_sends_to_a_store_on_a_bad_day_arrives_as_it_was_or_fails_with_words() {
+fn a_store_that_asks_for_less_at_half_of_the_calls_for_45_seconds_costs_no_file_anything() {
+    let stand = Stand::new(&[]);
+    let root = stand.folder();
+    stand.proxy.refuse(2, 503, "SlowDown");
+    let said = stand.ground.folder.path().join("said");
+    let mut ingest = begin_told(&stand.ground.system, &root, &said, QUICK);
+    std::thread::sleep(Duration::from_secs(45));
+    assert_eq!(charged_in(&stand, &["upload", "extract-text"]), 0);
+    stand.proxy.set_bad(false);
+    let ended = ingest.wait().unwrap();
+    assert!(
+        ended.success(),
+        "{}",
+        std::fs::read_to_string(&said).unwrap()
+    );
+    assert_eq!(charged_in(&stand, &["upload", "extract-text"]), 0);
+    stand.compare(&root);
+}
+
+#[test]
+fn keys_that_the_store_refuses_in_mid_run_cost_no_file_anything_and_whoever_sends_is_told() {
+    let stand = Stand::new(&[]);
+    let root = stand.folder();
+    let said = stand.ground.folder.path().join("said");
+    let mut ingest = begin_told(&stand.ground.system, &root, &said, QUICK);
+    let said = || std::fs::read_to_string(&said).unwrap();
+    let asked = Cell::new(0);
+    until("some files are there", || {
+        asked.set(asked.get() + stand.proxy.take_asked().len());
+        asked.get() > SMALL as usize / 4
+    });
+    stand.proxy.refuse(1, 403, "InvalidAccessKeyId");
+    until("who sends is told", || {
+        said().contains("InvalidAccessKeyId")
+    });
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(ingest.try_wait().unwrap().is_none(), "{}", said());
+    stand.proxy.set_bad(false);
+    assert!(ingest.wait().unwrap().success(), "{}", said());
+    assert_eq!(charged_in(&stand, &["upload", "extract-text"]), 0);
+    stand.compare(&root);
+}
+
+#[test]
+fn what_failed_for_a_store_that_is_healed_is_complete_after_the_command_that_was_offered() {
+    const FILES: usize = 4;
+    let stand = Stand::new(&[]);
+    let root = stand.ground.texts(FILES);
+    let system = &stand.ground.system;
+    // No probe finds what is wrong, so the files are charged in the end.
+    stand.proxy.deny_reads();
+    let ingest = ["ingest", root.to_str().unwrap(), "--stages", QUICK];
+    let ended = system.caudal(&ingest).unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    stand.proxy.set_bad(false);
+    let offered = said
+        .lines()
+        .find_map(|line| line.split_once("try again with: caudal "));
+    let (_, offered) = offered.unwrap_or_else(|| panic!("nothing is offered: {said}"));
+    assert!(offered.contains("STORE_UNAVAILABLE"), "{said}");
+    let offered: Vec<&str> = offered.split_whitespace().collect();
+    let retried = system.caudal(&offered).unwrap();
+    assert!(retried.status.success(), "{retried:?}");
+    let batch = offered[1];
+    let watched = json(
+        &system
+            .caudal(&["watch", batch, "--output", "json"])
+            .unwrap(),
+    );
+    assert_eq!(watched["outcomes"]["COMPLETE"], FILES, "{watched}");
+    stand.compare(&root);
+}
+
+#[test]
+fn what_the_page_sends_to_a_store_on_a_bad_day_arrives_as_it_was() {
     let web = repository().join("gateway/web");
     if !is_built(&web.join("dist/index.html")) || !is_built(&web.join("node_modules")) {
         return;

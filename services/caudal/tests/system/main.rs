@@ -19,6 +19,7 @@ mod recovery;
 mod refusals;
 mod resume;
 mod samples;
+mod temp_folder;
 mod tls;
 mod tus;
 #[path = "../tus_wire/mod.rs"]

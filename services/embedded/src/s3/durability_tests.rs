@@ -15,6 +15,7 @@ use s3s::{S3ErrorCode, S3Result};
 use tokio::sync::mpsc;
 
 use super::disk::{Disk, Durability, Kernel};
+use super::failure::FULL;
 use super::group::{Content, Written};
 use super::listing::{ListQuery, list};
 use super::record::Attributes;
@@ -297,7 +298,8 @@ impl Disk for Full {
 fn is_told_full<T>(outcome: S3Result<T>) -> bool {
     let error = outcome.err();
     error.is_some_and(|error| {
-        *error.code() == S3ErrorCode::ServiceUnavailable
+        error.code().as_str() == FULL
+            && error.status_code() == Some(http::StatusCode::SERVICE_UNAVAILABLE)
             && error.message() == Some("the disk of the object store is full")
     })
 }

@@ -1,8 +1,16 @@
 //! What a client is told about failures of the disk and of the index.
 
 use std::io;
+use std::sync::LazyLock;
 
+use caudal_node::Rarely;
+use http::StatusCode;
 use s3s::{S3Error, S3ErrorCode};
+
+/// The code that clients take for a lack of room.
+pub(super) const FULL: &str = "InsufficientStorage";
+/// Every request is refused while it lasts.
+static SAID_FULL: LazyLock<Rarely> = LazyLock::new(Rarely::default);
 
 /// Whether the error says that there is no such file.
 pub(super) fn is_absence(error: &io::Error) -> bool {
@@ -16,11 +24,14 @@ pub(super) fn is_absence(error: &io::Error) -> bool {
 pub(super) fn from_io(error: io::Error) -> S3Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            tracing::error!(%error, "the object store's disk is full");
-            S3Error::with_message(
-                S3ErrorCode::ServiceUnavailable,
-                "the disk of the object store is full",
-            )
+            if let Some(times) = SAID_FULL.next() {
+                tracing::error!(%error, times, "the object store's disk is full");
+            }
+            let code = S3ErrorCode::Custom(FULL.into());
+            let mut full = S3Error::with_message(code, "the disk of the object store is full");
+            // Clients that know no 507 come again after this one.
+            full.set_status_code(StatusCode::SERVICE_UNAVAILABLE);
+            full
         }
         _ => {
             tracing::error!(%error, "the object store's folder failed");

@@ -63,7 +63,7 @@ async fn what_another_try_does_not_mend_is_asked_once() {
         match (code, &refused) {
             ("NoSuchKey", ObjectError::NotFound { .. })
             | ("PreconditionFailed", ObjectError::PreconditionFailed { .. }) => {}
-            ("XMinioStorageFull", error) => assert_eq!(error.trouble(), Some(StoreTrouble::Down)),
+            ("XMinioStorageFull", error) => assert_eq!(error.trouble(), Some(StoreTrouble::Full)),
             (
                 _,
                 ObjectError::Refused {

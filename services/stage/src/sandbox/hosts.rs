@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use caudal_node::Rarely;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,6 +49,7 @@ struct Now {
     /// Children that it was asked for.
     asked: u32,
     not_before: Option<Instant>,
+    said: Rarely,
 }
 
 /// One host. Dropped with the last of its children, which ends it.
@@ -89,7 +91,9 @@ impl Hosts {
                     now.asked = 0;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no parser host could be started");
+                    if let Some(times) = now.said.next() {
+                        tracing::warn!(%error, times, "no parser host could be started");
+                    }
                     now.not_before = Some(Instant::now() + WITHOUT_A_HOST);
                     return None;
                 }
@@ -145,7 +149,9 @@ impl Hosts {
         }
         let mut now = self.now.lock().await;
         if now.host.as_ref().is_some_and(|now| Arc::ptr_eq(now, host)) {
-            tracing::warn!(%error, "the parser host is lost; its files are read again");
+            if let Some(times) = now.said.next() {
+                tracing::warn!(%error, times, "the parser host is lost; its files are read again");
+            }
             now.host = None;
             now.not_before = Some(Instant::now() + WITHOUT_A_HOST);
         }

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 
-use crate::{Dependency, Failure, Job, Trouble};
+use crate::{Failure, Job};
 
 /// A job's verified bytes in a file of the system's temp folder, which goes when this is dropped.
 #[derive(Debug)]
@@ -69,17 +69,23 @@ async fn fetch(
             format!("{} bytes are more than {max_bytes}", object.size),
         ));
     }
-    let file = NamedTempFile::new().map_err(|error| unwritable(&error))?;
-    let mut writer = tokio::fs::File::from_std(file.reopen().map_err(|error| unwritable(&error))?);
+    let file = NamedTempFile::new().map_err(|error| Failure::of_temp_folder(&error))?;
+    let mut writer = tokio::fs::File::from_std(
+        file.reopen()
+            .map_err(|error| Failure::of_temp_folder(&error))?,
+    );
     // The stream itself ends well only after the size it was announced with.
     while let Some(chunk) = object.stream.next().await {
         let chunk = chunk.map_err(|error| refused(&error))?;
         writer
             .write_all(&chunk)
             .await
-            .map_err(|error| unwritable(&error))?;
+            .map_err(|error| Failure::of_temp_folder(&error))?;
     }
-    writer.flush().await.map_err(|error| unwritable(&error))?;
+    writer
+        .flush()
+        .await
+        .map_err(|error| Failure::of_temp_folder(&error))?;
     Ok(FetchedInput {
         file,
         size: object.size,
@@ -93,14 +99,4 @@ fn refused(error: &ObjectError) -> Failure {
         _ => Reason::StoreUnavailable,
     };
     Failure::of_store(reason, error)
-}
-
-fn unwritable(error: &std::io::Error) -> Failure {
-    let words = format!("the temp folder: {error}");
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            Failure::new(Reason::DiskFull, words).waiting(Dependency::TempFolder, Trouble::Failed)
-        }
-        _ => Failure::new(Reason::Internal, words),
-    }
 }

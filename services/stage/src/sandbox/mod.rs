@@ -250,6 +250,15 @@ impl Sandbox {
             .map_err(|error| internal(format!("a child does not know its walls: {error}")))
     }
 
+    /// Starts a child that reads nothing, and sees it end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::parse`]: a wait for the parser host, or for the temp folder, where none can be started.
+    pub async fn probe(&self) -> Result<(), Failure> {
+        self.walls().await.map(drop)
+    }
+
     /// What each child may use.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -267,8 +276,9 @@ impl Sandbox {
     /// # Errors
     ///
     /// The parser's own [`ParseFailure`]; `ParserOutOfMemory`, `ParserTimeout`, `StageTimeout`, `OutputTooLarge` when a limit ended it,
-    /// `ParserCrashed` when it panicked, aborted or was killed; `Internal` when no child could be started, when it does not
-    /// know the parser, and on cancellation, where nobody reads the answer.
+    /// `ParserCrashed` when it panicked, aborted or was killed; `Internal` when no child could be started or it could not
+    /// begin, which is a wait for [`Dependency::ParserHost`](crate::Dependency::ParserHost) or, where that is the cause,
+    /// [`Dependency::TempFolder`](crate::Dependency::TempFolder), and on cancellation, where nobody reads the answer.
     pub async fn parse(
         &self,
         parser: &str,
@@ -337,10 +347,11 @@ impl Sandbox {
         input: &Path,
         cancelled: &CancellationToken,
     ) -> Result<Parsed, Failure> {
-        let unstarted =
-            |error: io::Error| internal(format!("a sandbox child could not be started: {error}"));
+        let unstarted = |error: io::Error| {
+            Failure::of_parser_host(format!("a sandbox child could not be started: {error}"))
+        };
         // The folder is empty and stays so: the child can neither create nor open a file.
-        let folder = tempfile::tempdir().map_err(unstarted)?;
+        let folder = tempfile::tempdir().map_err(|error| Failure::of_temp_folder(&error))?;
         let (outputs, result, complaint) = Outputs::new().map_err(unstarted)?;
         let mut command = Command::new(&self.executable);
         let spec = String::from_utf8(encoded(&order.spec)?)
@@ -363,7 +374,10 @@ impl Sandbox {
         };
         self.watch(child, outputs, cancelled)
             .await
-            .unwrap_or_else(|error| Err(internal(format!("a sandbox child was lost: {error}"))))
+            .unwrap_or_else(|error| {
+                let words = format!("a sandbox child was lost: {error}");
+                Err(Failure::of_parser_host(words))
+            })
     }
 
     /// What comes of a child. An error means that this cannot be known.
@@ -427,11 +441,7 @@ impl Child {
 
 /// It was written a moment ago, and is no wait for a thread that others need.
 fn open(input: &Path) -> Result<File, Failure> {
-    File::open(input).map_err(|error| {
-        internal(format!(
-            "the input of a sandbox child could not be opened: {error}"
-        ))
-    })
+    File::open(input).map_err(|error| Failure::of_temp_folder(&error))
 }
 
 fn encoded(request: &impl Serialize) -> Result<Vec<u8>, Failure> {

@@ -34,6 +34,10 @@ pub(super) fn judge(
     lived: Duration,
 ) -> Result<Parsed, Failure> {
     let (reason, detail) = match end {
+        // Nothing of the file was read yet.
+        End::Exited { status, .. } if status.code() == Some(EXIT_COULD_NOT_BEGIN) => {
+            return Err(Failure::of_parser_host(last_words(complaint)));
+        }
         End::Exited { status, stdout } => {
             match verdict(status, &stdout, complaint, limits, lived) {
                 Ok(parsed) => return Ok(parsed),
@@ -70,7 +74,6 @@ fn verdict(
             Ok(outcome) => outcome.map_err(|failure| (failure.reason, failure.detail)),
             Err(error) => Err((Reason::ParserCrashed, format!("{error}; {words}"))),
         },
-        Some(EXIT_COULD_NOT_BEGIN) => Err((Reason::Internal, words)),
         code => Err((
             Reason::ParserCrashed,
             format!("the parser ended with code {}; {words}", code.unwrap_or(-1)),
@@ -127,15 +130,29 @@ fn last_words(complaint: &[u8]) -> String {
 #[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::Dependency;
 
-    fn reason(raw_status: i32, complaint: &str, lived: Duration) -> Reason {
+    fn failure(raw_status: i32, complaint: &str, lived: Duration) -> Failure {
         let end = End::Exited {
             status: ExitStatus::from_raw(raw_status),
             stdout: Vec::new(),
         };
-        judge(end, complaint.as_bytes(), &Limits::default(), lived)
-            .unwrap_err()
-            .reason
+        judge(end, complaint.as_bytes(), &Limits::default(), lived).unwrap_err()
+    }
+
+    fn reason(raw_status: i32, complaint: &str, lived: Duration) -> Reason {
+        let failure = failure(raw_status, complaint, lived);
+        assert_eq!(failure.waits, None, "the child had begun: {failure}");
+        failure.reason
+    }
+
+    #[test]
+    fn a_child_that_could_not_begin_is_no_failure_of_its_file() {
+        let raw_status = EXIT_COULD_NOT_BEGIN << 8;
+        let failure = failure(raw_status, "no room for a thread", Duration::ZERO);
+        assert_eq!(failure.reason, Reason::Internal);
+        let on = failure.waits.map(|wait| wait.on);
+        assert_eq!(on, Some(Dependency::ParserHost));
     }
 
     #[test]
@@ -160,10 +177,6 @@ mod tests {
             Reason::ParserCrashed
         );
         assert_eq!(reason(libc::SIGSEGV, "", brief), Reason::ParserCrashed);
-        assert_eq!(
-            reason(EXIT_COULD_NOT_BEGIN << 8, "unknown parser", brief),
-            Reason::Internal
-        );
         assert_eq!(reason(1 << 8, "", brief), Reason::ParserCrashed);
     }
 

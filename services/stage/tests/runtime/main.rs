@@ -70,6 +70,7 @@ fn main() {
         a_process_says_that_it_lives_and_that_it_leaves,
         ten_long_files_leave_a_slot_for_a_short_one,
         what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself,
+        what_no_process_can_be_started_for_is_given_back_uncharged_and_goes_on_by_itself,
         a_provider_that_names_a_time_is_neither_asked_nor_probed_before_it,
         a_file_that_meets_a_failure_alone_is_charged_in_the_end_and_holds_up_nobody,
         a_store_that_is_away_fails_no_file_and_the_stage_goes_on_by_itself,
@@ -869,6 +870,34 @@ async fn what_waits_for_a_provider_is_given_back_uncharged_and_goes_on_by_itself
         (9, 0)
     );
     assert!(waiting(&running).await.is_none());
+    running.stop().await;
+}
+
+async fn what_no_process_can_be_started_for_is_given_back_uncharged_and_goes_on_by_itself() {
+    let stand = Stand::new().await;
+    let refused = Failure::of_parser_host("Resource temporarily unavailable");
+    *stand.handler.away.lock().unwrap() = Some(refused);
+    let running = stand.run(Stand::settings(2, 16)).await;
+    let files: Vec<(u32, &str)> = (1..=8).map(|ordinal| (ordinal, "provider")).collect();
+    stand.dispatch(&files).await;
+    eventually("all are given back, and it is probed", async || {
+        stand.ledger.count(is_released) == 8 && stand.handler.seen.lock().unwrap().probes >= 5
+    })
+    .await;
+    let waits = waiting(&running).await.unwrap();
+    assert_eq!(
+        (waits.r#for.as_str(), waits.words.as_str()),
+        (
+            "parser-host",
+            "a process cannot start those that read files"
+        )
+    );
+    *stand.handler.away.lock().unwrap() = None;
+    until_all_are_done(&stand, &files).await;
+    assert_eq!(
+        (stand.ledger.count(is_done), stand.ledger.count(is_failed)),
+        (8, 0)
+    );
     running.stop().await;
 }
 

@@ -118,6 +118,11 @@ impl Handler for Scripted {
         self.seen.lock().unwrap().probes += 1;
         self.away.lock().unwrap().clone().map_or(Ok(()), Err)
     }
+
+    async fn probe_parser_host(&self) -> Result<(), Failure> {
+        self.seen.lock().unwrap().probes += 1;
+        self.away.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
 }
 
 /// A provider in this trouble.

@@ -6,6 +6,7 @@
 //! what is there, and only what has not arrived is sent; a batch that is complete is asked which bytes it lacks. While
 //! gateway or store are silent nothing is given up.
 
+mod attempt;
 mod confirm;
 mod fill;
 mod hash;
@@ -44,7 +45,7 @@ const LANDED_WAITING: usize = 1_000;
 pub struct IngestSettings {
     /// Uploads at once, at least 1.
     pub parallel: usize,
-    /// How often one file may fail while the store takes others.
+    /// How often the request of one file may be refused. What the store is in, away, busy, broken or full, counts for nothing.
     pub upload_attempts: u32,
     /// What of the folder is left out.
     pub rules: Rules,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ::http::{Request, StatusCode};
+use ::http::Request;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::io::ReaderStream;
 
+use super::attempt::{Attempt, attempt_of};
 use super::confirm::{Landed, Sent};
 use super::progress::{Board, Silent};
 use super::{IngestError, IngestSettings, Waiting};
@@ -188,8 +189,6 @@ struct Shared {
     batch: String,
     http: Http,
     attempts: u32,
-    /// PUTs that went well.
-    stored: AtomicU64,
     /// The waits of one file.
     backoff: Backoff,
     board: Board,
@@ -211,7 +210,6 @@ impl Uploader {
             batch: batch.to_owned(),
             http,
             attempts: settings.upload_attempts.max(1),
-            stored: AtomicU64::new(0),
             backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             board: board.clone(),
         };
@@ -254,20 +252,6 @@ impl Uploader {
     }
 }
 
-/// Why an attempt failed.
-enum Attempt {
-    /// The store takes nothing, or says nothing: it will later.
-    Silent(String),
-    /// The store may be elsewhere by now, and takes nothing where it was.
-    SilentThere(String),
-    /// It answered, and the same may go well later.
-    Again(String),
-    /// The target is of no use any more: the next attempt needs another.
-    NeedsTarget(String),
-    /// It will never go well.
-    Never(NotTaken),
-}
-
 /// What the gateway says of a file that needs another target.
 enum Another {
     Target(Target),
@@ -279,8 +263,8 @@ enum Another {
 impl Shared {
     /// Sends one file, or gives it up, which the board says too. `None` when it arrived otherwise.
     ///
-    /// A store that takes nothing costs no file an attempt: it is tried again for as long as that lasts. A file that fails
-    /// while others go well has [`IngestSettings::upload_attempts`].
+    /// What the store is in costs no file an attempt: it is tried again for as long as that lasts, whatever becomes of others
+    /// meanwhile. A file whose own request is refused has [`IngestSettings::upload_attempts`].
     async fn upload(&self, assigned: Assigned) -> Option<Sent> {
         let Assigned {
             waiting,
@@ -288,7 +272,6 @@ impl Shared {
         } = assigned;
         let mut backoff = self.backoff.clone();
         let mut failures = 0;
-        let mut stored_then = self.stored.load(Ordering::Relaxed);
         if let Some(How::Multipart(parts)) = &target.target.how {
             let there = u64::try_from(parts.bytes_landed).unwrap_or_default();
             self.board
@@ -319,7 +302,6 @@ impl Shared {
                     Err(why) => Attempt::Never(why),
                 },
                 Ok(Some(etag)) => {
-                    self.stored.fetch_add(1, Ordering::Relaxed);
                     self.board.silence(Silent::Store, None);
                     self.board.update(|progress| progress.uploaded_files += 1);
                     let uploaded = v1::Uploaded {
@@ -342,14 +324,11 @@ impl Shared {
                 Attempt::Silent(trouble) | Attempt::SilentThere(trouble) => (trouble, true),
                 Attempt::Again(trouble) | Attempt::NeedsTarget(trouble) => (trouble, false),
             };
-            let stored_now = self.stored.load(Ordering::Relaxed);
             if is_silent {
                 self.board.silence(Silent::Store, Some(&trouble));
-            }
-            if !is_silent || stored_now > stored_then {
+            } else {
                 failures += 1;
             }
-            stored_then = stored_now;
             if failures >= self.attempts {
                 let why = NotTaken::UploadFailed(trouble);
                 return Some(give_up(&self.board, &waiting, why));
@@ -451,7 +430,6 @@ impl Shared {
             .map_err(not_readable)?;
         let body = counted(opened.take(size), &sent);
         self.send(file, &part.url, &[], size, body).await?;
-        self.stored.fetch_add(1, Ordering::Relaxed);
         self.board.silence(Silent::Store, None);
         sent.keep(size);
         Ok(())
@@ -515,18 +493,7 @@ impl Shared {
             let etag = etag.and_then(|value| value.to_str().ok());
             return Ok(etag.unwrap_or_default().to_owned());
         }
-        let trouble = store_words(status, &answer.words);
-        match status.as_u16() {
-            // An upload that is over is no place for its parts any more.
-            403 | 404 => Err(Attempt::NeedsTarget(trouble)),
-            408 | 429 | 502..=504 => Err(Attempt::Silent(trouble)),
-            500.. => Err(Attempt::Again(trouble)),
-            // The file is what it was: these bytes did not come as they were sent.
-            400 if OTHER_CONTENT.iter().any(|code| trouble.contains(code)) => {
-                Err(Attempt::Again(trouble))
-            }
-            _ => Err(Attempt::Never(NotTaken::UploadFailed(trouble))),
-        }
+        Err(attempt_of(status, &answer.words))
     }
 }
 
@@ -640,21 +607,6 @@ fn give_up(board: &Board, waiting: &Waiting, why: NotTaken) -> Sent {
 /// What a store checks content against.
 const SHA256_HEADER: &str = "x-amz-checksum-sha256";
 
-/// Codes of stores for bytes that do not have the checksum that came with them: S3's, and that of MinIO.
-const OTHER_CONTENT: [&str; 2] = ["(BadDigest)", "(XAmzContentChecksumMismatch)"];
-
-fn store_words(status: StatusCode, body: &[u8]) -> String {
-    let body = String::from_utf8_lossy(&body[..body.len().min(4096)]);
-    let code = body
-        .split_once("<Code>")
-        .and_then(|(_, rest)| rest.split_once("</Code>"))
-        .map(|(code, _)| code);
-    match code {
-        Some(code) => format!("the store answered {} ({code})", status.as_u16()),
-        None => format!("the store answered {}", status.as_u16()),
-    }
-}
-
 fn is_on_this_machine(gateway: &str) -> bool {
     let host = gateway.split_once("://").map_or(gateway, |(_, rest)| rest);
     host.starts_with("127.") || host.starts_with("localhost") || host.starts_with("[::1]")
@@ -674,9 +626,9 @@ mod tests {
     /// Far more often than one file may fail.
     const REFUSALS: usize = 50;
 
-    /// A store that answers the first requests with these statuses and breaks one off where there is none; then it takes
-    /// everything.
-    async fn store(mut answers: Vec<Option<u16>>) -> String {
+    /// A store that answers the first requests with these statuses and codes and breaks one off where there is none; then it
+    /// takes everything.
+    async fn store(mut answers: Vec<Option<(u16, &'static str)>>) -> String {
         answers.reverse();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -689,11 +641,13 @@ mod tests {
                     let bytes = stream.read(&mut read).await.unwrap();
                     head.extend_from_slice(&read[..bytes]);
                 }
-                let Some(status) = answers.pop().unwrap_or(Some(200)) else {
+                let Some((status, code)) = answers.pop().unwrap_or(Some((200, ""))) else {
                     continue;
                 };
+                let body = format!("<Error><Code>{code}</Code></Error>");
                 let answer = format!(
-                    "HTTP/1.1 {status} x\r\netag: \"e\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    "HTTP/1.1 {status} x\r\netag: \"e\"\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
                 );
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
@@ -708,7 +662,6 @@ mod tests {
             client,
             batch: "batches/x".to_owned(),
             attempts: IngestSettings::default().upload_attempts,
-            stored: AtomicU64::new(0),
             backoff: Backoff::new(Duration::from_micros(100), Duration::from_millis(1)),
             board: board.clone(),
         }
@@ -745,8 +698,13 @@ mod tests {
     async fn nothing_is_given_up_while_the_store_takes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let board = Board::new();
-        let answers = (0..REFUSALS).map(|turn| (turn % 2 == 0).then_some(503));
-        let url = store(answers.collect()).await;
+        let says = [
+            Some((503, "SlowDown")),
+            Some((507, "XMinioStorageFull")),
+            Some((500, "InternalError")),
+            None,
+        ];
+        let url = store(says.into_iter().cycle().take(REFUSALS).collect()).await;
         let sent = shared(&board).upload(assigned(&folder, url)).await;
         let Some(Sent::Landed(landed)) = sent else {
             panic!("it was given up")
@@ -761,29 +719,20 @@ mod tests {
     async fn a_file_that_the_store_refuses_again_and_again_is_given_up() {
         let folder = tempfile::tempdir().unwrap();
         let board = Board::new();
-        let url = store(vec![Some(500); REFUSALS]).await;
+        let url = store(vec![Some((400, "BadDigest")); REFUSALS]).await;
         let sent = shared(&board).upload(assigned(&folder, url)).await;
         let Some(Sent::LeftOut(left_out)) = sent else {
             panic!("it was not given up")
         };
         assert!(
-            left_out.cause.contains("answered 500"),
+            left_out.cause.contains("answered 400 (BadDigest)"),
             "{}",
             left_out.cause
         );
         let problems = board.problems();
         let words = problems.first[0].why.to_string();
-        assert!(words.contains("answered 500"), "{words}");
+        assert!(words.contains("answered 400 (BadDigest)"), "{words}");
         assert_eq!(board.progress().uploaded_bytes, 0);
-    }
-
-    #[test]
-    fn the_stores_code_is_shown_without_its_xml() {
-        let body = b"<?xml version=\"1.0\"?><Error><Code>SlowDown</Code></Error>";
-        assert_eq!(
-            store_words(StatusCode::SERVICE_UNAVAILABLE, body),
-            "the store answered 503 (SlowDown)"
-        );
     }
 
     #[tokio::test]

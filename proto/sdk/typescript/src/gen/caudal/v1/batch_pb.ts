@@ -87,8 +87,8 @@ export type Wait = Message<"caudal.v1.Wait"> & {
   stage: string;
 
   /**
-   * For what: `object-store`, `embedding-provider`, `caption-provider`, `image-embedding-provider` or `temp-folder`; `operator` while the
-   * stage is paused, `process` while none of it lives, `tenant` while the tenant is paused.
+   * For what: `object-store`, `embedding-provider`, `caption-provider`, `image-embedding-provider`, `temp-folder` or `parser-host`; `operator`
+   * while the stage is paused, `process` while none of it lives, `tenant` while the tenant is paused.
    *
    * @generated from field: string for = 2;
    */
