@@ -14,10 +14,10 @@ use crate::door_limits::DoorBook;
 
 const CALLS_A_BLOCK: u32 = 100;
 /// What a tenant may use a second of this gateway while the limiter is away: what all grant together by default.
-const LOCAL_CALLS_PER_SECOND: u32 = 200;
+const LOCAL_CALLS_PER_SECOND: f64 = 200.0;
 const ENTRIES_A_BLOCK: u32 = 5 * MAX_ENTRIES_PER_PAGE as u32;
 /// Never less than one page: a page is taken whole or not at all.
-const LOCAL_ENTRIES_PER_SECOND: u32 = 10 * MAX_ENTRIES_PER_PAGE as u32;
+const LOCAL_ENTRIES_PER_SECOND: f64 = 10.0 * MAX_ENTRIES_PER_PAGE as f64;
 
 /// Permits of tenants.
 #[derive(Clone)]
@@ -34,11 +34,13 @@ impl Rates {
             kind: PermitKind::Calls,
             block: CALLS_A_BLOCK,
             local_share_per_second: LOCAL_CALLS_PER_SECOND,
+            process: String::new(),
         };
         let entries = PermitSettings {
             kind: PermitKind::Entries,
             block: ENTRIES_A_BLOCK,
             local_share_per_second: LOCAL_ENTRIES_PER_SECOND,
+            process: String::new(),
         };
         Self {
             calls: PermitBlocks::new(limiter.clone(), calls),

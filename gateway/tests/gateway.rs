@@ -1152,6 +1152,7 @@ async fn a_tenant_over_its_rate_is_told_when_to_come_again() {
             seconds: 2,
             nanos: 0,
         }),
+        ..mesh::AcquireResponse::default()
     })
     .await;
     let mut batches = BatchServiceClient::new(world.channel());

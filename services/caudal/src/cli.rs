@@ -13,6 +13,7 @@ use crate::bulk::{
     RetryArguments,
 };
 use crate::count::{CountArguments, StuckArguments};
+use crate::provider_limits::ProviderLimitArguments;
 use crate::selector::MetadataArguments;
 use crate::serve::arguments::ServeArguments;
 use crate::settings::{
@@ -275,6 +276,8 @@ pub(crate) struct UpArguments {
     pub(crate) door: DoorArguments,
     #[command(flatten)]
     pub(crate) metrics: MetricsArguments,
+    #[command(flatten)]
+    pub(crate) provider_limits: ProviderLimitArguments,
     #[command(flatten)]
     pub(crate) landing: LandingArguments,
     #[command(flatten)]

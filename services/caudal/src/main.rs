@@ -18,6 +18,7 @@ mod failure;
 mod files;
 mod follow;
 mod ingest;
+mod provider_limits;
 mod report;
 mod scope;
 mod selector;

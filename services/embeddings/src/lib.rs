@@ -130,7 +130,7 @@ impl EmbeddingsStage {
         }
     }
 
-    async fn embed_text(&self, read: ReadText) -> Result<Embedded, ProviderError> {
+    async fn embed_text(&self, tenant: u128, read: ReadText) -> Result<Embedded, ProviderError> {
         let ReadText {
             text,
             truncated: _,
@@ -178,7 +178,7 @@ impl EmbeddingsStage {
                 tokens,
                 unread,
                 calls,
-            } = self.provider.embed(&texts).await?;
+            } = self.provider.embed_of(tenant, &texts).await?;
             table
                 .push(page, &vectors)
                 .map_err(|error| unusable(&error))?;
@@ -259,7 +259,7 @@ impl EmbeddingsStage {
             self.provider.expect_dimensions(expected);
         }
         let embedded = self
-            .embed_text(read)
+            .embed_text(job.file.tenant.as_uuid().as_u128(), read)
             .await
             .map_err(|error| failure(&error))?;
         let dimensions = embedded.dimensions;

@@ -125,7 +125,7 @@ async fn a_text_becomes_one_unit_vector_a_chunk() {
     };
     let text =
         "The river rises in spring. Its gauge is read every morning at seven.\n\n".repeat(20);
-    let embedded = stage.embed_text(plain(text.clone())).await.unwrap();
+    let embedded = stage.embed_text(1, plain(text.clone())).await.unwrap();
     assert!(embedded.chunks.len() > 1 && !embedded.truncated);
     assert_eq!(embedded.dimensions, 384);
     assert_eq!(stage.version().model, "all-minilm-l6-v2");
@@ -160,7 +160,7 @@ async fn a_text_that_the_model_cannot_read_says_so_and_has_a_vector_of_its_own()
         "ฝนตกหนักที่ต้นน้ำ ".repeat(20),
         base64.repeat(20),
     ] {
-        let embedded = stage.embed_text(plain(text)).await.unwrap();
+        let embedded = stage.embed_text(1, plain(text)).await.unwrap();
         let warning = stage.not_understood(&embedded).unwrap();
         assert_eq!(warning.code, WarningCode::TextNotUnderstood);
         assert!(warning.words.contains("English"), "{}", warning.words);
@@ -188,12 +188,12 @@ async fn one_part_that_the_model_cannot_read_is_told_of_a_long_text_and_a_sign_i
         readable.repeat(10),
         readable.repeat(10)
     );
-    let embedded = stage.embed_text(plain(with_a_sign)).await.unwrap();
+    let embedded = stage.embed_text(1, plain(with_a_sign)).await.unwrap();
     assert!(embedded.unread.characters > 0);
     assert!(stage.not_understood(&embedded).is_none());
 
     let with_a_part = readable.repeat(300) + &"🜁🜂🜃🜄 ".repeat(100);
-    let embedded = stage.embed_text(plain(with_a_part)).await.unwrap();
+    let embedded = stage.embed_text(1, plain(with_a_part)).await.unwrap();
     assert!(embedded.unread.characters * 10 < embedded.unread.of);
     let warning = stage.not_understood(&embedded).unwrap();
     assert!(warning.words.contains("chunks"), "{}", warning.words);
@@ -206,7 +206,7 @@ async fn two_long_words_have_vectors_of_their_own() {
     };
     let mut vectors = Vec::new();
     for text in ["abcdefghij", "qrstuvwxyz"] {
-        let embedded = stage.embed_text(plain(text.repeat(30))).await.unwrap();
+        let embedded = stage.embed_text(1, plain(text.repeat(30))).await.unwrap();
         vectors.push(vectors_of(&embedded));
     }
     assert_ne!(
@@ -220,7 +220,7 @@ async fn a_text_of_white_space_has_no_chunks_and_is_complete() {
     let Some(stage) = installed() else {
         return;
     };
-    let embedded = stage.embed_text(plain(" \n\n ")).await.unwrap();
+    let embedded = stage.embed_text(1, plain(" \n\n ")).await.unwrap();
     assert!(embedded.chunks.is_empty() && !embedded.truncated && embedded.table.is_none());
     assert_eq!((embedded.tokens, embedded.calls), (0, 0));
 }
@@ -233,7 +233,10 @@ async fn a_text_beyond_the_limit_is_embedded_as_far_as_it_goes_and_says_so() {
     let settings = EmbeddingsSettings::try_new(20, 0, 3, 1_000_000).unwrap();
     let stage = EmbeddingsStage::new(stage.provider, settings);
     let embedded = stage
-        .embed_text(plain("A sentence of seven words stands here. ".repeat(50)))
+        .embed_text(
+            1,
+            plain("A sentence of seven words stands here. ".repeat(50)),
+        )
         .await
         .unwrap();
     assert_eq!(embedded.chunks.len(), 3);

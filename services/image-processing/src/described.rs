@@ -174,6 +174,7 @@ impl ImageProviders {
         views: &[View],
         dimensions: Option<u32>,
     ) -> Result<Described, Failure> {
+        let tenant = whose.0.tenant.as_uuid().as_u128();
         let mut answers = self.known.of(whose);
         // The cheap one first: where it is away, nothing dear is asked for in vain.
         if let (Some(vectors), None) = (&self.vectors, &answers.vector) {
@@ -181,12 +182,16 @@ impl ImageProviders {
             if let Some(expected) = expected {
                 vectors.expect_dimensions(expected);
             }
-            let said = vectors.embed(picture(views, vectors.side())?).await;
+            let said = vectors
+                .embed_of(tenant, picture(views, vectors.side())?)
+                .await;
             answers.vector = Some(unless_refused(Provider::ImageEmbedding, said)?);
             self.known.keep(whose, &answers);
         }
         if let (Some(captions), None) = (&self.captions, &answers.caption) {
-            let said = captions.describe(picture(views, captions.side())?).await;
+            let said = captions
+                .describe_of(tenant, picture(views, captions.side())?)
+                .await;
             answers.caption = Some(unless_refused(Provider::Caption, said)?);
             self.known.keep(whose, &answers);
         }

@@ -1,7 +1,9 @@
 //! The three tiers of backpressure, on governor: rates of tenants, worker slots of stages, rates of external providers.
 //! Rates are granted in blocks, so that a file costs no call of its own; slots are leases that expire by silence.
-//! Nothing here is stored: after a restart buckets are full, and slots are learned from what their holders announce.
+//! Nothing here is stored: after a restart the buckets of tenants are full and those of providers empty, and slots are learned from what their holders announce.
 
+mod budgets;
+mod grant;
 mod metrics;
 mod rates;
 mod service;
@@ -13,7 +15,7 @@ use caudal_proto::mesh::v1::limiter_service_server::LimiterServiceServer;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
-pub use settings::{DefaultRates, InvalidSettings, Rate, Settings, SlotLimits};
+pub use settings::{DefaultRates, InvalidSettings, ProviderLimit, Rate, Settings, SlotLimits};
 
 /// Requests and answers of the limiter are small.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -25,7 +27,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// With full buckets and no slot held. Its metrics go into `metrics`.
+    /// With no slot held. Its metrics go into `metrics`.
     #[must_use]
     pub fn new(settings: &Settings, metrics: &Registry) -> Self {
         Self {

@@ -12,6 +12,7 @@ pub(crate) struct Metrics {
     granted: Labelled<Counter, 1>,
     refused: Labelled<Counter, 1>,
     penalties: Labelled<Counter, 1>,
+    provider_rate: Labelled<Gauge, 2>,
     held: Labelled<Gauge, 1>,
     limit: Labelled<Gauge, 1>,
 }
@@ -34,6 +35,11 @@ impl Metrics {
                 "Times a provider asked for fewer requests",
                 ["provider"],
             ),
+            provider_rate: registry.gauges(
+                "limiter_provider_rate_per_minute",
+                "What all processes together may ask of a provider in a minute now, by provider and kind",
+                ["provider", "kind"],
+            ),
             held: registry.gauges(
                 "limiter_slots_held",
                 "Worker slots held, by stage",
@@ -48,12 +54,8 @@ impl Metrics {
     }
 
     pub(crate) fn permits(&self, kind: PermitKind, want: u32, granted: u32) {
-        let name = match kind {
-            PermitKind::Unspecified => return,
-            PermitKind::Calls => "calls",
-            PermitKind::Entries => "entries",
-            PermitKind::ProviderRequests => "provider_requests",
-            PermitKind::ProviderTokens => "provider_tokens",
+        let Some(name) = name(kind) else {
+            return;
         };
         self.granted.with([name]).inc_by(u64::from(granted));
         self.refused
@@ -63,6 +65,16 @@ impl Metrics {
 
     pub(crate) fn penalty(&self, provider: &str) {
         self.penalties.with([provider]).inc();
+    }
+
+    pub(crate) fn provider_rate(&self, kind: PermitKind, provider: &str, per_second: f64) {
+        let Some(name) = name(kind) else {
+            return;
+        };
+        // Rates are bounded far below what does not fit.
+        #[expect(clippy::cast_possible_truncation)]
+        let per_minute = (per_second * 60.0).round() as i64;
+        self.provider_rate.with([provider, name]).set(per_minute);
     }
 
     pub(crate) fn slots(&self, sums: &[StageSum]) {
@@ -75,5 +87,15 @@ impl Metrics {
                 .with([Stage::name(*stage)])
                 .set(i64::from(*limit));
         }
+    }
+}
+
+fn name(kind: PermitKind) -> Option<&'static str> {
+    match kind {
+        PermitKind::Unspecified => None,
+        PermitKind::Calls => Some("calls"),
+        PermitKind::Entries => Some("entries"),
+        PermitKind::ProviderRequests => Some("provider_requests"),
+        PermitKind::ProviderTokens => Some("provider_tokens"),
     }
 }

@@ -1,9 +1,10 @@
-//! Tiers 1 and 3: permits by rate, on governor's GCRA. A demand gets as much as there is, up to its block.
+//! Tier 1: permits by rate, on governor's GCRA. A demand gets as much as there is, up to its block. What is for providers
+//! (tier 3) goes on to their budgets.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use caudal_domain::limits::MAX_ENTRIES_PER_PAGE;
@@ -14,6 +15,8 @@ use governor::state::keyed::DefaultKeyedStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{InsufficientCapacity, NotUntil, RateLimiter};
 
+use crate::budgets::{Budgeted, Budgets, Demand, is_of_providers};
+use crate::grant::{CROWDED_RETRY, Grant};
 use crate::settings::{DefaultRates, Rate};
 
 /// Keys of one kind that may have a bucket which is not full. A key beyond waits until others are full again.
@@ -25,32 +28,16 @@ const DEMANDS_BETWEEN_PRUNES: u32 = 4096;
 /// Keys that the status tells about.
 const MAX_COUNTED_KEYS: usize = 1000;
 
-/// The longest penalty, whatever a provider says.
-pub(crate) const LONGEST_PENALTY: Duration = Duration::from_secs(3600);
-
-/// Providers under penalty at once.
-const MAX_PENALTIES: usize = 1000;
-
-/// Told when a kind has too many keys.
-const CROWDED_RETRY: Duration = Duration::from_secs(1);
-
 type Keyed<C> =
     RateLimiter<String, DefaultKeyedStateStore<String>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 type Direct<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
 type Checked<C> = Result<Result<(), NotUntil<<C as Clock>::Instant>>, InsufficientCapacity>;
 
-/// What a demand got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Grant {
-    pub(crate) granted: u32,
-    /// Zero when all that was wanted was granted.
-    pub(crate) retry_after: Duration,
-}
-
 pub(crate) struct Rates<C: Clock = DefaultClock> {
     clock: C,
     kinds: BTreeMap<PermitKind, Kind<C>>,
-    penalties: Mutex<HashMap<String, C::Instant>>,
+    started: C::Instant,
+    budgets: Mutex<Budgets>,
     counted: Mutex<HashMap<(PermitKind, String), Counted<C>>>,
     demands: AtomicU32,
     /// Keys with a limit of their own that is kept in the database, as whoever asks tells it.
@@ -84,12 +71,7 @@ impl<C: Clock> std::fmt::Debug for Rates<C> {
     }
 }
 
-const KINDS: [PermitKind; 4] = [
-    PermitKind::Calls,
-    PermitKind::Entries,
-    PermitKind::ProviderRequests,
-    PermitKind::ProviderTokens,
-];
+const KINDS: [PermitKind; 2] = [PermitKind::Calls, PermitKind::Entries];
 
 impl<C: Clock + Clone> Rates<C> {
     pub(crate) fn new(
@@ -123,9 +105,14 @@ impl<C: Clock + Clone> Rates<C> {
             }
         }
         Self {
+            started: clock.now(),
             clock,
             kinds,
-            penalties: Mutex::default(),
+            budgets: Mutex::new(Budgets::new(
+                defaults.provider_requests,
+                defaults.provider_tokens,
+                own,
+            )),
             counted: Mutex::default(),
             demands: AtomicU32::new(0),
             told: Mutex::default(),
@@ -190,7 +177,8 @@ impl<C: Clock + Clone> Rates<C> {
         Some(told)
     }
 
-    /// Takes up to `block` permits; with fewer than `want` it says when to ask again. None for an unknown kind.
+    /// Takes up to `block` permits; with fewer than `want` it says when to ask again. None for an unknown kind, and for the
+    /// kinds of providers.
     pub(crate) fn acquire(
         &self,
         kind: PermitKind,
@@ -200,38 +188,32 @@ impl<C: Clock + Clone> Rates<C> {
     ) -> Option<Grant> {
         let limits = self.kinds.get(&kind)?;
         self.prune_now_and_then();
-        let grant = match self.penalty(kind, key) {
-            Some(left) => Grant {
-                granted: 0,
-                retry_after: left,
-            },
-            None => limits.acquire(&self.clock, key, want, block.max(want)),
-        };
+        let grant = limits.acquire(&self.clock, key, want, block.max(want));
         self.count(kind, key, want, grant);
         Some(grant)
     }
 
-    /// Nothing is granted for a provider for this long; a penalty that ends later stays.
-    pub(crate) fn penalize(&self, provider: &str, retry_after: Duration) {
-        let now = self.clock.now();
-        let until = now + retry_after.min(LONGEST_PENALTY).into();
-        let mut penalties = self
-            .penalties
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        penalties.retain(|_, until| *until > now);
-        if let Some(present) = penalties.get_mut(provider) {
-            *present = (*present).max(until);
-            return;
-        }
-        if penalties.len() >= MAX_PENALTIES {
-            tracing::warn!(
-                provider,
-                "too many providers under penalty, this one is not slowed"
-            );
-            return;
-        }
-        penalties.insert(provider.to_owned(), until);
+    /// Takes permits of a provider. None for other kinds.
+    pub(crate) fn acquire_of_provider(&self, demand: &Demand<'_>) -> Option<Budgeted> {
+        let now = self.passed();
+        let found = self.budgets().acquire(demand, now)?;
+        self.count(demand.kind, demand.provider, demand.want, found.grant);
+        Some(found)
+    }
+
+    /// The provider wants nothing for this long, and fewer requests after it. Whether this is not the same event again.
+    pub(crate) fn penalize(&self, provider: &str, retry_after: Duration) -> bool {
+        let now = self.passed();
+        self.budgets().penalize(provider, retry_after, now)
+    }
+
+    /// Since the start.
+    fn passed(&self) -> Duration {
+        self.clock.now().duration_since(self.started).into()
+    }
+
+    fn budgets(&self) -> MutexGuard<'_, Budgets> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was granted and refused, by kind and key.
@@ -240,9 +222,7 @@ impl<C: Clock + Clone> Rates<C> {
         let mut rates: Vec<RateStatus> = counted
             .iter()
             .filter_map(|((kind, key), counted)| {
-                let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-                let told = told.get(&(*kind, key.clone())).map(|told| told.rate);
-                let rate = told.unwrap_or(self.kinds.get(kind)?.rate_of(key));
+                let (rate, present_per_second, processes) = self.present(*kind, key)?;
                 Some(RateStatus {
                     kind: (*kind).into(),
                     key: key.clone(),
@@ -250,6 +230,8 @@ impl<C: Clock + Clone> Rates<C> {
                     burst: rate.burst(),
                     granted: counted.granted,
                     refused: counted.refused,
+                    present_per_second,
+                    processes,
                 })
             })
             .collect();
@@ -257,20 +239,15 @@ impl<C: Clock + Clone> Rates<C> {
         rates
     }
 
-    fn penalty(&self, kind: PermitKind, key: &str) -> Option<Duration> {
-        if !matches!(
-            kind,
-            PermitKind::ProviderRequests | PermitKind::ProviderTokens
-        ) {
-            return None;
+    /// The rate that is set, what it is now, and how many processes share it, where that is known.
+    pub(crate) fn present(&self, kind: PermitKind, key: &str) -> Option<(Rate, f64, u32)> {
+        if is_of_providers(kind) {
+            return self.budgets().of(kind, key, self.passed());
         }
-        let now = self.clock.now();
-        let penalties = self
-            .penalties
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let until = penalties.get(key).filter(|until| **until > now)?;
-        Some(until.duration_since(now).into())
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = told.get(&(kind, key.to_owned())).map(|told| told.rate);
+        let rate = told.unwrap_or(self.kinds.get(&kind)?.rate_of(key));
+        Some((rate, rate.per_second(), 0))
     }
 
     fn count(&self, kind: PermitKind, key: &str, want: u32, grant: Grant) {
@@ -439,10 +416,7 @@ mod tests {
             provider_requests: each,
             provider_tokens: each,
         };
-        let own = BTreeMap::from([(
-            (PermitKind::ProviderTokens, "slow".to_owned()),
-            rate(1.0, 2),
-        )]);
+        let own = BTreeMap::from([((PermitKind::Entries, "slow".to_owned()), rate(1.0, 2))]);
         Rates::new(&defaults, &own, clock.clone())
     }
 
@@ -477,40 +451,13 @@ mod tests {
     fn a_key_with_a_rate_of_its_own_has_it_in_its_kind_only() {
         let clock = FakeRelativeClock::default();
         let rates = rates(&clock, rate(10.0, 37));
-        assert_eq!(take_all(&rates, PermitKind::ProviderTokens, "slow"), 2);
-        assert_eq!(take_all(&rates, PermitKind::ProviderRequests, "slow"), 37);
+        assert_eq!(take_all(&rates, PermitKind::Entries, "slow"), 2);
+        assert_eq!(take_all(&rates, PermitKind::Calls, "slow"), 37);
         let status = rates.status();
         assert_eq!(status.len(), 2);
         assert_eq!(
             (status[1].per_second, status[1].burst, status[1].granted),
             (1.0, 2, 2)
-        );
-    }
-
-    #[test]
-    fn a_penalty_stops_all_grants_of_a_provider_until_it_is_over() {
-        let clock = FakeRelativeClock::default();
-        let rates = rates(&clock, rate(10.0, 10));
-        rates.penalize("openai", Duration::from_secs(5));
-        rates.penalize("openai", Duration::from_secs(2));
-        for kind in [PermitKind::ProviderRequests, PermitKind::ProviderTokens] {
-            let grant = rates.acquire(kind, "openai", 1, 5).unwrap();
-            assert_eq!(
-                grant,
-                Grant {
-                    granted: 0,
-                    retry_after: Duration::from_secs(5)
-                }
-            );
-        }
-        assert_eq!(take_all(&rates, PermitKind::ProviderRequests, "other"), 10);
-        clock.advance(Duration::from_secs(5));
-        assert_eq!(
-            rates
-                .acquire(PermitKind::ProviderTokens, "openai", 1, 5)
-                .unwrap()
-                .granted,
-            5
         );
     }
 
@@ -573,7 +520,7 @@ mod tests {
             let mut left = want;
             let mut rounds = 0;
             while left > 0 {
-                let grant = rates.acquire(PermitKind::ProviderTokens, "p", left, left).unwrap();
+                let grant = rates.acquire(PermitKind::Entries, "p", left, left).unwrap();
                 prop_assert!(rounds == 0 || grant.granted > 0);
                 left -= grant.granted;
                 clock.advance(grant.retry_after);

@@ -16,8 +16,9 @@ use governor::clock::DefaultClock;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::budgets::{Demand, LONGEST_PENALTY, is_of_providers};
 use crate::metrics::Metrics;
-use crate::rates::{LONGEST_PENALTY, Rates};
+use crate::rates::Rates;
 use crate::settings::Settings;
 use crate::slots::Slots;
 
@@ -55,6 +56,39 @@ impl Service {
         if request.want == 0 {
             return Err(Refusal::invalid("want", "must be at least 1"));
         }
+        let no_kind = || Refusal::invalid("kind", "names no kind of permit");
+        let valid_for = Some(duration_to_proto(self.permit_validity));
+        if is_of_providers(kind) {
+            if !request.process.is_empty() {
+                check_name("process", &request.process)?;
+            }
+            let demand = Demand {
+                kind,
+                provider: &request.key,
+                want: request.want,
+                block: request.block,
+                process: &request.process,
+                local_fraction: request.local_fraction,
+                spent_away: request.spent_away,
+            };
+            let found = self
+                .rates
+                .acquire_of_provider(&demand)
+                .ok_or_else(no_kind)?;
+            self.metrics
+                .permits(kind, request.want, found.grant.granted);
+            self.metrics
+                .provider_rate(kind, &request.key, found.per_second);
+            return Ok(AcquireResponse {
+                granted: found.grant.granted,
+                valid_for,
+                retry_after: (!found.grant.retry_after.is_zero())
+                    .then(|| duration_to_proto(found.grant.retry_after)),
+                per_second: found.per_second,
+                local_fraction: found.local_fraction,
+                paused: found.paused,
+            });
+        }
         let grant = self
             .rates
             .acquire_at(
@@ -64,15 +98,14 @@ impl Service {
                 request.block,
                 request.per_second,
             )
-            .ok_or_else(|| Refusal::invalid("kind", "names no kind of permit"))?;
+            .ok_or_else(no_kind)?;
         self.metrics.permits(kind, request.want, grant.granted);
-        let retry_after =
-            (!grant.retry_after.is_zero()).then(|| duration_to_proto(grant.retry_after));
-        let valid_for = Some(duration_to_proto(self.permit_validity));
         Ok(AcquireResponse {
             granted: grant.granted,
             valid_for,
-            retry_after,
+            retry_after: (!grant.retry_after.is_zero())
+                .then(|| duration_to_proto(grant.retry_after)),
+            ..AcquireResponse::default()
         })
     }
 
@@ -90,6 +123,7 @@ impl Service {
         Ok(HoldSlotsResponse {
             slots: held.slots,
             valid_for: Some(duration_to_proto(held.valid_for)),
+            recovering: held.recovering,
         })
     }
 
@@ -108,13 +142,19 @@ impl Service {
                 "a penalty was cut to an hour"
             );
         }
-        tracing::info!(
-            provider = request.provider,
-            ?retry_after,
-            "a provider wants fewer requests"
-        );
-        self.rates.penalize(&request.provider, retry_after);
+        if self.rates.penalize(&request.provider, retry_after) {
+            tracing::info!(
+                provider = request.provider,
+                ?retry_after,
+                "a provider wants fewer requests: its rate is halved, and grows back within a minute"
+            );
+        }
         self.metrics.penalty(&request.provider);
+        for kind in [PermitKind::ProviderRequests, PermitKind::ProviderTokens] {
+            if let Some((_, present, _)) = self.rates.present(kind, &request.provider) {
+                self.metrics.provider_rate(kind, &request.provider, present);
+            }
+        }
         Ok(PenalizeResponse {})
     }
 

@@ -38,6 +38,7 @@ impl Rate {
     const SLOWEST: f64 = 1.0 / 3600.0;
     const FASTEST: f64 = 10_000_000.0;
     const LARGEST_BURST: u32 = 100_000_000;
+    const MOST_A_MINUTE: u32 = 600_000_000;
 
     /// A rate; `field` names it in the error.
     ///
@@ -70,6 +71,21 @@ impl Rate {
         })
     }
 
+    /// So many a minute, of which a second's worth may come at once.
+    ///
+    /// # Errors
+    /// When it is not from 1 to 600 million; `field` names it.
+    pub fn a_minute(field: &str, permits: u32) -> Result<Self, InvalidSettings> {
+        if !(1..=Self::MOST_A_MINUTE).contains(&permits) {
+            let rule = format!(
+                "must be from 1 to {} a minute, not {permits}",
+                Self::MOST_A_MINUTE
+            );
+            return Err(invalid(field, rule));
+        }
+        Self::try_new(field, f64::from(permits) / 60.0, permits.div_ceil(60))
+    }
+
     /// Permits a second.
     #[must_use]
     pub fn per_second(&self) -> f64 {
@@ -96,7 +112,7 @@ pub struct DefaultRates {
     pub entries: Rate,
     /// Requests to a provider.
     pub provider_requests: Rate,
-    /// Tokens sent to a provider. The burst must hold the largest request.
+    /// Tokens sent to a provider.
     pub provider_tokens: Rate,
 }
 
@@ -110,6 +126,15 @@ impl DefaultRates {
             PermitKind::ProviderTokens => Some(self.provider_tokens),
         }
     }
+}
+
+/// What is set of one provider; what is not keeps its default.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ProviderLimit {
+    /// Requests of all processes.
+    pub requests: Option<Rate>,
+    /// Tokens of all processes.
+    pub tokens: Option<Rate>,
 }
 
 /// How many files may be in work: at each stage, and in all.
@@ -280,6 +305,26 @@ impl Settings {
             provider_tokens: Rate::try_new("rates.provider_tokens", 16_000.0, 200_000)?,
         };
         Self::try_new(rates, [], slots, Duration::from_secs(2))
+    }
+
+    /// The same with limits of providers, by the names that permits have.
+    #[must_use]
+    pub fn limit_providers(
+        mut self,
+        limits: impl IntoIterator<Item = (String, ProviderLimit)>,
+    ) -> Self {
+        for (provider, ProviderLimit { requests, tokens }) in limits {
+            let rates = [
+                (PermitKind::ProviderRequests, requests),
+                (PermitKind::ProviderTokens, tokens),
+            ];
+            for (kind, rate) in rates {
+                if let Some(rate) = rate {
+                    self.own_rates.insert((kind, provider.clone()), rate);
+                }
+            }
+        }
+        self
     }
 }
 

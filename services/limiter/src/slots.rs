@@ -17,6 +17,8 @@ pub(crate) struct Slots {
     limits: SlotLimits,
     /// Until then processes of before our start may hold slots we do not know of.
     recovered_at: Instant,
+    /// When anybody was heard of last, if anybody held slots then.
+    heard_at: Option<Instant>,
     /// Limits of stages that operators set, as holders tell them.
     told: BTreeMap<Stage, u32>,
     stages: BTreeMap<Stage, BTreeMap<String, Holder>>,
@@ -34,6 +36,8 @@ struct Holder {
 pub(crate) struct Held {
     pub(crate) slots: u32,
     pub(crate) valid_for: Duration,
+    /// Nothing was granted beyond what was announced, for want of knowledge.
+    pub(crate) recovering: bool,
 }
 
 /// What a stage has and gives.
@@ -55,6 +59,7 @@ impl Slots {
         Self {
             limits,
             recovered_at,
+            heard_at: None,
             told: BTreeMap::new(),
             stages,
         }
@@ -86,17 +91,37 @@ impl Slots {
         have: u32,
         now: Instant,
     ) -> Result<Held, Refusal> {
-        self.expire(now);
         let validity = self.limits.validity();
+        let silent_for = |heard_at| now.saturating_duration_since(heard_at);
+        if self.heard_at.map(silent_for) >= Some(validity) {
+            // Not one heartbeat came while all leases ended: it was us who did not hear. Their holders work on.
+            self.recovered_at = now + self.limits.recovery();
+        }
+        let held = self.hold_now(stage, process, want, have, now);
+        self.heard_at = (self.processes() > 0).then_some(now);
+        held
+    }
+
+    fn hold_now(
+        &mut self,
+        stage: Stage,
+        process: &str,
+        want: u32,
+        have: u32,
+        now: Instant,
+    ) -> Result<Held, Refusal> {
+        let validity = self.limits.validity();
+        self.expire(now);
         if want == 0 {
             self.holders(stage).remove(process);
             return Ok(Held {
                 slots: 0,
                 valid_for: validity,
+                recovering: false,
             });
         }
-        let known = self.holders(stage).contains_key(process);
-        if !known && self.processes() >= MAX_PROCESSES {
+        let held_before = self.holders(stage).get(process).map(|holder| holder.held);
+        if held_before.is_none() && self.processes() >= MAX_PROCESSES {
             let message = format!("{MAX_PROCESSES} processes hold slots, no more can");
             return Err(
                 Refusal::exhausted("TOO_MANY_PROCESSES", message).with_retry_after(validity)
@@ -115,7 +140,8 @@ impl Slots {
             .fair_part(stage, process)
             .min(self.free_for(stage, process));
         let mut valid_for = validity;
-        if now < self.recovered_at {
+        let recovering = now < self.recovered_at;
+        if recovering {
             slots = slots.min(have);
             // Asked again soon: others may turn out to be gone.
             valid_for = valid_for.min((self.recovered_at - now).max(validity / 3));
@@ -123,12 +149,17 @@ impl Slots {
         self.holders(stage).insert(
             process.to_owned(),
             Holder {
-                held: slots,
+                // Of fewer than it has it may not hear: they are another's once it says that it has them no more.
+                held: slots.max(have.min(held_before.unwrap_or(0))),
                 want,
                 until: now + validity,
             },
         );
-        Ok(Held { slots, valid_for })
+        Ok(Held {
+            slots,
+            valid_for,
+            recovering,
+        })
     }
 
     /// Each stage with what it gives now.
@@ -268,9 +299,12 @@ mod tests {
         // Only what is free, until the first comes again and is told to use less.
         assert_eq!(slots(&mut all, "b", 8, 0, now), 2);
         assert_eq!(slots(&mut all, "a", 8, 8, now), 5);
+        assert_eq!(slots(&mut all, "b", 8, 2, now), 2);
+        assert_eq!(slots(&mut all, "a", 8, 5, now), 5);
         assert_eq!(slots(&mut all, "b", 8, 2, now), 5);
         // One that wants little leaves the rest to the others.
         assert_eq!(slots(&mut all, "b", 1, 5, now), 1);
+        assert_eq!(slots(&mut all, "b", 1, 1, now), 1);
         assert_eq!(slots(&mut all, "a", 12, 5, now), 9);
     }
 
@@ -282,11 +316,14 @@ mod tests {
         all.limit(Stage::Upload, 4);
         assert_eq!(slots(&mut all, "b", 8, 0, now), 0);
         assert_eq!(slots(&mut all, "a", 8, 8, now), 2);
+        assert_eq!(slots(&mut all, "b", 8, 0, now), 0);
+        assert_eq!(slots(&mut all, "a", 8, 2, now), 2);
         assert_eq!(slots(&mut all, "b", 8, 0, now), 2);
         all.limit(Stage::Upload, 20);
         assert_eq!(slots(&mut all, "a", 16, 2, now), 12);
         all.limit(Stage::Upload, 0);
         assert_eq!(slots(&mut all, "a", 16, 12, now), 5);
+        assert_eq!(slots(&mut all, "a", 16, 5, now), 5);
         assert_eq!(slots(&mut all, "b", 8, 2, now), 5);
     }
 
@@ -309,7 +346,25 @@ mod tests {
         assert_eq!(slots(&mut all, "a", 10, 0, now), 10);
         assert_eq!(all.hold(Stage::Metadata, "m", 10, 0, now).unwrap().slots, 2);
         assert_eq!(slots(&mut all, "a", 10, 10, now), 6);
+        assert_eq!(slots(&mut all, "a", 10, 6, now), 6);
         assert_eq!(all.hold(Stage::Metadata, "m", 10, 2, now).unwrap().slots, 6);
+    }
+
+    #[test]
+    fn a_limiter_that_heard_nobody_for_a_while_grants_nothing_new_until_it_has() {
+        let now = Instant::now();
+        let mut all = Slots::new(limits(10, 5, 50, VALIDITY), now);
+        let recovered = now + VALIDITY;
+        assert_eq!(slots(&mut all, "a", 6, 0, recovered), 6);
+        assert_eq!(slots(&mut all, "b", 4, 0, recovered), 4);
+        // Both work on with what they had.
+        let woken = recovered + 2 * VALIDITY;
+        assert_eq!(slots(&mut all, "b", 10, 4, woken), 4);
+        assert_eq!(slots(&mut all, "a", 6, 6, woken), 5, "its fair part");
+        let heard = woken + VALIDITY / 2;
+        assert_eq!(slots(&mut all, "b", 10, 4, heard), 4);
+        assert_eq!(slots(&mut all, "a", 6, 5, heard), 5);
+        assert_eq!(slots(&mut all, "b", 10, 4, woken + VALIDITY), 5);
     }
 
     #[test]

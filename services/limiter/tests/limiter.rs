@@ -125,7 +125,8 @@ async fn a_tenant_spends_its_rate_and_no_others() {
     let settings = PermitSettings {
         kind: PermitKind::Calls,
         block: 4,
-        local_share_per_second: 1,
+        local_share_per_second: 1.0,
+        process: "p1".to_owned(),
     };
     let permits = PermitBlocks::new(running.client.clone(), settings);
     for _ in 0..10 {
@@ -154,7 +155,8 @@ async fn more_than_a_burst_is_waited_for_and_a_penalty_stops_everyone() {
     let settings = PermitSettings {
         kind: PermitKind::ProviderTokens,
         block: 10,
-        local_share_per_second: 1,
+        local_share_per_second: 1.0,
+        process: "p1".to_owned(),
     };
     let permits = PermitBlocks::new(running.client.clone(), settings);
     let never = CancellationToken::new();
@@ -173,7 +175,7 @@ async fn more_than_a_burst_is_waited_for_and_a_penalty_stops_everyone() {
         key: "provider".to_owned(),
         want: 1,
         block: 1,
-        per_second: 0,
+        ..AcquireRequest::default()
     };
     let answer = running
         .client
@@ -195,7 +197,7 @@ async fn a_bad_request_names_its_field_and_a_stranger_is_turned_away() {
         key: key.to_owned(),
         want,
         block: want,
-        per_second: 0,
+        ..AcquireRequest::default()
     };
     for (request, field) in [
         (acquire(PermitKind::Unspecified, TENANT, 1), "kind"),

@@ -37,8 +37,8 @@ pub struct SlotSettings {
     pub process: String,
     /// How many slots it could use.
     pub want: u32,
-    /// How many it may use while the limiter is unreachable: its share, so that all processes together stay within
-    /// the stage's limit.
+    /// How many it may use while the limiter is unreachable, at most. Once the limiter granted any it is never more than
+    /// that, so that all processes together stay within the stage's limit.
     pub local_share: u32,
 }
 
@@ -85,6 +85,7 @@ impl SlotHolder {
             asks,
             grant,
             valid_until: None,
+            known: None,
         };
         let task = tokio::spawn(heartbeat.run(stop.clone()).instrument(span));
         Self {
@@ -128,6 +129,8 @@ struct Heartbeat {
     grant: watch::Sender<u32>,
     /// Until when the last grant of the limiter is good; none in the local share.
     valid_until: Option<Instant>,
+    /// What the limiter granted last; none before it knew who holds what.
+    known: Option<u32>,
 }
 
 impl Heartbeat {
@@ -155,22 +158,25 @@ impl Heartbeat {
         let want = asked.want;
         let asked_at = Instant::now();
         match self.ask(asked).await {
-            Ok((slots, valid_for)) => {
+            Ok((slots, valid_for, recovering)) => {
                 if self.valid_until.is_none() {
                     tracing::debug!(slots, "the limiter grants slots");
                 }
                 self.valid_until = Some(asked_at + valid_for);
+                if !recovering || slots > 0 {
+                    self.known = Some(slots);
+                }
                 self.set(slots.min(want));
                 (valid_for / 3).clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT)
             }
             Err(error) => {
-                self.fall_back(want, &error);
+                self.fall_back(asked, &error);
                 RETRY_INTERVAL.min(self.time_left().max(SHORTEST_HEARTBEAT))
             }
         }
     }
 
-    async fn ask(&mut self, asked: Asked) -> Result<(u32, Duration), String> {
+    async fn ask(&mut self, asked: Asked) -> Result<(u32, Duration, bool), String> {
         let request = HoldSlotsRequest {
             stage: self.settings.stage.name().to_owned(),
             process: self.settings.process.clone(),
@@ -189,15 +195,18 @@ impl Heartbeat {
             .into_inner();
         let valid_for = answer.valid_for.as_ref().ok_or("no validity")?;
         let valid_for = duration_from_proto(valid_for).map_err(|error| error.to_string())?;
-        Ok((answer.slots, valid_for))
+        Ok((answer.slots, valid_for, answer.recovering))
     }
 
-    /// A grant is good until its time is over; then the local share holds, slower and never stopped.
-    fn fall_back(&mut self, want: u32, error: &str) {
+    /// A grant is good until its time is over; then the local share of it holds, slower and never stopped. A limiter that
+    /// comes back learns what is held before it grants more, so what it granted stays within the limit meanwhile.
+    fn fall_back(&mut self, asked: Asked, error: &str) {
         if !self.time_left().is_zero() {
             return;
         }
-        let share = self.settings.local_share.min(want);
+        let set = asked.stage_limit.filter(|limit| *limit > 0);
+        let most = self.known.unwrap_or(u32::MAX).min(set.unwrap_or(u32::MAX));
+        let share = self.settings.local_share.min(asked.want).min(most);
         if self.valid_until.take().is_some() || *self.grant.borrow() != share {
             tracing::warn!(
                 error,

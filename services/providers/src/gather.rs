@@ -1,6 +1,6 @@
 //! Inputs of many callers, texts or pictures, travel in one request. They gather while a request is under way, and no longer:
-//! nothing waits for a timer. Callers take turns, input by input, and whoever comes has the next one, so that who has few does
-//! not wait for who has many. Each caller gets the answers to its own inputs, and one that a provider refuses is found by
+//! nothing waits for a timer. Tenants take turns, and within each its callers (its files), input by input, and whoever comes has
+//! the next one, so that who has few does not wait for who has many. Each caller gets the answers to its own inputs, and one that a provider refuses is found by
 //! halving, so that it fails alone.
 //!
 //! There is no task of its own: of the callers that wait, one takes what has gathered and asks for all of it. Should it be
@@ -18,7 +18,7 @@ use crate::embeddings::Embeddings;
 use crate::error::ProviderError;
 use crate::estimate::estimate;
 
-/// So many callers that just came have their first turn before one that has had a turn has its next.
+/// So many that just came have their first turn before one that has had a turn has its next.
 const NEWCOMERS_IN_TURN: usize = 8;
 
 /// What can be asked about.
@@ -94,16 +94,97 @@ struct Piece<I, O> {
 
 type Answers<O> = oneshot::Receiver<Result<Answered<O>, ProviderError>>;
 
-/// A caller, and what it asks for, which is never nothing.
-type Waiting<I, O> = (u64, VecDeque<Piece<I, O>>);
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Whose {
+    tenant: u128,
+    caller: u64,
+}
 
-struct State<I, O> {
-    /// The callers that have had no turn yet, in the order of their coming.
-    newcomers: VecDeque<Waiting<I, O>>,
-    /// How many of them had their first since another caller had a turn.
+/// Those that wait by their keys, each with what it waits for, which is never nothing, in the order of their turns.
+struct Turns<K, Q> {
+    /// Those that have had no turn yet, in the order of their coming.
+    newcomers: VecDeque<(K, Q)>,
+    /// How many of them had their first since another had a turn.
     newcomers_served: usize,
     /// The others, in the order of their turns.
-    queue: VecDeque<Waiting<I, O>>,
+    queue: VecDeque<(K, Q)>,
+}
+
+impl<K, Q> Default for Turns<K, Q> {
+    fn default() -> Self {
+        Self {
+            newcomers: VecDeque::new(),
+            newcomers_served: 0,
+            queue: VecDeque::new(),
+        }
+    }
+}
+
+impl<K: PartialEq, Q: Default> Turns<K, Q> {
+    fn is_empty(&self) -> bool {
+        self.newcomers.is_empty() && self.queue.is_empty()
+    }
+
+    /// Adds to what one waits for.
+    fn add(&mut self, key: K, add: impl FnOnce(&mut Q)) {
+        let mut waiting = self.newcomers.iter_mut().chain(&mut self.queue);
+        if let Some((_, known)) = waiting.find(|(whose, _)| *whose == key) {
+            add(known);
+            return;
+        }
+        let mut new = Q::default();
+        add(&mut new);
+        self.newcomers.push_back((key, new));
+    }
+
+    fn is_newcomers_turn(&self) -> bool {
+        let others_wait = !self.queue.is_empty();
+        !self.newcomers.is_empty() && (self.newcomers_served < NEWCOMERS_IN_TURN || !others_wait)
+    }
+
+    /// What the one waits for whose turn it is.
+    fn front(&self) -> Option<&Q> {
+        let queue = if self.is_newcomers_turn() {
+            &self.newcomers
+        } else {
+            &self.queue
+        };
+        queue.front().map(|(_, waits_for)| waits_for)
+    }
+
+    /// Takes from the one whose turn it is; its turn comes again when all others have had theirs, unless nothing is left.
+    fn turn<T>(
+        &mut self,
+        take: impl FnOnce(&mut Q) -> Option<T>,
+        is_nothing: impl FnOnce(&Q) -> bool,
+    ) -> Option<T> {
+        let (key, mut waits_for) = if self.is_newcomers_turn() {
+            self.newcomers_served += 1;
+            self.newcomers.pop_front()?
+        } else {
+            self.newcomers_served = 0;
+            self.queue.pop_front()?
+        };
+        let taken = take(&mut waits_for);
+        if !is_nothing(&waits_for) {
+            self.queue.push_back((key, waits_for));
+        }
+        taken
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = Q> {
+        let newcomers = self.newcomers.drain(..);
+        newcomers
+            .chain(self.queue.drain(..))
+            .map(|(_, waits_for)| waits_for)
+    }
+}
+
+type Callers<I, O> = Turns<u64, VecDeque<Piece<I, O>>>;
+
+struct State<I, O> {
+    tenants: Turns<u128, Callers<I, O>>,
     queued: usize,
     queued_tokens: usize,
     under_way: usize,
@@ -112,9 +193,7 @@ struct State<I, O> {
 impl<I, O> Default for State<I, O> {
     fn default() -> Self {
         Self {
-            newcomers: VecDeque::new(),
-            newcomers_served: 0,
-            queue: VecDeque::new(),
+            tenants: Turns::default(),
             queued: 0,
             queued_tokens: 0,
             under_way: 0,
@@ -123,55 +202,32 @@ impl<I, O> Default for State<I, O> {
 }
 
 impl<I: Input, O> State<I, O> {
-    fn enqueue(&mut self, caller: u64, input: &I) -> Answers<O> {
+    fn enqueue(&mut self, whose: Whose, input: &I) -> Answers<O> {
         let (answer, receiver) = oneshot::channel();
         let piece = Piece {
             tokens: input.tokens(),
             input: input.clone(),
             answer,
         };
-        self.push(caller, piece);
-        receiver
-    }
-
-    fn push(&mut self, caller: u64, piece: Piece<I, O>) {
         self.queued += 1;
         self.queued_tokens += piece.tokens;
-        let mut waiting = self.newcomers.iter_mut().chain(&mut self.queue);
-        match waiting.find(|(whose, _)| *whose == caller) {
-            Some((_, pieces)) => pieces.push_back(piece),
-            None => self.newcomers.push_back((caller, VecDeque::from([piece]))),
-        }
-    }
-
-    fn is_newcomers_turn(&self) -> bool {
-        let others_wait = !self.queue.is_empty();
-        !self.newcomers.is_empty() && (self.newcomers_served < NEWCOMERS_IN_TURN || !others_wait)
+        self.tenants.add(whose.tenant, |callers| {
+            callers.add(whose.caller, |pieces| pieces.push_back(piece));
+        });
+        receiver
     }
 
     /// Whose turn it is.
     fn front(&self) -> Option<&Piece<I, O>> {
-        let queue = if self.is_newcomers_turn() {
-            &self.newcomers
-        } else {
-            &self.queue
-        };
-        queue.front()?.1.front()
+        self.tenants.front()?.front()?.front()
     }
 
-    /// Takes the piece whose turn it is; the turn is its caller's again when all others have had theirs.
+    /// Takes the piece whose turn it is.
     fn pop(&mut self) -> Option<Piece<I, O>> {
-        let (caller, mut pieces) = if self.is_newcomers_turn() {
-            self.newcomers_served += 1;
-            self.newcomers.pop_front()?
-        } else {
-            self.newcomers_served = 0;
-            self.queue.pop_front()?
-        };
-        let piece = pieces.pop_front()?;
-        if !pieces.is_empty() {
-            self.queue.push_back((caller, pieces));
-        }
+        let piece = self.tenants.turn(
+            |callers| callers.turn(VecDeque::pop_front, VecDeque::is_empty),
+            Turns::is_empty,
+        )?;
         self.queued -= 1;
         self.queued_tokens -= piece.tokens;
         Some(piece)
@@ -180,11 +236,9 @@ impl<I: Input, O> State<I, O> {
     fn drain(&mut self) -> Vec<Piece<I, O>> {
         self.queued = 0;
         self.queued_tokens = 0;
-        let newcomers = self.newcomers.drain(..);
-        newcomers
-            .chain(self.queue.drain(..))
-            .flat_map(|(_, pieces)| pieces)
-            .collect()
+        let tenants = self.tenants.drain();
+        let callers = tenants.flat_map(|mut callers| callers.drain().collect::<Vec<_>>());
+        callers.flatten().collect()
     }
 }
 
@@ -216,17 +270,19 @@ impl<S: Source> Gatherer<S> {
         &self.source
     }
 
-    /// The answers to `inputs`, in order. The first failure of any of them is the failure of all.
+    /// The answers to `inputs` of a tenant, in order. The first failure of any of them is the failure of all.
     pub(crate) async fn answers(
         &self,
+        tenant: u128,
         inputs: &[S::Input],
     ) -> Result<Vec<Answered<S::Output>>, ProviderError> {
         let caller = self.callers.fetch_add(1, Ordering::Relaxed);
+        let whose = Whose { tenant, caller };
         let mut waiting: Vec<Answers<S::Output>> = {
             let mut state = self.state();
             inputs
                 .iter()
-                .map(|input| state.enqueue(caller, input))
+                .map(|input| state.enqueue(whose, input))
                 .collect()
         };
         let mut found = Vec::with_capacity(inputs.len());
@@ -240,7 +296,7 @@ impl<S: Source> Gatherer<S> {
                     Err(TryRecvError::Empty) => break,
                     // Whoever asked for it was dropped.
                     Err(TryRecvError::Closed) => {
-                        *next = self.state().enqueue(caller, &inputs[found.len()]);
+                        *next = self.state().enqueue(whose, &inputs[found.len()]);
                         break;
                     }
                 }
@@ -373,9 +429,13 @@ impl<S: Source> Gatherer<S> {
 }
 
 impl<S: Source<Output = Answer>> Gatherer<S> {
-    /// The vectors of `inputs`, in order.
-    pub(crate) async fn embed(&self, inputs: &[S::Input]) -> Result<Embeddings, ProviderError> {
-        together(self.answers(inputs).await?)
+    /// The vectors of `inputs` of a tenant, in order.
+    pub(crate) async fn embed(
+        &self,
+        tenant: u128,
+        inputs: &[S::Input],
+    ) -> Result<Embeddings, ProviderError> {
+        together(self.answers(tenant, inputs).await?)
     }
 }
 
@@ -506,7 +566,7 @@ mod tests {
         let mut tasks = Vec::new();
         for number in 0..callers {
             let (gatherer, texts) = (gatherer.clone(), of_each(number));
-            tasks.push(tokio::spawn(async move { gatherer.embed(&texts).await }));
+            tasks.push(tokio::spawn(async move { gatherer.embed(0, &texts).await }));
         }
         let mut results = Vec::new();
         for task in tasks {
@@ -539,14 +599,14 @@ mod tests {
         let gatherer = Arc::new(Gatherer::new(source.clone()));
         let large = {
             let (gatherer, texts) = (gatherer.clone(), vec!["x".to_owned(); 5_000]);
-            tokio::spawn(async move { gatherer.embed(&texts).await })
+            tokio::spawn(async move { gatherer.embed(0, &texts).await })
         };
         while source.requests.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         for number in 0..5 {
             let before = source.requests.lock().unwrap().len();
-            gatherer.embed(&texts(number)).await.unwrap();
+            gatherer.embed(0, &texts(number)).await.unwrap();
             let waited_for = source.requests.lock().unwrap().len() - before;
             assert!(waited_for <= 4, "{waited_for} requests");
         }
@@ -554,12 +614,42 @@ mod tests {
         large.abort();
     }
 
+    fn of(tenant: u128, caller: u64) -> Whose {
+        Whose { tenant, caller }
+    }
+
+    #[test]
+    fn a_tenant_with_many_files_does_not_delay_another() {
+        let mut state: State<String, Answer> = State::default();
+        let mut answers = Vec::new();
+        // The first tenant has a hundred files, the second two, each of three texts.
+        for caller in 0..102_u64 {
+            let tenant = 1 + u128::from(caller >= 100);
+            answers.extend((0..3).map(|_| state.enqueue(of(tenant, caller), &caller.to_string())));
+        }
+        let mut order = Vec::new();
+        while let Some(piece) = state.pop() {
+            order.push(piece.input.parse::<u64>().unwrap());
+        }
+        let of_the_second: Vec<usize> = (0..order.len())
+            .filter(|place| order[*place] >= 100)
+            .collect();
+        assert_eq!(of_the_second, [1, 3, 5, 7, 9, 11]);
+        assert_eq!(
+            [order[1], order[3], order[5], order[7]],
+            [100, 101, 100, 101],
+            "and its files take turns"
+        );
+        assert_eq!(order.len(), 306);
+        assert!(state.tenants.is_empty());
+    }
+
     #[test]
     fn whoever_comes_has_the_next_turn_and_keeps_nobody_waiting_for_long() {
         let mut state = State::default();
         let mut answers = Vec::new();
         let mut push = |state: &mut State<String, Answer>, caller: u64, texts: usize| {
-            answers.extend((0..texts).map(|_| state.enqueue(caller, &caller.to_string())));
+            answers.extend((0..texts).map(|_| state.enqueue(of(1, caller), &caller.to_string())));
         };
         let next = |state: &mut State<String, Answer>| {
             let front = state.front().map(|piece| piece.input.clone());
@@ -624,12 +714,12 @@ mod tests {
         let gatherer = Arc::new(Gatherer::new(source.clone()));
         let leads = {
             let gatherer = gatherer.clone();
-            tokio::spawn(async move { gatherer.embed(&texts(1)).await })
+            tokio::spawn(async move { gatherer.embed(0, &texts(1)).await })
         };
         tokio::task::yield_now().await;
         let gathers = {
             let gatherer = gatherer.clone();
-            tokio::spawn(async move { gatherer.embed(&texts(2)).await })
+            tokio::spawn(async move { gatherer.embed(0, &texts(2)).await })
         };
         tokio::task::yield_now().await;
         leads.abort();
@@ -641,7 +731,7 @@ mod tests {
     async fn a_provider_that_refuses_everything_is_said_to_and_no_text_is_blamed() {
         let source = Arc::new(RefusesAll);
         let gatherer = Gatherer::new(source);
-        let error = gatherer.embed(&texts(1)).await.unwrap_err();
+        let error = gatherer.embed(0, &texts(1)).await.unwrap_err();
         assert!(
             matches!(&error, ProviderError::Misbehaves { detail } if detail.contains("every request")),
             "{error}"

@@ -35,6 +35,22 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
+/// Why there is no answer, in words.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// It did not come in time.
+    Late(String),
+    /// There was no connection, or it broke off.
+    Down(String),
+}
+
+impl NoAnswer {
+    pub(crate) fn words(&self) -> &str {
+        let (Self::Late(words) | Self::Down(words)) = self;
+        words
+    }
+}
+
 impl HttpClient {
     /// A client that can reach `url`. An https address needs the machine's root certificates, an http address does not.
     pub(crate) fn for_url(url: &Uri) -> Result<Self, String> {
@@ -71,18 +87,18 @@ impl HttpClient {
         &self,
         request: Request<Full<Bytes>>,
         deadline: Duration,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, NoAnswer> {
         let exchange = async {
             let response = self
                 .client
                 .request(request)
                 .await
-                .map_err(|error| with_cause("could not be reached", &error))?;
+                .map_err(|error| NoAnswer::Down(with_cause("could not be reached", &error)))?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, MAX_ANSWER_BYTES)
                 .collect()
                 .await
-                .map_err(|error| format!("broke off its answer: {error}"))?
+                .map_err(|error| NoAnswer::Down(format!("broke off its answer: {error}")))?
                 .to_bytes();
             Ok(Answer {
                 status: parts.status,
@@ -93,10 +109,10 @@ impl HttpClient {
         tokio::time::timeout(deadline, exchange)
             .await
             .unwrap_or_else(|_| {
-                Err(format!(
+                Err(NoAnswer::Late(format!(
                     "gave no answer within {} s",
                     deadline.as_secs_f32()
-                ))
+                )))
             })
     }
 }

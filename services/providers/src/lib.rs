@@ -39,7 +39,7 @@ pub use embeddings::{Embeddings, ProviderState};
 pub use error::ProviderError;
 pub use image_settings::ImageSettings;
 pub use local::{LocalModel, LocalSettings};
-pub use permits::{Permitted, ProviderPermits, Throttled, Unlimited};
+pub use permits::{Permitted, ProviderAnswer, ProviderPermits, Throttled, Unlimited};
 pub use picture::Picture;
 pub use provider::{EmbeddingProvider, Provider};
 pub use server::ServerSettings;

@@ -120,7 +120,16 @@ impl LocalModel {
 
     /// Embeds `texts`, in order; what is beyond the model's [`max_tokens`](Self::max_tokens) in a text is not read.
     pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
-        self.gatherer.embed(texts).await
+        self.embed_of(0, texts).await
+    }
+
+    /// The same for a tenant, by any number that is its own: tenants take turns.
+    pub async fn embed_of(
+        &self,
+        tenant: u128,
+        texts: &[String],
+    ) -> Result<Embeddings, ProviderError> {
+        self.gatherer.embed(tenant, texts).await
     }
 
     /// The model's own tokenizer, loading the model if it is not yet.

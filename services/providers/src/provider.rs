@@ -26,6 +26,19 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Embedding, Self::Caption, Self::ImageEmbedding];
+
+    /// What it is in settings, and in the names of its variables.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::Caption => "caption",
+            Self::ImageEmbedding => "image-embedding",
+        }
+    }
+
     /// The name in metrics and answers.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -80,9 +93,18 @@ impl EmbeddingProvider {
     /// Embeds `texts`, in order. They travel with those of other callers. Dropping the future stops the work after the
     /// batch that is being computed.
     pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
+        self.embed_of(0, texts).await
+    }
+
+    /// The same for a tenant, by any number that is its own: tenants take turns, and within each its callers.
+    pub async fn embed_of(
+        &self,
+        tenant: u128,
+        texts: &[String],
+    ) -> Result<Embeddings, ProviderError> {
         match self {
-            Self::Local(local) => local.embed(texts).await,
-            Self::OpenAi(openai) => openai.embed(texts).await,
+            Self::Local(local) => local.embed_of(tenant, texts).await,
+            Self::OpenAi(openai) => openai.embed_of(tenant, texts).await,
             Self::Unavailable { why } => Err(ProviderError::NotConfigured { why: why.clone() }),
         }
     }

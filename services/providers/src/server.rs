@@ -14,9 +14,9 @@ use crate::api_key::{ApiKey, SettingsError};
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Verdict};
 use crate::embeddings::ProviderState;
 use crate::error::ProviderError;
-use crate::http::{Answer as HttpAnswer, HttpClient};
+use crate::http::{Answer as HttpAnswer, HttpClient, NoAnswer};
 use crate::pace::Pace;
-use crate::permits::ProviderPermits;
+use crate::permits::{ProviderAnswer, ProviderPermits};
 
 /// The pause after a 429 that names none.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
@@ -221,9 +221,17 @@ impl Server {
         };
 
         let result = match self.client.send(request, self.settings.timeout).await {
-            Ok(answer) => self.judge(&answer, decode),
+            Ok(answer) => {
+                let result = self.judge(&answer, decode);
+                self.permits.answered(answered(&result));
+                result
+            }
             Err(what) => {
-                let words = format!("{} {what}", self.endpoint);
+                self.permits.answered(match what {
+                    NoAnswer::Late(_) => ProviderAnswer::Timeout,
+                    NoAnswer::Down(_) => ProviderAnswer::Down,
+                });
+                let words = format!("{} {}", self.endpoint, what.words());
                 Err(ProviderError::unavailable(words))
             }
         };
@@ -381,6 +389,26 @@ impl PassGuard<'_> {
 impl Drop for PassGuard<'_> {
     fn drop(&mut self) {
         self.settle(Verdict::Unknown);
+    }
+}
+
+/// How an answer that came is counted.
+fn answered<T>(result: &Result<T, ProviderError>) -> ProviderAnswer {
+    match result {
+        Ok(_) => ProviderAnswer::Served,
+        Err(error) => match error {
+            ProviderError::Throttled { .. } | ProviderError::NoPermit { .. } => {
+                ProviderAnswer::Throttled
+            }
+            ProviderError::Unauthorized { .. } => ProviderAnswer::RefusedKey,
+            ProviderError::Rejected { .. } => ProviderAnswer::RefusedInput,
+            ProviderError::Misbehaves { .. } | ProviderError::InvalidAnswer { .. } => {
+                ProviderAnswer::Unusable
+            }
+            ProviderError::Unavailable { .. } | ProviderError::NotConfigured { .. } => {
+                ProviderAnswer::ServerError
+            }
+        },
     }
 }
 

@@ -89,7 +89,16 @@ impl OpenAi {
 
     /// Embeds `texts`, in order, together with those of other callers.
     pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
-        self.vectors.gatherer.embed(texts).await
+        self.embed_of(0, texts).await
+    }
+
+    /// The same for a tenant, by any number that is its own: tenants take turns.
+    pub async fn embed_of(
+        &self,
+        tenant: u128,
+        texts: &[String],
+    ) -> Result<Embeddings, ProviderError> {
+        self.vectors.gatherer.embed(tenant, texts).await
     }
 
     /// Asks for the vector of a text that is nobody's.
@@ -148,7 +157,16 @@ impl PictureVectors {
 
     /// Embeds a picture, together with those of other callers.
     pub async fn embed(&self, picture: Picture) -> Result<Embeddings, ProviderError> {
-        self.vectors.gatherer.embed(&[picture]).await
+        self.embed_of(0, picture).await
+    }
+
+    /// The same for a tenant, by any number that is its own: tenants take turns.
+    pub async fn embed_of(
+        &self,
+        tenant: u128,
+        picture: Picture,
+    ) -> Result<Embeddings, ProviderError> {
+        self.vectors.gatherer.embed(tenant, &[picture]).await
     }
 
     /// Asks for the vector of a picture that is nobody's.

@@ -8,6 +8,7 @@ use caudal_gateway::AllowedOrigins;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+use crate::provider_limits::ProviderLimitArguments;
 use crate::settings::{
     AlwaysLandArguments, DoorArguments, LandingArguments, MeshTlsArguments, MetricsArguments,
     StoreArguments, TelemetryArguments, TlsArguments, TusArguments,
@@ -245,6 +246,8 @@ pub(crate) struct ServeArguments {
         help_heading = STAGES
     )]
     pub(crate) local_slots: Option<u32>,
+    #[command(flatten)]
+    pub(crate) provider_limits: ProviderLimitArguments,
     #[command(flatten)]
     pub(crate) landing: LandingArguments,
     #[command(flatten)]

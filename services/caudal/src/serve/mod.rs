@@ -51,9 +51,13 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
             service::gateway::start(&mesh, options, listener).await?
         }
         Work::Ledger(settings) => service::ledger::start(*settings, plan.listen).await?,
-        Work::Limiter { slots, secret } => {
+        Work::Limiter {
+            slots,
+            limits,
+            secret,
+        } => {
             let shown = (plan.tls, plan.metrics_listen);
-            service::limiter::start(slots, &secret, shown, plan.listen).await?
+            service::limiter::start((slots, &limits), &secret, shown, plan.listen).await?
         }
         Work::Stage {
             stage,

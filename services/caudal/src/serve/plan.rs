@@ -11,6 +11,7 @@ use caudal_node::{LeaderChannel, MeshSecret, MeshTls};
 use caudal_providers::{EmbeddingSettings, ImageSettings, SettingsError};
 
 use crate::failure::Failure;
+use crate::provider_limits::ProviderLimits;
 use crate::serve::arguments::{ServeArguments, Service};
 use crate::service::gateway::{GatewayOptions, warning_of_the_gateway};
 use crate::service::ledger::key_record;
@@ -39,6 +40,7 @@ pub(crate) enum Work {
     Ledger(Box<LedgerSettings>),
     Limiter {
         slots: SlotLimits,
+        limits: ProviderLimits,
         secret: MeshSecret,
     },
     Stage {
@@ -83,6 +85,7 @@ impl Plan {
             Service::Ledger => Work::Ledger(Box::new(ledger(arguments, listen)?)),
             Service::Limiter => Work::Limiter {
                 slots: SlotLimits::default(),
+                limits: arguments.provider_limits.limits()?,
                 secret: mesh_secret(arguments)?,
             },
             Service::Stage(stage) => Work::Stage {
@@ -241,6 +244,7 @@ fn stage_options(
             .slots
             .and_then(|slots| usize::try_from(slots).ok()),
         local_slots: arguments.local_slots,
+        provider_limits: arguments.provider_limits.limits()?,
         landing_delay: arguments.landing.landing_delay,
         embeddings,
         images,

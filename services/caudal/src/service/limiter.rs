@@ -7,17 +7,20 @@ use caudal_node::{MeshSecret, MeshTls, ServerParts, Settings};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
+use crate::provider_limits::ProviderLimits;
 use crate::service::parts::Part;
 use crate::service::{Started, cannot_start, listen, reached_at, short_drain};
 
 pub(crate) async fn start(
-    slots: SlotLimits,
+    (slots, limits): (SlotLimits, &ProviderLimits),
     secret: &MeshSecret,
     (tls, metrics_listen): (Option<MeshTls>, Option<SocketAddr>),
     address: SocketAddr,
 ) -> Result<Started, Failure> {
     let broken = |error: &dyn std::fmt::Display| cannot_start("the limiter", error);
-    let settings = caudal_limiter::Settings::with_slots(slots).map_err(|error| broken(&error))?;
+    let settings = caudal_limiter::Settings::with_slots(slots)
+        .map_err(|error| broken(&error))?
+        .limit_providers(limits.named());
     let listener = listen(address).await?;
     let address = listener.local_addr().map_err(|error| broken(&error))?;
     let stop = CancellationToken::new();

@@ -28,8 +28,9 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
+use crate::provider_limits::ProviderLimits;
 use crate::service::parts::Part;
-use crate::service::permits::LimiterPermits;
+use crate::service::permits::{LimiterPermits, ProviderMetrics};
 use crate::service::{Mesh, Started, cannot_start, listen, reached_at};
 
 /// The running program, whatever has become of its file since.
@@ -226,6 +227,8 @@ pub(crate) struct StageOptions {
     pub(crate) slots: Option<usize>,
     /// How many of them while the limiter is away; all when left out.
     pub(crate) local_slots: Option<u32>,
+    /// What each provider may be asked, for the time before the limiter was reached.
+    pub(crate) provider_limits: ProviderLimits,
     /// How long after its result was recorded a landing object may be freed. Looked at by the upload stage only.
     pub(crate) landing_delay: Duration,
     /// Looked at by the embeddings stage only.
@@ -244,18 +247,19 @@ pub(crate) async fn start(
     let name = stage.name();
     let broken = |error: &dyn std::fmt::Display| cannot_start(name, error);
     let registered = registered(stage);
+    let metrics = Registry::new(name);
+    let answers = ProviderMetrics::new(&metrics);
+    let permits = |provider: Provider| -> Result<Arc<dyn ProviderPermits>, Failure> {
+        let limit = options.provider_limits.of(provider);
+        let limiter = mesh.limiter_for(name)?;
+        let permits = LimiterPermits::new(provider, limit, limiter, answers.clone());
+        Ok(Arc::new(permits))
+    };
     let handler = (registered.make)(&Ingredients {
         embedding_provider: &|| {
-            let permits = LimiterPermits::new(name, mesh.limiter_for(name)?);
-            embedding_provider(options.embeddings.clone(), Arc::new(permits))
+            embedding_provider(options.embeddings.clone(), permits(Provider::Embedding)?)
         },
-        image_providers: &|| {
-            let permits = |provider: Provider| -> Result<Arc<dyn ProviderPermits>, Failure> {
-                let limiter = mesh.limiter_for(name)?;
-                Ok(Arc::new(LimiterPermits::new(provider.name(), limiter)))
-            };
-            image_providers(options.images.clone(), permits)
-        },
+        image_providers: &|| image_providers(options.images.clone(), permits),
     })?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
     let shows_pictures = stage == Stage::ImageProcessing && options.images.is_any();
@@ -304,6 +308,7 @@ pub(crate) async fn start(
         },
     };
     let mut server = ServerParts::new(server, listener, stop.clone());
+    server.metrics = metrics;
     server.tls = mesh.tls.clone();
     server.metrics_listen = mesh.metrics_listen;
     if !registered.parsers.is_empty() {

@@ -11,6 +11,7 @@ use caudal_providers::{EmbeddingSettings, ImageSettings};
 
 use crate::cli::UpArguments;
 use crate::failure::Failure;
+use crate::provider_limits::ProviderLimits;
 use crate::service::gateway::warning_of_the_gateway;
 use crate::settings::{DoorArguments, check_database_url, check_redis_url};
 
@@ -26,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) s3: S3,
     pub(crate) embeddings: EmbeddingSettings,
     pub(crate) images: ImageSettings,
+    pub(crate) provider_limits: ProviderLimits,
     pub(crate) landing_delay: Duration,
     pub(crate) always_land: bool,
     pub(crate) tus: TusSettings,
@@ -94,6 +96,7 @@ impl Plan {
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
             images: ImageSettings::from_variables(|name| std::env::var(name).ok())
                 .map_err(|error| Failure::misconfigured(error.to_string()))?,
+            provider_limits: arguments.provider_limits.limits()?,
             landing_delay: arguments.landing.landing_delay,
             always_land: arguments.always_land.always_land,
             tus: arguments.tus.settings(),

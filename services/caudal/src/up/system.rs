@@ -73,7 +73,8 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     parts.stop_first(vec![ledger.part]);
     // It lives and dies with all stages.
     let slots = SlotLimits::default().for_one_process();
-    let limiter = service::limiter::start(slots, &secret, (None, None), LOOPBACK).await?;
+    let limits = (slots, &plan.provider_limits);
+    let limiter = service::limiter::start(limits, &secret, (None, None), LOOPBACK).await?;
     parts.stop_first(vec![limiter.part]);
 
     let mesh = Mesh {
@@ -91,6 +92,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
         let options = StageOptions {
             slots: None,
             local_slots: None,
+            provider_limits: plan.provider_limits.clone(),
             landing_delay: plan.landing_delay,
             embeddings: plan.embeddings.clone(),
             images: plan.images.clone(),

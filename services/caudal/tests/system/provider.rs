@@ -84,6 +84,13 @@ fn number(page: &str, series: &str) -> u64 {
         .sum()
 }
 
+/// Answers of the provider of this kind.
+fn answers(page: &str, answer: &str) -> usize {
+    let labels = "service=\"embeddings\",provider=\"embedding-provider\"";
+    let series = format!("caudal_provider_answers_total{{{labels},answer=\"{answer}\"}}");
+    usize::try_from(number(page, &series)).unwrap()
+}
+
 pub(crate) fn charged(page: &str) -> u64 {
     let failed = |line: &&str| {
         line.starts_with("caudal_stage_files_total") && line.contains("verdict=\"failed\"")
@@ -117,6 +124,9 @@ fn a_provider_that_throttles_costs_no_attempt_and_is_asked_within_what_it_allows
     assert!(begun.elapsed() >= every * (asked.served.len() as u32 - 1));
     assert_eq!(asked.too_early, 0, "{asked:?}");
     assert!(asked.refused * 2 <= asked.served.len(), "{asked:?}");
+    let page = metrics(&system);
+    assert_eq!(answers(&page, "served"), asked.served.len());
+    assert_eq!(answers(&page, "throttled"), asked.refused, "{page}");
     system.verify().unwrap();
 }
 
@@ -234,5 +244,51 @@ fn texts_of_many_files_share_few_requests() {
     let texts = asked.served.iter().sum::<usize>();
     assert!(texts >= 2 * FILES, "{asked:?}");
     assert!(asked.served.len() <= FILES / 4, "{asked:?}");
+    system.verify().unwrap();
+}
+
+#[test]
+fn a_limit_of_a_provider_is_kept_in_every_window_and_a_request_above_its_burst_is_waited_for() {
+    const FILES: usize = 40;
+    const TEXTS_A_REQUEST: usize = 10;
+    // "gauge 7 rises." four times, by the rule of thumb.
+    const TOKENS_A_TEXT: f64 = 24.0;
+    const REQUESTS_A_SECOND: f64 = 1.0;
+    const TOKENS_A_SECOND: f64 = 100.0;
+    let provider = Provider::start(Mood::Fine).unwrap();
+    let folder = TempDir::new().unwrap();
+    let texts_a_request = TEXTS_A_REQUEST.to_string();
+    let environment = [
+        ("CAUDAL_EMBEDDING_URL", provider.url()),
+        ("CAUDAL_EMBEDDING_BATCH", texts_a_request.as_str()),
+    ];
+    let data = folder.path().join("data");
+    let limit = "embedding=requests:60,tokens:6000";
+    let options = ["--provider-limit", limit];
+    let system = System::start_in(binary(), &data, &options, &environment).unwrap();
+    end(begin(&system, &texts(&folder, FILES, 12)), FILES);
+    let page = metrics(&system);
+    assert_eq!(charged(&page), 0);
+    let asked = provider.asked();
+    assert!(asked.served.iter().sum::<usize>() >= FILES);
+    assert_eq!(answers(&page, "served"), asked.served.len(), "{page}");
+    let all: Vec<(Instant, usize)> = asked.served_at.into_iter().zip(asked.served).collect();
+    for (index, (from, _)) in all.iter().enumerate() {
+        let (mut requests, mut tokens) = (0.0, 0.0);
+        for (to, texts) in &all[index..] {
+            requests += 1.0;
+            tokens += *texts as f64 * TOKENS_A_TEXT;
+            let window = (*to - *from).as_secs_f64();
+            assert!(
+                requests <= REQUESTS_A_SECOND * (window + 3.0) + 1.0,
+                "{all:?}"
+            );
+            let largest = TEXTS_A_REQUEST as f64 * TOKENS_A_TEXT;
+            assert!(
+                tokens <= TOKENS_A_SECOND * (window + 3.0) + largest,
+                "{all:?}"
+            );
+        }
+    }
     system.verify().unwrap();
 }

@@ -117,6 +117,7 @@ impl LimiterService for FakeLimiter {
                 seconds: 0,
                 nanos: 20_000_000,
             }),
+            ..AcquireResponse::default()
         }))
     }
 
@@ -129,7 +130,11 @@ impl LimiterService for FakeLimiter {
         let slots = state.slots.min(request.want);
         state.asked_slots.push(request);
         let valid_for = Some(caudal_proto::convert::duration_to_proto(state.valid_for));
-        Ok(Response::new(HoldSlotsResponse { slots, valid_for }))
+        Ok(Response::new(HoldSlotsResponse {
+            slots,
+            valid_for,
+            recovering: false,
+        }))
     }
 
     async fn penalize(

@@ -48,6 +48,7 @@ impl LimiterService for FakeLimiter {
                 seconds: 0,
                 nanos: 300_000_000,
             }),
+            recovering: false,
         }))
     }
 
