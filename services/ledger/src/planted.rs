@@ -59,8 +59,16 @@ mod faults {
         StartIgnored: "1.1", "files go out before the manifest that holds them back is complete";
         PlaceFreedAtUnknownCommit: "2.1", "a COMMIT without an answer frees the places of what it may have sent out";
         PlaceNotTaken: "2.1", "a dispatch takes no place in the windows";
+        StagePauseIgnored: "1.1", "files go out to a stage that operators paused";
+        StageSizeIgnored: "2.1", "more files are out at a stage than operators set";
+        StageNotReadAgain: "2.1", "what operators set is not read again where its COMMIT got no answer";
         TenantWindowIgnored: "2.1", "a tenant's window is not looked at";
+        TenantBoundIgnored: "2.1", "a tenant's own limit of what is out is not looked at";
         PlacesNeverCompared: "2.3", "pairs that moved on keep their places";
+        TimeWindowIgnored: "2.5", "more work is out at a stage than two seconds for each slot";
+        LongWorkUnbounded: "2.5", "more long work is out at a stage than it has slots";
+        WeightIgnored: "2.5", "all tenants share alike whatever their weights";
+        CostKept: "2.5", "a place that is given back keeps its cost";
         CostNotSettled: "2.5", "what files took is neither settled nor learned";
         DeletedBeforePublished: "3.1", "an outbox row is deleted although Redis did not accept it";
         DeadLedgersOutboxLeft: "3.2", "the outbox of a dead ledger is not swept";
@@ -100,6 +108,7 @@ mod faults {
         CurrentMessageRemoved: "8.4", "a message is removed that is current";
         CountsFromZero: "9.1", "a new leader does not know what is out";
         WaitingForgotten: "9.1", "a new leader does not know who waits";
+        BoundsForgotten: "9.1", "a new leader does not know what tenants may have out";
         TokenKeptAtCancel: "10.1", "a cancelled file keeps its token";
         CancelledBatchTakesFiles: "10.2", "a cancelled batch takes entries and bytes";
         LetterKeptAtReplay: "11.1", "a file leaves FAILED and keeps its dead letter";

@@ -12,6 +12,9 @@
 //! **Windows** are times too: what is out at a stage is some two seconds of work for all its slots. While others wait a tenant
 //! has its share of that and one file more; alone it may fill the stage.
 
+#[cfg(test)]
+pub(crate) mod seen;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -28,6 +31,7 @@ use super::queues::{MOST_BATCHES, Place, Queues, StageQueues, WEIGHTS};
 use super::tenant_queue::TenantQueue;
 use crate::likeness::Likeness;
 use crate::store::stages::StageRow;
+use crate::store::tenants::TenantRow;
 use crate::store::time::Micros;
 use crate::store::work::WorkRow;
 
@@ -196,12 +200,17 @@ impl Dispatcher {
     /// Files that may be out at a stage at once.
     pub(crate) fn window(&self, stage: Stage) -> u32 {
         let set = self.set_for(stage).max_files;
+        let set = set.filter(|_| !planted!(StageSizeIgnored));
         set.unwrap_or_else(|| self.windows.of_stage.get(&stage).copied().unwrap_or(0))
     }
 
     /// Files that a tenant may have out at once: its own limit or, where operators widened a stage, so many more than all have.
     fn window_of_tenant(&self, tenant: TenantId) -> u32 {
-        if let Some(own) = self.bounds.get(&tenant) {
+        if let Some(own) = self
+            .bounds
+            .get(&tenant)
+            .filter(|_| !planted!(TenantBoundIgnored))
+        {
             return *own;
         }
         let wider = self.set.keys().map(|stage| {
@@ -217,8 +226,14 @@ impl Dispatcher {
         self.crew.slots(stage).map(|slots| slots.min(most))
     }
 
+    /// What is set for a tenant is in force.
+    pub(crate) fn set_tenant(&mut self, row: &TenantRow) {
+        self.weigh(row.tenant, row.weight);
+        self.bound(row.tenant, row.dispatched_files());
+    }
+
     /// How many files a tenant may have out at once; `None`: as many as any.
-    pub(crate) fn bound(&mut self, tenant: TenantId, files: Option<u32>) {
+    fn bound(&mut self, tenant: TenantId, files: Option<u32>) {
         match files {
             Some(files) => self.bounds.insert(tenant, files),
             None => self.bounds.remove(&tenant),
@@ -245,6 +260,9 @@ impl Dispatcher {
     }
 
     fn share_of(&self, tenant: TenantId) -> u64 {
+        if planted!(WeightIgnored) {
+            return 1;
+        }
         self.shares.get(&tenant).copied().unwrap_or(1).into()
     }
 
@@ -294,7 +312,7 @@ impl Dispatcher {
         let Some(queue) = self.stages.get(&stage) else {
             return Room::NONE;
         };
-        if self.set_for(stage).paused {
+        if self.set_for(stage).paused && !planted!(StagePauseIgnored) {
             return Room::NONE;
         }
         let of_stage = self.window(stage).saturating_sub(queue.out.files);
@@ -344,7 +362,8 @@ impl Dispatcher {
 
     fn has_slot_for_long_work(&self, stage: Stage) -> bool {
         let out = self.stages.get(&stage).map_or(0, |queue| queue.out.long);
-        self.slots(stage).is_none_or(|slots| out < slots)
+        let slots = self.slots(stage);
+        slots.is_none_or(|slots| out < slots || planted!(LongWorkUnbounded))
     }
 
     /// The share of a tenant, and those of the others that wait.
@@ -359,7 +378,8 @@ impl Dispatcher {
 
     /// What the window leaves the tenant: all that is free of it, or its share while others wait.
     fn cost_left(&self, stage: Stage, queue: &StageQueue, tenant: TenantId) -> Cost {
-        let Some(slots) = self.slots(stage) else {
+        let slots = self.slots(stage);
+        let Some(slots) = slots.filter(|_| !planted!(TimeWindowIgnored)) else {
             return Cost::MAX;
         };
         let window = window_of(slots);
@@ -892,7 +912,9 @@ impl Out {
 
     fn leave(&mut self, cost: Cost) {
         self.files = self.files.saturating_sub(1);
-        self.cost = self.cost.saturating_sub(cost);
+        if !planted!(CostKept) {
+            self.cost = self.cost.saturating_sub(cost);
+        }
         self.long = self.long.saturating_sub(u32::from(cost > LONG));
     }
 }

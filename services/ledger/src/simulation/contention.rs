@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::database::{Database, Shared};
 use super::ledger::SimLedger;
+use super::steps::Asked;
 use crate::likeness::Likeness;
 use crate::memory::costs::Cost;
 use crate::settings::LedgerSettings;
@@ -34,6 +35,7 @@ use crate::writer::verbs::complete_batch::CompleteBatch;
 use crate::writer::verbs::confirm_uploads::{ConfirmUploads, ConfirmedUpload};
 use crate::writer::verbs::create_batch::CreateBatch;
 use crate::writer::verbs::lease::Lease;
+use crate::writer::verbs::release::Release;
 use crate::writer::verbs::report::{BadResult, Report, Reported};
 
 const STAGE: Stage = Stage::Upload;
@@ -45,6 +47,9 @@ const SIZE: u64 = 1_000;
 const LEARNT: usize = 20;
 /// The steps that a group in flight may take before it is waited for.
 const STEPS: u32 = 1_000;
+/// Files after which the provider pauses, at most, and the seconds for which it does.
+const PAUSES_AFTER: u32 = 200;
+const PAUSED_FOR: u32 = 20;
 /// Groups after which nothing is to be done, whatever was asked.
 const MOST_GROUPS: u32 = 10_000;
 
@@ -91,6 +96,7 @@ impl Contention {
         let mut database = Database::default();
         database.now = Micros(1_000_000_000_000);
         database.windows = settings.windows.clone();
+        database.asked = Some(Asked::default());
         database.change(|tables| {
             tables.epoch = 1;
             for tenant in tenants {
@@ -190,7 +196,7 @@ impl Contention {
             let uploads = rows.map(|(file, row)| ConfirmedUpload {
                 ordinal: file.ordinal,
                 target: row.target,
-                etag: "etag".into(),
+                etag: format!("landed/{}", row.target.get()),
             });
             uploads.collect()
         };
@@ -242,18 +248,31 @@ impl Contention {
         let mut queue: VecDeque<(FileRef, Token)> = VecDeque::new();
         let mut running: BTreeMap<(Cost, u32), (FileRef, Token)> = BTreeMap::new();
         let (mut now, mut begun, mut ended) = (0, 0, 0);
+        let mut has_paused = false;
         // What went out when they began is no part of the interval.
         let mut before = 0;
+        let pauses_after = self.dice.random_range(1..PAUSES_AFTER) as usize;
         while tenants.iter().all(|tenant| self.waits(tenant.batch)) {
             let sent = self.sent();
             if ended == 0 {
                 before += sent.len();
             }
             queue.extend(sent);
+            if ended == pauses_after && !has_paused {
+                has_paused = true;
+                // What had begun has taken its time for nothing, and what is out goes out anew.
+                let begun = std::mem::take(&mut running).into_values();
+                let held = begun.chain(std::mem::take(&mut queue)).collect();
+                if let Some(words) = self.pause_provider(held) {
+                    return vec![words];
+                }
+                continue;
+            }
             while running.len() < slots as usize
                 && let Some(next) = queue.pop_front()
             {
                 begun += 1;
+                self.lease(next);
                 running.insert((now + takes_of(&tenants, next.0), begun), next);
             }
             let Some(((at, _), (file, token))) = running.pop_first() else {
@@ -270,18 +289,44 @@ impl Contention {
             }
         }
         let mut broken = self.ledger.defects.clone();
+        broken.append(&mut self.shared.borrow_mut().found);
         broken.extend(unfair(&tenants, slots));
         broken
     }
 
-    /// A file is leased, and ends there: this stage is all that there is.
-    fn work(&mut self, file: FileRef, token: Token, takes: Cost, slots: u32) {
-        let version = StageVersion::new(STAGE, "1");
-        let held = vec![(file, token)];
+    /// The provider pauses (protocol 7.4): all that is out is given back, and nothing is read for a while. What went out then
+    /// waits in the stream, and nothing more goes out.
+    fn pause_provider(&mut self, held: Vec<(FileRef, Token)>) -> Option<String> {
+        if let Some(asked) = &mut self.shared.borrow_mut().asked {
+            asked.released.extend(&held);
+        }
+        self.ask(Release { held });
+        let out = self.ledger.places(STAGE);
+        for _ in 0..PAUSED_FOR {
+            let mut database = self.shared.borrow_mut();
+            database.now = database.now.plus(Duration::from_secs(1));
+            drop(database);
+            self.settle();
+        }
+        let later = self.ledger.places(STAGE);
+        (later != out).then(|| {
+            format!("{out} files were out when the provider paused, and {later} when it went on")
+        })
+    }
+
+    fn lease(&mut self, one: (FileRef, Token)) {
         self.ask(Lease {
-            version: version.clone(),
-            held,
+            version: StageVersion::new(STAGE, "1"),
+            held: vec![one],
         });
+    }
+
+    /// A file ends at this stage: it is all that there is.
+    fn work(&mut self, file: FileRef, token: Token, takes: Cost, slots: u32) {
+        if let Some(asked) = &mut self.shared.borrow_mut().asked {
+            asked.reported.insert((file, token));
+        }
+        let version = StageVersion::new(STAGE, "1");
         let outcome = Err(BadResult {
             reason: Reason::CorruptDocument,
             detail: String::new(),
@@ -317,8 +362,9 @@ fn takes_of(tenants: &[Tenant], file: FileRef) -> Cost {
     tenant.map_or(0, |tenant| tenant.takes)
 }
 
-/// Who got less or more than its share of what was done, by more than what may be out and two files of the longest: what is out
-/// when the interval begins and ends, and a turn.
+/// Who got less or more of what was done than it may. Out of each is its share of the window and at most one file more (protocol
+/// 2.5), so that it gets between its share beside such a file of each of the others and its share with one of its own; but for what
+/// may be out when the interval begins and ends, and a turn: the window, and two files of the longest.
 fn unfair(tenants: &[Tenant], slots: u32) -> Vec<String> {
     const WINDOW: Cost = 2_000_000;
     let all: Cost = tenants.iter().map(|tenant| tenant.got).sum();
@@ -330,9 +376,12 @@ fn unfair(tenants: &[Tenant], slots: u32) -> Vec<String> {
     let window = WINDOW * Cost::from(slots);
     let bound = window + 2 * longest.unwrap_or(0);
     let told = tenants.iter().filter_map(|tenant| {
-        let due = all * Cost::from(tenant.weight) / weights;
-        let off = (tenant.got - due).abs();
-        (off > bound).then(|| {
+        let share = window * Cost::from(tenant.weight) / weights;
+        let of_others = tenants.iter().map(|other| other.takes).sum::<Cost>() - tenant.takes;
+        let least = all * share / (window + of_others) - bound;
+        let most = all * (share + tenant.takes) / (window + tenant.takes) + bound;
+        let due = all * share / window;
+        (tenant.got < least || tenant.got > most).then(|| {
             format!(
                 "a tenant of weight {} of {weights}, whose files take {} ms, got {} ms of {} ms in {slots} slots, and {} ms were due",
                 tenant.weight,

@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use sea_orm::{DbErr, RuntimeErr};
 use uuid::Uuid;
 
-use super::steps::{Asked, check_commit};
+use super::steps::{Asked, Windows, check_commit};
 use crate::settings::DispatchWindows;
 use crate::store::attempts::AttemptRow;
 use crate::store::audit::AuditRow;
@@ -124,6 +124,8 @@ pub(crate) struct Database {
     /// How the next COMMIT ends.
     pub(crate) next_commit: CommitFate,
     pub(crate) windows: DispatchWindows,
+    /// What operators had set before the last commit: the group after it may not have known of it.
+    set_earlier: Table<BTreeMap<Stage, StageRow>>,
     /// What commits may answer to.
     pub(crate) asked: Option<Asked>,
     /// What commits did that none may do.
@@ -1200,9 +1202,13 @@ impl WriteTransaction for ModelTransaction {
             &before,
             &database.committed,
             database.asked.as_ref(),
-            &database.windows,
+            &Windows {
+                usual: &database.windows,
+                set_earlier: &database.set_earlier,
+            },
             database.now,
         );
+        database.set_earlier = before.stages.clone();
         database.found.extend(found);
         database.tell(&before, fate);
         drop(database);

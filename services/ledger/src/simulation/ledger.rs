@@ -14,12 +14,15 @@ use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::{CommitFate, Database, ModelTransaction, Shared};
+use super::fairness::{Decision, in_place};
+use crate::memory::dispatcher::seen::Seen;
 use crate::memory::lease_cache::LeaseCache;
 use crate::memory::relay_queue::RelayQueue;
 use crate::memory::{Memory, Recovered, Told};
 use crate::metrics::LedgerMetrics;
 use crate::settings::LedgerSettings;
 use crate::store::progress::ProgressRow;
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::work::WaitingBatch;
 use crate::writer::core::{
@@ -309,6 +312,8 @@ impl SimLedger {
         }
         for attempt in 0..=STALE_TRIES {
             let transaction = Database::begin(shared);
+            let before = self.memory.dispatcher.seen();
+            let is_second = self.flight.is_some();
             match self.try_decide(&transaction, requests, attempt == 0, dice) {
                 Err(GroupError::Stale) if attempt < STALE_TRIES => {
                     drop(transaction);
@@ -316,6 +321,7 @@ impl SimLedger {
                     self.memory.known.forget();
                 }
                 Ok((mut decided, delta)) => {
+                    self.judge(&before, is_second, shared);
                     decided.relayed = self.relay.take_relayed();
                     return Ok((transaction, decided, delta));
                 }
@@ -323,6 +329,38 @@ impl SimLedger {
             }
         }
         Err(GroupError::Stale)
+    }
+
+    /// What was let out, beside what was out before.
+    fn judge(&mut self, before: &Seen, is_second: bool, shared: &Shared) {
+        let database = shared.borrow();
+        let Some(asked) = &database.asked else { return };
+        let decision = Decision {
+            before,
+            after: &self.memory.dispatcher.seen(),
+            windows: &database.windows,
+            committed: &database.committed,
+            is_second,
+        };
+        let found = decision.check(|pair| in_place(&database.committed, asked, pair));
+        self.defects.extend(found);
+    }
+
+    /// Where nothing is under way memory goes by what operators set; what it does not.
+    pub(super) fn misread_stages(&self, committed: &Database) -> Vec<String> {
+        if self.memory.stages_unread {
+            return Vec::new();
+        }
+        let set = Stage::ALL.into_iter().map(|stage| {
+            let row = committed.committed.stages.get(&stage).cloned();
+            row.unwrap_or_else(|| StageRow::unset(stage))
+        });
+        let misread = set.filter(|row| {
+            let told = self.memory.stages.row(row.stage);
+            told != *row || !self.memory.dispatcher.goes_by(row)
+        });
+        let words = misread.map(|row| format!("memory does not go by what is set: {row:?}"));
+        words.collect()
     }
 
     /// Now and then the group in flight goes on in between, and always where this one waits for its rows.

@@ -8,6 +8,7 @@
 
 mod contention;
 pub(crate) mod database;
+mod fairness;
 pub(crate) mod invariants;
 mod ledger;
 pub(crate) mod steps;

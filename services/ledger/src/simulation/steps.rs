@@ -17,6 +17,7 @@ use crate::store::attempts::AttemptRow;
 use crate::store::credentials::KeyRow;
 use crate::store::progress::ProgressRow;
 use crate::store::results::ResultRow;
+use crate::store::stages::StageRow;
 use crate::store::time::Micros;
 use crate::store::tus::TusRow;
 use crate::store::work::{AT_FINAL_KEY, WorkRow};
@@ -43,6 +44,31 @@ pub(super) fn provider_wait((file, token): Pair) -> Option<Duration> {
     asks.then_some(Duration::from_secs(7))
 }
 
+/// How many files may be out at once.
+pub(super) struct Windows<'a> {
+    pub(super) usual: &'a DispatchWindows,
+    /// What operators had set for stages before the commit before.
+    pub(super) set_earlier: &'a BTreeMap<Stage, StageRow>,
+}
+
+impl Windows<'_> {
+    fn of_stage(&self, set: &BTreeMap<Stage, StageRow>, stage: Stage) -> u32 {
+        let set = set.get(&stage).and_then(|row| row.max_files);
+        let usual = self.usual.of_stage.get(&stage).copied();
+        set.or(usual).unwrap_or_default()
+    }
+
+    /// Of one that has no limit of its own: where operators widened a stage, so many more.
+    fn of_tenant(&self, set: &BTreeMap<Stage, StageRow>) -> u32 {
+        let wider = set.keys().map(|stage| {
+            let usual = self.usual.of_stage.get(stage).copied();
+            self.of_stage(set, *stage)
+                .saturating_sub(usual.unwrap_or_default())
+        });
+        self.usual.of_tenant + wider.sum::<u32>()
+    }
+}
+
 /// A commit: what was there before it and what it left.
 struct Step<'a> {
     before: &'a Tables,
@@ -59,7 +85,7 @@ pub(super) fn check_commit(
     before: &Tables,
     after: &Tables,
     asked: Option<&Asked>,
-    windows: &DispatchWindows,
+    windows: &Windows<'_>,
     now: Micros,
 ) -> Vec<String> {
     let mut step = Step {
@@ -212,7 +238,7 @@ impl Step<'_> {
     /// A file of which nobody had said that work on it began when its worker was lost (protocol 7.3).
     fn was_only_held(&self, old: &WorkRow) -> bool {
         // That somebody had begun is known to the ledger that was told alone, which may not lead any more.
-        let is_out = old.state == FileState::Processing;
+        let is_out = old.state == FileState::Processing && old.dispatched_at.is_some();
         is_out && old.lease_until.is_none_or(|until| until < self.now)
     }
 
@@ -405,7 +431,6 @@ impl Step<'_> {
         same.count()
     }
 
-    /// Protocol 2.1: no window is exceeded, neither a stage's nor a tenant's.
     /// A tenant that is closed takes nothing in (protocol 15.1).
     fn check_taken_in(&mut self, tenant: TenantId, what: &str) {
         let account = self.before.accounts.get(&tenant);
@@ -506,11 +531,19 @@ impl Step<'_> {
         }
     }
 
-    fn check_windows(&mut self, windows: &DispatchWindows) {
+    /// Protocol 2.1: no window is exceeded, neither a stage's nor a tenant's.
+    fn check_windows(&mut self, windows: &Windows<'_>) {
         let (stages, tenants) = out(self.after);
         let (stages_before, tenants_before) = out(self.before);
+        // What was decided before a window was narrowed may be committed together with it, or next.
+        let set = [
+            windows.set_earlier,
+            &*self.before.stages,
+            &*self.after.stages,
+        ];
         for (stage, count) in stages {
-            let window = windows.of_stage.get(&stage).copied().unwrap_or_default();
+            let window = set.map(|set| windows.of_stage(set, stage));
+            let window = window.into_iter().max().unwrap_or_default();
             let grew = count > stages_before.get(&stage).copied().unwrap_or_default();
             if count > window && grew {
                 self.breaks(format!(
@@ -518,8 +551,15 @@ impl Step<'_> {
                 ));
             }
         }
+        let usual = set.map(|set| windows.of_tenant(set));
+        let usual = usual.into_iter().max().unwrap_or_default();
         for (tenant, count) in tenants {
-            let window = windows.of_tenant;
+            let own = [self.before, self.after].map(|tables| {
+                let row = tables.tenants.get(&tenant);
+                row.and_then(|row| row.dispatched_files())
+            });
+            let window = own.map(|own| own.unwrap_or(usual));
+            let window = window.into_iter().max().unwrap_or_default();
             let grew = count > tenants_before.get(&tenant).copied().unwrap_or_default();
             if count > window && grew {
                 self.breaks(format!(

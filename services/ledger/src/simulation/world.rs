@@ -9,6 +9,7 @@ mod processes;
 mod reconciler;
 mod redis;
 mod rest;
+mod stages;
 mod tenancy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,9 +88,9 @@ const ROUNDS: u32 = 600;
 const PACKED: usize = 2;
 
 /// Beyond the number of the last event.
-const EVENTS_IN_ALL: u32 = 96;
+const EVENTS_IN_ALL: u32 = 98;
 /// One number of each kind of event.
-const EMPHASES: [u32; 12] = [0, 18, 44, 62, 67, 75, 80, 84, 89, 91, 92, 93];
+const EMPHASES: [u32; 13] = [0, 18, 44, 62, 67, 75, 80, 84, 89, 91, 92, 93, 96];
 /// How many kinds of faults there are.
 const FAULTS: u32 = 15;
 
@@ -233,6 +234,8 @@ struct Process {
     /// Suspects of which that is known.
     begun: BTreeSet<Pair>,
     releasing: Option<Answered<()>>,
+    /// For so many steps a provider has asked to be left alone.
+    rests: u32,
 }
 
 impl Process {
@@ -307,6 +310,8 @@ pub(super) struct World {
     /// Of a hundred events, how many are faults in this history: each history has its own weather.
     fault_share: u32,
     verbs_a_group: usize,
+    /// Handlers take seconds, and those of some files are long work.
+    is_heavy: bool,
     rounds: u32,
     /// The kinds of faults that this history has more of than others.
     favoured: [u32; 2],
@@ -388,6 +393,7 @@ impl World {
         );
         let fault_share = [7, 12, 25][dice.random_range(0..3)];
         let verbs_a_group = VERBS_A_GROUP[dice.random_range(0..VERBS_A_GROUP.len())];
+        let is_heavy = dice.random_ratio(1, 3);
         let favoured = [dice.random_range(0..FAULTS), dice.random_range(0..FAULTS)];
         let emphasis = EMPHASES[dice.random_range(0..EMPHASES.len())];
         let mut world = Self {
@@ -429,6 +435,7 @@ impl World {
             faults: true,
             fault_share,
             verbs_a_group,
+            is_heavy,
             rounds: 0,
             favoured,
             emphasis,
@@ -547,6 +554,7 @@ impl World {
             beginning: None,
             begun: BTreeSet::new(),
             releasing: None,
+            rests: 0,
         });
     }
 
@@ -604,7 +612,8 @@ impl World {
             }
             91 => self.late_report(),
             92 => self.delete_landing(),
-            _ => self.run_tenants(),
+            93..=95 => self.run_tenants(),
+            _ => self.run_stages(),
         }
     }
 

@@ -51,7 +51,7 @@ impl Group<'_> {
     async fn take_turn<T: WriteTransaction>(
         &mut self,
         transaction: &T,
-        turn: Turn,
+        mut turn: Turn,
     ) -> Result<u32, GroupError> {
         let Turn { stage, batch, .. } = turn;
         self.load_tenants(transaction, BTreeSet::from([batch.tenant]))
@@ -63,6 +63,13 @@ impl Group<'_> {
         if !self.rows.may_go_out(batch) {
             // Whatever lets it go on (completion, resume) says again that it waits.
             self.memory.dispatcher.turn_taken(turn, 0, true);
+            return Ok(0);
+        }
+        // What its tenant may have out is known for certain now.
+        let room = self.memory.dispatcher.room(stage, batch.tenant);
+        turn.files = turn.files.min(room.files);
+        if room.is_none() {
+            self.memory.dispatcher.turn_taken(turn, 0, false);
             return Ok(0);
         }
         self.write_files(transaction, true).await?;

@@ -83,9 +83,7 @@ impl Group<'_> {
         }
         for row in self.rows.tenants() {
             known.tenants.insert(row.tenant, row.clone());
-            self.memory.dispatcher.weigh(row.tenant, row.weight);
-            let bound = row.dispatched_files();
-            self.memory.dispatcher.bound(row.tenant, bound);
+            self.memory.dispatcher.set_tenant(row);
         }
         for (batch, folder, counts) in &folders {
             known.folders.insert((*batch, *folder), *counts);

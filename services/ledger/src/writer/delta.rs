@@ -129,7 +129,8 @@ impl MemoryDelta {
         if !self.newest_versions.is_empty() {
             memory.newest_versions = None;
         }
-        memory.stages_unread |= !self.stages.is_empty() || !self.dimensions.is_empty();
+        let sets_stages = !self.stages.is_empty() && !planted!(StageNotReadAgain);
+        memory.stages_unread |= sets_stages || !self.dimensions.is_empty();
         if !planted!(LeasesKeptAtUnknownCommit) {
             memory.leases.forget(self.rows.iter().map(|row| row.file));
         }

@@ -144,6 +144,10 @@ impl Group<'_> {
             }
         }
         for row in transaction.tenants(&unknown).await? {
+            // A new leader hears of it now, and so does one whose last change of it was undone.
+            if !planted!(BoundsForgotten) {
+                self.memory.dispatcher.set_tenant(&row);
+            }
             self.rows.take_in_tenant(row);
         }
         Ok(())

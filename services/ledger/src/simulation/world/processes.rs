@@ -6,6 +6,13 @@ use super::*;
 const SLOTS: u32 = 2;
 /// Of what handlers take, in microseconds.
 const MILLISECOND: u128 = 1_000;
+/// Where they take seconds: those of small files, of which a slot has two out, and of others, which are long work.
+const SHORT: u128 = 1_500 * MILLISECOND;
+const LONG: u128 = 3_000 * MILLISECOND;
+/// Bytes of a small file at most.
+const SMALL: u64 = 10;
+/// Steps for which a provider asks to be left alone, at most.
+const MOST_RESTS: u32 = 20;
 
 impl World {
     pub(super) fn process_step(&mut self) {
@@ -22,24 +29,10 @@ impl World {
         if process.releasing.is_some() {
             return false;
         }
-        let stage = process.stage;
-        if process.held.len() < 2
-            && let Some(entry) = self
-                .streams
-                .read(stage, process.id, self.shared.borrow().now)
-        {
-            let now = self.shared.borrow().now;
-            for pair in &entry.files {
-                self.signs.insert(*pair, now);
-            }
-            let works = entry.files.iter().map(|pair| (*pair, Work::Read)).collect();
-            self.processes[at].held.push(Held {
-                entry,
-                works,
-                leasing: None,
-                reporting: None,
-                acknowledged: false,
-            });
+        if self.rests(at) {
+            return self.give_back(at);
+        }
+        if self.processes[at].held.len() < 2 && self.read(at) {
             return true;
         }
         if self.one_in(5) && self.renew(at) {
@@ -51,6 +44,46 @@ impl World {
             }
         }
         false
+    }
+
+    /// Reads an entry, where one waits.
+    fn read(&mut self, at: usize) -> bool {
+        let (stage, id) = (self.processes[at].stage, self.processes[at].id);
+        let now = self.now();
+        let Some(entry) = self.streams.read(stage, id, now) else {
+            return false;
+        };
+        for pair in &entry.files {
+            self.signs.insert(*pair, now);
+        }
+        let works = entry.files.iter().map(|pair| (*pair, Work::Read)).collect();
+        self.processes[at].held.push(Held {
+            entry,
+            works,
+            leasing: None,
+            reporting: None,
+            acknowledged: false,
+        });
+        true
+    }
+
+    /// Whether it reads and begins nothing now: its provider asked for it, or it has heard that its stage is paused (protocol
+    /// 7.4, 10.3).
+    fn rests(&mut self, at: usize) -> bool {
+        let process = &mut self.processes[at];
+        let stage = process.stage;
+        let waits = process.rests > 0;
+        process.rests = process.rests.saturating_sub(1);
+        waits || (self.leader.memory.stages.row(stage).pause.is_some() && self.one_in(2))
+    }
+
+    /// Gives back what it has in hand, also what was delivered to it unseen; whether there was any.
+    fn give_back(&mut self, at: usize) -> bool {
+        let able = self.can_release(at);
+        if able {
+            self.release_of(at);
+        }
+        able
     }
 
     pub(super) fn step_held(&mut self, at: usize, held: usize) -> bool {
@@ -235,6 +268,8 @@ impl World {
         });
         let took = match nature {
             Nature::Slow => takes.as_micros(),
+            _ if self.is_heavy && granted.row.size > SMALL => LONG,
+            _ if self.is_heavy => SHORT,
             _ => u128::from(granted.row.size % 7 + 1) * MILLISECOND,
         };
         let ran = Work::Ran(Box::new(Reported {
@@ -455,6 +490,10 @@ impl World {
                         self.acknowledge(stage, id);
                     }
                 }
+                // Delivered to it unseen while it said so.
+                if self.processes[at].rests > 0 && self.one_in(3) {
+                    self.read(at);
+                }
             }
             self.processes[at].releasing = None;
         }
@@ -583,23 +622,32 @@ impl World {
     }
 
     pub(super) fn release(&mut self) {
-        let busy = |held: &Held| held.leasing.is_some() || held.reporting.is_some();
-        let drains = |process: &Process| {
-            let idle = process.releasing.is_some() || process.held.is_empty();
-            !idle && !process.held.iter().any(busy)
-        };
-        let processes = self.processes.iter().enumerate();
-        let able = processes.filter(|(_, process)| drains(process));
-        let able: Vec<usize> = able.map(|(at, _)| at).collect();
+        let able = (0..self.processes.len()).filter(|at| self.can_release(*at));
+        let able: Vec<usize> = able.collect();
         if able.is_empty() {
             return;
         }
         let at = able[self.dice.random_range(0..able.len())];
+        // It ends, and another comes in its place; or its provider asks to be left alone.
+        if self.one_in(2) {
+            self.processes[at].rests = self.dice.random_range(1..=MOST_RESTS);
+        }
+        self.release_of(at);
+    }
+
+    fn can_release(&self, at: usize) -> bool {
+        let busy = |held: &Held| held.leasing.is_some() || held.reporting.is_some();
+        let process = &self.processes[at];
+        let idle = process.releasing.is_some() || process.held.is_empty();
+        !idle && !process.held.iter().any(busy)
+    }
+
+    fn release_of(&mut self, at: usize) {
         let process = &self.processes[at];
         let works = process.held.iter().flat_map(|held| &held.works);
         let undone = works.filter(|(_, work)| !matches!(work, Work::Done));
         let held: Vec<Pair> = undone.map(|(pair, _)| *pair).collect();
-        self.note(|| format!("a process drains: {}", short(&held)));
+        self.note(|| format!("a process gives back: {}", short(&held)));
         let current = held.iter().filter(|pair| !self.has_moved_on(**pair));
         let current: Vec<Pair> = current.copied().collect();
         if let Some(asked) = &mut self.shared.borrow_mut().asked {

@@ -13,6 +13,9 @@ impl World {
             database.fails_after = None;
         }
         self.deposed = None;
+        for process in &mut self.processes {
+            process.rests = 0;
+        }
         // The next version is rolled out to some stages.
         for at in 0..self.processes.len() {
             if self.one_in(3) {
@@ -57,7 +60,10 @@ impl World {
     }
 
     pub(super) fn resume_all(&mut self) {
-        self.let_tenants_go_on();
+        if self.has_no_acts() {
+            self.let_tenants_go_on();
+            self.let_stages_go_on();
+        }
         for at in 0..self.clients.len() {
             if let Some(batch) = self.clients[at].created {
                 let paused = self.committed(|tables| {
@@ -176,6 +182,8 @@ impl World {
         if self.leader.lost || self.leader.has_flight() {
             return;
         }
+        let misread = self.leader.misread_stages(&self.shared.borrow());
+        self.violations.extend(misread);
         let mut grantable = self.leader.leases.grantable();
         let instant = self.begun + self.steady;
         for (file, token) in grantable.iter().filter(|(_, token)| *token > Token::FIRST) {

@@ -16,6 +16,7 @@ use crate::writer::verbs::create_tenant::CreateTenant;
 use crate::writer::verbs::note_key_use::NoteKeyUse;
 use crate::writer::verbs::revoke_key::RevokeKey;
 use crate::writer::verbs::rotate_key::RotateKey;
+use crate::writer::verbs::update_stage::UpdateStage;
 use crate::writer::verbs::update_tenant::{LimitChange, TenantChanges, UpdateTenant};
 use crate::writer::verbs::wake_batch::WakeBatch;
 
@@ -26,18 +27,20 @@ const FIRST_KEY: &str = "first";
 
 /// An act on tenants or keys.
 #[derive(Clone)]
-enum Ask {
+pub(super) enum Ask {
     Create(CreateTenant),
     Update(UpdateTenant),
     Make(CreateKey),
     Revoke(RevokeKey),
     Rotate(RotateKey),
+    Stage(UpdateStage),
 }
 
 enum Asked {
     Tenant(Answered<v1::Tenant>),
     NewKey(Answered<KeyAnswer>),
     Key(Answered<v1::ApiKey>),
+    Stage(Answered<v1::Stage>),
 }
 
 fn encoded<A: Message + Default>(
@@ -53,6 +56,7 @@ impl Asked {
             Self::Tenant(answer) => encoded(answer),
             Self::NewKey(answer) => encoded(answer),
             Self::Key(answer) => encoded(answer),
+            Self::Stage(answer) => encoded(answer),
         }
     }
 }
@@ -68,8 +72,16 @@ pub(super) struct TenancyAct {
 /// A batch that is to be woken, until somebody has done so.
 pub(super) type Waking = (BatchRef, Answered<()>);
 
+/// Files of a tenant that may be out at once.
+const DISPATCHED_FILES: &str = "dispatched_files";
+
 /// The limits that are changed in histories.
-const LIMITS: [LimitChange; 3] = [
+const LIMITS: [LimitChange; 4] = [
+    LimitChange {
+        name: DISPATCHED_FILES,
+        value: None,
+        set: |limits, value| limits.dispatched_files = value,
+    },
     LimitChange {
         name: "files",
         value: None,
@@ -135,7 +147,7 @@ impl World {
         })
     }
 
-    fn act(&mut self, call: &'static str, tenant: Option<TenantId>) -> Act {
+    pub(super) fn act(&mut self, call: &'static str, tenant: Option<TenantId>) -> Act {
         Act {
             id: self.id(),
             actor: Actor {
@@ -267,7 +279,11 @@ impl World {
             3..=4 => changes.pause = Some(None),
             5..=7 => {
                 let limit = LIMITS[self.dice.random_range(0..LIMITS.len())];
-                let least = if limit.name == "files" { used } else { 0 };
+                let least = match limit.name {
+                    "files" => used,
+                    DISPATCHED_FILES => 1,
+                    _ => 0,
+                };
                 let value = Some(least + self.dice.random_range(0..6));
                 changes.limits = vec![LimitChange { value, ..limit }];
             }
@@ -287,13 +303,13 @@ impl World {
         })
     }
 
-    fn ask_for(&mut self, mut ask: Ask, first: Option<Vec<u8>>) {
+    pub(super) fn ask_for(&mut self, mut ask: Ask, first: Option<Vec<u8>>) {
         // The server names what is made anew each time.
         match &mut ask {
             Ask::Create(create) => create.tenant = TenantId::from_uuid(self.id()),
             Ask::Make(make) => make.key.id = self.id().to_string(),
             Ask::Rotate(rotate) => rotate.new_id = self.id().to_string(),
-            Ask::Update(_) | Ask::Revoke(_) => {}
+            Ask::Update(_) | Ask::Revoke(_) | Ask::Stage(_) => {}
         }
         let asked = match ask.clone() {
             Ask::Create(verb) => Asked::Tenant(self.leader.ask(verb)),
@@ -301,6 +317,7 @@ impl World {
             Ask::Make(verb) => Asked::NewKey(self.leader.ask(verb)),
             Ask::Rotate(verb) => Asked::NewKey(self.leader.ask(verb)),
             Ask::Revoke(verb) => Asked::Key(self.leader.ask(verb)),
+            Ask::Stage(verb) => Asked::Stage(self.leader.ask(verb)),
         };
         self.acts.push(TenancyAct { ask, asked, first });
     }
@@ -350,7 +367,7 @@ impl World {
         }
         match first {
             Some(first) if *first != answer => {
-                self.breaks("a repeated act on tenants or keys was answered otherwise".into());
+                self.breaks("a repeated act of operators was answered otherwise".into());
             }
             Some(_) => {}
             None => {
@@ -401,11 +418,13 @@ impl World {
         Some(tokens[self.dice.random_range(0..tokens.len())].clone())
     }
 
+    /// Whether nothing is under way that is done to tenants, keys and stages.
+    pub(super) fn has_no_acts(&self) -> bool {
+        self.acts.is_empty()
+    }
+
     /// Tenants that are not closed go on, and may keep what they like.
     pub(super) fn let_tenants_go_on(&mut self) {
-        if !self.acts.is_empty() {
-            return;
-        }
         let held: Vec<TenantId> = self.committed(|tables| {
             let accounts = tables.accounts.values();
             let held = accounts.filter(|account| {
