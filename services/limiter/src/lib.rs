@@ -1,6 +1,7 @@
-//! The three tiers of backpressure, on governor: rates of tenants, worker slots of stages, rates of external providers.
-//! Rates are granted in blocks, so that a file costs no call of its own; slots are leases that expire by silence.
-//! Nothing here is stored: after a restart the buckets of tenants are full and those of providers empty, and slots are learned from what their holders announce.
+//! The three tiers of backpressure: rates of tenants, on governor; worker slots of stages; and budgets of external providers,
+//! whose rate falls and rises again with what they say. Rates are granted in blocks, so that a file costs no call of its own;
+//! slots are leases that expire by silence. Nothing here is stored: after a restart the buckets of tenants are full and those
+//! of providers empty, and slots are learned from what their holders announce.
 
 mod budgets;
 mod grant;

@@ -170,3 +170,56 @@ impl ProviderPermits for LimiterPermits {
         self.metrics.answers.with(labels).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use caudal_limiter::{Settings, SlotLimits};
+    use caudal_node::{Channels, MeshSecret, ServerLimits, ServerParts, ServiceIdentity};
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// Permits of a provider that may be sent ten tokens a second, by a limiter that has just begun.
+    async fn permits() -> LimiterPermits {
+        let provider = Provider::Embedding;
+        let limit = ProviderLimit {
+            tokens: Some(Rate::try_new("tokens", 10.0, 10).unwrap()),
+            ..ProviderLimit::default()
+        };
+        let secret = MeshSecret::generate();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let node = caudal_node::Settings {
+            name: "limiter".to_owned(),
+            mesh_secret: secret.clone(),
+            limits: ServerLimits::default(),
+        };
+        let settings = Settings::with_slots(SlotLimits::default().for_one_process())
+            .unwrap()
+            .limit_providers([(provider.name().to_owned(), limit)]);
+        let parts = ServerParts::new(node, listener, CancellationToken::new());
+        tokio::spawn(async move { caudal_limiter::serve(&settings, parts).await.unwrap() });
+        let channel = Channels::default().channel(&address).unwrap();
+        let channel = ServiceIdentity::new("embeddings", &secret).channel(channel);
+        let metrics = ProviderMetrics::new(&Registry::new("embeddings"));
+        LimiterPermits::new(provider, limit, channel, metrics)
+    }
+
+    #[tokio::test]
+    async fn what_was_got_for_a_request_that_was_given_up_is_there_for_the_next() {
+        let permits = permits().await;
+        let begun = Instant::now();
+        let given_up = tokio::time::timeout(Duration::from_secs(2), permits.take(1, 30)).await;
+        assert!(given_up.is_err());
+        permits.take(1, 30).await.unwrap();
+        // Three seconds are what thirty tokens take; two more, what was got before would be lost.
+        let took = begun.elapsed();
+        assert!(took > Duration::from_millis(1_900), "{took:?}");
+        assert!(took < Duration::from_millis(4_500), "{took:?}");
+        // The request itself was asked for once.
+        let kept = permits.kept.lock().await;
+        assert_eq!((kept.tokens, kept.requests), (0, 0));
+    }
+}

@@ -48,6 +48,8 @@ impl Verb for Release {
 impl Group<'_> {
     /// A file that was leased goes back to its stage, and nothing is charged to it.
     pub(super) fn give_back(&mut self, file: FileRef) -> Result<(), GroupError> {
+        let token = self.rows.file(file).ok_or(GroupError::Stale)?.token;
+        self.memory.dispatcher.refund(file, token);
         if planted!(TokenKeptAtRelease) {
             self.rows.file_mut(file)?.dispatched_at = None;
         } else {
