@@ -715,7 +715,7 @@ mod tests {
         let wide = help.replace(',', " ");
         let named = wide.split_whitespace();
         let named = named.filter(|word| member(&mut v1::TenantLimits::default(), word).is_some());
-        assert_eq!(named.count(), 11, "{help}");
+        assert_eq!(named.count(), 12, "{help}");
     }
 
     #[test]
