@@ -20,6 +20,8 @@ const PIECE: usize = 16 << 10;
 const REST: Duration = Duration::from_millis(15);
 /// Within so many bytes of its beginning an answer is cut off.
 const CUT_WITHIN: u64 = 4 << 10;
+/// Within so many bytes it is cut off in its head. Chromium takes what came of a head for all of it, and the answer for whole.
+const HEAD_CUT_WITHIN: u64 = 512;
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +53,13 @@ impl Draws {
         if self.below(ONE_IN) != 0 {
             return Fate::Passes;
         }
-        match self.below(6) {
+        match self.below(7) {
             0 => Fate::Refused(503, "SlowDown"),
             1 => Fate::Refused(500, "InternalError"),
             2 => Fate::Slow,
             3 => Fate::Cut(self.below(body + 1)),
             4 => Fate::AnswerCut(0),
+            5 => Fate::AnswerCut(self.below(HEAD_CUT_WITHIN)),
             _ => Fate::AnswerCut(self.below(CUT_WITHIN)),
         }
     }

@@ -67,7 +67,8 @@ export const putWithXhr: Put = (target, file, onProgress, signal) =>
       end(() =>
         resolve({
           status: request.status,
-          etag: request.getResponseHeader("etag") ?? "",
+          // Asked for by name, an ETag that the store does not expose is an error in the browser's console for every file.
+          etag: /^etag: *(.*?)\r?$/im.exec(request.getAllResponseHeaders())?.[1] ?? "",
           code: /<Code>([^<]+)<\/Code>/.exec(request.responseText)?.[1] ?? "",
         }),
       );
