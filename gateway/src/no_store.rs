@@ -2,7 +2,6 @@
 //! so the log says it once a minute.
 
 use std::fmt::Display;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use caudal_domain::Refusal;
@@ -15,10 +14,10 @@ const WHEN_THERE_MAY_BE_ROOM: Duration = Duration::from_secs(10);
 /// The reason of what is refused for want of room.
 pub(crate) const STORE_FULL: &str = "STORE_FULL";
 
-static SAID_UNSIGNED: LazyLock<Rarely> = LazyLock::new(Rarely::default);
-static SAID_UNASKED: LazyLock<Rarely> = LazyLock::new(Rarely::default);
-static SAID_UNTAKEN: LazyLock<Rarely> = LazyLock::new(Rarely::default);
-static SAID_UNFREED: LazyLock<Rarely> = LazyLock::new(Rarely::default);
+static SAID_UNSIGNED: Rarely = Rarely::new();
+static SAID_UNASKED: Rarely = Rarely::new();
+static SAID_UNTAKEN: Rarely = Rarely::new();
+static SAID_UNFREED: Rarely = Rarely::new();
 
 pub(crate) fn not_signed(error: &ObjectError) -> Refusal {
     if let Some(times) = SAID_UNSIGNED.next() {

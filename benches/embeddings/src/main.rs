@@ -154,11 +154,11 @@ async fn measure(way: &str, options: &Options) -> Result<Value> {
             });
             let provider = EmbeddingProvider::new(settings, Arc::new(Unlimited))
                 .map_err(|error| anyhow!("{error}"))?;
-            let vectors = provider.embed(&texts).await?.vectors;
+            let vectors = provider.embed(0, &texts).await?.vectors;
             let (started, before) = (Instant::now(), cpu_time()?);
             let mut chunks = 0;
             while started.elapsed() < Duration::from_secs(options.seconds) {
-                chunks += provider.embed(&texts).await?.vectors.len();
+                chunks += provider.embed(0, &texts).await?.vectors.len();
             }
             (vectors, chunks, started.elapsed(), cpu_time()? - before)
         }

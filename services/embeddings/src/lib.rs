@@ -178,7 +178,7 @@ impl EmbeddingsStage {
                 tokens,
                 unread,
                 calls,
-            } = self.provider.embed_of(tenant, &texts).await?;
+            } = self.provider.embed(tenant, &texts).await?;
             table
                 .push(page, &vectors)
                 .map_err(|error| unusable(&error))?;

@@ -182,15 +182,13 @@ impl ImageProviders {
             if let Some(expected) = expected {
                 vectors.expect_dimensions(expected);
             }
-            let said = vectors
-                .embed_of(tenant, picture(views, vectors.side())?)
-                .await;
+            let said = vectors.embed(tenant, picture(views, vectors.side())?).await;
             answers.vector = Some(unless_refused(Provider::ImageEmbedding, said)?);
             self.known.keep(whose, &answers);
         }
         if let (Some(captions), None) = (&self.captions, &answers.caption) {
             let said = captions
-                .describe_of(tenant, picture(views, captions.side())?)
+                .describe(tenant, picture(views, captions.side())?)
                 .await;
             answers.caption = Some(unless_refused(Provider::Caption, said)?);
             self.known.keep(whose, &answers);

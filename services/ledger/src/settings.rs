@@ -137,6 +137,11 @@ impl Default for DispatchWindows {
 }
 
 impl DispatchWindows {
+    /// How many files may be out at a stage; none where nothing is said of it.
+    pub(crate) fn of(&self, stage: Stage) -> u32 {
+        self.of_stage.get(&stage).copied().unwrap_or_default()
+    }
+
     /// Sets the windows of some stages; one tenant alone may fill them all.
     pub fn set(&mut self, windows: impl IntoIterator<Item = (Stage, u32)>) {
         self.of_stage.extend(windows);

@@ -69,6 +69,17 @@ pub struct Taken {
     pub paused: bool,
 }
 
+impl Taken {
+    /// Nothing is to be waited for.
+    const fn at_once(count: u32) -> Self {
+        Self {
+            count,
+            wait: Duration::ZERO,
+            paused: false,
+        }
+    }
+}
+
 /// Permits of one kind, by key. Clones share the blocks.
 #[derive(Debug, Clone)]
 pub struct PermitBlocks {
@@ -122,11 +133,7 @@ impl Block {
         }
         let spent = self.left.min(count);
         self.left -= spent;
-        Some(Taken {
-            count: spent,
-            wait: Duration::ZERO,
-            paused: false,
-        })
+        Some(Taken::at_once(spent))
     }
 
     /// Spends of the local share, which comes in by time alone: what is asked for above it waits until enough is saved.
@@ -169,11 +176,7 @@ impl Block {
         let spent = (saved.permits.floor() as u32).min(count);
         saved.permits -= f64::from(spent);
         self.spent_away = self.spent_away.saturating_add(spent);
-        Taken {
-            count: spent,
-            wait: Duration::ZERO,
-            paused: false,
-        }
+        Taken::at_once(spent)
     }
 }
 
@@ -214,11 +217,7 @@ impl PermitBlocks {
 
     async fn take_at_least(&self, least: u32, key: &str, count: u32, own: Option<u32>) -> Taken {
         if count == 0 {
-            return Taken {
-                count: 0,
-                wait: Duration::ZERO,
-                paused: false,
-            };
+            return Taken::at_once(0);
         }
         let block = self.block_of(key);
         // One demand of a key asks the limiter, the others wait for its answer instead of asking too.
@@ -407,20 +406,18 @@ impl PermitBlocks {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let a_second = has.part.map(|part| (part.per_second.ceil() as u32).max(1));
         let block = self.settings.block.min(a_second.unwrap_or(u32::MAX));
-        let (want, block) = if least < count {
+        let want = if least < count {
             // In parts that come in a tenth of a second, so that one who wants much does not wait for all of it.
             let part = a_second.map_or(least, |a_second| (a_second / 10).max(least));
-            let want = part.min(count);
-            (want, block.max(want))
+            part.min(count)
         } else {
-            let want = count - has.left;
-            (want, block.max(want))
+            count - has.left
         };
         let request = AcquireRequest {
             kind: self.settings.kind.into(),
             key: key.to_owned(),
             want,
-            block,
+            block: block.max(want),
             per_second: own.unwrap_or_default(),
             process: self.settings.process.clone(),
             local_fraction: has.part.map_or(0.0, |part| part.fraction),

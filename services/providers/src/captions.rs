@@ -162,16 +162,8 @@ impl Captions {
     }
 
     /// Asks for the caption of a picture. That it will not say anything of it is an error [`ProviderError::Rejected`].
-    pub async fn describe(&self, picture: Picture) -> Result<Caption, ProviderError> {
-        self.describe_of(0, picture).await
-    }
-
-    /// The same for a tenant, by any number that is its own: tenants take turns.
-    pub async fn describe_of(
-        &self,
-        tenant: u128,
-        picture: Picture,
-    ) -> Result<Caption, ProviderError> {
+    /// `tenant` is any number that is a tenant's own: tenants take turns.
+    pub async fn describe(&self, tenant: u128, picture: Picture) -> Result<Caption, ProviderError> {
         let found = self.gatherer.answers(tenant, &[picture]).await?;
         let found = found.into_iter().next().map(|found| found.answer);
         found.ok_or_else(|| ProviderError::invalid_answer("there is no caption"))

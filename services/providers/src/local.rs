@@ -119,16 +119,8 @@ impl LocalModel {
     }
 
     /// Embeds `texts`, in order; what is beyond the model's [`max_tokens`](Self::max_tokens) in a text is not read.
-    pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
-        self.embed_of(0, texts).await
-    }
-
-    /// The same for a tenant, by any number that is its own: tenants take turns.
-    pub async fn embed_of(
-        &self,
-        tenant: u128,
-        texts: &[String],
-    ) -> Result<Embeddings, ProviderError> {
+    /// `tenant` is any number that is a tenant's own: tenants take turns.
+    pub async fn embed(&self, tenant: u128, texts: &[String]) -> Result<Embeddings, ProviderError> {
         self.gatherer.embed(tenant, texts).await
     }
 

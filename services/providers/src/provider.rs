@@ -91,20 +91,11 @@ impl EmbeddingProvider {
     }
 
     /// Embeds `texts`, in order. They travel with those of other callers. Dropping the future stops the work after the
-    /// batch that is being computed.
-    pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
-        self.embed_of(0, texts).await
-    }
-
-    /// The same for a tenant, by any number that is its own: tenants take turns, and within each its callers.
-    pub async fn embed_of(
-        &self,
-        tenant: u128,
-        texts: &[String],
-    ) -> Result<Embeddings, ProviderError> {
+    /// batch that is being computed. `tenant` is any number that is a tenant's own: tenants take turns, and within each its callers.
+    pub async fn embed(&self, tenant: u128, texts: &[String]) -> Result<Embeddings, ProviderError> {
         match self {
-            Self::Local(local) => local.embed_of(tenant, texts).await,
-            Self::OpenAi(openai) => openai.embed_of(tenant, texts).await,
+            Self::Local(local) => local.embed(tenant, texts).await,
+            Self::OpenAi(openai) => openai.embed(tenant, texts).await,
             Self::Unavailable { why } => Err(ProviderError::NotConfigured { why: why.clone() }),
         }
     }

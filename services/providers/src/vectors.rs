@@ -88,16 +88,8 @@ impl OpenAi {
     }
 
     /// Embeds `texts`, in order, together with those of other callers.
-    pub async fn embed(&self, texts: &[String]) -> Result<Embeddings, ProviderError> {
-        self.embed_of(0, texts).await
-    }
-
-    /// The same for a tenant, by any number that is its own: tenants take turns.
-    pub async fn embed_of(
-        &self,
-        tenant: u128,
-        texts: &[String],
-    ) -> Result<Embeddings, ProviderError> {
+    /// `tenant` is any number that is a tenant's own: tenants take turns.
+    pub async fn embed(&self, tenant: u128, texts: &[String]) -> Result<Embeddings, ProviderError> {
         self.vectors.gatherer.embed(tenant, texts).await
     }
 
@@ -156,16 +148,8 @@ impl PictureVectors {
     }
 
     /// Embeds a picture, together with those of other callers.
-    pub async fn embed(&self, picture: Picture) -> Result<Embeddings, ProviderError> {
-        self.embed_of(0, picture).await
-    }
-
-    /// The same for a tenant, by any number that is its own: tenants take turns.
-    pub async fn embed_of(
-        &self,
-        tenant: u128,
-        picture: Picture,
-    ) -> Result<Embeddings, ProviderError> {
+    /// `tenant` is any number that is a tenant's own: tenants take turns.
+    pub async fn embed(&self, tenant: u128, picture: Picture) -> Result<Embeddings, ProviderError> {
         self.vectors.gatherer.embed(tenant, &[picture]).await
     }
 

@@ -16,6 +16,7 @@ import { type Dropped, type EmptyFolder, type FoundFile, wordsOf } from "../scan
 import { type Trouble, troubleOf } from "../trouble";
 import { type Entered, type EnteredFile, entriesNamedIn, entryOf } from "./announce";
 import { changedSince, isSame } from "./arrived";
+import { isOfStore, isOtherContent, storeWords } from "./attempt";
 import { HASHED_AT_ONCE, HASHED_UP_TO, type Hash, Hasher } from "./hash";
 import type { Compared, Known, KnownFile } from "./known";
 import { Lanes } from "./lanes";
@@ -50,30 +51,6 @@ const EXPIRY_MARGIN_MS = 30_000;
 /** Codes of google.rpc.Status that a repetition may change: ABORTED and UNAVAILABLE. */
 const PASSING = new Set([10, 14]);
 const FAILED_PRECONDITION = 9;
-/** Codes of stores for bytes that do not have the checksum that came with them. */
-const OTHER_CONTENT = new Set(["BadDigest", "XAmzContentChecksumMismatch"]);
-/** Codes of stores for what no request of this installation gets past: the bucket, the keys, the clock, and no room. */
-const REFUSES_EVERYONE = new Set([
-  "NoSuchBucket",
-  "InvalidBucketName",
-  "InvalidAccessKeyId",
-  "SignatureDoesNotMatch",
-  "InvalidToken",
-  "AccountProblem",
-  "AllAccessDisabled",
-  "InvalidSecurity",
-  "RequestTimeTooSkewed",
-  "SlowDown",
-  "ServiceUnavailable",
-  "QuotaExceeded",
-  "InsufficientStorage",
-  "XMinioStorageFull",
-]);
-
-/** Whether the store is away, busy, broken or full, or refuses whoever asks: it says nothing of this file. */
-function isOfStore({ status, code }: PutAnswer): boolean {
-  return status === 0 || status === 408 || status === 429 || status >= 500 || REFUSES_EVERYONE.has(code);
-}
 
 export interface Listed {
   ordinal: number;
@@ -639,13 +616,10 @@ export class Ingest {
         moveTo(0);
         if (answer.status === 0 && !(await isReadable(bytes))) return leave(await whyUnreadable(file, bytes), "");
         // Whatever was read for the checksum, this is not it.
-        if (OTHER_CONTENT.has(answer.code)) return leave(this.otherContentOf(file.path), "");
+        if (isOtherContent(answer)) return leave(this.otherContentOf(file.path), "");
         this.lanes.hadTrouble();
         const isSilent = isOfStore(answer);
-        const why =
-          answer.status === 0
-            ? "the store does not answer"
-            : `the store answered ${answer.status} ${answer.code}`.trim();
+        const why = storeWords(answer);
         // The store may have come back elsewhere, which the gateway knows.
         needsTarget = answer.status === 403 || answer.status === 0;
         // An upload that is over is no place for its parts any more.

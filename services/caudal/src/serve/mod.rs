@@ -57,7 +57,7 @@ async fn start(plan: Plan) -> Result<Serving, Failure> {
             secret,
         } => {
             let shown = (plan.tls, plan.metrics_listen);
-            service::limiter::start((slots, &limits), &secret, shown, plan.listen).await?
+            service::limiter::start(slots, &limits, &secret, shown, plan.listen).await?
         }
         Work::Stage {
             stage,

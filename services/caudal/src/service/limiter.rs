@@ -12,7 +12,8 @@ use crate::service::parts::Part;
 use crate::service::{Started, cannot_start, listen, reached_at, short_drain};
 
 pub(crate) async fn start(
-    (slots, limits): (SlotLimits, &ProviderLimits),
+    slots: SlotLimits,
+    limits: &ProviderLimits,
     secret: &MeshSecret,
     (tls, metrics_listen): (Option<MeshTls>, Option<SocketAddr>),
     address: SocketAddr,

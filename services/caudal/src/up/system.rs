@@ -73,8 +73,8 @@ pub(crate) async fn start(plan: Plan) -> Result<Serving, Failure> {
     parts.stop_first(vec![ledger.part]);
     // It lives and dies with all stages.
     let slots = SlotLimits::default().for_one_process();
-    let limits = (slots, &plan.provider_limits);
-    let limiter = service::limiter::start(limits, &secret, (None, None), LOOPBACK).await?;
+    let limits = &plan.provider_limits;
+    let limiter = service::limiter::start(slots, limits, &secret, (None, None), LOOPBACK).await?;
     parts.stop_first(vec![limiter.part]);
 
     let mesh = Mesh {

@@ -1,7 +1,6 @@
 //! What a client is told about failures of the disk and of the index.
 
 use std::io;
-use std::sync::LazyLock;
 
 use caudal_node::Rarely;
 use http::StatusCode;
@@ -10,7 +9,7 @@ use s3s::{S3Error, S3ErrorCode};
 /// The code that clients take for a lack of room.
 pub(super) const FULL: &str = "InsufficientStorage";
 /// Every request is refused while it lasts.
-static SAID_FULL: LazyLock<Rarely> = LazyLock::new(Rarely::default);
+static SAID_FULL: Rarely = Rarely::new();
 
 /// Whether the error says that there is no such file.
 pub(super) fn is_absence(error: &io::Error) -> bool {

@@ -63,13 +63,7 @@ impl Ledger {
                 waiting: saturated(count),
                 oldest_ready_time: (count > 0).then(|| timestamp_from_micros(oldest.0)),
                 dispatched,
-                window: row.max_files.unwrap_or_else(|| {
-                    self.windows
-                        .of_stage
-                        .get(&stage)
-                        .copied()
-                        .unwrap_or_default()
-                }),
+                window: row.max_files.unwrap_or_else(|| self.windows.of(stage)),
                 waits: paused.into_iter().chain(deserted).chain(told).collect(),
                 processes: crew.processes,
                 slots: crew.slots,

@@ -15,7 +15,7 @@
 #[cfg(test)]
 pub(crate) mod seen;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use caudal_domain::{BatchRef, FileRef, Stage, TenantId, Token};
@@ -30,6 +30,7 @@ use super::later::Later;
 use super::queues::{MOST_BATCHES, Place, Queues, StageQueues, WEIGHTS};
 use super::tenant_queue::TenantQueue;
 use crate::likeness::Likeness;
+use crate::settings::DispatchWindows;
 use crate::store::stages::StageRow;
 use crate::store::tenants::TenantRow;
 use crate::store::time::Micros;
@@ -50,13 +51,6 @@ const EXPRESS_FILES: u32 = 32;
 /// wait for a slot, not for a window of work.
 /// Admission is what shares a stage; this only keeps who wants little of it from waiting behind who wants much.
 const EXPRESS_COST: Cost = SLOT_WINDOW;
-
-/// How many files may be out at once, at each stage and for each tenant.
-#[derive(Clone, Debug)]
-pub(crate) struct Windows {
-    pub(crate) of_stage: HashMap<Stage, u32>,
-    pub(crate) of_tenant: u32,
-}
 
 struct Outstanding {
     stage: Stage,
@@ -134,7 +128,7 @@ pub(crate) struct Turn {
 
 /// Places and queues.
 pub(crate) struct Dispatcher {
-    windows: Windows,
+    windows: DispatchWindows,
     outstanding: FxHashMap<(FileRef, Token), Outstanding>,
     tenants: FxHashMap<TenantId, u32>,
     /// Rows of files that are out, exactly as committed: an outcome needs no read. Never more than the places.
@@ -162,7 +156,7 @@ struct Set {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(windows: Windows) -> Self {
+    pub(crate) fn new(windows: DispatchWindows) -> Self {
         let stages = Stage::ALL
             .into_iter()
             .map(|stage| (stage, StageQueue::default()))
@@ -201,7 +195,7 @@ impl Dispatcher {
     pub(crate) fn window(&self, stage: Stage) -> u32 {
         let set = self.set_for(stage).max_files;
         let set = set.filter(|_| !planted!(StageSizeIgnored));
-        set.unwrap_or_else(|| self.windows.of_stage.get(&stage).copied().unwrap_or(0))
+        set.unwrap_or_else(|| self.windows.of(stage))
     }
 
     /// Files that a tenant may have out at once: its own limit or, where operators widened a stage, so many more than all have.
@@ -214,7 +208,7 @@ impl Dispatcher {
             return *own;
         }
         let wider = self.set.keys().map(|stage| {
-            let usual = self.windows.of_stage.get(stage).copied().unwrap_or(0);
+            let usual = self.windows.of(*stage);
             self.window(*stage).saturating_sub(usual)
         });
         wider.fold(self.windows.of_tenant, u32::saturating_add)
@@ -935,6 +929,8 @@ impl Out {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use std::collections::HashMap;
+
     use caudal_domain::BatchId;
     use proptest::prelude::*;
 
@@ -947,7 +943,7 @@ mod tests {
 
     fn dispatcher(of_stage: u32, of_tenant: u32) -> Dispatcher {
         let of_stage = HashMap::from([(Stage::Upload, of_stage)]);
-        Dispatcher::new(Windows {
+        Dispatcher::new(DispatchWindows {
             of_stage,
             of_tenant,
         })

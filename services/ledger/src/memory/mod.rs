@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 
 use self::ancestors::Ancestors;
 use self::clock::DatabaseClock;
-use self::dispatcher::{Dispatcher, Windows};
+use self::dispatcher::Dispatcher;
 use self::known::Known;
 use self::lease_cache::LeaseCache;
 use self::stages::Stages;
@@ -92,11 +92,7 @@ impl Memory {
         seed: u64,
     ) -> Self {
         stages.begin(Instant::now());
-        let windows = &settings.windows;
-        let mut dispatcher = Dispatcher::new(Windows {
-            of_stage: windows.of_stage.clone(),
-            of_tenant: windows.of_tenant,
-        });
+        let mut dispatcher = Dispatcher::new(settings.windows.clone());
         for row in read.dispatched {
             if planted!(CountsFromZero) {
                 break;

@@ -48,12 +48,6 @@ async fn add(
     added.map(tonic::Response::into_inner)
 }
 
-async fn another_tenant(ledger: &TestLedger) -> TenantId {
-    let tenant = TenantId::from_uuid(Uuid::new_v4());
-    ledger.add_tenant(tenant).await;
-    tenant
-}
-
 /// An object of about so many bytes of JSON.
 fn metadata(bytes: usize) -> prost_types::Struct {
     let value = prost_types::Value {
@@ -94,7 +88,7 @@ async fn sizes_that_no_file_has_are_refused_and_other_tenants_go_on(database: Da
     let refused = add(&ledger, batch, many).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert_eq!(ledger.batch(batch).await.counts.unwrap().total, 0);
-    let other = another_tenant(&ledger).await;
+    let other = ledger.another_tenant().await;
     create(&ledger, other, Batch::default()).await;
     ledger.add(batch, &["d"]).await;
     ledger.verify().await;
@@ -386,7 +380,7 @@ enum End {
 
 impl Crowd {
     async fn gather(ledger: &TestLedger) -> Self {
-        let big = another_tenant(ledger).await;
+        let big = ledger.another_tenant().await;
         let batch = create(ledger, big, Batch::default()).await;
         for first in (0..FILES).step_by(1_000) {
             let entries = (first..first + 1_000).map(|n| file(&n.to_string(), 1));
@@ -490,7 +484,7 @@ async fn who_reads_a_lot_leaves_a_turn_to_another(database: Database) {
         let entries = (first..first + 1_000).map(|n: u32| file(&format!("f{n}.txt"), 1));
         add(&ledger, batch, entries.collect()).await.unwrap();
     }
-    let other = another_tenant(&ledger).await;
+    let other = ledger.another_tenant().await;
     create(&ledger, other, Batch::default()).await;
     let counted = Arc::new(AtomicU32::new(0));
     let mut counts = tokio::task::JoinSet::new();

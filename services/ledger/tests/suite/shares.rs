@@ -59,30 +59,13 @@ impl TestLedger {
         BatchRef::new(tenant, names::parse_batch_name(&name).unwrap())
     }
 
-    async fn another_tenant(&self) -> TenantId {
-        let tenant = TenantId::from_uuid(Uuid::now_v7());
-        self.add_tenant(tenant).await;
-        tenant
-    }
-
-    async fn set(&self, tenant: Tenant, path: &str) {
-        let request = v1::UpdateTenantRequest {
-            tenant: Some(tenant),
-            update_mask: Some(prost_types::FieldMask {
-                paths: vec![path.to_owned()],
-            }),
-            request_id: request_id(),
-        };
-        self.operator().update_tenant(request).await.unwrap();
-    }
-
     async fn set_weight(&self, tenant: TenantId, weight: u32) {
         let tenant = Tenant {
             name: names::tenant_name(tenant),
             weight,
             ..Tenant::default()
         };
-        self.set(tenant, "weight").await;
+        self.change_tenant(tenant, &["weight"]).await.unwrap();
     }
 
     async fn set_priority(&self, batch: BatchRef, priority: Priority) {
@@ -178,8 +161,9 @@ async fn a_tenant_has_as_many_files_out_as_its_limit_and_the_others_wait(databas
         ..Tenant::default()
     };
     ledger
-        .set(limited(Some(11)), "limits.dispatched_files")
-        .await;
+        .change_tenant(limited(Some(11)), &["limits.dispatched_files"])
+        .await
+        .unwrap();
     let of_bound = ledger.full_batch(bound, Priority::Unspecified).await;
     let of_free = ledger.full_batch(free, Priority::Unspecified).await;
     ledger.until_out(of_bound, 5).await;
@@ -195,10 +179,14 @@ async fn a_tenant_has_as_many_files_out_as_its_limit_and_the_others_wait(databas
     ledger.until_out(of_bound, 5).await;
     // In force as soon as it is changed, up and down, and the installation's where it is taken back.
     ledger
-        .set(limited(Some(20)), "limits.dispatched_files")
-        .await;
+        .change_tenant(limited(Some(20)), &["limits.dispatched_files"])
+        .await
+        .unwrap();
     ledger.until_out(of_free, 20).await;
-    ledger.set(limited(None), "limits.dispatched_files").await;
+    ledger
+        .change_tenant(limited(None), &["limits.dispatched_files"])
+        .await
+        .unwrap();
     let used = ledger
         .tenancy(free, caudal_node::scope::Role::Viewer)
         .get_usage(v1::GetUsageRequest {})

@@ -353,6 +353,13 @@ impl TestLedger {
         .await;
     }
 
+    /// A tenant beside the first one.
+    pub(crate) async fn another_tenant(&self) -> TenantId {
+        let tenant = TenantId::from_uuid(Uuid::new_v4());
+        self.add_tenant(tenant).await;
+        tenant
+    }
+
     pub(crate) async fn create(&self, batch: Batch) -> BatchId {
         let request = CreateBatchRequest {
             batch: Some(batch),

@@ -53,7 +53,11 @@ impl TestLedger {
         made.into_inner()
     }
 
-    async fn change_tenant(&self, tenant: Tenant, paths: &[&str]) -> Result<Tenant, Status> {
+    pub(crate) async fn change_tenant(
+        &self,
+        tenant: Tenant,
+        paths: &[&str],
+    ) -> Result<Tenant, Status> {
         let request = v1::UpdateTenantRequest {
             tenant: Some(tenant),
             update_mask: Some(prost_types::FieldMask {

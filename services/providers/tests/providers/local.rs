@@ -9,6 +9,8 @@ use caudal_providers::{
     EmbeddingProvider, EmbeddingSettings, LocalSettings, ProviderError, ProviderState, Unlimited,
 };
 
+use crate::TENANT;
+
 fn provider(folder: PathBuf, threads: usize) -> EmbeddingProvider {
     EmbeddingProvider::new(
         EmbeddingSettings::Local(LocalSettings {
@@ -62,7 +64,8 @@ async fn a_folder_without_a_model_is_named_with_the_remedy() {
     std::fs::write(folder.path().join("config.json"), "{}").unwrap();
     let provider = provider(folder.path().to_owned(), 1);
 
-    let ProviderError::NotConfigured { why } = provider.embed(&texts(&["a"])).await.unwrap_err()
+    let ProviderError::NotConfigured { why } =
+        provider.embed(TENANT, &texts(&["a"])).await.unwrap_err()
     else {
         panic!("another error");
     };
@@ -83,7 +86,7 @@ async fn a_broken_model_is_told_apart_from_a_missing_one_and_kills_nothing() {
     }
     let provider = provider(folder.path().to_owned(), 1);
     for _ in 0..2 {
-        let error = provider.embed(&texts(&["a"])).await.unwrap_err();
+        let error = provider.embed(TENANT, &texts(&["a"])).await.unwrap_err();
         let ProviderError::NotConfigured { why } = error else {
             panic!("another error");
         };
@@ -97,11 +100,14 @@ async fn near_synonyms_are_near_and_unrelated_sentences_are_not() {
         return;
     };
     let found = provider
-        .embed(&texts(&[
-            "The invoice must be paid within thirty days.",
-            "Payment of the bill is due in a month.",
-            "Penguins huddle together to survive the Antarctic winter.",
-        ]))
+        .embed(
+            TENANT,
+            &texts(&[
+                "The invoice must be paid within thirty days.",
+                "Payment of the bill is due in a month.",
+                "Penguins huddle together to survive the Antarctic winter.",
+            ]),
+        )
         .await
         .unwrap();
     assert_eq!(provider.model(), "all-minilm-l6-v2");
@@ -131,14 +137,17 @@ async fn a_text_has_the_same_vector_whatever_travels_with_it() {
     };
     let long = "A long companion makes the batch wide and full of padding. ".repeat(12);
     let together = provider
-        .embed(&texts(&["a short one", &long, "", "水曜日 ünïcödé"]))
+        .embed(
+            TENANT,
+            &texts(&["a short one", &long, "", "水曜日 ünïcödé"]),
+        )
         .await
         .unwrap();
     for (index, text) in ["a short one", &long, "", "水曜日 ünïcödé"]
         .into_iter()
         .enumerate()
     {
-        let alone = provider.embed(&texts(&[text])).await.unwrap();
+        let alone = provider.embed(TENANT, &texts(&[text])).await.unwrap();
         let same = cosine(&alone.vectors[0], &together.vectors[index]);
         assert!(same > 0.9999, "{text:?}: {same}");
     }
@@ -153,7 +162,7 @@ async fn the_counter_counts_beyond_what_the_model_reads() {
     assert_eq!(counter.count("hello world"), 2);
     assert_eq!(counter.count(&"hello ".repeat(1_000)), 1_000);
     let cut = provider
-        .embed(&texts(&[&"hello ".repeat(1_000)]))
+        .embed(TENANT, &texts(&[&"hello ".repeat(1_000)]))
         .await
         .unwrap();
     assert_eq!(cut.tokens, 256);
@@ -169,7 +178,7 @@ async fn the_runtime_goes_on_while_the_model_computes() {
             .repeat(10);
     let chunks = vec![chunk; 48];
     // Loaded before the clock starts.
-    provider.embed(&chunks[..1]).await.unwrap();
+    provider.embed(TENANT, &chunks[..1]).await.unwrap();
 
     let turns = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&turns);
@@ -183,7 +192,7 @@ async fn the_runtime_goes_on_while_the_model_computes() {
     let started = Instant::now();
     let counter = provider.token_counter().await.unwrap();
     let tokens = counter.count(&chunks[0]);
-    let found = provider.embed(&chunks).await.unwrap();
+    let found = provider.embed(TENANT, &chunks).await.unwrap();
     let seconds = started.elapsed().as_secs_f32();
     ticking.abort();
 
@@ -204,11 +213,11 @@ async fn callers_at_once_share_one_model_and_each_gets_its_own_vectors() {
     let words = ["river", "bridge", "violin", "tax", "volcano", "bread"];
     let calls = words.map(|word| {
         let provider = provider.clone();
-        tokio::spawn(async move { provider.embed(&texts(&[word])).await.unwrap() })
+        tokio::spawn(async move { provider.embed(TENANT, &texts(&[word])).await.unwrap() })
     });
     for (word, call) in words.into_iter().zip(calls) {
         let at_once = call.await.unwrap();
-        let alone = provider.embed(&texts(&[word])).await.unwrap();
+        let alone = provider.embed(TENANT, &texts(&[word])).await.unwrap();
         assert!(
             cosine(&at_once.vectors[0], &alone.vectors[0]) > 0.9999,
             "{word}"
@@ -234,7 +243,7 @@ async fn the_vectors_are_those_of_32_bit_floats_and_so_is_what_is_near_to_what()
         .collect();
     let reference: Vec<&[f32]> = numbers.chunks_exact(384).collect();
     assert_eq!(reference.len(), texts.len());
-    let found = provider.embed(&texts).await.unwrap();
+    let found = provider.embed(TENANT, &texts).await.unwrap();
     assert!(found.unread.iter().all(|unread| *unread == 0));
     let found = found.vectors;
     let mut least = 1.0_f32;
@@ -286,7 +295,11 @@ async fn what_the_model_cannot_read_of_a_text_is_counted_in_characters() {
         ("\u{e001}\u{e002}", 2, 2),
         ("", 0, 0),
     ] {
-        let unread = provider.embed(&texts(&[text])).await.unwrap().unread[0];
+        let unread = provider
+            .embed(TENANT, &texts(&[text]))
+            .await
+            .unwrap()
+            .unread[0];
         assert!((least..=most).contains(&unread), "{unread}: {text}");
     }
 }
@@ -305,7 +318,7 @@ async fn two_texts_that_differ_in_what_the_model_cannot_read_have_two_vectors() 
         ["ฝนตกหนักที่ต้นน้ำ", "ท้องฟ้าแจ่มใสวันนี้"],
         ["\u{e001}", "\u{e002}"],
     ] {
-        let found = provider.embed(&texts(&[one, other])).await.unwrap();
+        let found = provider.embed(TENANT, &texts(&[one, other])).await.unwrap();
         let alike = cosine(&found.vectors[0], &found.vectors[1]);
         assert!(alike < 0.9995, "{alike}: {one} {other}");
         assert!(found.unread.iter().all(|unread| *unread > 0));

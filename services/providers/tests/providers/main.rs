@@ -4,3 +4,6 @@ mod local;
 mod openai;
 mod pictures;
 mod server;
+
+/// Who asks, where that makes no difference.
+const TENANT: u128 = 1;

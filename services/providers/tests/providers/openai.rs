@@ -11,6 +11,7 @@ use caudal_providers::{
 };
 use tokio::net::TcpListener;
 
+use crate::TENANT;
 use crate::server::{self, Scripted, Server, status};
 
 fn settings(url: &str) -> OpenAiSettings {
@@ -34,7 +35,7 @@ fn texts(count: usize) -> Vec<String> {
 async fn texts_travel_in_batches_and_come_back_in_order() {
     let server = Server::start(Vec::new()).await;
     let provider = provider_with(settings(&format!("{}/", server.url)));
-    let found = provider.embed(&texts(8)).await.unwrap();
+    let found = provider.embed(TENANT, &texts(8)).await.unwrap();
 
     for (index, vector) in found.vectors.iter().enumerate() {
         #[expect(clippy::cast_precision_loss)]
@@ -68,14 +69,14 @@ async fn a_429_asks_everyone_to_wait_and_nothing_is_sent_before() {
     let server = Server::start(vec![limited]).await;
     let provider = provider_with(settings(&server.url));
 
-    let first = provider.embed(&texts(1)).await.unwrap_err();
+    let first = provider.embed(TENANT, &texts(1)).await.unwrap_err();
     assert_eq!(
         first,
         ProviderError::Throttled {
             retry_after: Duration::from_secs(7)
         }
     );
-    let second = provider.clone().embed(&texts(1)).await.unwrap_err();
+    let second = provider.clone().embed(TENANT, &texts(1)).await.unwrap_err();
     assert!(
         matches!(second, ProviderError::Throttled { retry_after } if retry_after > Duration::from_secs(5))
     );
@@ -95,7 +96,7 @@ async fn a_short_pause_is_waited_out_here_and_the_same_request_has_the_same_key(
     let server = Server::start(vec![limited(), limited()]).await;
     let provider = provider_with(settings(&server.url));
     let begun = std::time::Instant::now();
-    provider.embed(&texts(1)).await.unwrap();
+    provider.embed(TENANT, &texts(1)).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(200));
     let provider = server.provider.lock().unwrap();
     let keys: Vec<_> = provider
@@ -115,8 +116,8 @@ async fn another_length_than_before_is_the_providers_fault_and_no_files() {
     ])
     .await;
     let provider = provider_with(settings(&server.url));
-    provider.embed(&texts(1)).await.unwrap();
-    let error = provider.embed(&texts(1)).await.unwrap_err();
+    provider.embed(TENANT, &texts(1)).await.unwrap();
+    let error = provider.embed(TENANT, &texts(1)).await.unwrap_err();
     assert!(!error.is_of_the_request());
     assert!(
         error.to_string().contains("3 dimensions instead of the 2"),
@@ -135,13 +136,13 @@ async fn the_length_that_vectors_had_before_a_restart_is_expected_of_the_first_a
         provider
     };
     for error in [
-        expecting(3).embed(&texts(1)).await.unwrap_err(),
+        expecting(3).embed(TENANT, &texts(1)).await.unwrap_err(),
         expecting(3).probe().await.unwrap_err(),
     ] {
         let words = error.to_string();
         assert!(words.contains("2 dimensions instead of the 3"), "{words}");
     }
-    expecting(2).embed(&texts(1)).await.unwrap();
+    expecting(2).embed(TENANT, &texts(1)).await.unwrap();
 }
 
 #[tokio::test]
@@ -149,20 +150,20 @@ async fn failures_in_a_row_open_the_breaker_and_a_probe_closes_it() {
     let server = Server::start(vec![status(500, "oops"), status(503, "oops")]).await;
     let provider = provider_with(settings(&server.url));
     for _ in 0..2 {
-        let error = provider.embed(&texts(1)).await.unwrap_err();
+        let error = provider.embed(TENANT, &texts(1)).await.unwrap_err();
         assert!(
             matches!(error, ProviderError::Unavailable { .. }),
             "{error}"
         );
     }
-    let error = provider.embed(&texts(1)).await.unwrap_err();
+    let error = provider.embed(TENANT, &texts(1)).await.unwrap_err();
     let wait = error.retry_after().unwrap();
     assert!(wait <= Duration::from_millis(300));
     assert_eq!(server.seen(), 2, "an open breaker sends nothing");
     assert!(matches!(provider.state(), ProviderState::Paused { .. }));
 
     eventually("a probe closes it", async || {
-        provider.embed(&texts(1)).await.is_ok()
+        provider.embed(TENANT, &texts(1)).await.is_ok()
     })
     .await;
     assert_eq!(server.seen(), 3);
@@ -177,10 +178,10 @@ async fn a_request_that_is_refused_for_its_content_is_rejected_and_opens_no_brea
     script.extend((0..4).flat_map(|_| [status(400, words), Scripted::Fine]));
     let server = Server::start(script).await;
     let provider = provider_with(settings(&server.url));
-    provider.embed(&texts(1)).await.unwrap();
+    provider.embed(TENANT, &texts(1)).await.unwrap();
     for _ in 0..4 {
         assert_eq!(
-            provider.embed(&texts(1)).await.unwrap_err(),
+            provider.embed(TENANT, &texts(1)).await.unwrap_err(),
             ProviderError::Rejected {
                 status: 400,
                 detail: "too long, [key]".to_owned()
@@ -204,7 +205,7 @@ async fn a_refused_key_or_unknown_model_is_the_configurations_fault_and_the_file
     ] {
         let server = Server::start(vec![status(code, r#"{"error": "no sk-secret"}"#)]).await;
         let error = provider_with(settings(&server.url))
-            .embed(&texts(1))
+            .embed(TENANT, &texts(1))
             .await
             .unwrap_err();
         match &error {
@@ -226,7 +227,7 @@ async fn while_the_breaker_is_open_what_it_is_open_for_is_told() {
     let server = Server::start((0..3).map(|_| status(401, "no")).collect()).await;
     let provider = provider_with(settings(&server.url));
     for _ in 0..3 {
-        let error = provider.embed(&texts(1)).await.unwrap_err();
+        let error = provider.embed(TENANT, &texts(1)).await.unwrap_err();
         assert!(
             matches!(error, ProviderError::Unauthorized { .. }),
             "{error}"
@@ -240,7 +241,10 @@ async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
     let server = Server::start(vec![Scripted::Never]).await;
     let mut impatient = settings(&server.url);
     impatient.server.timeout = Duration::from_millis(100);
-    let error = provider_with(impatient).embed(&texts(1)).await.unwrap_err();
+    let error = provider_with(impatient)
+        .embed(TENANT, &texts(1))
+        .await
+        .unwrap_err();
     assert!(
         error.to_string().contains("gave no answer within 0.1 s"),
         "{error}"
@@ -250,7 +254,7 @@ async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
     let nowhere = format!("http://{}", free.local_addr().unwrap());
     drop(free);
     let error = provider_with(settings(&nowhere))
-        .embed(&texts(1))
+        .embed(TENANT, &texts(1))
         .await
         .unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
@@ -280,7 +284,7 @@ async fn an_answer_that_is_not_what_was_asked_for_is_asked_for_again_and_never_t
     ] {
         let server = Server::start((0..2).map(|_| status(200, body)).collect()).await;
         let error = provider_with(settings(&server.url))
-            .embed(&texts(1))
+            .embed(TENANT, &texts(1))
             .await
             .unwrap_err();
         assert!(error.to_string().contains(hint), "{body}: {error}");
@@ -291,7 +295,10 @@ async fn an_answer_that_is_not_what_was_asked_for_is_asked_for_again_and_never_t
     let server = Server::start(Vec::new()).await;
     let mut three = settings(&server.url);
     three.dimensions = Some(3);
-    let error = provider_with(three).embed(&texts(1)).await.unwrap_err();
+    let error = provider_with(three)
+        .embed(TENANT, &texts(1))
+        .await
+        .unwrap_err();
     assert!(
         error.to_string().contains("2 dimensions instead of the 3"),
         "{error}"
@@ -318,7 +325,7 @@ async fn without_a_permit_nothing_is_sent() {
     )
     .unwrap();
     assert_eq!(
-        provider.embed(&texts(1)).await.unwrap_err(),
+        provider.embed(TENANT, &texts(1)).await.unwrap_err(),
         ProviderError::NoPermit {
             retry_after: Duration::from_secs(4)
         }
@@ -331,16 +338,16 @@ async fn a_call_that_is_given_up_half_way_leaves_the_probe_to_another() {
     let server = Server::start(vec![status(500, ""), status(500, ""), Scripted::Never]).await;
     let provider = provider_with(settings(&server.url));
     for _ in 0..2 {
-        provider.embed(&texts(1)).await.unwrap_err();
+        provider.embed(TENANT, &texts(1)).await.unwrap_err();
     }
     let one = texts(1);
     eventually("a probe is let through, and given up", async || {
-        let probe = provider.embed(&one);
+        let probe = provider.embed(TENANT, &one);
         let given_up = tokio::time::timeout(Duration::from_millis(100), probe);
         given_up.await.is_err()
     })
     .await;
-    provider.embed(&texts(1)).await.unwrap();
+    provider.embed(TENANT, &texts(1)).await.unwrap();
 }
 
 #[test]
@@ -388,7 +395,7 @@ async fn an_https_address_is_tried_with_tls() {
         eprintln!("skipped, no root certificates on this machine");
         return;
     };
-    let error = provider.embed(&texts(1)).await.unwrap_err();
+    let error = provider.embed(TENANT, &texts(1)).await.unwrap_err();
     assert!(
         matches!(error, ProviderError::Unavailable { .. }),
         "{error}"

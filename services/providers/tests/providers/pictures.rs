@@ -11,6 +11,7 @@ use caudal_providers::{
 };
 use serde_json::Value;
 
+use crate::TENANT;
 use crate::server::{self, Scripted, Server, status};
 
 fn caption_settings(url: &str) -> CaptionSettings {
@@ -57,7 +58,7 @@ async fn a_picture_travels_in_the_message_with_the_prompt_in_its_language_and_co
  {
     let server = Server::start(Vec::new()).await;
     let captions = captions(&server);
-    let caption = captions.describe(picture(3)).await.unwrap();
+    let caption = captions.describe(TENANT, picture(3)).await.unwrap();
     assert_eq!(
         (caption.text.as_str(), caption.tokens),
         ("A picture of 27.", 100)
@@ -90,11 +91,11 @@ async fn a_picture_that_is_refused_is_rejected_whether_by_status_by_words_or_by_
     ] {
         let server = Server::start(vec![Scripted::Fine, refusal]).await;
         let captions = captions(&server);
-        captions.describe(picture(1)).await.unwrap();
-        let error = captions.describe(picture(2)).await.unwrap_err();
+        captions.describe(TENANT, picture(1)).await.unwrap();
+        let error = captions.describe(TENANT, picture(2)).await.unwrap_err();
         assert!(matches!(error, ProviderError::Rejected { .. }), "{error}");
         assert_eq!(server.seen(), 3, "and whether it refuses everything");
-        captions.describe(picture(3)).await.unwrap();
+        captions.describe(TENANT, picture(3)).await.unwrap();
     }
 }
 
@@ -106,7 +107,10 @@ async fn a_caption_that_is_empty_or_half_is_asked_for_again_and_never_taken() {
         r#"{"content": " \n "}"#,
     ] {
         let server = Server::start(vec![said(bad, "stop"), said(bad, "stop")]).await;
-        let error = captions(&server).describe(picture(1)).await.unwrap_err();
+        let error = captions(&server)
+            .describe(TENANT, picture(1))
+            .await
+            .unwrap_err();
         let is_bad =
             matches!(&error, ProviderError::InvalidAnswer { detail } if detail.contains("empty"));
         assert!(is_bad, "{error}");
@@ -118,12 +122,18 @@ async fn a_caption_that_is_empty_or_half_is_asked_for_again_and_never_taken() {
     }
     let half = || said(r#"{"content": "A gauge that stands in"}"#, "length");
     let server = Server::start(vec![half()]).await;
-    let caption = captions(&server).describe(picture(1)).await.unwrap();
+    let caption = captions(&server)
+        .describe(TENANT, picture(1))
+        .await
+        .unwrap();
     assert_eq!(caption.text, "A picture of 27.");
 
     let long = r#"{"content": "A gauge. It stands in a river that is wide and brown."}"#;
     let server = Server::start(vec![said(long, "stop")]).await;
-    let caption = captions(&server).describe(picture(1)).await.unwrap();
+    let caption = captions(&server)
+        .describe(TENANT, picture(1))
+        .await
+        .unwrap();
     assert_eq!(caption.text, "A gauge.");
 }
 
@@ -132,16 +142,16 @@ async fn a_provider_that_says_nothing_of_any_picture_is_at_fault_and_no_picture_
     let empty = || said(r#"{"content": ""}"#, "stop");
     let server = Server::start((0..3).map(|_| empty()).collect()).await;
     let captions = captions(&server);
-    let error = captions.describe(picture(1)).await.unwrap_err();
+    let error = captions.describe(TENANT, picture(1)).await.unwrap_err();
     assert!(matches!(error, ProviderError::Misbehaves { .. }), "{error}");
     captions.probe().await.unwrap();
-    captions.describe(picture(1)).await.unwrap();
+    captions.describe(TENANT, picture(1)).await.unwrap();
 
     let no = || status(400, r#"{"error": "no such parameter"}"#);
     let server = Server::start(vec![Scripted::Fine, no(), no()]).await;
     let captions = self::captions(&server);
-    captions.describe(picture(1)).await.unwrap();
-    let error = captions.describe(picture(1)).await.unwrap_err();
+    captions.describe(TENANT, picture(1)).await.unwrap();
+    let error = captions.describe(TENANT, picture(1)).await.unwrap_err();
     assert!(matches!(error, ProviderError::Misbehaves { .. }), "{error}");
 }
 
@@ -155,20 +165,23 @@ async fn captions_share_pauses_key_and_breaker_with_all_that_is_asked() {
     let server = Server::start(vec![limited]).await;
     let provider = captions(&server);
     for _ in 0..2 {
-        let error = provider.describe(picture(1)).await.unwrap_err();
+        let error = provider.describe(TENANT, picture(1)).await.unwrap_err();
         assert!(matches!(error, ProviderError::Throttled { .. }), "{error}");
     }
     assert_eq!(server.seen(), 1);
 
     let server = Server::start(vec![status(401, "no sk-secret")]).await;
-    let error = captions(&server).describe(picture(1)).await.unwrap_err();
+    let error = captions(&server)
+        .describe(TENANT, picture(1))
+        .await
+        .unwrap_err();
     let refuses = matches!(&error, ProviderError::Unauthorized { detail } if detail == "status 401: no [key]");
     assert!(refuses, "{error}");
 
     let server = Server::start(vec![status(500, ""), status(500, "")]).await;
     let provider = captions(&server);
     for _ in 0..3 {
-        let error = provider.describe(picture(1)).await.unwrap_err();
+        let error = provider.describe(TENANT, picture(1)).await.unwrap_err();
         assert!(
             matches!(error, ProviderError::Unavailable { .. }),
             "{error}"
@@ -186,9 +199,18 @@ async fn the_same_picture_asked_for_again_has_the_same_key() {
         "",
     );
     let server = Server::start(vec![throttled]).await;
-    captions(&server).describe(picture(1)).await.unwrap();
-    captions(&server).describe(picture(1)).await.unwrap();
-    captions(&server).describe(picture(2)).await.unwrap();
+    captions(&server)
+        .describe(TENANT, picture(1))
+        .await
+        .unwrap();
+    captions(&server)
+        .describe(TENANT, picture(1))
+        .await
+        .unwrap();
+    captions(&server)
+        .describe(TENANT, picture(2))
+        .await
+        .unwrap();
     let provider = server.provider.lock().unwrap();
     let keys: Vec<_> = provider
         .seen
@@ -205,7 +227,7 @@ async fn pictures_of_many_files_share_requests_and_each_has_its_own_vector() {
     let vectors = vectors(&server);
     let asked = (1..=9).map(|length| {
         let vectors = vectors.clone();
-        tokio::spawn(async move { vectors.embed(picture(length)).await })
+        tokio::spawn(async move { vectors.embed(TENANT, picture(length)).await })
     });
     let asked: Vec<_> = asked.collect();
     for (length, asked) in (1..=9_usize).zip(asked) {
@@ -233,7 +255,7 @@ async fn vectors_of_pictures_keep_the_length_that_they_had_first() {
     let server = Server::start(Vec::new()).await;
     let vectors = vectors(&server);
     vectors.expect_dimensions(3);
-    let error = vectors.embed(picture(1)).await.unwrap_err();
+    let error = vectors.embed(TENANT, picture(1)).await.unwrap_err();
     let words = error.to_string();
     assert!(words.contains("2 dimensions instead of the 3"), "{words}");
     assert!(!error.is_of_the_request());
@@ -270,7 +292,7 @@ async fn a_prompt_that_does_not_say_where_the_language_belongs_is_followed_by_it
     let mut settings = caption_settings(&server.url);
     settings.prompt = "What is this?".to_owned();
     let captions = Captions::new(settings, Arc::new(Unlimited)).unwrap();
-    captions.describe(picture(1)).await.unwrap();
+    captions.describe(TENANT, picture(1)).await.unwrap();
     let provider = server.provider.lock().unwrap();
     let asked: &Value = &provider.seen[0].1["messages"][0]["content"][0]["text"];
     assert_eq!(asked, "What is this? Answer in Spanish.");
